@@ -1,0 +1,105 @@
+//! What went wrong, in one sentence that names the thing and what to do about it.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// A failure of the daemon, its configuration or a command given to it.
+///
+/// The message is one sentence: it names the path, key, address or process, and what to do.
+/// Programs branch on [`Error::kind`].
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync + 'static>>,
+}
+
+/// The classes of [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A wrong value, an unknown key or an impossible combination. Exit code 78 (`EX_CONFIG`).
+    Config,
+    /// A wrong command line. Exit code 2.
+    Usage,
+    /// A daemon already holds the pidfile.
+    AlreadyRunning,
+    /// No daemon holds the pidfile.
+    NotRunning,
+    /// The pidfile or its directory cannot be used.
+    Pidfile,
+    /// A listener cannot be bound or is not declared.
+    Listen,
+    /// The executable of a generation cannot be used.
+    Image,
+    /// A worker failed.
+    Worker,
+    /// A supervisor, worker or client said something that was not understood.
+    Protocol,
+    /// The operation does not apply to this daemon, or was refused.
+    Refused,
+    /// Something took longer than its limit.
+    Timeout,
+    /// The operating system refused a request.
+    Io,
+}
+
+/// A result whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error { kind, message: message.into(), source: None }
+    }
+
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        Error::new(ErrorKind::Config, message)
+    }
+
+    /// An operating system error while doing `what`: "cannot open /run/x.pid".
+    pub(crate) fn io(what: impl fmt::Display, source: impl Into<std::io::Error>) -> Self {
+        Error::os(ErrorKind::Io, what, source)
+    }
+
+    /// As [`Error::io`], of another kind.
+    pub(crate) fn os(
+        kind: ErrorKind,
+        what: impl fmt::Display,
+        source: impl Into<std::io::Error>,
+    ) -> Self {
+        let source = source.into();
+        Error { kind, message: format!("{what}: {source}"), source: Some(Box::new(source)) }
+    }
+
+    /// The class of this error.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The code a command ends with because of this error: 78 for configuration, 2 for usage, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            ErrorKind::Config => 78,
+            ErrorKind::Usage => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// The same sentence, so that `fn main() -> Result<(), Error>` prints what a person can read.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,6 @@
+//! One attribute turns a program into a production daemon.
+
+mod error;
+mod spec;
+
+pub use error::{Error, ErrorKind, Result};

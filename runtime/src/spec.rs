@@ -1,0 +1,44 @@
+//! What the attribute said: a constant in the program, the lowest layer of the configuration.
+
+/// The attribute's content, written by `#[daemon]` and read at every start.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// The binary's name (`CARGO_BIN_NAME`), where the compiler was told.
+    pub bin: Option<&'static str>,
+    /// The version of the annotated program (`CARGO_PKG_VERSION`), where the compiler was told.
+    pub version: Option<&'static str>,
+    /// Where the attribute stands, as `src/main.rs:3`.
+    pub location: &'static str,
+    /// The configuration keys as written. A listener is `listen.<name>`; a field of a listener's
+    /// table is `listen.<name>.<field>`.
+    pub keys: &'static [(&'static str, Literal)],
+    /// Whether a supervisor is wanted. Without it the daemon runs solo.
+    pub graceful_restart: bool,
+    /// Whether `main` takes a `Daemon`.
+    pub takes_daemon: bool,
+    /// The runtime of an `async fn main`.
+    pub flavor: Flavor,
+    /// Worker threads of a multi-thread runtime. `None`: as Tokio decides.
+    pub worker_threads: Option<usize>,
+}
+
+/// The value of a key in the attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Literal {
+    /// `"text"`
+    Str(&'static str),
+    /// `17` (octal where the key is a mode: `0o022`)
+    Int(i64),
+    /// `true`, or a flag without a value
+    Bool(bool),
+}
+
+/// The kinds of Tokio runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Flavor {
+    /// One thread runs everything.
+    CurrentThread,
+    /// A pool of threads with work stealing.
+    #[default]
+    MultiThread,
+}
