@@ -1,0 +1,5 @@
+//! Configuration: attribute, file, environment and command line become [`Settings`].
+
+mod settings;
+
+pub(crate) use settings::*;

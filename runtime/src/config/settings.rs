@@ -1,0 +1,138 @@
+//! The effective settings: what all layers together say, typed, with the defaults filled in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The effective settings of one generation.
+///
+/// They travel from a worker's *hello* to its supervisor and back in *welcome*, between releases that
+/// may differ: unknown fields are ignored, and a field added later needs a serde default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// Names runtime files and logs. Default: the binary's name.
+    pub(crate) name: String,
+    /// Absolute. Default: `<runtime_dir>/<name>.pid`.
+    pub(crate) pidfile: PathBuf,
+    /// Absolute. Default: see the configuration reference.
+    pub(crate) runtime_dir: PathBuf,
+    /// A plain invocation detaches. Default: `false`.
+    pub(crate) detach: bool,
+    /// Run under a supervisor. Decided by the attribute alone.
+    pub(crate) graceful_restart: bool,
+    /// The listeners, by name.
+    pub(crate) listen: BTreeMap<String, ListenSettings>,
+    /// How a worker becomes ready. Default: `auto`.
+    pub(crate) ready: Ready,
+    /// Default: 60 s.
+    #[serde(with = "humantime_text")]
+    pub(crate) ready_timeout: Duration,
+    /// Default: 30 s.
+    #[serde(with = "humantime_text")]
+    pub(crate) drain_timeout: Duration,
+    /// Default: 5 s.
+    #[serde(with = "humantime_text")]
+    pub(crate) kill_timeout: Duration,
+    /// Default: 2 s.
+    #[serde(with = "humantime_text")]
+    pub(crate) confirm_window: Duration,
+    /// What an exit of a worker leads to. Default: `on-failure`.
+    pub(crate) restart: RestartPolicy,
+    /// Default: 100 ms.
+    #[serde(with = "humantime_text")]
+    pub(crate) backoff_min: Duration,
+    /// Default: 30 s.
+    #[serde(with = "humantime_text")]
+    pub(crate) backoff_max: Duration,
+    /// Default: 5.
+    pub(crate) start_limit_burst: u32,
+    /// Default: 60 s.
+    #[serde(with = "humantime_text")]
+    pub(crate) start_limit_interval: Duration,
+    /// Default: inherited.
+    pub(crate) umask: Option<u32>,
+    /// Default: `/` when detached, else the starting directory.
+    pub(crate) workdir: Option<PathBuf>,
+    /// Where stdout and stderr go. Default: stderr in the foreground, a file when detached.
+    pub(crate) log: Option<PathBuf>,
+    /// The configuration file that was read, if any.
+    pub(crate) config: Option<PathBuf>,
+    /// The image of the next generation. Default: the path the program was started by.
+    pub(crate) exe: Option<PathBuf>,
+}
+
+/// One declared listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListenSettings {
+    /// Where it listens.
+    pub(crate) addr: Address,
+    /// Connections the kernel queues (capped by `net.core.somaxconn`). Default: 4096.
+    pub(crate) backlog: u32,
+    /// Permissions of a unix socket. Default: as the umask says.
+    pub(crate) mode: Option<u32>,
+    /// Owner of a unix socket: a name or a number.
+    pub(crate) user: Option<String>,
+    /// Group of a unix socket: a name or a number.
+    pub(crate) group: Option<String>,
+    /// Whether `[::]` refuses IPv4. Default: `true` (`IPV6_V6ONLY`, ipv6(7)).
+    pub(crate) v6only: bool,
+}
+
+/// A literal address: `127.0.0.1:80`, `[::]:80` or `unix:/run/app/app.sock`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Address {
+    /// TCP over IPv4 or IPv6.
+    Tcp(SocketAddr),
+    /// A stream socket at an absolute path.
+    Unix(PathBuf),
+}
+
+/// How a worker becomes ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Ready {
+    /// When every declared listener has been polled for accept; at once if none is declared.
+    Auto,
+    /// When the program calls `Daemon::ready`.
+    Manual,
+}
+
+/// What the exit of a worker leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RestartPolicy {
+    /// The daemon ends with the worker's code.
+    No,
+    /// A crash is respawned; exit code 0 ends the daemon.
+    OnFailure,
+    /// Every exit is respawned.
+    Always,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(addr) => write!(f, "{addr}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Durations as people write them: `30s`, `1m 30s`.
+mod humantime_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::time::Duration;
+
+    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&humantime::format_duration(*d))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(d)?;
+        humantime::parse_duration(&text).map_err(D::Error::custom)
+    }
+}
