@@ -1,0 +1,264 @@
+//! The figures of one worker, in memory it shares with its supervisor.
+//!
+//! The worker writes them with atomics, the supervisor reads them: they survive a SIGKILL, and reading
+//! them waits for nobody.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::memory::{Mapping, Shareable, shared_file};
+
+/// The shared page. Fields are only ever appended: the two ends may be different releases.
+#[repr(C, align(64))]
+pub(crate) struct Page {
+    connections: Connections,
+    requests: Requests,
+    progress: Progress,
+}
+
+/// Written at the start and end of connections.
+#[repr(C, align(64))]
+struct Connections {
+    accepted: AtomicU64,
+    finished: AtomicU64,
+    told: AtomicU64,
+    forced: AtomicU64,
+}
+
+/// Written at the start and end of requests; a cache line of their own.
+#[repr(C, align(64))]
+struct Requests {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// Written while starting.
+#[repr(C, align(64))]
+struct Progress {
+    stage: AtomicU64,
+    /// One bit per declared listener, in the order of their names.
+    polled: AtomicU64,
+}
+
+// SAFETY: plain `repr(C)` structs of atomic integers.
+unsafe impl Shareable for Page {}
+
+/// How far a starting worker has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Exec'd; the *hello* is not complete.
+    Started = 0,
+    /// It has its settings and listeners.
+    Welcomed = 1,
+    /// `main` runs.
+    Running = 2,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Closed by the client, or by the program in the ordinary course of things.
+    Finished,
+    /// Told to go while draining, and closed after that.
+    Told,
+    /// Cut at the drain deadline.
+    Forced,
+}
+
+/// One worker's counters.
+pub(crate) struct Counters {
+    page: Mapping<Page>,
+}
+
+impl Counters {
+    /// Fresh counters and the descriptor by which another process maps them.
+    pub(crate) fn create() -> io::Result<(Counters, OwnedFd)> {
+        let fd = shared_file("unbroken-counters", size_of::<Page>())?;
+        Ok((Counters::open(&fd)?, fd))
+    }
+
+    /// Maps the counters behind `fd`.
+    pub(crate) fn open(fd: impl AsFd) -> io::Result<Counters> {
+        Ok(Counters { page: Mapping::new(fd)? })
+    }
+
+    pub(crate) fn accepted(&self) {
+        self.page.connections.accepted.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn ended(&self, ending: Ending) {
+        let connections = &self.page.connections;
+        match ending {
+            Ending::Finished => &connections.finished,
+            Ending::Told => &connections.told,
+            Ending::Forced => &connections.forced,
+        }
+        .fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn request_begun(&self) {
+        self.page.requests.begun.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn request_ended(&self) {
+        self.page.requests.ended.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn reached(&self, stage: Stage) {
+        self.page.progress.stage.store(stage as u64, Relaxed);
+    }
+
+    /// Notes that the listener at `index` was polled for accept; returns whether all of `count` were.
+    pub(crate) fn polled(&self, index: usize, count: usize) -> bool {
+        let bit = 1_u64.checked_shl(u32::try_from(index).unwrap_or(64)).unwrap_or(0);
+        let all = self.page.progress.polled.fetch_or(bit, Relaxed) | bit;
+        all.count_ones() as usize >= count.min(64)
+    }
+
+    /// What a worker that is not ready has not done yet.
+    pub(crate) fn missing(&self, listeners: &[&str], manual: bool) -> String {
+        let stage = self.page.progress.stage.load(Relaxed);
+        if stage < Stage::Welcomed as u64 {
+            return "the program did not reach its `#[daemon]` main".into();
+        }
+        if stage < Stage::Running as u64 {
+            return "`main` was not called".into();
+        }
+        if manual {
+            return "`Daemon::ready` was not called".into();
+        }
+        let polled = self.page.progress.polled.load(Relaxed);
+        let waiting: Vec<String> = listeners
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index < 64 && polled & (1 << index) == 0)
+            .map(|(_, name)| format!("`{name}`"))
+            .collect();
+        match waiting.len() {
+            0 => "its message of being ready did not arrive".into(),
+            1 => format!("listener {} was never polled for accept", waiting.join("")),
+            _ => format!("listeners {} were never polled for accept", waiting.join(", ")),
+        }
+    }
+
+    /// The figures as they are now.
+    pub(crate) fn read(&self) -> Ledger {
+        let connections = &self.page.connections;
+        // Endings first: a connection that begins and ends in between is then not counted as negative.
+        let (finished, told, forced) = (
+            connections.finished.load(Relaxed),
+            connections.told.load(Relaxed),
+            connections.forced.load(Relaxed),
+        );
+        let accepted = connections.accepted.load(Relaxed);
+        let ended = self.page.requests.ended.load(Relaxed);
+        let requests = self.page.requests.begun.load(Relaxed);
+        Ledger {
+            accepted,
+            finished,
+            told,
+            forced,
+            lost: 0,
+            open: accepted.saturating_sub(finished + told + forced),
+            requests,
+            in_flight: requests.saturating_sub(ended),
+        }
+    }
+}
+
+/// What became of the connections of one worker, or of several added up.
+///
+/// `accepted = finished + told + forced + lost + open`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Ledger {
+    pub(crate) accepted: u64,
+    pub(crate) finished: u64,
+    pub(crate) told: u64,
+    pub(crate) forced: u64,
+    /// Open in a worker when its process died.
+    pub(crate) lost: u64,
+    pub(crate) open: u64,
+    pub(crate) requests: u64,
+    pub(crate) in_flight: u64,
+}
+
+impl Ledger {
+    /// After the worker's end: what was still open went down with it.
+    pub(crate) fn closed(mut self) -> Ledger {
+        self.lost += self.open;
+        self.open = 0;
+        self.in_flight = 0;
+        self
+    }
+}
+
+impl std::ops::AddAssign for Ledger {
+    fn add_assign(&mut self, other: Ledger) {
+        self.accepted += other.accepted;
+        self.finished += other.finished;
+        self.told += other.told;
+        self.forced += other.forced;
+        self.lost += other.lost;
+        self.open += other.open;
+        self.requests += other.requests;
+        self.in_flight += other.in_flight;
+    }
+}
+
+impl std::fmt::Display for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} connections: {} finished, {} told to go, {} forced, {} lost; {} requests",
+            self.accepted, self.finished, self.told, self.forced, self.lost, self.requests
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_mapping_sees_the_figures() {
+        let (worker, fd) = Counters::create().unwrap();
+        let supervisor = Counters::open(&fd).unwrap();
+        for _ in 0..5 {
+            worker.accepted();
+        }
+        worker.ended(Ending::Finished);
+        worker.ended(Ending::Told);
+        worker.ended(Ending::Forced);
+        worker.request_begun();
+        let ledger = supervisor.read();
+        assert_eq!((ledger.accepted, ledger.open, ledger.in_flight), (5, 2, 1));
+        drop(worker);
+        let closed = supervisor.read().closed();
+        assert_eq!((closed.lost, closed.open), (2, 0));
+        assert_eq!(
+            closed.accepted,
+            closed.finished + closed.told + closed.forced + closed.lost + closed.open
+        );
+    }
+
+    #[test]
+    fn says_what_is_missing() {
+        let (counters, _fd) = Counters::create().unwrap();
+        counters.reached(Stage::Running);
+        assert!(!counters.polled(0, 2));
+        let text = counters.missing(&["admin", "http"], false);
+        assert_eq!(text, "listener `http` was never polled for accept");
+        assert!(counters.polled(1, 2));
+    }
+
+    #[test]
+    fn refuses_a_file_that_could_shrink() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        assert!(Counters::open(&file).is_err());
+    }
+}

@@ -1,0 +1,270 @@
+//! The pidfile: one daemon per path, as long as it lives.
+//!
+//! The lock is an open file description lock (`F_OFD_SETLK`, fcntl_locking(2)): it belongs to the
+//! supervisor's descriptor, ends with it whatever kills it, and can be asked about without taking it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A pidfile locked by this process.
+#[derive(Debug)]
+pub(crate) struct PidFile {
+    path: PathBuf,
+    file: File,
+}
+
+/// Who holds a pidfile.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holder {
+    /// As written in the file. `None` in the moment between its lock and its first line.
+    pub(crate) pid: Option<i32>,
+    /// When the file was written.
+    pub(crate) since: SystemTime,
+}
+
+impl PidFile {
+    /// Locks the file and writes this process' id to it.
+    pub(crate) fn acquire(path: &Path, name: &str) -> Result<PidFile> {
+        loop {
+            let file = open(path)?;
+            if !lock(&file).map_err(|error| cannot("lock", path, error))? {
+                return Err(already_running(name, path, holder(path)?));
+            }
+            // Between the open and the lock its last owner may have removed it: then the lock is on a
+            // file that nobody else will find.
+            if !same_file(&file, path)? {
+                continue;
+            }
+            let mut pidfile = PidFile { path: path.to_owned(), file };
+            if let Err(error) = pidfile.write() {
+                pidfile.remove();
+                return Err(cannot("write to", path, error));
+            }
+            return Ok(pidfile);
+        }
+    }
+
+    /// Takes over a lock that this process holds since before its last exec.
+    pub(crate) fn adopt(path: PathBuf, fd: OwnedFd) -> PidFile {
+        PidFile { path, file: File::from(fd) }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        writeln!(self.file, "{}", std::process::id())?;
+        self.file.flush()
+    }
+
+    /// Removes the file, if the path still names ours.
+    pub(crate) fn remove(self) {
+        if same_file(&self.file, &self.path).unwrap_or(false) {
+            // It may vanish or its directory become read-only: the lock ends with us anyway.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl AsFd for PidFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Who holds the pidfile at `path`, if anyone does. Takes no lock, so that it disturbs nobody.
+pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(cannot("open", path, error)),
+    };
+    let mut lock = whole_file(libc::F_WRLCK);
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))
+        .map_err(|error| cannot("ask for the lock of", path, error))?;
+    if i32::from(lock.l_type) == libc::F_UNLCK {
+        return Ok(None);
+    }
+    let since = file.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::now());
+    let mut text = String::new();
+    // What is written there is only shown to people: an unreadable number is no number.
+    let _ = file.take(32).read_to_string(&mut text);
+    
+    Ok(Some(Holder { pid: text.trim().parse().ok().filter(|pid| *pid > 0), since }))
+}
+
+/// Removes a pidfile that nobody holds, after its owner was killed by us.
+pub(crate) fn remove_abandoned(path: &Path) {
+    let Ok(file) = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+    else {
+        return;
+    };
+    if lock(&file).unwrap_or(false) {
+        PidFile { path: path.to_owned(), file }.remove();
+    }
+}
+
+/// What a second `start` says.
+pub(crate) fn already_running(name: &str, path: &Path, holder: Option<Holder>) -> Error {
+    let who = match holder {
+        Some(Holder { pid: Some(pid), since }) => {
+            format!(" as process {pid} since {}", humantime::format_rfc3339_seconds(since))
+        }
+        Some(_) | None => String::new(),
+    };
+    Error::new(
+        ErrorKind::AlreadyRunning,
+        format!(
+            "{name} is already running{who} (pidfile {}); use `restart`, or `stop` it first",
+            path.display()
+        ),
+    )
+}
+
+fn open(path: &Path) -> Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .custom_flags(flags)
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) => return Err(explain_open(path, error)),
+    };
+    let meta = file.metadata().map_err(|error| cannot("examine", path, error))?;
+    if !meta.is_file() {
+        return Err(refused(path, "is not a regular file"));
+    }
+    Ok(file)
+}
+
+fn explain_open(path: &Path, error: io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(libc::ELOOP) => refused(path, "is a symbolic link"),
+        Some(libc::EISDIR) => refused(path, "is a directory"),
+        Some(libc::ENXIO) => refused(path, "is not a regular file"),
+        Some(libc::EACCES | libc::EROFS | libc::EPERM) => Error::os(
+            ErrorKind::Pidfile,
+            format!(
+                "cannot create the pidfile {}; set `pidfile` to a path that user {} may write",
+                path.display(),
+                rustix::process::geteuid().as_raw()
+            ),
+            error,
+        ),
+        _ => cannot("open", path, error),
+    }
+}
+
+fn refused(path: &Path, why: &str) -> Error {
+    Error::new(
+        ErrorKind::Pidfile,
+        format!("the pidfile {} {why}; remove it or set `pidfile` to another path", path.display()),
+    )
+}
+
+fn cannot(what: &str, path: &Path, error: impl Into<io::Error>) -> Error {
+    Error::os(ErrorKind::Pidfile, format!("cannot {what} the pidfile {}", path.display()), error)
+}
+
+/// `false`: somebody else holds it.
+fn lock(file: &File) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn whole_file(kind: i32) -> libc::flock {
+    libc::flock {
+        l_type: i16::try_from(kind).unwrap_or(0),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or(0),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+fn same_file(file: &File, path: &Path) -> Result<bool> {
+    let ours = file.metadata().map_err(|error| cannot("examine", path, error))?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok(ours.dev() == there.dev() && ours.ino() == there.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(cannot("examine", path, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pid");
+        assert!(holder(&path).unwrap().is_none());
+        let first = PidFile::acquire(&path, "a").unwrap();
+        let held = holder(&path).unwrap().unwrap();
+        assert_eq!(held.pid, i32::try_from(std::process::id()).ok());
+        let error = PidFile::acquire(&path, "a").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyRunning);
+        assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+        first.remove();
+        assert!(!path.exists());
+        PidFile::acquire(&path, "a").unwrap().remove();
+    }
+
+    #[test]
+    fn a_stale_file_is_no_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pid");
+        std::fs::write(&path, "1\n").unwrap();
+        assert!(holder(&path).unwrap().is_none());
+        let file = PidFile::acquire(&path, "a").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), std::process::id().to_string());
+        drop(file);
+        remove_abandoned(&path);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_its_owner_removes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pid");
+        let file = PidFile::acquire(&path, "a").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "someone else's\n").unwrap();
+        file.remove();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn says_what_stands_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pid");
+        let says = |path: &Path| PidFile::acquire(path, "a").unwrap_err().to_string();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(says(&path).contains("symbolic link"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(says(&path).contains("is a directory"));
+        assert!(says(&dir.path().join("no/such/a.pid")).contains("No such file"));
+    }
+}

@@ -1,0 +1,8 @@
+//! System calls with the types of this crate. The only `unsafe` code lives here.
+
+pub(crate) mod clock;
+pub(crate) mod descriptors;
+pub(crate) mod memory;
+pub(crate) mod process;
+pub(crate) mod seqpacket;
+pub(crate) mod signals;

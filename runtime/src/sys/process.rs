@@ -1,0 +1,279 @@
+//! `fork(2)`, `execveat(2)`, `pidfd_open(2)`, `waitid(2)`: processes, by descriptor wherever possible.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::AtFlags;
+use nix::libc;
+use nix::unistd::ForkResult;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// As a shell reports it: the code, or 128 + the signal's number.
+    pub(crate) fn shell_code(self) -> u8 {
+        match self {
+            Exit::Code(code) => u8::try_from(code & 0xff).unwrap_or(1),
+            Exit::Signal(number) => u8::try_from(128 + number).unwrap_or(255),
+        }
+    }
+
+    pub(crate) fn success(self) -> bool {
+        self == Exit::Code(0)
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Signal(number) => match nix::sys::signal::Signal::try_from(number) {
+                Ok(signal) => write!(f, "was killed by {signal}"),
+                Err(_) => write!(f, "was killed by signal {number}"),
+            },
+        }
+    }
+}
+
+fn exit_of(status: &WaitIdStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Code(1),
+    }
+}
+
+/// A child of this process, held by pidfd: the number cannot be mistaken for another process.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Child {
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Sends a signal; a process that is gone already is no error.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reaps it if it has ended.
+    pub(crate) fn try_wait(&self) -> io::Result<Option<Exit>> {
+        self.wait_with(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    }
+
+    /// Waits for its end and reaps it.
+    pub(crate) fn wait(&self) -> io::Result<Exit> {
+        match self.wait_with(WaitIdOptions::EXITED)? {
+            Some(exit) => Ok(exit),
+            None => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+        }
+    }
+
+    fn wait_with(&self, options: WaitIdOptions) -> io::Result<Option<Exit>> {
+        let status = rustix::io::retry_on_intr(|| {
+            rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)
+        })?;
+        Ok(status.as_ref().map(exit_of))
+    }
+}
+
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// Which of the two processes continues after [`fork`].
+pub(crate) enum Forked {
+    Parent(Child),
+    Child,
+}
+
+/// `fork(2)`. Refused where this process has a second thread, as the child would have only one of them
+/// and the locks of all.
+pub(crate) fn fork() -> Result<Forked> {
+    refuse_threads()?;
+    // SAFETY: this process has one thread, so that the child may do everything its parent could.
+    match unsafe { nix::unistd::fork() } {
+        Ok(ForkResult::Parent { child }) => Ok(Forked::Parent(child_of(child.as_raw())?)),
+        Ok(ForkResult::Child) => Ok(Forked::Child),
+        Err(error) => Err(Error::io("cannot fork a process", error)),
+    }
+}
+
+/// Holds a process that is this process' child: forked by it, or inherited as a subreaper.
+pub(crate) fn child_of(number: i32) -> Result<Child> {
+    let pid = Pid::from_raw(number)
+        .ok_or_else(|| Error::new(ErrorKind::Protocol, format!("{number} is not a process id")))?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|error| Error::io(format!("cannot open process {number}"), error))?;
+    Ok(Child { pid, pidfd })
+}
+
+/// Says which threads exist beside the calling one, if any.
+fn refuse_threads() -> Result<()> {
+    let own = rustix::thread::gettid().as_raw_nonzero().get().to_string();
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Ok(()) };
+    let others: Vec<String> = tasks
+        .flatten()
+        .filter(|task| task.file_name().to_str() != Some(&own))
+        .map(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            format!("`{}`", name.trim())
+        })
+        .collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Refused,
+        format!(
+            "cannot fork beside other threads: {} started before `main`; find the constructor or \
+             preloaded library that starts it and let it wait for `main`",
+            others.join(", ")
+        ),
+    ))
+}
+
+/// A session of its own, without a controlling terminal.
+pub(crate) fn new_session() -> io::Result<()> {
+    rustix::process::setsid()?;
+    Ok(())
+}
+
+/// Orphaned descendants become children of this process, so that their end can be waited for.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// Reaps the children that ended and are not `known`: PID 1 and subreapers inherit strangers.
+///
+/// Stops at a known one, which its owner reaps by pidfd; call again after that.
+pub(crate) fn reap_strangers(known: impl Fn(i32) -> bool) -> io::Result<()> {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    loop {
+        let pid = match waitid(Id::All, peek) {
+            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return Ok(()),
+            Ok(status) => match status.pid() {
+                Some(pid) if !known(pid.as_raw()) => pid,
+                _ => return Ok(()),
+            },
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        waitpid(pid, Some(WaitPidFlag::WNOHANG))?;
+    }
+}
+
+/// A program to become: an open image, its arguments and its environment.
+pub(crate) struct Program<'a> {
+    pub(crate) image: BorrowedFd<'a>,
+    pub(crate) args: &'a [OsString],
+    pub(crate) vars: &'a [(OsString, OsString)],
+    /// Added to the environment: the marker that tells the new program its role.
+    pub(crate) marker: (&'a str, &'a str),
+}
+
+/// `execveat(2)`: replaces this process by the program, with default signals.
+pub(crate) fn exec(program: &Program<'_>) -> io::Result<Infallible> {
+    let text = |bytes: &OsStr| CString::new(bytes.as_bytes());
+    let args: Vec<CString> = program.args.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?;
+    let mut vars = Vec::with_capacity(program.vars.len() + 1);
+    for (name, value) in program.vars {
+        if name != program.marker.0 {
+            vars.push(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?);
+        }
+    }
+    vars.push(CString::new(format!("{}={}", program.marker.0, program.marker.1))?);
+    super::signals::reset_for_exec();
+    match nix::unistd::execveat(
+        program.image,
+        c"",
+        &args,
+        &vars,
+        AtFlags::AT_EMPTY_PATH,
+    ) {
+        Ok(never) => match never {},
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Puts `fd` at `number` for the program about to be exec'd. For the child after a fork only: it
+/// replaces whatever has that number.
+pub(crate) fn place(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    if fd.as_raw_fd() == number {
+        return super::descriptors::keep_across_exec(fd);
+    }
+    // SAFETY: the caller is a forked child that only goes on to exec; the descriptor replaced has an
+    // owner in this copy of the program, whose destructor never runs.
+    if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Ends this process at once: no destructors, no exit handlers, which may belong to another copy of
+/// this process (after a fork) or may hang (at a deadline).
+pub(crate) fn exit_now(code: u8) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Removes a variable from the environment. For the top of `main`, before a second thread exists.
+pub(crate) fn remove_variable(name: &str) -> Result<()> {
+    refuse_threads()?;
+    // SAFETY: no other thread can read or write the environment, as there is none.
+    unsafe { std::env::remove_var(name) };
+    Ok(())
+}
+
+/// The path this program was started by (`AT_EXECFN`, getauxval(3)), symlinks not resolved.
+///
+/// Made absolute against the current directory, which is the starting directory at the top of `main`.
+pub(crate) fn path_of_start() -> PathBuf {
+    let given: &CStr = rustix::param::linux_execfn();
+    let path = Path::new(OsStr::from_bytes(given.to_bytes()));
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// This process' environment as it is now.
+pub(crate) fn variables() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().collect()
+}
+
+/// This program's arguments, the name first.
+pub(crate) fn arguments() -> Vec<OsString> {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if args.is_empty() { vec![OsString::from_vec(b"daemon".to_vec())] } else { args }
+}
+
+/// Names the calling thread, which for the first one is the process' name in ps(1).
+pub(crate) fn set_name(name: &str) {
+    let short: String = name.bytes().take(15).map(char::from).filter(|c| *c != '\0').collect();
+    if let Ok(name) = CString::new(short) {
+        // A name is a courtesy: without one the process runs as well.
+        let _ = rustix::thread::set_name(&name);
+    }
+}

@@ -1,0 +1,113 @@
+//! `AF_UNIX` `SOCK_SEQPACKET` sockets (unix(7)): whole packets, in order, with descriptors.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+/// The largest packet in bytes. A larger one is refused on both ends.
+pub(crate) const MAX_PACKET: usize = 128 * 1024;
+
+/// The most descriptors in one packet (the kernel's `SCM_MAX_FD` is 253).
+pub(crate) const MAX_DESCRIPTORS: usize = 250;
+
+/// One packet.
+pub(crate) struct Packet {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+/// A connected pair; both ends are close-on-exec.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// Sends one packet, whole or not at all.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if bytes.is_empty() || bytes.len() > MAX_PACKET || fds.len() > MAX_DESCRIPTORS {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too large for a packet"));
+    }
+    let mut space =
+        vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
+    }
+    let parts = [IoSlice::new(bytes)];
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL)
+    })?;
+    Ok(())
+}
+
+/// Receives one packet. `None`: the other end is gone.
+///
+/// A packet or descriptor list that did not fit is an error: nothing is read in part.
+pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
+    let mut bytes = vec![0; MAX_PACKET];
+    let mut space =
+        vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(
+            &socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    });
+    let received = match received {
+        Ok(received) => received,
+        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            descriptors.extend(fds);
+        }
+    }
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "truncated packet"));
+    }
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    bytes.truncate(received.bytes);
+    bytes.shrink_to_fit();
+    Ok(Some(Packet { bytes, descriptors }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn carries_bytes_and_descriptors() {
+        let (a, b) = pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        send(&a, b"one", &[file.as_fd(), file.as_fd()]).unwrap();
+        send(&a, b"two", &[]).unwrap();
+        let one = receive(&b).unwrap().unwrap();
+        assert_eq!((one.bytes.as_slice(), one.descriptors.len()), (&b"one"[..], 2));
+        assert_eq!(receive(&b).unwrap().unwrap().bytes, b"two");
+        drop(a);
+        assert!(receive(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        let (a, _b) = pair().unwrap();
+        assert!(send(&a, &vec![0; MAX_PACKET + 1], &[]).is_err());
+        assert!(send(&a, b"", &[]).is_err());
+    }
+}

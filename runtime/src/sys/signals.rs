@@ -1,0 +1,130 @@
+//! Signals: read from a descriptor by the supervisor (signalfd(2)), caught by workers (sigaction(2)).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::libc;
+use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::pipe::PipeFlags;
+
+/// The signals a supervisor acts on.
+const WATCHED: [Signal; 7] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGCHLD,
+];
+
+/// Signals as readable events. While it exists they have no other effect.
+pub(crate) struct Signals {
+    fd: SignalFd,
+}
+
+impl Signals {
+    /// Blocks the watched signals and opens a descriptor for them.
+    pub(crate) fn watch() -> io::Result<Signals> {
+        let mask: SigSet = WATCHED.into_iter().collect();
+        mask.thread_block()?;
+        let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Signals { fd })
+    }
+
+    /// The next pending signal.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Signal>> {
+        match self.fd.read_signal()? {
+            Some(info) => Ok(i32::try_from(info.ssi_signo)
+                .ok()
+                .and_then(|number| Signal::try_from(number).ok())),
+            None => Ok(None),
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Gives `signals` back their default action where the parent had them ignored (`nohup`, some shells).
+pub(crate) fn default_action(signals: &[Signal]) -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for &signal in signals {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { signal::sigaction(signal, &default) }?;
+    }
+    Ok(())
+}
+
+/// Default actions and an empty mask for all signals: what a fresh program expects.
+pub(crate) fn reset_for_exec() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        // SAFETY: as above. KILL and STOP refuse, which is as it should be.
+        let _ = unsafe { signal::sigaction(signal, &default) };
+    }
+    let _ = SigSet::empty().thread_set_mask();
+}
+
+/// Where the handler writes. One catcher exists per process, for the process' life.
+static CAUGHT: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note(number: libc::c_int) {
+    let fd: RawFd = CAUGHT.load(Ordering::Relaxed);
+    let byte = u8::try_from(number).unwrap_or(0);
+    // SAFETY: write(2) is async-signal-safe; the descriptor stays open for the process' life; errno is
+    // put back for the interrupted code. A full pipe drops the byte, when 64 Ki signals already wait.
+    unsafe {
+        let errno = libc::__errno_location();
+        let saved = *errno;
+        libc::write(fd, std::ptr::from_ref(&byte).cast(), 1);
+        *errno = saved;
+    }
+}
+
+/// Caught signals, as bytes in a pipe.
+pub(crate) struct Caught {
+    pipe: OwnedFd,
+}
+
+impl Caught {
+    /// Catches `signals`. Not `SIG_IGN`, which programs started by this one would inherit.
+    pub(crate) fn catch(signals: &[Signal]) -> io::Result<Caught> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        CAUGHT.store(std::os::fd::IntoRawFd::into_raw_fd(write), Ordering::SeqCst);
+        let action =
+            SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
+        for &signal in signals {
+            // SAFETY: `note` is async-signal-safe.
+            unsafe { signal::sigaction(signal, &action) }?;
+        }
+        Ok(Caught { pipe: read })
+    }
+
+    /// The next caught signal.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Signal>> {
+        let mut byte = [0];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.pipe, &mut byte)) {
+            Ok(1) => Ok(Signal::try_from(i32::from(byte[0])).ok()),
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Caught {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+/// Ends this process as the signal's default action would.
+pub(crate) fn die_by(signal: Signal) {
+    let _ = default_action(&[signal]);
+    let _ = signal::raise(signal);
+}
