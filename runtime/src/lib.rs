@@ -6,6 +6,7 @@ mod error;
 mod image;
 mod pidfile;
 mod spec;
+mod supervisor;
 mod sys;
 
 pub use error::{Error, ErrorKind, Result};

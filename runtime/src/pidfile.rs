@@ -98,7 +98,7 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
     let mut text = String::new();
     // What is written there is only shown to people: an unreadable number is no number.
     let _ = file.take(32).read_to_string(&mut text);
-    
+
     Ok(Some(Holder { pid: text.trim().parse().ok().filter(|pid| *pid > 0), since }))
 }
 

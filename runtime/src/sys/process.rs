@@ -208,13 +208,7 @@ pub(crate) fn exec(program: &Program<'_>) -> io::Result<Infallible> {
     }
     vars.push(CString::new(format!("{}={}", program.marker.0, program.marker.1))?);
     super::signals::reset_for_exec();
-    match nix::unistd::execveat(
-        program.image,
-        c"",
-        &args,
-        &vars,
-        AtFlags::AT_EMPTY_PATH,
-    ) {
+    match nix::unistd::execveat(program.image, c"", &args, &vars, AtFlags::AT_EMPTY_PATH) {
         Ok(never) => match never {},
         Err(error) => Err(error.into()),
     }

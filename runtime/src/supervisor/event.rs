@@ -1,0 +1,190 @@
+//! What the machine hears and what it says: its whole interface.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{RestartPolicy, Settings};
+use crate::counters::Ledger;
+use crate::sys::process::Exit;
+
+/// Numbers a worker among all that a supervisor ever had.
+pub(crate) type WorkerId = u64;
+/// Numbers a generation.
+pub(crate) type Generation = u32;
+/// Numbers a connected control client.
+pub(crate) type ClientId = u64;
+
+/// The settings that decisions depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) ready_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) kill_timeout: Duration,
+    pub(crate) confirm_window: Duration,
+    pub(crate) restart: RestartPolicy,
+    pub(crate) backoff_min: Duration,
+    pub(crate) backoff_max: Duration,
+    pub(crate) start_limit_burst: u32,
+    pub(crate) start_limit_interval: Duration,
+}
+
+impl Policy {
+    pub(crate) fn of(settings: &Settings) -> Policy {
+        Policy {
+            ready_timeout: settings.ready_timeout,
+            drain_timeout: settings.drain_timeout,
+            kill_timeout: settings.kill_timeout,
+            // The key is accepted ahead of the feature: until then a commit confirms at once.
+            confirm_window: Duration::ZERO,
+            restart: settings.restart,
+            backoff_min: settings.backoff_min,
+            backoff_max: settings.backoff_max,
+            start_limit_burst: settings.start_limit_burst,
+            start_limit_interval: settings.start_limit_interval,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// The supervisor has its locks and sockets: the first generation may start.
+    Begin,
+    /// The process asked for by [`Action::Spawn`] could not be made.
+    SpawnFailed { worker: WorkerId, reason: String },
+    /// The worker introduced itself and everything it declared is bound.
+    Hello { worker: WorkerId, policy: Policy },
+    /// The worker introduced itself with something that cannot be.
+    Unacceptable { worker: WorkerId, reason: String },
+    /// The worker could serve.
+    Ready { worker: WorkerId },
+    /// The worker says why it is about to end.
+    Failing { worker: WorkerId, reason: String },
+    /// The worker was sent SIGTERM by somebody and drains on its own.
+    Leaving { worker: WorkerId },
+    /// What a starting worker has not done yet, for the message of a timeout.
+    Missing { worker: WorkerId, what: String },
+    /// The link ended or was misused; the process may still be there.
+    LinkLost { worker: WorkerId, reason: String },
+    /// The process is gone and reaped.
+    Exited { worker: WorkerId, exit: Exit, ledger: Ledger },
+    /// A restart is asked for, by a client or by a signal.
+    Restart { client: Option<ClientId>, wait: bool },
+    /// The daemon is asked to stop. A second one without a client means it.
+    Stop { client: Option<ClientId>, at_once: bool },
+    /// A client hung up; nobody waits for its answer.
+    ClientGone { client: ClientId },
+    /// Time has passed.
+    Tick,
+}
+
+/// The image a worker is started from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// What the path names now: a new generation.
+    Disk,
+    /// What the generation has run since it began.
+    Pinned,
+}
+
+/// What a worker is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Accept.
+    Go,
+    /// Stop accepting; you may have to resume.
+    Quiesce,
+    /// Accept again.
+    Resume,
+    /// Finish what is in flight and exit.
+    Drain { deadline: Instant },
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    Spawn {
+        worker: WorkerId,
+        generation: Generation,
+        source: Source,
+    },
+    Welcome {
+        worker: WorkerId,
+    },
+    Tell {
+        worker: WorkerId,
+        order: Order,
+    },
+    /// SIGTERM: the deadline is over.
+    Terminate {
+        worker: WorkerId,
+    },
+    /// SIGKILL.
+    Kill {
+        worker: WorkerId,
+    },
+    /// The one answer to a client.
+    Answer {
+        client: ClientId,
+        answer: Answer,
+    },
+    /// A step worth showing to everyone who waits.
+    Progress {
+        text: String,
+    },
+    /// A line for the log.
+    Log {
+        level: Level,
+        text: String,
+    },
+    /// The first generation serves.
+    Up {
+        generation: Generation,
+    },
+    /// No worker of this generation is left and none will come.
+    Retire {
+        generation: Generation,
+    },
+    /// All is done: leave with this code.
+    Exit {
+        code: u8,
+        reason: Option<String>,
+    },
+}
+
+/// How much a log line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Info,
+    Warn,
+    Error,
+}
+
+/// What a client is told in the end.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Answer {
+    /// The new generation serves; where the client waited, the old one is gone.
+    Restarted(Report),
+    /// The restart was undone.
+    Aborted(Report),
+    /// The daemon stopped.
+    Stopped { ledger: Ledger },
+    /// Not now.
+    Refused { reason: String },
+}
+
+/// A restart, told afterwards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) from: Option<Generation>,
+    pub(crate) to: Generation,
+    pub(crate) committed: bool,
+    pub(crate) reason: Option<String>,
+    /// From the request to the commit.
+    pub(crate) to_commit: Option<Duration>,
+    /// From the request to the end of the old worker.
+    pub(crate) to_drained: Option<Duration>,
+    /// What became of the old worker's connections.
+    pub(crate) ledger: Option<Ledger>,
+}

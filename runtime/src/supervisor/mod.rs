@@ -1,0 +1,6 @@
+//! The supervisor: the process with the stable PID.
+//!
+//! [`machine`] decides, the driver does.
+
+pub(crate) mod event;
+pub(crate) mod machine;
