@@ -1,9 +1,13 @@
 //! One attribute turns a program into a production daemon.
 
 mod config;
+mod control;
 mod counters;
 mod error;
 mod image;
+mod link;
+mod listener;
+mod logs;
 mod pidfile;
 mod spec;
 mod supervisor;

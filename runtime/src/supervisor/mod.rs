@@ -1,6 +1,11 @@
 //! The supervisor: the process with the stable PID.
 //!
-//! [`machine`] decides, the driver does.
+//! [`machine`] decides and [`driver`] does; [`fleet`] holds the processes, [`generations`] what each
+//! generation was started with.
 
+pub(crate) mod driver;
 pub(crate) mod event;
-pub(crate) mod machine;
+mod fleet;
+mod generations;
+mod machine;
+mod report;

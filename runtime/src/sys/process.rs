@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -212,20 +212,6 @@ pub(crate) fn exec(program: &Program<'_>) -> io::Result<Infallible> {
         Ok(never) => match never {},
         Err(error) => Err(error.into()),
     }
-}
-
-/// Puts `fd` at `number` for the program about to be exec'd. For the child after a fork only: it
-/// replaces whatever has that number.
-pub(crate) fn place(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
-    if fd.as_raw_fd() == number {
-        return super::descriptors::keep_across_exec(fd);
-    }
-    // SAFETY: the caller is a forked child that only goes on to exec; the descriptor replaced has an
-    // owner in this copy of the program, whose destructor never runs.
-    if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 /// Ends this process at once: no destructors, no exit handlers, which may belong to another copy of

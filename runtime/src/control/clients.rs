@@ -1,0 +1,120 @@
+//! The clients connected to the control socket. A stuck one costs nothing: no call here waits.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::{ControlSocket, Reply, Request};
+
+/// Clients served beside each other; past that new ones are turned away.
+const MAX_CLIENTS: usize = 128;
+
+/// How long a client may take to say what it wants.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// All connected clients.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    connected: BTreeMap<u64, Client>,
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Client {
+    socket: OwnedFd,
+    /// Until it has said what it wants.
+    deadline: Option<Instant>,
+}
+
+/// What a readable client had to say.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Request(Request),
+    /// It hung up, or talks nonsense and was closed.
+    Gone,
+    Nothing,
+}
+
+impl Clients {
+    /// Takes in everyone who waits at the socket.
+    pub(crate) fn accept(&mut self, socket: &ControlSocket, now: Instant) -> io::Result<()> {
+        while let Some(client) = socket.accept()? {
+            if self.connected.len() >= MAX_CLIENTS {
+                let reason = format!("{MAX_CLIENTS} clients are connected already; try again");
+                // Turned away: whether it listens is its affair.
+                let _ = crate::link::send(&client, &Reply::Refused { reason }, &[]);
+                continue;
+            }
+            self.last += 1;
+            let deadline = Some(now + REQUEST_TIMEOUT);
+            self.connected.insert(self.last, Client { socket: client, deadline });
+        }
+        Ok(())
+    }
+
+    /// The sockets to poll.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
+        self.connected.iter().map(|(id, client)| (*id, client.socket.as_fd()))
+    }
+
+    /// Reads from a client that is readable. One that is gone is closed.
+    pub(crate) fn hear(&mut self, id: u64) -> Heard {
+        let Some(client) = self.connected.get_mut(&id) else { return Heard::Nothing };
+        match crate::link::receive::<Request>(&client.socket) {
+            Ok(Some((request, _))) if client.deadline.is_some() => {
+                client.deadline = None;
+                Heard::Request(request)
+            }
+            Ok(Some(_)) => {
+                self.refuse(id, "one request a connection");
+                Heard::Gone
+            }
+            Ok(None) => {
+                self.connected.remove(&id);
+                Heard::Gone
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
+            Err(error) => {
+                self.refuse(id, &format!("the request was not understood: {error}"));
+                Heard::Gone
+            }
+        }
+    }
+
+    /// Sends a reply. A client that does not read is closed.
+    pub(crate) fn reply(&mut self, id: u64, reply: &Reply) {
+        let Some(client) = self.connected.get(&id) else { return };
+        let sent = crate::link::send(&client.socket, reply, &[]);
+        if sent.is_err() || !matches!(reply, Reply::Progress { .. }) {
+            self.connected.remove(&id);
+        }
+    }
+
+    /// Shows a step to everyone who waits for an answer.
+    pub(crate) fn progress(&mut self, text: &str) {
+        let waiting: Vec<u64> = self
+            .connected
+            .iter()
+            .filter(|(_, client)| client.deadline.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            self.reply(id, &Reply::Progress { text: text.to_owned() });
+        }
+    }
+
+    fn refuse(&mut self, id: u64, reason: &str) {
+        self.reply(id, &Reply::Refused { reason: reason.to_owned() });
+    }
+
+    /// Closes those that said nothing in time.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        self.connected.retain(|_, client| client.deadline.is_none_or(|deadline| deadline > now));
+    }
+
+    /// When [`Clients::expire`] is due next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.connected.values().filter_map(|client| client.deadline).min()
+    }
+}

@@ -1,0 +1,150 @@
+//! The control socket: how `stop`, `restart` and `status` talk to a daemon.
+//!
+//! One JSON object a packet over a unix socket of mode 0600 in the runtime directory. Peers are checked
+//! by `SO_PEERCRED` (unix(7)); requests are bounded in size, number and time.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::counters::Ledger;
+
+mod clients;
+mod socket;
+
+pub(crate) use clients::Clients;
+pub(crate) use socket::{ControlSocket, connect, path_of, prepare_directory};
+
+/// A request to a daemon.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// What is running?
+    Status {},
+    /// A new generation from the image on disk.
+    Restart {
+        /// Answer when the old worker is gone, else when the transition ends.
+        #[serde(default)]
+        wait: bool,
+    },
+    /// Drain and end.
+    Stop {},
+    /// A request of a later release.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a daemon replies: any number of `Progress`, then one of the others.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(crate) enum Reply {
+    /// A step, for people.
+    Progress { text: String },
+    /// The answer to `Status`.
+    Status { status: Box<Status> },
+    /// The end of a restart.
+    Restarted {
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    /// All workers are gone; the process ends now.
+    Stopped { ledger: Ledger },
+    /// Not done: why, and what to do.
+    Refused { reason: String },
+    /// A reply of a later release.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How a restart ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// `ok` or `aborted`.
+    pub(crate) result: String,
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+    /// The generation that was started.
+    pub(crate) generation: u32,
+    /// The generation that served before.
+    #[serde(default)]
+    pub(crate) from: Option<u32>,
+    #[serde(default)]
+    pub(crate) ledger: Option<Ledger>,
+    #[serde(default)]
+    pub(crate) to_commit_ms: Option<f64>,
+    #[serde(default)]
+    pub(crate) to_drained_ms: Option<f64>,
+    /// What the failed worker wrote last.
+    #[serde(default)]
+    pub(crate) output: Vec<String>,
+}
+
+/// Everything `status` shows.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) name: String,
+    pub(crate) pid: u32,
+    /// `supervised` or `solo`.
+    pub(crate) mode: String,
+    /// `starting`, `running` or `stopping`.
+    pub(crate) state: String,
+    /// Seconds since the daemon began.
+    pub(crate) uptime: f64,
+    /// Seconds since 1970.
+    pub(crate) since: u64,
+    #[serde(default)]
+    pub(crate) generation: Option<u32>,
+    pub(crate) workers: Vec<WorkerStatus>,
+    pub(crate) listeners: Vec<ListenerStatus>,
+    pub(crate) image: ImageStatus,
+    pub(crate) pidfile: PathBuf,
+    #[serde(default)]
+    pub(crate) log: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) last_restart: Option<LastRestart>,
+}
+
+/// One worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WorkerStatus {
+    pub(crate) pid: i32,
+    pub(crate) generation: u32,
+    /// `starting`, `serving`, `quiesced`, `draining` or `stopping`.
+    pub(crate) state: String,
+    pub(crate) uptime: f64,
+    pub(crate) connections: u64,
+    pub(crate) requests_in_flight: u64,
+    #[serde(default)]
+    pub(crate) requests: u64,
+    /// What the program said by `Daemon::status`.
+    #[serde(default)]
+    pub(crate) text: Option<String>,
+}
+
+/// One listener.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ListenerStatus {
+    pub(crate) name: String,
+    pub(crate) addr: String,
+}
+
+/// The image of the serving generation.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ImageStatus {
+    pub(crate) path: PathBuf,
+    /// The version of the program, where known.
+    #[serde(default)]
+    pub(crate) release: Option<String>,
+}
+
+/// The last restart.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LastRestart {
+    /// Seconds since 1970.
+    pub(crate) at: u64,
+    #[serde(default)]
+    pub(crate) from: Option<u32>,
+    pub(crate) to: u32,
+    #[serde(flatten)]
+    pub(crate) outcome: Outcome,
+}

@@ -1,0 +1,155 @@
+//! The control socket itself: binding, connecting, who may, and the directory it lives in.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The listening control socket.
+#[derive(Debug)]
+pub(crate) struct ControlSocket {
+    path: PathBuf,
+    socket: OwnedFd,
+}
+
+impl ControlSocket {
+    /// Binds the socket. The caller holds the pidfile, so that whatever is there is dead.
+    pub(crate) fn bind(path: &Path) -> Result<ControlSocket> {
+        let cannot = |error: io::Error| {
+            Error::io(format!("cannot bind the control socket {}", path.display()), error)
+        };
+        match std::fs::remove_file(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(cannot(error)),
+        }
+        let socket = socket().map_err(cannot)?;
+        let (addr, _dir) = address(path).map_err(cannot)?;
+        // The new file takes the mode of the socket, so that there is no moment in which others may
+        // connect (unix(7)).
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| cannot(error.into()))?;
+        rustix::net::bind(&socket, &addr).map_err(|error| cannot(error.into()))?;
+        rustix::net::listen(&socket, 64).map_err(|error| cannot(error.into()))?;
+        crate::sys::descriptors::set_nonblocking(&socket).map_err(cannot)?;
+        Ok(ControlSocket { path: path.to_owned(), socket })
+    }
+
+    /// Takes over a socket that this process bound before its last exec.
+    pub(crate) fn adopt(path: PathBuf, socket: OwnedFd) -> ControlSocket {
+        ControlSocket { path, socket }
+    }
+
+    /// The next client that may talk to us. Others are told so and turned away.
+    pub(crate) fn accept(&self) -> io::Result<Option<OwnedFd>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let client = match rustix::net::accept_with(&self.socket, flags) {
+            Ok(client) => client,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let peer = rustix::net::sockopt::socket_peercred(&client)?;
+        let own = rustix::process::geteuid();
+        if peer.uid == own || peer.uid.is_root() {
+            return Ok(Some(client));
+        }
+        let reason = format!("this daemon belongs to user {}", own.as_raw());
+        // The peer is about to be turned away: whether it listens is its affair.
+        let _ = crate::link::send(&client, &super::Reply::Refused { reason }, &[]);
+        Ok(None)
+    }
+
+    pub(crate) fn remove(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl AsFd for ControlSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Connects to the daemon behind `path`; returns the socket and the daemon's process id.
+pub(crate) fn connect(path: &Path) -> io::Result<(OwnedFd, i32)> {
+    let socket = socket()?;
+    let (addr, _dir) = address(path)?;
+    rustix::net::connect(&socket, &addr)?;
+    let peer = rustix::net::sockopt::socket_peercred(&socket)?;
+    Ok((socket, peer.pid.as_raw_nonzero().get()))
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// The address of `path`, through its open directory where it is too long for `sun_path`.
+fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
+    if path.as_os_str().as_bytes().len() < 108 {
+        return Ok((SocketAddrUnix::new(path)?, None));
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let name = path.file_name().unwrap_or_default();
+    let dir = rustix::fs::open(parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let number = std::os::fd::AsRawFd::as_raw_fd(&dir);
+    let short = Path::new("/proc/self/fd").join(number.to_string()).join(name);
+    Ok((SocketAddrUnix::new(&short)?, Some(dir)))
+}
+
+/// Where the control socket of the daemon with this pidfile is.
+pub(crate) fn path_of(runtime_dir: &Path, pidfile: &Path) -> PathBuf {
+    let mut name = pidfile.file_stem().unwrap_or(pidfile.as_os_str()).to_owned();
+    name.push(".sock");
+    runtime_dir.join(name)
+}
+
+/// Makes sure of the runtime directory: created with mode 0700, and nobody else may write to it.
+pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
+    let cannot = |error: io::Error| {
+        Error::os(
+            ErrorKind::Pidfile,
+            format!(
+                "cannot use the runtime directory {}; set `runtime_dir` to a directory of yours",
+                path.display()
+            ),
+            error,
+        )
+    };
+    match std::fs::DirBuilder::new().mode(0o700).recursive(true).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(cannot(error)),
+    }
+    let meta = std::fs::symlink_metadata(path).map_err(cannot)?;
+    let refused = |why: &str| {
+        Error::new(
+            ErrorKind::Pidfile,
+            format!(
+                "the runtime directory {} {why}; set `runtime_dir` to a directory of yours",
+                path.display()
+            ),
+        )
+    };
+    if !meta.is_dir() {
+        return Err(refused("is not a directory"));
+    }
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() != own && meta.uid() != 0 {
+        return Err(refused(&format!("belongs to user {}", meta.uid())));
+    }
+    if meta.permissions().mode() & 0o022 != 0 {
+        return Err(refused("can be written to by others"));
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The messages between a supervisor and its workers: one JSON object a packet, descriptors beside it.
+//!
+//! The two ends may be different releases. Unknown fields are ignored; an unknown message is answered
+//! with [`FromWorker::Error`] or [`ToWorker::Error`] and changes nothing.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Configuration;
+use crate::sys::seqpacket;
+
+/// The protocol this release speaks.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// What a worker says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(crate) enum FromWorker {
+    /// The forked child could not become the program.
+    ExecFailed { reason: String },
+    /// The newcomer introduces itself. A respawn gets its generation's settings and sends none.
+    Hello {
+        protocol: Protocols,
+        release: String,
+        #[serde(default)]
+        configuration: Option<Box<Configuration>>,
+    },
+    /// Its settings cannot be computed: why.
+    Misconfigured { reason: String },
+    /// It could serve.
+    Ready {},
+    /// Why it is about to end.
+    Failing { reason: String },
+    /// It got SIGTERM and drains.
+    Leaving {},
+    /// A text for `status`.
+    Status { text: String },
+    /// The last message was not understood.
+    Error { message: String },
+    /// A message of a later release.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a worker is told.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(crate) enum ToWorker {
+    /// The answer to *hello*. Descriptors: the counters, then one for each listener.
+    Welcome { generation: u32, configuration: Box<Configuration>, listeners: Vec<ListenerHandle> },
+    /// Accept.
+    Go {},
+    /// Stop accepting.
+    Quiesce {},
+    /// Accept again.
+    Resume {},
+    /// Finish and exit by the deadline, in nanoseconds of `CLOCK_MONOTONIC`.
+    Drain { deadline: u64 },
+    /// The descriptor is the new stdout and stderr.
+    Reopen {},
+    /// The last message was not understood.
+    Error { message: String },
+    /// A message of a later release.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The range of protocols a release understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Protocols {
+    pub(crate) min: u32,
+    pub(crate) max: u32,
+}
+
+impl Protocols {
+    /// What this release understands.
+    pub(crate) const OURS: Protocols = Protocols { min: 1, max: PROTOCOL };
+
+    /// Whether two releases have a protocol in common.
+    pub(crate) fn meets(self, other: Protocols) -> bool {
+        self.min <= other.max && other.min <= self.max
+    }
+}
+
+/// A listener as it is handed over; its descriptor travels beside the message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ListenerHandle {
+    pub(crate) name: String,
+    /// With the port that the kernel chose.
+    pub(crate) addr: crate::config::Address,
+}
+
+/// Sends one message.
+pub(crate) fn send<M: Serialize>(
+    socket: impl AsFd,
+    message: &M,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    seqpacket::send(socket, &bytes, fds)
+}
+
+/// A received message with its descriptors.
+pub(crate) type Received<M> = (M, Vec<OwnedFd>);
+
+/// Receives one message. `None`: the other end is gone. What is not JSON of this protocol is an error
+/// of kind `InvalidData`.
+pub(crate) fn receive<M: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<Received<M>>> {
+    let Some(packet) = seqpacket::receive(socket)? else { return Ok(None) };
+    let message = serde_json::from_slice(&packet.bytes)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(Some((message, packet.descriptors)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_releases_are_understood_as_far_as_possible() {
+        let (a, b) = seqpacket::pair().unwrap();
+        seqpacket::send(&a, br#"{"type":"drain","deadline":5,"mood":"calm"}"#, &[]).unwrap();
+        seqpacket::send(&a, br#"{"type":"dance","tempo":120}"#, &[]).unwrap();
+        seqpacket::send(&a, b"\xff\x00", &[]).unwrap();
+        let (drain, _) = receive::<ToWorker>(&b).unwrap().unwrap();
+        assert!(matches!(drain, ToWorker::Drain { deadline: 5 }));
+        let (unknown, _) = receive::<ToWorker>(&b).unwrap().unwrap();
+        assert!(matches!(unknown, ToWorker::Unknown));
+        assert_eq!(receive::<ToWorker>(&b).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn protocols_meet_where_the_ranges_overlap() {
+        let meets = |min, max| Protocols { min: 2, max: 3 }.meets(Protocols { min, max });
+        assert!(meets(1, 2) && meets(3, 9) && meets(2, 3));
+        assert!(!meets(1, 1) && !meets(4, 5));
+    }
+}

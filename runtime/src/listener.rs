@@ -1,0 +1,336 @@
+//! Listeners: named sockets, bound before user code runs and shared by all generations.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::{Address, ListenSettings};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A bound, listening, non-blocking socket.
+///
+/// `O_NONBLOCK` is set once, here: the flag belongs to the open file, which all workers share.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    settings: ListenSettings,
+    socket: Socket,
+    /// The address it has, with the port that the kernel chose.
+    addr: Address,
+    /// The inode of a unix socket, so that only our own is ever unlinked.
+    file: Option<(u64, u64)>,
+}
+
+impl Bound {
+    /// Binds `name` as `settings` say.
+    pub(crate) fn bind(name: &str, settings: &ListenSettings) -> Result<Bound> {
+        let (socket, addr, file) = match &settings.addr {
+            Address::Tcp(addr) => {
+                let socket = tcp(*addr, settings)
+                    .map_err(|error| cannot_bind(name, &settings.addr, error))?;
+                let local =
+                    socket.local_addr().ok().and_then(|addr| addr.as_socket()).unwrap_or(*addr);
+                (socket, Address::Tcp(local), None)
+            }
+            Address::Unix(path) => {
+                let (socket, file) = unix(name, path, settings)?;
+                (socket, settings.addr.clone(), Some(file))
+            }
+        };
+        Ok(Bound { settings: settings.clone(), socket, addr, file })
+    }
+
+    /// Takes over a socket that this process bound before its last exec.
+    pub(crate) fn adopt(settings: ListenSettings, fd: OwnedFd, addr: Address) -> Bound {
+        let file = match &addr {
+            Address::Unix(path) => inode(path),
+            Address::Tcp(_) => None,
+        };
+        Bound { settings, socket: Socket::from(fd), addr, file }
+    }
+
+    /// Whether a declaration asks for this address. Port 0 asks for whatever port was chosen before.
+    pub(crate) fn is_at(&self, wanted: &Address) -> bool {
+        self.settings.addr == *wanted
+    }
+
+    /// Whether the kernel chose the port.
+    pub(crate) fn has_chosen_port(&self) -> bool {
+        matches!(&self.settings.addr, Address::Tcp(addr) if addr.port() == 0)
+    }
+
+    /// Whether everything but the address is as `wanted` too.
+    pub(crate) fn is_like(&self, wanted: &ListenSettings) -> bool {
+        self.settings == *wanted
+    }
+
+    /// The same socket with another backlog, mode or owner.
+    ///
+    /// The old generation shares the socket, and so what changes here changes for it too.
+    pub(crate) fn adjusted(&self, name: &str, wanted: &ListenSettings) -> Result<Bound> {
+        let cannot = |error: io::Error| cannot_bind(name, &wanted.addr, error);
+        if self.settings.v6only != wanted.v6only {
+            return Err(Error::new(
+                ErrorKind::Listen,
+                format!(
+                    "`v6only` of listener `{name}` at {} cannot change at a restart; stop and start",
+                    wanted.addr
+                ),
+            ));
+        }
+        let socket = self.socket.try_clone().map_err(cannot)?;
+        if let Address::Unix(path) = &wanted.addr {
+            set_owner(name, path, wanted)?;
+            if let Some(mode) = wanted.mode {
+                let mode = std::fs::Permissions::from_mode(mode);
+                std::fs::set_permissions(path, mode).map_err(cannot)?;
+            }
+        }
+        // On a listening socket it changes the backlog alone (listen(2)).
+        socket.listen(backlog(wanted)).map_err(cannot)?;
+        let (settings, addr) = (wanted.clone(), self.addr.clone());
+        Ok(Bound { settings, socket, addr, file: self.file })
+    }
+
+    pub(crate) fn addr(&self) -> &Address {
+        &self.addr
+    }
+
+    /// Unlinks the path of a unix socket, if it is still ours. For the daemon's end only.
+    pub(crate) fn unlink(&self) {
+        if let (Address::Unix(path), Some(file)) = (&self.addr, self.file)
+            && inode(path) == Some(file)
+        {
+            // Somebody may be faster, or the directory read-only: the next start replaces it anyway.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn tcp(addr: std::net::SocketAddr, settings: &ListenSettings) -> io::Result<Socket> {
+    let socket =
+        Socket::new(Domain::for_address(addr), Type::STREAM.cloexec().nonblocking(), None)?;
+    // Without it a restart of the machine's service would wait for TIME_WAIT (socket(7)).
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(settings.v6only)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(backlog(settings))?;
+    Ok(socket)
+}
+
+fn backlog(settings: &ListenSettings) -> i32 {
+    i32::try_from(settings.backlog).unwrap_or(i32::MAX)
+}
+
+/// Binds a unix socket; a dead one in its place is replaced, a live one is in use.
+fn unix(name: &str, path: &Path, settings: &ListenSettings) -> Result<(Socket, (u64, u64))> {
+    let cannot = |error: io::Error| cannot_bind(name, &settings.addr, error);
+    // Two daemons that both find the same dead socket must not remove each other's new one.
+    let _lock = lock_directory(path).map_err(cannot)?;
+    let sock_addr = SockAddr::unix(path).map_err(cannot)?;
+    remove_dead(name, path, &sock_addr, settings)?;
+    let socket =
+        Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None).map_err(cannot)?;
+    if settings.mode.is_some() {
+        // The new file takes the mode of the socket: nobody may connect before it is as asked.
+        rustix::fs::fchmod(&socket, Mode::empty()).map_err(|error| cannot(error.into()))?;
+    }
+    socket.bind(&sock_addr).map_err(cannot)?;
+    let file = inode(path).ok_or_else(|| cannot(io::Error::from(io::ErrorKind::NotFound)))?;
+    let finish = || -> Result<()> {
+        set_owner(name, path, settings)?;
+        if let Some(mode) = settings.mode {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+                .map_err(cannot)?;
+        }
+        socket.listen(backlog(settings)).map_err(cannot)
+    };
+    match finish() {
+        Ok(()) => Ok((socket, file)),
+        Err(error) => {
+            let _ = std::fs::remove_file(path);
+            Err(error)
+        }
+    }
+}
+
+fn lock_directory(path: &Path) -> io::Result<OwnedFd> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let dir = rustix::fs::open(
+        parent,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    rustix::fs::flock(&dir, FlockOperation::LockExclusive)?;
+    Ok(dir)
+}
+
+fn remove_dead(
+    name: &str,
+    path: &Path,
+    sock_addr: &SockAddr,
+    settings: &ListenSettings,
+) -> Result<()> {
+    let cannot = |error: io::Error| cannot_bind(name, &settings.addr, error);
+    let meta = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot(error)),
+    };
+    if !meta.file_type().is_socket() {
+        return Err(Error::new(
+            ErrorKind::Listen,
+            format!(
+                "cannot bind listener `{name}` to {}: another file is there; remove it or choose \
+                 another path",
+                settings.addr
+            ),
+        ));
+    }
+    let probe =
+        Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None).map_err(cannot)?;
+    match probe.connect(sock_addr) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(cannot)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A full queue (EAGAIN) is a live listener too.
+        Ok(()) => Err(cannot(io::Error::from(rustix::io::Errno::ADDRINUSE))),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(cannot(io::Error::from(rustix::io::Errno::ADDRINUSE)))
+        }
+        Err(error) => Err(cannot(error)),
+    }
+}
+
+fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> Result<()> {
+    let unknown = |kind: &str, who: &str| {
+        Error::new(
+            ErrorKind::Listen,
+            format!("listener `{name}`: there is no {kind} `{who}`; create it or correct `{kind}`"),
+        )
+    };
+    let user = match &settings.user {
+        None => None,
+        Some(text) => match text.parse::<u32>() {
+            Ok(number) => Some(number),
+            Err(_) => match nix::unistd::User::from_name(text) {
+                Ok(Some(user)) => Some(user.uid.as_raw()),
+                _ => return Err(unknown("user", text)),
+            },
+        },
+    };
+    let group = match &settings.group {
+        None => None,
+        Some(text) => match text.parse::<u32>() {
+            Ok(number) => Some(number),
+            Err(_) => match nix::unistd::Group::from_name(text) {
+                Ok(Some(group)) => Some(group.gid.as_raw()),
+                _ => return Err(unknown("group", text)),
+            },
+        },
+    };
+    if user.is_some() || group.is_some() {
+        std::os::unix::fs::lchown(path, user, group).map_err(|error| {
+            Error::os(
+                ErrorKind::Listen,
+                format!("cannot give the socket {} of listener `{name}` away", path.display()),
+                error,
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+fn cannot_bind(name: &str, addr: &Address, error: io::Error) -> Error {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => "; stop what listens there or set another address",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 and foreign directories need privileges: run as root or set another \
+             address"
+        }
+        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
+        io::ErrorKind::NotFound => "; create its directory first",
+        _ => "",
+    };
+    Error::os(ErrorKind::Listen, format!("cannot bind listener `{name}` to {addr}{advice}"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(addr: Address) -> ListenSettings {
+        ListenSettings { addr, backlog: 16, mode: None, user: None, group: None, v6only: true }
+    }
+
+    #[test]
+    fn an_address_in_use_is_named_with_its_listener() {
+        let first =
+            Bound::bind("web", &settings(Address::Tcp(([127, 0, 0, 1], 0).into()))).unwrap();
+        let taken = settings(first.addr().clone());
+        let error = Bound::bind("api", &taken).unwrap_err().to_string();
+        assert!(error.contains("`api`") && error.contains(&first.addr().to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_live_unix_socket_is_kept_and_a_dead_one_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let wanted = settings(Address::Unix(path.clone()));
+        let first = Bound::bind("a", &wanted).unwrap();
+        let error = Bound::bind("a", &wanted).unwrap_err().to_string();
+        assert!(error.contains("in use"), "{error}");
+        drop(first);
+        assert!(path.exists());
+        let second = Bound::bind("a", &wanted).unwrap();
+        second.unlink();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn another_file_is_never_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("precious");
+        std::fs::write(&path, "x").unwrap();
+        let error = Bound::bind("a", &settings(Address::Unix(path.clone()))).unwrap_err();
+        assert!(error.to_string().contains("another file"), "{error}");
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn only_its_own_inode_is_unlinked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let bound = Bound::bind("a", &settings(Address::Unix(path.clone()))).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "x").unwrap();
+        bound.unlink();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn the_mode_is_as_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let wanted = ListenSettings { mode: Some(0o640), ..settings(Address::Unix(path.clone())) };
+        let _bound = Bound::bind("a", &wanted).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+    }
+}

@@ -1,0 +1,91 @@
+//! The marker: how a process that execs the program tells it its role.
+//!
+//! One environment variable, bound to the process id so that nothing leaks to the program's own
+//! children, and removed before user code runs.
+
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::{descriptors, process};
+
+/// The variable's name.
+pub(crate) const VARIABLE: &str = "UNBROKEN_ROLE";
+
+/// What a freshly exec'd program is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Marker {
+    /// The process it is meant for.
+    pub(crate) pid: u32,
+    #[serde(flatten)]
+    pub(crate) role: Role,
+}
+
+/// The roles of a program that is about to run `main`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "kebab-case")]
+pub(crate) enum Role {
+    /// A worker of a supervisor.
+    Worker {
+        /// The number of the link's descriptor.
+        link: RawFd,
+        /// Gets its generation's settings and computes none.
+        respawn: bool,
+        #[serde(flatten)]
+        origin: Origin,
+    },
+    /// A solo daemon, after its sockets were bound.
+    Solo {
+        /// The number of the descriptor with everything else, see `solo::Luggage`.
+        luggage: RawFd,
+    },
+}
+
+/// What relative paths and overrides refer to, carried on through all restarts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// The path of start.
+    pub(crate) exe: PathBuf,
+    /// The starting directory.
+    pub(crate) start_dir: PathBuf,
+    /// The `--set` options of the command that started the daemon.
+    pub(crate) overrides: Vec<String>,
+}
+
+impl Marker {
+    /// Takes the marker meant for this process out of its environment.
+    ///
+    /// One for another process is removed and ignored: it leaked.
+    pub(crate) fn take() -> Result<Option<Role>> {
+        let Some(text) = std::env::var_os(VARIABLE) else { return Ok(None) };
+        process::remove_variable(VARIABLE)?;
+        let Some(marker) =
+            text.to_str().and_then(|text| serde_json::from_str::<Marker>(text).ok())
+        else {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                format!("{VARIABLE} is not understood; it is private: unset it"),
+            ));
+        };
+        Ok((marker.pid == std::process::id()).then_some(marker.role))
+    }
+
+    /// The variable's value for this process, which is about to exec.
+    pub(crate) fn text(role: Role) -> Result<String> {
+        let marker = Marker { pid: std::process::id(), role };
+        serde_json::to_string(&marker).map_err(|error| Error::io("cannot write the marker", error))
+    }
+}
+
+/// Takes a descriptor that the marker names.
+pub(crate) fn adopt(number: RawFd) -> Result<OwnedFd> {
+    descriptors::adopt(number).map_err(|error| {
+        Error::os(
+            ErrorKind::Protocol,
+            format!("descriptor {number} was not handed over; {VARIABLE} is private: unset it"),
+            error,
+        )
+    })
+}

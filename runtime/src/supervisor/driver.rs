@@ -1,0 +1,505 @@
+//! The supervisor's hands: turns readiness of descriptors into events and actions into system calls.
+//!
+//! One thread that sleeps in poll(2). It never waits for a worker, a client or a name server.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::event::{Action, Answer, Event, Generation, Level, Order, Policy, Source, WorkerId};
+use super::fleet::{Fleet, Plan};
+use super::generations::{Generations, check_successor};
+use super::machine::Machine;
+use super::report;
+use crate::config::{Configuration, Ready};
+use crate::control::{Clients, ControlSocket, Heard, Reply, Request};
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::link::{FromWorker, ListenerHandle, Protocols, ToWorker};
+use crate::logs::{self, LogFile, Say};
+use crate::marker::Origin;
+use crate::pidfile::PidFile;
+use crate::reporter::Reporter;
+use crate::sys::signals::Signals;
+use crate::sys::{clock, process};
+
+/// What a supervisor is made of.
+pub(crate) struct Setup {
+    pub(crate) configuration: Configuration,
+    pub(crate) origin: Origin,
+    /// The program's own arguments and environment.
+    pub(crate) args: Vec<OsString>,
+    pub(crate) vars: Vec<(OsString, OsString)>,
+    pub(crate) pidfile: PidFile,
+    pub(crate) control: ControlSocket,
+    pub(crate) log: Option<LogFile>,
+    pub(crate) reporter: Reporter,
+    pub(crate) say: Say,
+    /// In a terminal's foreground, where HUP means that the terminal is gone.
+    pub(crate) in_terminal: bool,
+}
+
+pub(crate) struct Driver {
+    pub(super) setup: Setup,
+    pub(super) machine: Machine,
+    pub(super) fleet: Fleet,
+    pub(super) generations: Generations,
+    pub(super) began: (Instant, SystemTime),
+    /// When the last restart was asked for, and how long the log was then.
+    pub(super) last_transition: (SystemTime, u64),
+    clients: Clients,
+    signals: Signals,
+    events: VecDeque<Event>,
+    exit: Option<(u8, Option<String>)>,
+}
+
+/// A descriptor that became readable.
+#[derive(Debug, Clone, Copy)]
+enum Readable {
+    Signals,
+    Control,
+    Client(u64),
+    Link(WorkerId),
+    Child(WorkerId),
+}
+
+impl Driver {
+    pub(crate) fn new(setup: Setup) -> Result<Driver> {
+        let signals =
+            Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
+        Ok(Driver {
+            machine: Machine::new(Policy::of(&setup.configuration.settings)),
+            setup,
+            fleet: Fleet::default(),
+            generations: Generations::default(),
+            began: (Instant::now(), SystemTime::now()),
+            last_transition: (SystemTime::now(), 0),
+            clients: Clients::default(),
+            signals,
+            events: VecDeque::from([Event::Begin]),
+            exit: None,
+        })
+    }
+
+    /// Runs the daemon to its end; returns the code to exit with.
+    pub(crate) fn run(mut self) -> u8 {
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                for action in self.machine.on(event, Instant::now()) {
+                    self.act(action);
+                }
+            }
+            if let Some((code, reason)) = self.exit.take() {
+                return self.leave(code, reason);
+            }
+            if let Err(error) = self.wait() {
+                self.setup.say.line(&format!("cannot wait for events: {error}"));
+                self.events.push_back(Event::Stop { client: None, at_once: true });
+            }
+        }
+    }
+
+    fn leave(mut self, code: u8, reason: Option<String>) -> u8 {
+        self.generations.retire_all();
+        self.setup.control.remove();
+        self.setup.pidfile.remove();
+        let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
+        if code != 0 {
+            self.setup.say.line(&reason);
+        }
+        self.setup.reporter.failed(code, &reason);
+        code
+    }
+
+    // ---- from descriptors to events -------------------------------------------------------------
+
+    fn wait(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let next = [self.machine.deadline(), self.fleet.deadline(), self.clients.deadline()]
+            .into_iter()
+            .flatten()
+            .min();
+        let timeout = next.map(|at| {
+            // Rounded up, so that the deadline has passed when poll returns.
+            let left = at.saturating_duration_since(now) + Duration::from_millis(1);
+            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
+        });
+        let ready = self.poll(timeout.as_ref())?;
+        let now = Instant::now();
+        for source in ready {
+            match source {
+                Readable::Signals => self.read_signals()?,
+                Readable::Control => {
+                    if let Err(error) = self.clients.accept(&self.setup.control, now) {
+                        self.setup.say.line(&format!("cannot accept a control client: {error}"));
+                    }
+                }
+                Readable::Client(id) => self.hear_client(id),
+                Readable::Link(id) => self.hear_worker(id, now),
+                Readable::Child(id) => self.reap(id),
+            }
+        }
+        process::reap_strangers(|pid| self.fleet.owns(pid))
+            .map_err(|error| Error::io("cannot reap children", error))?;
+        for worker in self.fleet.mute(now) {
+            let reason = "it closed its link to the supervisor".to_owned();
+            self.events.push_back(Event::LinkLost { worker, reason });
+        }
+        self.clients.expire(now);
+        if self.machine.deadline().is_some_and(|at| at <= now) {
+            self.note_what_is_missing();
+            self.events.push_back(Event::Tick);
+        }
+        Ok(())
+    }
+
+    /// Sleeps until something is readable or the time is over.
+    fn poll(&self, timeout: Option<&Timespec>) -> Result<Vec<Readable>> {
+        let mut sources: Vec<(Readable, BorrowedFd<'_>)> = vec![
+            (Readable::Signals, self.signals.as_fd()),
+            (Readable::Control, self.setup.control.as_fd()),
+        ];
+        sources.extend(self.clients.sockets().map(|(id, fd)| (Readable::Client(id), fd)));
+        for (id, process) in self.fleet.iter() {
+            // The link first: what a worker said counts before its end.
+            sources.extend(process.link().map(|link| (Readable::Link(id), link)));
+            sources.push((Readable::Child(id), process.child.as_fd()));
+        }
+        let mut fds: Vec<PollFd<'_>> =
+            sources.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::io("poll failed", error)),
+        }
+        let ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        Ok(sources.iter().zip(ready).filter(|(_, ready)| *ready).map(|((s, _), _)| *s).collect())
+    }
+
+    fn read_signals(&mut self) -> Result<()> {
+        while let Some(signal) =
+            self.signals.next().map_err(|error| Error::io("cannot read signals", error))?
+        {
+            let stop = |at_once| Event::Stop { client: None, at_once };
+            let restart = Event::Restart { client: None, wait: false };
+            match signal {
+                Signal::SIGTERM | Signal::SIGINT => self.events.push_back(stop(false)),
+                Signal::SIGQUIT => self.events.push_back(stop(true)),
+                Signal::SIGHUP if self.setup.in_terminal => self.events.push_back(stop(false)),
+                Signal::SIGHUP | Signal::SIGUSR2 => self.events.push_back(restart),
+                Signal::SIGUSR1 => self.reopen_log(),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_client(&mut self, id: u64) {
+        let client = Some(id);
+        match self.clients.hear(id) {
+            Heard::Request(Request::Status {}) => {
+                let status = Box::new(report::status(self));
+                self.clients.reply(id, &Reply::Status { status });
+            }
+            Heard::Request(Request::Restart { wait }) => {
+                self.events.push_back(Event::Restart { client, wait });
+            }
+            Heard::Request(Request::Stop {}) => {
+                self.events.push_back(Event::Stop { client, at_once: false });
+            }
+            Heard::Request(Request::Unknown) => {
+                let reason = "this daemon is older than the command and does not know it".into();
+                self.clients.reply(id, &Reply::Refused { reason });
+            }
+            Heard::Gone => self.events.push_back(Event::ClientGone { client: id }),
+            Heard::Nothing => {}
+        }
+    }
+
+    fn hear_worker(&mut self, worker: WorkerId, now: Instant) {
+        loop {
+            let Some(process) = self.fleet.get_mut(worker) else { return };
+            let message = match process.hear(now) {
+                Ok(Some(message)) => message,
+                Ok(None) => return,
+                Err(message) => {
+                    // One that cannot be read changes nothing; the worker is told.
+                    let _ = process.tell(&ToWorker::Error { message }, &[]);
+                    return;
+                }
+            };
+            let generation = process.generation;
+            let event = match message {
+                FromWorker::Hello { protocol, configuration, .. } => {
+                    if std::mem::replace(&mut process.greeted, true) {
+                        continue;
+                    }
+                    self.greet(worker, generation, protocol, configuration)
+                }
+                FromWorker::Misconfigured { reason } | FromWorker::ExecFailed { reason } => {
+                    Event::Failing { worker, reason }
+                }
+                FromWorker::Failing { reason } => Event::Failing { worker, reason },
+                FromWorker::Ready {} => Event::Ready { worker },
+                FromWorker::Leaving {} => Event::Leaving { worker },
+                FromWorker::Status { text } => {
+                    process.text = Some(text);
+                    continue;
+                }
+                FromWorker::Error { message } => {
+                    self.setup.say.line(&format!(
+                        "the worker of generation {generation} did not understand: {message}"
+                    ));
+                    continue;
+                }
+                FromWorker::Unknown => {
+                    let message = "not understood by this supervisor".to_owned();
+                    let _ = process.tell(&ToWorker::Error { message }, &[]);
+                    continue;
+                }
+            };
+            self.events.push_back(event);
+        }
+    }
+
+    /// Examines a *hello* and binds what it declares.
+    fn greet(
+        &mut self,
+        worker: WorkerId,
+        generation: Generation,
+        protocol: Protocols,
+        configuration: Option<Box<Configuration>>,
+    ) -> Event {
+        let settled = if Protocols::OURS.meets(protocol) {
+            self.settle(generation, configuration)
+        } else {
+            Err(format!(
+                "the image speaks protocol {} to {} and this supervisor {} to {}: stop and start",
+                protocol.min,
+                protocol.max,
+                Protocols::OURS.min,
+                Protocols::OURS.max
+            ))
+        };
+        match settled {
+            Ok(policy) => Event::Hello { worker, policy },
+            Err(reason) => Event::Unacceptable { worker, reason },
+        }
+    }
+
+    fn settle(
+        &mut self,
+        generation: Generation,
+        configuration: Option<Box<Configuration>>,
+    ) -> Result<Policy, String> {
+        let known = self.generations.get(generation).and_then(|h| h.configuration.as_ref());
+        match (known, configuration) {
+            (Some(known), _) => Ok(Policy::of(&known.settings)),
+            (None, Some(new)) => {
+                let policy = Policy::of(&new.settings);
+                check_successor(&self.setup.configuration.settings, &new.settings)
+                    .and_then(|()| self.generations.settle(generation, *new))
+                    .map_err(|error| error.to_string())?;
+                Ok(policy)
+            }
+            (None, None) => Err("the worker sent no settings".into()),
+        }
+    }
+
+    fn reap(&mut self, worker: WorkerId) {
+        // What it said last comes first.
+        self.hear_worker(worker, Instant::now());
+        let Some(process) = self.fleet.get(worker) else { return };
+        match process.child.try_wait() {
+            Ok(Some(exit)) => {
+                let ledger = process.ledger().closed();
+                self.fleet.remove(worker);
+                self.events.push_back(Event::Exited { worker, exit, ledger });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let pid = process.child.pid();
+                self.setup.say.line(&format!("cannot wait for process {pid}: {error}"));
+            }
+        }
+    }
+
+    fn note_what_is_missing(&mut self) {
+        let starting = self.fleet.iter().filter(|(id, _)| {
+            self.machine.worker_state(*id).is_some_and(|state| state.word() == "starting")
+        });
+        for (worker, process) in starting {
+            let settings = self
+                .generations
+                .get(process.generation)
+                .and_then(|holdings| holdings.configuration.as_ref())
+                .map(|configuration| &configuration.settings);
+            let names: Vec<&str> =
+                settings.map_or(Vec::new(), |s| s.listen.keys().map(String::as_str).collect());
+            let manual = settings.is_some_and(|settings| settings.ready == Ready::Manual);
+            let what = process.missing(&names, manual);
+            self.events.push_back(Event::Missing { worker, what });
+        }
+    }
+
+    // ---- from actions to system calls -----------------------------------------------------------
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Spawn { worker, generation, source } => {
+                if let Err(error) = self.spawn(worker, generation, source) {
+                    let reason = error.to_string();
+                    self.events.push_back(Event::SpawnFailed { worker, reason });
+                }
+            }
+            Action::Welcome { worker } => self.welcome(worker),
+            Action::Tell { worker, order } => {
+                let message = match order {
+                    Order::Go => ToWorker::Go {},
+                    Order::Quiesce => ToWorker::Quiesce {},
+                    Order::Resume => ToWorker::Resume {},
+                    Order::Drain { deadline } => {
+                        ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline) }
+                    }
+                };
+                self.tell(worker, &message, &[]);
+            }
+            Action::Terminate { worker } => self.signal(worker, rustix::process::Signal::TERM),
+            Action::Kill { worker } => self.signal(worker, rustix::process::Signal::KILL),
+            Action::Answer { client, answer } => {
+                let reply = match answer {
+                    Answer::Restarted(told) => {
+                        Reply::Restarted { outcome: report::outcome(&told, Vec::new()) }
+                    }
+                    Answer::Aborted(told) => {
+                        Reply::Restarted { outcome: report::outcome(&told, self.output()) }
+                    }
+                    Answer::Stopped { ledger } => Reply::Stopped { ledger },
+                    Answer::Refused { reason } => Reply::Refused { reason },
+                };
+                self.clients.reply(client, &reply);
+            }
+            Action::Progress { text } => self.clients.progress(&text),
+            Action::Log { level, text } => self.log(level, &text),
+            Action::Up { generation } => self.up(generation),
+            Action::Retire { generation } => self.generations.retire(generation),
+            Action::Exit { code, reason } => self.exit = Some((code, reason)),
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, generation: Generation, source: Source) -> Result<()> {
+        let serving = self.machine.serving_generation();
+        let image = match (source, self.generations.get(generation)) {
+            (Source::Pinned, Some(holdings)) => std::sync::Arc::clone(&holdings.image),
+            _ => {
+                let log = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
+                self.last_transition = (SystemTime::now(), log);
+                let exe = serving
+                    .and_then(|serving| self.generations.get(serving))
+                    .and_then(|holdings| holdings.configuration.as_ref())
+                    .unwrap_or(&self.setup.configuration)
+                    .settings
+                    .exe
+                    .clone();
+                let path = exe.unwrap_or_else(|| self.setup.origin.exe.clone());
+                self.generations.begin(generation, Image::open(&path)?)
+            }
+        };
+        let plan = Plan {
+            generation,
+            image: &image,
+            args: &self.setup.args,
+            vars: &self.setup.vars,
+            origin: &self.setup.origin,
+            respawn: source == Source::Pinned,
+        };
+        let pid = self.fleet.spawn(worker, &plan, Instant::now())?;
+        tracing::info!(pid, generation, "worker spawned");
+        Ok(())
+    }
+
+    fn welcome(&mut self, worker: WorkerId) {
+        let Some(process) = self.fleet.get(worker) else { return };
+        let Some(holdings) = self.generations.get(process.generation) else { return };
+        let Some(configuration) = holdings.configuration.clone() else { return };
+        let message = ToWorker::Welcome {
+            generation: process.generation,
+            configuration: Box::new(configuration),
+            listeners: holdings
+                .listeners
+                .iter()
+                .map(|(name, bound)| ListenerHandle {
+                    name: name.clone(),
+                    addr: bound.addr().clone(),
+                })
+                .collect(),
+        };
+        let mut fds = vec![process.counters_fd()];
+        fds.extend(holdings.listeners.values().map(|bound| bound.as_fd()));
+        if let Err(error) = process.tell(&message, &fds) {
+            let reason = format!("it did not take its welcome: {error}");
+            self.events.push_back(Event::Unacceptable { worker, reason });
+        }
+    }
+
+    fn tell(&mut self, worker: WorkerId, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
+        let Some(process) = self.fleet.get(worker) else { return };
+        if let Err(error) = process.tell(message, fds) {
+            let reason = format!("it did not take an order: {error}");
+            self.events.push_back(Event::LinkLost { worker, reason });
+        }
+    }
+
+    fn signal(&self, worker: WorkerId, signal: rustix::process::Signal) {
+        let Some(process) = self.fleet.get(worker) else { return };
+        if let Err(error) = process.child.signal(signal) {
+            let pid = process.child.pid();
+            self.setup.say.line(&format!("cannot signal process {pid}: {error}"));
+        }
+    }
+
+    /// What the failed worker of the last transition wrote, where that can be told.
+    fn output(&self) -> Vec<String> {
+        let Some(log) = &self.setup.log else { return Vec::new() };
+        logs::tail(log.path(), self.last_transition.1).unwrap_or_default()
+    }
+
+    fn up(&mut self, generation: Generation) {
+        let addrs: Vec<String> = self
+            .generations
+            .get(generation)
+            .into_iter()
+            .flat_map(|holdings| &holdings.listeners)
+            .map(|(name, bound)| format!("{name} {}", bound.addr()))
+            .collect();
+        let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
+        let text = format!("generation {generation} serves{on}");
+        self.log(Level::Info, &text);
+        self.setup.reporter.ready(&addrs);
+    }
+
+    fn log(&self, level: Level, text: &str) {
+        match level {
+            Level::Info => tracing::info!("{text}"),
+            Level::Warn => tracing::warn!("{text}"),
+            Level::Error => tracing::error!("{text}"),
+        }
+        self.setup.say.line(text);
+    }
+
+    fn reopen_log(&mut self) {
+        let Some(log) = &mut self.setup.log else { return };
+        if let Err(error) = log.reopen() {
+            self.setup.say.line(&format!("{error}; the old file is kept"));
+            return;
+        }
+        let log = log.as_fd();
+        for (_, process) in self.fleet.iter() {
+            // One that cannot be told is about to be noticed as gone.
+            let _ = process.tell(&ToWorker::Reopen {}, &[log]);
+        }
+    }
+}

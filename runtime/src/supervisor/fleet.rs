@@ -1,0 +1,198 @@
+//! The supervisor's processes: spawning them, their links and counters.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::event::{Generation, WorkerId};
+use crate::counters::{Counters, Ledger};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::link::{self, FromWorker, ToWorker};
+use crate::marker::{Marker, Origin, Role, VARIABLE};
+use crate::sys::process::{self, Child, Forked, Program};
+use crate::sys::{descriptors, seqpacket};
+
+/// How long a process may outlive its link before that is a failure of its own: an exit closes the link
+/// a moment before the process can be waited for.
+const EXIT_LAG: Duration = Duration::from_millis(200);
+
+/// All workers that are not reaped yet.
+#[derive(Default)]
+pub(crate) struct Fleet {
+    workers: BTreeMap<WorkerId, Process>,
+}
+
+/// One worker process.
+pub(crate) struct Process {
+    pub(crate) generation: Generation,
+    pub(crate) child: Child,
+    pub(crate) since: Instant,
+    /// What the program said of itself.
+    pub(crate) text: Option<String>,
+    pub(crate) greeted: bool,
+    counters: Counters,
+    counters_fd: OwnedFd,
+    link: Option<OwnedFd>,
+    /// Since when the link is closed, until that has been told.
+    closed: Option<Instant>,
+}
+
+impl Process {
+    /// The figures as they are now.
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.counters.read()
+    }
+
+    pub(crate) fn missing(&self, listeners: &[&str], manual: bool) -> String {
+        self.counters.missing(listeners, manual)
+    }
+
+    pub(crate) fn counters_fd(&self) -> BorrowedFd<'_> {
+        self.counters_fd.as_fd()
+    }
+
+    pub(crate) fn link(&self) -> Option<BorrowedFd<'_>> {
+        self.link.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Sends an order. A worker that does not take it is as good as gone.
+    pub(crate) fn tell(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        match &self.link {
+            Some(link) => link::send(link, message, fds),
+            None => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        }
+    }
+
+    /// The next message, if one is there.
+    pub(crate) fn hear(&mut self, now: Instant) -> Result<Option<FromWorker>, String> {
+        let Some(link) = &self.link else { return Ok(None) };
+        match link::receive::<FromWorker>(link) {
+            Ok(Some((message, _))) => Ok(Some(message)),
+            Ok(None) => {
+                self.link = None;
+                self.closed = Some(now);
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(format!("its message was not understood: {error}")),
+        }
+    }
+}
+
+/// What a new worker is made of.
+pub(crate) struct Plan<'a> {
+    pub(crate) generation: Generation,
+    pub(crate) image: &'a Image,
+    pub(crate) args: &'a [std::ffi::OsString],
+    pub(crate) vars: &'a [(std::ffi::OsString, std::ffi::OsString)],
+    pub(crate) origin: &'a Origin,
+    pub(crate) respawn: bool,
+}
+
+impl Fleet {
+    /// Forks a worker that execs the image.
+    pub(crate) fn spawn(&mut self, id: WorkerId, plan: &Plan<'_>, now: Instant) -> Result<i32> {
+        plan.image.verify()?;
+        let cannot = |what: &str| {
+            let what = format!("cannot {what} for a worker");
+            move |error: io::Error| Error::io(what, error)
+        };
+        let (ours, theirs) = seqpacket::pair().map_err(cannot("open a link"))?;
+        descriptors::set_nonblocking(&ours).map_err(cannot("open a link"))?;
+        let (counters, counters_fd) = Counters::create().map_err(cannot("share counters"))?;
+        match process::fork()? {
+            Forked::Child => {
+                let error = become_worker(&theirs, plan);
+                let reason = error.to_string();
+                // If even this fails, the exit code tells the rest.
+                let _ = link::send(&theirs, &FromWorker::ExecFailed { reason }, &[]);
+                process::exit_now(127);
+            }
+            Forked::Parent(child) => {
+                let pid = child.pid();
+                let process = Process {
+                    generation: plan.generation,
+                    child,
+                    since: now,
+                    text: None,
+                    greeted: false,
+                    counters,
+                    counters_fd,
+                    link: Some(ours),
+                    closed: None,
+                };
+                self.workers.insert(id, process);
+                Ok(pid)
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, id: WorkerId) -> Option<&Process> {
+        self.workers.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Process> {
+        self.workers.get_mut(&id)
+    }
+
+    pub(crate) fn remove(&mut self, id: WorkerId) -> Option<Process> {
+        self.workers.remove(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Process)> {
+        self.workers.iter().map(|(id, process)| (*id, process))
+    }
+
+    pub(crate) fn owns(&self, pid: i32) -> bool {
+        self.workers.values().any(|process| process.child.pid() == pid)
+    }
+
+    /// Workers whose link has been closed for longer than an exit explains; each is named once.
+    pub(crate) fn mute(&mut self, now: Instant) -> Vec<WorkerId> {
+        let mut mute = Vec::new();
+        for (id, process) in &mut self.workers {
+            if process.closed.is_some_and(|since| now >= since + EXIT_LAG) {
+                process.closed = None;
+                mute.push(*id);
+            }
+        }
+        mute
+    }
+
+    /// When [`Fleet::mute`] is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.workers.values().filter_map(|process| process.closed).min().map(|at| at + EXIT_LAG)
+    }
+}
+
+/// In the forked child: becomes the program, or returns why not.
+fn become_worker(link: &OwnedFd, plan: &Plan<'_>) -> Error {
+    let attempt = || -> Result<std::convert::Infallible> {
+        descriptors::keep_across_exec(link.as_fd())
+            .map_err(|error| Error::io("cannot hand over the link", error))?;
+        let marker = Marker::text(Role::Worker {
+            link: std::os::fd::AsRawFd::as_raw_fd(link),
+            respawn: plan.respawn,
+            origin: plan.origin.clone(),
+        })?;
+        let program = Program {
+            image: plan.image.as_fd(),
+            args: plan.args,
+            vars: plan.vars,
+            marker: (VARIABLE, &marker),
+        };
+        process::exec(&program).map_err(|error| {
+            Error::os(
+                ErrorKind::Image,
+                format!("cannot execute the image {}", plan.image.path().display()),
+                error,
+            )
+        })
+    };
+    match attempt() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}

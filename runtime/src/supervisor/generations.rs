@@ -1,0 +1,121 @@
+//! What a generation holds on to: its image, its configuration and its listeners.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::event::Generation;
+use crate::config::{Configuration, Settings};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::listener::Bound;
+
+/// The generations that have or may get workers.
+#[derive(Default)]
+pub(crate) struct Generations {
+    known: BTreeMap<Generation, Holdings>,
+}
+
+/// What one generation holds.
+pub(crate) struct Holdings {
+    pub(crate) image: Arc<Image>,
+    /// Since its first worker said hello.
+    pub(crate) configuration: Option<Configuration>,
+    pub(crate) listeners: BTreeMap<String, Arc<Bound>>,
+}
+
+impl Generations {
+    pub(crate) fn begin(&mut self, generation: Generation, image: Image) -> Arc<Image> {
+        let image = Arc::new(image);
+        let holdings = Holdings {
+            image: Arc::clone(&image),
+            configuration: None,
+            listeners: BTreeMap::new(),
+        };
+        self.known.insert(generation, holdings);
+        image
+    }
+
+    pub(crate) fn get(&self, generation: Generation) -> Option<&Holdings> {
+        self.known.get(&generation)
+    }
+
+    /// Binds what `configuration` declares and is not bound yet, all or nothing.
+    pub(crate) fn settle(
+        &mut self,
+        generation: Generation,
+        configuration: Configuration,
+    ) -> Result<()> {
+        let mut listeners = BTreeMap::new();
+        for (name, wanted) in &configuration.settings.listen {
+            let bound = match self.bound(name, &wanted.addr) {
+                Some(bound) if bound.is_like(wanted) => bound,
+                Some(bound) => Arc::new(bound.adjusted(name, wanted)?),
+                None => Arc::new(Bound::bind(name, wanted)?),
+            };
+            listeners.insert(name.clone(), bound);
+        }
+        if let Some(holdings) = self.known.get_mut(&generation) {
+            holdings.listeners = listeners;
+            holdings.configuration = Some(configuration);
+        }
+        Ok(())
+    }
+
+    /// The socket that some generation has at this address already, whatever its name there. A port
+    /// that the kernel chose belongs to the name.
+    fn bound(&self, name: &str, addr: &crate::config::Address) -> Option<Arc<Bound>> {
+        let all = || self.known.values().rev().flat_map(|holdings| &holdings.listeners);
+        all()
+            .find(|(other, bound)| *other == name && bound.is_at(addr))
+            .or_else(|| all().find(|(_, bound)| bound.is_at(addr) && !bound.has_chosen_port()))
+            .map(|(_, bound)| Arc::clone(bound))
+    }
+
+    /// Lets go of a generation; its unix sockets that no other has are unlinked.
+    pub(crate) fn retire(&mut self, generation: Generation) {
+        let Some(holdings) = self.known.remove(&generation) else { return };
+        for bound in holdings.listeners.values() {
+            let kept = self.known.values().any(|other| {
+                other.listeners.values().any(|theirs| theirs.addr() == bound.addr())
+            });
+            if !kept {
+                bound.unlink();
+            }
+        }
+    }
+
+    pub(crate) fn retire_all(&mut self) {
+        let all: Vec<Generation> = self.known.keys().copied().collect();
+        for generation in all {
+            self.retire(generation);
+        }
+    }
+}
+
+/// Whether a newcomer's settings can follow those the daemon was started with.
+pub(crate) fn check_successor(started: &Settings, new: &Settings) -> Result<()> {
+    let changed = |key: &str, old: &str, new: &str| {
+        Err(Error::new(
+            ErrorKind::Refused,
+            format!("`{key}` changed from {old} to {new}, which needs a stop and a start"),
+        ))
+    };
+    if started.name != new.name {
+        return changed("name", &started.name, &new.name);
+    }
+    for (key, old, new) in [
+        ("pidfile", &started.pidfile, &new.pidfile),
+        ("runtime_dir", &started.runtime_dir, &new.runtime_dir),
+    ] {
+        if old != new {
+            return changed(key, &old.display().to_string(), &new.display().to_string());
+        }
+    }
+    if !new.graceful_restart {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            "the new image is built without `graceful_restart`, which needs a stop and a start",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! The thread that listens to the supervisor, beside user code and whatever blocks it.
+//!
+//! It sleeps in poll(2) on the link and on caught signals, turns orders into phases, and sees to it
+//! that the process ends soon after its drain deadline.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::state::{Phase, State};
+use crate::error::{Error, Result};
+use crate::link::{self, FromWorker, ToWorker};
+use crate::sys::{clock, descriptors, process, signals};
+
+/// Signals that reach a worker by way of its terminal or process group and are the supervisor's to act
+/// on.
+const DISCARDED: [Signal; 5] =
+    [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// How user code takes the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// A runtime cancels it at the deadline.
+    Cancelled,
+    /// A blocking `main` that knows of the daemon returns, or is cut at the deadline.
+    Returns,
+    /// A blocking `main` that knows nothing of the daemon ends by SIGTERM.
+    Terminated,
+}
+
+/// Who acts on this process' signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SignalDuty {
+    /// This thread, for a worker with a supervisor.
+    Worker,
+    /// Somebody else, in a solo daemon.
+    Elsewhere,
+}
+
+struct Conductor {
+    state: Arc<State>,
+    ending: Ending,
+    caught: Option<signals::Caught>,
+    link_open: bool,
+}
+
+/// Starts the thread.
+pub(crate) fn start(state: Arc<State>, ending: Ending, duty: SignalDuty) -> Result<()> {
+    let caught = match duty {
+        SignalDuty::Worker => {
+            let all: Vec<Signal> = DISCARDED.into_iter().chain([Signal::SIGTERM]).collect();
+            let caught = signals::Caught::catch(&all)
+                .map_err(|error| Error::io("cannot catch signals", error))?;
+            Some(caught)
+        }
+        SignalDuty::Elsewhere => None,
+    };
+    let conductor = Conductor { state, ending, caught, link_open: true };
+    std::thread::Builder::new()
+        .name("unbroken-link".into())
+        .stack_size(256 * 1024)
+        .spawn(move || conductor.run())
+        .map_err(|error| Error::io("cannot start the thread that listens to the supervisor", error))?;
+    Ok(())
+}
+
+impl Conductor {
+    fn run(mut self) {
+        loop {
+            if let Err(error) = self.step() {
+                // Without the link this worker could neither be told to go nor to stop.
+                tracing::error!(%error, "the link to the supervisor failed");
+                self.supervisor_gone();
+            }
+        }
+    }
+
+    /// Waits for the next event and acts on it.
+    fn step(&mut self) -> io::Result<()> {
+        let timeout = self.next_deadline().map(until);
+        let (mut readable_link, mut signalled) = (false, false);
+        {
+            let mut fds = Vec::with_capacity(2);
+            if self.link_open {
+                fds.push(PollFd::from_borrowed_fd(self.state.link(), PollFlags::IN));
+            }
+            if let Some(caught) = &self.caught {
+                fds.push(PollFd::from_borrowed_fd(caught.as_fd(), PollFlags::IN));
+            }
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+            if self.link_open {
+                readable_link = ready.next().unwrap_or(false);
+            }
+            if self.caught.is_some() {
+                signalled = ready.next().unwrap_or(false);
+            }
+        }
+        if readable_link {
+            self.hear()?;
+        }
+        if signalled {
+            self.signalled()?;
+        }
+        self.enforce_deadline();
+        Ok(())
+    }
+
+    fn hear(&mut self) -> io::Result<()> {
+        let (message, fds) = match link::receive::<ToWorker>(self.state.link()) {
+            Ok(Some(received)) => received,
+            Ok(None) => {
+                self.supervisor_gone();
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.state.say(&FromWorker::Error { message: error.to_string() });
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        match message {
+            ToWorker::Go {} | ToWorker::Resume {} => self.state.set_phase(Phase::Open),
+            ToWorker::Quiesce {} => self.state.set_phase(Phase::Quiesced),
+            ToWorker::Drain { deadline } => self.drain(clock::from_monotonic_ns(deadline)),
+            ToWorker::Reopen {} => {
+                if let Some(output) = fds.first() {
+                    descriptors::become_output(output)?;
+                }
+            }
+            ToWorker::Error { message } => {
+                tracing::warn!(%message, "the supervisor did not understand");
+            }
+            ToWorker::Welcome { .. } | ToWorker::Unknown => {
+                let message = "not understood by this worker".to_owned();
+                self.state.say(&FromWorker::Error { message });
+            }
+        }
+        Ok(())
+    }
+
+    fn signalled(&mut self) -> io::Result<()> {
+        let Some(caught) = &mut self.caught else { return Ok(()) };
+        let mut terminated = false;
+        while let Some(signal) = caught.next()? {
+            terminated |= signal == Signal::SIGTERM;
+        }
+        if terminated && !self.state.draining.is_cancelled() {
+            self.state.say(&FromWorker::Leaving {});
+            self.drain_for_timeout();
+        }
+        Ok(())
+    }
+
+    /// The link is the supervisor's life: without it there is nobody to serve for.
+    fn supervisor_gone(&mut self) {
+        if !self.link_open {
+            return;
+        }
+        self.link_open = false;
+        if !self.state.draining.is_cancelled() {
+            tracing::warn!("the supervisor is gone: draining");
+            self.drain_for_timeout();
+        }
+    }
+
+    fn drain_for_timeout(&self) {
+        self.drain(Instant::now() + self.state.configuration.settings.drain_timeout);
+    }
+
+    fn drain(&self, deadline: Instant) {
+        self.state.drain(deadline);
+        if self.ending == Ending::Terminated {
+            signals::die_by(Signal::SIGTERM);
+        }
+    }
+
+    /// At the deadline what is left is cancelled; a process that is still there after that is ended.
+    fn enforce_deadline(&self) {
+        let (Some(deadline), now) = (self.state.deadline(), Instant::now()) else { return };
+        if now < deadline {
+            return;
+        }
+        self.state.forced.cancel();
+        if self.ending == Ending::Returns || now >= self.hard_deadline(deadline) {
+            self.state.force_open_connections();
+            self.state.part();
+            process::exit_now(0);
+        }
+    }
+
+    /// Half of the time that the supervisor gives before SIGKILL.
+    fn hard_deadline(&self, deadline: Instant) -> Instant {
+        let grace = self.state.configuration.settings.kill_timeout / 2;
+        deadline + grace.min(Duration::from_secs(2))
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadline = self.state.deadline()?;
+        if self.state.forced.is_cancelled() {
+            Some(self.hard_deadline(deadline))
+        } else {
+            Some(deadline)
+        }
+    }
+}
+
+/// The time until `at`, for poll(2).
+fn until(at: Instant) -> Timespec {
+    let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
+}

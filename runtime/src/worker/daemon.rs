@@ -1,0 +1,188 @@
+//! The handle through which a program speaks to its daemon.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::net;
+use super::state::{Phase, State};
+use crate::error::{Error, ErrorKind, Result};
+use crate::link::FromWorker;
+
+/// The program's handle of its daemon, given to `main`. Cheap to clone.
+///
+/// ```no_run
+/// use unbroken::{Daemon, daemon};
+///
+/// #[daemon(graceful_restart, listen(echo = "127.0.0.1:7000"))]
+/// async fn main(daemon: Daemon) -> Result<(), unbroken::Error> {
+///     let mut listener = daemon.listener("echo")?;
+///     while let Some(accepted) = listener.next().await {
+///         let (mut stream, _peer) = accepted.expect("accept");
+///         daemon.spawn(async move {
+///             let (mut read, mut write) = tokio::io::split(&mut stream);
+///             tokio::io::copy(&mut read, &mut write).await
+///         });
+///     }
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Daemon {
+    pub(crate) state: Arc<State>,
+}
+
+impl Daemon {
+    /// The daemon's name: the key `name`, or the binary's.
+    pub fn name(&self) -> &str {
+        &self.state.configuration.settings.name
+    }
+
+    /// The generation this process belongs to. 1 at first; each restart starts the next one.
+    pub fn generation(&self) -> u32 {
+        self.state.generation
+    }
+
+    /// Says that the program could serve.
+    ///
+    /// Needed with `ready = "manual"` only; otherwise the daemon is ready when every declared listener
+    /// has been polled for accept. Said more than once, it counts once.
+    pub fn ready(&self) {
+        self.state.ready();
+    }
+
+    /// A declared listener.
+    ///
+    /// May be called again for further accept loops on the same socket.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Listen`] where no listener of this name is declared.
+    pub fn listener(&self, name: &str) -> Result<net::Listener> {
+        net::Listener::new(&self.state, name)
+    }
+
+    /// A declared listener for a `main` without async.
+    ///
+    /// # Errors
+    /// As [`Daemon::listener`].
+    pub fn blocking_listener(&self, name: &str) -> Result<net::blocking::Listener> {
+        net::blocking::Listener::new(&self.state, name)
+    }
+
+    /// Spawns a task that a drain waits for. At the drain deadline it is cancelled: dropped where it
+    /// awaits.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, as [`tokio::spawn`] does.
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.state.tasks.spawn(future)
+    }
+
+    /// Completes when this process begins to drain: it accepts nothing more, and what is in flight has
+    /// until [`Daemon::drain_deadline`].
+    pub fn draining(&self) -> Draining {
+        Draining { inner: self.state.draining.clone().cancelled_owned() }
+    }
+
+    /// [`Daemon::draining`] as a token, to derive others from.
+    ///
+    /// Cancelling it has no effect on the daemon: it is a child of the daemon's own.
+    pub fn draining_token(&self) -> CancellationToken {
+        self.state.draining.child_token()
+    }
+
+    /// Blocks the calling thread until the drain begins.
+    pub fn wait_draining(&self) {
+        self.state.wait_phase(|phase| phase == Phase::Draining);
+    }
+
+    /// Until when a drain may take. `None` before it begins.
+    pub fn drain_deadline(&self) -> Option<Instant> {
+        self.state.deadline()
+    }
+
+    /// The application's own section of the configuration: `[app]` in the file, `DAEMON_APP__*` in the
+    /// environment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] with the key and the source of the value that does not fit.
+    pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
+        self.state.configuration.app()
+    }
+
+    /// A line that `status` shows beside this worker, such as `replaying the journal, 40 %`.
+    pub fn status(&self, text: impl Into<String>) {
+        let mut text = text.into();
+        if text.len() > 1024 {
+            let end = text.floor_char_boundary(1024);
+            text.truncate(end);
+        }
+        self.state.say(&FromWorker::Status { text });
+    }
+
+    pub(crate) fn undeclared(&self, name: &str) -> Error {
+        undeclared(&self.state, name)
+    }
+}
+
+/// What is said of a listener that nobody declared.
+pub(crate) fn undeclared(state: &State, name: &str) -> Error {
+    let names = state.listener_names();
+    let declared = if names.is_empty() {
+        "none is".to_owned()
+    } else {
+        format!("declared: {}", names.join(", "))
+    };
+    let variable = name.to_uppercase().replace('-', "_");
+    Error::new(
+        ErrorKind::Listen,
+        format!(
+            "no listener `{name}` is declared ({declared}); add `listen({name} = \"…\")` to the \
+             attribute or set DAEMON_LISTEN_{variable}"
+        ),
+    )
+}
+
+impl fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Daemon")
+            .field("name", &self.name())
+            .field("generation", &self.generation())
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The future of [`Daemon::draining`].
+    #[must_use = "futures do nothing unless awaited"]
+    pub struct Draining {
+        #[pin]
+        inner: WaitForCancellationFutureOwned,
+    }
+}
+
+impl Future for Draining {
+    type Output = ();
+
+    fn poll(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<()> {
+        self.project().inner.poll(cx)
+    }
+}
+
+impl fmt::Debug for Draining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draining").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,114 @@
+//! A connection that is closed as RFC 9112 §9.6 asks: its sending half first, the rest when the client
+//! is done.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::service::Activity;
+use crate::worker::net::Stream;
+
+/// How long a client may take to close its half.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// The stream of one HTTP connection.
+pub(super) struct LingeringIo {
+    stream: Stream,
+    activity: Arc<Activity>,
+    closing: Closing,
+}
+
+enum Closing {
+    /// Open, as far as this side is concerned.
+    No,
+    /// The client has closed its half: nothing it sent can be lost any more.
+    PeerDone,
+    /// Our half is closed; what the client still sends is read and dropped until it is done.
+    Lingering(Pin<Box<Sleep>>),
+}
+
+impl LingeringIo {
+    pub(super) fn new(stream: Stream, activity: Arc<Activity>) -> LingeringIo {
+        LingeringIo { stream, activity, closing: Closing::No }
+    }
+}
+
+impl Drop for LingeringIo {
+    fn drop(&mut self) {
+        if self.activity.told() {
+            self.stream.connection().told();
+        }
+    }
+}
+
+impl AsyncRead for LingeringIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() == before && room > 0 {
+            self.closing = Closing::PeerDone;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for LingeringIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Closes our half, then reads until the client closes its own, for [`LINGER`] at most.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            match &mut this.closing {
+                Closing::PeerDone => return Poll::Ready(Ok(())),
+                Closing::No => {
+                    ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                    this.closing = Closing::Lingering(Box::pin(tokio::time::sleep(LINGER)));
+                }
+                Closing::Lingering(timeout) => {
+                    if timeout.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    let mut space = [0; 1024];
+                    let mut buf = ReadBuf::new(&mut space);
+                    ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buf))?;
+                    if buf.filled().is_empty() {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A worker from *hello* to exit: settings, welcome, runtime, `main`, drain.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
+use std::process::{ExitCode, Termination};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::conductor::{self, Ending, SignalDuty};
+use super::daemon::Daemon;
+use super::state::State;
+use crate::config::{Address, Configuration, Settings, Surroundings};
+use crate::counters::{Counters, Stage};
+use crate::error::{Error, ErrorKind, Result};
+use crate::link::{self, FromWorker, Protocols, ToWorker};
+use crate::spec::{Flavor, Spec};
+
+/// How long the runtime's threads may take to drop what they hold.
+const SHUTDOWN: Duration = Duration::from_millis(500);
+
+/// The exit code of a program that panicked, as the standard library's.
+const PANICKED: u8 = 101;
+
+/// A process that has its settings and sockets and is about to call `main`.
+pub(crate) struct Worker {
+    state: Arc<State>,
+    duty: SignalDuty,
+}
+
+/// What a worker is handed, by *welcome* or by its own earlier image.
+pub(crate) struct Handover {
+    pub(crate) link: OwnedFd,
+    pub(crate) generation: u32,
+    pub(crate) configuration: Configuration,
+    pub(crate) counters: OwnedFd,
+    pub(crate) listeners: Vec<(String, Address, OwnedFd)>,
+}
+
+/// Introduces this process to its supervisor and waits for the welcome.
+///
+/// `newcomer`: from what its settings are computed. A respawn has none and gets its generation's.
+pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> Result<Worker> {
+    let configuration = match newcomer.map(|(spec, around)| Configuration::load(spec, around)) {
+        None => None,
+        Some(Ok(configuration)) => Some(Box::new(configuration)),
+        Some(Err(error)) => {
+            let reason = error.to_string();
+            link::send(&link, &FromWorker::Misconfigured { reason }, &[]).map_err(lost)?;
+            return Err(error);
+        }
+    };
+    let release = env!("CARGO_PKG_VERSION").to_owned();
+    let hello = FromWorker::Hello { protocol: Protocols::OURS, release, configuration };
+    link::send(&link, &hello, &[]).map_err(lost)?;
+    let odd = |what: &str| Error::new(ErrorKind::Protocol, format!("the supervisor {what}"));
+    let Some((message, fds)) = link::receive::<ToWorker>(&link).map_err(lost)? else {
+        return Err(odd("turned this worker away"));
+    };
+    let ToWorker::Welcome { generation, configuration, listeners: names } = message else {
+        return Err(odd("said something else than welcome"));
+    };
+    let mut fds = fds.into_iter();
+    let counters = fds.next().ok_or_else(|| odd("sent no counters"))?;
+    if fds.len() != names.len() {
+        return Err(odd("sent another number of listeners than it named"));
+    }
+    let listeners = names.into_iter().zip(fds).map(|(l, fd)| (l.name, l.addr, fd)).collect();
+    let configuration = *configuration;
+    let handover = Handover { link, generation, configuration, counters, listeners };
+    Worker::new(handover, SignalDuty::Worker)
+}
+
+fn lost(error: io::Error) -> Error {
+    Error::io("cannot talk to the supervisor", error)
+}
+
+impl Worker {
+    /// Takes what was handed over and settles in as the settings say.
+    pub(crate) fn new(handover: Handover, duty: SignalDuty) -> Result<Worker> {
+        let Handover { link, generation, configuration, counters, listeners } = handover;
+        let counters = Counters::open(&counters)
+            .map_err(|error| Error::io("cannot map the shared counters", error))?;
+        counters.reached(Stage::Welcomed);
+        settle(&configuration.settings)?;
+        let state = State::new(configuration, generation, counters, listeners, link)
+            .map_err(|error| Error::io("cannot prepare the worker", error))?;
+        Ok(Worker { state: Arc::new(state), duty })
+    }
+
+    pub(crate) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Runs an `async fn main` on a runtime of the flavor that the attribute names.
+    pub(crate) fn run_async<F, Fut>(self, spec: &Spec, main: F) -> ExitCode
+    where
+        F: FnOnce(Daemon) -> Fut,
+        Fut: Future,
+        Fut::Output: Termination,
+    {
+        let state = &self.state;
+        let runtime = match build_runtime(spec) {
+            Ok(runtime) => runtime,
+            Err(error) => return self.fail(&Error::io("cannot build the Tokio runtime", error)),
+        };
+        if let Err(error) = conductor::start(Arc::clone(state), Ending::Cancelled, self.duty) {
+            return self.fail(&error);
+        }
+        report_panics(state);
+        state.running();
+        let daemon = Daemon { state: Arc::clone(state) };
+        // A `main` that does not know of the daemon cannot end by itself when it is asked to.
+        let abandoned = match spec.takes_daemon {
+            true => state.forced.clone(),
+            false => state.draining.clone(),
+        };
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            runtime.block_on(async {
+                let code = tokio::select! {
+                    output = main(daemon) => output.report(),
+                    () = abandoned.cancelled() => ExitCode::SUCCESS,
+                };
+                if state.draining.is_cancelled() {
+                    state.tasks.close();
+                    tokio::select! {
+                        () = state.tasks.wait() => {}
+                        () = state.forced.cancelled() => {}
+                    }
+                }
+                code
+            })
+        }));
+        runtime.shutdown_timeout(SHUTDOWN);
+        state.part();
+        ran.unwrap_or(ExitCode::from(PANICKED))
+    }
+
+    /// Runs a `fn main`.
+    pub(crate) fn run_sync<F, T>(self, spec: &Spec, main: F) -> ExitCode
+    where
+        F: FnOnce(Daemon) -> T,
+        T: Termination,
+    {
+        let state = &self.state;
+        let ending = if spec.takes_daemon { Ending::Returns } else { Ending::Terminated };
+        if let Err(error) = conductor::start(Arc::clone(state), ending, self.duty) {
+            return self.fail(&error);
+        }
+        report_panics(state);
+        state.running();
+        let daemon = Daemon { state: Arc::clone(state) };
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| main(daemon).report()));
+        state.part();
+        ran.unwrap_or(ExitCode::from(PANICKED))
+    }
+
+    /// Tells the supervisor why this worker cannot run, and what its exit code is.
+    fn fail(self, error: &Error) -> ExitCode {
+        self.state.say(&FromWorker::Failing { reason: error.to_string() });
+        eprintln!("{}: {error}", self.state.configuration.settings.name);
+        self.state.part();
+        ExitCode::from(error.exit_code())
+    }
+}
+
+/// Enters the working directory and sets the umask.
+fn settle(settings: &Settings) -> Result<()> {
+    if let Some(umask) = settings.umask {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
+    }
+    if let Some(dir) = &settings.workdir {
+        std::env::set_current_dir(dir).map_err(|error| {
+            Error::os(
+                ErrorKind::Config,
+                format!("cannot enter `workdir` {}; create it or correct the key", dir.display()),
+                error,
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn build_runtime(spec: &Spec) -> io::Result<tokio::runtime::Runtime> {
+    let mut builder = match spec.flavor {
+        Flavor::CurrentThread => tokio::runtime::Builder::new_current_thread(),
+        Flavor::MultiThread => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if let Some(threads) = spec.worker_threads {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build()
+}
+
+/// Lets the supervisor know of a panic that ends `main`, beside the message on stderr.
+fn report_panics(state: &Arc<State>) {
+    let state = Arc::clone(state);
+    let main = std::thread::current().id();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        before(info);
+        if std::thread::current().id() == main {
+            let message = info.payload_as_str().unwrap_or("no message");
+            let place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
+            state.say(&FromWorker::Failing { reason: format!("panicked{place}: {message}") });
+        }
+    }));
+}

@@ -1,0 +1,205 @@
+//! Listeners for a `main` without async: blocking accept, woken by the daemon.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::SocketFlags;
+
+use super::Addr;
+use crate::error::{Error, Result};
+use crate::worker::daemon::undeclared;
+use crate::worker::state::{Connection, Phase, State};
+
+/// A declared listener. Any number of threads may accept from clones of it.
+///
+/// The socket is shared with other processes and non-blocking, as its flags are shared too; waiting is
+/// done by poll(2) on it and on the daemon's wake descriptor.
+///
+/// ```no_run
+/// use std::io::{Read, Write};
+/// use unbroken::{Daemon, daemon};
+///
+/// #[daemon(graceful_restart, listen(echo = "127.0.0.1:7000"))]
+/// fn main(daemon: Daemon) -> Result<(), unbroken::Error> {
+///     let listener = daemon.blocking_listener("echo")?;
+///     while let Some(accepted) = listener.next() {
+///         let (mut stream, _peer) = accepted.expect("accept");
+///         std::thread::spawn(move || {
+///             let mut line = [0; 512];
+///             while let Ok(n @ 1..) = stream.read(&mut line) {
+///                 stream.write_all(&line[..n])?;
+///             }
+///             std::io::Result::Ok(())
+///         });
+///     }
+///     Ok(())
+/// }
+/// ```
+pub struct Listener {
+    state: Arc<State>,
+    index: usize,
+    addr: Addr,
+    socket: OwnedFd,
+}
+
+/// A counted connection. Reads and writes block.
+pub struct Stream {
+    kind: Kind,
+    _connection: Connection,
+}
+
+enum Kind {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Listener {
+    pub(crate) fn new(state: &Arc<State>, name: &str) -> Result<Listener> {
+        let handed = state.listener(name).ok_or_else(|| undeclared(state, name))?;
+        let socket = handed
+            .socket
+            .try_clone()
+            .map_err(|error| Error::io(format!("cannot use listener `{name}`"), error))?;
+        Ok(Listener {
+            state: Arc::clone(state),
+            index: handed.index,
+            addr: Addr::from(&handed.addr),
+            socket,
+        })
+    }
+
+    /// Blocks until a connection comes. `None` once this worker drains.
+    ///
+    /// Errors that concern one connection alone are passed over.
+    pub fn next(&self) -> Option<io::Result<(Stream, Addr)>> {
+        self.state.polled(self.index);
+        loop {
+            let phase = self.state.wait_phase(|p| matches!(p, Phase::Open | Phase::Draining));
+            if phase == Phase::Draining {
+                return None;
+            }
+            match self.try_accept() {
+                Ok(Some(accepted)) => return Some(Ok(accepted)),
+                Ok(None) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// Blocks until a connection comes, forever once this worker drains.
+    ///
+    /// # Errors
+    /// As accept(2): no descriptor or memory left.
+    pub fn accept(&self) -> io::Result<(Stream, Addr)> {
+        match self.next() {
+            Some(accepted) => accepted,
+            None => loop {
+                std::thread::park();
+            },
+        }
+    }
+
+    /// The address it is bound to, with the port that the kernel chose.
+    pub fn local_addr(&self) -> &Addr {
+        &self.addr
+    }
+
+    /// Another handle of the same listener, for another thread.
+    ///
+    /// # Errors
+    /// As dup(2): no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Listener> {
+        Ok(Listener {
+            state: Arc::clone(&self.state),
+            index: self.index,
+            addr: self.addr.clone(),
+            socket: self.socket.try_clone()?,
+        })
+    }
+
+    fn try_accept(&self) -> io::Result<Option<(Stream, Addr)>> {
+        let gate = self.state.closed_gate();
+        let mut fds = [
+            PollFd::from_borrowed_fd(gate, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(None);
+        }
+        let socket = match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC) {
+            Ok(socket) => socket,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
+            Err(error) => {
+                let error = io::Error::from(error);
+                return if super::concerns_one_connection(&error) { Ok(None) } else { Err(error) };
+            }
+        };
+        let connection = self.state.connection();
+        let (kind, peer) = match self.addr {
+            Addr::Tcp(_) => {
+                let stream = std::net::TcpStream::from(socket);
+                // A peer that is gone already has no address; its stream says so when read.
+                let peer = stream.peer_addr().map_or_else(|_| self.addr.clone(), Addr::Tcp);
+                (Kind::Tcp(stream), peer)
+            }
+            Addr::Unix(_) => (Kind::Unix(socket.into()), Addr::Unix(None)),
+        };
+        Ok(Some((Stream { kind, _connection: connection }, peer)))
+    }
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Listener").field(&self.addr).finish()
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.kind {
+            Kind::Tcp(stream) => stream.fmt(f),
+            Kind::Unix(stream) => stream.fmt(f),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        match &self.kind {
+            Kind::Tcp(stream) => stream.as_fd(),
+            Kind::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &mut self.kind {
+            Kind::Tcp(stream) => stream.read(buf),
+            Kind::Unix(stream) => stream.read(buf),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match &mut self.kind {
+            Kind::Tcp(stream) => stream.write(buf),
+            Kind::Unix(stream) => stream.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::Tcp(stream) => stream.flush(),
+            Kind::Unix(stream) => stream.flush(),
+        }
+    }
+}

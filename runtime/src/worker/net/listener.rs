@@ -1,0 +1,307 @@
+//! Listeners for async programs: Tokio's accept, that waits whenever this worker may not accept.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{Addr, Stream, TcpStream, Tracked, UnixStream, concerns_one_connection};
+use crate::config::Address;
+use crate::error::{Error, ErrorKind, Result};
+use crate::worker::daemon::undeclared;
+use crate::worker::state::{Phase, State};
+
+/// How long accepting rests when descriptors or memory have run out.
+pub(crate) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// A declared listener of either kind, as the environment may choose the kind.
+///
+/// [`accept`](Listener::accept) waits while this worker may not accept, and forever once it drains;
+/// [`next`](Listener::next) ends then, which is what an accept loop wants.
+pub struct Listener {
+    gated: Gated,
+}
+
+/// A [`Listener`] known to be TCP.
+pub struct TcpListener {
+    gated: Gated,
+}
+
+/// A [`Listener`] known to be a unix socket.
+pub struct UnixListener {
+    gated: Gated,
+}
+
+/// A socket, and its registration with the runtime for as long as accepting is allowed.
+struct Gated {
+    state: Arc<State>,
+    phase: watch::Receiver<Phase>,
+    index: usize,
+    addr: Addr,
+    socket: OwnedFd,
+    registered: Option<Registered>,
+}
+
+enum Registered {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Gated {
+    fn new(state: &Arc<State>, name: &str) -> Result<Gated> {
+        let handed = state.listener(name).ok_or_else(|| undeclared(state, name))?;
+        let socket = handed
+            .socket
+            .try_clone()
+            .map_err(|error| Error::io(format!("cannot use listener `{name}`"), error))?;
+        Ok(Gated {
+            state: Arc::clone(state),
+            phase: state.phase(),
+            index: handed.index,
+            addr: Addr::from(&handed.addr),
+            socket,
+            registered: None,
+        })
+    }
+
+    /// The next connection; `None` when draining.
+    async fn next(&mut self) -> Option<io::Result<(Stream, Addr)>> {
+        self.state.polled(self.index);
+        loop {
+            match *self.phase.borrow_and_update() {
+                Phase::Open => {}
+                Phase::Draining => {
+                    self.registered = None;
+                    return None;
+                }
+                Phase::Waiting | Phase::Quiesced => {
+                    // Dropping the registration takes the socket out of the event queue.
+                    self.registered = None;
+                    self.phase.changed().await.ok()?;
+                    continue;
+                }
+            }
+            if let Err(error) = self.register() {
+                return Some(Err(error));
+            }
+            let Some(registered) = &self.registered else { continue };
+            tokio::select! {
+                biased;
+                changed = self.phase.changed() => changed.ok()?,
+                accepted = registered.accept() => {
+                    return Some(accepted.map(|accepted| accepted.tracked(&self.state)));
+                }
+            }
+        }
+    }
+
+    fn register(&mut self) -> io::Result<()> {
+        if self.registered.is_none() {
+            let socket = self.socket.as_fd().try_clone_to_owned()?;
+            self.registered = Some(match self.addr {
+                Addr::Tcp(_) => Registered::Tcp(tokio::net::TcpListener::from_std(socket.into())?),
+                Addr::Unix(_) => {
+                    Registered::Unix(tokio::net::UnixListener::from_std(socket.into())?)
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A connection that is not yet counted.
+enum Accepted {
+    Tcp(tokio::net::TcpStream, std::net::SocketAddr),
+    Unix(tokio::net::UnixStream, tokio::net::unix::SocketAddr),
+}
+
+impl Registered {
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Registered::Tcp(listener) => {
+                listener.accept().await.map(|(stream, addr)| Accepted::Tcp(stream, addr))
+            }
+            Registered::Unix(listener) => {
+                listener.accept().await.map(|(stream, addr)| Accepted::Unix(stream, addr))
+            }
+        }
+    }
+}
+
+impl Accepted {
+    fn tracked(self, state: &Arc<State>) -> (Stream, Addr) {
+        let connection = state.connection();
+        match self {
+            Accepted::Tcp(stream, addr) => {
+                (Stream::Tcp(Tracked::new(stream, connection)), Addr::Tcp(addr))
+            }
+            Accepted::Unix(stream, addr) => {
+                let addr = Addr::of_unix(&addr);
+                (Stream::Unix(Tracked::new(stream, connection)), addr)
+            }
+        }
+    }
+}
+
+impl Listener {
+    pub(crate) fn new(state: &Arc<State>, name: &str) -> Result<Listener> {
+        Ok(Listener { gated: Gated::new(state, name)? })
+    }
+
+    /// Accepts the next connection, as [`tokio::net::TcpListener::accept`]. Cancel safe.
+    ///
+    /// # Errors
+    /// As accept(2): a connection that was gone already, or no descriptor left.
+    pub async fn accept(&mut self) -> io::Result<(Stream, Addr)> {
+        match self.gated.next().await {
+            Some(accepted) => accepted,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// As [`accept`](Listener::accept), but `None` once this worker drains. Cancel safe.
+    pub async fn next(&mut self) -> Option<io::Result<(Stream, Addr)>> {
+        self.gated.next().await
+    }
+
+    /// The next connection, past all errors that concern one connection or pass by themselves.
+    pub(crate) async fn next_good(&mut self) -> Option<(Stream, Addr)> {
+        loop {
+            match self.gated.next().await? {
+                Ok(accepted) => return Some(accepted),
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, listener = %self.gated.addr, "cannot accept");
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The address it is bound to, with the port that the kernel chose.
+    pub fn local_addr(&self) -> &Addr {
+        &self.gated.addr
+    }
+
+    /// This listener as one of TCP.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Listen`] where the configuration made it a unix socket.
+    pub fn into_tcp(self) -> Result<TcpListener> {
+        match self.gated.addr {
+            Addr::Tcp(_) => Ok(TcpListener { gated: self.gated }),
+            Addr::Unix(_) => Err(self.other_kind("TCP")),
+        }
+    }
+
+    /// This listener as one of a unix socket.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Listen`] where the configuration made it TCP.
+    pub fn into_unix(self) -> Result<UnixListener> {
+        match self.gated.addr {
+            Addr::Unix(_) => Ok(UnixListener { gated: self.gated }),
+            Addr::Tcp(_) => Err(self.other_kind("a unix socket")),
+        }
+    }
+
+    fn other_kind(&self, wanted: &str) -> Error {
+        Error::new(
+            ErrorKind::Listen,
+            format!(
+                "the listener at {} is not {wanted}, as this program needs; change its address",
+                self.gated.addr
+            ),
+        )
+    }
+}
+
+impl TcpListener {
+    /// Accepts the next connection. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Listener::accept`].
+    pub async fn accept(&mut self) -> io::Result<(TcpStream, std::net::SocketAddr)> {
+        match self.next().await {
+            Some(accepted) => accepted,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// As [`accept`](TcpListener::accept), but `None` once this worker drains. Cancel safe.
+    pub async fn next(&mut self) -> Option<io::Result<(TcpStream, std::net::SocketAddr)>> {
+        loop {
+            match self.gated.next().await? {
+                Ok((Stream::Tcp(stream), Addr::Tcp(addr))) => return Some(Ok((stream, addr))),
+                Ok(_) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// The address it is bound to, with the port that the kernel chose.
+    pub fn local_addr(&self) -> &Addr {
+        &self.gated.addr
+    }
+}
+
+impl UnixListener {
+    /// Accepts the next connection. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Listener::accept`].
+    pub async fn accept(&mut self) -> io::Result<(UnixStream, Addr)> {
+        match self.next().await {
+            Some(accepted) => accepted,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// As [`accept`](UnixListener::accept), but `None` once this worker drains. Cancel safe.
+    pub async fn next(&mut self) -> Option<io::Result<(UnixStream, Addr)>> {
+        loop {
+            match self.gated.next().await? {
+                Ok((Stream::Unix(stream), addr)) => return Some(Ok((stream, addr))),
+                Ok(_) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// The path it is bound to.
+    pub fn local_addr(&self) -> &Addr {
+        &self.gated.addr
+    }
+}
+
+macro_rules! debug {
+    ($($kind:ident)*) => { $(
+        impl std::fmt::Debug for $kind {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_tuple(stringify!($kind)).field(&self.gated.addr).finish()
+            }
+        }
+    )* };
+}
+debug!(Listener TcpListener UnixListener);
+
+/// For `axum::serve`. Prefer [`Daemon::serve`](crate::Daemon::serve), which also ends connections so
+/// that no request is lost.
+#[cfg(feature = "axum")]
+impl axum::serve::Listener for Listener {
+    type Io = Stream;
+    type Addr = Addr;
+
+    async fn accept(&mut self) -> (Stream, Addr) {
+        match self.next_good().await {
+            Some(accepted) => accepted,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Addr> {
+        Ok(self.gated.addr.clone())
+    }
+}

@@ -1,0 +1,288 @@
+//! What all parts of a worker share: its phase, its listeners, its connections and tasks.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::config::{Address, Configuration, Ready};
+use crate::counters::{Counters, Ending, Stage};
+use crate::link::{self, FromWorker};
+
+/// What a worker may do with its listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Not yet told to go.
+    Waiting,
+    /// Accepting.
+    Open,
+    /// Told to stop accepting, may have to resume.
+    Quiesced,
+    /// Never accepts again.
+    Draining,
+}
+
+/// The shared state of a worker.
+pub(crate) struct State {
+    pub(crate) configuration: Configuration,
+    pub(crate) generation: u32,
+    pub(crate) counters: Counters,
+    listeners: BTreeMap<String, Handed>,
+    link: OwnedFd,
+    phase: watch::Sender<Phase>,
+    /// For threads that wait without a runtime.
+    gate: Gate,
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when the drain begins.
+    pub(crate) draining: CancellationToken,
+    /// Cancelled at the drain deadline.
+    pub(crate) forced: CancellationToken,
+    deadline: Mutex<Option<Instant>>,
+    ready: AtomicBool,
+    /// The thread that stands in for the supervisor of a solo daemon.
+    pub(crate) stand_in: OnceLock<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// A listener as the worker got it.
+pub(crate) struct Handed {
+    pub(crate) socket: OwnedFd,
+    pub(crate) addr: Address,
+    pub(crate) index: usize,
+}
+
+/// The phase for blocking threads: a condition to wait for, and a pipe that is readable whenever the
+/// phase is not [`Phase::Open`].
+struct Gate {
+    phase: Mutex<Phase>,
+    changed: Condvar,
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl State {
+    pub(crate) fn new(
+        configuration: Configuration,
+        generation: u32,
+        counters: Counters,
+        listeners: Vec<(String, Address, OwnedFd)>,
+        link: OwnedFd,
+    ) -> io::Result<State> {
+        let listeners = listeners
+            .into_iter()
+            .enumerate()
+            .map(|(index, (name, addr, socket))| (name, Handed { socket, addr, index }))
+            .collect();
+        Ok(State {
+            configuration,
+            generation,
+            counters,
+            listeners,
+            link,
+            phase: watch::Sender::new(Phase::Waiting),
+            gate: Gate::new()?,
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            forced: CancellationToken::new(),
+            deadline: Mutex::new(None),
+            ready: AtomicBool::new(false),
+            stand_in: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn link(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+
+    /// Tells the supervisor. One that is gone or does not listen is noticed by the conductor.
+    pub(crate) fn say(&self, message: &FromWorker) {
+        if let Err(error) = link::send(&self.link, message, &[]) {
+            tracing::debug!(%error, "the supervisor did not take a message");
+        }
+    }
+
+    // ---- readiness ------------------------------------------------------------------------------
+
+    /// `main` is about to run.
+    pub(crate) fn running(&self) {
+        self.counters.reached(Stage::Running);
+        if self.listeners.is_empty() && self.configuration.settings.ready == Ready::Auto {
+            self.ready();
+        }
+    }
+
+    /// The listener at `index` was polled for accept.
+    pub(crate) fn polled(&self, index: usize) {
+        if self.ready.load(Ordering::Relaxed) {
+            return;
+        }
+        let all = self.counters.polled(index, self.listeners.len());
+        if all && self.configuration.settings.ready == Ready::Auto {
+            self.ready();
+        }
+    }
+
+    /// The worker could serve; said once.
+    pub(crate) fn ready(&self) {
+        if !self.ready.swap(true, Ordering::SeqCst) {
+            self.say(&FromWorker::Ready {});
+        }
+    }
+
+    // ---- phase ----------------------------------------------------------------------------------
+
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Moves to a phase; draining is final.
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.send_if_modified(|current| {
+            let moves = *current != Phase::Draining && *current != phase;
+            if moves {
+                *current = phase;
+            }
+            moves
+        });
+        self.gate.set(*self.phase.borrow());
+    }
+
+    /// Stops accepting for good and tells everyone until when they have time. An earlier deadline than
+    /// the last one counts, a later one does not.
+    pub(crate) fn drain(&self, deadline: Instant) {
+        let mut current = self.lock_deadline();
+        *current = Some(current.map_or(deadline, |earlier| earlier.min(deadline)));
+        drop(current);
+        self.set_phase(Phase::Draining);
+        self.draining.cancel();
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        *self.lock_deadline()
+    }
+
+    fn lock_deadline(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Blocks until the phase is one of those that `until` accepts.
+    pub(crate) fn wait_phase(&self, until: impl Fn(Phase) -> bool) -> Phase {
+        self.gate.wait(until)
+    }
+
+    /// Readable whenever accepting is not allowed.
+    pub(crate) fn closed_gate(&self) -> BorrowedFd<'_> {
+        self.gate.read.as_fd()
+    }
+
+    // ---- listeners and connections --------------------------------------------------------------
+
+    pub(crate) fn listener(&self, name: &str) -> Option<&Handed> {
+        self.listeners.get(name)
+    }
+
+    pub(crate) fn listener_names(&self) -> Vec<&str> {
+        self.listeners.keys().map(String::as_str).collect()
+    }
+
+    /// Counts a connection from here to the drop of what is returned.
+    pub(crate) fn connection(self: &Arc<Self>) -> Connection {
+        self.counters.accepted();
+        Connection {
+            state: Arc::clone(self),
+            told: AtomicBool::new(false),
+            _alive: self.tasks.token(),
+        }
+    }
+
+    /// Counts all connections that are still open as forced: the process ends now.
+    pub(crate) fn force_open_connections(&self) {
+        for _ in 0..self.counters.read().open {
+            self.counters.ended(Ending::Forced);
+        }
+    }
+
+    /// Hangs up and waits for the stand-in of a supervisor, if there is one, to put things away.
+    pub(crate) fn part(&self) {
+        // A link that is down already is what is wanted.
+        let _ = rustix::net::shutdown(&self.link, rustix::net::Shutdown::Both);
+        let Some(stand_in) = self.stand_in.get() else { return };
+        let handle = stand_in.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(handle) = handle {
+            // A panic of the stand-in has been printed; there is nothing left to put away with.
+            let _ = handle.join();
+        }
+    }
+}
+
+/// One counted connection. How it ended is written when this is dropped.
+pub(crate) struct Connection {
+    state: Arc<State>,
+    told: AtomicBool,
+    _alive: TaskTrackerToken,
+}
+
+impl Connection {
+    /// The peer was told to go because of the drain.
+    pub(crate) fn told(&self) {
+        self.told.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.state.counters.ended(if self.state.forced.is_cancelled() {
+            Ending::Forced
+        } else if self.told.load(Ordering::Relaxed) {
+            Ending::Told
+        } else {
+            Ending::Finished
+        });
+    }
+}
+
+impl Gate {
+    fn new() -> io::Result<Gate> {
+        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+        let (read, write) = rustix::pipe::pipe_with(flags)?;
+        rustix::io::write(&write, b"x")?;
+        Ok(Gate { phase: Mutex::new(Phase::Waiting), changed: Condvar::new(), read, write })
+    }
+
+    fn set(&self, phase: Phase) {
+        let mut current = self.lock();
+        let was_open = *current == Phase::Open;
+        *current = phase;
+        // The pipe holds one byte or none; both calls succeed in their state.
+        if phase == Phase::Open && !was_open {
+            let _ = rustix::io::read(&self.read, &mut [0]);
+        } else if phase != Phase::Open && was_open {
+            let _ = rustix::io::write(&self.write, b"x");
+        }
+        drop(current);
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, until: impl Fn(Phase) -> bool) -> Phase {
+        let mut phase = self.lock();
+        while !until(*phase) {
+            phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner);
+        }
+        *phase
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
