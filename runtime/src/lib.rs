@@ -1,5 +1,6 @@
 //! One attribute turns a program into a production daemon.
 
+mod config;
 mod error;
 mod spec;
 

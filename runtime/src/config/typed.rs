@@ -1,0 +1,389 @@
+//! The application's section as a type of the application, with errors that name key and source.
+//!
+//! Text from variables and the command line is parsed by what the type asks for, which no format's
+//! own deserializer knows.
+
+mod fault;
+mod scalar;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::value::StringDeserializer;
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
+};
+use serde_json::{Map, Value as Json};
+
+use super::{env, keys};
+use fault::Fault;
+
+/// `section` as a `T`; the error is one sentence. `file`: the configuration file, if there is one.
+pub(super) fn read<T: DeserializeOwned>(
+    section: &Json,
+    sources: &BTreeMap<String, String>,
+    file: Option<&Path>,
+) -> Result<T, String> {
+    let section = match section {
+        Json::Null => Json::Object(Map::new()),
+        section => section.clone(),
+    };
+    let attempt = |guess| {
+        let scope = Scope { sources, guess };
+        let root = Node { value: section.clone(), path: "app".into(), text: false, scope: &scope };
+        T::deserialize(root)
+    };
+    // `#[serde(flatten)]` and untagged enums do not say what they want: text first, then a guess.
+    attempt(false).or_else(|first| attempt(true).map_err(|_| first.sentence(sources, file)))
+}
+
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    sources: &'a BTreeMap<String, String>,
+    /// Whether text may be a number or a flag where the type does not say.
+    guess: bool,
+}
+
+/// A value in the section.
+struct Node<'a> {
+    value: Json,
+    path: String,
+    /// Whether it came as text, to be parsed by what is asked for.
+    text: bool,
+    scope: &'a Scope<'a>,
+}
+
+impl<'a> Node<'a> {
+    fn child(&self, part: &str, value: Json) -> Node<'a> {
+        let path = keys::child(&self.path, part);
+        let text = match self.scope.sources.get(&path) {
+            Some(source) => source.starts_with("DAEMON_") || source.starts_with("--set "),
+            None => self.text,
+        };
+        Node { value, path, text, scope: self.scope }
+    }
+
+    fn item(&self, index: usize, value: Json) -> Node<'a> {
+        let path = format!("{}[{index}]", self.path);
+        Node { value, path, text: self.text, scope: self.scope }
+    }
+
+    /// The key of a child, to be read as text even by a number.
+    fn key(child: &Node<'a>, key: String) -> Node<'a> {
+        Node { value: Json::String(key), path: child.path.clone(), text: true, scope: child.scope }
+    }
+
+    /// The text to parse, where the value came as text.
+    fn as_text(&self) -> Option<&str> {
+        self.value.as_str().filter(|_| self.text)
+    }
+
+    /// Runs `visit`, whose errors get this place unless they have one.
+    fn at<T>(self, visit: impl FnOnce(Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        let (path, value) = (self.path.clone(), self.value.clone());
+        visit(self).map_err(|fault| fault.at(path, &value))
+    }
+
+    /// Array or table written as text, in JSON or TOML.
+    fn structured(text: &str) -> Option<Json> {
+        serde_json::from_str(text).ok().or_else(|| scalar::toml(text))
+    }
+
+    fn items(&self) -> Option<Vec<Json>> {
+        match (&self.value, self.as_text()) {
+            (_, Some(text)) if text.trim_start().starts_with('[') => {
+                match Self::structured(text)? {
+                    Json::Array(items) => Some(items),
+                    _ => None,
+                }
+            }
+            (_, Some(text)) if text.trim().is_empty() => Some(Vec::new()),
+            (_, Some(text)) => Some(text.split(',').map(|item| item.trim().into()).collect()),
+            (Json::Array(items), None) => Some(items.clone()),
+            _ => None,
+        }
+    }
+
+    fn table(&self) -> Option<Map<String, Json>> {
+        match (&self.value, self.as_text()) {
+            (_, Some(text)) => match Self::structured(text)? {
+                Json::Object(table) => Some(table),
+                _ => None,
+            },
+            (Json::Object(table), None) => Some(table.clone()),
+            _ => None,
+        }
+    }
+
+    /// A table whose keys came from variables, which cannot tell `max-conn` from `max_conn`.
+    fn fields(&self, fields: &[&str]) -> Option<Vec<(String, Node<'a>)>> {
+        let table = self.table()?;
+        let exact = |key: &str| fields.contains(&key);
+        let meant = |key: &str| {
+            let mut fields =
+                fields.iter().filter(|f| env::same(f, key) && !table.contains_key(**f));
+            fields.next().map(|f| (*f).to_owned())
+        };
+        let nodes = table.iter().map(|(key, value)| {
+            let node = self.child(key, value.clone());
+            match (node.text || value.is_object()) && !exact(key) {
+                true => (meant(key).unwrap_or_else(|| key.clone()), node),
+                false => (key.clone(), node),
+            }
+        });
+        Some(nodes.collect())
+    }
+
+    fn visit_json<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Json::Null => visitor.visit_unit(),
+            Json::Bool(flag) => visitor.visit_bool(*flag),
+            Json::Number(n) => match (n.as_u64(), n.as_i64(), n.as_f64()) {
+                (Some(n), ..) => visitor.visit_u64(n),
+                (_, Some(n), _) => visitor.visit_i64(n),
+                (.., n) => visitor.visit_f64(n.unwrap_or_default()),
+            },
+            Json::String(text) => visitor.visit_str(text),
+            Json::Array(items) => self.visit_items(items.clone(), visitor),
+            Json::Object(_) => {
+                let fields = self.fields(&[]).unwrap_or_default();
+                visitor.visit_map(Fields { rest: fields.into_iter(), next: None })
+            }
+        }
+    }
+
+    fn visit_items<'de, V: Visitor<'de>>(
+        &self,
+        items: Vec<Json>,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        let length = items.len();
+        let nodes = items.into_iter().enumerate().map(|(i, item)| self.item(i, item));
+        let mut items = Items { rest: nodes.collect::<Vec<_>>().into_iter() };
+        let value = visitor.visit_seq(&mut items)?;
+        match items.rest.len() {
+            0 => Ok(value),
+            left => Err(de::Error::invalid_length(length, &&*format!("{}", length - left))),
+        }
+    }
+}
+
+/// Parses text by the asked-for type; what did not come as text is visited as it is.
+macro_rules! parsed {
+    ($($method:ident => $visit:ident),* $(,)?) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            self.at(|node| match node.as_text().and_then(|text| text.trim().parse().ok()) {
+                Some(number) => visitor.$visit(number),
+                None => node.visit_json(visitor),
+            })
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Node<'_> {
+    type Error = Fault;
+
+    parsed! {
+        deserialize_i8 => visit_i64, deserialize_i16 => visit_i64, deserialize_i32 => visit_i64,
+        deserialize_i64 => visit_i64, deserialize_i128 => visit_i128,
+        deserialize_u8 => visit_u64, deserialize_u16 => visit_u64, deserialize_u32 => visit_u64,
+        deserialize_u64 => visit_u64, deserialize_u128 => visit_u128,
+        deserialize_f32 => visit_f64, deserialize_f64 => visit_f64,
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.at(|node| match node.as_text().filter(|_| node.scope.guess).map(scalar::guess) {
+            Some(value) => Node { value, ..node }.visit_json(visitor),
+            None => node.visit_json(visitor),
+        })
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.at(|node| match node.as_text().and_then(super::values::bool_text) {
+            Some(flag) => visitor.visit_bool(flag),
+            None => node.visit_json(visitor),
+        })
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.value {
+            Json::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.at(|node| visitor.visit_newtype_struct(node))
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.at(|node| match node.items() {
+            Some(items) => node.visit_items(items, visitor),
+            None => node.visit_json(visitor),
+        })
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: usize,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_struct("", &[], visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.at(|node| match node.fields(fields) {
+            Some(fields) => visitor.visit_map(Fields { rest: fields.into_iter(), next: None }),
+            None => node.visit_json(visitor),
+        })
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.at(|node| {
+            let brace = node.as_text().is_none_or(|text| text.trim_start().starts_with('{'));
+            let table = node.table().filter(|table| brace && table.len() == 1);
+            match (table.and_then(|table| table.into_iter().next()), &node.value) {
+                (Some((variant, value)), _) => {
+                    let content = node.child(&variant, value);
+                    visitor.visit_enum(Variant { variant, content: Some(content) })
+                }
+                (None, Json::String(variant)) => {
+                    visitor.visit_enum(Variant { variant: variant.clone(), content: None })
+                }
+                _ => node.visit_json(visitor),
+            }
+        })
+    }
+
+    serde::forward_to_deserialize_any! {
+        char str string bytes byte_buf unit unit_struct identifier ignored_any
+    }
+}
+
+/// The items of an array.
+struct Items<'a> {
+    rest: std::vec::IntoIter<Node<'a>>,
+}
+
+impl<'de> SeqAccess<'de> for &mut Items<'_> {
+    type Error = Fault;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Fault> {
+        self.rest.next().map(|node| seed.deserialize(node)).transpose()
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.rest.len())
+    }
+}
+
+/// The keys and values of a table.
+struct Fields<'a> {
+    rest: std::vec::IntoIter<(String, Node<'a>)>,
+    next: Option<Node<'a>>,
+}
+
+impl<'de> MapAccess<'de> for Fields<'_> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Fault> {
+        let Some((key, node)) = self.rest.next() else { return Ok(None) };
+        let key = Node::key(&node, key);
+        self.next = Some(node);
+        seed.deserialize(key).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
+        match self.next.take() {
+            Some(node) => seed.deserialize(node),
+            None => Err(de::Error::custom("its type asked for a value before a key")),
+        }
+    }
+}
+
+/// A variant by name, with its content if it has some.
+struct Variant<'a> {
+    variant: String,
+    content: Option<Node<'a>>,
+}
+
+impl<'de, 'a> EnumAccess<'de> for Variant<'a> {
+    type Error = Fault;
+    type Variant = Content<'a>;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(
+        self,
+        seed: V,
+    ) -> Result<(V::Value, Content<'a>), Fault> {
+        let variant: StringDeserializer<Fault> =
+            de::IntoDeserializer::into_deserializer(self.variant);
+        Ok((seed.deserialize(variant)?, Content(self.content)))
+    }
+}
+
+struct Content<'a>(Option<Node<'a>>);
+
+impl<'a> Content<'a> {
+    fn required(self, what: &'static str) -> Result<Node<'a>, Fault> {
+        self.0.ok_or_else(|| de::Error::invalid_type(de::Unexpected::UnitVariant, &what))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Content<'_> {
+    type Error = Fault;
+
+    fn unit_variant(self) -> Result<(), Fault> {
+        match self.0 {
+            Some(node) => <()>::deserialize(node),
+            None => Ok(()),
+        }
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
+        seed.deserialize(self.required("a table of the variant's name and its value")?)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
+        self.required("a table of the variant's name and an array")?.deserialize_seq(visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        let content = self.required("a table of the variant's name and a table")?;
+        content.deserialize_struct("", fields, visitor)
+    }
+}
