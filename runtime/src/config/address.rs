@@ -69,12 +69,14 @@ impl FromStr for Address {
         Err(match text.rsplit_once(':') {
             None if port(text) => {
                 format!(
-                    "expected an address with its port: \"127.0.0.1:{text}\", or \"0.0.0.0:{text}\" for every interface"
+                    "expected an address with its port: \"127.0.0.1:{text}\", or \
+                \"0.0.0.0:{text}\" for every interface"
                 )
             }
             Some(("" | "*", p)) if port(p) => {
                 format!(
-                    "expected a literal address: \"127.0.0.1:{p}\", or \"0.0.0.0:{p}\" for every interface"
+                    "expected a literal address: \"127.0.0.1:{p}\", or \"0.0.0.0:{p}\" \
+                for every interface"
                 )
             }
             Some((host, p)) if port(p) && host.parse::<std::net::Ipv6Addr>().is_ok() => {
@@ -82,7 +84,8 @@ impl FromStr for Address {
             }
             Some((host, p)) if port(p) && host.bytes().any(|b| b.is_ascii_alphabetic()) => {
                 format!(
-                    "host names are not resolved: expected a literal address such as \"127.0.0.1:{p}\""
+                    "host names are not resolved: expected a literal address such as \
+                \"127.0.0.1:{p}\""
                 )
             }
             _ if text.parse::<std::net::IpAddr>().is_ok() => {

@@ -160,7 +160,8 @@ impl<'a> Known<'a> {
         let parts: Vec<&str> = rest.split("__").collect();
         if parts.len() >= DEPTH || parts.iter().any(|part| part.is_empty()) {
             return Err(format!(
-                "{name} names no key of the application: expected DAEMON_APP__KEY or DAEMON_APP__TABLE__KEY"
+                "{name} names no key of the application: expected DAEMON_APP__KEY or \
+                DAEMON_APP__TABLE__KEY"
             ));
         }
         let mut path = vec!["app".to_owned()];

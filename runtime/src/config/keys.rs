@@ -101,6 +101,42 @@ pub(crate) const LISTEN_FIELDS: &[Key] = &[
 pub(crate) const ATTRIBUTE_ONLY: &[&str] =
     &["graceful_restart", "flavor", "worker_threads", "crate"];
 
+/// The keys for people: name, default, kind and meaning, one per line.
+pub(crate) fn reference() -> String {
+    let default = |key: &Key| match key.fallback {
+        Value(text) | Computed(text) | Absent(text) => text.to_owned(),
+    };
+    let listen = LISTEN_FIELDS.iter().map(|key| (format!("listen.<name>.{}", key.name), key));
+    let all = KEYS.iter().map(|key| (key.name.to_owned(), key)).chain(listen);
+    all.map(|(name, key)| {
+        let note = if key.supervised { " (with graceful_restart)" } else { "" };
+        format!(
+            "{name:<22} {}, {}; default: {}{note}\n",
+            key.meaning,
+            key.kind.words(),
+            default(key)
+        )
+    })
+    .collect()
+}
+
+impl Kind {
+    fn words(self) -> &'static str {
+        match self {
+            Kind::Name => "text",
+            Kind::Bool => "true or false",
+            Kind::Duration => "a duration such as \"30s\"",
+            Kind::Count => "a whole number",
+            Kind::Mode => "an octal mode",
+            Kind::Path => "a path",
+            Kind::Ready => "auto or manual",
+            Kind::Restart => "no, on-failure or always",
+            Kind::Address => "a literal address",
+            Kind::Account => "a name or a number",
+        }
+    }
+}
+
 const fn solo(name: &'static str, kind: Kind, fallback: Fallback, meaning: &'static str) -> Key {
     Key { name, kind, fallback, meaning, supervised: false }
 }
@@ -132,20 +168,19 @@ pub(super) fn is_listener_name(name: &str) -> bool {
         && name.bytes().all(|b| word(b) || b == b'_' || b == b'-')
 }
 
-/// The candidate that `word` was probably meant to be.
+/// The candidate that `word` was probably meant to be: a slip away, or what it is the beginning of.
 pub(super) fn nearest<S: AsRef<str>>(
     word: &str,
     candidates: impl IntoIterator<Item = S>,
 ) -> Option<S> {
-    let (distance, starts, candidate) = candidates
-        .into_iter()
-        .map(|c| {
-            let starts = word.len() >= 3 && c.as_ref().starts_with(word);
-            (strsim::damerau_levenshtein(word, c.as_ref()), starts, c)
-        })
-        .min_by_key(|(distance, starts, _)| (*distance, !*starts))?;
-    let near = distance <= (candidate.as_ref().chars().count() / 3).max(1);
-    (near || starts).then_some(candidate)
+    let measured = candidates.into_iter().filter_map(|candidate| {
+        let text = candidate.as_ref();
+        let distance = strsim::damerau_levenshtein(word, text);
+        let slip = distance <= (text.chars().count() / 3).max(1);
+        let begins = word.len() >= 3 && text.starts_with(word);
+        (slip || begins).then_some(((!slip, distance), candidate))
+    });
+    measured.min_by_key(|(rank, _)| *rank).map(|(_, candidate)| candidate)
 }
 
 /// A key path as TOML writes it: dots between, quotes around what is not a bare key.
@@ -176,6 +211,14 @@ mod tests {
             assert!(!key.name.starts_with("port") && !key.name.starts_with("service"));
             assert!(!key.meaning.is_empty());
         }
+    }
+
+    #[test]
+    fn the_reference_has_a_line_for_each_key() {
+        let text = reference();
+        assert_eq!(text.lines().count(), KEYS.len() + LISTEN_FIELDS.len());
+        let line = "drain_timeout          time to finish what is in flight, a duration such as \"30s\"; default: 30s";
+        assert!(text.lines().any(|l| l == line), "{text}");
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Layer {
             ["app", ..] => {}
             ["listen", name] | ["listen", name, _] if !keys::is_listener_name(name) => {
                 return Err(format!(
-                    "{} is not a listener's name: use a-z, 0-9, `_` and `-`, beginning with a letter or digit",
+                    "{} is not a listener's name: use a-z, 0-9, `_` and `-`, \
+                beginning with a letter or digit",
                     place()
                 ));
             }

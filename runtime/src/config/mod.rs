@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::spec::Spec;
 
 #[allow(unused_imports)]
-pub(crate) use keys::{Fallback, KEYS, Key, LISTEN_FIELDS};
+pub(crate) use keys::{Fallback, KEYS, Key, LISTEN_FIELDS, reference};
 pub(crate) use settings::*;
 
 use layers::Layer;

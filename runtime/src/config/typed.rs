@@ -3,21 +3,18 @@
 //! Text from variables and the command line is parsed by what the type asks for, which no format's
 //! own deserializer knows.
 
+mod access;
 mod fault;
 mod scalar;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::de::value::StringDeserializer;
-use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
-};
+use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde_json::{Map, Value as Json};
 
 use super::{env, keys};
+use access::{Fields, Items, Variant};
 use fault::Fault;
 
 /// `section` as a `T`; the error is one sentence. `file`: the configuration file, if there is one.
@@ -165,7 +162,7 @@ impl<'a> Node<'a> {
         let value = visitor.visit_seq(&mut items)?;
         match items.rest.len() {
             0 => Ok(value),
-            left => Err(de::Error::invalid_length(length, &&*format!("{}", length - left))),
+            left => Err(de::Error::invalid_length(length, &&*format!("{} items", length - left))),
         }
     }
 }
@@ -178,6 +175,15 @@ macro_rules! parsed {
                 Some(number) => visitor.$visit(number),
                 None => node.visit_json(visitor),
             })
+        }
+    )*};
+}
+
+/// Visits a value without regard to what is asked for: text stays text.
+macro_rules! as_it_is {
+    ($($method:ident),* $(,)?) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            self.at(|node| node.visit_json(visitor))
         }
     )*};
 }
@@ -280,110 +286,16 @@ impl<'de> Deserializer<'de> for Node<'_> {
         })
     }
 
-    serde::forward_to_deserialize_any! {
-        char str string bytes byte_buf unit unit_struct identifier ignored_any
-    }
-}
-
-/// The items of an array.
-struct Items<'a> {
-    rest: std::vec::IntoIter<Node<'a>>,
-}
-
-impl<'de> SeqAccess<'de> for &mut Items<'_> {
-    type Error = Fault;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Fault> {
-        self.rest.next().map(|node| seed.deserialize(node)).transpose()
+    as_it_is! {
+        deserialize_char, deserialize_str, deserialize_string, deserialize_bytes,
+        deserialize_byte_buf, deserialize_unit, deserialize_identifier, deserialize_ignored_any,
     }
 
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.rest.len())
-    }
-}
-
-/// The keys and values of a table.
-struct Fields<'a> {
-    rest: std::vec::IntoIter<(String, Node<'a>)>,
-    next: Option<Node<'a>>,
-}
-
-impl<'de> MapAccess<'de> for Fields<'_> {
-    type Error = Fault;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, Fault> {
-        let Some((key, node)) = self.rest.next() else { return Ok(None) };
-        let key = Node::key(&node, key);
-        self.next = Some(node);
-        seed.deserialize(key).map(Some)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
-        match self.next.take() {
-            Some(node) => seed.deserialize(node),
-            None => Err(de::Error::custom("its type asked for a value before a key")),
-        }
-    }
-}
-
-/// A variant by name, with its content if it has some.
-struct Variant<'a> {
-    variant: String,
-    content: Option<Node<'a>>,
-}
-
-impl<'de, 'a> EnumAccess<'de> for Variant<'a> {
-    type Error = Fault;
-    type Variant = Content<'a>;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(
+    fn deserialize_unit_struct<V: Visitor<'de>>(
         self,
-        seed: V,
-    ) -> Result<(V::Value, Content<'a>), Fault> {
-        let variant: StringDeserializer<Fault> =
-            de::IntoDeserializer::into_deserializer(self.variant);
-        Ok((seed.deserialize(variant)?, Content(self.content)))
-    }
-}
-
-struct Content<'a>(Option<Node<'a>>);
-
-impl<'a> Content<'a> {
-    fn required(self, what: &'static str) -> Result<Node<'a>, Fault> {
-        self.0.ok_or_else(|| de::Error::invalid_type(de::Unexpected::UnitVariant, &what))
-    }
-}
-
-impl<'de> VariantAccess<'de> for Content<'_> {
-    type Error = Fault;
-
-    fn unit_variant(self) -> Result<(), Fault> {
-        match self.0 {
-            Some(node) => <()>::deserialize(node),
-            None => Ok(()),
-        }
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
-        seed.deserialize(self.required("a table of the variant's name and its value")?)
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
-        self.required("a table of the variant's name and an array")?.deserialize_seq(visitor)
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
+        _: &'static str,
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let content = self.required("a table of the variant's name and a table")?;
-        content.deserialize_struct("", fields, visitor)
+        self.deserialize_unit(visitor)
     }
 }

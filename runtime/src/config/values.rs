@@ -48,7 +48,9 @@ pub(super) fn name(raw: &Raw<'_>) -> Parsed<String> {
     let whole = name.len() <= 64 && !name.starts_with('.');
     match whole && !name.contains(|c: char| c == '/' || c.is_control()) {
         true => Ok(name.to_owned()),
-        false => Err("expected at most 64 bytes that can name a file, without `/` and not beginning with `.`".into()),
+        false => Err("expected at most 64 bytes that can name a file, without `/` and not \
+                beginning with `.`"
+            .into()),
     }
 }
 

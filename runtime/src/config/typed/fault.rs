@@ -67,22 +67,25 @@ impl Fault {
     }
 }
 
-/// The key and where its value came from: its own source, that of what it is part of, or that of
-/// something in it.
+/// The key and where its value came from: its own source, that of what it is part of, or that of all
+/// that is in it, if there is but one.
 fn subject(path: &str, sources: &BTreeMap<String, String>) -> String {
     let part_of = |whole: &str| {
         let rest = path.strip_prefix(whole);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
-    let inside = || sources.iter().find(|(k, _)| k.starts_with(&format!("{path}.")));
+    let words = |(key, source): (&String, &String)| match source.strip_suffix(&format!(": {key}")) {
+        Some(file) => format!(" in {file}"),
+        None => format!(" from {source}"),
+    };
     let whole = sources.iter().filter(|(key, _)| part_of(key)).max_by_key(|(key, _)| key.len());
-    match whole.or_else(inside) {
-        Some((key, source)) => match source.strip_suffix(&format!(": {key}")) {
-            Some(file) => format!("`{path}` in {file}"),
-            None => format!("`{path}` from {source}"),
-        },
-        None => format!("`{path}`"),
-    }
+    let inside = || {
+        let inside = sources.iter().filter(|(key, _)| key.starts_with(&format!("{path}.")));
+        let mut words: Vec<String> = inside.map(words).collect();
+        words.dedup();
+        words.pop().filter(|_| words.is_empty())
+    };
+    format!("`{path}`{}", whole.map(words).or_else(inside).unwrap_or_default())
 }
 
 fn missing(path: &str, file: Option<&Path>) -> String {
@@ -183,10 +186,7 @@ impl de::Error for Fault {
     }
 
     fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
-        Fault::new(What::Expected {
-            expected: plain(expected),
-            found: format!("an array of {length}"),
-        })
+        Fault::new(What::Other(format!("expected {expected}, found {length}")))
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
