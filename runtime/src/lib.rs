@@ -1,8 +1,6 @@
 //! One attribute turns a program into a production daemon.
 
 mod config;
-mod control;
-mod counters;
 mod error;
 mod image;
 mod link;

@@ -1,5 +1,131 @@
 //! Configuration: attribute, file, environment and command line become [`Settings`].
+#![allow(dead_code)]
 
+mod address;
+mod app;
+mod defaults;
+mod env;
+mod keys;
+mod layers;
+mod origin;
+mod report;
+mod resolve;
 mod settings;
+mod typed;
+mod values;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+
+use figment::value::Dict;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::spec::Spec;
+
+#[allow(unused_imports)]
+pub(crate) use keys::{Fallback, KEYS, Key, LISTEN_FIELDS, reference};
 pub(crate) use settings::*;
+
+use layers::Layer;
+use origin::{Origin, Rank};
+
+/// Everything outside of the program that the configuration depends on.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    /// The starting directory, absolute.
+    pub(crate) start_dir: PathBuf,
+    /// The environment.
+    pub(crate) vars: Vec<(OsString, OsString)>,
+    /// Who runs the program.
+    pub(crate) uid: u32,
+    /// The `key=value` of each `--set`.
+    pub(crate) overrides: Vec<String>,
+    /// The path of start. Names the daemon where the compiler was not told the binary's name.
+    pub(crate) exe: PathBuf,
+}
+
+/// The effective settings, where each came from, and the application's own section.
+///
+/// It travels from a worker's *hello* to its supervisor and back in *welcome*: unknown fields are
+/// ignored, and nothing is read again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Configuration {
+    /// Typed, with the defaults filled in.
+    pub(crate) settings: Settings,
+    /// Key path to source: `DAEMON_LISTEN_HTTP`, `/etc/hello.toml: drain_timeout`, `default`.
+    #[serde(default)]
+    pub(crate) sources: BTreeMap<String, String>,
+    /// The merged `[app]` section.
+    #[serde(default)]
+    pub(crate) app: serde_json::Value,
+}
+
+impl Configuration {
+    /// Reads all layers. The error has one line for each mistake.
+    pub(crate) fn load(spec: &Spec, around: &Surroundings) -> Result<Configuration> {
+        let mut problems = Vec::new();
+        let attribute = layers::attribute(spec, &mut problems);
+        let line = layers::command_line(&around.overrides, &mut problems);
+        let file = file(&attribute, &line, around, &mut problems);
+        let lower = file.as_ref().unwrap_or(&attribute);
+        let below = [attribute.dict(), lower.dict(), line.dict()];
+        let environment = env::environment(&around.vars, &below, &mut problems);
+        let Some(file) = file else { return Err(mistakes(problems)) };
+
+        let name = defaults::name(spec, &around.exe);
+        let layers = [layers::defaults(&name), attribute, file, environment, line];
+        resolve::resolve(spec, around, &layers::merge(layers), problems)
+    }
+}
+
+/// The file's layer, empty if no layer names a file; `None` if it cannot be read.
+fn file(
+    attribute: &Layer,
+    line: &Layer,
+    around: &Surroundings,
+    problems: &mut Vec<String>,
+) -> Option<Layer> {
+    let text = |dict: &Dict| dict.get("config")?.as_str().map(str::to_owned);
+    let variable = env::variable(&["config"]);
+    let named = text(line.dict())
+        .map(|text| (text, line.origin("--set config")))
+        .or_else(|| {
+            let text = env::var(&around.vars, &variable)?.to_owned();
+            let (rank, place) = (Rank::Environment, String::new());
+            Some((text, Origin { rank, place, spelled: variable.clone() }))
+        })
+        .or_else(|| text(attribute.dict()).map(|text| (text, attribute.origin("config"))));
+    let Some((text, origin)) = named.filter(|(text, _)| !text.is_empty() && !text.contains('\0'))
+    else {
+        return Some(Layer::new(Rank::File, "")); // What is wrong with an empty name is said later.
+    };
+    let path = values::absolute(&around.start_dir, text.as_ref());
+    let read = match path.to_str() {
+        Some(_) => fs::read(&path).map_err(|e| {
+            format!("cannot read {}, named by {}: {e}", path.display(), origin.source())
+        }),
+        None => Err(format!(
+            "{}, named by {}, is not UTF-8: give an absolute path that is",
+            path.display(),
+            origin.source()
+        )),
+    };
+    let layer = read.and_then(|bytes| match String::from_utf8(bytes) {
+        Ok(text) => layers::file(&path, &text, problems),
+        Err(_) => Err(format!("{} is not TOML: it is not UTF-8 text", path.display())),
+    });
+    layer.map_err(|problem| problems.push(problem)).ok()
+}
+
+/// All mistakes, one per line.
+fn mistakes(mut problems: Vec<String>) -> Error {
+    let mut seen = std::collections::BTreeSet::new();
+    problems.retain(|problem| seen.insert(problem.clone()));
+    Error::config(problems.join("\n"))
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -59,10 +59,23 @@ pub(crate) struct Settings {
     pub(crate) workdir: Option<PathBuf>,
     /// Where stdout and stderr go. Default: stderr in the foreground, a file when detached.
     pub(crate) log: Option<PathBuf>,
+    /// Where they go when detached: `log`, or the default, which needs an environment to be found.
+    #[serde(default)]
+    pub(crate) detached_log: PathBuf,
     /// The configuration file that was read, if any.
     pub(crate) config: Option<PathBuf>,
     /// The image of the next generation. Default: the path the program was started by.
     pub(crate) exe: Option<PathBuf>,
+}
+
+impl Settings {
+    /// The file that stdout and stderr go to; `None` where they stay.
+    pub(crate) fn log_path(&self, detached: bool) -> Option<&Path> {
+        match &self.log {
+            Some(log) => Some(log),
+            None => detached.then_some(&self.detached_log),
+        }
+    }
 }
 
 /// One declared listener.

@@ -1,0 +1,92 @@
+//! The application's own section.
+
+use std::collections::BTreeMap;
+
+use figment::Figment;
+use figment::value::{Num, Value};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value as Json};
+
+use super::origin::Origin;
+use super::values::datetime;
+use super::{Configuration, keys, typed};
+use crate::error::{Error, Result};
+
+impl Configuration {
+    /// The application's section as the application's type.
+    ///
+    /// Values from variables and `--set` are text, read as what `T` asks for; values from the file have
+    /// the file's types. The error names the key path and where the value came from.
+    pub(crate) fn app<T: DeserializeOwned>(&self) -> Result<T> {
+        let file = self.settings.config.as_deref();
+        typed::read(&self.app, &self.sources, file).map_err(Error::config)
+    }
+}
+
+/// `[app]` as it travels, with the source of each leaf in `sources`.
+pub(super) fn section(
+    figment: &Figment,
+    section: &Value,
+    sources: &mut BTreeMap<String, String>,
+    problems: &mut Vec<String>,
+) -> Json {
+    let mut walk = Walk { figment, sources, problems };
+    walk.json(section, &mut vec!["app"])
+}
+
+struct Walk<'a> {
+    figment: &'a Figment,
+    sources: &'a mut BTreeMap<String, String>,
+    problems: &'a mut Vec<String>,
+}
+
+impl Walk<'_> {
+    fn json<'v>(&mut self, value: &'v Value, path: &mut Vec<&'v str>) -> Json {
+        let table = match value {
+            Value::Dict(_, dict) if datetime(value).is_none() => dict,
+            leaf => {
+                let origin = Origin::new(self.figment.get_metadata(leaf.tag()), path);
+                self.sources.insert(keys::join(path), origin.source());
+                return leaf_json(leaf).unwrap_or_else(|| {
+                    let of = origin.of(&keys::join(path));
+                    self.problems.push(format!("{of} is a number that cannot be passed on"));
+                    Json::Null
+                });
+            }
+        };
+        let mut map = Map::new();
+        for (key, value) in table {
+            path.push(key);
+            let value = self.json(value, path);
+            path.pop();
+            map.insert(key.clone(), value);
+        }
+        Json::Object(map)
+    }
+}
+
+/// `None` for a number that JSON has not: NaN and the infinities.
+fn leaf_json(value: &Value) -> Option<Json> {
+    Some(match value {
+        Value::String(_, text) => Json::from(text.as_str()),
+        Value::Char(_, c) => Json::from(c.to_string()),
+        Value::Bool(_, flag) => Json::from(*flag),
+        Value::Num(_, number) => number_json(number)?,
+        Value::Empty(..) => Json::Null,
+        Value::Array(_, items) => items.iter().map(leaf_json).collect::<Option<Vec<_>>>()?.into(),
+        Value::Dict(_, dict) => match datetime(value) {
+            Some(text) => Json::from(text),
+            None => {
+                let pairs = dict.iter().map(|(k, v)| Some((k.clone(), leaf_json(v)?)));
+                Json::Object(pairs.collect::<Option<Map<_, _>>>()?)
+            }
+        },
+    })
+}
+
+fn number_json(number: &Num) -> Option<Json> {
+    let signed = number.to_i128().and_then(|n| i64::try_from(n).ok()).map(Json::from);
+    let unsigned = || number.to_u128().and_then(|n| u64::try_from(n).ok()).map(Json::from);
+    let float = || number.to_f64().and_then(serde_json::Number::from_f64).map(Json::Number);
+    signed.or_else(unsigned).or_else(float)
+}

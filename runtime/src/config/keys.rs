@@ -1,0 +1,249 @@
+//! The table of keys: what may be configured, what holds without, and what it means.
+
+/// A configuration key, outside of `listen` and `app`.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// As the attribute, the file and `--set` write it.
+    pub(crate) name: &'static str,
+    /// What its value is.
+    pub(crate) kind: Kind,
+    /// What holds when no layer says anything.
+    pub(crate) fallback: Fallback,
+    /// One line for people.
+    pub(crate) meaning: &'static str,
+    /// Whether it means nothing in a solo daemon.
+    pub(crate) supervised: bool,
+}
+
+/// What the value of a key is. One parser each, and the words for what is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The daemon's name.
+    Name,
+    /// `true` or `false`.
+    Bool,
+    /// `30s`, `1m 30s`.
+    Duration,
+    /// A whole number that is not negative.
+    Count,
+    /// Permission bits, in octal.
+    Mode,
+    /// A path, relative to the file that names it or to the starting directory.
+    Path,
+    /// `auto` or `manual`.
+    Ready,
+    /// `no`, `on-failure` or `always`.
+    Restart,
+    /// A literal address.
+    Address,
+    /// A user or group: a name or a number.
+    Account,
+}
+
+/// What holds when no layer sets a key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fallback {
+    /// This value, in the text form of the key's kind.
+    Value(&'static str),
+    /// A value found at start.
+    Computed(&'static str),
+    /// No value; this is what happens then.
+    Absent(&'static str),
+}
+
+use Fallback::{Absent, Computed, Value};
+
+/// Every key outside of `listen` and `app`, in the order of `check`.
+pub(crate) const KEYS: &[Key] = &[
+    solo("name", Kind::Name, Computed("the binary's name"), "names runtime files and logs"),
+    solo("config", Kind::Path, Absent("none"), "the configuration file"),
+    solo("runtime_dir", Kind::Path, Computed("found at start"), "holds pidfile and control socket"),
+    solo("pidfile", Kind::Path, Computed("<runtime_dir>/<name>.pid"), "locked as long as it runs"),
+    solo("detach", Kind::Bool, Value("false"), "a plain invocation detaches"),
+    solo("ready", Kind::Ready, Value("auto"), "how a worker becomes ready"),
+    solo("ready_timeout", Kind::Duration, Value("60s"), "a worker not ready by then has failed"),
+    solo("drain_timeout", Kind::Duration, Value("30s"), "time to finish what is in flight"),
+    solo("kill_timeout", Kind::Duration, Value("5s"), "time between SIGTERM and SIGKILL"),
+    supervised("confirm_window", Kind::Duration, "2s", "how long a new generation is on probation"),
+    supervised("restart", Kind::Restart, "on-failure", "what the exit of a worker leads to"),
+    supervised("backoff_min", Kind::Duration, "100ms", "first pause before a respawn"),
+    supervised("backoff_max", Kind::Duration, "30s", "longest pause before a respawn"),
+    supervised("start_limit_burst", Kind::Count, "5", "crashes within the interval that end it"),
+    supervised("start_limit_interval", Kind::Duration, "60s", "the interval of start_limit_burst"),
+    solo("umask", Kind::Mode, Absent("inherited"), "the worker's umask"),
+    solo(
+        "workdir",
+        Kind::Path,
+        Absent("/ when detached, else the starting directory"),
+        "the worker's directory",
+    ),
+    solo("log", Kind::Path, Absent("stderr"), "where stdout and stderr go"),
+    Key {
+        name: "exe",
+        kind: Kind::Path,
+        fallback: Absent("the path of start"),
+        meaning: "the image of the next generation",
+        supervised: true,
+    },
+];
+
+/// The fields of a listener. A plain string is its `addr`.
+pub(crate) const LISTEN_FIELDS: &[Key] = &[
+    solo("addr", Kind::Address, Computed("required"), "where it listens"),
+    solo("backlog", Kind::Count, Value("4096"), "connections the kernel queues"),
+    solo("mode", Kind::Mode, Absent("as the umask says"), "permissions of a unix socket"),
+    solo("user", Kind::Account, Absent("the daemon's own"), "owner of a unix socket"),
+    solo("group", Kind::Account, Absent("the daemon's own"), "group of a unix socket"),
+    solo("v6only", Kind::Bool, Value("true"), "whether [::] refuses IPv4"),
+];
+
+/// Keys that shape the program itself, and so are the attribute's alone.
+pub(crate) const ATTRIBUTE_ONLY: &[&str] =
+    &["graceful_restart", "flavor", "worker_threads", "crate"];
+
+/// The keys for people: name, default, kind and meaning, one per line.
+pub(crate) fn reference() -> String {
+    let default = |key: &Key| match key.fallback {
+        Value(text) | Computed(text) | Absent(text) => text.to_owned(),
+    };
+    let listen = LISTEN_FIELDS.iter().map(|key| (format!("listen.<name>.{}", key.name), key));
+    let all = KEYS.iter().map(|key| (key.name.to_owned(), key)).chain(listen);
+    all.map(|(name, key)| {
+        let note = if key.supervised { " (with graceful_restart)" } else { "" };
+        format!(
+            "{name:<22} {}, {}; default: {}{note}\n",
+            key.meaning,
+            key.kind.words(),
+            default(key)
+        )
+    })
+    .collect()
+}
+
+impl Kind {
+    fn words(self) -> &'static str {
+        match self {
+            Kind::Name => "text",
+            Kind::Bool => "true or false",
+            Kind::Duration => "a duration such as \"30s\"",
+            Kind::Count => "a whole number",
+            Kind::Mode => "an octal mode",
+            Kind::Path => "a path",
+            Kind::Ready => "auto or manual",
+            Kind::Restart => "no, on-failure or always",
+            Kind::Address => "a literal address",
+            Kind::Account => "a name or a number",
+        }
+    }
+}
+
+const fn solo(name: &'static str, kind: Kind, fallback: Fallback, meaning: &'static str) -> Key {
+    Key { name, kind, fallback, meaning, supervised: false }
+}
+
+const fn supervised(
+    name: &'static str,
+    kind: Kind,
+    value: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key { name, kind, fallback: Value(value), meaning, supervised: true }
+}
+
+/// The key of this name.
+pub(crate) fn key(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|k| k.name == name)
+}
+
+/// The listener's field of this name.
+pub(crate) fn listen_field(name: &str) -> Option<&'static Key> {
+    LISTEN_FIELDS.iter().find(|k| k.name == name)
+}
+
+/// What stands for a listener's name: `[a-z0-9][a-z0-9_-]*`, short enough for a file name.
+pub(super) fn is_listener_name(name: &str) -> bool {
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    name.len() <= 64
+        && name.bytes().next().is_some_and(word)
+        && name.bytes().all(|b| word(b) || b == b'_' || b == b'-')
+}
+
+/// The candidate that `word` was probably meant to be: a slip away, or what it is the beginning of.
+pub(super) fn nearest<S: AsRef<str>>(
+    word: &str,
+    candidates: impl IntoIterator<Item = S>,
+) -> Option<S> {
+    let measured = candidates.into_iter().filter_map(|candidate| {
+        let text = candidate.as_ref();
+        let distance = strsim::damerau_levenshtein(word, text);
+        let slip = distance <= (text.chars().count() / 3).max(1);
+        let begins = word.len() >= 3 && text.starts_with(word);
+        (slip || begins).then_some(((!slip, distance), candidate))
+    });
+    measured.min_by_key(|(rank, _)| *rank).map(|(_, candidate)| candidate)
+}
+
+/// A key path as TOML writes it: dots between, quotes around what is not a bare key.
+pub(super) fn join<S: AsRef<str>>(path: &[S]) -> String {
+    path.iter().fold(String::new(), |joined, part| child(&joined, part.as_ref()))
+}
+
+/// The path of `part` under `parent`.
+pub(super) fn child(parent: &str, part: &str) -> String {
+    let bare = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    let part = match !part.is_empty() && part.bytes().all(bare) {
+        true => part.to_owned(),
+        false => format!("{part:?}"),
+    };
+    if parent.is_empty() { part } else { format!("{parent}.{part}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_unique_and_can_be_variables() {
+        for (i, key) in KEYS.iter().enumerate() {
+            assert!(key.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", key.name);
+            assert!(KEYS[..i].iter().all(|other| other.name != key.name), "{}", key.name);
+            assert!(!key.name.starts_with("listen") && !key.name.starts_with("app"));
+            assert!(!key.name.starts_with("port") && !key.name.starts_with("service"));
+            assert!(!key.meaning.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_reference_has_a_line_for_each_key() {
+        let text = reference();
+        assert_eq!(text.lines().count(), KEYS.len() + LISTEN_FIELDS.len());
+        let line = "drain_timeout          time to finish what is in flight, a duration such as \"30s\"; default: 30s";
+        assert!(text.lines().any(|l| l == line), "{text}");
+    }
+
+    #[test]
+    fn listener_names() {
+        for name in ["http", "my-api", "a_b", "0"] {
+            assert!(is_listener_name(name), "{name}");
+        }
+        for name in ["", "-a", "_a", "Http", "a b", "a.b", "ä", &"a".repeat(65)] {
+            assert!(!is_listener_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn nearest_is_near_or_a_beginning() {
+        let names = || KEYS.iter().map(|k| k.name);
+        assert_eq!(nearest("drain_timout", names()), Some("drain_timeout"));
+        assert_eq!(nearest("backof_min", names()), Some("backoff_min"));
+        assert_eq!(nearest("xyzzy", names()), None);
+        assert_eq!(nearest("", names()), None);
+        assert_eq!(nearest("start_limit_b", names()), Some("start_limit_burst"));
+    }
+
+    #[test]
+    fn paths_are_quoted_as_in_toml() {
+        assert_eq!(join(&["app", "db", "pool"]), "app.db.pool");
+        assert_eq!(join(&["app", "a.b", ""]), r#"app."a.b"."""#);
+    }
+}

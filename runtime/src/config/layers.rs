@@ -1,0 +1,231 @@
+//! The layers: each a figment provider that knows how a person finds its values.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Format, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider, Source};
+
+use super::keys::{self, Fallback, join, nearest};
+use super::origin::{Origin, Rank};
+use crate::spec::{Literal, Spec};
+
+/// The values of one layer. Listeners are always tables here: a string is an `addr`, so that a string
+/// in one layer and a table in another merge.
+#[derive(Debug)]
+pub(super) struct Layer {
+    rank: Rank,
+    place: String,
+    dict: Dict,
+    /// How this layer spells a key, where that is not the key itself.
+    spelled: BTreeMap<String, String>,
+}
+
+impl Layer {
+    /// An empty layer. `place`: the attribute's location or the file's path.
+    pub(super) fn new(rank: Rank, place: impl Into<String>) -> Self {
+        Layer { rank, place: place.into(), dict: Dict::new(), spelled: BTreeMap::new() }
+    }
+
+    /// What the layer says.
+    pub(super) fn dict(&self) -> &Dict {
+        &self.dict
+    }
+
+    /// Where a value of this layer came from.
+    pub(super) fn origin(&self, spelled: &str) -> Origin {
+        Origin { rank: self.rank, place: self.place.clone(), spelled: spelled.to_owned() }
+    }
+
+    /// The key already set that `path` would replace, include or be part of, as it was spelled.
+    pub(super) fn rival(&self, path: &[&str]) -> Option<&str> {
+        let path = join(&full(path));
+        let within =
+            |a: &str, b: &str| a == b || (a.starts_with(b) && a[b.len()..].starts_with('.'));
+        let mut set = self.spelled.iter();
+        set.find(|(set, _)| within(set, &path) || within(&path, set)).map(|(_, s)| s.as_str())
+    }
+
+    /// Sets a key, if it is one; else says why not.
+    pub(super) fn put(&mut self, path: &[&str], spelled: &str, value: Value) -> Result<(), String> {
+        let origin = self.origin(spelled);
+        let place = || origin.of(&join(path));
+        match path {
+            ["app"] if !matches!(value, Value::Dict(..)) => {
+                return Err(format!("{} is not a table: put keys below it", place()));
+            }
+            ["app", ..] => {}
+            ["listen", name] | ["listen", name, _] if !keys::is_listener_name(name) => {
+                return Err(format!(
+                    "{} is not a listener's name: use a-z, 0-9, `_` and `-`, \
+                beginning with a letter or digit",
+                    place()
+                ));
+            }
+            ["listen", _] => {}
+            ["listen", name, field] => {
+                if keys::listen_field(field).is_none() {
+                    let known = keys::LISTEN_FIELDS.iter().map(|k| join(&["listen", name, k.name]));
+                    return Err(unknown(&place(), nearest(&join(path), known)));
+                }
+            }
+            ["config"] if self.rank == Rank::File => {
+                return Err(format!(
+                    "{}: a configuration file cannot name another, remove it",
+                    place()
+                ));
+            }
+            [key] if keys::ATTRIBUTE_ONLY.contains(key) && self.rank != Rank::Attribute => {
+                return Err(format!("{} belongs in the attribute", place()));
+            }
+            [key] if keys::key(key).is_some() => {}
+            ["listen"] => return Err(format!("{} is not a table of listeners", place())),
+            _ => {
+                let known = keys::KEYS.iter().map(|k| k.name).chain(["listen", "app"]);
+                return Err(unknown(&place(), nearest(&join(path), known).map(str::to_owned)));
+            }
+        }
+        let path = full(path);
+        self.spelled.insert(join(&path), spelled.to_owned());
+        insert(&mut self.dict, &path, value);
+        Ok(())
+    }
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        let source = match self.rank {
+            Rank::File => Source::File(PathBuf::from(&self.place)),
+            _ => Source::Custom(self.place.clone()),
+        };
+        let spelled = self.spelled.clone();
+        Metadata::from(self.rank.name(), source).interpolater(move |_: &Profile, keys: &[&str]| {
+            let key = join(keys);
+            spelled.get(&key).cloned().unwrap_or(key)
+        })
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        Ok(Profile::Default.collect(self.dict.clone()))
+    }
+}
+
+/// What holds without any other layer: the table's values, and the name.
+pub(super) fn defaults(name: &str) -> Layer {
+    let mut layer = Layer::new(Rank::Default, "");
+    for key in keys::KEYS {
+        if let Fallback::Value(text) = key.fallback {
+            insert(&mut layer.dict, &[key.name], Value::from(text));
+        }
+    }
+    insert(&mut layer.dict, &["name"], Value::from(name));
+    layer
+}
+
+/// What the attribute says.
+pub(super) fn attribute(spec: &Spec, problems: &mut Vec<String>) -> Layer {
+    let mut layer = Layer::new(Rank::Attribute, spec.location);
+    for (key, literal) in spec.keys {
+        let path: Vec<&str> = key.split('.').collect();
+        let value = match *literal {
+            Literal::Str(text) => Value::from(text),
+            Literal::Int(number) => Value::from(number),
+            Literal::Bool(flag) => Value::from(flag),
+        };
+        if !keys::ATTRIBUTE_ONLY.contains(key) {
+            problems.extend(layer.put(&path, key, value).err());
+        }
+    }
+    layer
+}
+
+/// What the text of a configuration file says; `Err` where it is not TOML.
+pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<String>) -> Result<Layer, String> {
+    let place = path.display().to_string();
+    let dict: Dict = Toml::from_str(text).map_err(|e| {
+        let before = e.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(0, |before| before.matches('\n').count()) + 1;
+        let message = e.message().trim().replace('\n', ", ");
+        format!("{place} is not TOML: line {line}: {message}")
+    })?;
+    let mut layer = Layer::new(Rank::File, place);
+    let mut put = |path: &[&str], value| problems.extend(layer.put(path, &join(path), value).err());
+    for (key, value) in dict {
+        match value {
+            Value::Dict(_, listeners) if key == "listen" => {
+                for (name, value) in listeners {
+                    match value {
+                        Value::Dict(_, fields) if !fields.is_empty() => {
+                            for (field, value) in fields {
+                                put(&["listen", &name, &field], value);
+                            }
+                        }
+                        value => put(&["listen", &name], value),
+                    }
+                }
+            }
+            value => put(&[&key], value),
+        }
+    }
+    Ok(layer)
+}
+
+/// What the command line says: the `key=value` of each `--set`, the last of a key winning.
+pub(super) fn command_line(overrides: &[String], problems: &mut Vec<String>) -> Layer {
+    let mut layer = Layer::new(Rank::CommandLine, "");
+    for text in overrides {
+        let Some((key, value)) = text.split_once('=') else {
+            problems.push(format!("--set {text} has no value: write --set {text}=…"));
+            continue;
+        };
+        let path: Vec<&str> = key.trim().split('.').collect();
+        if path.len() > DEPTH || path.iter().any(|part| part.is_empty()) {
+            problems.push(format!("--set {text}: expected key=value, such as drain_timeout=30s"));
+        } else if path == ["app"] {
+            problems.push("--set app: name a key below it, such as --set app.pool=10".into());
+        } else {
+            let spelled = format!("--set {}", key.trim());
+            problems.extend(layer.put(&path, &spelled, Value::from(value)).err());
+        }
+    }
+    layer
+}
+
+/// All layers, the later above the earlier.
+pub(super) fn merge(layers: impl IntoIterator<Item = Layer>) -> Figment {
+    layers.into_iter().fold(Figment::new(), |figment, layer| figment.merge(layer))
+}
+
+/// How deep keys may nest where the layer's own format has no bound.
+pub(super) const DEPTH: usize = 32;
+
+/// A listener's plain value is its address.
+fn full<'a>(path: &[&'a str]) -> Vec<&'a str> {
+    match path {
+        ["listen", name] => vec!["listen", name, "addr"],
+        path => path.to_vec(),
+    }
+}
+
+fn insert(dict: &mut Dict, path: &[&str], value: Value) {
+    let Some((key, rest)) = path.split_first() else { return };
+    if rest.is_empty() {
+        dict.insert((*key).to_owned(), value);
+        return;
+    }
+    let below = dict.entry((*key).to_owned()).or_insert_with(|| Value::from(Dict::new()));
+    if !matches!(below, Value::Dict(..)) {
+        *below = Value::from(Dict::new());
+    }
+    if let Value::Dict(_, below) = below {
+        insert(below, rest, value);
+    }
+}
+
+fn unknown(place: &str, suggestion: Option<String>) -> String {
+    match suggestion {
+        Some(suggestion) => format!("{place} is not a known key: did you mean `{suggestion}`?"),
+        None => format!("{place} is not a known key: remove it"),
+    }
+}

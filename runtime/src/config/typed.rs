@@ -1,0 +1,301 @@
+//! The application's section as a type of the application, with errors that name key and source.
+//!
+//! Text from variables and the command line is parsed by what the type asks for, which no format's
+//! own deserializer knows.
+
+mod access;
+mod fault;
+mod scalar;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
+use serde_json::{Map, Value as Json};
+
+use super::{env, keys};
+use access::{Fields, Items, Variant};
+use fault::Fault;
+
+/// `section` as a `T`; the error is one sentence. `file`: the configuration file, if there is one.
+pub(super) fn read<T: DeserializeOwned>(
+    section: &Json,
+    sources: &BTreeMap<String, String>,
+    file: Option<&Path>,
+) -> Result<T, String> {
+    let section = match section {
+        Json::Null => Json::Object(Map::new()),
+        section => section.clone(),
+    };
+    let attempt = |guess| {
+        let scope = Scope { sources, guess };
+        let root = Node { value: section.clone(), path: "app".into(), text: false, scope: &scope };
+        T::deserialize(root)
+    };
+    // `#[serde(flatten)]` and untagged enums do not say what they want: text first, then a guess.
+    attempt(false).or_else(|first| attempt(true).map_err(|_| first.sentence(sources, file)))
+}
+
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    sources: &'a BTreeMap<String, String>,
+    /// Whether text may be a number or a flag where the type does not say.
+    guess: bool,
+}
+
+/// A value in the section.
+struct Node<'a> {
+    value: Json,
+    path: String,
+    /// Whether it came as text, to be parsed by what is asked for.
+    text: bool,
+    scope: &'a Scope<'a>,
+}
+
+impl<'a> Node<'a> {
+    fn child(&self, part: &str, value: Json) -> Node<'a> {
+        let path = keys::child(&self.path, part);
+        let text = match self.scope.sources.get(&path) {
+            Some(source) => source.starts_with("DAEMON_") || source.starts_with("--set "),
+            None => self.text,
+        };
+        Node { value, path, text, scope: self.scope }
+    }
+
+    fn item(&self, index: usize, value: Json) -> Node<'a> {
+        let path = format!("{}[{index}]", self.path);
+        Node { value, path, text: self.text, scope: self.scope }
+    }
+
+    /// The key of a child, to be read as text even by a number.
+    fn key(child: &Node<'a>, key: String) -> Node<'a> {
+        Node { value: Json::String(key), path: child.path.clone(), text: true, scope: child.scope }
+    }
+
+    /// The text to parse, where the value came as text.
+    fn as_text(&self) -> Option<&str> {
+        self.value.as_str().filter(|_| self.text)
+    }
+
+    /// Runs `visit`, whose errors get this place unless they have one.
+    fn at<T>(self, visit: impl FnOnce(Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        let (path, value) = (self.path.clone(), self.value.clone());
+        visit(self).map_err(|fault| fault.at(path, &value))
+    }
+
+    /// Array or table written as text, in JSON or TOML.
+    fn structured(text: &str) -> Option<Json> {
+        serde_json::from_str(text).ok().or_else(|| scalar::toml(text))
+    }
+
+    fn items(&self) -> Option<Vec<Json>> {
+        match (&self.value, self.as_text()) {
+            (_, Some(text)) if text.trim_start().starts_with('[') => {
+                match Self::structured(text)? {
+                    Json::Array(items) => Some(items),
+                    _ => None,
+                }
+            }
+            (_, Some(text)) if text.trim().is_empty() => Some(Vec::new()),
+            (_, Some(text)) => Some(text.split(',').map(|item| item.trim().into()).collect()),
+            (Json::Array(items), None) => Some(items.clone()),
+            _ => None,
+        }
+    }
+
+    fn table(&self) -> Option<Map<String, Json>> {
+        match (&self.value, self.as_text()) {
+            (_, Some(text)) => match Self::structured(text)? {
+                Json::Object(table) => Some(table),
+                _ => None,
+            },
+            (Json::Object(table), None) => Some(table.clone()),
+            _ => None,
+        }
+    }
+
+    /// A table whose keys came from variables, which cannot tell `max-conn` from `max_conn`.
+    fn fields(&self, fields: &[&str]) -> Option<Vec<(String, Node<'a>)>> {
+        let table = self.table()?;
+        let exact = |key: &str| fields.contains(&key);
+        let meant = |key: &str| {
+            let mut fields =
+                fields.iter().filter(|f| env::same(f, key) && !table.contains_key(**f));
+            fields.next().map(|f| (*f).to_owned())
+        };
+        let nodes = table.iter().map(|(key, value)| {
+            let node = self.child(key, value.clone());
+            match (node.text || value.is_object()) && !exact(key) {
+                true => (meant(key).unwrap_or_else(|| key.clone()), node),
+                false => (key.clone(), node),
+            }
+        });
+        Some(nodes.collect())
+    }
+
+    fn visit_json<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Json::Null => visitor.visit_unit(),
+            Json::Bool(flag) => visitor.visit_bool(*flag),
+            Json::Number(n) => match (n.as_u64(), n.as_i64(), n.as_f64()) {
+                (Some(n), ..) => visitor.visit_u64(n),
+                (_, Some(n), _) => visitor.visit_i64(n),
+                (.., n) => visitor.visit_f64(n.unwrap_or_default()),
+            },
+            Json::String(text) => visitor.visit_str(text),
+            Json::Array(items) => self.visit_items(items.clone(), visitor),
+            Json::Object(_) => {
+                let fields = self.fields(&[]).unwrap_or_default();
+                visitor.visit_map(Fields { rest: fields.into_iter(), next: None })
+            }
+        }
+    }
+
+    fn visit_items<'de, V: Visitor<'de>>(
+        &self,
+        items: Vec<Json>,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        let length = items.len();
+        let nodes = items.into_iter().enumerate().map(|(i, item)| self.item(i, item));
+        let mut items = Items { rest: nodes.collect::<Vec<_>>().into_iter() };
+        let value = visitor.visit_seq(&mut items)?;
+        match items.rest.len() {
+            0 => Ok(value),
+            left => Err(de::Error::invalid_length(length, &&*format!("{} items", length - left))),
+        }
+    }
+}
+
+/// Parses text by the asked-for type; what did not come as text is visited as it is.
+macro_rules! parsed {
+    ($($method:ident => $visit:ident),* $(,)?) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            self.at(|node| match node.as_text().and_then(|text| text.trim().parse().ok()) {
+                Some(number) => visitor.$visit(number),
+                None => node.visit_json(visitor),
+            })
+        }
+    )*};
+}
+
+/// Visits a value without regard to what is asked for: text stays text.
+macro_rules! as_it_is {
+    ($($method:ident),* $(,)?) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            self.at(|node| node.visit_json(visitor))
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Node<'_> {
+    type Error = Fault;
+
+    parsed! {
+        deserialize_i8 => visit_i64, deserialize_i16 => visit_i64, deserialize_i32 => visit_i64,
+        deserialize_i64 => visit_i64, deserialize_i128 => visit_i128,
+        deserialize_u8 => visit_u64, deserialize_u16 => visit_u64, deserialize_u32 => visit_u64,
+        deserialize_u64 => visit_u64, deserialize_u128 => visit_u128,
+        deserialize_f32 => visit_f64, deserialize_f64 => visit_f64,
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.at(|node| match node.as_text().filter(|_| node.scope.guess).map(scalar::guess) {
+            Some(value) => Node { value, ..node }.visit_json(visitor),
+            None => node.visit_json(visitor),
+        })
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.at(|node| match node.as_text().and_then(super::values::bool_text) {
+            Some(flag) => visitor.visit_bool(flag),
+            None => node.visit_json(visitor),
+        })
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.value {
+            Json::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.at(|node| visitor.visit_newtype_struct(node))
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.at(|node| match node.items() {
+            Some(items) => node.visit_items(items, visitor),
+            None => node.visit_json(visitor),
+        })
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: usize,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_struct("", &[], visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.at(|node| match node.fields(fields) {
+            Some(fields) => visitor.visit_map(Fields { rest: fields.into_iter(), next: None }),
+            None => node.visit_json(visitor),
+        })
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.at(|node| {
+            let brace = node.as_text().is_none_or(|text| text.trim_start().starts_with('{'));
+            let table = node.table().filter(|table| brace && table.len() == 1);
+            match (table.and_then(|table| table.into_iter().next()), &node.value) {
+                (Some((variant, value)), _) => {
+                    let content = node.child(&variant, value);
+                    visitor.visit_enum(Variant { variant, content: Some(content) })
+                }
+                (None, Json::String(variant)) => {
+                    visitor.visit_enum(Variant { variant: variant.clone(), content: None })
+                }
+                _ => node.visit_json(visitor),
+            }
+        })
+    }
+
+    as_it_is! {
+        deserialize_char, deserialize_str, deserialize_string, deserialize_bytes,
+        deserialize_byte_buf, deserialize_unit, deserialize_identifier, deserialize_ignored_any,
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.deserialize_unit(visitor)
+    }
+}
