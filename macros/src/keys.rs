@@ -1,0 +1,108 @@
+//! The keys of the attribute and what each of them takes.
+
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// Means nothing without `graceful_restart`.
+    pub(crate) supervised: bool,
+}
+
+/// What a key takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Text that is one component of a path.
+    Name,
+    /// A path, or other text that is not empty.
+    Text,
+    /// `true` or `false`; a key standing alone is `true`.
+    Switch,
+    /// A duration as people write it: `1m 30s`.
+    Duration,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A whole number from 1 to this.
+    Count(u32),
+    /// Permission bits in octal.
+    Mode,
+    /// A listen address.
+    Address,
+    /// The listeners.
+    Listen,
+    /// The path of the `unbroken` crate.
+    Crate,
+}
+
+pub(crate) const KEYS: &[Key] = &[
+    key("name", Kind::Name),
+    key("pidfile", Kind::Text),
+    key("runtime_dir", Kind::Text),
+    key("detach", Kind::Switch),
+    key("graceful_restart", Kind::Switch),
+    key("listen", Kind::Listen),
+    key("ready", Kind::Choice(&["auto", "manual"])),
+    key("ready_timeout", Kind::Duration),
+    key("drain_timeout", Kind::Duration),
+    key("kill_timeout", Kind::Duration),
+    supervised("confirm_window", Kind::Duration),
+    supervised("restart", Kind::Choice(&["no", "on-failure", "always"])),
+    supervised("backoff_min", Kind::Duration),
+    supervised("backoff_max", Kind::Duration),
+    supervised("start_limit_burst", Kind::Count(u32::MAX)),
+    supervised("start_limit_interval", Kind::Duration),
+    key("umask", Kind::Mode),
+    key("workdir", Kind::Text),
+    key("log", Kind::Text),
+    key("config", Kind::Text),
+    supervised("exe", Kind::Text),
+    key("flavor", Kind::Choice(&["current_thread", "multi_thread"])),
+    key("worker_threads", Kind::Count(u16::MAX as u32)),
+    key("crate", Kind::Crate),
+];
+
+/// The fields of a listener's table.
+pub(crate) const FIELDS: &[Key] = &[
+    key("addr", Kind::Address),
+    key("backlog", Kind::Count(u16::MAX as u32)),
+    key("mode", Kind::Mode),
+    key("user", Kind::Text),
+    key("group", Kind::Text),
+    key("v6only", Kind::Switch),
+];
+
+const fn key(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, supervised: false }
+}
+
+const fn supervised(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, supervised: true }
+}
+
+/// Finds a key by its name, or says what may have been meant.
+pub(crate) fn find(table: &'static [Key], what: &str, name: &str) -> Result<&'static Key, String> {
+    if let Some(key) = table.iter().find(|key| key.name == name) {
+        return Ok(key);
+    }
+    let names = || table.iter().map(|key| key.name);
+    Err(match nearest(name, names()) {
+        Some(near) => format!("unknown {what} `{name}`: did you mean `{near}`?"),
+        None => format!("unknown {what} `{name}`: use one of {}", list(names(), "`")),
+    })
+}
+
+/// The word that differs least, when it differs in no more than a third of its letters.
+pub(crate) fn nearest<'a>(word: &str, all: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase().replace('-', "_");
+    all.map(|one| (strsim::damerau_levenshtein(&word, &one.replace('-', "_")), one))
+        .filter(|(distance, one)| distance * 3 <= one.len().max(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, one)| one)
+}
+
+/// `a`, `b` and so on, each in quotes.
+pub(crate) fn list<'a>(words: impl Iterator<Item = &'a str>, quote: &str) -> String {
+    let words: Vec<String> = words.map(|word| format!("{quote}{word}{quote}")).collect();
+    match words.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => words.concat(),
+    }
+}
