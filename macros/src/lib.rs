@@ -1,1 +1,134 @@
-//! The `#[daemon]` attribute.
+//! The `#[daemon]` attribute of the `unbroken` crate, which exports it.
+
+mod args;
+mod check;
+mod expand;
+mod fallback;
+mod keys;
+mod signature;
+mod values;
+
+use proc_macro2::TokenStream;
+
+/// Turns `main` into the `main` of a daemon.
+///
+/// ```no_run
+/// use unbroken::{Daemon, daemon};
+///
+/// #[daemon(pidfile = "/run/hello/hello.pid", graceful_restart, drain_timeout = "20s")]
+/// async fn main(daemon: Daemon) -> unbroken::Result<()> {
+///     println!("{} is up", daemon.name());
+///     daemon.draining().await;
+///     Ok(())
+/// }
+/// ```
+///
+/// The function is sync or async, takes a `Daemon` or nothing, and returns what any `main` may return.
+/// The argument is recognised by the name of its type: `Daemon` or `unbroken::Daemon`. Other attributes
+/// and documentation stay, but `#[tokio::main]` and its like must go: `#[daemon]` starts the runtime.
+///
+/// # Keys
+///
+/// A key is `key = literal`. `detach` and `graceful_restart` may stand alone. All but the last four
+/// rows are configuration: the file, the environment and the command line can say otherwise later.
+///
+/// | key | value | default |
+/// |---|---|---|
+/// | `name` | name of runtime files and logs | the binary's name |
+/// | `pidfile` | path, locked while the daemon lives | `<runtime_dir>/<name>.pid` |
+/// | `runtime_dir` | directory of pidfile and control socket | `$RUNTIME_DIRECTORY`, else `/run/<name>` as root, else `$XDG_RUNTIME_DIR/<name>`, else `/tmp/<name>-<uid>` |
+/// | `detach` | a plain invocation detaches, as `start` does | `false` |
+/// | `listen(…)` | the listeners, see below | none |
+/// | `ready` | `"auto"`: when every listener is accepted from; `"manual"`: when the program says so | `"auto"` |
+/// | `ready_timeout` | duration | `"60s"` |
+/// | `drain_timeout` | duration | `"30s"` |
+/// | `kill_timeout` | duration | `"5s"` |
+/// | `confirm_window` ¹ | duration | `"2s"` |
+/// | `restart` ¹ | after a worker's exit: `"no"`, `"on-failure"` or `"always"` | `"on-failure"` |
+/// | `backoff_min`, `backoff_max` ¹ | durations between respawns | `"100ms"`, `"30s"` |
+/// | `start_limit_burst`, `start_limit_interval` ¹ | number of respawns within a duration | `5`, `"60s"` |
+/// | `umask` | octal: `"0027"` or `0o027` | inherited |
+/// | `workdir` | directory | `"/"` when detached, else unchanged |
+/// | `log` | file for stdout and stderr | stderr in the foreground, `<name>.log` when detached |
+/// | `config` | configuration file | none |
+/// | `exe` ¹ | image of the next generation | the path the program was started by |
+/// | `graceful_restart` | run under a supervisor | `false` |
+/// | `flavor` ² | `"multi_thread"` or `"current_thread"` | `"multi_thread"` |
+/// | `worker_threads` ² | threads of a multi-thread runtime | as Tokio decides |
+/// | `crate` | path of the `unbroken` crate | `::unbroken` |
+///
+/// ¹ needs `graceful_restart`. ² needs an `async fn main`.
+///
+/// Durations are written as `"30s"`, `"500ms"` or `"1m 30s"`.
+///
+/// # Listeners
+///
+/// `listen` gives each listener a name, of lowercase letters, digits and single underscores, and an
+/// address: `"127.0.0.1:80"`, `"[::]:80"` or `"unix:/path"`. Host names are not looked up. A listener
+/// with more to say is a table; all fields but `addr` are optional.
+///
+/// ```no_run
+/// # use unbroken::{Daemon, daemon};
+/// #[daemon(listen(
+///     http = "0.0.0.0:8080",
+///     admin(addr = "unix:/run/hello/admin.sock", mode = "0660", user = "www", group = "www"),
+///     api(addr = "[::]:80", backlog = 1024, v6only = true),
+/// ))]
+/// async fn main(daemon: Daemon) {
+///     daemon.draining().await;
+/// }
+/// ```
+///
+/// | field | value | default |
+/// |---|---|---|
+/// | `addr` | address | required |
+/// | `backlog` | connections the kernel queues | `4096` |
+/// | `mode` | permissions of a unix socket, octal | as the umask says |
+/// | `user`, `group` | owner of a unix socket: a name, or a number in quotes | the process's |
+/// | `v6only` | whether `[::]` refuses IPv4 | `true` |
+///
+/// # Errors
+///
+/// Mistakes are compile errors where they stand, all at once, each with what to write instead:
+/// unknown and duplicate keys, values a key does not take, keys that need another one, `listen` without
+/// a `Daemon` argument, and a function that cannot be `main`.
+///
+/// ```compile_fail
+/// # use unbroken::daemon;
+/// #[daemon(restart = "always")] // `restart` needs a supervisor. Add `graceful_restart`.
+/// async fn main() {}
+/// ```
+///
+/// # Expansion
+///
+/// The function moves, unchanged, into a `main` that holds a constant and one call.
+#[proc_macro_attribute]
+pub fn daemon(
+    args: proc_macro::TokenStream,
+    item: proc_macro::TokenStream,
+) -> proc_macro::TokenStream {
+    daemon_main(args.into(), item.into()).into()
+}
+
+fn daemon_main(args: TokenStream, item: TokenStream) -> TokenStream {
+    let mut mistakes = Vec::new();
+    let entries = args::parse(args, &mut mistakes);
+    let main = match signature::Main::parse(item.clone()) {
+        Ok(main) => main,
+        Err(mistake) => {
+            let daemon = check::check(&entries, None, &mut mistakes);
+            mistakes.push(mistake);
+            return fallback::keep(item, &daemon, &mistakes);
+        }
+    };
+    let daemon = check::check(&entries, Some(&main), &mut mistakes);
+    signature::check(&main, &mut mistakes);
+    if mistakes.is_empty() && main.wrong_argument().is_none() {
+        expand::expand(&daemon, &main)
+    } else {
+        fallback::fallback(&main, &daemon, &mistakes)
+    }
+}
+
+#[cfg(test)]
+mod tests;
