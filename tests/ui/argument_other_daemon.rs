@@ -1,0 +1,8 @@
+use unbroken::daemon;
+
+struct Daemon;
+
+#[daemon]
+async fn main(daemon: Daemon) {
+    drop(daemon);
+}

@@ -1,0 +1,6 @@
+use unbroken::{Daemon, daemon};
+
+#[daemon]
+async fn main(daemon: Daemon) {
+    daemon.
+}

@@ -1,0 +1,10 @@
+use unbroken::{Daemon, daemon};
+
+#[daemon]
+async fn serve(daemon: Daemon) {
+    daemon.draining().await;
+}
+
+fn main() {
+    drop(serve);
+}

@@ -1,0 +1,14 @@
+//! Attributes that decide about the function decide about all of it.
+
+#[cfg(any())]
+#[unbroken::daemon(pidfle = "nobody reads this")]
+fn main() {}
+
+#[unbroken::daemon]
+#[cfg(not(any()))]
+#[cfg_attr(all(), deny(unused_variables), allow(unused_mut))]
+async fn main() {
+    #![allow(dead_code)]
+    let mut _x = 1;
+    fn unused() {}
+}

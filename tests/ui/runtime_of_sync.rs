@@ -1,0 +1,4 @@
+use unbroken::daemon;
+
+#[daemon(flavor = "current_thread", worker_threads = 2)]
+fn main() {}

@@ -1,0 +1,4 @@
+use unbroken::daemon;
+
+#[daemon]
+fn main(self) {}

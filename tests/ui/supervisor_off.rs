@@ -1,0 +1,4 @@
+use unbroken::daemon;
+
+#[daemon(graceful_restart = false, restart = "always")]
+async fn main() {}

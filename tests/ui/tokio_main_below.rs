@@ -1,0 +1,7 @@
+use unbroken::{Daemon, daemon};
+
+#[daemon]
+#[tokio::main(flavor = "current_thread")]
+async fn main(daemon: Daemon) {
+    daemon.draining().await;
+}
