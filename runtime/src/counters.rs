@@ -46,11 +46,9 @@ struct Progress {
 // SAFETY: plain `repr(C)` structs of atomic integers.
 unsafe impl Shareable for Page {}
 
-/// How far a starting worker has come.
+/// How far a starting worker has come; 0 before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
-    /// Exec'd; the *hello* is not complete.
-    Started = 0,
     /// It has its settings and listeners.
     Welcomed = 1,
     /// `main` runs.

@@ -61,8 +61,7 @@ impl Marker {
     pub(crate) fn take() -> Result<Option<Role>> {
         let Some(text) = std::env::var_os(VARIABLE) else { return Ok(None) };
         process::remove_variable(VARIABLE)?;
-        let Some(marker) =
-            text.to_str().and_then(|text| serde_json::from_str::<Marker>(text).ok())
+        let Some(marker) = text.to_str().and_then(|text| serde_json::from_str::<Marker>(text).ok())
         else {
             return Err(Error::new(
                 ErrorKind::Protocol,

@@ -65,8 +65,13 @@ impl PidFile {
         self.file.flush()
     }
 
-    /// Removes the file, if the path still names ours.
+    /// Removes the file, if the path still names ours, and gives up the lock.
     pub(crate) fn remove(self) {
+        self.remove_file();
+    }
+
+    /// Removes the file, if the path still names ours. The lock is kept.
+    pub(crate) fn remove_file(&self) {
         if same_file(&self.file, &self.path).unwrap_or(false) {
             // It may vanish or its directory become read-only: the lock ends with us anyway.
             let _ = std::fs::remove_file(&self.path);

@@ -1,5 +1,4 @@
 //! Configuration: attribute, file, environment and command line become [`Settings`].
-#![allow(dead_code)]
 
 mod address;
 mod app;
@@ -28,8 +27,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::spec::Spec;
 
-#[allow(unused_imports)]
-pub(crate) use keys::{Fallback, KEYS, Key, LISTEN_FIELDS, reference};
 pub(crate) use settings::*;
 
 use layers::Layer;

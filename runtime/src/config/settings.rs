@@ -96,7 +96,7 @@ pub(crate) struct ListenSettings {
 }
 
 /// A literal address: `127.0.0.1:80`, `[::]:80` or `unix:/run/app/app.sock`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Address {
     /// TCP over IPv4 or IPv6.
     Tcp(SocketAddr),

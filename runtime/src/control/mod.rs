@@ -12,7 +12,7 @@ use crate::counters::Ledger;
 mod clients;
 mod socket;
 
-pub(crate) use clients::Clients;
+pub(crate) use clients::{Clients, Heard};
 pub(crate) use socket::{ControlSocket, connect, path_of, prepare_directory};
 
 /// A request to a daemon.
@@ -142,8 +142,6 @@ pub(crate) struct ImageStatus {
 pub(crate) struct LastRestart {
     /// Seconds since 1970.
     pub(crate) at: u64,
-    #[serde(default)]
-    pub(crate) from: Option<u32>,
     pub(crate) to: u32,
     #[serde(flatten)]
     pub(crate) outcome: Outcome,

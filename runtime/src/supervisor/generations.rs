@@ -26,11 +26,8 @@ pub(crate) struct Holdings {
 impl Generations {
     pub(crate) fn begin(&mut self, generation: Generation, image: Image) -> Arc<Image> {
         let image = Arc::new(image);
-        let holdings = Holdings {
-            image: Arc::clone(&image),
-            configuration: None,
-            listeners: BTreeMap::new(),
-        };
+        let holdings =
+            Holdings { image: Arc::clone(&image), configuration: None, listeners: BTreeMap::new() };
         self.known.insert(generation, holdings);
         image
     }
@@ -75,9 +72,10 @@ impl Generations {
     pub(crate) fn retire(&mut self, generation: Generation) {
         let Some(holdings) = self.known.remove(&generation) else { return };
         for bound in holdings.listeners.values() {
-            let kept = self.known.values().any(|other| {
-                other.listeners.values().any(|theirs| theirs.addr() == bound.addr())
-            });
+            let kept = self
+                .known
+                .values()
+                .any(|other| other.listeners.values().any(|theirs| theirs.addr() == bound.addr()));
             if !kept {
                 bound.unlink();
             }

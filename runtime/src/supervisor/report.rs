@@ -55,7 +55,6 @@ pub(super) fn status(driver: &Driver) -> Status {
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
         last_restart: driver.machine.last_restart().map(|report| LastRestart {
             at: unix_seconds(driver.last_transition.0),
-            from: report.from,
             to: report.to,
             outcome: outcome(report, Vec::new()),
         }),

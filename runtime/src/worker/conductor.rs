@@ -64,7 +64,9 @@ pub(crate) fn start(state: Arc<State>, ending: Ending, duty: SignalDuty) -> Resu
         .name("unbroken-link".into())
         .stack_size(256 * 1024)
         .spawn(move || conductor.run())
-        .map_err(|error| Error::io("cannot start the thread that listens to the supervisor", error))?;
+        .map_err(|error| {
+            Error::io("cannot start the thread that listens to the supervisor", error)
+        })?;
     Ok(())
 }
 
@@ -178,6 +180,7 @@ impl Conductor {
     fn drain(&self, deadline: Instant) {
         self.state.drain(deadline);
         if self.ending == Ending::Terminated {
+            self.state.part();
             signals::die_by(Signal::SIGTERM);
         }
     }

@@ -128,10 +128,6 @@ impl Daemon {
         }
         self.state.say(&FromWorker::Status { text });
     }
-
-    pub(crate) fn undeclared(&self, name: &str) -> Error {
-        undeclared(&self.state, name)
-    }
 }
 
 /// What is said of a listener that nobody declared.

@@ -3,7 +3,9 @@
 mod conductor;
 pub(crate) mod daemon;
 #[cfg(feature = "http")]
-pub(crate) mod http;
+pub mod http;
 pub(crate) mod lifecycle;
-pub(crate) mod net;
+pub mod net;
 mod state;
+
+pub(crate) use conductor::SignalDuty;

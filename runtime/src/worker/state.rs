@@ -234,10 +234,6 @@ impl Connection {
     pub(crate) fn told(&self) {
         self.told.store(true, Ordering::Relaxed);
     }
-
-    pub(crate) fn state(&self) -> &Arc<State> {
-        &self.state
-    }
 }
 
 impl Drop for Connection {

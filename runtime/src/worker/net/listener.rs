@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{Addr, Stream, TcpStream, Tracked, UnixStream, concerns_one_connection};
-use crate::config::Address;
 use crate::error::{Error, ErrorKind, Result};
 use crate::worker::daemon::undeclared;
 use crate::worker::state::{Phase, State};
@@ -70,7 +69,8 @@ impl Gated {
     async fn next(&mut self) -> Option<io::Result<(Stream, Addr)>> {
         self.state.polled(self.index);
         loop {
-            match *self.phase.borrow_and_update() {
+            let phase = *self.phase.borrow_and_update();
+            match phase {
                 Phase::Open => {}
                 Phase::Draining => {
                     self.registered = None;

@@ -66,6 +66,10 @@ pub(crate) fn concerns_one_connection(error: &io::Error) -> bool {
     };
     matches!(
         error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | NetworkUnreachable
     )
 }

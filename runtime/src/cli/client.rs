@@ -1,0 +1,242 @@
+//! The verbs that talk to a running daemon.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags};
+
+use super::show;
+use super::verbs::Inquiry;
+use crate::config::Settings;
+use crate::control::{Outcome, Reply, Request, Status, connect, path_of};
+use crate::counters::Ledger;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pidfile;
+
+/// How long a daemon may take to answer `status`, which it does without waiting for anything.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a daemon that said farewell may take to be gone.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Runs the verb; returns its exit code.
+pub(crate) fn run(settings: &Settings, inquiry: &Inquiry) -> Result<ExitCode> {
+    match *inquiry {
+        Inquiry::Status { json } => status(settings, json),
+        Inquiry::Stop { json } => stop(settings, json),
+        Inquiry::Restart { json, wait } => restart(settings, json, wait),
+    }
+}
+
+fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
+    let running = pidfile::holder(&settings.pidfile)?.is_some();
+    if !running {
+        // As the Linux Standard Base says of init scripts: 1 dead with a pidfile, 3 not running.
+        let dead = settings.pidfile.exists();
+        let state = if dead { "dead" } else { "stopped" };
+        if json {
+            super::print_json(&serde_json::json!({
+                "name": settings.name, "state": state, "pidfile": settings.pidfile,
+            }))?;
+        } else if dead {
+            super::print(&format!(
+                "{} is dead and left its pidfile {}; `start` will replace it",
+                settings.name,
+                settings.pidfile.display()
+            ))?;
+        } else {
+            super::print(&not_running(settings).to_string())?;
+        }
+        return Ok(ExitCode::from(if dead { 1 } else { 3 }));
+    }
+    let mut conversation = Conversation::begin(settings, &Request::Status {})?;
+    let status: Box<Status> = loop {
+        match conversation.next(Some(STATUS_TIMEOUT))? {
+            Some(Reply::Status { status }) => break status,
+            Some(reply) => conversation.unexpected(reply)?,
+            None => return Err(conversation.silent()),
+        }
+    };
+    if json {
+        super::print_json(&status)?;
+    } else {
+        super::print(&show::status(&status))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
+    let mut conversation = Conversation::begin(settings, &Request::Stop {})?;
+    let began = Instant::now();
+    let mut ledger = None;
+    loop {
+        match conversation.next(Some(Duration::from_secs(1))) {
+            Ok(Some(Reply::Stopped { ledger: figures })) => {
+                ledger = Some(figures);
+                break;
+            }
+            Ok(Some(reply)) => conversation.unexpected(reply)?,
+            Ok(None) => {
+                eprintln!("{}: draining for {} s", settings.name, began.elapsed().as_secs())
+            }
+            // It died instead of saying farewell, which is gone as well.
+            Err(error) if error.kind() == ErrorKind::Worker => break,
+            Err(error) => return Err(error),
+        }
+    }
+    conversation.wait_gone()?;
+    if json {
+        super::print_json(&serde_json::json!({ "result": "stopped", "ledger": ledger }))?;
+    } else {
+        let figures = ledger.map(|ledger: Ledger| format!(": {ledger}")).unwrap_or_default();
+        super::print(&format!("{} stopped{figures}", settings.name))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn restart(settings: &Settings, json: bool, wait: bool) -> Result<ExitCode> {
+    let mut conversation = Conversation::begin(settings, &Request::Restart { wait })?;
+    let outcome: Outcome = loop {
+        match conversation.next(None)? {
+            Some(Reply::Restarted { outcome }) => break outcome,
+            Some(Reply::Progress { text }) => eprintln!("{}: {text}", settings.name),
+            Some(reply) => conversation.unexpected(reply)?,
+            None => {}
+        }
+    };
+    let done = outcome.result == "ok";
+    if json {
+        super::print_json(&outcome)?;
+    }
+    if done {
+        if !json {
+            super::print(&show::restarted(&settings.name, &outcome))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !json {
+        eprintln!("{}", show::aborted(&settings.name, &outcome));
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn not_running(settings: &Settings) -> Error {
+    Error::new(
+        ErrorKind::NotRunning,
+        format!(
+            "{} is not running (nobody holds the pidfile {}); `start` it",
+            settings.name,
+            settings.pidfile.display()
+        ),
+    )
+}
+
+/// A connected daemon.
+struct Conversation<'a> {
+    settings: &'a Settings,
+    socket: OwnedFd,
+    /// Opened while it is connected, so that the number is its own.
+    process: Option<OwnedFd>,
+}
+
+impl<'a> Conversation<'a> {
+    fn begin(settings: &'a Settings, request: &Request) -> Result<Conversation<'a>> {
+        let Some(holder) = pidfile::holder(&settings.pidfile)? else {
+            return Err(not_running(settings));
+        };
+        let path = path_of(&settings.runtime_dir, &settings.pidfile);
+        let who = holder.pid.map_or(String::new(), |pid| format!(" as process {pid}"));
+        let (socket, pid) = connect(&path).map_err(|error| {
+            let advice = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    "; it belongs to another user: use that user or root"
+                }
+                _ => "; is `runtime_dir` the same as when it was started?",
+            };
+            Error::os(
+                ErrorKind::Io,
+                format!(
+                    "{} runs{who} but cannot be reached at {}{advice}",
+                    settings.name,
+                    path.display()
+                ),
+                error,
+            )
+        })?;
+        let process = Pid::from_raw(pid)
+            .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        crate::link::send(&socket, request, &[])
+            .map_err(|error| Error::io(format!("cannot ask {}", settings.name), error))?;
+        Ok(Conversation { settings, socket, process })
+    }
+
+    /// The next reply; `None` when none came within `timeout`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Worker`] where the daemon hung up.
+    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Reply>> {
+        if !readable(&self.socket, timeout)? {
+            return Ok(None);
+        }
+        match crate::link::receive::<Reply>(&self.socket) {
+            Ok(Some((reply, _))) => Ok(Some(reply)),
+            Ok(None) => Err(Error::new(
+                ErrorKind::Worker,
+                format!("{} ended before it answered; see its log", self.settings.name),
+            )),
+            Err(error) => Err(Error::io(
+                format!("the answer of {} was not understood", self.settings.name),
+                error,
+            )),
+        }
+    }
+
+    /// Any reply but the one waited for.
+    fn unexpected(&self, reply: Reply) -> Result<()> {
+        match reply {
+            Reply::Refused { reason } => {
+                Err(Error::new(ErrorKind::Refused, format!("refused: {reason}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn silent(&self) -> Error {
+        Error::new(
+            ErrorKind::Timeout,
+            format!(
+                "{} does not answer; is it stopped by a signal? `kill -CONT` continues it",
+                self.settings.name
+            ),
+        )
+    }
+
+    /// Waits until the process is gone.
+    fn wait_gone(&self) -> Result<()> {
+        let Some(process) = &self.process else { return Ok(()) };
+        if readable(process, Some(FAREWELL))? {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Timeout,
+            format!("{} said that it stopped but its process is still there", self.settings.name),
+        ))
+    }
+}
+
+fn readable(fd: impl AsFd, timeout: Option<Duration>) -> Result<bool> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::io("poll failed", error)),
+        }
+    }
+}

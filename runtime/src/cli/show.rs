@@ -1,0 +1,109 @@
+//! What the verbs print for people.
+
+use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::control::{LastRestart, Outcome, Status};
+
+/// `status`.
+pub(super) fn status(status: &Status) -> String {
+    let mut out = format!(
+        "{} is {} as process {} since {} ({})\n",
+        status.name,
+        status.state,
+        status.pid,
+        time(status.since),
+        ago(status.uptime)
+    );
+    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "  {key:<10} {value}");
+    };
+    let generation = match status.generation {
+        Some(generation) => generation.to_string(),
+        None => "none yet".into(),
+    };
+    line("mode", &status.mode);
+    line("generation", &generation);
+    line("image", &status.image.path.display());
+    line("pidfile", &status.pidfile.display());
+    match &status.log {
+        Some(log) => line("log", &log.display()),
+        None => line("log", &"stderr"),
+    }
+    for listener in &status.listeners {
+        line("listener", &format!("{} {}", listener.name, listener.addr));
+    }
+    for worker in &status.workers {
+        let text = worker.text.as_ref().map(|text| format!(": {text}")).unwrap_or_default();
+        line(
+            "worker",
+            &format!(
+                "{} generation {} {} for {}, {} connections, {} requests in flight{text}",
+                worker.pid,
+                worker.generation,
+                worker.state,
+                ago(worker.uptime),
+                worker.connections,
+                worker.requests_in_flight,
+            ),
+        );
+    }
+    match &status.last_restart {
+        Some(last) => line("restart", &last_restart(last)),
+        None => line("restart", &"none yet"),
+    }
+    out
+}
+
+fn last_restart(last: &LastRestart) -> String {
+    let from = last.outcome.from.map(|from| format!("generation {from} to ")).unwrap_or_default();
+    let mut text = format!("{} {from}{}: {}", time(last.at), last.to, last.outcome.result);
+    if let Some(reason) = &last.outcome.reason {
+        let _ = write!(text, ", {reason}");
+    }
+    if let Some(ledger) = &last.outcome.ledger {
+        let _ = write!(text, "; {ledger}");
+    }
+    text
+}
+
+/// A restart that was done.
+pub(super) fn restarted(name: &str, outcome: &Outcome) -> String {
+    let mut text = format!("{name} serves generation {}", outcome.generation);
+    if let Some(ms) = outcome.to_commit_ms {
+        let _ = write!(text, " after {ms:.0} ms");
+    }
+    if let (Some(from), Some(ms)) = (outcome.from, outcome.to_drained_ms) {
+        let _ = write!(text, "; generation {from} is gone after {ms:.0} ms");
+    }
+    if let Some(ledger) = &outcome.ledger {
+        let _ = write!(text, ": {ledger}");
+    }
+    text
+}
+
+/// A restart that was undone.
+pub(super) fn aborted(name: &str, outcome: &Outcome) -> String {
+    let reason = outcome.reason.as_deref().unwrap_or("no reason was given");
+    let kept =
+        outcome.from.map_or(String::new(), |from| format!("; generation {from} keeps serving"));
+    let mut text = format!("{name}: the restart failed: {reason}{kept}");
+    if !outcome.output.is_empty() {
+        let _ = write!(text, "\n{name}: the last lines it wrote:");
+        for line in &outcome.output {
+            let _ = write!(text, "\n  {line}");
+        }
+    }
+    text
+}
+
+fn time(unix: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix)).to_string()
+}
+
+fn ago(seconds: f64) -> String {
+    // The number came over the wire.
+    let duration = Duration::try_from_secs_f64(seconds.floor().max(0.0)).unwrap_or_default();
+    humantime::format_duration(duration).to_string()
+}

@@ -1,0 +1,195 @@
+//! Parsing: which verb, with what options, and what is left for the program.
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, ArgMatches};
+
+use crate::spec::Spec;
+
+/// What the command line asks for.
+pub(crate) struct Parsed {
+    pub(crate) command: Command,
+    /// The `--set` options.
+    pub(crate) overrides: Vec<String>,
+    /// The program's own arguments, its name first.
+    pub(crate) args: Vec<OsString>,
+}
+
+/// The verbs.
+pub(crate) enum Command {
+    /// `run` (`Some(false)`), `start` (`Some(true)`), or no verb: as the configuration says.
+    Run {
+        detach: Option<bool>,
+    },
+    /// A verb for a daemon that runs.
+    Client(Inquiry),
+    Check {
+        json: bool,
+    },
+}
+
+/// What is asked of a running daemon.
+pub(crate) enum Inquiry {
+    Stop { json: bool },
+    Restart { json: bool, wait: bool },
+    Status { json: bool },
+}
+
+const VERBS: [&str; 7] = ["run", "start", "stop", "restart", "status", "check", "help"];
+
+/// Parses the arguments. `Err`: help was shown or the arguments are wrong, and this is the exit code.
+pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode> {
+    let program = args.first().cloned().unwrap_or_default();
+    let name = spec.bin.unwrap_or("daemon");
+    let Some(first) = args.get(1).and_then(|arg| arg.to_str()) else {
+        return Ok(plain(args));
+    };
+    if !VERBS.contains(&first) {
+        if let Some(verb) = args.get(2).is_none().then(|| misspelt(first)).flatten() {
+            eprintln!(
+                "{name}: there is no verb `{first}`; did you mean `{name} {verb}`? \
+                 To pass it to the program: `{name} run -- {first}`"
+            );
+            return Err(ExitCode::from(2));
+        }
+        return Ok(plain(args));
+    }
+    let (ours, theirs) = split(&args);
+    let matches = match command(name, spec).try_get_matches_from(ours) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Nothing is left to do where the streams are closed.
+            let _ = error.print();
+            return Err(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)));
+        }
+    };
+    let Some((verb, options)) = matches.subcommand() else { return Ok(plain(args)) };
+    let json = flag(options, "json");
+    let command = match verb {
+        "start" => Command::Run { detach: Some(true) },
+        "stop" => Command::Client(Inquiry::Stop { json }),
+        "restart" => Command::Client(Inquiry::Restart { json, wait: !flag(options, "no-wait") }),
+        "status" => Command::Client(Inquiry::Status { json }),
+        "check" => Command::Check { json },
+        _ => Command::Run { detach: Some(false) },
+    };
+    let overrides = options.get_many::<String>("set").into_iter().flatten().cloned().collect();
+    let args = std::iter::once(program).chain(theirs).collect();
+    Ok(Parsed { command, overrides, args })
+}
+
+fn plain(args: Vec<OsString>) -> Parsed {
+    Parsed { command: Command::Run { detach: None }, overrides: Vec::new(), args }
+}
+
+/// Ours up to `--`, the program's after it.
+fn split(args: &[OsString]) -> (Vec<OsString>, Vec<OsString>) {
+    match args.iter().position(|arg| arg == OsStr::new("--")) {
+        Some(at) => (args[..at].to_vec(), args[at + 1..].to_vec()),
+        None => (args.to_vec(), Vec::new()),
+    }
+}
+
+fn flag(options: &ArgMatches, name: &str) -> bool {
+    options.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
+}
+
+/// The verb that one slip of the finger away.
+fn misspelt(word: &str) -> Option<&'static str> {
+    VERBS.into_iter().find(|verb| strsim::osa_distance(word, verb) == 1)
+}
+
+fn command(name: &'static str, spec: &Spec) -> clap::Command {
+    let set = Arg::new("set")
+        .long("set")
+        .value_name("KEY=VALUE")
+        .action(ArgAction::Append)
+        .value_parser(ValueParser::string())
+        .help("Overrides a configuration key, as in --set drain_timeout=10s");
+    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Prints JSON");
+    let verb = |verb: &'static str, about: &'static str| {
+        clap::Command::new(verb).about(about).arg(set.clone())
+    };
+    let program_args = "What follows `--` are the program's own arguments.";
+    clap::Command::new(name)
+        .version(spec.version.unwrap_or(""))
+        .about("Without a verb the daemon runs in the foreground, and all arguments are the program's.")
+        .subcommand_required(true)
+        .subcommands([
+            verb("run", "Runs the daemon in the foreground").after_help(program_args),
+            verb("start", "Starts the daemon in the background; returns when it serves")
+                .after_help(program_args),
+            verb("stop", "Drains and ends the daemon; returns when it is gone").arg(json.clone()),
+            verb("restart", "Replaces the running code by what is on disk, losing nothing")
+                .arg(json.clone())
+                .arg(
+                    Arg::new("no-wait")
+                        .long("no-wait")
+                        .action(ArgAction::SetTrue)
+                        .help("Returns when the new generation serves, not when the old is gone"),
+                ),
+            verb("status", "Shows what runs. Exit code: 0 running, 1 dead, 3 not running")
+                .arg(json.clone()),
+            verb("check", "Shows the effective configuration and where each value is from")
+                .arg(json),
+        ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Parsed {
+        let spec = Spec {
+            bin: Some("app"),
+            version: None,
+            location: "src/main.rs:1",
+            keys: &[],
+            graceful_restart: true,
+            takes_daemon: true,
+            flavor: crate::spec::Flavor::MultiThread,
+            worker_threads: None,
+        };
+        let args = std::iter::once("app").chain(words.iter().copied()).map(OsString::from);
+        parse(&spec, args.collect()).unwrap_or_else(|_| panic!("{words:?} not parsed"))
+    }
+
+    #[test]
+    fn without_a_verb_everything_is_the_programs() {
+        let it = parsed(&["--port", "80", "start"]);
+        assert!(matches!(it.command, Command::Run { detach: None }));
+        assert_eq!(it.args, ["app", "--port", "80", "start"]);
+    }
+
+    #[test]
+    fn after_a_verb_only_what_follows_the_dashes() {
+        let it = parsed(&["start", "--set", "a=b", "--set=c=d", "--", "stop", "--", "x"]);
+        assert!(matches!(it.command, Command::Run { detach: Some(true) }));
+        assert_eq!(it.overrides, ["a=b", "c=d"]);
+        assert_eq!(it.args, ["app", "stop", "--", "x"]);
+    }
+
+    #[test]
+    fn a_slip_is_noticed() {
+        assert_eq!(misspelt("strat"), Some("start"));
+        assert_eq!(misspelt("restar"), Some("restart"));
+        assert_eq!(misspelt("serve"), None);
+    }
+
+    #[test]
+    fn the_command_is_consistent() {
+        let spec = Spec {
+            bin: None,
+            version: None,
+            location: "",
+            keys: &[],
+            graceful_restart: true,
+            takes_daemon: true,
+            flavor: crate::spec::Flavor::MultiThread,
+            worker_threads: None,
+        };
+        command("app", &spec).debug_assert();
+    }
+}

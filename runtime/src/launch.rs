@@ -1,0 +1,273 @@
+//! Which role this process has: decided at the top of `main`, before any thread or user code exists.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::{ExitCode, Termination};
+
+use nix::sys::signal::Signal;
+use rustix::fs::{Mode, OFlags};
+
+use crate::cli::{self, Command};
+use crate::config::{Configuration, Surroundings};
+use crate::control::{ControlSocket, path_of, prepare_directory};
+use crate::error::{Error, ErrorKind, Result};
+use crate::logs::{LogFile, Say};
+use crate::marker::{self, Marker, Origin, Role};
+use crate::pidfile::PidFile;
+use crate::reporter::Reporter;
+use crate::solo;
+use crate::spec::Spec;
+use crate::supervisor::driver::{Driver, Setup};
+use crate::sys::{descriptors, process, signals};
+use crate::worker::daemon::Daemon;
+use crate::worker::lifecycle::{self, Worker};
+
+mod detach;
+
+/// Runs an `async fn main` under its daemon.
+pub fn run_async<F, Fut>(spec: &'static Spec, main: F) -> ExitCode
+where
+    F: FnOnce(Daemon) -> Fut,
+    Fut: Future,
+    Fut::Output: Termination,
+{
+    match enter(spec) {
+        Ok(worker) => worker.run_async(spec, main),
+        Err(code) => code,
+    }
+}
+
+/// Runs a `fn main` under its daemon.
+pub fn run_sync<F, T>(spec: &'static Spec, main: F) -> ExitCode
+where
+    F: FnOnce(Daemon) -> T,
+    T: Termination,
+{
+    match enter(spec) {
+        Ok(worker) => worker.run_sync(spec, main),
+        Err(code) => code,
+    }
+}
+
+/// A process in which `main` is to run, or the exit code of one in which it is not.
+fn enter(spec: &Spec) -> Result<Worker, ExitCode> {
+    let role = descriptors::fill_standard_streams()
+        .map_err(|error| Error::io("cannot open /dev/null", error))
+        .and_then(|()| Marker::take());
+    let entered = match role {
+        Ok(Some(Role::Worker { link, respawn, origin })) => {
+            name_process(spec, &origin);
+            join(spec, link, respawn, &origin)
+        }
+        Ok(Some(Role::Solo { luggage })) => solo::resume(luggage),
+        Ok(None) => return Err(command(spec)),
+        Err(error) => Err(error),
+    };
+    entered.map_err(|error| {
+        complain(spec, &error);
+        ExitCode::from(error.exit_code())
+    })
+}
+
+fn join(spec: &Spec, link: i32, respawn: bool, origin: &Origin) -> Result<Worker> {
+    let link = marker::adopt(link)?;
+    if respawn {
+        return lifecycle::join(link, None);
+    }
+    lifecycle::join(link, Some((spec, &surroundings(origin))))
+}
+
+/// A process exec'd by descriptor is called by the descriptor's number until it says otherwise.
+fn name_process(spec: &Spec, origin: &Origin) {
+    let file = origin.exe.file_name().and_then(|name| name.to_str());
+    process::set_name(file.or(spec.bin).unwrap_or("daemon"));
+}
+
+fn surroundings(origin: &Origin) -> Surroundings {
+    Surroundings {
+        start_dir: origin.start_dir.clone(),
+        vars: process::variables(),
+        uid: rustix::process::geteuid().as_raw(),
+        overrides: origin.overrides.clone(),
+        exe: origin.exe.clone(),
+    }
+}
+
+/// One line on stderr.
+fn complain(spec: &Spec, error: &Error) {
+    for line in error.to_string().lines() {
+        eprintln!("{}: {line}", spec.bin.unwrap_or("daemon"));
+    }
+}
+
+/// Does what the command line says.
+fn command(spec: &Spec) -> ExitCode {
+    let parsed = match cli::parse(spec, process::arguments()) {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
+    let done = start_dir().and_then(|start_dir| {
+        let overrides = parsed.overrides;
+        let origin = Origin { exe: process::path_of_start(), start_dir, overrides };
+        let configuration = Configuration::load(spec, &surroundings(&origin))?;
+        match parsed.command {
+            Command::Run { detach } => {
+                let detach = detach.unwrap_or(configuration.settings.detach);
+                Ok(run(spec, configuration, origin, parsed.args, detach))
+            }
+            Command::Client(request) => cli::client::run(&configuration.settings, &request),
+            Command::Check { json } => cli::check(&configuration, json),
+        }
+    });
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            complain(spec, &error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn start_dir() -> Result<PathBuf> {
+    std::env::current_dir().map_err(|error| {
+        Error::io("the current directory is gone; change to one that exists", error)
+    })
+}
+
+/// Becomes the daemon, here or in a process of its own.
+fn run(
+    spec: &Spec,
+    configuration: Configuration,
+    origin: Origin,
+    args: Vec<OsString>,
+    detach: bool,
+) -> ExitCode {
+    let log = configuration.settings.log_path(detach).map(std::path::Path::to_owned);
+    let outset = Outset { configuration, origin, args, log, detached: detach };
+    if detach {
+        return match detach::detach(outset) {
+            Ok(code) => code,
+            Err(error) => {
+                complain(spec, &error);
+                ExitCode::from(error.exit_code())
+            }
+        };
+    }
+    ExitCode::from(become_daemon(outset, Reporter::default()))
+}
+
+/// Everything a daemon starts from.
+pub(crate) struct Outset {
+    pub(crate) configuration: Configuration,
+    pub(crate) origin: Origin,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) log: Option<PathBuf>,
+    pub(crate) detached: bool,
+}
+
+/// Runs the daemon in this process to its end; returns its exit code.
+fn become_daemon(outset: Outset, mut reporter: Reporter) -> u8 {
+    let say = Say::new(&outset.configuration.settings.name, outset.log.is_some());
+    // A detached daemon still has the caller's stderr until it has its log: the launcher will tell.
+    let mut own_output = !outset.detached;
+    match begin(outset, &mut reporter, &say, &mut own_output) {
+        Ok(driver) => driver.run(),
+        Err(error) => {
+            if own_output {
+                say.line(&error.to_string());
+            }
+            reporter.failed(error.exit_code(), &error.to_string());
+            error.exit_code()
+        }
+    }
+}
+
+/// Takes the locks and sockets; a solo daemon execs itself and does not return.
+fn begin(
+    outset: Outset,
+    reporter: &mut Reporter,
+    say: &Say,
+    own_output: &mut bool,
+) -> Result<Driver> {
+    let settings = &outset.configuration.settings;
+    let in_terminal = !outset.detached && has_terminal();
+    if !in_terminal {
+        // Whoever started us may have had them ignored.
+        signals::default_action(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT])
+            .map_err(|error| Error::io("cannot reset signals", error))?;
+    }
+    prepare_directory(&settings.runtime_dir)?;
+    create_parent(settings)?;
+    let pidfile = PidFile::acquire(&settings.pidfile, &settings.name)?;
+    let control_path = path_of(&settings.runtime_dir, &settings.pidfile);
+    let control = match ControlSocket::bind(&control_path) {
+        Ok(control) => control,
+        Err(error) => {
+            pidfile.remove();
+            return Err(error);
+        }
+    };
+    let log = match open_log(outset.log.as_deref()) {
+        Ok(log) => log,
+        Err(error) => {
+            control.remove();
+            pidfile.remove();
+            return Err(error);
+        }
+    };
+    *own_output = true;
+    let setup = Setup {
+        configuration: outset.configuration,
+        origin: outset.origin,
+        args: outset.args,
+        vars: process::variables(),
+        pidfile,
+        control,
+        log,
+        reporter: std::mem::take(reporter),
+        say: say.clone(),
+        in_terminal,
+    };
+    if setup.configuration.settings.graceful_restart {
+        return Driver::new(setup);
+    }
+    match solo::start(setup) {
+        Ok(never) => match never {},
+        Err((setup, error)) => {
+            setup.control.remove();
+            setup.pidfile.remove();
+            *reporter = setup.reporter;
+            Err(error)
+        }
+    }
+}
+
+fn open_log(path: Option<&std::path::Path>) -> Result<Option<LogFile>> {
+    let log = path.map(LogFile::open).transpose()?;
+    if let Some(log) = &log {
+        log.become_output()?;
+    }
+    Ok(log)
+}
+
+/// The pidfile's directory, where it is another one than the runtime directory.
+fn create_parent(settings: &crate::config::Settings) -> Result<()> {
+    let Some(parent) = settings.pidfile.parent() else { return Ok(()) };
+    std::fs::create_dir_all(parent).map_err(|error| {
+        Error::os(
+            ErrorKind::Pidfile,
+            format!(
+                "cannot create {} for the pidfile; create it or set `pidfile` to another path",
+                parent.display()
+            ),
+            error,
+        )
+    })
+}
+
+/// Whether this process has a controlling terminal, whose hang-up would be the end of its user.
+fn has_terminal() -> bool {
+    rustix::fs::open("/dev/tty", OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
+        .is_ok()
+}

@@ -1,0 +1,194 @@
+//! `start`: fork, setsid, fork, and a launcher that waits for the truth.
+//!
+//! The launcher becomes a subreaper (`PR_SET_CHILD_SUBREAPER`, prctl(2)), so that the daemon is its
+//! child until it returns: it learns the exit code of one that fails, and can end one that hangs. When
+//! it returns, the daemon is inherited by init as every daemon is.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::PipeFlags;
+
+use super::{Outset, become_daemon};
+use crate::config::Settings;
+use crate::error::{Error, ErrorKind, Result};
+use crate::logs;
+use crate::pidfile;
+use crate::reporter::{Report, Reporter, Reports};
+use crate::sys::descriptors;
+use crate::sys::process::{self, Child, Forked};
+
+/// What the daemon has beyond its own limits before the launcher ends it.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// Starts the daemon in the background; returns when it serves, or says why it does not.
+pub(super) fn detach(outset: Outset) -> Result<ExitCode> {
+    let settings = outset.configuration.settings.clone();
+    let log = outset.log.clone();
+    let already = log.as_deref().map_or(0, logs::length);
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|error| Error::io("cannot open a pipe to the daemon", error))?;
+    process::become_subreaper().map_err(|error| Error::io("cannot become a subreaper", error))?;
+    match process::fork()? {
+        Forked::Child => {
+            drop(read);
+            let code = second_fork(outset, Reporter::new(write));
+            process::exit_now(code);
+        }
+        Forked::Parent(child) => {
+            drop(write);
+            child.wait().map_err(|error| Error::io("cannot wait for the daemon", error))?;
+            let outcome = await_outcome(&settings, Reports::new(read))?;
+            Ok(tell(&settings, outcome, log.as_deref(), already))
+        }
+    }
+}
+
+/// Leaves the session, and becomes a process that can never get a terminal again.
+fn second_fork(outset: Outset, mut reporter: Reporter) -> u8 {
+    let forked = process::new_session()
+        .map_err(|error| Error::io("cannot begin a session", error))
+        .and_then(|()| process::fork());
+    match forked {
+        Ok(Forked::Parent(_)) => 0,
+        Ok(Forked::Child) => {
+            reporter.process();
+            if let Err(error) = let_go() {
+                reporter.failed(error.exit_code(), &error.to_string());
+                return error.exit_code();
+            }
+            become_daemon(outset, reporter)
+        }
+        Err(error) => {
+            reporter.failed(error.exit_code(), &error.to_string());
+            error.exit_code()
+        }
+    }
+}
+
+/// Keeps neither the caller's directory nor its terminal.
+fn let_go() -> Result<()> {
+    std::env::set_current_dir("/").map_err(|error| Error::io("cannot enter /", error))?;
+    descriptors::stdin_from_null()
+        .map_err(|error| Error::io("cannot take stdin from /dev/null", error))
+}
+
+/// What became of the daemon.
+enum Outcome {
+    Ready { pid: u32, listeners: Vec<String> },
+    Failed { code: u8, reason: String },
+}
+
+fn await_outcome(settings: &Settings, mut reports: Reports) -> Result<Outcome> {
+    let deadline = Instant::now() + settings.ready_timeout + settings.kill_timeout + MARGIN;
+    let mut daemon = None;
+    loop {
+        if !reports.buffered() && !readable(&reports, deadline)? {
+            end(daemon.as_ref());
+            pidfile::remove_abandoned(&settings.pidfile);
+            let limit = humantime::format_duration(settings.ready_timeout);
+            let reason = format!(
+                "{} neither became ready nor gave up within {limit} and was killed",
+                settings.name
+            );
+            return Ok(Outcome::Failed { code: 1, reason });
+        }
+        match reports.next() {
+            Some(Report::Process { pid }) => daemon = Some(process::child_of(pid)?),
+            Some(Report::Ready { pid, listeners }) => return Ok(Outcome::Ready { pid, listeners }),
+            Some(Report::Failed { code, reason }) => {
+                reap(daemon.as_ref());
+                return Ok(Outcome::Failed { code, reason });
+            }
+            None => {
+                let Some(daemon) = &daemon else {
+                    return Err(Error::new(ErrorKind::Worker, "the daemon ended as it began"));
+                };
+                let exit = daemon
+                    .wait()
+                    .map_err(|error| Error::io("cannot wait for the daemon", error))?;
+                let reason = format!("{} {exit} before it was ready", settings.name);
+                return Ok(Outcome::Failed { code: exit.shell_code().max(1), reason });
+            }
+        }
+    }
+}
+
+fn readable(reports: &Reports, deadline: Instant) -> Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
+        let mut fds = [PollFd::from_borrowed_fd(reports.as_fd(), PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(Error::io("cannot wait for the daemon", error)),
+        }
+    }
+}
+
+/// A daemon that said why it ends is gone in a moment; the caller shall find nothing left of it.
+fn reap(daemon: Option<&Child>) {
+    if let Some(daemon) = daemon {
+        // Whatever its code is: the report said it.
+        let _ = daemon.wait();
+    }
+}
+
+/// Kills the daemon and everything it leaves, which is ours as we are its subreaper.
+fn end(daemon: Option<&Child>) {
+    if let Some(daemon) = daemon {
+        let _ = daemon.signal(rustix::process::Signal::KILL);
+        let _ = daemon.wait();
+    }
+    while let Some(orphans) = children() {
+        for orphan in orphans {
+            let _ = orphan.signal(rustix::process::Signal::KILL);
+            let _ = orphan.wait();
+        }
+    }
+}
+
+fn children() -> Option<Vec<Child>> {
+    let own = std::process::id();
+    let listed = std::fs::read_to_string(format!("/proc/self/task/{own}/children")).ok()?;
+    let children: Vec<Child> = listed
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .filter_map(|pid| process::child_of(pid).ok())
+        .collect();
+    (!children.is_empty()).then_some(children)
+}
+
+/// Tells the person who started it.
+fn tell(settings: &Settings, outcome: Outcome, log: Option<&Path>, already: u64) -> ExitCode {
+    let name = &settings.name;
+    match outcome {
+        Outcome::Ready { pid, listeners } => {
+            let on = match listeners.is_empty() {
+                true => String::new(),
+                false => format!(", serving {}", listeners.join(", ")),
+            };
+            // Somebody who closed stdout does not want to know.
+            let _ = writeln!(std::io::stdout(), "{name} started as process {pid}{on}");
+            ExitCode::SUCCESS
+        }
+        Outcome::Failed { code, reason } => {
+            eprintln!("{name}: {reason}");
+            let mut lines = log.and_then(|log| logs::tail(log, already).ok()).unwrap_or_default();
+            lines.retain(|line| !line.ends_with(&reason));
+            if let (Some(log), false) = (log, lines.is_empty()) {
+                eprintln!("{name}: the last lines it wrote to {}:", log.display());
+                for line in lines {
+                    eprintln!("  {line}");
+                }
+            }
+            ExitCode::from(code)
+        }
+    }
+}

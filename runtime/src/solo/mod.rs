@@ -1,0 +1,206 @@
+//! A daemon without a supervisor: one process, with the same pidfile, listeners, signals and drain.
+//!
+//! It binds everything, then execs itself, so that user code runs with the program's own arguments and
+//! in a process that looks as if it had just been started. A thread stands in for the supervisor: the
+//! rest of the process is a worker like any other.
+
+mod stand_in;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use rustix::fs::MemfdFlags;
+use serde::{Deserialize, Serialize};
+
+use self::stand_in::StandIn;
+use crate::config::{Address, Configuration};
+use crate::control::{ControlSocket, path_of};
+use crate::counters::Counters;
+use crate::error::{Error, ErrorKind, Result};
+use crate::listener::Bound;
+use crate::logs::{LogFile, Say};
+use crate::marker::{Marker, Origin, Role, VARIABLE, adopt};
+use crate::pidfile::PidFile;
+use crate::reporter::Reporter;
+use crate::supervisor::driver::Setup;
+use crate::sys::process::{self, Program};
+use crate::sys::{descriptors, seqpacket};
+use crate::worker::SignalDuty;
+use crate::worker::lifecycle::{Handover, Worker};
+
+/// The one generation of a solo daemon.
+const GENERATION: u32 = 1;
+
+/// Everything that the process takes along through its own exec; descriptors by number.
+#[derive(Debug, Serialize, Deserialize)]
+struct Luggage {
+    configuration: Configuration,
+    origin: Origin,
+    listeners: BTreeMap<String, Packed>,
+    pidfile: RawFd,
+    control: RawFd,
+    reporter: Option<RawFd>,
+    log: Option<PathBuf>,
+    in_terminal: bool,
+}
+
+/// A bound listener on its way through the exec.
+#[derive(Debug, Serialize, Deserialize)]
+struct Packed {
+    addr: Address,
+    socket: RawFd,
+}
+
+/// Binds the listeners and execs the program again. Returns only with an error.
+pub(crate) fn start(setup: Setup) -> Result<Infallible, (Setup, Error)> {
+    let mut bound = Vec::new();
+    for (name, settings) in &setup.configuration.settings.listen {
+        match Bound::bind(name, settings) {
+            Ok(listener) => bound.push((name.clone(), listener)),
+            Err(error) => {
+                unlink(&bound);
+                return Err((setup, error));
+            }
+        }
+    }
+    match exec(&setup, &bound) {
+        Ok(never) => match never {},
+        Err(error) => {
+            unlink(&bound);
+            Err((setup, error))
+        }
+    }
+}
+
+fn unlink(bound: &[(String, Bound)]) {
+    for (_, listener) in bound {
+        listener.unlink();
+    }
+}
+
+fn exec(setup: &Setup, bound: &[(String, Bound)]) -> Result<Infallible> {
+    let luggage = Luggage {
+        configuration: setup.configuration.clone(),
+        origin: setup.origin.clone(),
+        listeners: bound
+            .iter()
+            .map(|(name, listener)| {
+                let socket = keep(listener.as_fd())?;
+                Ok((name.clone(), Packed { addr: listener.addr().clone(), socket }))
+            })
+            .collect::<Result<_>>()?,
+        pidfile: keep(setup.pidfile.as_fd())?,
+        control: keep(setup.control.as_fd())?,
+        reporter: setup.reporter.descriptor().map(keep).transpose()?,
+        log: setup.log.as_ref().map(|log| log.path().to_owned()),
+        in_terminal: setup.in_terminal,
+    };
+    let packed = pack(&luggage)?;
+    let marker = Marker::text(Role::Solo { luggage: keep(packed.as_fd())? })?;
+    let image = std::fs::File::open("/proc/self/exe").map_err(cannot_exec)?;
+    let program = Program {
+        image: image.as_fd(),
+        args: &setup.args,
+        vars: &setup.vars,
+        marker: (VARIABLE, &marker),
+    };
+    process::exec(&program).map_err(cannot_exec)
+}
+
+fn cannot_exec(error: std::io::Error) -> Error {
+    Error::os(ErrorKind::Image, "cannot execute this program again", error)
+}
+
+fn keep(fd: BorrowedFd<'_>) -> Result<RawFd> {
+    descriptors::keep_across_exec(fd)
+        .map_err(|error| Error::io("cannot keep a descriptor across exec", error))?;
+    Ok(fd.as_raw_fd())
+}
+
+fn pack(luggage: &Luggage) -> Result<std::fs::File> {
+    let cannot = |error: std::io::Error| Error::io("cannot write the state for the exec", error);
+    let fd = rustix::fs::memfd_create("unbroken-luggage", MemfdFlags::CLOEXEC)
+        .map_err(|error| cannot(error.into()))?;
+    let mut file = std::fs::File::from(fd);
+    let bytes = serde_json::to_vec(luggage).map_err(|error| cannot(error.into()))?;
+    file.write_all(&bytes).and_then(|()| file.rewind()).map_err(cannot)?;
+    Ok(file)
+}
+
+fn unpack(number: RawFd) -> Result<Luggage> {
+    let mut bytes = Vec::new();
+    std::fs::File::from(adopt(number)?)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io("cannot read the state of the exec", error))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::io("the state of the exec is not understood", error))
+}
+
+/// After the exec: becomes the worker, with a thread that stands in for its supervisor.
+pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
+    let luggage = unpack(luggage)?;
+    let settings = luggage.configuration.settings.clone();
+    let file = luggage.origin.exe.file_name().and_then(|name| name.to_str());
+    process::set_name(file.unwrap_or(&settings.name));
+    let pidfile = PidFile::adopt(settings.pidfile.clone(), adopt(luggage.pidfile)?);
+    let control_path = path_of(&settings.runtime_dir, &settings.pidfile);
+    let control = ControlSocket::adopt(control_path, adopt(luggage.control)?);
+    let reporter = match luggage.reporter {
+        Some(number) => Reporter::new(adopt(number)?),
+        None => Reporter::default(),
+    };
+    let mut bound = Vec::new();
+    for (name, packed) in luggage.listeners {
+        let Some(declared) = settings.listen.get(&name) else { continue };
+        bound.push((name, Bound::adopt(declared.clone(), adopt(packed.socket)?, packed.addr)));
+    }
+    let say = Say::new(&settings.name, luggage.log.is_some());
+    let log = luggage.log.as_deref().map(LogFile::open).transpose()?;
+    let (ours, theirs) =
+        seqpacket::pair().map_err(|error| Error::io("cannot open a link", error))?;
+    let (counters, counters_fd) =
+        Counters::create().map_err(|error| Error::io("cannot share counters", error))?;
+    let listeners = bound
+        .iter()
+        .map(|(name, listener)| {
+            let socket = listener.as_fd().try_clone_to_owned();
+            let socket = socket.map_err(|error| Error::io("cannot hand over a listener", error))?;
+            Ok((name.clone(), listener.addr().clone(), socket))
+        })
+        .collect::<Result<_>>()?;
+    let stand_in = StandIn::new(stand_in::Parts {
+        configuration: luggage.configuration.clone(),
+        origin: luggage.origin,
+        link: ours,
+        bound,
+        counters,
+        pidfile,
+        control,
+        reporter,
+        log,
+        say,
+        in_terminal: luggage.in_terminal,
+    })?;
+    let handover = Handover {
+        link: theirs,
+        generation: GENERATION,
+        configuration: luggage.configuration,
+        counters: counters_fd,
+        listeners,
+    };
+    let worker = match Worker::new(handover, SignalDuty::Elsewhere) {
+        Ok(worker) => worker,
+        Err(error) => {
+            stand_in.give_up(&error);
+            return Err(error);
+        }
+    };
+    let thread = stand_in.start()?;
+    // Set once, here.
+    let _ = worker.state().stand_in.set(Mutex::new(Some(thread)));
+    Ok(worker)
+}

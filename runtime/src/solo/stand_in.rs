@@ -1,0 +1,352 @@
+//! The thread of a solo daemon that does what a supervisor would: signals, control socket, deadlines.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::config::{Configuration, Ready};
+use crate::control::{
+    Clients, ControlSocket, Heard, ImageStatus, ListenerStatus, Reply, Request, Status,
+    WorkerStatus,
+};
+use crate::counters::Counters;
+use crate::error::{Error, Result};
+use crate::link::{self, FromWorker, ToWorker};
+use crate::listener::Bound;
+use crate::logs::{LogFile, Say};
+use crate::marker::Origin;
+use crate::pidfile::PidFile;
+use crate::reporter::Reporter;
+use crate::sys::signals::Caught;
+use crate::sys::{clock, process};
+
+/// What the thread works with.
+pub(super) struct Parts {
+    pub(super) configuration: Configuration,
+    pub(super) origin: Origin,
+    pub(super) link: OwnedFd,
+    pub(super) bound: Vec<(String, Bound)>,
+    pub(super) counters: Counters,
+    pub(super) pidfile: PidFile,
+    pub(super) control: ControlSocket,
+    pub(super) reporter: Reporter,
+    pub(super) log: Option<LogFile>,
+    pub(super) say: Say,
+    pub(super) in_terminal: bool,
+}
+
+pub(super) struct StandIn {
+    parts: Parts,
+    caught: Caught,
+    clients: Clients,
+    stopping: Vec<u64>,
+    began: (Instant, SystemTime),
+    phase: Phase,
+    text: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Starting {
+        deadline: Instant,
+    },
+    Serving,
+    Draining,
+    /// The drain was cut short.
+    Hurried,
+    /// `main` has ended.
+    Over,
+}
+
+impl StandIn {
+    pub(super) fn new(parts: Parts) -> Result<StandIn> {
+        let signals = [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGHUP,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+        ];
+        let caught =
+            Caught::catch(&signals).map_err(|error| Error::io("cannot catch signals", error))?;
+        let deadline = Instant::now() + parts.configuration.settings.ready_timeout;
+        Ok(StandIn {
+            parts,
+            caught,
+            clients: Clients::default(),
+            stopping: Vec::new(),
+            began: (Instant::now(), SystemTime::now()),
+            phase: Phase::Starting { deadline },
+            text: None,
+        })
+    }
+
+    /// Starts the thread.
+    pub(super) fn start(self) -> Result<JoinHandle<()>> {
+        std::thread::Builder::new()
+            .name("unbroken-solo".into())
+            .stack_size(512 * 1024)
+            .spawn(move || self.run())
+            .map_err(|error| Error::io("cannot start the thread that minds the daemon", error))
+    }
+
+    /// Puts everything away before the thread was started.
+    pub(super) fn give_up(mut self, error: &Error) {
+        self.parts.reporter.failed(error.exit_code(), &error.to_string());
+        self.put_away();
+    }
+
+    fn run(mut self) {
+        while self.phase != Phase::Over {
+            if let Err(error) = self.step() {
+                self.parts.say.line(&format!("cannot wait for events: {error}"));
+                self.drain(Instant::now());
+                self.phase = Phase::Over;
+            }
+        }
+        self.farewell();
+        self.put_away();
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let start_limit = match self.phase {
+            Phase::Starting { deadline } => Some(deadline),
+            _ => None,
+        };
+        let next = [start_limit, self.clients.deadline()].into_iter().flatten().min();
+        let timeout = next.map(|at| {
+            let left = at.saturating_duration_since(now) + Duration::from_millis(1);
+            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
+        });
+        let ready = self.poll(timeout.as_ref())?;
+        for place in ready {
+            match place {
+                0 => self.hear_worker(),
+                1 => self.signalled()?,
+                2 => {
+                    if let Err(error) = self.clients.accept(&self.parts.control, Instant::now()) {
+                        self.parts.say.line(&format!("cannot accept a control client: {error}"));
+                    }
+                }
+                client => self.hear_client(client - 3),
+            }
+        }
+        let now = Instant::now();
+        self.clients.expire(now);
+        if start_limit.is_some_and(|deadline| deadline <= now)
+            && matches!(self.phase, Phase::Starting { .. })
+        {
+            self.not_ready();
+        }
+        Ok(())
+    }
+
+    /// What became readable: 0 the link, 1 signals, 2 the control socket, 3 + n the client n.
+    fn poll(&self, timeout: Option<&Timespec>) -> Result<Vec<u64>> {
+        let mut places: Vec<(u64, BorrowedFd<'_>)> = vec![
+            (0, self.parts.link.as_fd()),
+            (1, self.caught.as_fd()),
+            (2, self.parts.control.as_fd()),
+        ];
+        places.extend(self.clients.sockets().map(|(id, fd)| (3 + id, fd)));
+        let mut fds: Vec<PollFd<'_>> =
+            places.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::io("poll failed", error)),
+        }
+        let ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        Ok(places.iter().zip(ready).filter(|(_, ready)| *ready).map(|((n, _), _)| *n).collect())
+    }
+
+    // ---- what is heard --------------------------------------------------------------------------
+
+    fn hear_worker(&mut self) {
+        match link::receive::<FromWorker>(&self.parts.link) {
+            Ok(Some((FromWorker::Ready {}, _))) => self.ready(),
+            Ok(Some((FromWorker::Status { text }, _))) => self.text = Some(text),
+            Ok(Some(_)) => {}
+            Ok(None) => self.phase = Phase::Over,
+            Err(error) => self.parts.say.line(&format!("the link failed: {error}")),
+        }
+    }
+
+    fn ready(&mut self) {
+        if !matches!(self.phase, Phase::Starting { .. }) {
+            return;
+        }
+        self.phase = Phase::Serving;
+        self.tell(&ToWorker::Go {});
+        let addrs: Vec<String> =
+            self.parts.bound.iter().map(|(name, b)| format!("{name} {}", b.addr())).collect();
+        let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
+        self.parts.say.line(&format!("serves{on}"));
+        self.parts.reporter.ready(&addrs);
+    }
+
+    fn not_ready(&mut self) {
+        let settings = &self.parts.configuration.settings;
+        let names: Vec<&str> = settings.listen.keys().map(String::as_str).collect();
+        let missing = self.parts.counters.missing(&names, settings.ready == Ready::Manual);
+        let limit = humantime::format_duration(settings.ready_timeout);
+        let reason = format!(
+            "{} was not ready within {limit}: {missing}; raise `ready_timeout` if it needs longer",
+            settings.name
+        );
+        self.parts.say.line(&reason);
+        self.parts.reporter.failed(1, &reason);
+        self.put_away();
+        process::exit_now(1);
+    }
+
+    fn signalled(&mut self) -> Result<()> {
+        while let Some(signal) =
+            self.caught.next().map_err(|error| Error::io("cannot read signals", error))?
+        {
+            match signal {
+                Signal::SIGTERM | Signal::SIGINT => self.stop(),
+                Signal::SIGHUP if self.parts.in_terminal => self.stop(),
+                Signal::SIGQUIT => self.hurry(),
+                Signal::SIGUSR1 => {
+                    if let Some(log) = &mut self.parts.log
+                        && let Err(error) = log.reopen()
+                    {
+                        self.parts.say.line(&format!("{error}; the old file is kept"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_client(&mut self, id: u64) {
+        match self.clients.hear(id) {
+            Heard::Request(Request::Status {}) => {
+                let status = Box::new(self.status());
+                self.clients.reply(id, &Reply::Status { status });
+            }
+            Heard::Request(Request::Stop {}) => {
+                self.stopping.push(id);
+                if matches!(self.phase, Phase::Starting { .. } | Phase::Serving) {
+                    self.stop();
+                }
+            }
+            Heard::Request(Request::Restart { .. }) => {
+                let reason = format!(
+                    "{} runs without a supervisor; add `graceful_restart` to its attribute, or stop \
+                     and start it",
+                    self.parts.configuration.settings.name
+                );
+                self.clients.reply(id, &Reply::Refused { reason });
+            }
+            Heard::Request(Request::Unknown) => {
+                let reason = "this daemon is older than the command and does not know it".into();
+                self.clients.reply(id, &Reply::Refused { reason });
+            }
+            Heard::Gone => self.stopping.retain(|client| *client != id),
+            Heard::Nothing => {}
+        }
+    }
+
+    // ---- the end --------------------------------------------------------------------------------
+
+    /// Drains; asked again it hurries, and then it ends at once.
+    fn stop(&mut self) {
+        match self.phase {
+            Phase::Starting { .. } | Phase::Serving => {
+                self.parts.say.line("draining");
+                self.phase = Phase::Draining;
+                self.drain(Instant::now() + self.parts.configuration.settings.drain_timeout);
+            }
+            Phase::Draining => self.hurry(),
+            Phase::Hurried => {
+                self.put_away();
+                process::exit_now(128 + 15);
+            }
+            Phase::Over => {}
+        }
+    }
+
+    fn hurry(&mut self) {
+        if self.phase == Phase::Hurried {
+            self.stop();
+        } else if self.phase != Phase::Over {
+            self.phase = Phase::Hurried;
+            self.drain(Instant::now());
+        }
+    }
+
+    fn drain(&mut self, deadline: Instant) {
+        self.tell(&ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline) });
+    }
+
+    fn tell(&self, message: &ToWorker) {
+        if let Err(error) = link::send(&self.parts.link, message, &[]) {
+            self.parts.say.line(&format!("the link failed: {error}"));
+        }
+    }
+
+    fn farewell(&mut self) {
+        let ledger = self.parts.counters.read().closed();
+        for client in std::mem::take(&mut self.stopping) {
+            self.clients.reply(client, &Reply::Stopped { ledger });
+        }
+    }
+
+    /// Removes what the daemon has in the file system.
+    fn put_away(&mut self) {
+        for (_, bound) in &self.parts.bound {
+            bound.unlink();
+        }
+        self.parts.control.remove();
+        self.parts.pidfile.remove_file();
+    }
+
+    // ---- what is shown --------------------------------------------------------------------------
+
+    fn status(&self) -> Status {
+        let settings = &self.parts.configuration.settings;
+        let ledger = self.parts.counters.read();
+        let uptime = self.began.0.elapsed().as_secs_f64();
+        let (state, worker) = match self.phase {
+            Phase::Starting { .. } => ("starting", "starting"),
+            Phase::Serving => ("running", "serving"),
+            Phase::Draining | Phase::Hurried | Phase::Over => ("stopping", "draining"),
+        };
+        Status {
+            name: settings.name.clone(),
+            pid: std::process::id(),
+            mode: "solo".into(),
+            state: state.into(),
+            uptime,
+            since: self.began.1.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            generation: Some(super::GENERATION),
+            workers: vec![WorkerStatus {
+                pid: i32::try_from(std::process::id()).unwrap_or(0),
+                generation: super::GENERATION,
+                state: worker.into(),
+                uptime,
+                connections: ledger.open,
+                requests_in_flight: ledger.in_flight,
+                requests: ledger.requests,
+                text: self.text.clone(),
+            }],
+            listeners: self
+                .parts
+                .bound
+                .iter()
+                .map(|(name, b)| ListenerStatus { name: name.clone(), addr: b.addr().to_string() })
+                .collect(),
+            image: ImageStatus { path: self.parts.origin.exe.clone(), release: None },
+            pidfile: settings.pidfile.clone(),
+            log: self.parts.log.as_ref().map(|log| log.path().to_owned()),
+            last_restart: None,
+        }
+    }
+}
