@@ -134,6 +134,17 @@ impl Child {
         assert!(found, "`{}` did not say `{text}` but:\n{}", self.command, self.stderr());
     }
 
+    /// Waits until its standard output contains a text.
+    ///
+    /// # Panics
+    ///
+    /// If it does not in time.
+    #[track_caller]
+    pub fn wait_for_stdout(&self, text: &str, within: Duration) {
+        let found = self.stdout.wait(within, |captured| captured.contains(text));
+        assert!(found, "`{}` did not print `{text}` but:\n{}", self.command, self.stdout());
+    }
+
     /// Waits for its end, and for the end of its outputs.
     ///
     /// # Panics

@@ -19,8 +19,8 @@ pub struct Status {
     pub uptime: f64,
     /// The start, in seconds since 1970.
     pub since: f64,
-    /// The serving generation.
-    pub generation: u64,
+    /// The serving generation. `None`: none does yet.
+    pub generation: Option<u64>,
     /// All workers, of whatever generation.
     pub workers: Vec<Worker>,
     /// The listeners and what they are bound to.
@@ -72,7 +72,7 @@ pub struct Image {
 #[derive(Debug, Clone, Deserialize)]
 pub struct LastRestart {
     /// The generation before.
-    pub from: u64,
+    pub from: Option<u64>,
     /// The generation that was to follow.
     pub to: u64,
     /// `ok` or `aborted`.
@@ -88,8 +88,11 @@ pub struct Report {
     pub result: String,
     /// Why it was aborted.
     pub reason: Option<String>,
-    /// The generation that serves.
-    pub generation: u64,
+    /// The generation that was started, or the last one there was.
+    pub generation: Option<u64>,
+    /// The last words of a worker that failed.
+    #[serde(default)]
+    pub output: Vec<String>,
     /// What became of the connections of the generation that drained.
     pub ledger: Option<Account>,
     /// From the request to the commit.
@@ -129,7 +132,29 @@ impl Account {
     }
 }
 
+impl Report {
+    /// The account of a drain.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[track_caller]
+    pub fn account(&self) -> &Account {
+        self.ledger.as_ref().unwrap_or_else(|| panic!("no ledger: {self:?}"))
+    }
+}
+
 impl Status {
+    /// The generation that serves.
+    ///
+    /// # Panics
+    ///
+    /// If none does.
+    #[track_caller]
+    pub fn generation(&self) -> u64 {
+        self.generation.unwrap_or_else(|| panic!("no generation serves: {self:?}"))
+    }
+
     /// The worker that serves.
     ///
     /// # Panics
@@ -137,8 +162,9 @@ impl Status {
     /// If none does.
     #[track_caller]
     pub fn serving(&self) -> &Worker {
-        let serves =
-            |worker: &&Worker| worker.generation == self.generation && worker.state == "serving";
+        let serves = |worker: &&Worker| {
+            Some(worker.generation) == self.generation && worker.state == "serving"
+        };
         self.workers.iter().find(serves).unwrap_or_else(|| panic!("no worker serves: {self:?}"))
     }
 

@@ -1,5 +1,7 @@
 //! The harness itself: what it starts it holds, and what it holds it ends.
 
+#![allow(clippy::expect_used)]
+
 use std::time::{Duration, Instant};
 
 use rustix::process::geteuid;
@@ -102,7 +104,7 @@ fn images() {
 fn a_load_on_a_real_process() {
     let bed = Bed::new("bare-http");
     let child = bed.spawn([""; 0]);
-    unbroken_tests::eventually("an address", SOON, || child.stdout().ends_with('\n'));
+    child.wait_for_stdout("\n", SOON);
     let target: unbroken_tests::http::Target = child.stdout().trim().parse().expect("an address");
     let load = Load::on(target).keep_alive(4).start();
     load.wait_for(100);
