@@ -13,15 +13,17 @@ use unbroken::{Daemon, daemon};
     kill_timeout = "1s"
 )]
 fn main(daemon: Daemon) -> anyhow::Result<()> {
-    let mut listener = daemon.blocking_listener("echo")?;
+    let listener = daemon.blocking_listener("echo")?;
     let mut threads = Vec::new();
     while let Some(accepted) = listener.next() {
-        let (mut stream, _) = accepted?;
+        let (stream, _) = accepted?;
         let generation = daemon.generation();
         threads.push(std::thread::spawn(move || -> std::io::Result<()> {
-            let lines = BufReader::new(stream.try_clone()?).lines();
-            for line in lines {
-                writeln!(stream, "{generation} {}", line?)?;
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            while stream.read_line(&mut line)? > 0 {
+                write!(stream.get_mut(), "{generation} {line}")?;
+                line.clear();
             }
             Ok(())
         }));

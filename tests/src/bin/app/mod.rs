@@ -39,14 +39,7 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
         .route("/log/{line}", get(|Path(line): Path<String>| async move { eprintln!("{line}") }))
         .route("/abort", get(abort))
         .route("/exit/{code}", get(exit))
-        .route(
-            "/block",
-            get(|| async {
-                loop {
-                    std::thread::park();
-                }
-            }),
-        )
+        .route("/block", get(block))
 }
 
 /// Says every message again; a drain is a reason to go, which the other end is told.
@@ -86,6 +79,12 @@ async fn child() -> impl IntoResponse {
     match sleep.spawn() {
         Ok(child) => format!("child={}\n", child.id()),
         Err(error) => error.to_string(),
+    }
+}
+
+async fn block() -> &'static str {
+    loop {
+        std::thread::park();
     }
 }
 
