@@ -1,1 +1,31 @@
-//! Harness.
+//! The harness of the tests: real processes, real sockets, and a client that loses count of
+//! nothing.
+//!
+//! - [`Bed`] is a directory in which one daemon lives. It runs verbs, swaps the binary, reads
+//!   `status --json`, and leaves no process behind, whatever happens to the test.
+//! - [`Load`] asks a server many things and accounts for every request in a
+//!   [`Ledger`](load::Ledger).
+//! - [`http::Connection`] is one connection in the test's own hands, byte by byte.
+//! - [`Process`] is a process held by a pidfd; [`Terminal`] a pseudo terminal with a child on it.
+//! - [`eventually`] waits, with a bound, for what announces itself in no other way.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod bed;
+pub mod child;
+pub mod http;
+pub mod load;
+pub mod process;
+pub mod report;
+pub mod terminal;
+mod wait;
+
+pub use bed::{Bad, Bed};
+pub use child::{Child, Output};
+pub use load::Load;
+pub use process::Process;
+pub use report::{Report, Status};
+pub use rustix::process::Signal;
+pub use terminal::Terminal;
+pub use wait::eventually;

@@ -27,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::spec::Spec;
 
+#[cfg(test)]
+pub(crate) use keys::{Fallback, KEYS, LISTEN_FIELDS};
 pub(crate) use settings::*;
 
 use layers::Layer;

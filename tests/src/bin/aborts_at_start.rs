@@ -1,0 +1,16 @@
+//! Dies of a signal before it could serve.
+
+use unbroken::{Daemon, daemon};
+
+#[daemon(
+    name = "app",
+    graceful_restart,
+    listen(http = "127.0.0.1:0"),
+    ready_timeout = "10s",
+    drain_timeout = "10s",
+    kill_timeout = "1s"
+)]
+async fn main(_daemon: Daemon) {
+    eprintln!("opening the database");
+    std::process::abort();
+}

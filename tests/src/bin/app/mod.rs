@@ -1,0 +1,98 @@
+//! The application of the HTTP fixtures.
+
+use std::convert::Infallible;
+use std::os::unix::process::CommandExt;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Path;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use unbroken::Daemon;
+
+/// All routes. Each response says who gave it.
+pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
+    let generation = daemon.generation();
+    let answer =
+        move || format!("generation={generation} pid={} version={version}\n", std::process::id());
+    let ws = {
+        let daemon = daemon.clone();
+        move |upgrade: WebSocketUpgrade| async move {
+            upgrade.on_upgrade(move |socket| echo(socket, daemon))
+        }
+    };
+    Router::new()
+        .route("/", get(move || async move { answer() }))
+        .route(
+            "/slow",
+            get(move || async move {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                answer()
+            }),
+        )
+        .route("/echo", post(|body: Bytes| async move { body }))
+        .route("/ws", get(ws))
+        .route("/stream", get(stream))
+        .route("/child", get(child))
+        .route("/log/{line}", get(|Path(line): Path<String>| async move { eprintln!("{line}") }))
+        .route("/abort", get(abort))
+        .route("/exit/{code}", get(exit))
+        .route("/block", get(block))
+}
+
+/// Says every message again; a drain is a reason to go, which the other end is told.
+async fn echo(mut socket: WebSocket, daemon: Daemon) {
+    loop {
+        tokio::select! {
+            () = daemon.draining() => {
+                let close = CloseFrame { code: 1012, reason: "restart".into() };
+                let _ = socket.send(Message::Close(Some(close))).await;
+                return;
+            }
+            message = socket.recv() => match message {
+                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                    if socket.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+            }
+        }
+    }
+}
+
+/// A response without an end.
+async fn stream() -> Body {
+    Body::from_stream(futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Some((Ok::<_, Infallible>("more\n"), ()))
+    }))
+}
+
+/// Leaves a child behind, as programs do.
+async fn child() -> impl IntoResponse {
+    let mut sleep = std::process::Command::new("sleep");
+    sleep.arg("1000").process_group(0);
+    match sleep.spawn() {
+        Ok(child) => format!("child={}\n", child.id()),
+        Err(error) => error.to_string(),
+    }
+}
+
+async fn block() -> &'static str {
+    loop {
+        std::thread::park();
+    }
+}
+
+async fn abort() {
+    std::process::abort()
+}
+
+#[allow(clippy::exit, reason = "what the tests want to see survived")]
+async fn exit(Path(code): Path<i32>) {
+    std::process::exit(code)
+}

@@ -1,0 +1,17 @@
+//! The application with a configuration file that nobody has written.
+
+mod app;
+
+use unbroken::{Daemon, daemon};
+
+#[daemon(
+    name = "app",
+    graceful_restart,
+    config = "no-such-file.toml",
+    listen(http = "127.0.0.1:0"),
+    ready_timeout = "10s"
+)]
+async fn main(daemon: Daemon) -> anyhow::Result<()> {
+    daemon.serve("http", app::router(&daemon, "bad")).await?;
+    Ok(())
+}

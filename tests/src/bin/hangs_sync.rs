@@ -1,0 +1,18 @@
+//! Never comes to accept, and never lets the thread go.
+
+use unbroken::{Daemon, daemon};
+
+#[daemon(
+    name = "app",
+    graceful_restart,
+    listen(http = "127.0.0.1:0"),
+    ready_timeout = "10s",
+    drain_timeout = "10s",
+    kill_timeout = "1s"
+)]
+fn main(_daemon: Daemon) {
+    eprintln!("waiting for the database");
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,18 @@
+//! The application, version 2.
+
+mod app;
+
+use unbroken::{Daemon, daemon};
+
+#[daemon(
+    name = "app",
+    graceful_restart,
+    listen(http = "127.0.0.1:0"),
+    ready_timeout = "10s",
+    drain_timeout = "10s",
+    kill_timeout = "1s"
+)]
+async fn main(daemon: Daemon) -> anyhow::Result<()> {
+    daemon.serve("http", app::router(&daemon, "2")).await?;
+    Ok(())
+}

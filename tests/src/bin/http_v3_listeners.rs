@@ -1,0 +1,19 @@
+//! The application, version 3: one more listener, and less time to drain.
+
+mod app;
+
+use unbroken::{Daemon, daemon};
+
+#[daemon(
+    name = "app",
+    graceful_restart,
+    listen(http = "127.0.0.1:0", admin = "127.0.0.1:0"),
+    ready_timeout = "10s",
+    drain_timeout = "1s",
+    kill_timeout = "1s"
+)]
+async fn main(daemon: Daemon) -> anyhow::Result<()> {
+    let router = app::router(&daemon, "3");
+    tokio::try_join!(daemon.serve("http", router.clone()), daemon.serve("admin", router))?;
+    Ok(())
+}

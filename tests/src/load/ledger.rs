@@ -1,0 +1,341 @@
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::http::Response;
+
+/// How a request ended. Each ends in exactly one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A complete response with a status below 400.
+    Ok,
+    /// Nobody listened.
+    ConnectRefused,
+    /// No connection in time.
+    ConnectTimeout,
+    /// No connection for another reason.
+    ConnectOther,
+    /// The connection was reset before the first byte of a response.
+    Reset,
+    /// The connection ended before the first byte of a response.
+    Closed,
+    /// The connection ended, or was reset, within a response.
+    Truncated,
+    /// A complete response with another status.
+    BadStatus,
+    /// What came was no response.
+    Malformed,
+    /// No complete response in time.
+    Timeout,
+    /// Another error of the socket.
+    Io,
+}
+
+impl Outcome {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Outcome; 11] = [
+        Outcome::Ok,
+        Outcome::ConnectRefused,
+        Outcome::ConnectTimeout,
+        Outcome::ConnectOther,
+        Outcome::Reset,
+        Outcome::Closed,
+        Outcome::Truncated,
+        Outcome::BadStatus,
+        Outcome::Malformed,
+        Outcome::Timeout,
+        Outcome::Io,
+    ];
+}
+
+/// The account of a load.
+#[derive(Clone)]
+pub struct Ledger {
+    outcomes: [u64; Outcome::ALL.len()],
+    /// Connections opened.
+    pub connections: u64,
+    /// Kept connections that the server closed while no request was on them: seen before a request
+    /// was written, so nothing was lost.
+    pub idle_closed: u64,
+    /// Kept connections that the server ended properly, by `Connection: close` in a response.
+    pub told_to_close: u64,
+    /// Kept connections on which the server spoke unasked.
+    pub unsolicited: u64,
+    /// Connections reset after a complete response, where an end was due.
+    pub reset_after_response: u64,
+    /// Connections that did not end in time after a complete last response.
+    pub never_closed: u64,
+    /// Who answered, in order of first appearance.
+    pub seen: Vec<Seen>,
+    /// Microseconds from the start of a request (open loop: from when it was due) to its response,
+    /// or to its time out.
+    pub latency: Histogram<u64>,
+    /// A thinned series, where [`samples`](super::Load::samples) asked for it.
+    pub samples: Vec<Sample>,
+    /// The first failures of each connection, in order of time.
+    pub failures: Vec<Failure>,
+    /// From the first request to the last response.
+    pub elapsed: Duration,
+}
+
+/// A process that answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Its generation.
+    pub generation: u64,
+    /// Its PID.
+    pub pid: u64,
+    /// How many responses came from it.
+    pub responses: u64,
+    /// When the first one came, from the start of the load.
+    pub first: Duration,
+    /// When the last one came.
+    pub last: Duration,
+}
+
+/// One request in a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    /// When it started (open loop: was due), from the start of the load.
+    pub at: Duration,
+    /// How long it took.
+    pub latency: Duration,
+}
+
+/// One request that failed, for whoever reads the test's output.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// When, from the start of the load.
+    pub at: Duration,
+    /// How.
+    pub outcome: Outcome,
+    /// The error, and where in the life of the connection it happened.
+    pub detail: String,
+}
+
+const SAMPLES: usize = 4096;
+const FAILURES: usize = 5;
+
+impl Ledger {
+    pub(super) fn new() -> Self {
+        Self {
+            outcomes: Default::default(),
+            connections: 0,
+            idle_closed: 0,
+            told_to_close: 0,
+            unsolicited: 0,
+            reset_after_response: 0,
+            never_closed: 0,
+            seen: Vec::new(),
+            latency: Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are valid"),
+            samples: Vec::new(),
+            failures: Vec::new(),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// How many requests ended in this way.
+    pub fn count(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize]
+    }
+
+    /// All requests.
+    pub fn total(&self) -> u64 {
+        self.outcomes.iter().sum()
+    }
+
+    /// Requests that ended well.
+    pub fn ok(&self) -> u64 {
+        self.count(Outcome::Ok)
+    }
+
+    /// Requests that did not.
+    pub fn failed(&self) -> u64 {
+        self.total() - self.ok()
+    }
+
+    /// The generations that answered, in order of first appearance.
+    pub fn generations(&self) -> Vec<u64> {
+        let mut generations: Vec<u64> = self.seen.iter().map(|seen| seen.generation).collect();
+        generations.dedup();
+        generations
+    }
+
+    /// Responses from a generation.
+    pub fn responses_of(&self, generation: u64) -> u64 {
+        let of = self.seen.iter().filter(|seen| seen.generation == generation);
+        of.map(|seen| seen.responses).sum()
+    }
+
+    /// The latency below which this share of the requests stayed.
+    pub fn quantile(&self, quantile: f64) -> Duration {
+        Duration::from_micros(self.latency.value_at_quantile(quantile))
+    }
+
+    /// The longest latency.
+    pub fn max(&self) -> Duration {
+        Duration::from_micros(self.latency.max())
+    }
+
+    /// # Panics
+    ///
+    /// If any request failed, with the whole account.
+    pub fn assert_nothing_failed(&self) {
+        assert!(self.failed() == 0 && self.ok() > 0, "requests failed\n{self}");
+    }
+
+    pub(super) fn tally(&mut self, outcome: Outcome) {
+        self.outcomes[outcome as usize] += 1;
+    }
+
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.tally(failure.outcome);
+        if self.failures.len() < FAILURES {
+            self.failures.push(failure);
+        }
+    }
+
+    pub(super) fn record(&mut self, latency: Duration) {
+        self.latency.saturating_record(latency.as_micros() as u64);
+    }
+
+    /// Notes who answered. Returns the generation.
+    pub(super) fn note(&mut self, response: &Response, at: Duration) -> Option<u64> {
+        let generation = response.number("generation")?;
+        let pid = response.number("pid")?;
+        let known = |seen: &&mut Seen| seen.pid == pid && seen.generation == generation;
+        match self.seen.iter_mut().rev().find(known) {
+            Some(seen) => {
+                seen.responses += 1;
+                seen.last = at;
+            }
+            None => {
+                self.seen.push(Seen { generation, pid, responses: 1, first: at, last: at });
+            }
+        }
+        Some(generation)
+    }
+
+    pub(super) fn merge(&mut self, other: Ledger) {
+        for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *mine += theirs;
+        }
+        self.connections += other.connections;
+        self.idle_closed += other.idle_closed;
+        self.told_to_close += other.told_to_close;
+        self.unsolicited += other.unsolicited;
+        self.reset_after_response += other.reset_after_response;
+        self.never_closed += other.never_closed;
+        for theirs in other.seen {
+            let known =
+                |seen: &&mut Seen| seen.pid == theirs.pid && seen.generation == theirs.generation;
+            match self.seen.iter_mut().find(known) {
+                Some(mine) => {
+                    mine.responses += theirs.responses;
+                    mine.first = mine.first.min(theirs.first);
+                    mine.last = mine.last.max(theirs.last);
+                }
+                None => self.seen.push(theirs),
+            }
+        }
+        self.seen.sort_by_key(|seen| seen.first);
+        self.latency.add(other.latency).expect("the bounds are the same");
+        self.samples.extend(other.samples);
+        self.samples.sort_by_key(|sample| sample.at);
+        self.failures.extend(other.failures);
+        self.failures.sort_by_key(|failure| failure.at);
+        self.elapsed = self.elapsed.max(other.elapsed);
+    }
+}
+
+/// Keeps every n-th sample, with n doubled whenever there are too many.
+#[derive(Debug)]
+pub(super) struct Thinned {
+    samples: Vec<Sample>,
+    every: u64,
+    seen: u64,
+}
+
+impl Thinned {
+    pub(super) fn new() -> Self {
+        Self { samples: Vec::new(), every: 1, seen: 0 }
+    }
+
+    pub(super) fn push(&mut self, sample: Sample) {
+        if self.seen.is_multiple_of(self.every) {
+            if self.samples.len() == SAMPLES {
+                let mut index = 0;
+                self.samples.retain(|_| {
+                    index += 1;
+                    index % 2 == 1
+                });
+                self.every *= 2;
+            }
+            if self.seen.is_multiple_of(self.every) {
+                self.samples.push(sample);
+            }
+        }
+        self.seen += 1;
+    }
+
+    pub(super) fn into_samples(self) -> Vec<Sample> {
+        self.samples
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.elapsed.as_secs_f64();
+        writeln!(f, "{} requests in {seconds:.1} s, {} failed", self.total(), self.failed())?;
+        for outcome in Outcome::ALL {
+            if self.count(outcome) > 0 {
+                writeln!(f, "  {:>9} {outcome:?}", self.count(outcome))?;
+            }
+        }
+        writeln!(
+            f,
+            "connections {} opened, {} told to close, {} closed while idle",
+            self.connections, self.told_to_close, self.idle_closed
+        )?;
+        for (count, what) in [
+            (self.unsolicited, "spoke unasked"),
+            (self.reset_after_response, "reset after the response"),
+            (self.never_closed, "never closed"),
+        ] {
+            if count > 0 {
+                writeln!(f, "  {count:>9} {what}")?;
+            }
+        }
+        writeln!(
+            f,
+            "latency p50 {:?} p99 {:?} p99.9 {:?} max {:?}",
+            self.quantile(0.5),
+            self.quantile(0.99),
+            self.quantile(0.999),
+            self.max()
+        )?;
+        for seen in &self.seen {
+            writeln!(
+                f,
+                "generation {} pid {}: {} responses, {:.3} s to {:.3} s",
+                seen.generation,
+                seen.pid,
+                seen.responses,
+                seen.first.as_secs_f64(),
+                seen.last.as_secs_f64()
+            )?;
+        }
+        for failure in self.failures.iter().take(20) {
+            let at = failure.at.as_secs_f64();
+            writeln!(f, "at {at:.3} s {:?}: {}", failure.outcome, failure.detail)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

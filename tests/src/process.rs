@@ -1,0 +1,152 @@
+//! A process, held by a pidfd: no PID is ever mistaken for another's.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// A process, our own child or any other.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    fd: OwnedFd,
+}
+
+impl Process {
+    /// Takes hold of a process. `None`: there is none of that PID.
+    pub fn open(pid: u32) -> Option<Self> {
+        let raw = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        let fd = pidfd_open(raw, PidfdFlags::empty()).ok()?;
+        Some(Self { pid, fd })
+    }
+
+    /// All processes that were started with this variable in their environment.
+    pub fn with_variable(name: &str, value: &str) -> Vec<Self> {
+        let wanted = format!("{name}={value}").into_bytes();
+        let carries = |pid: u32| {
+            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|byte| *byte == 0).any(|variable| variable == wanted)
+        };
+        let entries = fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| carries(*pid))
+            .filter_map(Self::open)
+            // Look again: the PID may have changed hands before it was opened.
+            .filter(|process| carries(process.pid) && process.is_alive())
+            .collect()
+    }
+
+    /// Its PID.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it has not ended. A zombie has.
+    pub fn is_alive(&self) -> bool {
+        !self.wait_gone(Duration::ZERO)
+    }
+
+    /// Sends a signal. A process that is gone is none the worse for it.
+    pub fn signal(&self, signal: Signal) {
+        match pidfd_send_signal(&self.fd, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => panic!("signal {signal:?} to {}: {error}", self.pid),
+        }
+    }
+
+    /// Kills it and waits for its end.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+        assert!(self.wait_gone(Duration::from_secs(10)), "{self:?} survives SIGKILL");
+    }
+
+    /// Waits for its end. `false`: it is still there.
+    pub fn wait_gone(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).expect("a deadline within the clock's range");
+            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+            match poll(&mut fds, Some(&left)) {
+                Ok(ready) => return ready > 0,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => panic!("poll: {error}"),
+            }
+        }
+    }
+
+    /// Its state: `R`, `S`, `D`, `T`, `Z`, … `None`: it is gone.
+    pub fn state(&self) -> Option<char> {
+        self.field("State")?.chars().next()
+    }
+
+    /// A field of `/proc/<pid>/status`.
+    pub fn field(&self, name: &str) -> Option<String> {
+        let status = fs::read_to_string(self.proc("status")).ok()?;
+        let mut fields = status.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(key, _)| *key == name).map(|(_, value)| value.trim().to_owned())
+    }
+
+    /// Its parent's PID.
+    pub fn parent(&self) -> Option<u32> {
+        self.field("PPid")?.parse().ok()
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> usize {
+        fs::read_dir(self.proc("task")).map_or(0, Iterator::count)
+    }
+
+    /// Its arguments, the program's name first.
+    pub fn arguments(&self) -> Vec<String> {
+        self.strings("cmdline")
+    }
+
+    /// Its environment as it was started, `NAME=value`.
+    pub fn environment(&self) -> Vec<String> {
+        self.strings("environ")
+    }
+
+    /// Its open descriptors and what they are.
+    pub fn descriptors(&self) -> Vec<(u32, PathBuf)> {
+        let entries = fs::read_dir(self.proc("fd")).into_iter().flatten().flatten();
+        let mut descriptors: Vec<_> = entries
+            .filter_map(|entry| {
+                let number = entry.file_name().to_str()?.parse().ok()?;
+                Some((number, fs::read_link(entry.path()).ok()?))
+            })
+            .collect();
+        descriptors.sort();
+        descriptors
+    }
+
+    /// Its children.
+    pub fn children(&self) -> Vec<Process> {
+        let tasks = fs::read_dir(self.proc("task")).into_iter().flatten().flatten();
+        let texts = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        let pids: Vec<u32> = texts
+            .flat_map(|text| text.split(' ').flat_map(str::parse).collect::<Vec<_>>())
+            .collect();
+        pids.into_iter().filter_map(Process::open).collect()
+    }
+
+    /// The memory that is its own, in bytes (`Private_Dirty`).
+    pub fn private_memory(&self) -> Option<u64> {
+        let rollup = fs::read_to_string(self.proc("smaps_rollup")).ok()?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        format!("/proc/{}/{file}", self.pid).into()
+    }
+
+    fn strings(&self, file: &str) -> Vec<String> {
+        let bytes = fs::read(self.proc(file)).unwrap_or_default();
+        let strings = bytes.split(|byte| *byte == 0).filter(|string| !string.is_empty());
+        strings.map(|string| String::from_utf8_lossy(string).into_owned()).collect()
+    }
+}

@@ -1,0 +1,182 @@
+//! What the verbs say with `--json`.
+
+use serde::Deserialize;
+
+use crate::http::Target;
+
+/// `status --json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    /// The daemon's name.
+    pub name: String,
+    /// The PID that stays: the supervisor's, or of the one solo process.
+    pub pid: u32,
+    /// `supervised` or `solo`.
+    pub mode: String,
+    /// `starting`, `running` or `stopping`.
+    pub state: String,
+    /// Seconds since the start.
+    pub uptime: f64,
+    /// The start, in seconds since 1970.
+    pub since: f64,
+    /// The serving generation. `None`: none does yet.
+    pub generation: Option<u64>,
+    /// All workers, of whatever generation.
+    pub workers: Vec<Worker>,
+    /// The listeners and what they are bound to.
+    pub listeners: Vec<Listener>,
+    /// The image of the serving generation.
+    pub image: Image,
+    /// The pidfile's path.
+    pub pidfile: String,
+    /// The last restart, if there was one.
+    pub last_restart: Option<LastRestart>,
+}
+
+/// A worker in [`Status`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct Worker {
+    /// Its PID.
+    pub pid: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// `starting`, `ready`, `serving`, `quiesced`, `draining` or `stopping`.
+    pub state: String,
+    /// Seconds since its start.
+    pub uptime: f64,
+    /// Open connections.
+    pub connections: u64,
+    /// Requests being answered.
+    pub requests_in_flight: u64,
+}
+
+/// A listener in [`Status`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// The address it is bound to.
+    pub addr: String,
+}
+
+/// The image in [`Status`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct Image {
+    /// The path on disk.
+    pub path: String,
+    /// The release the image says it is.
+    pub release: Option<String>,
+}
+
+/// The last restart in [`Status`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct LastRestart {
+    /// The generation before.
+    pub from: Option<u64>,
+    /// The generation that was to follow.
+    pub to: u64,
+    /// `ok` or `aborted`.
+    pub result: String,
+    /// Why it was aborted.
+    pub reason: Option<String>,
+}
+
+/// `restart --json` and `stop --json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Report {
+    /// `ok`, `aborted` or `stopped`.
+    pub result: String,
+    /// Why it was aborted.
+    pub reason: Option<String>,
+    /// The generation that was started, or the last one there was.
+    pub generation: Option<u64>,
+    /// The last words of a worker that failed.
+    #[serde(default)]
+    pub output: Vec<String>,
+    /// What became of the connections of the generation that drained.
+    pub ledger: Option<Account>,
+    /// From the request to the commit.
+    pub to_commit_ms: Option<f64>,
+    /// From the request to the end of the old generation.
+    pub to_drained_ms: Option<f64>,
+}
+
+/// The ledger in a [`Report`].
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Account {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections that ended by themselves.
+    pub finished: u64,
+    /// Connections told to go.
+    pub told: u64,
+    /// Connections cut at the deadline.
+    pub forced: u64,
+    /// Connections lost with a killed process.
+    pub lost: u64,
+    /// Requests answered.
+    pub requests: u64,
+    /// Connections still open.
+    pub open: u64,
+}
+
+impl Account {
+    /// # Panics
+    ///
+    /// If a connection is missing, or counted twice.
+    #[track_caller]
+    pub fn assert_balanced(&self) {
+        let Self { accepted, finished, told, forced, lost, open, .. } = *self;
+        assert_eq!(accepted, finished + told + forced + lost + open, "{self:?}");
+    }
+}
+
+impl Report {
+    /// The account of a drain.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[track_caller]
+    pub fn account(&self) -> &Account {
+        self.ledger.as_ref().unwrap_or_else(|| panic!("no ledger: {self:?}"))
+    }
+}
+
+impl Status {
+    /// The generation that serves.
+    ///
+    /// # Panics
+    ///
+    /// If none does.
+    #[track_caller]
+    pub fn generation(&self) -> u64 {
+        self.generation.unwrap_or_else(|| panic!("no generation serves: {self:?}"))
+    }
+
+    /// The worker that serves.
+    ///
+    /// # Panics
+    ///
+    /// If none does.
+    #[track_caller]
+    pub fn serving(&self) -> &Worker {
+        let serves = |worker: &&Worker| {
+            Some(worker.generation) == self.generation && worker.state == "serving"
+        };
+        self.workers.iter().find(serves).unwrap_or_else(|| panic!("no worker serves: {self:?}"))
+    }
+
+    /// Where a listener is bound.
+    ///
+    /// # Panics
+    ///
+    /// If there is no listener of that name.
+    #[track_caller]
+    pub fn target(&self, name: &str) -> Target {
+        let listener = self.listeners.iter().find(|listener| listener.name == name);
+        let listener = listener.unwrap_or_else(|| panic!("no listener `{name}`: {self:?}"));
+        listener.addr.parse().unwrap_or_else(|error: String| panic!("listener `{name}`: {error}"))
+    }
+}

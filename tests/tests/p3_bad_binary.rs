@@ -1,0 +1,175 @@
+//! P3: a bad binary cannot take the service down.
+
+#![allow(clippy::expect_used)]
+
+use std::time::Duration;
+
+use unbroken_tests::{Bad, Bed, Load};
+
+/// Puts something bad on the image's path and restarts: the restart fails with a reason that says
+/// one of these, in time, and nobody has noticed. Then a good one goes through.
+fn survives(bed: &mut Bed, spoil: impl FnOnce(&Bed), reasons: &[&str]) {
+    bed.set("DAEMON_READY_TIMEOUT", "2s");
+    let status = bed.start();
+    let load = Load::on(status.target("http")).keep_alive(4).start();
+    load.wait_for(50);
+
+    spoil(bed);
+    let output = bed.verb(["restart", "--json"]).expect_code(1);
+    assert!(output.elapsed < Duration::from_secs(5), "{output}");
+    let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
+    assert_eq!(report.result, "aborted", "{output}");
+    let reason = report.reason.unwrap_or_default();
+    let said = format!("{reason}\n{}", report.output.join("\n"));
+    for wanted in reasons {
+        assert!(said.contains(wanted), "`{wanted}` is not in: {said}");
+    }
+    // For people the same, in words.
+    let output = bed.verb(["restart"]).expect_code(1);
+    for wanted in reasons {
+        assert!(output.text().contains(wanted), "`{wanted}`\n{output}");
+    }
+
+    load.wait_for(50);
+    let now = bed.status();
+    assert_eq!(now.serving().pid, status.serving().pid);
+    assert_eq!((now.pid, now.generation), (status.pid, status.generation));
+    assert_eq!(now.workers.len(), 1, "{now:?}");
+    let last = now.last_restart.expect("a restart");
+    assert_eq!(last.result, "aborted");
+    assert!(last.reason.is_some());
+
+    if bed.image().is_dir() {
+        std::fs::remove_dir(bed.image()).expect("a directory");
+    }
+    bed.deploy("http-v2");
+    let generation = bed.restart().generation.expect("a generation");
+    load.wait_for_generation(generation);
+    load.stop().assert_nothing_failed();
+    bed.stop();
+}
+
+fn survives_file(bad: Bad, reasons: &[&str]) {
+    survives(&mut Bed::new("http"), |bed| bed.deploy_bad(bad), reasons);
+}
+
+fn survives_program(fixture: &str, reasons: &[&str]) {
+    survives(&mut Bed::new("http"), |bed| bed.deploy(fixture), reasons);
+}
+
+#[test]
+fn missing() {
+    survives_file(Bad::Missing, &["/app"]);
+}
+
+#[test]
+fn not_executable() {
+    survives_file(Bad::NotExecutable, &["/app", "execut"]);
+}
+
+#[test]
+fn of_another_architecture() {
+    survives_file(Bad::WrongArchitecture, &["/app"]);
+}
+
+#[test]
+fn a_script() {
+    survives_file(Bad::Script, &["/app", "script"]);
+}
+
+#[test]
+fn empty() {
+    survives_file(Bad::Empty, &["/app"]);
+}
+
+#[test]
+fn truncated() {
+    survives_file(Bad::Truncated, &[]);
+}
+
+#[test]
+fn a_directory() {
+    survives_file(Bad::Directory, &["/app"]);
+}
+
+#[test]
+fn fails() {
+    survives_program("fails-at-start", &["cannot open the database"]);
+}
+
+#[test]
+fn exits() {
+    survives_program("exits", &["1"]);
+}
+
+#[test]
+fn panics() {
+    survives_program("panics-at-start", &["the schema is from the future"]);
+}
+
+#[test]
+fn dies_of_a_signal() {
+    survives_program("aborts-at-start", &["SIGABRT"]);
+}
+
+#[test]
+fn hangs() {
+    survives_program("hangs-at-start", &["http", "never polled", "2 s"]);
+}
+
+#[test]
+fn hangs_without_a_runtime() {
+    survives_program("hangs-sync", &["http", "2 s"]);
+}
+
+#[test]
+fn names_a_configuration_that_is_not_there() {
+    survives_program("bad-config", &["no-such-file.toml"]);
+}
+
+/// The configuration was good once.
+#[test]
+fn configuration_now_invalid() {
+    let mut bed = Bed::new("http");
+    let file = bed.path("app.toml");
+    std::fs::write(&file, "drain_timeout = \"5s\"\n").expect("a file");
+    bed.set("DAEMON_CONFIG", file.display().to_string());
+    let spoil = |_: &Bed| std::fs::write(&file, "drain_timeout = \"soon\"\n").expect("a file");
+    bed.set("DAEMON_READY_TIMEOUT", "2s");
+    let pid = bed.start().serving().pid;
+    spoil(&bed);
+    let output = bed.verb(["restart"]).expect_code(1);
+    output.expect_text("drain_timeout").expect_text("app.toml");
+    assert_eq!(bed.status().serving().pid, pid);
+    std::fs::write(&file, "drain_timeout = \"6s\"\n").expect("a file");
+    bed.restart();
+    bed.stop();
+}
+
+/// Another daemon's identity is not a matter of a restart.
+#[test]
+fn a_changed_identity() {
+    let mut bed = Bed::new("http");
+    let file = bed.path("app.toml");
+    std::fs::write(&file, "").expect("a file");
+    bed.set("DAEMON_CONFIG", file.display().to_string());
+    let pid = bed.start().serving().pid;
+    std::fs::write(&file, "name = \"other\"\n").expect("a file");
+    bed.verb(["restart"]).expect_code(1).expect_text("name").expect_text("start");
+    assert_eq!(bed.status().serving().pid, pid);
+    bed.stop();
+}
+
+/// Ready, and dead before it was confirmed.
+#[test]
+fn crashes_just_after_it_said_ready() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_CONFIRM_WINDOW", "3s");
+    let status = bed.start();
+    bed.deploy("crashes-after-ready");
+    let report = bed.restart_aborts();
+    assert!(report.reason.expect("a reason").contains("SIGABRT"));
+    assert_eq!(bed.status().serving().pid, status.serving().pid);
+    assert_eq!(bed.get("/").expect("a response").number("version"), Some(1));
+    bed.stop();
+}

@@ -1,0 +1,212 @@
+//! P7: draining is bounded, and accounted for.
+
+#![allow(clippy::expect_used)]
+
+use std::time::{Duration, Instant};
+
+use unbroken_tests::http::Connection;
+use unbroken_tests::{Bed, Load, Signal, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A connection that streams without an end.
+fn stream(bed: &Bed) -> Connection {
+    let mut connection = Connection::open(&bed.target("http")).expect("a connection");
+    connection.send("GET /stream HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+    let mut head = [0; 64];
+    std::io::Read::read_exact(&mut connection, &mut head).expect("the stream");
+    connection
+}
+
+#[test]
+fn every_connection_of_a_daemon_s_life() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let load = Load::on(target.clone()).new_connections(8).requests(1000).run();
+    load.assert_nothing_failed();
+    let kept = Load::on(target).keep_alive(10).requests(1000).run();
+    kept.assert_nothing_failed();
+    let report = bed.stop();
+    let account = report.account();
+    account.assert_balanced();
+    assert_eq!(account.accepted, load.connections + kept.connections, "{account:?}");
+    assert_eq!(account.requests, load.ok() + kept.ok(), "{account:?}");
+    assert_eq!((account.forced, account.lost, account.open), (0, 0, 0), "{account:?}");
+}
+
+#[test]
+fn the_deadline_forces() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    bed.start();
+    let mut streams: Vec<_> = (0..5).map(|_| stream(&bed)).collect();
+    let begun = Instant::now();
+    let report = bed.restart();
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
+    let account = report.account();
+    account.assert_balanced();
+    assert_eq!((account.accepted, account.forced, account.lost), (5, 5, 0), "{account:?}");
+    let drained = report.to_drained_ms.expect("a duration");
+    let commit = report.to_commit_ms.expect("a duration");
+    assert!((1000.0..4000.0).contains(&drained) && commit < drained, "{report:?}");
+    for stream in &mut streams {
+        let ended = std::io::copy(stream, &mut std::io::sink());
+        assert!(ended.is_ok() || ended.is_err_and(|error| error.raw_os_error() == Some(104)));
+    }
+    assert_eq!(bed.status().workers.len(), 1);
+    bed.stop();
+}
+
+#[test]
+fn no_wait_does_not_wait() {
+    let bed = Bed::new("http");
+    bed.start();
+    let _stream = stream(&bed);
+    let begun = Instant::now();
+    bed.verb(["restart", "--no-wait"]).expect_code(0);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    let status = bed.status();
+    let draining: Vec<_> =
+        status.workers.iter().filter(|worker| worker.state == "draining").collect();
+    assert_eq!((draining.len(), status.workers.len()), (1, 2), "{status:?}");
+    assert_eq!((draining[0].generation, draining[0].connections), (1, 1));
+    bed.supervisor().signal(Signal::QUIT);
+    bed.wait_empty(SOON);
+    bed.assert_nothing_left();
+}
+
+/// A request in flight is finished, and its connection told to go.
+#[test]
+fn in_flight_is_finished() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut connection = Connection::open(&target).expect("a connection");
+    connection.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
+    let stop = bed.spawn(["stop", "--json"]);
+    let response = connection.response().expect("a response");
+    assert_eq!((response.status, response.number("generation")), (200, Some(1)));
+    assert!(!response.keep_alive, "not told: {:?}", response.headers);
+    connection.closed().expect("an end");
+    let output = stop.wait(SOON).expect_code(0);
+    let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
+    report.account().assert_balanced();
+    assert_eq!((report.account().told, report.account().forced), (1, 0), "{report:?}");
+    bed.assert_nothing_left();
+}
+
+/// No listener is open while the rest drains.
+#[test]
+fn nobody_is_let_in_after_a_stop() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let slow = Load::on(target.clone()).new_connections(1).paths(["/slow"]).requests(1).start();
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
+    let stop = bed.spawn(["stop"]);
+    eventually("refused", Duration::from_secs(2), || !target.accepts());
+    slow.join().assert_nothing_failed();
+    stop.wait(SOON).expect_code(0);
+}
+
+#[test]
+fn a_program_that_ignores_it() {
+    let bed = Bed::new("ignores-drain");
+    bed.start();
+    for verb in ["restart", "stop"] {
+        let begun = Instant::now();
+        let output = bed.verb([verb, "--json"]).expect_code(0);
+        assert!(begun.elapsed() < Duration::from_secs(6), "{output}");
+        let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("JSON");
+        report.account().assert_balanced();
+    }
+    bed.assert_nothing_left();
+}
+
+/// A runtime that is blocked can be told nothing; a stopped process not even SIGTERM.
+#[test]
+fn a_worker_that_does_not_answer() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    bed.start();
+    let old = bed.worker();
+    let streams: Vec<_> = (0..3).map(|_| stream(&bed)).collect();
+    old.signal(Signal::STOP);
+    // What it cannot say itself its counters say.
+    assert_eq!(bed.status().serving().connections, 3);
+    let report = bed.restart();
+    report.account().assert_balanced();
+    assert_eq!((report.account().accepted, report.account().lost), (3, 3), "{report:?}");
+    assert!(!old.is_alive());
+    drop(streams);
+    bed.stop();
+}
+
+/// Several generations drain beside each other, each until its own deadline.
+#[test]
+fn several_at_once() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_DRAIN_TIMEOUT", "60s");
+    bed.start();
+    let mut streams = Vec::new();
+    for _ in 0..11 {
+        streams.push(stream(&bed));
+        bed.verb(["restart", "--no-wait"]).expect_code(0);
+    }
+    // Past eight the oldest is forced.
+    eventually("eight and the serving one", SOON, || bed.status().workers.len() <= 9);
+    let status = bed.status();
+    assert_eq!(status.workers.len(), 9, "{status:?}");
+    assert!(status.workers.iter().all(|worker| worker.generation >= 4), "{status:?}");
+    bed.supervisor().signal(Signal::QUIT);
+    bed.wait_empty(SOON);
+    bed.assert_nothing_left();
+}
+
+/// Lines over an accept loop of the program's own, with tasks that listen for the drain.
+#[test]
+fn tracked_tasks_say_goodbye() {
+    let bed = Bed::new("echo");
+    let target = bed.start().target("echo");
+    let mut connection = Connection::open(&target).expect("a connection");
+    let line = |connection: &mut Connection, text: &str, answer: &str| {
+        connection.send(text).expect("a line");
+        let mut read = vec![0; answer.len()];
+        std::io::Read::read_exact(connection, &mut read).expect("its echo");
+        assert_eq!(String::from_utf8_lossy(&read), answer);
+    };
+    line(&mut connection, "hello\n", "1 hello\n");
+    let restart = bed.spawn(["restart", "--json"]);
+    line(&mut connection, "", "bye\n");
+    connection.closed().expect("an end");
+    let output = restart.wait(SOON).expect_code(0);
+    let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
+    report.account().assert_balanced();
+    assert_eq!(report.account().accepted, 1);
+    let mut connection = Connection::open(&target).expect("a connection");
+    line(&mut connection, "hello\n", "2 hello\n");
+    drop(connection);
+    bed.stop();
+}
+
+/// The same without async: its threads end with their clients.
+#[test]
+fn without_async() {
+    let bed = Bed::new("sync");
+    let target = bed.start().target("echo");
+    let mut old = Connection::open(&target).expect("a connection");
+    let line = |connection: &mut Connection, text: &str, answer: &str| {
+        connection.send(text).expect("a line");
+        let mut read = vec![0; answer.len()];
+        std::io::Read::read_exact(connection, &mut read).expect("its echo");
+        assert_eq!(String::from_utf8_lossy(&read), answer);
+    };
+    line(&mut old, "a\n", "1 a\n");
+    bed.verb(["restart", "--no-wait"]).expect_code(0);
+    line(&mut old, "b\n", "1 b\n");
+    let mut new = Connection::open(&target).expect("a connection");
+    line(&mut new, "c\n", "2 c\n");
+    drop((old, new));
+    eventually("the old worker is gone", SOON, || bed.status().workers.len() == 1);
+    bed.stop();
+}

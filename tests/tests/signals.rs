@@ -1,0 +1,280 @@
+//! What each signal means to the supervisor, to a worker, and from a terminal.
+
+#![allow(clippy::expect_used)]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use unbroken_tests::http::Connection;
+use unbroken_tests::load::Running;
+use unbroken_tests::{Bed, Load, Process, Signal, Terminal, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// One slow request, in flight.
+fn slow(bed: &Bed) -> Running {
+    let load = Load::on(bed.target("http")).new_connections(1).paths(["/slow"]).requests(1).start();
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
+    load
+}
+
+fn drains(signal: Signal) {
+    for fixture in ["http", "solo-http"] {
+        let bed = Bed::new(fixture);
+        let daemon = bed.foreground();
+        let slow = slow(&bed);
+        daemon.process().signal(signal);
+        slow.join().assert_nothing_failed();
+        daemon.wait(SOON).expect_code(0);
+        bed.assert_nothing_left();
+    }
+}
+
+#[test]
+fn term_drains() {
+    drains(Signal::TERM);
+}
+
+#[test]
+fn int_drains() {
+    drains(Signal::INT);
+}
+
+fn stops_at_once(signals: &[Signal]) {
+    for fixture in ["http", "solo-http"] {
+        let bed = Bed::new(fixture);
+        let daemon = bed.foreground();
+        let slow = slow(&bed);
+        let begun = Instant::now();
+        for signal in signals {
+            daemon.process().signal(*signal);
+            // Signals of one number that are both pending are one.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        daemon.wait(Duration::from_millis(2500));
+        assert!(begun.elapsed() < Duration::from_millis(2500));
+        assert_eq!(slow.join().failed(), 1, "it was in flight");
+        bed.assert_nothing_left();
+    }
+}
+
+#[test]
+fn quit_stops_at_once() {
+    stops_at_once(&[Signal::QUIT]);
+}
+
+#[test]
+fn a_second_term_stops_at_once() {
+    stops_at_once(&[Signal::TERM, Signal::TERM]);
+}
+
+#[test]
+fn a_second_int_stops_at_once() {
+    stops_at_once(&[Signal::INT, Signal::INT]);
+}
+
+fn restarts(signal: Signal) {
+    let bed = Bed::new("http");
+    let status = bed.start();
+    let load = Load::on(status.target("http")).keep_alive(4).start();
+    load.wait_for(100);
+    bed.deploy("http-v2");
+    let supervisor = bed.supervisor();
+    supervisor.signal(signal);
+    load.wait_for_generation(2);
+    load.stop().assert_nothing_failed();
+    assert_eq!(bed.get("/").expect("a response").number("version"), Some(2));
+    assert_eq!(bed.status().pid, status.pid);
+
+    // A bad one is refused, without anybody who waits for the answer.
+    bed.deploy("fails-at-start");
+    supervisor.signal(signal);
+    eventually("the restart is aborted", SOON, || {
+        bed.status().last_restart.is_some_and(|last| last.result == "aborted")
+    });
+    assert!(bed.log().contains("cannot open the database"), "{}", bed.log());
+    assert_eq!(bed.get("/").expect("a response").number("version"), Some(2));
+    bed.stop();
+}
+
+#[test]
+fn hup_restarts() {
+    restarts(Signal::HUP);
+}
+
+#[test]
+fn usr2_restarts() {
+    restarts(Signal::USR2);
+}
+
+#[test]
+fn usr1_reopens_the_log() {
+    for fixture in ["http", "solo-http"] {
+        let bed = Bed::new(fixture);
+        bed.start();
+        bed.get("/log/before").expect("a response");
+        eventually("a line", SOON, || bed.log().contains("before"));
+        fs::rename(bed.log_file(), bed.path("app.log.1")).expect("a log");
+        let pid = bed.status().pid;
+        bed.supervisor().signal(Signal::USR1);
+        eventually("a new log", SOON, || bed.log_file().exists());
+        eventually("lines in it", SOON, || {
+            bed.get("/log/after").expect("a response");
+            bed.log().contains("after")
+        });
+        let old = fs::read_to_string(bed.path("app.log.1")).expect("the old log");
+        assert!(old.contains("before"), "{old}");
+        assert_eq!((bed.status().pid, bed.status().generation), (pid, Some(1)));
+        bed.stop();
+    }
+}
+
+/// Ctrl-C, `pkill` and systemd reach workers as well: these signals are the supervisor's matter.
+#[test]
+fn workers_discard_the_others() {
+    let bed = Bed::new("http");
+    let status = bed.start();
+    let worker = bed.worker();
+    for signal in [Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2] {
+        worker.signal(signal);
+        assert!(!worker.wait_gone(Duration::from_millis(100)), "{signal:?}");
+    }
+    let now = bed.status();
+    assert_eq!((now.serving().pid, now.generation), (status.serving().pid, status.generation));
+    assert_eq!(bed.get("/").expect("a response").status, 200);
+    bed.stop();
+}
+
+/// All of them at once, as `pkill` sends it.
+#[test]
+fn everybody_gets_term() {
+    let bed = Bed::new("http");
+    let daemon = bed.foreground();
+    let slow = slow(&bed);
+    bed.processes().iter().for_each(|process| process.signal(Signal::TERM));
+    slow.join().assert_nothing_failed();
+    daemon.wait(SOON).expect_code(0);
+    bed.assert_nothing_left();
+}
+
+/// A stopped and continued daemon is the same daemon.
+#[test]
+fn stopped_and_continued() {
+    let bed = Bed::new("http");
+    let status = bed.start();
+    for process in bed.processes() {
+        process.signal(Signal::STOP);
+    }
+    for process in bed.processes() {
+        process.signal(Signal::CONT);
+    }
+    assert_eq!(bed.status().serving().pid, status.serving().pid);
+    bed.stop();
+}
+
+/// Ctrl-C reaches the whole foreground group: the daemon drains, once.
+#[test]
+fn ctrl_c_drains_once() {
+    for fixture in ["http", "solo-http"] {
+        let bed = Bed::new(fixture);
+        let terminal = Terminal::spawn(&bed.command(["run"]));
+        bed.wait_serving();
+        let slow = slow(&bed);
+        terminal.keys("\x03");
+        slow.join().assert_nothing_failed();
+        terminal.wait(SOON).expect_code(0);
+        bed.assert_nothing_left();
+    }
+}
+
+#[test]
+fn ctrl_c_twice_stops_at_once() {
+    let bed = Bed::new("http");
+    let terminal = Terminal::spawn(&bed.command(["run"]));
+    bed.wait_serving();
+    let slow = slow(&bed);
+    let begun = Instant::now();
+    terminal.keys("\x03");
+    std::thread::sleep(Duration::from_millis(200));
+    terminal.keys("\x03");
+    terminal.wait(SOON);
+    assert!(begun.elapsed() < Duration::from_millis(2500));
+    assert_eq!(slow.join().failed(), 1);
+    bed.assert_nothing_left();
+}
+
+/// The terminal's window is closed: its foreground daemon has nobody to talk to any more.
+#[test]
+fn a_hang_up_in_the_foreground_stops() {
+    for fixture in ["http", "solo-http"] {
+        let bed = Bed::new(fixture);
+        let mut terminal = Terminal::spawn(&bed.command(["run"]));
+        bed.wait_serving();
+        let slow = slow(&bed);
+        terminal.hang_up();
+        slow.join().assert_nothing_failed();
+        terminal.wait(SOON);
+        bed.wait_empty(SOON);
+        bed.assert_nothing_left();
+    }
+}
+
+/// What a worker starts with, and what its children do: nothing of ours.
+#[test]
+fn nothing_leaks() {
+    let mut bed = Bed::new("leaky");
+    bed.set("APP_SECRET", "mine");
+    bed.set("DAEMON_READY_TIMEOUT", "9s");
+    let descriptor_limit = |process: &Process| process.descriptors().len();
+    bed.verb(["start", "--set", "drain_timeout=9s", "--", "one", "--two"]).expect_code(0);
+    let text = |path: &str| {
+        let target = bed.target("http");
+        Connection::open(&target).and_then(|mut it| it.get(path)).expect("a response").text()
+    };
+    let check = |text: &str, of_child: bool| {
+        let lines = |kind: &str| {
+            let kind = kind.to_owned();
+            text.lines().filter_map(move |line| line.strip_prefix(&kind)).collect::<Vec<_>>()
+        };
+        let mask = |name: &str| {
+            let value = lines(name).first().map(|mask| u64::from_str_radix(mask.trim(), 16));
+            value.and_then(Result::ok).unwrap_or_else(|| panic!("no {name}:\n{text}"))
+        };
+        assert_eq!((mask("SigBlk:"), mask("SigIgn:")), (0, 0), "{text}");
+        let variables = lines("env ");
+        assert!(variables.contains(&"APP_SECRET=mine"), "{text}");
+        let private = ["UNBROKEN_", "NOTIFY_SOCKET", "LISTEN_"];
+        let ours: Vec<_> = variables
+            .iter()
+            .filter(|variable| private.iter().any(|start| variable.starts_with(start)))
+            .filter(|variable| !variable.starts_with("UNBROKEN_TEST_BED="))
+            .collect();
+        assert!(ours.is_empty(), "{ours:?}");
+        if of_child {
+            // The shell's own look at its directory is a number with nothing behind it.
+            let fds = lines("fd ").into_iter().filter_map(|line| line.split_once(' '));
+            let high: Vec<_> = fds
+                .filter(|(fd, what)| fd.parse().is_ok_and(|fd: u32| fd > 2) && !what.is_empty())
+                .collect();
+            assert!(high.is_empty(), "{high:?}");
+        }
+    };
+    let myself = text("/self");
+    let arguments: Vec<_> = myself.lines().filter_map(|line| line.strip_prefix("arg ")).collect();
+    assert_eq!(arguments[1..], ["one", "--two"], "{myself}");
+    assert!(myself.contains("\ndir /\n"), "{myself}");
+    check(&myself, false);
+    check(&text("/child"), true);
+
+    // Nor does anything pile up from generation to generation.
+    let before = (descriptor_limit(&bed.supervisor()), descriptor_limit(&bed.worker()));
+    for _ in 0..5 {
+        bed.restart();
+    }
+    check(&text("/self"), false);
+    check(&text("/child"), true);
+    eventually("as many descriptors as before", SOON, || {
+        before == (descriptor_limit(&bed.supervisor()), descriptor_limit(&bed.worker()))
+    });
+    bed.stop();
+}

@@ -1,0 +1,94 @@
+//! One process, no supervisor.
+
+#![allow(clippy::expect_used)]
+
+use std::time::Duration;
+
+use unbroken_tests::{Bed, Load, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn starts_and_stops() {
+    let bed = Bed::new("solo-http");
+    let status = bed.start();
+    assert_eq!((status.mode.as_str(), status.state.as_str()), ("solo", "running"));
+    let response = bed.get("/").expect("a response");
+    assert_eq!(response.number("pid"), Some(u64::from(status.pid)));
+    assert_eq!(bed.processes().len(), 1);
+    bed.stop();
+    bed.verb(["status"]).expect_code(3);
+}
+
+#[test]
+fn restart_says_what_is_missing() {
+    let bed = Bed::new("solo-http");
+    let pid = bed.start().pid;
+    let output = bed.verb(["restart"]);
+    assert_ne!(output.code(), 0, "{output}");
+    output.expect_text("graceful_restart");
+    assert_eq!(bed.status().pid, pid);
+    bed.stop();
+}
+
+#[test]
+fn keys_of_a_supervisor_are_refused() {
+    let bed = Bed::new("solo-http");
+    let output = bed.verb(["start", "--set", "backoff_min=1s"]).expect_code(78);
+    output.expect_text("backoff_min").expect_text("graceful_restart");
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn drains() {
+    let bed = Bed::new("solo-http");
+    let target = bed.start().target("http");
+    let load = Load::on(target).new_connections(3).paths(["/slow"]).requests(3).start();
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
+    let report = bed.stop();
+    report.account().assert_balanced();
+    assert_eq!(report.account().accepted, 3);
+    load.join().assert_nothing_failed();
+}
+
+#[test]
+fn the_deadline_forces() {
+    let mut bed = Bed::new("solo-http");
+    bed.set("DAEMON_DRAIN_TIMEOUT", "500ms");
+    let target = bed.start().target("http");
+    let load = Load::on(target).new_connections(3).paths(["/slow"]).requests(3).start();
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
+    let report = bed.stop();
+    report.account().assert_balanced();
+    assert_eq!(report.account().forced, 3, "{report:?}");
+    assert_eq!(load.join().failed(), 3);
+}
+
+#[test]
+fn a_crash_is_the_end() {
+    let bed = Bed::new("solo-http");
+    let daemon = bed.foreground();
+    let _ = bed.get("/exit/9");
+    daemon.wait(SOON).expect_code(9);
+    bed.verb(["status"]).expect_code(1);
+    bed.start();
+    bed.stop();
+}
+
+#[test]
+fn a_second_one_is_refused() {
+    let bed = Bed::new("solo-http");
+    let pid = bed.start().pid;
+    bed.verb(["start"]).expect_code(1).expect_text("already running").expect_text(&pid.to_string());
+    bed.stop();
+}
+
+#[test]
+fn killed_and_started_again() {
+    let bed = Bed::new("solo-http");
+    bed.start();
+    bed.kill_all();
+    bed.verb(["status"]).expect_code(1);
+    bed.start();
+    bed.stop();
+}

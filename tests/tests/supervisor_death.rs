@@ -1,0 +1,88 @@
+//! The supervisor is killed: its workers do not stay behind.
+
+#![allow(clippy::expect_used)]
+
+use std::time::Duration;
+
+use unbroken_tests::http::Connection;
+use unbroken_tests::{Bed, Load, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What is in flight is finished, then the worker goes.
+#[test]
+fn the_worker_drains() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let worker = bed.worker();
+    let slow = Load::on(target.clone()).new_connections(3).paths(["/slow"]).requests(3).start();
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
+    bed.supervisor().kill();
+    eventually("nobody is let in", SOON, || !target.accepts());
+    slow.join().assert_nothing_failed();
+    assert!(worker.wait_gone(SOON));
+    bed.verb(["status"]).expect_code(1);
+    bed.start();
+    bed.stop();
+}
+
+/// At its deadline at the latest.
+#[test]
+fn by_its_deadline() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    let target = bed.start().target("http");
+    let worker = bed.worker();
+    let mut stream = Connection::open(&target).expect("a connection");
+    stream.send("GET /stream HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
+    bed.supervisor().kill();
+    assert!(worker.wait_gone(Duration::from_secs(5)));
+}
+
+#[test]
+fn one_that_ignores_it() {
+    let bed = Bed::new("ignores-drain");
+    bed.start();
+    let worker = bed.worker();
+    bed.supervisor().kill();
+    assert!(worker.wait_gone(Duration::from_secs(8)));
+}
+
+/// The next start does not wait for the old worker's end, and takes its socket.
+#[test]
+fn started_again_at_once() {
+    let mut bed = Bed::new("http");
+    let path = bed.path("http.sock");
+    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    let target = bed.start().target("http");
+    let worker = bed.worker();
+    let slow = Load::on(target.clone()).new_connections(1).paths(["/slow"]).requests(1).start();
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
+    bed.supervisor().kill();
+    eventually("nobody is let in", SOON, || !target.accepts());
+    bed.start();
+    assert!(worker.is_alive(), "it still has a request");
+    assert_eq!(bed.get("/").expect("a response").number("generation"), Some(1));
+    slow.join().assert_nothing_failed();
+    assert!(worker.wait_gone(SOON));
+    assert_eq!(bed.get("/").expect("a response").status, 200);
+    bed.stop();
+}
+
+/// Killed in the middle of a restart: nobody stays, whichever generation.
+#[test]
+fn during_a_restart() {
+    let bed = Bed::new("http");
+    bed.start();
+    bed.deploy("hangs-at-start");
+    let restart = bed.spawn(["restart"]);
+    eventually("two workers", SOON, || bed.status().workers.len() == 2);
+    bed.supervisor().kill();
+    let output = restart.wait(SOON).expect_code(1);
+    assert!(!output.text().is_empty());
+    bed.wait_empty(SOON);
+    bed.deploy("http");
+    bed.start();
+    bed.stop();
+}

@@ -1,0 +1,250 @@
+//! The verbs as a new user meets them, mistakes included.
+
+#![allow(clippy::expect_used)]
+
+use std::fs;
+use std::time::Duration;
+
+use unbroken_tests::{Bed, Output};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// All of these words are in the output, wherever.
+#[track_caller]
+fn says(output: &Output, words: &[&str]) {
+    let text = output.text().to_lowercase();
+    for word in words {
+        assert!(text.contains(&word.to_lowercase()), "`{word}`\n{output}");
+    }
+}
+
+#[test]
+fn a_daemon_s_day() {
+    let bed = Bed::new("http");
+    bed.verb(["status"]).expect_code(3);
+    bed.verb(["start"]).expect_code(0);
+    says(
+        &bed.verb(["status"]).expect_code(0),
+        &["app", "running", "generation 1", "http", "127.0.0.1:"],
+    );
+    says(&bed.verb(["restart"]).expect_code(0), &["generation 2"]);
+    says(&bed.verb(["status"]).expect_code(0), &["generation 2"]);
+    bed.verb(["stop"]).expect_code(0);
+    bed.verb(["status"]).expect_code(3);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn nothing_runs() {
+    let bed = Bed::new("http");
+    says(&bed.verb(["restart"]).expect_code(1), &["not running", "start"]);
+    says(&bed.verb(["stop"]), &["not running"]);
+    says(&bed.verb(["status"]).expect_code(3), &["not running"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn wrong_options() {
+    let bed = Bed::new("http");
+    for (arguments, words) in [
+        (&["start", "--frobnicate"][..], &["--frobnicate"][..]),
+        (&["start", "--set"], &["--set"]),
+        (&["start", "--set", "drain_timeout"], &["drain_timeout", "="]),
+        (&["status", "--jsno"], &["--jsno", "--json"]),
+        (&["stop", "now"], &["now"]),
+    ] {
+        says(&bed.verb(arguments).expect_code(2), words);
+    }
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn help() {
+    let bed = Bed::new("http");
+    for verb in ["run", "start", "stop", "restart", "status", "check"] {
+        says(&bed.verb([verb, "--help"]).expect_code(0), &["usage", verb]);
+    }
+}
+
+/// A wrong value is named with its source, before anything happens.
+#[test]
+fn wrong_values() {
+    for verb in ["start", "run", "check"] {
+        let mut bed = Bed::new("http");
+        let wrong = |bed: &Bed, arguments: &[&str], words: &[&str]| {
+            let arguments = std::iter::once(&verb).chain(arguments);
+            says(&bed.verb(arguments).expect_code(78), words);
+            bed.assert_nothing_left();
+        };
+        wrong(&bed, &["--set", "drain_timeout=soon"], &["drain_timeout", "soon", "--set"]);
+        wrong(&bed, &["--set", "drian_timeout=1s"], &["drian_timeout", "drain_timeout"]);
+        wrong(&bed, &["--set", "listen.http=localhost:80"], &["listen.http", "localhost"]);
+        bed.set("DAEMON_DRAIN_TIMEOUT", "soon");
+        wrong(&bed, &[], &["DAEMON_DRAIN_TIMEOUT", "soon"]);
+        bed.unset("DAEMON_DRAIN_TIMEOUT").set("DAEMON_DRIAN_TIMEOUT", "1s");
+        wrong(&bed, &[], &["DAEMON_DRIAN_TIMEOUT", "DRAIN_TIMEOUT"]);
+        bed.unset("DAEMON_DRIAN_TIMEOUT").set("DAEMON_CONFIG", "app.toml");
+        wrong(&bed, &[], &["app.toml"]);
+        fs::write(bed.path("app.toml"), "drain_timeout = 'soon'").expect("a file");
+        wrong(&bed, &[], &["app.toml", "drain_timeout", "soon"]);
+        fs::write(bed.path("app.toml"), "[listen\n").expect("a file");
+        wrong(&bed, &[], &["app.toml"]);
+    }
+}
+
+/// Later wins: attribute, file, environment, command line.
+#[test]
+fn layers() {
+    let mut bed = Bed::new("http");
+    let check = |bed: &Bed, arguments: &[&str], words: &[&str]| {
+        let arguments = std::iter::once(&"check").chain(arguments);
+        let output = bed.verb(arguments).expect_code(0);
+        let line = output.text();
+        let line = line.lines().find(|line| line.contains("drain_timeout"));
+        let line = line.unwrap_or_else(|| panic!("no drain_timeout\n{output}"));
+        for word in words {
+            assert!(line.contains(word), "`{word}`\n{output}");
+        }
+    };
+    check(&bed, &[], &["10s"]);
+    fs::write(bed.path("app.toml"), "drain_timeout = '11s'").expect("a file");
+    bed.set("DAEMON_CONFIG", "app.toml");
+    check(&bed, &[], &["11s", "app.toml"]);
+    bed.set("DAEMON_DRAIN_TIMEOUT", "12s");
+    check(&bed, &[], &["12s", "DAEMON_DRAIN_TIMEOUT"]);
+    check(&bed, &["--set", "drain_timeout=13s"], &["13s", "--set"]);
+    bed.assert_nothing_left();
+}
+
+/// What follows `--`, or no verb at all, is the program's.
+#[test]
+fn the_program_s_own_arguments() {
+    let bed = Bed::new("leaky");
+    for (arguments, wanted) in [
+        (&["run", "--", "stop", "--json"][..], &["stop", "--json"][..]),
+        (&["frob", "--nicate", "--", "x"], &["frob", "--nicate", "--", "x"]),
+        (&["--", "start"], &["--", "start"]),
+        (&[], &[]),
+    ] {
+        let daemon = bed.spawn(arguments);
+        bed.wait_serving();
+        let text = bed.get("/self").expect("a response").text();
+        let seen: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("arg ")).collect();
+        assert_eq!(seen[1..], *wanted, "{arguments:?}");
+        bed.restart();
+        let text = bed.get("/self").expect("a response").text();
+        let seen: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("arg ")).collect();
+        assert_eq!(seen[1..], *wanted, "{arguments:?}, after a restart");
+        bed.verb(["stop"]).expect_code(0);
+        daemon.wait(SOON).expect_code(0);
+    }
+}
+
+/// The daemon is found by its pidfile, whatever the binary is called by now.
+#[test]
+fn a_renamed_binary() {
+    let bed = Bed::new("http");
+    let pid = bed.start().pid;
+    fs::rename(bed.image(), bed.path("other")).expect("an image");
+    let verb = |verb: &str| {
+        let mut command = bed.command_of(bed.path("other"), [verb]);
+        unbroken_tests::Child::spawn(&mut command).wait(SOON)
+    };
+    says(&verb("status").expect_code(0), &[&pid.to_string()]);
+    verb("stop").expect_code(0);
+    bed.assert_nothing_left();
+}
+
+/// An answer that nobody reads, and a question that nobody finishes, cost the daemon nothing.
+#[test]
+fn clients_that_go_away() {
+    let bed = Bed::new("http");
+    let status = bed.start();
+    for verb in ["restart", "status"] {
+        for delay in [0, 5, 20, 50] {
+            let child = bed.spawn([verb]);
+            child.process().wait_gone(Duration::from_millis(delay));
+            drop(child);
+        }
+    }
+    let silent: Vec<_> = (0..20)
+        .filter_map(|_| {
+            use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+            let kind = SocketType::SEQPACKET;
+            let socket = socket(AddressFamily::UNIX, kind, None).ok()?;
+            connect(&socket, &SocketAddrUnix::new(bed.socket()).ok()?).ok()?;
+            Some(socket)
+        })
+        .collect();
+    assert_eq!(bed.status().pid, status.pid);
+    bed.restart();
+    drop(silent);
+    bed.stop();
+}
+
+/// Two daemons of one binary are two daemons.
+#[test]
+fn two_of_a_kind() {
+    let (one, other) = (Bed::new("http"), Bed::new("http"));
+    let (first, second) = (one.start(), other.start());
+    assert_ne!(first.pid, second.pid);
+    one.stop();
+    assert_eq!(other.status().pid, second.pid);
+    other.stop();
+}
+
+/// Relative paths are relative to where it was started, and stay so.
+#[test]
+fn started_in_another_directory() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_RUNTIME_DIR", "run").set("DAEMON_PIDFILE", "run/app.pid");
+    bed.set("DAEMON_LOG", "app.log");
+    bed.shell("./app start").expect_code(0);
+    assert!(bed.pidfile().exists() && bed.log_file().exists());
+    bed.deploy("http-v2");
+    bed.restart();
+    assert_eq!(bed.get("/").expect("a response").number("version"), Some(2));
+    bed.stop();
+}
+
+/// A deployment by a symlink that is switched.
+#[test]
+fn a_symlink_to_the_release() {
+    let bed = Bed::new("http");
+    let releases = bed.path("releases");
+    fs::create_dir(&releases).expect("a directory");
+    fs::rename(bed.image(), releases.join("1")).expect("an image");
+    bed.deploy("http-v2");
+    fs::rename(bed.image(), releases.join("2")).expect("an image");
+    std::os::unix::fs::symlink("releases/1", bed.image()).expect("a link");
+    bed.start();
+    assert_eq!(bed.get("/").expect("a response").number("version"), Some(1));
+    std::os::unix::fs::symlink("releases/2", bed.path("next")).expect("a link");
+    fs::rename(bed.path("next"), bed.image()).expect("a link");
+    bed.restart();
+    assert_eq!(bed.get("/").expect("a response").number("version"), Some(2));
+    bed.stop();
+}
+
+/// The application's own section.
+#[test]
+fn the_application_s_configuration() {
+    let mut bed = Bed::new("app-config");
+    let output = bed.verb(["start"]);
+    assert_ne!(output.code(), 0);
+    says(&output, &["greeting"]);
+    bed.assert_nothing_left();
+
+    fs::write(bed.path("app.toml"), "[app]\ngreeting = 'hi'\n").expect("a file");
+    bed.set("DAEMON_CONFIG", bed.path("app.toml").display().to_string());
+    bed.set("DAEMON_APP__TIMES", "2");
+    bed.start();
+    assert_eq!(bed.get("/").expect("a response").text(), "hihi");
+    fs::write(bed.path("app.toml"), "[app]\ngreeting = 'ho'\n").expect("a file");
+    bed.restart();
+    assert_eq!(bed.get("/").expect("a response").text(), "hoho");
+    fs::write(bed.path("app.toml"), "[app]\ngreeting = 3\n").expect("a file");
+    says(&bed.verb(["restart"]).expect_code(1), &["greeting"]);
+    assert_eq!(bed.get("/").expect("a response").text(), "hoho");
+    bed.stop();
+}
