@@ -110,14 +110,17 @@ fn command(spec: &Spec) -> ExitCode {
     let done = start_dir().and_then(|start_dir| {
         let overrides = parsed.overrides;
         let origin = Origin { exe: process::path_of_start(), start_dir, overrides };
-        let configuration = Configuration::load(spec, &surroundings(&origin))?;
+        let around = surroundings(&origin);
         match parsed.command {
             Command::Run { detach } => {
+                let configuration = Configuration::load(spec, &around)?;
                 let detach = detach.unwrap_or(configuration.settings.detach);
                 Ok(run(spec, configuration, origin, parsed.args, detach))
             }
-            Command::Client(request) => cli::client::run(&configuration.settings, &request),
-            Command::Check { json } => cli::check(&configuration, json),
+            Command::Client(inquiry) => {
+                cli::client::run(&Configuration::locate(spec, &around)?, &inquiry)
+            }
+            Command::Check { json } => cli::check(&Configuration::load(spec, &around)?, json),
         }
     });
     match done {

@@ -202,9 +202,14 @@ impl Bed {
         command
     }
 
-    /// Starts a verb.
+    /// Starts a verb. Those that speak to a running daemon are run by a program that is good, whatever
+    /// was deployed: an operator has one, and the image may be anything.
     pub fn spawn<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Child {
-        Child::spawn(&mut self.command(arguments))
+        let arguments: Vec<_> = arguments.into_iter().map(|it| it.as_ref().to_owned()).collect();
+        let speaks = ["status", "stop", "restart"];
+        let spoken = arguments.first().is_some_and(|verb| speaks.iter().any(|it| verb == it));
+        let program = if spoken { fixture_path("http") } else { self.image() };
+        Child::spawn(&mut self.command_of(program, arguments))
     }
 
     /// Runs a verb to its end.

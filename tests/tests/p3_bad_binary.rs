@@ -159,17 +159,3 @@ fn a_changed_identity() {
     assert_eq!(bed.status().serving().pid, pid);
     bed.stop();
 }
-
-/// Ready, and dead before it was confirmed.
-#[test]
-fn crashes_just_after_it_said_ready() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_CONFIRM_WINDOW", "3s");
-    let status = bed.start();
-    bed.deploy("crashes-after-ready");
-    let report = bed.restart_aborts();
-    assert!(report.reason.expect("a reason").contains("SIGABRT"));
-    assert_eq!(bed.status().serving().pid, status.serving().pid);
-    assert_eq!(bed.get("/").expect("a response").number("version"), Some(1));
-    bed.stop();
-}

@@ -139,8 +139,8 @@ fn start_limit() {
         connection.patience(Duration::from_secs(2)).expect("a timeout");
         let _ = connection.get("/exit/7");
     }
-    let output = daemon.wait(SOON).expect_code(7);
-    assert!(output.stderr.contains("start limit"), "{output}");
+    daemon.wait(SOON).expect_code(7);
+    assert!(bed.log().contains("start limit"), "{}", bed.log());
     bed.assert_nothing_left();
 }
 

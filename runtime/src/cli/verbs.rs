@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::spec::Spec;
@@ -92,11 +91,18 @@ fn split(args: &[OsString]) -> (Vec<OsString>, Vec<OsString>) {
     }
 }
 
+fn key_value(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.is_empty() => Ok(text.to_owned()),
+        _ => Err(format!("write it as KEY=VALUE, as in {text}=…")),
+    }
+}
+
 fn flag(options: &ArgMatches, name: &str) -> bool {
     options.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
 }
 
-/// The verb that one slip of the finger away.
+/// The verb that is one slip of the finger away.
 fn misspelt(word: &str) -> Option<&'static str> {
     VERBS.into_iter().find(|verb| strsim::osa_distance(word, verb) == 1)
 }
@@ -106,7 +112,7 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
         .long("set")
         .value_name("KEY=VALUE")
         .action(ArgAction::Append)
-        .value_parser(ValueParser::string())
+        .value_parser(key_value)
         .help("Overrides a configuration key, as in --set drain_timeout=10s");
     let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Prints JSON");
     let verb = |verb: &'static str, about: &'static str| {

@@ -28,6 +28,11 @@ impl Layer {
         Layer { rank, place: place.into(), dict: Dict::new(), spelled: BTreeMap::new() }
     }
 
+    /// Forgets all but these keys.
+    pub(super) fn keep(&mut self, keys: &[&str]) {
+        self.dict.retain(|key, _| keys.contains(&key.as_str()));
+    }
+
     /// What the layer says.
     pub(super) fn dict(&self) -> &Dict {
         &self.dict

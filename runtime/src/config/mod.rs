@@ -69,18 +69,42 @@ impl Configuration {
     /// Reads all layers. The error has one line for each mistake.
     pub(crate) fn load(spec: &Spec, around: &Surroundings) -> Result<Configuration> {
         let mut problems = Vec::new();
-        let attribute = layers::attribute(spec, &mut problems);
-        let line = layers::command_line(&around.overrides, &mut problems);
-        let file = file(&attribute, &line, around, &mut problems);
-        let lower = file.as_ref().unwrap_or(&attribute);
-        let below = [attribute.dict(), lower.dict(), line.dict()];
-        let environment = env::environment(&around.vars, &below, &mut problems);
-        let Some(file) = file else { return Err(mistakes(problems)) };
-
-        let name = defaults::name(spec, &around.exe);
-        let layers = [layers::defaults(&name), attribute, file, environment, line];
+        let (layers, readable) = layers(spec, around, &mut problems);
+        if !readable {
+            return Err(mistakes(problems));
+        }
         resolve::resolve(spec, around, &layers::merge(layers), problems)
     }
+
+    /// Where the daemon is to be found, whatever else is wrong: one that runs can be stopped even when
+    /// the configuration no longer lets it start.
+    pub(crate) fn locate(spec: &Spec, around: &Surroundings) -> Result<Settings> {
+        let (mut layers, _) = layers(spec, around, &mut Vec::new());
+        // The lowest are the defaults.
+        for layer in &mut layers[1..] {
+            layer.keep(&["name", "pidfile", "runtime_dir"]);
+        }
+        let found = resolve::resolve(spec, around, &layers::merge(layers), Vec::new())?;
+        Ok(found.settings)
+    }
+}
+
+/// All layers, the lowest first, and whether the file could be read.
+fn layers(
+    spec: &Spec,
+    around: &Surroundings,
+    problems: &mut Vec<String>,
+) -> ([Layer; 5], bool) {
+    let attribute = layers::attribute(spec, problems);
+    let line = layers::command_line(&around.overrides, problems);
+    let file = file(&attribute, &line, around, problems);
+    let lower = file.as_ref().unwrap_or(&attribute);
+    let below = [attribute.dict(), lower.dict(), line.dict()];
+    let environment = env::environment(&around.vars, &below, problems);
+    let readable = file.is_some();
+    let file = file.unwrap_or_else(|| Layer::new(Rank::File, ""));
+    let defaults = layers::defaults(&defaults::name(spec, &around.exe));
+    ([defaults, attribute, file, environment, line], readable)
 }
 
 /// The file's layer, empty if no layer names a file; `None` if it cannot be read.

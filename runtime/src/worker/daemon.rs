@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::net;
-use super::state::{Phase, State};
+use super::state::{Phase, State, Taken};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::FromWorker;
 
@@ -130,8 +130,15 @@ impl Daemon {
     }
 }
 
+/// A handle on a declared listener.
+pub(super) fn take(state: &State, name: &str) -> Result<Taken> {
+    state.listener(name).ok_or_else(|| undeclared(state, name))?.map_err(|error| {
+        Error::io(format!("cannot use listener `{name}`"), error)
+    })
+}
+
 /// What is said of a listener that nobody declared.
-pub(crate) fn undeclared(state: &State, name: &str) -> Error {
+fn undeclared(state: &State, name: &str) -> Error {
     let names = state.listener_names();
     let declared = if names.is_empty() {
         "none is".to_owned()

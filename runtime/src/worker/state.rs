@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::net::Addr;
 use crate::config::{Address, Configuration, Ready};
 use crate::counters::{Counters, Ending, Stage};
 use crate::link::{self, FromWorker};
@@ -35,7 +36,9 @@ pub(crate) struct State {
     pub(crate) configuration: Configuration,
     pub(crate) generation: u32,
     pub(crate) counters: Counters,
-    listeners: BTreeMap<String, Handed>,
+    /// Emptied of its sockets when the drain begins.
+    listeners: Mutex<BTreeMap<String, Handed>>,
+    listener_count: usize,
     link: OwnedFd,
     phase: watch::Sender<Phase>,
     /// For threads that wait without a runtime.
@@ -52,9 +55,18 @@ pub(crate) struct State {
 }
 
 /// A listener as the worker got it.
-pub(crate) struct Handed {
-    pub(crate) socket: OwnedFd,
-    pub(crate) addr: Address,
+struct Handed {
+    /// `None` once the worker drains.
+    socket: Option<OwnedFd>,
+    addr: Address,
+    index: usize,
+}
+
+/// A handle on a declared listener.
+pub(crate) struct Taken {
+    /// `None` once the worker drains.
+    pub(crate) socket: Option<OwnedFd>,
+    pub(crate) addr: Addr,
     pub(crate) index: usize,
 }
 
@@ -78,13 +90,17 @@ impl State {
         let listeners = listeners
             .into_iter()
             .enumerate()
-            .map(|(index, (name, addr, socket))| (name, Handed { socket, addr, index }))
-            .collect();
+            .map(|(index, (name, addr, socket))| {
+                (name, Handed { socket: Some(socket), addr, index })
+            })
+            .collect::<BTreeMap<_, _>>();
+        let listener_count = listeners.len();
         Ok(State {
             configuration,
             generation,
             counters,
-            listeners,
+            listeners: Mutex::new(listeners),
+            listener_count,
             link,
             phase: watch::Sender::new(Phase::Waiting),
             gate: Gate::new()?,
@@ -113,7 +129,7 @@ impl State {
     /// `main` is about to run.
     pub(crate) fn running(&self) {
         self.counters.reached(Stage::Running);
-        if self.listeners.is_empty() && self.configuration.settings.ready == Ready::Auto {
+        if self.listener_count == 0 && self.configuration.settings.ready == Ready::Auto {
             self.ready();
         }
     }
@@ -123,7 +139,7 @@ impl State {
         if self.ready.load(Ordering::Relaxed) {
             return;
         }
-        let all = self.counters.polled(index, self.listeners.len());
+        let all = self.counters.polled(index, self.listener_count);
         if all && self.configuration.settings.ready == Ready::Auto {
             self.ready();
         }
@@ -157,19 +173,20 @@ impl State {
     /// Stops accepting for good and tells everyone until when they have time. An earlier deadline than
     /// the last one counts, a later one does not.
     pub(crate) fn drain(&self, deadline: Instant) {
-        let mut current = self.lock_deadline();
+        let mut current = lock(&self.deadline);
         *current = Some(current.map_or(deadline, |earlier| earlier.min(deadline)));
         drop(current);
+        // The supervisor has its own: what waits in the queue is the next generation's, and where
+        // there is none, newcomers are refused rather than left waiting.
+        for handed in lock(&self.listeners).values_mut() {
+            handed.socket = None;
+        }
         self.set_phase(Phase::Draining);
         self.draining.cancel();
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        *self.lock_deadline()
-    }
-
-    fn lock_deadline(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.deadline)
     }
 
     /// Blocks until the phase is one of those that `until` accepts.
@@ -184,12 +201,17 @@ impl State {
 
     // ---- listeners and connections --------------------------------------------------------------
 
-    pub(crate) fn listener(&self, name: &str) -> Option<&Handed> {
-        self.listeners.get(name)
+    /// A handle on the listener of this name; `None` if none is declared.
+    pub(crate) fn listener(&self, name: &str) -> Option<io::Result<Taken>> {
+        let listeners = lock(&self.listeners);
+        let handed = listeners.get(name)?;
+        let socket = handed.socket.as_ref().map(OwnedFd::try_clone).transpose();
+        let (addr, index) = (Addr::from(&handed.addr), handed.index);
+        Some(socket.map(|socket| Taken { socket, addr, index }))
     }
 
-    pub(crate) fn listener_names(&self) -> Vec<&str> {
-        self.listeners.keys().map(String::as_str).collect()
+    pub(crate) fn listener_names(&self) -> Vec<String> {
+        lock(&self.listeners).keys().cloned().collect()
     }
 
     /// Counts a connection from here to the drop of what is returned.
@@ -214,7 +236,7 @@ impl State {
         // A link that is down already is what is wanted.
         let _ = rustix::net::shutdown(&self.link, rustix::net::Shutdown::Both);
         let Some(stand_in) = self.stand_in.get() else { return };
-        let handle = stand_in.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let handle = lock(stand_in).take();
         if let Some(handle) = handle {
             // A panic of the stand-in has been printed; there is nothing left to put away with.
             let _ = handle.join();
@@ -257,7 +279,7 @@ impl Gate {
     }
 
     fn set(&self, phase: Phase) {
-        let mut current = self.lock();
+        let mut current = lock(&self.phase);
         let was_open = *current == Phase::Open;
         *current = phase;
         // The pipe holds one byte or none; both calls succeed in their state.
@@ -271,14 +293,15 @@ impl Gate {
     }
 
     fn wait(&self, until: impl Fn(Phase) -> bool) -> Phase {
-        let mut phase = self.lock();
+        let mut phase = lock(&self.phase);
         while !until(*phase) {
             phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner);
         }
         *phase
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Locks; what a panicking thread left behind is whole, as every change here is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

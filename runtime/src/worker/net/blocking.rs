@@ -2,15 +2,15 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::SocketFlags;
 
 use super::Addr;
-use crate::error::{Error, Result};
-use crate::worker::daemon::undeclared;
-use crate::worker::state::{Connection, Phase, State};
+use crate::error::Result;
+use crate::worker::daemon::take;
+use crate::worker::state::{Connection, Phase, State, Taken};
 
 /// A declared listener. Any number of threads may accept from clones of it.
 ///
@@ -41,7 +41,8 @@ pub struct Listener {
     state: Arc<State>,
     index: usize,
     addr: Addr,
-    socket: OwnedFd,
+    /// `None` once the worker drains; threads in poll(2) hold on to it until they are woken.
+    socket: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 /// A counted connection. Reads and writes block.
@@ -57,17 +58,9 @@ enum Kind {
 
 impl Listener {
     pub(crate) fn new(state: &Arc<State>, name: &str) -> Result<Listener> {
-        let handed = state.listener(name).ok_or_else(|| undeclared(state, name))?;
-        let socket = handed
-            .socket
-            .try_clone()
-            .map_err(|error| Error::io(format!("cannot use listener `{name}`"), error))?;
-        Ok(Listener {
-            state: Arc::clone(state),
-            index: handed.index,
-            addr: Addr::from(&handed.addr),
-            socket,
-        })
+        let Taken { socket, addr, index } = take(state, name)?;
+        let socket = Mutex::new(socket.map(Arc::new));
+        Ok(Listener { state: Arc::clone(state), index, addr, socket })
     }
 
     /// Blocks until a connection comes. `None` once this worker drains.
@@ -77,10 +70,15 @@ impl Listener {
         self.state.polled(self.index);
         loop {
             let phase = self.state.wait_phase(|p| matches!(p, Phase::Open | Phase::Draining));
-            if phase == Phase::Draining {
+            let socket = match phase {
+                Phase::Draining => None,
+                _ => self.socket().clone(),
+            };
+            let Some(socket) = socket else {
+                *self.socket() = None;
                 return None;
-            }
-            match self.try_accept() {
+            };
+            match self.try_accept(&socket) {
                 Ok(Some(accepted)) => return Some(Ok(accepted)),
                 Ok(None) => {}
                 Err(error) => return Some(Err(error)),
@@ -111,19 +109,27 @@ impl Listener {
     /// # Errors
     /// As dup(2): no descriptor left.
     pub fn try_clone(&self) -> io::Result<Listener> {
+        let socket = match &*self.socket() {
+            Some(socket) => Some(Arc::new(socket.try_clone()?)),
+            None => None,
+        };
         Ok(Listener {
             state: Arc::clone(&self.state),
             index: self.index,
             addr: self.addr.clone(),
-            socket: self.socket.try_clone()?,
+            socket: Mutex::new(socket),
         })
     }
 
-    fn try_accept(&self) -> io::Result<Option<(Stream, Addr)>> {
+    fn socket(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_accept(&self, listening: &OwnedFd) -> io::Result<Option<(Stream, Addr)>> {
         let gate = self.state.closed_gate();
         let mut fds = [
             PollFd::from_borrowed_fd(gate, PollFlags::IN),
-            PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(listening.as_fd(), PollFlags::IN),
         ];
         match poll(&mut fds, None) {
             Ok(_) => {}
@@ -133,7 +139,7 @@ impl Listener {
         if !fds[0].revents().is_empty() {
             return Ok(None);
         }
-        let socket = match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC) {
+        let socket = match rustix::net::accept_with(listening, SocketFlags::CLOEXEC) {
             Ok(socket) => socket,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => {

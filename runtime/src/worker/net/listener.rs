@@ -1,7 +1,7 @@
 //! Listeners for async programs: Tokio's accept, that waits whenever this worker may not accept.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use super::{Addr, Stream, TcpStream, Tracked, UnixStream, concerns_one_connection};
 use crate::error::{Error, ErrorKind, Result};
-use crate::worker::daemon::undeclared;
-use crate::worker::state::{Phase, State};
+use crate::worker::daemon::take;
+use crate::worker::state::{Phase, State, Taken};
 
 /// How long accepting rests when descriptors or memory have run out.
 pub(crate) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -39,7 +39,8 @@ struct Gated {
     phase: watch::Receiver<Phase>,
     index: usize,
     addr: Addr,
-    socket: OwnedFd,
+    /// `None` once the worker drains.
+    socket: Option<OwnedFd>,
     registered: Option<Registered>,
 }
 
@@ -50,19 +51,9 @@ enum Registered {
 
 impl Gated {
     fn new(state: &Arc<State>, name: &str) -> Result<Gated> {
-        let handed = state.listener(name).ok_or_else(|| undeclared(state, name))?;
-        let socket = handed
-            .socket
-            .try_clone()
-            .map_err(|error| Error::io(format!("cannot use listener `{name}`"), error))?;
-        Ok(Gated {
-            state: Arc::clone(state),
-            phase: state.phase(),
-            index: handed.index,
-            addr: Addr::from(&handed.addr),
-            socket,
-            registered: None,
-        })
+        let Taken { socket, addr, index } = take(state, name)?;
+        let state = Arc::clone(state);
+        Ok(Gated { phase: state.phase(), state, index, addr, socket, registered: None })
     }
 
     /// The next connection; `None` when draining.
@@ -74,6 +65,7 @@ impl Gated {
                 Phase::Open => {}
                 Phase::Draining => {
                     self.registered = None;
+                    self.socket = None;
                     return None;
                 }
                 Phase::Waiting | Phase::Quiesced => {
@@ -98,8 +90,10 @@ impl Gated {
     }
 
     fn register(&mut self) -> io::Result<()> {
-        if self.registered.is_none() {
-            let socket = self.socket.as_fd().try_clone_to_owned()?;
+        if self.registered.is_none()
+            && let Some(socket) = &self.socket
+        {
+            let socket = socket.try_clone()?;
             self.registered = Some(match self.addr {
                 Addr::Tcp(_) => Registered::Tcp(tokio::net::TcpListener::from_std(socket.into())?),
                 Addr::Unix(_) => {
