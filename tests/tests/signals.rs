@@ -240,7 +240,9 @@ fn nothing_leaks() {
             let value = lines(name).first().map(|mask| u64::from_str_radix(mask.trim(), 16));
             value.and_then(Result::ok).unwrap_or_else(|| panic!("no {name}:\n{text}"))
         };
-        assert_eq!((mask("SigBlk:"), mask("SigIgn:")), (0, 0), "{text}");
+        // Rust's own start-up ignores SIGPIPE; 32 and 33 are the C library's and cannot be reset.
+        let own = 1 << (13 - 1) | 1 << (32 - 1) | 1 << (33 - 1);
+        assert_eq!((mask("SigBlk:"), mask("SigIgn:") & !own), (0, 0), "{text}");
         let variables = lines("env ");
         assert!(variables.contains(&"APP_SECRET=mine"), "{text}");
         let private = ["UNBROKEN_", "NOTIFY_SOCKET", "LISTEN_"];

@@ -90,11 +90,7 @@ impl Configuration {
 }
 
 /// All layers, the lowest first, and whether the file could be read.
-fn layers(
-    spec: &Spec,
-    around: &Surroundings,
-    problems: &mut Vec<String>,
-) -> ([Layer; 5], bool) {
+fn layers(spec: &Spec, around: &Surroundings, problems: &mut Vec<String>) -> ([Layer; 5], bool) {
     let attribute = layers::attribute(spec, problems);
     let line = layers::command_line(&around.overrides, problems);
     let file = file(&attribute, &line, around, problems);

@@ -57,7 +57,7 @@ fn second_fork(outset: Outset, mut reporter: Reporter) -> u8 {
         Ok(Forked::Parent(_)) => 0,
         Ok(Forked::Child) => {
             reporter.process();
-            if let Err(error) = let_go() {
+            if let Err(error) = let_go(&reporter) {
                 reporter.failed(error.exit_code(), &error.to_string());
                 return error.exit_code();
             }
@@ -70,8 +70,10 @@ fn second_fork(outset: Outset, mut reporter: Reporter) -> u8 {
     }
 }
 
-/// Keeps neither the caller's directory nor its terminal.
-fn let_go() -> Result<()> {
+/// Keeps neither the caller's directory nor its terminal nor its files.
+fn let_go(reporter: &Reporter) -> Result<()> {
+    descriptors::close_inherited(reporter.descriptor())
+        .map_err(|error| Error::io("cannot close inherited descriptors", error))?;
     std::env::set_current_dir("/").map_err(|error| Error::io("cannot enter /", error))?;
     descriptors::stdin_from_null()
         .map_err(|error| Error::io("cannot take stdin from /dev/null", error))

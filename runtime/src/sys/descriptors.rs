@@ -1,8 +1,9 @@
 //! `fcntl(2)`, `dup2(2)`: which descriptors a program gets, and what its standard streams are.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::libc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 
@@ -47,11 +48,32 @@ pub(crate) fn stdin_from_null() -> io::Result<()> {
 pub(crate) fn fill_standard_streams() -> io::Result<()> {
     loop {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        if std::os::fd::AsRawFd::as_raw_fd(&null) > 2 {
+        if null.as_raw_fd() > 2 {
             return Ok(());
         }
         keep_across_exec(null.as_fd())?;
         std::mem::forget(null);
+    }
+}
+
+/// Closes every descriptor above the standard streams but `kept` (close_range(2)).
+///
+/// For a daemon that has just left its caller: what it inherited is the caller's, and a pipe among it
+/// would keep the caller's caller waiting.
+pub(crate) fn close_inherited(kept: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let close = |first: u32, last: u32| -> io::Result<()> {
+        if first > last {
+            return Ok(());
+        }
+        // SAFETY: the only thread of a fresh process closes what no value in this crate owns: the one
+        // descriptor it holds is `kept`. A library that holds one by number loses it, as in every
+        // daemon.
+        let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0_u32) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    match kept.and_then(|fd| u32::try_from(fd.as_raw_fd()).ok()) {
+        Some(kept) if kept > 2 => close(3, kept - 1).and_then(|()| close(kept + 1, u32::MAX)),
+        _ => close(3, u32::MAX),
     }
 }
 

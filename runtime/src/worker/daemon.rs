@@ -132,9 +132,10 @@ impl Daemon {
 
 /// A handle on a declared listener.
 pub(super) fn take(state: &State, name: &str) -> Result<Taken> {
-    state.listener(name).ok_or_else(|| undeclared(state, name))?.map_err(|error| {
-        Error::io(format!("cannot use listener `{name}`"), error)
-    })
+    state
+        .listener(name)
+        .ok_or_else(|| undeclared(state, name))?
+        .map_err(|error| Error::io(format!("cannot use listener `{name}`"), error))
 }
 
 /// What is said of a listener that nobody declared.
