@@ -181,8 +181,9 @@ impl State {
         for handed in lock(&self.listeners).values_mut() {
             handed.socket = None;
         }
-        self.set_phase(Phase::Draining);
+        // Before the accept loops end: a `main` that returns because of that was asked to.
         self.draining.cancel();
+        self.set_phase(Phase::Draining);
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
