@@ -52,7 +52,16 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> i
 ///
 /// A packet or descriptor list that did not fit is an error: nothing is read in part.
 pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
-    let mut bytes = vec![0; MAX_PACKET];
+    // As long as the packet is: the supervisor lives long and its heap should stay small.
+    let peeked = rustix::io::retry_on_intr(|| {
+        rustix::net::recv(&socket, &mut [0_u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)
+    });
+    let length = match peeked {
+        Ok((_, length)) => length.min(MAX_PACKET),
+        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut bytes = vec![0; length];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
@@ -81,7 +90,6 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
         return Ok(None);
     }
     bytes.truncate(received.bytes);
-    bytes.shrink_to_fit();
     Ok(Some(Packet { bytes, descriptors }))
 }
 
