@@ -1,0 +1,153 @@
+//! The end of the daemon: asked for, or its own.
+
+use std::time::{Duration, Instant};
+
+use super::worker::{WorkerState, drain, kill};
+use super::{Actions, Machine, answer, refuse};
+use crate::counters::Ledger;
+use crate::supervisor::event::{Action, Answer, ClientId, Report};
+
+/// How long a worker that was told to stop at once may take before it is killed.
+const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
+
+/// The daemon ends as soon as its last worker is gone.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    pub(super) code: u8,
+    pub(super) reason: Option<String>,
+    pub(super) clients: Vec<ClientId>,
+    pub(super) ledger: Ledger,
+    pub(super) urgency: Urgency,
+}
+
+/// How much time the workers still get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    Drain,
+    AtOnce,
+    Kill,
+}
+
+impl Machine {
+    pub(super) fn stop(
+        &mut self,
+        client: Option<ClientId>,
+        at_once: bool,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        let wanted = if at_once { Urgency::AtOnce } else { Urgency::Drain };
+        let urgency = match &mut self.stopping {
+            None => {
+                self.begin_stop(0, None, wanted, now, out);
+                wanted
+            }
+            // The same signal again means that it is serious.
+            Some(stopping) => match (client, stopping.urgency) {
+                (Some(_), urgency) => urgency.max(wanted),
+                (None, Urgency::Drain) => Urgency::AtOnce,
+                (None, Urgency::AtOnce | Urgency::Kill) => Urgency::Kill,
+            },
+        };
+        let Some(stopping) = &mut self.stopping else { return };
+        stopping.clients.extend(client);
+        if urgency > stopping.urgency {
+            stopping.urgency = urgency;
+            self.hurry(urgency, now, out);
+        }
+    }
+
+    /// The daemon ends by itself.
+    pub(super) fn give_up(&mut self, code: u8, reason: String, now: Instant, out: &mut Actions) {
+        if self.stopping.is_none() {
+            self.begin_stop(code, Some(reason), Urgency::Drain, now, out);
+        }
+    }
+
+    pub(super) fn begin_stop(
+        &mut self,
+        code: u8,
+        reason: Option<String>,
+        urgency: Urgency,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        self.stopping = Some(Stopping {
+            code,
+            reason,
+            clients: Vec::new(),
+            ledger: Ledger::default(),
+            urgency: Urgency::Drain,
+        });
+        out.push(Action::Progress { text: "stopping".into() });
+        self.abandon_transition(now, out);
+        let policy = self.current.as_ref().map_or(self.initial, |current| current.policy);
+        if let Some(current) = self.current.as_mut() {
+            current.respawn_at = None;
+        }
+        for (&id, worker) in &mut self.workers {
+            match worker.state {
+                WorkerState::Starting => kill(id, worker, out),
+                WorkerState::Serving | WorkerState::Quiesced => {
+                    drain(id, worker, now + policy.drain_timeout, out);
+                }
+                WorkerState::Draining | WorkerState::Dying => {}
+            }
+        }
+        if urgency > Urgency::Drain {
+            if let Some(stopping) = &mut self.stopping {
+                stopping.urgency = urgency;
+            }
+            self.hurry(urgency, now, out);
+        }
+    }
+
+    /// Ends a transition because the daemon stops: neither committed nor undone, all of it drains.
+    pub(super) fn abandon_transition(&mut self, _now: Instant, out: &mut Actions) {
+        let pending = self.pending.take().into_iter().flatten();
+        let reason = "the daemon was told to stop";
+        if let Some(transition) = self.transition.take() {
+            let report = Report {
+                from: self.current.as_ref().map(|current| current.generation),
+                to: transition.generation,
+                committed: false,
+                reason: Some(reason.into()),
+                to_commit: None,
+                to_drained: None,
+                ledger: None,
+            };
+            for waiter in transition.waiters {
+                answer(waiter.client, Answer::Aborted(report.clone()), out);
+            }
+            self.last_restart = Some(report);
+        }
+        for waiter in pending {
+            refuse(waiter.client, reason, out);
+        }
+    }
+
+    pub(super) fn hurry(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
+        for (&id, worker) in &mut self.workers {
+            match (urgency, worker.state) {
+                (_, WorkerState::Dying) => {}
+                (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, out),
+                (Urgency::Drain | Urgency::AtOnce, _) => {
+                    drain(id, worker, now, out);
+                    worker.kill_at = Some(now + AT_ONCE_GRACE.min(worker.kill_timeout));
+                }
+            }
+        }
+    }
+
+    pub(super) fn leave_if_done(&mut self, out: &mut Actions) {
+        if !self.workers.is_empty() {
+            return;
+        }
+        let Some(stopping) = self.stopping.take() else { return };
+        for client in stopping.clients {
+            answer(Some(client), Answer::Stopped { ledger: stopping.ledger }, out);
+        }
+        self.exited = true;
+        out.push(Action::Exit { code: stopping.code, reason: stopping.reason });
+    }
+}

@@ -1,0 +1,238 @@
+//! Workers one by one: spawned, failing, draining, killed, gone.
+
+use std::time::{Duration, Instant};
+
+use super::{Actions, Machine, answer, log, refuse, seconds};
+use crate::counters::Ledger;
+use crate::supervisor::event::{
+    Action, Answer, ClientId, Generation, Level, Order, Policy, Report, Source, WorkerId,
+};
+use crate::sys::process::Exit;
+
+/// Generations that may drain beside each other; past that the oldest is forced.
+const MAX_DRAINING: usize = 8;
+
+/// How long a process may outlive its link.
+const LINK_GRACE: Duration = Duration::from_secs(1);
+
+/// One process.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) generation: Generation,
+    pub(super) state: WorkerState,
+    /// When the state must be over.
+    pub(super) deadline: Option<Instant>,
+    /// When SIGKILL follows.
+    pub(super) kill_at: Option<Instant>,
+    pub(super) kill_timeout: Duration,
+    /// Why it fails, in its own words or ours.
+    pub(super) failure: Option<String>,
+    pub(super) missing: Option<String>,
+    /// Restarts whose answer waits for its end.
+    pub(super) watchers: Vec<(Option<ClientId>, Report, Instant)>,
+}
+
+/// What a worker is doing, as far as it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkerState {
+    Starting,
+    Serving,
+    Quiesced,
+    Draining,
+    /// Killed, not yet reaped.
+    Dying,
+}
+
+impl WorkerState {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            WorkerState::Starting => "starting",
+            WorkerState::Serving => "serving",
+            WorkerState::Quiesced => "quiesced",
+            WorkerState::Draining => "draining",
+            WorkerState::Dying => "stopping",
+        }
+    }
+}
+
+impl Machine {
+    pub(super) fn spawn(
+        &mut self,
+        generation: Generation,
+        source: Source,
+        policy: Policy,
+        now: Instant,
+        out: &mut Actions,
+    ) -> WorkerId {
+        self.last_worker += 1;
+        let id = self.last_worker;
+        self.workers.insert(
+            id,
+            Worker {
+                generation,
+                state: WorkerState::Starting,
+                deadline: Some(now + policy.ready_timeout),
+                kill_at: None,
+                kill_timeout: policy.kill_timeout,
+                failure: None,
+                missing: None,
+                watchers: Vec::new(),
+            },
+        );
+        out.push(Action::Spawn { worker: id, generation, source });
+        id
+    }
+
+    /// A worker that is still there must not go on.
+    pub(super) fn failed(&mut self, id: WorkerId, reason: String, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.failure = Some(reason.clone());
+        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+            self.abort(&reason, now, out);
+        } else {
+            kill(id, worker, out);
+        }
+    }
+
+    pub(super) fn link_lost(&mut self, id: WorkerId, reason: String, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.failure.get_or_insert(reason);
+        let limit = now + LINK_GRACE;
+        worker.kill_at = Some(worker.kill_at.map_or(limit, |at| at.min(limit)));
+    }
+
+    /// The process is gone.
+    pub(super) fn ended(
+        &mut self,
+        id: WorkerId,
+        exit: Exit,
+        ledger: Ledger,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        if let Some(stopping) = &mut self.stopping {
+            stopping.ledger += ledger;
+        }
+        for (client, mut report, since) in worker.watchers {
+            report.to_drained = Some(now.saturating_duration_since(since));
+            report.ledger = Some(ledger);
+            if let Some(last) = self.last_restart.as_mut().filter(|last| last.to == report.to) {
+                *last = report.clone();
+            }
+            answer(client, Answer::Restarted(report), out);
+        }
+        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+            let generation = worker.generation;
+            let ended = format!("the worker of generation {generation} {exit}");
+            let when = match worker.state {
+                WorkerState::Starting => "before it was ready",
+                _ => "before it was confirmed",
+            };
+            let reason = match worker.failure {
+                Some(failure) => failure,
+                None => format!("{ended} {when}"),
+            };
+            if self.current.is_none() && self.stopping.is_none() {
+                // The first start: the daemon ends as its worker did, and success is none.
+                self.transition = None;
+                self.retire_if_unused(generation, out);
+                for waiter in self.pending.take().into_iter().flatten() {
+                    refuse(waiter.client, &reason, out);
+                }
+                self.give_up(exit.shell_code().max(1), reason, now, out);
+                return;
+            }
+            self.abort(&reason, now, out);
+            return;
+        }
+        if self.current.as_ref().is_some_and(|c| c.worker == Some(id)) {
+            self.current_ended(&worker.failure, worker.state, exit, now, out);
+        }
+        self.retire_if_unused(worker.generation, out);
+    }
+
+    /// Past [`MAX_DRAINING`] the oldest is forced.
+    pub(super) fn force_excess(&mut self, now: Instant, out: &mut Actions) {
+        let draining: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.state == WorkerState::Draining)
+            .map(|(id, _)| *id)
+            .collect();
+        let excess = draining.len().saturating_sub(MAX_DRAINING);
+        for id in draining.into_iter().take(excess) {
+            if let Some(worker) = self.workers.get_mut(&id)
+                && worker.deadline.is_some_and(|deadline| deadline > now)
+            {
+                out.push(log(
+                    Level::Warn,
+                    format!(
+                        "more than {MAX_DRAINING} workers drain: the one of generation {} is forced",
+                        worker.generation
+                    ),
+                ));
+                drain(id, worker, now, out);
+            }
+        }
+    }
+
+    pub(super) fn retire_if_unused(&mut self, generation: Generation, out: &mut Actions) {
+        let used = self.workers.values().any(|worker| worker.generation == generation)
+            || self.current.as_ref().is_some_and(|c| c.generation == generation)
+            || self.transition.as_ref().is_some_and(|t| t.generation == generation);
+        if !used {
+            out.push(Action::Retire { generation });
+        }
+    }
+
+    pub(super) fn tick_worker(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.kill_at.is_some_and(|at| at <= now) {
+            kill(id, worker, out);
+        }
+        if worker.deadline.is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        worker.deadline = None;
+        match worker.state {
+            WorkerState::Starting => {
+                let limit = match &self.transition {
+                    Some(transition) if transition.worker == id => transition.policy,
+                    _ => self.current.as_ref().map_or(self.initial, |current| current.policy),
+                }
+                .ready_timeout;
+                let missing =
+                    worker.missing.take().map_or(String::new(), |what| format!(": {what}"));
+                let reason = format!(
+                    "the worker of generation {} was not ready within {}{missing}; \
+                     raise `ready_timeout` if it needs longer",
+                    worker.generation,
+                    seconds(limit)
+                );
+                self.failed(id, reason, now, out);
+            }
+            WorkerState::Draining => {
+                out.push(Action::Terminate { worker: id });
+                let limit = now + worker.kill_timeout;
+                worker.kill_at = Some(worker.kill_at.map_or(limit, |at| at.min(limit)));
+            }
+            WorkerState::Serving | WorkerState::Quiesced | WorkerState::Dying => {}
+        }
+    }
+}
+
+pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &mut Actions) {
+    worker.state = WorkerState::Draining;
+    worker.deadline = Some(deadline);
+    out.push(Action::Tell { worker: id, order: Order::Drain { deadline } });
+}
+
+pub(super) fn kill(id: WorkerId, worker: &mut Worker, out: &mut Actions) {
+    worker.deadline = None;
+    worker.kill_at = None;
+    if worker.state != WorkerState::Dying {
+        worker.state = WorkerState::Dying;
+        out.push(Action::Kill { worker: id });
+    }
+}
