@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::worker::WorkerState;
+use super::worker::{WorkerState, drain};
 use super::{Actions, Machine, log, seconds};
 use crate::config::RestartPolicy;
-use crate::supervisor::event::{Action, Generation, Level, Order, Policy, Source, WorkerId};
+use crate::supervisor::event::{Generation, Level, Policy, Source, WorkerId};
 use crate::sys::process::Exit;
 
 /// The generation that is committed.
@@ -44,10 +44,7 @@ impl Machine {
             WorkerState::Draining | WorkerState::Dying => return,
         }
         let generation = worker.generation;
-        let deadline = now + current.policy.drain_timeout;
-        worker.state = WorkerState::Draining;
-        worker.deadline = Some(deadline);
-        out.push(Action::Tell { worker: id, order: Order::Drain { deadline } });
+        drain(id, worker, now + worker.policy.drain_timeout, out);
         out.push(log(
             Level::Info,
             format!("a worker of generation {generation} got SIGTERM: it drains and is replaced"),

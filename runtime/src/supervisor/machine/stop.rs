@@ -81,7 +81,6 @@ impl Machine {
         });
         out.push(Action::Progress { text: "stopping".into() });
         self.abandon_transition(now, out);
-        let policy = self.current.as_ref().map_or(self.initial, |current| current.policy);
         if let Some(current) = self.current.as_mut() {
             current.respawn_at = None;
         }
@@ -89,7 +88,7 @@ impl Machine {
             match worker.state {
                 WorkerState::Starting => kill(id, worker, out),
                 WorkerState::Serving | WorkerState::Quiesced => {
-                    drain(id, worker, now + policy.drain_timeout, out);
+                    drain(id, worker, now + worker.policy.drain_timeout, out);
                 }
                 WorkerState::Draining | WorkerState::Dying => {}
             }
@@ -133,7 +132,7 @@ impl Machine {
                 (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, out),
                 (Urgency::Drain | Urgency::AtOnce, _) => {
                     drain(id, worker, now, out);
-                    worker.kill_at = Some(now + AT_ONCE_GRACE.min(worker.kill_timeout));
+                    worker.kill_at = Some(now + AT_ONCE_GRACE.min(worker.policy.kill_timeout));
                 }
             }
         }

@@ -85,7 +85,7 @@ impl Machine {
         }
         if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id) {
             transition.policy = policy;
-            worker.kill_timeout = policy.kill_timeout;
+            worker.policy = policy;
             worker.deadline = Some(now + policy.ready_timeout);
         }
         out.push(Action::Welcome { worker: id });
@@ -177,7 +177,7 @@ impl Machine {
             if let Some(id) = old.worker
                 && let Some(worker) = self.workers.get_mut(&id)
             {
-                drain(id, worker, now + old.policy.drain_timeout, out);
+                drain(id, worker, now + worker.policy.drain_timeout, out);
                 watched = Some(id);
             }
             self.last_restart = Some(report.clone());

@@ -10,10 +10,10 @@ use crate::supervisor::event::{
 use crate::sys::process::Exit;
 
 /// Generations that may drain beside each other; past that the oldest is forced.
-const MAX_DRAINING: usize = 8;
+pub(super) const MAX_DRAINING: usize = 8;
 
 /// How long a process may outlive its link.
-const LINK_GRACE: Duration = Duration::from_secs(1);
+pub(super) const LINK_GRACE: Duration = Duration::from_secs(1);
 
 /// One process.
 #[derive(Debug)]
@@ -24,7 +24,8 @@ pub(super) struct Worker {
     pub(super) deadline: Option<Instant>,
     /// When SIGKILL follows.
     pub(super) kill_at: Option<Instant>,
-    pub(super) kill_timeout: Duration,
+    /// Of its generation, or of the one before until it introduced itself.
+    pub(super) policy: Policy,
     /// Why it fails, in its own words or ours.
     pub(super) failure: Option<String>,
     pub(super) missing: Option<String>,
@@ -73,7 +74,7 @@ impl Machine {
                 state: WorkerState::Starting,
                 deadline: Some(now + policy.ready_timeout),
                 kill_at: None,
-                kill_timeout: policy.kill_timeout,
+                policy,
                 failure: None,
                 missing: None,
                 watchers: Vec::new(),
@@ -197,24 +198,19 @@ impl Machine {
         worker.deadline = None;
         match worker.state {
             WorkerState::Starting => {
-                let limit = match &self.transition {
-                    Some(transition) if transition.worker == id => transition.policy,
-                    _ => self.current.as_ref().map_or(self.initial, |current| current.policy),
-                }
-                .ready_timeout;
                 let missing =
                     worker.missing.take().map_or(String::new(), |what| format!(": {what}"));
                 let reason = format!(
                     "the worker of generation {} was not ready within {}{missing}; \
                      raise `ready_timeout` if it needs longer",
                     worker.generation,
-                    seconds(limit)
+                    seconds(worker.policy.ready_timeout)
                 );
                 self.failed(id, reason, now, out);
             }
             WorkerState::Draining => {
                 out.push(Action::Terminate { worker: id });
-                let limit = now + worker.kill_timeout;
+                let limit = now + worker.policy.kill_timeout;
                 worker.kill_at = Some(worker.kill_at.map_or(limit, |at| at.min(limit)));
             }
             WorkerState::Serving | WorkerState::Quiesced | WorkerState::Dying => {}
