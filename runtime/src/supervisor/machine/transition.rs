@@ -80,7 +80,7 @@ impl Machine {
 
     pub(super) fn hello(&mut self, id: WorkerId, policy: Policy, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.state != WorkerState::Starting {
+        if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
             return;
         }
         if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id) {
@@ -93,7 +93,8 @@ impl Machine {
 
     pub(super) fn ready(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.state != WorkerState::Starting || self.stopping.is_some() {
+        // One whose link is lost is about to be killed.
+        if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
             return;
         }
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {

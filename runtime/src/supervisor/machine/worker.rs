@@ -33,6 +33,12 @@ pub(super) struct Worker {
     pub(super) watchers: Vec<(Option<ClientId>, Report, Instant)>,
 }
 
+impl Worker {
+    pub(super) fn kill_no_later(&mut self, limit: Instant) {
+        self.kill_at = Some(self.kill_at.map_or(limit, |at| at.min(limit)));
+    }
+}
+
 /// What a worker is doing, as far as it was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WorkerState {
@@ -97,9 +103,18 @@ impl Machine {
 
     pub(super) fn link_lost(&mut self, id: WorkerId, reason: String, now: Instant) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.state == WorkerState::Dying {
+            return;
+        }
         worker.failure.get_or_insert(reason);
         let limit = now + LINK_GRACE;
-        worker.kill_at = Some(worker.kill_at.map_or(limit, |at| at.min(limit)));
+        worker.kill_no_later(limit);
+        if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id)
+            && let Some(confirm_at) = &mut transition.confirm_at
+        {
+            // Nothing is confirmed that may be dead: first it is seen what becomes of it.
+            *confirm_at = limit.max(*confirm_at);
+        }
     }
 
     /// The process is gone.
@@ -190,7 +205,9 @@ impl Machine {
     pub(super) fn tick_worker(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.kill_at.is_some_and(|at| at <= now) {
-            kill(id, worker, out);
+            let reason = worker.failure.clone().unwrap_or_default();
+            self.failed(id, reason, now, out);
+            return;
         }
         if worker.deadline.is_none_or(|deadline| deadline > now) {
             return;
@@ -211,7 +228,7 @@ impl Machine {
             WorkerState::Draining => {
                 out.push(Action::Terminate { worker: id });
                 let limit = now + worker.policy.kill_timeout;
-                worker.kill_at = Some(worker.kill_at.map_or(limit, |at| at.min(limit)));
+                worker.kill_no_later(limit);
             }
             WorkerState::Serving | WorkerState::Quiesced | WorkerState::Dying => {}
         }
