@@ -178,7 +178,9 @@ impl Machine {
             if let Some(id) = old.worker
                 && let Some(worker) = self.workers.get_mut(&id)
             {
-                drain(id, worker, now + worker.policy.drain_timeout, out);
+                if worker.state != WorkerState::Dying {
+                    drain(id, worker, now + worker.policy.drain_timeout, out);
+                }
                 watched = Some(id);
             }
             self.last_restart = Some(report.clone());
@@ -228,8 +230,10 @@ impl Machine {
                     worker.state = WorkerState::Serving;
                     out.push(Action::Tell { worker: id, order: Order::Resume });
                 }
-                _ if self.stopping.is_none() => current.respawn_at = Some(now),
-                _ => {}
+                _ => {
+                    current.worker = None;
+                    current.respawn_at = Some(now);
+                }
             }
         }
         let report = Report {
