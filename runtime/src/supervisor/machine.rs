@@ -106,7 +106,15 @@ impl Machine {
     }
     // ---- time and clients -----------------------------------------------------------------------
 
+    /// Does what is due, and what becomes due by that.
     fn tick(&mut self, now: Instant, out: &mut Actions) {
+        self.tick_once(now, out);
+        while self.deadline().is_some_and(|at| at <= now) {
+            self.tick_once(now, out);
+        }
+    }
+
+    fn tick_once(&mut self, now: Instant, out: &mut Actions) {
         let due: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in due {
             self.tick_worker(id, now, out);
