@@ -71,7 +71,9 @@ impl Machine {
                 self.ended(worker, Exit::Code(1), Ledger::default(), now, &mut out);
             }
             Event::Hello { worker, policy } => self.hello(worker, policy, now, &mut out),
-            Event::Unacceptable { worker, reason } => self.failed(worker, reason, now, &mut out),
+            Event::Unacceptable { worker, reason } => {
+                self.unacceptable(worker, reason, now, &mut out)
+            }
             Event::Ready { worker } => self.ready(worker, now, &mut out),
             Event::Failing { worker, reason } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {

@@ -83,6 +83,13 @@ impl Machine {
         if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
             return;
         }
+        if worker.greeted {
+            let reason =
+                format!("the worker of generation {} introduced itself twice", worker.generation);
+            self.failed(id, reason, now, out);
+            return;
+        }
+        worker.greeted = true;
         if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id) {
             transition.policy = policy;
             worker.policy = policy;
@@ -95,6 +102,14 @@ impl Machine {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         // One whose link is lost is about to be killed.
         if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
+            return;
+        }
+        if !worker.greeted {
+            let generation = worker.generation;
+            let reason = format!(
+                "the worker of generation {generation} was ready before it introduced itself"
+            );
+            self.failed(id, reason, now, out);
             return;
         }
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {

@@ -20,6 +20,8 @@ pub(super) const LINK_GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Worker {
     pub(super) generation: Generation,
     pub(super) state: WorkerState,
+    /// It introduced itself.
+    pub(super) greeted: bool,
     /// When the state must be over.
     pub(super) deadline: Option<Instant>,
     /// When SIGKILL follows.
@@ -78,6 +80,7 @@ impl Machine {
             Worker {
                 generation,
                 state: WorkerState::Starting,
+                greeted: false,
                 deadline: Some(now + policy.ready_timeout),
                 kill_at: None,
                 policy,
@@ -88,6 +91,18 @@ impl Machine {
         );
         out.push(Action::Spawn { worker: id, generation, source });
         id
+    }
+
+    pub(super) fn unacceptable(
+        &mut self,
+        id: WorkerId,
+        reason: String,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        if self.workers.get(&id).is_some_and(|worker| worker.state == WorkerState::Starting) {
+            self.failed(id, reason, now, out);
+        }
     }
 
     /// A worker that is still there must not go on.
