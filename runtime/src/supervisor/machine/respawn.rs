@@ -76,7 +76,8 @@ impl Machine {
             Some(failure) => format!("the worker of generation {generation} {exit}: {failure}"),
             None => format!("the worker of generation {generation} {exit}"),
         };
-        let finished = exit.success() && state != WorkerState::Starting;
+        // Before it served, or killed on the way, an exit with 0 is none of a program that is done.
+        let finished = exit.success() && state == WorkerState::Serving;
         match current.policy.restart {
             RestartPolicy::OnFailure if finished => {
                 out.push(log(Level::Info, format!("{what}: the program is done")));
@@ -84,7 +85,8 @@ impl Machine {
                 return;
             }
             RestartPolicy::No => {
-                self.give_up(exit.shell_code(), what, now, out);
+                let code = if finished { 0 } else { exit.shell_code().max(1) };
+                self.give_up(code, what, now, out);
                 return;
             }
             RestartPolicy::OnFailure | RestartPolicy::Always => {}
