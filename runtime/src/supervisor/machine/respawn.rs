@@ -27,8 +27,12 @@ impl Machine {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
             let reason = format!("the worker of generation {} got SIGTERM", worker.generation);
-            worker.failure = Some(reason.clone());
+            if worker.state == WorkerState::Serving {
+                // Not confirmed, but with connections to finish.
+                drain(id, worker, now + worker.policy.drain_timeout, out);
+            }
             self.abort(&reason, now, out);
+            self.force_excess(now, out);
             return;
         }
         let Some(current) = self.current.as_mut().filter(|c| c.worker == Some(id)) else { return };

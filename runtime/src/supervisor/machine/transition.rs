@@ -225,7 +225,9 @@ impl Machine {
     /// The restart is undone; the old generation is as it was.
     pub(super) fn abort(&mut self, reason: &str, now: Instant, out: &mut Actions) {
         let Some(transition) = self.transition.take() else { return };
-        if let Some(worker) = self.workers.get_mut(&transition.worker) {
+        if let Some(worker) = self.workers.get_mut(&transition.worker)
+            && worker.state != WorkerState::Draining
+        {
             kill(transition.worker, worker, out);
         }
         let Some(current) = self.current.as_mut() else {
