@@ -18,6 +18,8 @@ pub(super) struct Stopping {
     pub(super) clients: Vec<ClientId>,
     pub(super) ledger: Ledger,
     pub(super) urgency: Urgency,
+    /// By somebody; else the daemon ends by itself.
+    asked: bool,
 }
 
 /// How much time the workers still get.
@@ -44,16 +46,17 @@ impl Machine {
             }
             // The same signal again means that it is serious.
             Some(stopping) => match (client, stopping.urgency) {
-                (Some(_), urgency) => urgency.max(wanted),
-                (None, Urgency::Drain) => Urgency::AtOnce,
+                (None, Urgency::Drain) if stopping.asked => Urgency::AtOnce,
                 (None, Urgency::AtOnce | Urgency::Kill) => Urgency::Kill,
+                (_, urgency) => urgency.max(wanted),
             },
         };
         let Some(stopping) = &mut self.stopping else { return };
+        stopping.asked = true;
         stopping.clients.extend(client);
         if urgency > stopping.urgency {
             stopping.urgency = urgency;
-            self.hurry(urgency, now, out);
+            self.press(urgency, now, out);
         }
     }
 
@@ -77,32 +80,19 @@ impl Machine {
             reason,
             clients: Vec::new(),
             ledger: Ledger::default(),
-            urgency: Urgency::Drain,
+            urgency,
+            asked: false,
         });
         out.push(Action::Progress { text: "stopping".into() });
-        self.abandon_transition(now, out);
+        self.abandon_transition(out);
         if let Some(current) = self.current.as_mut() {
             current.respawn_at = None;
         }
-        for (&id, worker) in &mut self.workers {
-            match worker.state {
-                WorkerState::Starting => kill(id, worker, out),
-                WorkerState::Serving | WorkerState::Quiesced => {
-                    drain(id, worker, now + worker.policy.drain_timeout, out);
-                }
-                WorkerState::Draining | WorkerState::Dying => {}
-            }
-        }
-        if urgency > Urgency::Drain {
-            if let Some(stopping) = &mut self.stopping {
-                stopping.urgency = urgency;
-            }
-            self.hurry(urgency, now, out);
-        }
+        self.press(urgency, now, out);
     }
 
     /// Ends a transition because the daemon stops: neither committed nor undone, all of it drains.
-    pub(super) fn abandon_transition(&mut self, _now: Instant, out: &mut Actions) {
+    pub(super) fn abandon_transition(&mut self, out: &mut Actions) {
         let pending = self.pending.take().into_iter().flatten();
         let reason = "the daemon was told to stop";
         if let Some(transition) = self.transition.take() {
@@ -125,14 +115,22 @@ impl Machine {
         }
     }
 
-    pub(super) fn hurry(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
+    fn press(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
         for (&id, worker) in &mut self.workers {
             match (urgency, worker.state) {
                 (_, WorkerState::Dying) => {}
                 (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, out),
-                (Urgency::Drain | Urgency::AtOnce, _) => {
-                    drain(id, worker, now, out);
-                    worker.kill_at = Some(now + AT_ONCE_GRACE.min(worker.policy.kill_timeout));
+                (Urgency::AtOnce, state) => {
+                    // One without a deadline is beyond it already.
+                    if state != WorkerState::Draining || worker.deadline.is_some_and(|at| at > now)
+                    {
+                        drain(id, worker, now, out);
+                    }
+                    worker.kill_no_later(now + AT_ONCE_GRACE.min(worker.policy.kill_timeout));
+                }
+                (Urgency::Drain, WorkerState::Draining) => {}
+                (Urgency::Drain, WorkerState::Serving | WorkerState::Quiesced) => {
+                    drain(id, worker, now + worker.policy.drain_timeout, out);
                 }
             }
         }
