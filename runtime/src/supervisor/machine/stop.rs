@@ -94,13 +94,16 @@ impl Machine {
     /// Ends a transition because the daemon stops: neither committed nor undone, all of it drains.
     pub(super) fn abandon_transition(&mut self, out: &mut Actions) {
         let pending = self.pending.take().into_iter().flatten();
-        let reason = "the daemon was told to stop";
+        let reason = match self.stopping.as_ref().and_then(|stopping| stopping.reason.clone()) {
+            Some(reason) => format!("the daemon ends: {reason}"),
+            None => "the daemon was told to stop".into(),
+        };
         if let Some(transition) = self.transition.take() {
             let report = Report {
                 from: self.current.as_ref().map(|current| current.generation),
                 to: transition.generation,
                 committed: false,
-                reason: Some(reason.into()),
+                reason: Some(reason.clone()),
                 to_commit: None,
                 to_drained: None,
                 ledger: None,
@@ -111,7 +114,7 @@ impl Machine {
             self.last_restart = Some(report);
         }
         for waiter in pending {
-            refuse(waiter.client, reason, out);
+            refuse(waiter.client, &reason, out);
         }
     }
 
