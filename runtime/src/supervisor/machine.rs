@@ -4,6 +4,7 @@
 //! down as assertions over random histories in `machine/invariants.rs`.
 
 mod respawn;
+mod retire;
 mod stop;
 mod transition;
 mod worker;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use self::respawn::Current;
+use self::retire::Retiring;
 use self::stop::Stopping;
 use self::transition::{Transition, Waiter};
 use self::worker::Worker;
@@ -31,6 +33,8 @@ pub(crate) struct Machine {
     transition: Option<Transition>,
     /// Restarts asked for during a transition: together they are one more.
     pending: Option<Vec<Waiter>>,
+    /// Generations that were replaced, while they have workers.
+    retiring: Vec<Retiring>,
     stopping: Option<Stopping>,
     last_worker: WorkerId,
     last_generation: Generation,
@@ -48,6 +52,7 @@ impl Machine {
             current: None,
             transition: None,
             pending: None,
+            retiring: Vec::new(),
             stopping: None,
             last_worker: 0,
             last_generation: 0,
@@ -143,12 +148,8 @@ impl Machine {
         if let Some(pending) = &mut self.pending {
             pending.iter_mut().for_each(gone);
         }
-        for worker in self.workers.values_mut() {
-            for (watcher, _, _) in &mut worker.watchers {
-                if *watcher == Some(client) {
-                    *watcher = None;
-                }
-            }
+        for retiring in &mut self.retiring {
+            retiring.waiters.iter_mut().for_each(gone);
         }
         if let Some(stopping) = &mut self.stopping {
             stopping.clients.retain(|waiting| *waiting != client);

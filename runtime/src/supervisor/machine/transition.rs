@@ -188,36 +188,19 @@ impl Machine {
             to_drained: None,
             ledger: None,
         };
-        let mut watched = None;
         if let Some(old) = &old {
             if let Some(id) = old.worker
                 && let Some(worker) = self.workers.get_mut(&id)
+                && worker.state != WorkerState::Dying
             {
-                if worker.state != WorkerState::Dying {
-                    drain(id, worker, now + worker.policy.drain_timeout, out);
-                }
-                watched = Some(id);
+                drain(id, worker, now + worker.policy.drain_timeout, out);
             }
             self.last_restart = Some(report.clone());
         }
-        for waiter in transition.waiters {
-            match watched.and_then(|id| self.workers.get_mut(&id)) {
-                Some(worker) if waiter.wait => {
-                    worker.watchers.push((waiter.client, report.clone(), transition.since));
-                }
-                _ => answer(waiter.client, Answer::Restarted(report.clone()), out),
-            }
-        }
-        if let Some(id) = watched
-            && let Some(worker) = self.workers.get_mut(&id)
-            && worker.watchers.is_empty()
-        {
-            // Nobody waits, but `status` shows the figures of the last restart.
-            worker.watchers.push((None, report, transition.since));
-        }
+        self.replaced(report, transition.since, transition.waiters, out);
         self.force_excess(now, out);
         if let Some(old) = old {
-            self.retire_if_unused(old.generation, out);
+            self.retire_if_unused(old.generation, now, out);
         }
         self.start_pending(now, out);
     }
@@ -232,7 +215,7 @@ impl Machine {
         }
         let Some(current) = self.current.as_mut() else {
             // There is nothing to go back to: the daemon did not start.
-            self.retire_if_unused(transition.generation, out);
+            self.retire_if_unused(transition.generation, now, out);
             for waiter in
                 transition.waiters.into_iter().chain(self.pending.take().into_iter().flatten())
             {
@@ -268,7 +251,7 @@ impl Machine {
         for waiter in transition.waiters {
             answer(waiter.client, Answer::Aborted(report.clone()), out);
         }
-        self.retire_if_unused(transition.generation, out);
+        self.retire_if_unused(transition.generation, now, out);
         if let Some((code, reason)) = self.exhausted() {
             if self.pending.is_none() && self.stopping.is_none() {
                 self.give_up(code, reason, now, out);

@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Actions, Machine, answer, log, refuse, seconds};
+use super::{Actions, Machine, log, refuse, seconds};
 use crate::counters::Ledger;
-use crate::supervisor::event::{
-    Action, Answer, ClientId, Generation, Level, Order, Policy, Report, Source, WorkerId,
-};
+use crate::supervisor::event::{Action, Generation, Level, Order, Policy, Source, WorkerId};
 use crate::sys::process::Exit;
 
 /// Generations that may drain beside each other; past that the oldest is forced.
@@ -31,8 +29,6 @@ pub(super) struct Worker {
     /// Why it fails, in its own words or ours.
     pub(super) failure: Option<String>,
     pub(super) missing: Option<String>,
-    /// Restarts whose answer waits for its end.
-    pub(super) watchers: Vec<(Option<ClientId>, Report, Instant)>,
 }
 
 impl Worker {
@@ -86,7 +82,6 @@ impl Machine {
                 policy,
                 failure: None,
                 missing: None,
-                watchers: Vec::new(),
             },
         );
         out.push(Action::Spawn { worker: id, generation, source });
@@ -142,17 +137,7 @@ impl Machine {
         out: &mut Actions,
     ) {
         let Some(worker) = self.workers.remove(&id) else { return };
-        if let Some(stopping) = &mut self.stopping {
-            stopping.ledger += ledger;
-        }
-        for (client, mut report, since) in worker.watchers {
-            report.to_drained = Some(now.saturating_duration_since(since));
-            report.ledger = Some(ledger);
-            if let Some(last) = self.last_restart.as_mut().filter(|last| last.to == report.to) {
-                *last = report.clone();
-            }
-            answer(client, Answer::Restarted(report), out);
-        }
+        self.account(worker.generation, ledger);
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
             let generation = worker.generation;
             let ended = format!("the worker of generation {generation} {exit}");
@@ -167,7 +152,7 @@ impl Machine {
             if self.current.is_none() && self.stopping.is_none() {
                 // The first start: the daemon ends as its worker did, and success is none.
                 self.transition = None;
-                self.retire_if_unused(generation, out);
+                self.retire_if_unused(generation, now, out);
                 for waiter in self.pending.take().into_iter().flatten() {
                     refuse(waiter.client, &reason, out);
                 }
@@ -180,7 +165,7 @@ impl Machine {
         if self.current.as_ref().is_some_and(|c| c.worker == Some(id)) {
             self.current_ended(&worker.failure, worker.state, exit, now, out);
         }
-        self.retire_if_unused(worker.generation, out);
+        self.retire_if_unused(worker.generation, now, out);
     }
 
     /// Past [`MAX_DRAINING`] the oldest is forced.
@@ -205,15 +190,6 @@ impl Machine {
                 ));
                 drain(id, worker, now, out);
             }
-        }
-    }
-
-    pub(super) fn retire_if_unused(&mut self, generation: Generation, out: &mut Actions) {
-        let used = self.workers.values().any(|worker| worker.generation == generation)
-            || self.current.as_ref().is_some_and(|c| c.generation == generation)
-            || self.transition.as_ref().is_some_and(|t| t.generation == generation);
-        if !used {
-            out.push(Action::Retire { generation });
         }
     }
 
