@@ -37,11 +37,11 @@ impl Machine {
         }
         let Some(current) = self.current.as_mut().filter(|c| c.worker == Some(id)) else { return };
         match worker.state {
-            // It drains on its own: replaced without counting a crash.
+            // It drains on its own: replaced without counting a crash, but not in an endless hurry.
             WorkerState::Serving | WorkerState::Starting => {
                 current.worker = None;
                 if self.stopping.is_none() {
-                    current.respawn_at = Some(now);
+                    current.respawn_at = Some(now.max(worker.spawned + current.policy.backoff_min));
                 }
             }
             WorkerState::Quiesced => current.worker = None,
@@ -107,8 +107,9 @@ impl Machine {
         let count = u32::try_from(current.crashes.len()).unwrap_or(u32::MAX);
         if count > current.policy.start_limit_burst {
             let reason = format!(
-                "{what}, for the {count}th time within {}: start limit reached",
-                seconds(interval)
+                "{what}: crash {count} within {}, over the start limit of {}",
+                seconds(interval),
+                current.policy.start_limit_burst
             );
             let code = exit.shell_code().max(1);
             current.exhausted = Some((code, reason.clone()));

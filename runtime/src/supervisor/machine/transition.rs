@@ -245,8 +245,10 @@ impl Machine {
             to_drained: None,
             ledger: None,
         };
-        let kept = format!("{reason}; generation {} keeps serving", current.generation);
-        out.push(log(Level::Error, format!("the restart failed: {kept}")));
+        let kept = if current.worker.is_some() { "keeps serving" } else { "is kept" };
+        let generation = current.generation;
+        let text = format!("the restart failed: {reason}; generation {generation} {kept}");
+        out.push(log(Level::Error, text));
         self.last_restart = Some(report.clone());
         for waiter in transition.waiters {
             answer(waiter.client, Answer::Aborted(report.clone()), out);

@@ -18,6 +18,7 @@ pub(super) const LINK_GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Worker {
     pub(super) generation: Generation,
     pub(super) state: WorkerState,
+    pub(super) spawned: Instant,
     /// It introduced itself.
     pub(super) greeted: bool,
     /// When the state must be over.
@@ -76,6 +77,7 @@ impl Machine {
             Worker {
                 generation,
                 state: WorkerState::Starting,
+                spawned: now,
                 greeted: false,
                 deadline: Some(now + policy.ready_timeout),
                 kill_at: None,
