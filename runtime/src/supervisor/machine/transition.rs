@@ -127,24 +127,22 @@ impl Machine {
     pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
         let Some(transition) = self.transition.as_mut() else { return };
         let mut resumable = false;
-        if let Some(current) = self.current.as_mut() {
-            current.respawn_at = None;
-            if let Some(old) = current.worker
-                && let Some(worker) = self.workers.get_mut(&old)
-            {
-                match worker.state {
-                    WorkerState::Serving => {
-                        worker.state = WorkerState::Quiesced;
-                        resumable = true;
-                        out.push(Action::Tell { worker: old, order: Order::Quiesce });
-                    }
-                    // A respawn that came too late.
-                    WorkerState::Starting => {
-                        current.worker = None;
-                        kill(old, worker, out);
-                    }
-                    _ => {}
+        if let Some(current) = self.current.as_mut()
+            && let Some(old) = current.worker
+            && let Some(worker) = self.workers.get_mut(&old)
+        {
+            match worker.state {
+                WorkerState::Serving => {
+                    worker.state = WorkerState::Quiesced;
+                    resumable = true;
+                    out.push(Action::Tell { worker: old, order: Order::Quiesce });
                 }
+                // A respawn that came too late.
+                WorkerState::Starting => {
+                    current.worker = None;
+                    kill(old, worker, out);
+                }
+                _ => {}
             }
         }
         if let Some(worker) = self.workers.get_mut(&transition.worker) {
@@ -254,11 +252,11 @@ impl Machine {
             answer(waiter.client, Answer::Aborted(report.clone()), out);
         }
         self.retire_if_unused(transition.generation, now, out);
-        if let Some((code, reason)) = self.exhausted() {
-            if self.pending.is_none() && self.stopping.is_none() {
-                self.give_up(code, reason, now, out);
-                return;
-            }
+        if let Some((code, reason)) = self.exhausted()
+            && self.pending.is_none()
+        {
+            self.give_up(code, reason, now, out);
+            return;
         }
         self.start_pending(now, out);
     }

@@ -237,8 +237,6 @@ pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &
 pub(super) fn kill(id: WorkerId, worker: &mut Worker, out: &mut Actions) {
     worker.deadline = None;
     worker.kill_at = None;
-    if worker.state != WorkerState::Dying {
-        worker.state = WorkerState::Dying;
-        out.push(Action::Kill { worker: id });
-    }
+    worker.state = WorkerState::Dying;
+    out.push(Action::Kill { worker: id });
 }
