@@ -1,0 +1,145 @@
+//! The committed generation: what follows when its worker leaves or crashes.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::worker::{WorkerState, drain};
+use super::{Actions, Machine, log, seconds};
+use crate::config::RestartPolicy;
+use crate::supervisor::event::{Generation, Level, Policy, Source, WorkerId};
+use crate::sys::process::Exit;
+
+/// The generation that is committed.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) generation: Generation,
+    pub(super) policy: Policy,
+    /// Serving, or respawned and starting.
+    pub(super) worker: Option<WorkerId>,
+    pub(super) crashes: VecDeque<Instant>,
+    pub(super) respawn_at: Option<Instant>,
+    /// The start limit is used up: the code to leave with, and why.
+    pub(super) exhausted: Option<(u8, String)>,
+}
+
+impl Machine {
+    pub(super) fn leaving(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+            let reason = format!("the worker of generation {} got SIGTERM", worker.generation);
+            if worker.state == WorkerState::Serving {
+                // Not confirmed, but with connections to finish.
+                drain(id, worker, now + worker.policy.drain_timeout, out);
+            }
+            self.abort(&reason, now, out);
+            self.force_excess(now, out);
+            return;
+        }
+        let Some(current) = self.current.as_mut().filter(|c| c.worker == Some(id)) else { return };
+        match worker.state {
+            // It drains on its own: replaced without counting a crash, but not in an endless hurry.
+            WorkerState::Serving | WorkerState::Starting => {
+                current.worker = None;
+                if self.stopping.is_none() {
+                    current.respawn_at = Some(now.max(worker.spawned + current.policy.backoff_min));
+                }
+            }
+            WorkerState::Quiesced => current.worker = None,
+            WorkerState::Draining | WorkerState::Dying => return,
+        }
+        let generation = worker.generation;
+        drain(id, worker, now + worker.policy.drain_timeout, out);
+        out.push(log(
+            Level::Info,
+            format!("a worker of generation {generation} got SIGTERM: it drains and is replaced"),
+        ));
+        self.force_excess(now, out);
+        self.tick(now, out);
+    }
+
+    /// The worker of the committed generation is gone, unasked.
+    pub(super) fn current_ended(
+        &mut self,
+        failure: &Option<String>,
+        state: WorkerState,
+        exit: Exit,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        let Some(current) = self.current.as_mut() else { return };
+        current.worker = None;
+        if self.stopping.is_some() || state == WorkerState::Draining {
+            return;
+        }
+        if self.transition.as_ref().is_some_and(|t| t.confirm_at.is_some()) {
+            // The new generation serves already; if it fails, this one is respawned.
+            return;
+        }
+        let generation = current.generation;
+        let what = match failure {
+            Some(failure) => format!("the worker of generation {generation} {exit}: {failure}"),
+            None => format!("the worker of generation {generation} {exit}"),
+        };
+        // Before it served, or killed on the way, an exit with 0 is none of a program that is done.
+        let finished = exit.success() && state == WorkerState::Serving;
+        match current.policy.restart {
+            RestartPolicy::OnFailure if finished => {
+                out.push(log(Level::Info, format!("{what}: the program is done")));
+                self.give_up(0, what, now, out);
+                return;
+            }
+            RestartPolicy::No => {
+                let code = if finished { 0 } else { exit.shell_code().max(1) };
+                self.give_up(code, what, now, out);
+                return;
+            }
+            RestartPolicy::OnFailure | RestartPolicy::Always => {}
+        }
+        current.crashes.push_back(now);
+        let interval = current.policy.start_limit_interval;
+        while current
+            .crashes
+            .front()
+            .is_some_and(|&at| now.saturating_duration_since(at) > interval)
+        {
+            current.crashes.pop_front();
+        }
+        let count = u32::try_from(current.crashes.len()).unwrap_or(u32::MAX);
+        if count > current.policy.start_limit_burst {
+            let reason = format!(
+                "{what}: crash {count} within {}, over the start limit of {}",
+                seconds(interval),
+                current.policy.start_limit_burst
+            );
+            let code = exit.shell_code().max(1);
+            current.exhausted = Some((code, reason.clone()));
+            if self.transition.is_none() {
+                self.give_up(code, reason, now, out);
+            }
+            return;
+        }
+        let delay = backoff(&current.policy, count);
+        current.respawn_at = Some(now + delay);
+        out.push(log(Level::Warn, format!("{what}; respawn in {}", seconds(delay))));
+    }
+
+    pub(super) fn exhausted(&self) -> Option<(u8, String)> {
+        self.current.as_ref().and_then(|current| current.exhausted.clone())
+    }
+
+    pub(super) fn respawn(&mut self, now: Instant, out: &mut Actions) {
+        let Some(current) = self.current.as_mut() else { return };
+        current.respawn_at = None;
+        let (generation, policy) = (current.generation, current.policy);
+        let worker = self.spawn(generation, Source::Pinned, policy, now, out);
+        if let Some(current) = self.current.as_mut() {
+            current.worker = Some(worker);
+        }
+    }
+}
+
+/// `backoff_min` doubled with every crash of the interval, up to `backoff_max`.
+pub(super) fn backoff(policy: &Policy, crashes: u32) -> Duration {
+    let factor = 2_u32.saturating_pow(crashes.saturating_sub(1).min(30));
+    policy.backoff_min.saturating_mul(factor).min(policy.backoff_max)
+}

@@ -1,0 +1,271 @@
+//! A transition to a new generation: start, commit, confirm or abort.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::respawn::Current;
+use super::worker::{WorkerState, drain, kill};
+use super::{Actions, Machine, answer, log, refuse, seconds};
+use crate::supervisor::event::{
+    Action, Answer, ClientId, Generation, Level, Order, Policy, Report, Source, WorkerId,
+};
+
+/// A new generation on its way: from the request until it is confirmed or undone.
+#[derive(Debug)]
+pub(super) struct Transition {
+    pub(super) generation: Generation,
+    pub(super) policy: Policy,
+    pub(super) worker: WorkerId,
+    pub(super) since: Instant,
+    pub(super) waiters: Vec<Waiter>,
+    /// Committed, and to be confirmed then.
+    pub(super) confirm_at: Option<Instant>,
+    pub(super) committed_after: Option<Duration>,
+}
+
+/// Who asked for a restart, if anybody wants the answer, and whether it waits for the old worker's end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiter {
+    pub(super) client: Option<ClientId>,
+    pub(super) wait: bool,
+}
+
+impl Machine {
+    pub(super) fn begin(&mut self, now: Instant, out: &mut Actions) {
+        if self.last_generation == 0 && self.stopping.is_none() {
+            self.start_transition(Vec::new(), now, out);
+        }
+    }
+
+    pub(super) fn restart(
+        &mut self,
+        client: Option<ClientId>,
+        wait: bool,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        let waiter = Waiter { client, wait };
+        if self.stopping.is_some() {
+            refuse(client, "the daemon is stopping", out);
+        } else if self.last_generation == 0 {
+            refuse(client, "the daemon has not begun", out);
+        } else if self.transition.is_some() {
+            out.push(log(Level::Info, "a restart is in progress; one more follows it".into()));
+            self.pending.get_or_insert_default().push(waiter);
+        } else {
+            self.start_transition(vec![waiter], now, out);
+        }
+    }
+
+    pub(super) fn start_transition(
+        &mut self,
+        waiters: Vec<Waiter>,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        self.last_generation += 1;
+        let generation = self.last_generation;
+        let policy = self.current.as_ref().map_or(self.initial, |current| current.policy);
+        let worker = self.spawn(generation, Source::Disk, policy, now, out);
+        self.transition = Some(Transition {
+            generation,
+            policy,
+            worker,
+            since: now,
+            waiters,
+            confirm_at: None,
+            committed_after: None,
+        });
+    }
+
+    pub(super) fn hello(&mut self, id: WorkerId, policy: Policy, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
+            return;
+        }
+        if worker.greeted {
+            let reason =
+                format!("the worker of generation {} introduced itself twice", worker.generation);
+            self.failed(id, reason, now, out);
+            return;
+        }
+        worker.greeted = true;
+        if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id) {
+            transition.policy = policy;
+            worker.policy = policy;
+            worker.deadline = Some(now + policy.ready_timeout);
+        }
+        out.push(Action::Welcome { worker: id });
+    }
+
+    pub(super) fn ready(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        // One whose link is lost is about to be killed.
+        if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
+            return;
+        }
+        if !worker.greeted {
+            let generation = worker.generation;
+            let reason = format!(
+                "the worker of generation {generation} was ready before it introduced itself"
+            );
+            self.failed(id, reason, now, out);
+            return;
+        }
+        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+            self.commit(now, out);
+        } else if self.current.as_ref().is_some_and(|c| c.worker == Some(id)) {
+            worker.state = WorkerState::Serving;
+            worker.deadline = None;
+            out.push(Action::Tell { worker: id, order: Order::Go });
+            let generation = worker.generation;
+            out.push(log(Level::Info, format!("generation {generation} serves again")));
+        }
+    }
+
+    /// The new generation becomes the one that serves: *quiesce* and *go* back to back.
+    pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
+        let Some(transition) = self.transition.as_mut() else { return };
+        let mut resumable = false;
+        if let Some(current) = self.current.as_mut()
+            && let Some(old) = current.worker
+            && let Some(worker) = self.workers.get_mut(&old)
+        {
+            match worker.state {
+                WorkerState::Serving => {
+                    worker.state = WorkerState::Quiesced;
+                    resumable = true;
+                    out.push(Action::Tell { worker: old, order: Order::Quiesce });
+                }
+                // A respawn that came too late.
+                WorkerState::Starting => {
+                    current.worker = None;
+                    kill(old, worker, out);
+                }
+                _ => {}
+            }
+        }
+        if let Some(worker) = self.workers.get_mut(&transition.worker) {
+            worker.state = WorkerState::Serving;
+            worker.deadline = None;
+        }
+        out.push(Action::Tell { worker: transition.worker, order: Order::Go });
+        let took = now.saturating_duration_since(transition.since);
+        transition.committed_after = Some(took);
+        transition.confirm_at = Some(now + transition.policy.confirm_window);
+        let generation = transition.generation;
+        if generation == 1 || self.current.is_none() {
+            out.push(Action::Up { generation });
+        } else {
+            let text = format!("generation {generation} serves after {}", seconds(took));
+            out.push(Action::Progress { text: text.clone() });
+            out.push(log(Level::Info, text));
+        }
+        if !resumable || transition.policy.confirm_window.is_zero() {
+            self.confirm(now, out);
+        }
+    }
+
+    /// The old generation can no longer be resumed: it drains, and the transition is over.
+    pub(super) fn confirm(&mut self, now: Instant, out: &mut Actions) {
+        let Some(transition) = self.transition.take() else { return };
+        let old = self.current.replace(Current {
+            generation: transition.generation,
+            policy: transition.policy,
+            worker: Some(transition.worker),
+            crashes: VecDeque::new(),
+            respawn_at: None,
+            exhausted: None,
+        });
+        let report = Report {
+            from: old.as_ref().map(|old| old.generation),
+            to: transition.generation,
+            committed: true,
+            reason: None,
+            to_commit: transition.committed_after,
+            to_drained: None,
+            ledger: None,
+        };
+        if let Some(old) = &old {
+            if let Some(id) = old.worker
+                && let Some(worker) = self.workers.get_mut(&id)
+                && worker.state != WorkerState::Dying
+            {
+                drain(id, worker, now + worker.policy.drain_timeout, out);
+            }
+            self.last_restart = Some(report.clone());
+        }
+        self.replaced(report, transition.since, transition.waiters, out);
+        self.force_excess(now, out);
+        if let Some(old) = old {
+            self.retire_if_unused(old.generation, now, out);
+        }
+        self.start_pending(now, out);
+    }
+
+    /// The restart is undone; the old generation is as it was.
+    pub(super) fn abort(&mut self, reason: &str, now: Instant, out: &mut Actions) {
+        let Some(transition) = self.transition.take() else { return };
+        if let Some(worker) = self.workers.get_mut(&transition.worker)
+            && worker.state != WorkerState::Draining
+        {
+            kill(transition.worker, worker, out);
+        }
+        let Some(current) = self.current.as_mut() else {
+            // There is nothing to go back to: the daemon did not start.
+            self.retire_if_unused(transition.generation, now, out);
+            for waiter in
+                transition.waiters.into_iter().chain(self.pending.take().into_iter().flatten())
+            {
+                refuse(waiter.client, reason, out);
+            }
+            self.give_up(1, reason.to_owned(), now, out);
+            return;
+        };
+        if transition.confirm_at.is_some() {
+            match current.worker.and_then(|id| self.workers.get_mut(&id).map(|w| (id, w))) {
+                Some((id, worker)) if worker.state == WorkerState::Quiesced => {
+                    worker.state = WorkerState::Serving;
+                    out.push(Action::Tell { worker: id, order: Order::Resume });
+                }
+                _ => {
+                    current.worker = None;
+                    current.respawn_at = Some(now);
+                }
+            }
+        }
+        let report = Report {
+            from: Some(current.generation),
+            to: transition.generation,
+            committed: false,
+            reason: Some(reason.to_owned()),
+            to_commit: None,
+            to_drained: None,
+            ledger: None,
+        };
+        let kept = if current.worker.is_some() { "keeps serving" } else { "is kept" };
+        let generation = current.generation;
+        let text = format!("the restart failed: {reason}; generation {generation} {kept}");
+        out.push(log(Level::Error, text));
+        self.last_restart = Some(report.clone());
+        for waiter in transition.waiters {
+            answer(waiter.client, Answer::Aborted(report.clone()), out);
+        }
+        self.retire_if_unused(transition.generation, now, out);
+        if let Some((code, reason)) = self.exhausted()
+            && self.pending.is_none()
+        {
+            self.give_up(code, reason, now, out);
+            return;
+        }
+        self.start_pending(now, out);
+    }
+
+    pub(super) fn start_pending(&mut self, now: Instant, out: &mut Actions) {
+        if self.stopping.is_none()
+            && let Some(waiters) = self.pending.take()
+        {
+            self.start_transition(waiters, now, out);
+        }
+    }
+}

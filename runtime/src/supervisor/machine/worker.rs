@@ -1,0 +1,242 @@
+//! Workers one by one: spawned, failing, draining, killed, gone.
+
+use std::time::{Duration, Instant};
+
+use super::{Actions, Machine, log, refuse, seconds};
+use crate::counters::Ledger;
+use crate::supervisor::event::{Action, Generation, Level, Order, Policy, Source, WorkerId};
+use crate::sys::process::Exit;
+
+/// Generations that may drain beside each other; past that the oldest is forced.
+pub(super) const MAX_DRAINING: usize = 8;
+
+/// How long a process may outlive its link.
+pub(super) const LINK_GRACE: Duration = Duration::from_secs(1);
+
+/// One process.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) generation: Generation,
+    pub(super) state: WorkerState,
+    pub(super) spawned: Instant,
+    /// It introduced itself.
+    pub(super) greeted: bool,
+    /// When the state must be over.
+    pub(super) deadline: Option<Instant>,
+    /// When SIGKILL follows.
+    pub(super) kill_at: Option<Instant>,
+    /// Of its generation, or of the one before until it introduced itself.
+    pub(super) policy: Policy,
+    /// Why it fails, in its own words or ours.
+    pub(super) failure: Option<String>,
+    pub(super) missing: Option<String>,
+}
+
+impl Worker {
+    pub(super) fn kill_no_later(&mut self, limit: Instant) {
+        self.kill_at = Some(self.kill_at.map_or(limit, |at| at.min(limit)));
+    }
+}
+
+/// What a worker is doing, as far as it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkerState {
+    Starting,
+    Serving,
+    Quiesced,
+    Draining,
+    /// Killed, not yet reaped.
+    Dying,
+}
+
+impl WorkerState {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            WorkerState::Starting => "starting",
+            WorkerState::Serving => "serving",
+            WorkerState::Quiesced => "quiesced",
+            WorkerState::Draining => "draining",
+            WorkerState::Dying => "stopping",
+        }
+    }
+}
+
+impl Machine {
+    pub(super) fn spawn(
+        &mut self,
+        generation: Generation,
+        source: Source,
+        policy: Policy,
+        now: Instant,
+        out: &mut Actions,
+    ) -> WorkerId {
+        self.last_worker += 1;
+        let id = self.last_worker;
+        self.workers.insert(
+            id,
+            Worker {
+                generation,
+                state: WorkerState::Starting,
+                spawned: now,
+                greeted: false,
+                deadline: Some(now + policy.ready_timeout),
+                kill_at: None,
+                policy,
+                failure: None,
+                missing: None,
+            },
+        );
+        out.push(Action::Spawn { worker: id, generation, source });
+        id
+    }
+
+    pub(super) fn unacceptable(
+        &mut self,
+        id: WorkerId,
+        reason: String,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        if self.workers.get(&id).is_some_and(|worker| worker.state == WorkerState::Starting) {
+            self.failed(id, reason, now, out);
+        }
+    }
+
+    /// A worker that is still there must not go on.
+    pub(super) fn failed(&mut self, id: WorkerId, reason: String, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.failure = Some(reason.clone());
+        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+            self.abort(&reason, now, out);
+        } else {
+            kill(id, worker, out);
+        }
+    }
+
+    pub(super) fn link_lost(&mut self, id: WorkerId, reason: String, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.state == WorkerState::Dying {
+            return;
+        }
+        worker.failure.get_or_insert(reason);
+        let limit = now + LINK_GRACE;
+        worker.kill_no_later(limit);
+        if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id)
+            && let Some(confirm_at) = &mut transition.confirm_at
+        {
+            // Nothing is confirmed that may be dead: first it is seen what becomes of it.
+            *confirm_at = limit.max(*confirm_at);
+        }
+    }
+
+    /// The process is gone.
+    pub(super) fn ended(
+        &mut self,
+        id: WorkerId,
+        exit: Exit,
+        ledger: Ledger,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.account(worker.generation, ledger);
+        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+            let generation = worker.generation;
+            let ended = format!("the worker of generation {generation} {exit}");
+            let when = match worker.state {
+                WorkerState::Starting => "before it was ready",
+                _ => "before it was confirmed",
+            };
+            let reason = match worker.failure {
+                Some(failure) => failure,
+                None => format!("{ended} {when}"),
+            };
+            if self.current.is_none() && self.stopping.is_none() {
+                // The first start: the daemon ends as its worker did, and success is none.
+                self.transition = None;
+                self.retire_if_unused(generation, now, out);
+                for waiter in self.pending.take().into_iter().flatten() {
+                    refuse(waiter.client, &reason, out);
+                }
+                self.give_up(exit.shell_code().max(1), reason, now, out);
+                return;
+            }
+            self.abort(&reason, now, out);
+            return;
+        }
+        if self.current.as_ref().is_some_and(|c| c.worker == Some(id)) {
+            self.current_ended(&worker.failure, worker.state, exit, now, out);
+        }
+        self.retire_if_unused(worker.generation, now, out);
+    }
+
+    /// Past [`MAX_DRAINING`] the oldest is forced.
+    pub(super) fn force_excess(&mut self, now: Instant, out: &mut Actions) {
+        let draining: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.state == WorkerState::Draining)
+            .map(|(id, _)| *id)
+            .collect();
+        let excess = draining.len().saturating_sub(MAX_DRAINING);
+        for id in draining.into_iter().take(excess) {
+            if let Some(worker) = self.workers.get_mut(&id)
+                && worker.deadline.is_some_and(|deadline| deadline > now)
+            {
+                out.push(log(
+                    Level::Warn,
+                    format!(
+                        "more than {MAX_DRAINING} workers drain: the one of generation {} is forced",
+                        worker.generation
+                    ),
+                ));
+                drain(id, worker, now, out);
+            }
+        }
+    }
+
+    pub(super) fn tick_worker(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.kill_at.is_some_and(|at| at <= now) {
+            let reason = worker.failure.clone().unwrap_or_default();
+            self.failed(id, reason, now, out);
+            return;
+        }
+        if worker.deadline.is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        worker.deadline = None;
+        match worker.state {
+            WorkerState::Starting => {
+                let missing =
+                    worker.missing.take().map_or(String::new(), |what| format!(": {what}"));
+                let reason = format!(
+                    "the worker of generation {} was not ready within {}{missing}; \
+                     raise `ready_timeout` if it needs longer",
+                    worker.generation,
+                    seconds(worker.policy.ready_timeout)
+                );
+                self.failed(id, reason, now, out);
+            }
+            WorkerState::Draining => {
+                out.push(Action::Terminate { worker: id });
+                let limit = now + worker.policy.kill_timeout;
+                worker.kill_no_later(limit);
+            }
+            WorkerState::Serving | WorkerState::Quiesced | WorkerState::Dying => {}
+        }
+    }
+}
+
+pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &mut Actions) {
+    worker.state = WorkerState::Draining;
+    worker.deadline = Some(deadline);
+    out.push(Action::Tell { worker: id, order: Order::Drain { deadline } });
+}
+
+pub(super) fn kill(id: WorkerId, worker: &mut Worker, out: &mut Actions) {
+    worker.deadline = None;
+    worker.kill_at = None;
+    worker.state = WorkerState::Dying;
+    out.push(Action::Kill { worker: id });
+}
