@@ -13,6 +13,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod bed;
+#[cfg(doctest)]
+mod book;
 pub mod child;
 pub mod http;
 pub mod load;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
+use crate::config::reference;
 use crate::spec::Spec;
 
 /// What the command line asks for.
@@ -139,7 +140,12 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
             verb("status", "Shows what runs. Exit code: 0 running, 1 dead, 3 not running")
                 .arg(json.clone()),
             verb("check", "Shows the effective configuration and where each value is from")
-                .arg(json),
+                .arg(json)
+                .after_help(format!(
+                    "Keys, in the file and in --set; as a variable DAEMON_DRAIN_TIMEOUT or \
+                     DAEMON_LISTEN_HTTP__MODE:\n{}",
+                    reference()
+                )),
         ])
 }
 

@@ -64,11 +64,21 @@ pub(crate) const KEYS: &[Key] = &[
     solo("ready_timeout", Kind::Duration, Value("60s"), "a worker not ready by then has failed"),
     solo("drain_timeout", Kind::Duration, Value("30s"), "time to finish what is in flight"),
     solo("kill_timeout", Kind::Duration, Value("5s"), "time between SIGTERM and SIGKILL"),
-    supervised("confirm_window", Kind::Duration, "2s", "how long a new generation is on probation"),
+    supervised(
+        "confirm_window",
+        Kind::Duration,
+        "2s",
+        "probation of a new generation (no effect yet)",
+    ),
     supervised("restart", Kind::Restart, "on-failure", "what the exit of a worker leads to"),
     supervised("backoff_min", Kind::Duration, "100ms", "first pause before a respawn"),
     supervised("backoff_max", Kind::Duration, "30s", "longest pause before a respawn"),
-    supervised("start_limit_burst", Kind::Count, "5", "crashes within the interval that end it"),
+    supervised(
+        "start_limit_burst",
+        Kind::Count,
+        "5",
+        "respawns within the interval, past which it gives up",
+    ),
     supervised("start_limit_interval", Kind::Duration, "60s", "the interval of start_limit_burst"),
     solo("umask", Kind::Mode, Absent("inherited"), "the worker's umask"),
     solo(
@@ -77,7 +87,12 @@ pub(crate) const KEYS: &[Key] = &[
         Absent("/ when detached, else the starting directory"),
         "the worker's directory",
     ),
-    solo("log", Kind::Path, Absent("stderr"), "where stdout and stderr go"),
+    solo(
+        "log",
+        Kind::Path,
+        Absent("stderr; when detached <name>.log"),
+        "where stdout and stderr go",
+    ),
     Key {
         name: "exe",
         kind: Kind::Path,
@@ -111,7 +126,7 @@ pub(crate) fn reference() -> String {
     all.map(|(name, key)| {
         let note = if key.supervised { " (with graceful_restart)" } else { "" };
         format!(
-            "{name:<22} {}, {}; default: {}{note}\n",
+            "{name:<22} {}: {}; default: {}{note}\n",
             key.meaning,
             key.kind.words(),
             default(key)
@@ -217,7 +232,7 @@ mod tests {
     fn the_reference_has_a_line_for_each_key() {
         let text = reference();
         assert_eq!(text.lines().count(), KEYS.len() + LISTEN_FIELDS.len());
-        let line = "drain_timeout          time to finish what is in flight, a duration such as \"30s\"; default: 30s";
+        let line = "drain_timeout          time to finish what is in flight: a duration such as \"30s\"; default: 30s";
         assert!(text.lines().any(|l| l == line), "{text}");
     }
 

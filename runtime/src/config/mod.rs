@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::spec::Spec;
 
+pub(crate) use keys::reference;
 #[cfg(test)]
 pub(crate) use keys::{Fallback, KEYS, LISTEN_FIELDS};
 pub(crate) use settings::*;

@@ -1,0 +1,19 @@
+//! The code blocks of the README and of the book, as doctests.
+
+macro_rules! pages {
+    ($($name:ident $path:literal)*) => { $(
+        #[doc = include_str!($path)]
+        mod $name {}
+    )* };
+}
+
+pages! {
+    readme "../../README.md"
+    introduction "../../book/src/introduction.md"
+    quick_start "../../book/src/quick-start.md"
+    writing_a_main "../../book/src/main.md"
+    restart "../../book/src/restart.md"
+    configuration "../../book/src/configuration.md"
+    verbs "../../book/src/verbs.md"
+    troubleshooting "../../book/src/troubleshooting.md"
+}

@@ -1,0 +1,401 @@
+//! The book says what the code does: its sessions are run, its files are read, its tables compared.
+//!
+//! A block `sh` is run, and what it writes is compared with the block `text` or `json` behind it:
+//! line by line without regard to numbers, spaces and the order of lines (processes write beside each
+//! other), or key by key. A block `toml` has to be a configuration. Blocks `rust` are doctests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
+
+const CHAPTERS: [&str; 7] =
+    ["introduction", "quick-start", "main", "restart", "configuration", "verbs", "troubleshooting"];
+
+/// Where the book was written.
+const BOOK_PORT: &str = "8080";
+
+/// How long the commands of a chapter may take together.
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[test]
+fn sessions_of_the_quick_start() {
+    run_session("quick-start", 10);
+}
+
+#[test]
+fn sessions_of_the_configuration_reference() {
+    run_session("configuration", 3);
+}
+
+#[test]
+fn sessions_of_the_verbs() {
+    run_session("verbs", 5);
+}
+
+#[test]
+fn every_session_is_run() {
+    for chapter in CHAPTERS {
+        let run = ["quick-start", "configuration", "verbs"].contains(&chapter);
+        let has = blocks(&chapter_text(chapter)).iter().any(|block| block.language == "sh");
+        assert_eq!(run, has, "{chapter}.md");
+    }
+}
+
+#[test]
+fn every_chapter_is_tested() {
+    let summary = chapter_text("SUMMARY");
+    let listed: BTreeSet<&str> =
+        summary.split(['(', ')']).filter_map(|part| part.strip_suffix(".md")).collect();
+    assert_eq!(listed, BTreeSet::from(CHAPTERS));
+    let doctests = include_str!("../src/book.rs");
+    for chapter in CHAPTERS {
+        assert!(doctests.contains(&format!("book/src/{chapter}.md")), "{chapter} has no doctests");
+    }
+}
+
+#[test]
+fn every_block_is_of_a_kind_that_is_tested() {
+    for chapter in CHAPTERS {
+        for block in blocks(&chapter_text(chapter)) {
+            let known = ["rust,no_run", "sh", "text", "toml", "json"];
+            let (kind, text) = (&block.language, &block.text);
+            assert!(known.contains(&kind.as_str()), "{chapter}.md: {kind:?}\n{text}");
+        }
+    }
+}
+
+#[test]
+fn files_are_configurations() {
+    let bed = Bed::new();
+    let mut found = 0;
+    for chapter in CHAPTERS {
+        for block in blocks(&chapter_text(chapter)).iter().filter(|b| b.language == "toml") {
+            found += 1;
+            let file = bed.path().join("quickstart.toml");
+            fs::write(&file, &block.text).unwrap();
+            let set = format!("config={}", file.display());
+            let out = bed.quickstart().args(["check", "--set", &set]).output().unwrap();
+            assert!(out.status.success(), "{chapter}.md: {}\n{}", block.text, both(&out));
+        }
+    }
+    assert!(found > 0, "the reference shows a file");
+}
+
+/// Key, type and default as `check --help` has them; the variable, by setting it.
+#[test]
+fn the_reference_has_every_key_as_the_code_has_it() {
+    let bed = Bed::new();
+    let help = bed.quickstart().args(["check", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let mut of_code: Vec<[String; 3]> = Vec::new();
+    for line in help.lines().filter(|line| line.contains("; default: ")) {
+        let (key, rest) = line.split_once(' ').unwrap();
+        let (meaning, default) = rest.rsplit_once("; default: ").unwrap();
+        let (_, kind) = meaning.rsplit_once(": ").unwrap();
+        let supervised = default.strip_suffix(" (with graceful_restart)");
+        let key = format!("`{key}`{}", if supervised.is_some() { " ¹" } else { "" });
+        of_code.push([key, kind.to_owned(), supervised.unwrap_or(default).to_owned()]);
+    }
+    let text = chapter_text("configuration");
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .filter(|line| line.starts_with("| `") && line.contains("| `DAEMON_"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let of_book: Vec<[String; 3]> = rows
+        .iter()
+        .map(|row| [row[0].to_owned(), row[1].to_owned(), row[2].replace('`', "")])
+        .collect();
+    assert!(of_code.len() > 20, "{help}");
+    assert_eq!(of_book, of_code);
+
+    for row in rows {
+        let (key, variable) = (row[0].split('`').nth(1).unwrap(), row[3].trim_matches('`'));
+        check_variable(&bed, key, row[1], variable);
+    }
+}
+
+/// Whether the variable sets the key, as `check` tells.
+fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
+    let config = bed.path().join("empty.toml");
+    fs::write(&config, "").unwrap();
+    let key = key.replace("<name>", "my-api").replace(".addr", "");
+    let variable = variable.replace("<NAME>", "MY_API");
+    let value = match kind {
+        _ if key == "config" => config.to_str().unwrap(),
+        "text" => "other",
+        "a path" => "/nowhere",
+        "auto or manual" => "manual",
+        "no, on-failure or always" => "always",
+        "true or false" => "yes",
+        "a duration such as \"30s\"" => "10s",
+        "a whole number" => "7",
+        "an octal mode" => "0022",
+        "a literal address" => "127.0.0.1:1",
+        "a name or a number" => "root",
+        _ => panic!("{key} is of an unknown type, {kind}"),
+    };
+    let mut check = bed.quickstart();
+    check.args(["check", "--json"]).env(&variable, value);
+    if key.starts_with("listen.my-api.") {
+        // A variable can only approximate this name: it has to be known from elsewhere.
+        let addr = if key.ends_with("v6only") { "[::1]:1" } else { "unix:/nowhere.sock" };
+        check.args(["--set", &format!("listen.my-api={addr}")]);
+    }
+    let out = check.output().unwrap();
+    assert!(out.status.success(), "{variable}={value}: {}", both(&out));
+    let told: Json = serde_json::from_slice(&out.stdout).unwrap();
+    let key = if key == "listen.my-api" { "listen.my_api" } else { &key };
+    assert_eq!(told[key]["source"], variable.as_str(), "{key}: {}", both(&out));
+}
+
+// ---- sessions -----------------------------------------------------------------------------------
+
+/// Runs all blocks `sh` of a chapter as one script, of which at least `least` are compared.
+fn run_session(chapter: &str, least: usize) {
+    let bed = Bed::new();
+    let text = chapter_text(chapter);
+    let blocks = blocks(&text);
+    let mut script =
+        String::from("set -euo pipefail\ntrap 'quickstart stop >/dev/null 2>&1 || true' EXIT\n");
+    for (number, block) in blocks.iter().enumerate().filter(|(_, block)| block.language == "sh") {
+        let commands = block.text.replace(BOOK_PORT, &bed.port);
+        let out = bed.path().join(format!("out-{number}"));
+        script.push_str(&format!("exec > '{0}' 2>&1\n{commands}\n", out.display()));
+    }
+    let mut child = bed
+        .command("bash")
+        .args(["-c", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break Some(status),
+            None if began.elapsed() > LIMIT => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break None;
+            }
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    let written = |number: usize| {
+        let text = fs::read_to_string(bed.path().join(format!("out-{number}")));
+        text.unwrap_or_else(|_| "(not reached)".to_owned())
+    };
+    let whole = || -> String {
+        let shell = blocks.iter().enumerate().filter(|(_, block)| block.language == "sh");
+        shell.map(|(number, block)| format!("$ {}{}\n", block.text, written(number))).collect()
+    };
+    assert!(status.is_some_and(|s| s.success()), "{chapter}.md, {status:?}:\n{}", whole());
+
+    let mut compared = 0;
+    for (number, pair) in blocks.windows(2).enumerate() {
+        if pair[0].language != "sh" {
+            continue;
+        }
+        let (real, said) = (bed.as_in_the_book(&written(number)), &pair[1].text);
+        let same = match pair[1].language.as_str() {
+            "text" => plain(&real) == plain(said),
+            "json" => {
+                // What stands around the object was written to stderr.
+                let from = real.find('{').unwrap_or(0);
+                let mut values =
+                    serde_json::Deserializer::from_str(&real[from..]).into_iter::<Json>();
+                let real = values.next().unwrap().unwrap();
+                shape(&real) == shape(&serde_json::from_str(said).unwrap())
+            }
+            _ => continue,
+        };
+        assert!(
+            same,
+            "{chapter}.md:\n$ {}\n--- the book has\n{said}\n--- it was\n{real}",
+            pair[0].text
+        );
+        compared += 1;
+    }
+    assert!(compared >= least, "{chapter}.md: only {compared} blocks were compared");
+}
+
+/// The lines, sorted, without what differs from run to run.
+fn plain(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().map(plain_line).filter(|l| !l.is_empty()).collect();
+    lines.sort();
+    lines
+}
+
+fn plain_line(line: &str) -> String {
+    let mut plain = String::new();
+    for word in line.split_whitespace() {
+        let mut in_number = false;
+        for c in word.chars() {
+            let number = c.is_ascii_digit() || (in_number && c == '.');
+            if number && !in_number {
+                plain.push('#');
+            } else if !number {
+                plain.push(c);
+            }
+            in_number = number;
+        }
+        plain.push(' ');
+    }
+    plain
+}
+
+/// The keys, and of what type their values are.
+fn shape(value: &Json) -> Json {
+    match value {
+        Json::Object(map) => map.iter().map(|(key, value)| (key.clone(), shape(value))).collect(),
+        Json::Array(items) => items.iter().map(shape).collect(),
+        Json::String(_) => "text".into(),
+        Json::Number(_) => 0.into(),
+        Json::Bool(_) | Json::Null => value.clone(),
+    }
+}
+
+/// A directory with a program in it, and nothing of the machine's.
+struct Bed {
+    dir: tempfile::TempDir,
+    port: String,
+}
+
+impl Bed {
+    fn new() -> Bed {
+        let dir = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let bed = Bed { dir, port: port.to_string() };
+        fs::create_dir_all(bed.path().join("bin")).unwrap();
+        fs::create_dir_all(bed.path().join("target/debug")).unwrap();
+        fs::copy(built(), bed.path().join("target/debug/quickstart")).unwrap();
+        // The book's `cargo build` has been done; cargo replaces a program by a new file, too.
+        bed.tool(
+            "cargo",
+            r#"
+            test "$*" = "build -p quickstart"
+            cp target/debug/quickstart target/debug/new
+            mv target/debug/new target/debug/quickstart
+            "#,
+        );
+        // A machine with a Rust toolchain need not have curl.
+        bed.tool(
+            "curl",
+            r#"
+            test "$1" = -s
+            url=${2#http://}
+            host=${url%%/*} path=/${url#*/}
+            test "$host" = "$url" && path=/
+            exec 3<> "/dev/tcp/127.0.0.1/${host#*:}"
+            printf 'GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$path" "$host" >&3
+            sed '1,/^\r$/d' <&3
+            "#,
+        );
+        bed
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn tool(&self, name: &str, script: &str) {
+        let path = self.path().join("bin").join(name);
+        fs::write(&path, format!("#!/usr/bin/env bash\nset -eu\n{script}")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let at = |path: &str| self.path().join(path);
+        let system = std::env::var("PATH").unwrap();
+        let path = format!("{}:{}:{system}", at("bin").display(), at("target/debug").display());
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("RUNTIME_DIRECTORY", at("run"))
+            .env("LOGS_DIRECTORY", at("log"))
+            .env("DAEMON_LISTEN_HTTP", format!("127.0.0.1:{}", self.port))
+            .current_dir(self.path());
+        command
+    }
+
+    /// For commands that start nothing.
+    fn quickstart(&self) -> Command {
+        self.command(self.path().join("target/debug/quickstart").to_str().unwrap())
+    }
+
+    /// Paths of this run as those of the book's author.
+    fn as_in_the_book(&self, text: &str) -> String {
+        let at = |path: &str| self.path().join(path).display().to_string();
+        text.replace(&at("run"), "/run/user/1000/quickstart")
+            .replace(&at("log"), "/home/me/.local/state/quickstart")
+            .replace(&self.path().display().to_string(), "/home/me/unbroken")
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // Where a session failed half-way; there is nobody to tell of a second failure.
+        let _ = self.quickstart().arg("stop").output();
+    }
+}
+
+/// The program of the quick start, built as the book says.
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let out = Command::new(env!("CARGO"))
+            .args(["build", "-p", "quickstart", "--message-format", "json"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", both(&out));
+        let messages = String::from_utf8(out.stdout).unwrap();
+        let executable = messages.lines().find_map(|line| {
+            let message: Json = serde_json::from_str(line).ok()?;
+            message["executable"].as_str().map(PathBuf::from)
+        });
+        executable.expect("cargo names the program")
+    })
+}
+
+// ---- pages --------------------------------------------------------------------------------------
+
+struct Block {
+    language: String,
+    text: String,
+}
+
+fn chapter_text(name: &str) -> String {
+    let path = format!("{}/../book/src/{name}.md", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let text = lines.by_ref().take_while(|line| *line != "```");
+            let text = text.map(|line| format!("{line}\n")).collect();
+            blocks.push(Block { language: language.to_owned(), text });
+        }
+    }
+    blocks
+}
+
+fn both(out: &Output) -> String {
+    let (stdout, stderr) = (&out.stdout, &out.stderr);
+    format!("{}{}", String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr))
+}
