@@ -97,10 +97,12 @@ impl Counters {
         .fetch_add(1, Relaxed);
     }
 
+    #[cfg(any(feature = "http", test))]
     pub(crate) fn request_begun(&self) {
         self.page.requests.begun.fetch_add(1, Relaxed);
     }
 
+    #[cfg(any(feature = "http", test))]
     pub(crate) fn request_ended(&self) {
         self.page.requests.ended.fetch_add(1, Relaxed);
     }

@@ -235,9 +235,9 @@ fn begin(
     if setup.configuration.settings.graceful_restart {
         return Driver::new(setup);
     }
-    match solo::start(setup) {
+    match solo::start(&setup) {
         Ok(never) => match never {},
-        Err((setup, error)) => {
+        Err(error) => {
             setup.control.remove();
             setup.pidfile.remove();
             *reporter = setup.reporter;

@@ -56,24 +56,18 @@ struct Packed {
 }
 
 /// Binds the listeners and execs the program again. Returns only with an error.
-pub(crate) fn start(setup: Setup) -> Result<Infallible, (Setup, Error)> {
+pub(crate) fn start(setup: &Setup) -> Result<Infallible> {
     let mut bound = Vec::new();
     for (name, settings) in &setup.configuration.settings.listen {
         match Bound::bind(name, settings) {
             Ok(listener) => bound.push((name.clone(), listener)),
             Err(error) => {
                 unlink(&bound);
-                return Err((setup, error));
+                return Err(error);
             }
         }
     }
-    match exec(&setup, &bound) {
-        Ok(never) => match never {},
-        Err(error) => {
-            unlink(&bound);
-            Err((setup, error))
-        }
-    }
+    exec(setup, &bound).inspect_err(|_| unlink(&bound))
 }
 
 fn unlink(bound: &[(String, Bound)]) {

@@ -385,6 +385,7 @@ impl Driver {
             Action::Progress { text } => self.clients.progress(&text),
             Action::Log { level, text } => self.log(level, &text),
             Action::Up { generation } => self.up(generation),
+            Action::CloseListeners => self.generations.close_listeners(),
             Action::Retire { generation } => self.generations.retire(generation),
             Action::Exit { code, reason } => self.exit = Some((code, reason)),
         }

@@ -142,6 +142,8 @@ pub(crate) enum Action {
     Up {
         generation: Generation,
     },
+    /// The daemon ends: nobody new is let in while the rest drains.
+    CloseListeners,
     /// No worker of this generation is left and none will come.
     Retire {
         generation: Generation,

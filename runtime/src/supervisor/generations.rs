@@ -82,6 +82,15 @@ impl Generations {
         }
     }
 
+    /// Closes this process' copies of all listeners; workers close theirs as they drain.
+    pub(crate) fn close_listeners(&mut self) {
+        for holdings in self.known.values_mut() {
+            for bound in std::mem::take(&mut holdings.listeners).into_values() {
+                bound.unlink();
+            }
+        }
+    }
+
     pub(crate) fn retire_all(&mut self) {
         let all: Vec<Generation> = self.known.keys().copied().collect();
         for generation in all {

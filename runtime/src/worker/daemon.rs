@@ -14,6 +14,9 @@ use super::state::{Phase, State, Taken};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::FromWorker;
 
+/// Characters of a status line; what is beyond is cut.
+const MAX_STATUS: usize = 1000;
+
 /// The program's handle of its daemon, given to `main`. Cheap to clone.
 ///
 /// ```no_run
@@ -122,8 +125,7 @@ impl Daemon {
     /// A line that `status` shows beside this worker, such as `replaying the journal, 40 %`.
     pub fn status(&self, text: impl Into<String>) {
         let mut text = text.into();
-        if text.len() > 1024 {
-            let end = text.floor_char_boundary(1024);
+        if let Some((end, _)) = text.char_indices().nth(MAX_STATUS) {
             text.truncate(end);
         }
         self.state.say(&FromWorker::Status { text });

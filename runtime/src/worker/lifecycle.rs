@@ -201,7 +201,11 @@ fn report_panics(state: &Arc<State>) {
     std::panic::set_hook(Box::new(move |info| {
         before(info);
         if std::thread::current().id() == main {
-            let message = info.payload_as_str().unwrap_or("no message");
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let message = text
+                .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("no message");
             let place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
             state.say(&FromWorker::Failing { reason: format!("panicked{place}: {message}") });
         }

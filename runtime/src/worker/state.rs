@@ -254,6 +254,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// The peer was told to go because of the drain.
+    #[cfg(feature = "http")]
     pub(crate) fn told(&self) {
         self.told.store(true, Ordering::Relaxed);
     }

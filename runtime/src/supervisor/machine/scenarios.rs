@@ -173,7 +173,7 @@ impl Story {
             Action::Retire { generation } => format!("retire {generation}"),
             Action::Exit { code, reason: Some(reason) } => format!("exit {code}: {reason}"),
             Action::Exit { code, reason: None } => format!("exit {code}"),
-            Action::Progress { .. } | Action::Log { .. } => return None,
+            Action::CloseListeners | Action::Progress { .. } | Action::Log { .. } => return None,
         })
     }
 }

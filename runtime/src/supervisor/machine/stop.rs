@@ -84,6 +84,7 @@ impl Machine {
             asked: false,
         });
         out.push(Action::Progress { text: "stopping".into() });
+        out.push(Action::CloseListeners);
         self.abandon_transition(out);
         if let Some(current) = self.current.as_mut() {
             current.respawn_at = None;

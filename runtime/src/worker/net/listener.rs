@@ -3,17 +3,17 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Addr, Stream, TcpStream, Tracked, UnixStream, concerns_one_connection};
+use super::{Addr, Stream, TcpStream, Tracked, UnixStream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::worker::daemon::take;
 use crate::worker::state::{Phase, State, Taken};
 
 /// How long accepting rests when descriptors or memory have run out.
-pub(crate) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+#[cfg(feature = "http")]
+const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// A declared listener of either kind, as the environment may choose the kind.
 ///
@@ -161,11 +161,12 @@ impl Listener {
     }
 
     /// The next connection, past all errors that concern one connection or pass by themselves.
+    #[cfg(feature = "http")]
     pub(crate) async fn next_good(&mut self) -> Option<(Stream, Addr)> {
         loop {
             match self.gated.next().await? {
                 Ok(accepted) => return Some(accepted),
-                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) if super::concerns_one_connection(&error) => {}
                 Err(error) => {
                     tracing::error!(%error, listener = %self.gated.addr, "cannot accept");
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;

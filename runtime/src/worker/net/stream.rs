@@ -12,6 +12,8 @@ use crate::worker::state::Connection;
 /// A stream that its daemon counts among the open connections until it is dropped.
 pub struct Tracked<S> {
     stream: S,
+    /// Counts until it is dropped.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only HTTP ends connections"))]
     connection: Connection,
 }
 
@@ -40,6 +42,7 @@ impl<S> Tracked<S> {
         self.stream
     }
 
+    #[cfg(feature = "http")]
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }

@@ -66,6 +66,13 @@ impl Watch {
                 holds!(self, self.accepting().is_some(), "up, but nobody accepts");
                 self.up = true;
             }
+            Action::CloseListeners => {
+                holds!(
+                    self,
+                    self.machine.stopping.is_some(),
+                    "closed to newcomers but not stopping"
+                );
+            }
             Action::Retire { generation } => {
                 holds!(self, self.unretired.remove(generation), "{generation} retires twice");
                 holds!(self, self.alive(*generation) == 0, "{generation} retires with workers");
