@@ -67,11 +67,8 @@ impl Watch {
                 self.up = true;
             }
             Action::CloseListeners => {
-                holds!(
-                    self,
-                    self.machine.stopping.is_some(),
-                    "closed to newcomers but not stopping"
-                );
+                let ends = self.machine.state_word() == "stopping";
+                holds!(self, ends, "closed to newcomers but not stopping");
             }
             Action::Retire { generation } => {
                 holds!(self, self.unretired.remove(generation), "{generation} retires twice");
