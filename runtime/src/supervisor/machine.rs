@@ -3,8 +3,14 @@
 //! The driver tells it what happened and does what it says, in order. What always holds is written
 //! down as assertions over random histories in `machine/invariants.rs`.
 
+#[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod invariants;
 mod respawn;
 mod retire;
+#[cfg(test)]
+mod scenarios;
 mod stop;
 mod transition;
 mod worker;

@@ -8,7 +8,7 @@ use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Answer, ClientId, Report};
 
 /// How long a worker that was told to stop at once may take before it is killed.
-const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
+pub(super) const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
 
 /// The daemon ends as soon as its last worker is gone.
 #[derive(Debug)]

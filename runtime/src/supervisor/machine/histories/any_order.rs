@@ -1,0 +1,152 @@
+//! Events in any order, possible or not.
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Begin,
+    /// About the worker so many before the newest one; one that is not there yet for the last.
+    Worker(u8, What),
+    /// A hello and a ready from the newest.
+    Boot(Policy),
+    /// A restart that succeeds, if the newest is the one.
+    Replace(Policy),
+    Restart(bool, bool),
+    Stop(bool, bool),
+    Gone(Index),
+    Wait(u64),
+    Tick,
+    /// A tick just when it is due, or late by so much.
+    Due(u64),
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    SpawnFailed,
+    Hello(Policy),
+    Unacceptable,
+    Ready,
+    Failing,
+    Leaving,
+    Missing,
+    LinkLost,
+    Exited(Exit),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let what = prop_oneof![
+        1 => Just(What::SpawnFailed),
+        3 => policy().prop_map(What::Hello),
+        1 => Just(What::Unacceptable),
+        3 => Just(What::Ready),
+        1 => Just(What::Failing),
+        2 => Just(What::Leaving),
+        1 => Just(What::Missing),
+        2 => Just(What::LinkLost),
+        4 => exit().prop_map(What::Exited),
+    ];
+    let which = prop_oneof![4 => Just(0_u8), 3 => Just(1), 1 => 2..12_u8, 1 => Just(u8::MAX)];
+    prop_oneof![
+        40 => (which, what).prop_map(|(back, what)| Step::Worker(back, what)),
+        24 => policy().prop_map(Step::Boot),
+        18 => policy().prop_map(Step::Replace),
+        2 => Just(Step::Begin),
+        20 => (any::<bool>(), any::<bool>()).prop_map(|(known, wait)| Step::Restart(known, wait)),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(known, hard)| Step::Stop(known, hard)),
+        3 => any::<Index>().prop_map(Step::Gone),
+        8 => select(&[1, 20, 100, 1000][..]).prop_map(Step::Wait),
+        4 => Just(Step::Tick),
+        14 => select(&[0, 0, 1, 1200][..]).prop_map(Step::Due),
+    ]
+}
+
+fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
+    let mut watch = Watch::new(initial);
+    let mut clients = 0;
+    if begin {
+        watch.on(Event::Begin);
+    }
+    for step in steps {
+        match step {
+            Step::Begin => drop(watch.on(Event::Begin)),
+            Step::Worker(back, what) => {
+                let newest = watch.last_worker();
+                let worker = newest.checked_sub(back.into()).unwrap_or(newest + 1);
+                let reason = "reason".to_owned();
+                watch.on(match what {
+                    What::SpawnFailed => Event::SpawnFailed { worker, reason },
+                    What::Hello(policy) => Event::Hello { worker, policy },
+                    What::Unacceptable => Event::Unacceptable { worker, reason },
+                    What::Ready => Event::Ready { worker },
+                    What::Failing => Event::Failing { worker, reason },
+                    What::Leaving => Event::Leaving { worker },
+                    What::Missing => Event::Missing { worker, what: reason },
+                    What::LinkLost => Event::LinkLost { worker, reason },
+                    What::Exited(exit) => Event::Exited { worker, exit, ledger: Ledger::default() },
+                });
+            }
+            Step::Replace(policy) => {
+                watch.on(Event::Restart { client: None, wait: false });
+                let worker = watch.last_worker();
+                watch.on(Event::Hello { worker, policy });
+                watch.on(Event::Ready { worker });
+            }
+            Step::Boot(policy) => {
+                let worker = watch.last_worker();
+                watch.on(Event::Hello { worker, policy });
+                watch.on(Event::Ready { worker });
+            }
+            Step::Restart(known, wait) => {
+                clients += u64::from(known);
+                watch.on(Event::Restart { client: known.then_some(clients), wait });
+            }
+            Step::Stop(known, at_once) => {
+                clients += u64::from(known);
+                watch.on(Event::Stop { client: known.then_some(clients), at_once });
+            }
+            Step::Gone(index) => {
+                let client = index.index(clients as usize + 1) as u64;
+                watch.on(Event::ClientGone { client });
+            }
+            Step::Wait(by) => watch.advance(Duration::from_millis(by)),
+            Step::Tick => drop(watch.on(Event::Tick)),
+            Step::Due(late) => {
+                if let Some(at) = watch.machine.deadline() {
+                    watch.now = watch.now.max(at) + Duration::from_millis(late);
+                    watch.on(Event::Tick);
+                }
+            }
+        }
+    }
+    // Whatever came before: a stop ends it, where killed processes die.
+    watch.on(Event::Stop { client: None, at_once: false });
+    for _ in 0..1000 {
+        if watch.exit.is_some() {
+            watch.on(Event::Tick);
+            return;
+        }
+        if let Some(worker) = watch.killed() {
+            let exit = Exit::Signal(9);
+            watch.on(Event::Exited { worker, exit, ledger: Ledger::default() });
+        } else if let Some(at) = watch.machine.deadline() {
+            watch.now = watch.now.max(at);
+            watch.on(Event::Tick);
+        } else {
+            watch.fail("it stops, and waits for nothing");
+        }
+    }
+    watch.fail("it does not stop");
+}
+
+proptest! {
+    #![proptest_config(cases(4000))]
+
+    #[test]
+    fn hold_for_events_in_any_order(
+        initial in policy(),
+        begin in proptest::bool::weighted(0.9),
+        steps in proptest::collection::vec(step(), 0..70),
+    ) {
+        any_order(initial, begin, steps);
+    }
+}

@@ -1,0 +1,217 @@
+//! What holds of each action.
+
+use super::super::worker::LINK_GRACE;
+use super::{Seen, Told, Watch};
+use crate::supervisor::event::{
+    Action, Answer, ClientId, Event, Generation, Order, Source, WorkerId,
+};
+
+impl Watch {
+    pub(super) fn see(
+        &mut self,
+        event: &Event,
+        before: Option<&Action>,
+        action: &Action,
+        after: Option<&Action>,
+    ) {
+        match action {
+            Action::Spawn { worker, generation, source } => {
+                self.see_spawn(*worker, *generation, *source);
+            }
+            Action::Welcome { worker: id } => {
+                let mut worker = self.living(*id);
+                let Event::Hello { worker: newcomer, policy } = event else {
+                    self.fail("a welcome nobody asked for")
+                };
+                holds!(self, newcomer == id, "another one is welcome");
+                holds!(
+                    self,
+                    worker.told == Told::Start && !worker.welcomed,
+                    "welcome to {worker:?}"
+                );
+                worker.welcomed = true;
+                if worker.source == Source::Disk {
+                    worker.policy = *policy;
+                    worker.limit = self.now + policy.ready_timeout;
+                }
+                self.workers.insert(*id, worker);
+            }
+            Action::Tell { worker, order } => self.see_order(event, *worker, *order, before, after),
+            Action::Terminate { worker: id } => {
+                let mut worker = self.living(*id);
+                holds!(
+                    self,
+                    worker.told == Told::Drain && worker.limit <= self.now,
+                    "too early a SIGTERM for {worker:?}"
+                );
+                worker.terminated.get_or_insert(self.now);
+                self.workers.insert(*id, worker);
+            }
+            Action::Kill { worker: id } => {
+                let mut worker = self.living(*id);
+                let lost = worker.lost.is_some_and(|at| at + LINK_GRACE <= self.now);
+                let stayed =
+                    worker.terminated.is_some_and(|at| at + worker.policy.kill_timeout <= self.now);
+                holds!(
+                    self,
+                    lost || stayed || worker.told == Told::Start || self.pressed.is_some(),
+                    "{worker:?} is killed for nothing"
+                );
+                worker.told = Told::Die;
+                self.workers.insert(*id, worker);
+            }
+            Action::Answer { client, answer } => self.see_answer(*client, answer),
+            Action::Up { .. } => {
+                holds!(self, !self.up, "it comes up twice");
+                holds!(self, self.accepting().is_some(), "up, but nobody accepts");
+                self.up = true;
+            }
+            Action::Retire { generation } => {
+                holds!(self, self.unretired.remove(generation), "{generation} retires twice");
+                holds!(self, self.alive(*generation) == 0, "{generation} retires with workers");
+                let current = self.machine.current.as_ref().map(|current| current.generation);
+                holds!(self, current != Some(*generation), "{generation} retires while committed");
+            }
+            Action::Exit { code, reason } => {
+                holds!(self, self.exit.is_none(), "it exits twice");
+                holds!(self, after.is_none(), "it acts after its exit");
+                holds!(self, self.workers.is_empty(), "it leaves workers behind");
+                holds!(self, self.clients.is_empty(), "unanswered: {:?}", self.clients);
+                holds!(self, *code != 0 || self.success, "a failure is passed off as success");
+                self.exit = Some((*code, reason.clone()));
+            }
+            Action::Progress { text } => self.stopping |= text == "stopping",
+            Action::Log { .. } => {}
+        }
+    }
+
+    fn see_spawn(&mut self, id: WorkerId, generation: Generation, source: Source) {
+        holds!(self, !self.stopping, "a spawn while stopping");
+        holds!(self, id == self.last_worker + 1, "worker {id} after {}", self.last_worker);
+        self.last_worker = id;
+        let serving = self.machine.current.as_ref().map(|current| current.generation);
+        match source {
+            Source::Disk => {
+                holds!(
+                    self,
+                    generation == self.last_generation + 1,
+                    "generation {generation} after {}",
+                    self.last_generation
+                );
+                self.last_generation = generation;
+                self.unretired.insert(generation);
+            }
+            Source::Pinned => {
+                holds!(self, serving == Some(generation), "a respawn of {generation}");
+                let rivals = self.workers.values().filter(|other| {
+                    other.generation == generation && !matches!(other.told, Told::Drain | Told::Die)
+                });
+                holds!(self, rivals.count() == 0, "a respawn beside a living worker");
+            }
+        }
+        let policy = self.machine.current.as_ref().map_or(self.initial, |current| current.policy);
+        self.workers.insert(
+            id,
+            Seen {
+                generation,
+                source,
+                policy,
+                told: Told::Start,
+                welcomed: false,
+                leaving: false,
+                limit: self.now + policy.ready_timeout,
+                terminated: None,
+                lost: None,
+            },
+        );
+    }
+
+    fn see_order(
+        &mut self,
+        event: &Event,
+        id: WorkerId,
+        order: Order,
+        before: Option<&Action>,
+        after: Option<&Action>,
+    ) {
+        let mut worker = self.living(id);
+        match order {
+            Order::Go => {
+                let fit = worker.told == Told::Start && worker.welcomed && worker.lost.is_none();
+                holds!(self, fit, "go to {worker:?}");
+                holds!(self, self.accepting().is_none(), "go while another one accepts");
+                if let Some((_, old)) =
+                    self.workers.iter_mut().find(|(_, old)| old.told == Told::Quiesce)
+                {
+                    let quiesce = |action: &Action| {
+                        matches!(action, Action::Tell { order: Order::Quiesce, .. })
+                    };
+                    old.limit = self.now + worker.policy.confirm_window;
+                    holds!(self, before.is_some_and(quiesce), "go long after quiesce");
+                }
+                worker.told = Told::Accept;
+            }
+            Order::Quiesce => {
+                holds!(self, worker.told == Told::Accept, "quiesce to {worker:?}");
+                let go = |action: &Action| matches!(action, Action::Tell { order: Order::Go, .. });
+                holds!(self, after.is_some_and(go), "quiesce without go");
+                worker.told = Told::Quiesce;
+            }
+            Order::Resume => {
+                holds!(self, worker.told == Told::Quiesce, "resume to {worker:?}");
+                holds!(self, self.accepting().is_none(), "resume while the new one accepts");
+                worker.told = Told::Accept;
+            }
+            Order::Drain { deadline } => {
+                let leaves = matches!(event, Event::Leaving { worker } if *worker == id);
+                let limit = match worker.told {
+                    Told::Drain => worker.limit,
+                    _ => self.now + worker.policy.drain_timeout,
+                };
+                holds!(self, deadline <= limit, "too long a drain for {worker:?}");
+                let hurried =
+                    worker.told == Told::Drain && (self.pressed.is_some() || !self.stopping);
+                let begun = worker.told != Told::Drain && self.stopping;
+                let replaced = worker.told == Told::Quiesce
+                    && worker.limit <= self.now
+                    && self.accepting().is_some();
+                holds!(
+                    self,
+                    leaves || replaced || begun || hurried,
+                    "{worker:?} drains for nothing"
+                );
+                worker.told = Told::Drain;
+                worker.limit = deadline;
+            }
+        }
+        self.workers.insert(id, worker);
+    }
+
+    fn see_answer(&mut self, client: ClientId, answer: &Answer) {
+        let Some(waits) = self.clients.remove(&client) else {
+            self.fail(&format!("client {client} is answered, but does not wait"))
+        };
+        match answer {
+            Answer::Restarted(report) => {
+                holds!(
+                    self,
+                    report.committed && self.confirmed.contains(&report.to),
+                    "a report of what is not so: {report:?}"
+                );
+                let left = report.from.map_or(0, |from| self.alive(from));
+                holds!(self, !waits || left == 0, "the old generation is not gone: {report:?}");
+            }
+            Answer::Aborted(report) => {
+                holds!(
+                    self,
+                    !report.committed && !self.confirmed.contains(&report.to),
+                    "a report of what is not so: {report:?}"
+                );
+            }
+            Answer::Stopped { .. } => {
+                holds!(self, self.workers.is_empty(), "stopped, with workers");
+            }
+            Answer::Refused { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The confirm window.
+
+use super::*;
+
+#[test]
+fn the_old_worker_drains_when_the_new_is_confirmed() {
+    let mut story = Story::committed();
+    assert_eq!(story.due(), Some(13.0));
+    assert_eq!(story.watch.machine.serving_generation(), Some(2));
+    assert_eq!(story.tick(12.9), NOTHING);
+    assert_eq!(story.tick(13.0), ["drain 1 by 43.0"]);
+    story.at(14.0);
+    assert_eq!(
+        story.on(exited(1, 0)),
+        ["tell 9: restarted 1→2 committed 1.0 drained 4.0 accepted 1", "retire 1"]
+    );
+}
+
+#[test]
+fn the_old_worker_resumes_when_the_new_dies() {
+    let mut story = Story::committed();
+    story.at(12.0);
+    assert_eq!(
+        story.on(gone(2, Exit::Signal(11))),
+        [
+            "resume 1",
+            "tell 9: aborted 1→2: the worker of generation 2 was killed by SIGSEGV before it was \
+             confirmed",
+            "retire 2"
+        ]
+    );
+    assert_eq!(story.due(), None);
+    assert_eq!(story.watch.machine.serving_generation(), Some(1));
+}
+
+#[test]
+fn the_old_worker_resumes_when_the_new_loses_its_link() {
+    let mut story = Story::committed();
+    story.at(12.5);
+    assert_eq!(story.on(lost(2)), NOTHING);
+    assert_eq!(story.tick(13.0), NOTHING, "what may be dead is not confirmed");
+    assert_eq!(story.tick(13.5), ["kill 2", "resume 1", "tell 9: aborted 1→2: the link ended"]);
+    assert_eq!(story.on(killed(2)), ["retire 2"]);
+}
+
+#[test]
+fn a_new_worker_that_got_sigterm_finishes_its_connections() {
+    let mut story = Story::committed();
+    assert_eq!(
+        story.on(leaving(2)),
+        [
+            "drain 2 by 41.0",
+            "resume 1",
+            "tell 9: aborted 1→2: the worker of generation 2 got SIGTERM"
+        ]
+    );
+    assert_eq!(story.on(exited(2, 0)), ["retire 2"]);
+}
+
+#[test]
+fn the_old_generation_is_respawned_when_both_die() {
+    let mut story = Story::committed();
+    assert_eq!(story.on(exited(1, 3)), NOTHING, "the new one serves");
+    assert_eq!(
+        story.on(exited(2, 3)),
+        [
+            "tell 9: aborted 1→2: the worker of generation 2 exited with code 3 before it was \
+             confirmed",
+            "retire 2"
+        ]
+    );
+    assert_eq!(story.due(), Some(11.0));
+    assert_eq!(story.tick(11.0), ["spawn 3 of 1 from pinned"]);
+    assert_eq!(story.boots(3), ["welcome 3", "go 3"]);
+}
+
+#[test]
+fn a_new_worker_is_confirmed_although_the_old_dies() {
+    let mut story = Story::committed();
+    story.on(exited(1, 3));
+    assert_eq!(story.tick(13.0), ["tell 9: restarted 1→2 committed 1.0", "retire 1"]);
+
+    let mut story = Story::committed();
+    assert_eq!(story.on(lost(1)), NOTHING);
+    assert_eq!(story.tick(12.0), ["kill 1"]);
+    assert_eq!(story.tick(13.0), NOTHING, "a killed worker is told nothing");
+    assert_eq!(
+        story.on(killed(1)),
+        ["tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1", "retire 1"]
+    );
+}
+
+#[test]
+fn the_respawn_does_not_wait_for_a_killed_worker() {
+    let mut story = Story::committed();
+    story.on(lost(1));
+    assert_eq!(story.tick(12.0), ["kill 1"]);
+    story.on(exited(2, 3));
+    assert_eq!(story.tick(12.0), ["spawn 3 of 1 from pinned"]);
+    assert_eq!(story.on(killed(1)), NOTHING);
+    assert_eq!(story.boots(3), ["welcome 3", "go 3"]);
+}
