@@ -28,6 +28,10 @@ use super::event::{Action, Answer, ClientId, Event, Generation, Level, Policy, R
 use crate::counters::Ledger;
 use crate::sys::process::Exit;
 
+/// How often a tick looks again for what became due by itself. Timeouts of zero need a few rounds;
+/// endless ones, which no history has shown, shall not keep the supervisor from its other events.
+const TICK_ROUNDS: usize = 16;
+
 /// The state of the whole daemon.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -117,13 +121,16 @@ impl Machine {
         let respawn = self.current.as_ref().and_then(|current| current.respawn_at);
         workers.chain([confirm, respawn]).flatten().min()
     }
+
     // ---- time and clients -----------------------------------------------------------------------
 
     /// Does what is due, and what becomes due by that.
     fn tick(&mut self, now: Instant, out: &mut Actions) {
-        self.tick_once(now, out);
-        while self.deadline().is_some_and(|at| at <= now) {
+        for _ in 0..TICK_ROUNDS {
             self.tick_once(now, out);
+            if self.deadline().is_none_or(|at| at > now) {
+                return;
+            }
         }
     }
 
