@@ -12,7 +12,7 @@ use crate::sys::process::Exit;
 pub(crate) type WorkerId = u64;
 /// Numbers a generation.
 pub(crate) type Generation = u32;
-/// Numbers a connected control client.
+/// Numbers a connected control client: it asks for one thing and gets one answer.
 pub(crate) type ClientId = u64;
 
 /// The settings that decisions depend on.
