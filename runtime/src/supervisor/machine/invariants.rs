@@ -138,6 +138,9 @@ impl Watch {
         let accepted = self.accepting();
         let kept = self.kept();
         let transition = self.transition();
+        if let Some((last, ..)) = self.history.last() {
+            holds!(self, *last <= self.now, "time runs backwards: the test is wrong");
+        }
         self.hear(&event);
         let actions = self.machine.on(event.clone(), self.now);
         self.history.push((self.now, event.clone(), actions.clone()));

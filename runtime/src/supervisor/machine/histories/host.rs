@@ -259,7 +259,7 @@ impl Host {
             if until.is_some_and(|until| next > until) {
                 return;
             }
-            self.watch.now = next;
+            self.watch.now = next.max(self.watch.now);
             match event.filter(|(at, _)| *at == next).and_then(|key| self.agenda.remove(&key)) {
                 Some(event) => self.on(event, policy),
                 None => self.on(Event::Tick, policy),
