@@ -101,6 +101,11 @@ impl Say {
         Say { name: name.to_owned(), timestamps }
     }
 
+    /// Whether this process wrote `line`.
+    pub(crate) fn said(&self, line: &str) -> bool {
+        line.contains(&format!("{}[{}]: ", self.name, std::process::id()))
+    }
+
     /// One line. A stderr that is closed or full loses it: the service goes on.
     pub(crate) fn line(&self, text: &str) {
         let time = if self.timestamps {

@@ -465,7 +465,9 @@ impl Driver {
     /// What the failed worker of the last transition wrote, where that can be told.
     fn output(&self) -> Vec<String> {
         let Some(log) = &self.setup.log else { return Vec::new() };
-        logs::tail(log.path(), self.last_transition.1).unwrap_or_default()
+        let mut lines = logs::tail(log.path(), self.last_transition.1).unwrap_or_default();
+        lines.retain(|line| !self.setup.say.said(line));
+        lines
     }
 
     fn up(&mut self, generation: Generation) {

@@ -6,6 +6,8 @@ mod facade {
 }
 
 mod text {
+    use super::renamed;
+
     #[renamed::daemon(crate = "crate::facade::inner")]
     pub(crate) async fn main(daemon: renamed::Daemon) {
         daemon.draining().await;
@@ -13,16 +15,26 @@ mod text {
 }
 
 mod path {
+    use super::renamed;
+
     #[renamed::daemon(crate = crate::facade::inner)]
     pub(crate) fn main() {}
 }
 
 mod absolute {
+    use super::renamed;
+
     #[renamed::daemon(crate = ::unbroken)]
     pub(crate) fn main() {}
 }
 
-#[renamed::daemon(crate = renamed)]
-async fn main() {
-    let _ = (text::main, path::main, absolute::main);
+mod name {
+    use super::renamed;
+
+    #[renamed::daemon(crate = renamed)]
+    pub(crate) async fn main() {}
+}
+
+fn main() {
+    let _ = (name::main, text::main, path::main, absolute::main);
 }

@@ -1,8 +1,6 @@
 //! Every key, in each of its spellings.
 #![deny(warnings)]
 
-use unbroken::{Daemon, daemon};
-
 mod spellings {
     #[unbroken::daemon(
         detach = false,
@@ -17,47 +15,54 @@ mod spellings {
     pub(crate) async fn main() {}
 }
 
-#[daemon(
-    name = "hello",
-    pidfile = "/run/hello/hello.pid",
-    runtime_dir = "/run/hello",
-    detach,
-    graceful_restart,
-    listen(
-        http = "0.0.0.0:8080",
-        admin = "unix:/run/hello/admin.sock",
-        api(
-            addr = "[::]:80",
-            backlog = 1024,
-            mode = "0660",
-            user = "www",
-            group = "www",
-            v6only = true,
+mod all {
+    use unbroken::{Daemon, daemon};
+
+    #[daemon(
+        name = "hello",
+        pidfile = "/run/hello/hello.pid",
+        runtime_dir = "/run/hello",
+        detach,
+        graceful_restart,
+        listen(
+            http = "0.0.0.0:8080",
+            admin = "unix:/run/hello/admin.sock",
+            api(
+                addr = "[::]:80",
+                backlog = 1024,
+                mode = "0660",
+                user = "www",
+                group = "www",
+                v6only = true,
+            ),
+            both(addr = "[::]:81", v6only = false),
+            type(addr = "[::]:82", v6only),
         ),
-        both(addr = "[::]:81", v6only = false),
-        type(addr = "[::]:82", v6only),
-    ),
-    ready = "auto",
-    ready_timeout = "1m 30s",
-    drain_timeout = "30s",
-    kill_timeout = "500ms",
-    confirm_window = "2s",
-    restart = "on-failure",
-    backoff_min = "100ms",
-    backoff_max = "30s",
-    start_limit_burst = 5,
-    start_limit_interval = "1m",
-    umask = "0027",
-    workdir = "/",
-    log = "/var/log/hello.log",
-    config = "/etc/hello.toml",
-    exe = "/usr/bin/hello",
-    flavor = "multi_thread",
-    worker_threads = 4,
-    crate = unbroken,
-)]
-async fn main(daemon: Daemon) -> anyhow::Result<()> {
-    daemon.draining().await;
-    let _ = spellings::main;
-    Ok(())
+        ready = "auto",
+        ready_timeout = "1m 30s",
+        drain_timeout = "30s",
+        kill_timeout = "500ms",
+        confirm_window = "2s",
+        restart = "on-failure",
+        backoff_min = "100ms",
+        backoff_max = "30s",
+        start_limit_burst = 5,
+        start_limit_interval = "1m",
+        umask = "0027",
+        workdir = "/",
+        log = "/var/log/hello.log",
+        config = "/etc/hello.toml",
+        exe = "/usr/bin/hello",
+        flavor = "multi_thread",
+        worker_threads = 4,
+        crate = unbroken,
+    )]
+    pub(crate) async fn main(daemon: Daemon) -> anyhow::Result<()> {
+        daemon.draining().await;
+        Ok(())
+    }
+}
+
+fn main() {
+    let _ = (all::main, spellings::main);
 }

@@ -2,8 +2,6 @@
 #![deny(warnings, missing_docs, unreachable_pub, dead_code)]
 #![forbid(unsafe_code)]
 
-use unbroken::{Daemon, daemon};
-
 mod shapes {
     use std::process::{ExitCode, Termination};
     use unbroken::{Daemon, daemon};
@@ -60,16 +58,25 @@ mod shapes {
     passed!(unbroken::Daemon, "/run/x.pid", "30s");
 }
 
-/// The documentation stays.
-#[doc(alias = "daemon")]
-#[allow(unused_variables)]
-#[daemon(graceful_restart)]
-#[expect(unused_mut)]
-#[cfg(all())]
-#[cfg_attr(all(), inline(never))]
-pub async fn main(daemon: Daemon) {
-    let mut unused = 1;
-    let _: [fn() -> std::process::ExitCode; 18] = [
+/// The outermost one keeps its documentation.
+pub mod program {
+    use unbroken::{Daemon, daemon};
+
+    /// The documentation stays.
+    #[doc(alias = "daemon")]
+    #[allow(unused_variables)]
+    #[daemon(graceful_restart)]
+    #[expect(unused_mut)]
+    #[cfg(all())]
+    #[cfg_attr(all(), inline(never))]
+    pub async fn main(daemon: Daemon) {
+        let mut unused = 1;
+    }
+}
+
+fn main() {
+    let _: [fn() -> std::process::ExitCode; 19] = [
+        program::main,
         shapes::a::main,
         shapes::b::main,
         shapes::c::main,
