@@ -33,6 +33,13 @@ fn main() -> ExitCode {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
 
+    // As the bare start, with nothing else to do.
+    let mut calm_commits = Vec::new();
+    for restart in 0..STARTS {
+        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        calm_commits.extend(bed.restart().to_commit_ms);
+    }
+
     let load = knobs.start(&target);
     load.iter().for_each(|load| load.wait_for(1));
     while requests(&load) < knobs.requests / 5 {
@@ -64,7 +71,7 @@ fn main() -> ExitCode {
     if failed > 0 {
         quiet.iter().chain(&restarted).for_each(|ledger| eprintln!("{ledger}"));
     }
-    let figures = Figures { knobs, bare, quiet, restarted, commits, drains, memory };
+    let figures = Figures { knobs, bare, quiet, restarted, calm_commits, commits, drains, memory };
     if as_json {
         println!("{:#}", figures.json());
     } else {
@@ -97,6 +104,7 @@ struct Figures {
     bare: Vec<f64>,
     quiet: [Ledger; 2],
     restarted: [Ledger; 2],
+    calm_commits: Vec<f64>,
     commits: Vec<f64>,
     drains: Vec<f64>,
     memory: [u64; 2],
@@ -113,7 +121,7 @@ impl Figures {
     }
 
     fn ratio(&self) -> f64 {
-        quantile(&self.commits, 0.5) / quantile(&self.bare, 0.5)
+        quantile(&self.calm_commits, 0.5) / quantile(&self.bare, 0.5)
     }
 
     fn print(&self) {
@@ -136,15 +144,16 @@ impl Figures {
             );
         }
         for (name, times) in [
-            ("to commit", &self.commits),
-            ("to drained", &self.drains),
-            ("bare: exec to first response", &self.bare),
+            ("under load: to commit", &self.commits),
+            ("under load: to drained", &self.drains),
+            ("idle: to commit", &self.calm_commits),
+            ("idle: bare exec to response", &self.bare),
         ] {
             let (p50, p99, max) =
                 (quantile(times, 0.5), quantile(times, 0.99), quantile(times, 1.0));
             println!("{name:<30} p50 {p50:.1} ms  p99 {p99:.1} ms  max {max:.1} ms");
         }
-        println!("{:<30} {:.2}", "commit / bare, p50", self.ratio());
+        println!("{:<30} {:.2}", "idle: commit / bare, p50", self.ratio());
         println!(
             "{:<30} {} KiB, then {} KiB",
             "supervisor's private memory",
@@ -177,6 +186,7 @@ impl Figures {
         json!({
             "restarts": self.knobs.restarts, "phases": phases,
             "to_commit": times(&self.commits), "to_drained": times(&self.drains),
+            "idle_to_commit": times(&self.calm_commits),
             "bare_start": times(&self.bare), "commit_to_bare": self.ratio(),
             "supervisor_private_bytes": self.memory,
         })
