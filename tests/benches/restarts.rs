@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     }
     let quiet = load.map(Running::stop);
 
-    let memory = bed.supervisor().private_memory().unwrap_or_default();
+    let memory = private_memory(&bed);
     let load = knobs.start(&target);
     let (mut commits, mut drains) = (Vec::new(), Vec::new());
     for restart in 0..knobs.restarts {
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         load[0].wait_for(100);
     }
     let restarted = load.map(Running::stop);
-    let memory = [memory, bed.supervisor().private_memory().unwrap_or_default()];
+    let memory = [memory, private_memory(&bed)];
     bed.stop();
 
     let failed: u64 = quiet.iter().chain(&restarted).map(Ledger::failed).sum();
@@ -191,6 +191,14 @@ impl Figures {
             "supervisor_private_bytes": self.memory,
         })
     }
+}
+
+/// Of the supervisor, once the pages of a freshly copied program are no longer dirty: they are the
+/// file's, but count as private as long as nobody else has them mapped (proc_pid_smaps(5)).
+fn private_memory(bed: &Bed) -> u64 {
+    let synced = std::process::Command::new("sync").status().expect("sync(1)");
+    assert!(synced.success());
+    bed.supervisor().private_memory().unwrap_or_default()
 }
 
 /// From exec to the first response of the application under `#[tokio::main]`, in milliseconds.
