@@ -44,6 +44,7 @@ use proc_macro2::TokenStream;
 /// | `drain_timeout` | duration | `"30s"` |
 /// | `kill_timeout` | duration | `"5s"` |
 /// | `confirm_window` ¹ | duration | `"2s"` |
+/// | `pass_connections` ¹ | idle connections go to the new worker | `true` |
 /// | `restart` ¹ | after a worker's exit: `"no"`, `"on-failure"` or `"always"` | `"on-failure"` |
 /// | `backoff_min`, `backoff_max` ¹ | durations between respawns | `"100ms"`, `"30s"` |
 /// | `start_limit_burst`, `start_limit_interval` ¹ | number of respawns within a duration | `5`, `"60s"` |

@@ -91,6 +91,7 @@ snapshot!(
         drain_timeout = "30s",
         kill_timeout = "5s",
         confirm_window = "2s",
+        pass_connections = false,
         restart = "on-failure",
         backoff_min = "100ms",
         backoff_max = "30s",

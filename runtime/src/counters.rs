@@ -26,6 +26,8 @@ struct Connections {
     finished: AtomicU64,
     told: AtomicU64,
     forced: AtomicU64,
+    received: AtomicU64,
+    passed: AtomicU64,
 }
 
 /// Written at the start and end of requests; a cache line of their own.
@@ -64,6 +66,8 @@ pub(crate) enum Ending {
     Told,
     /// Cut at the drain deadline.
     Forced,
+    /// Taken by the next generation.
+    Passed,
 }
 
 /// One worker's counters.
@@ -87,12 +91,18 @@ impl Counters {
         self.page.connections.accepted.fetch_add(1, Relaxed);
     }
 
+    #[cfg(feature = "http")]
+    pub(crate) fn received(&self) {
+        self.page.connections.received.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn ended(&self, ending: Ending) {
         let connections = &self.page.connections;
         match ending {
             Ending::Finished => &connections.finished,
             Ending::Told => &connections.told,
             Ending::Forced => &connections.forced,
+            Ending::Passed => &connections.passed,
         }
         .fetch_add(1, Relaxed);
     }
@@ -148,21 +158,25 @@ impl Counters {
     pub(crate) fn read(&self) -> Ledger {
         let connections = &self.page.connections;
         // Endings first: a connection that begins and ends in between is then not counted as negative.
-        let (finished, told, forced) = (
+        let (finished, told, forced, passed) = (
             connections.finished.load(Relaxed),
             connections.told.load(Relaxed),
             connections.forced.load(Relaxed),
+            connections.passed.load(Relaxed),
         );
         let accepted = connections.accepted.load(Relaxed);
+        let received = connections.received.load(Relaxed);
         let ended = self.page.requests.ended.load(Relaxed);
         let requests = self.page.requests.begun.load(Relaxed);
         Ledger {
             accepted,
+            received,
             finished,
+            passed,
             told,
             forced,
             lost: 0,
-            open: accepted.saturating_sub(finished + told + forced),
+            open: (accepted + received).saturating_sub(finished + passed + told + forced),
             requests,
             in_flight: requests.saturating_sub(ended),
         }
@@ -171,12 +185,16 @@ impl Counters {
 
 /// What became of the connections of one worker, or of several added up.
 ///
-/// `accepted = finished + told + forced + lost + open`.
+/// `accepted + received = finished + passed + told + forced + lost + open`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Ledger {
     pub(crate) accepted: u64,
+    /// Taken over from the generation before.
+    pub(crate) received: u64,
     pub(crate) finished: u64,
+    /// Taken over by the next generation.
+    pub(crate) passed: u64,
     pub(crate) told: u64,
     pub(crate) forced: u64,
     /// Open in a worker when its process died.
@@ -199,7 +217,9 @@ impl Ledger {
 impl std::ops::AddAssign for Ledger {
     fn add_assign(&mut self, other: Ledger) {
         self.accepted += other.accepted;
+        self.received += other.received;
         self.finished += other.finished;
+        self.passed += other.passed;
         self.told += other.told;
         self.forced += other.forced;
         self.lost += other.lost;
@@ -213,8 +233,14 @@ impl std::fmt::Display for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} connections: {} finished, {} told to go, {} forced, {} lost; {} requests",
-            self.accepted, self.finished, self.told, self.forced, self.lost, self.requests
+            "{} connections: {} finished, {} passed on, {} told to go, {} forced, {} lost; {} requests",
+            self.accepted + self.received,
+            self.finished,
+            self.passed,
+            self.told,
+            self.forced,
+            self.lost,
+            self.requests
         )
     }
 }

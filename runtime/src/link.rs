@@ -58,7 +58,16 @@ pub(crate) enum ToWorker {
     /// Accept again.
     Resume {},
     /// Finish and exit by the deadline, in nanoseconds of `CLOCK_MONOTONIC`.
-    Drain { deadline: u64 },
+    Drain {
+        deadline: u64,
+        /// Nobody serves after this worker.
+        #[serde(default)]
+        last: bool,
+    },
+    /// The descriptor leads to the generation that serves: pass connections to it.
+    Successor {},
+    /// The descriptor leads to a generation that drains: take what it passes.
+    Predecessor {},
     /// The descriptor is the new stdout and stderr.
     Reopen {},
     /// The last message was not understood.
@@ -126,7 +135,7 @@ mod tests {
         seqpacket::send(&a, br#"{"type":"dance","tempo":120}"#, &[]).unwrap();
         seqpacket::send(&a, b"\xff\x00", &[]).unwrap();
         let (drain, _) = receive::<ToWorker>(&b).unwrap().unwrap();
-        assert!(matches!(drain, ToWorker::Drain { deadline: 5 }));
+        assert!(matches!(drain, ToWorker::Drain { deadline: 5, last: false }));
         let (unknown, _) = receive::<ToWorker>(&b).unwrap().unwrap();
         assert!(matches!(unknown, ToWorker::Unknown));
         assert_eq!(receive::<ToWorker>(&b).unwrap_err().kind(), io::ErrorKind::InvalidData);

@@ -107,8 +107,12 @@ pub struct Report {
 pub struct Account {
     /// Connections accepted.
     pub accepted: u64,
+    /// Connections taken over from the generation before.
+    pub received: u64,
     /// Connections that ended by themselves.
     pub finished: u64,
+    /// Connections that the next generation took over.
+    pub passed: u64,
     /// Connections told to go.
     pub told: u64,
     /// Connections cut at the deadline.
@@ -127,8 +131,9 @@ impl Account {
     /// If a connection is missing, or counted twice.
     #[track_caller]
     pub fn assert_balanced(&self) {
-        let Self { accepted, finished, told, forced, lost, open, .. } = *self;
-        assert_eq!(accepted, finished + told + forced + lost + open, "{self:?}");
+        let Self { accepted, received, finished, passed, told, forced, lost, open, .. } = *self;
+        let ended = finished + passed + told + forced + lost;
+        assert_eq!(accepted + received, ended + open, "{self:?}");
     }
 }
 

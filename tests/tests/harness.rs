@@ -117,8 +117,8 @@ fn a_load_on_a_real_process() {
 #[test]
 fn a_terminal() {
     let bed = Bed::empty();
-    let script = "test -t 0 && test -t 1 && tty && : </dev/tty && echo here; \
-                  trap 'echo interrupted; exit 4' INT; while :; do sleep 0.05; done";
+    let script = "trap 'echo interrupted; exit 4' INT; \
+                  test -t 0 && test -t 1 && tty && : </dev/tty && echo here; while :; do sleep 0.05; done";
     let terminal = Terminal::spawn(&bed.command_of("sh", ["-c", script]));
     terminal.wait_for("here", SOON);
     terminal.keys("\x03");

@@ -148,7 +148,7 @@ fn start_limit() {
 #[test]
 fn a_terminated_worker_drains_and_is_replaced() {
     let mut bed = Bed::new("http");
-    bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10s");
+    bed.set("DAEMON_START_LIMIT_BURST", "1");
     let target = bed.start().target("http");
     let load = Load::on(target.clone()).keep_alive(4).start();
     for _ in 0..3 {

@@ -70,6 +70,7 @@ pub(crate) const KEYS: &[Key] = &[
         "2s",
         "probation of a new generation (no effect yet)",
     ),
+    supervised("pass_connections", Kind::Bool, "true", "idle connections go to the new worker"),
     supervised("restart", Kind::Restart, "on-failure", "what the exit of a worker leads to"),
     supervised("backoff_min", Kind::Duration, "100ms", "first pause before a respawn"),
     supervised("backoff_max", Kind::Duration, "30s", "longest pause before a respawn"),

@@ -40,6 +40,9 @@ pub(crate) struct Settings {
     /// Default: 2 s.
     #[serde(with = "humantime_text")]
     pub(crate) confirm_window: Duration,
+    /// At a restart idle HTTP connections go to the new worker. Default: `true`.
+    #[serde(default = "yes")]
+    pub(crate) pass_connections: bool,
     /// What an exit of a worker leads to. Default: `on-failure`.
     pub(crate) restart: RestartPolicy,
     /// Default: 100 ms.
@@ -133,6 +136,10 @@ impl fmt::Display for Address {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Durations as people write them: `30s`, `1m 30s`.

@@ -283,7 +283,7 @@ impl StandIn {
     }
 
     fn drain(&mut self, deadline: Instant) {
-        self.tell(&ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline) });
+        self.tell(&ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline), last: true });
     }
 
     fn tell(&self, message: &ToWorker) {

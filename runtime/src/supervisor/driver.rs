@@ -362,10 +362,17 @@ impl Driver {
                     Order::Quiesce => ToWorker::Quiesce {},
                     Order::Resume => ToWorker::Resume {},
                     Order::Drain { deadline } => {
-                        ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline) }
+                        let last = self.machine.state_word() == "stopping";
+                        ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline), last }
                     }
                 };
                 self.tell(worker, &message, &[]);
+            }
+            Action::Connect { from, to } => {
+                if let Err(error) = self.fleet.connect(from, to) {
+                    let text = format!("connections cannot be passed: {error}");
+                    self.log(Level::Warn, &text);
+                }
             }
             Action::Terminate { worker } => self.signal(worker, rustix::process::Signal::TERM),
             Action::Kill { worker } => self.signal(worker, rustix::process::Signal::KILL),

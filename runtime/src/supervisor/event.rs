@@ -116,6 +116,11 @@ pub(crate) enum Action {
         worker: WorkerId,
         order: Order,
     },
+    /// Open a channel by which `from` passes its connections to `to`.
+    Connect {
+        from: WorkerId,
+        to: WorkerId,
+    },
     /// SIGTERM: the deadline is over.
     Terminate {
         worker: WorkerId,

@@ -129,6 +129,15 @@ impl Fleet {
         }
     }
 
+    /// Opens a channel by which one worker passes its connections to another. One that does not take
+    /// its end has none, and what it has stays where it is.
+    pub(crate) fn connect(&self, from: WorkerId, to: WorkerId) -> io::Result<()> {
+        let (Some(from), Some(to)) = (self.get(from), self.get(to)) else { return Ok(()) };
+        let (sending, taking) = seqpacket::pair()?;
+        to.tell(&ToWorker::Predecessor {}, &[taking.as_fd()])?;
+        from.tell(&ToWorker::Successor {}, &[sending.as_fd()])
+    }
+
     pub(crate) fn get(&self, id: WorkerId) -> Option<&Process> {
         self.workers.get(&id)
     }

@@ -9,6 +9,9 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
+#[cfg(feature = "http")]
+use tokio::io::{Interest, unix::AsyncFd};
+
 /// The largest packet in bytes. A larger one is refused on both ends.
 pub(crate) const MAX_PACKET: usize = 128 * 1024;
 
@@ -29,6 +32,16 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
         SocketFlags::CLOEXEC,
         None,
     )?)
+}
+
+/// Makes the socket non-blocking and watches it by the current Tokio runtime.
+#[cfg(feature = "http")]
+pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    super::descriptors::set_nonblocking(&socket)?;
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives, and it is dropped by
+    // the registration or after it.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
 /// Sends one packet, whole or not at all.

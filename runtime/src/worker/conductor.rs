@@ -4,7 +4,7 @@
 //! that the process ends soon after its drain deadline.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -131,7 +131,13 @@ impl Conductor {
         match message {
             ToWorker::Go {} | ToWorker::Resume {} => self.state.set_phase(Phase::Open),
             ToWorker::Quiesce {} => self.state.set_phase(Phase::Quiesced),
-            ToWorker::Drain { deadline } => self.drain(clock::from_monotonic_ns(deadline)),
+            ToWorker::Drain { deadline, last } => {
+                if last {
+                    self.state.set_last();
+                }
+                self.drain(clock::from_monotonic_ns(deadline));
+            }
+            ToWorker::Successor {} | ToWorker::Predecessor {} => self.open_channel(&message, fds),
             ToWorker::Reopen {} => {
                 if let Some(output) = fds.first() {
                     descriptors::become_output(output)?;
@@ -146,6 +152,18 @@ impl Conductor {
             }
         }
         Ok(())
+    }
+
+    /// A program without HTTP has no connections that can be passed: it hangs up.
+    fn open_channel(&self, message: &ToWorker, fds: Vec<OwnedFd>) {
+        let Some(socket) = fds.into_iter().next() else { return };
+        #[cfg(feature = "http")]
+        match message {
+            ToWorker::Successor {} => self.state.open_successor(socket),
+            _ => self.state.open_predecessor(socket),
+        }
+        #[cfg(not(feature = "http"))]
+        let (_, _) = (message, socket);
     }
 
     fn signalled(&mut self) -> io::Result<()> {
@@ -169,6 +187,7 @@ impl Conductor {
         self.link_open = false;
         if !self.state.draining.is_cancelled() {
             tracing::warn!("the supervisor is gone: draining");
+            self.state.set_last();
             self.drain_for_timeout();
         }
     }

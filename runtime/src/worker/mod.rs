@@ -6,6 +6,8 @@ pub(crate) mod daemon;
 pub mod http;
 pub(crate) mod lifecycle;
 pub mod net;
+#[cfg(feature = "http")]
+mod passing;
 mod state;
 
 pub(crate) use conductor::SignalDuty;

@@ -8,12 +8,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+#[cfg(feature = "http")]
+use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::net::Addr;
+#[cfg(feature = "http")]
+use super::passing::{self, Adopter, Channel, Successor};
 use crate::config::{Address, Configuration, Ready};
 use crate::counters::{Counters, Ending, Stage};
 use crate::link::{self, FromWorker};
@@ -50,6 +54,10 @@ pub(crate) struct State {
     pub(crate) forced: CancellationToken,
     deadline: Mutex<Option<Instant>>,
     ready: AtomicBool,
+    last: AtomicBool,
+    /// The ways to other generations.
+    #[cfg(feature = "http")]
+    passage: Passage,
     /// The thread that stands in for the supervisor of a solo daemon.
     pub(crate) stand_in: OnceLock<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -109,6 +117,9 @@ impl State {
             forced: CancellationToken::new(),
             deadline: Mutex::new(None),
             ready: AtomicBool::new(false),
+            last: AtomicBool::new(false),
+            #[cfg(feature = "http")]
+            passage: Passage::new(),
             stand_in: OnceLock::new(),
         })
     }
@@ -170,6 +181,17 @@ impl State {
         self.gate.set(*self.phase.borrow());
     }
 
+    /// Whether nobody serves after this worker.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_last(&self) -> bool {
+        self.last.load(Ordering::Relaxed)
+    }
+
+    /// Nobody serves after this worker.
+    pub(crate) fn set_last(&self) {
+        self.last.store(true, Ordering::Relaxed);
+    }
+
     /// Stops accepting for good and tells everyone until when they have time. An earlier deadline than
     /// the last one counts, a later one does not.
     pub(crate) fn drain(&self, deadline: Instant) {
@@ -218,11 +240,14 @@ impl State {
     /// Counts a connection from here to the drop of what is returned.
     pub(crate) fn connection(self: &Arc<Self>) -> Connection {
         self.counters.accepted();
-        Connection {
-            state: Arc::clone(self),
-            told: AtomicBool::new(false),
-            _alive: self.tasks.token(),
-        }
+        Connection::new(self)
+    }
+
+    /// As [`State::connection`], for one that an older generation passed.
+    #[cfg(feature = "http")]
+    pub(crate) fn received(self: &Arc<Self>) -> Connection {
+        self.counters.received();
+        Connection::new(self)
     }
 
     /// Counts all connections that are still open as forced: the process ends now.
@@ -245,24 +270,107 @@ impl State {
     }
 }
 
+/// The channels to other generations, and who takes what comes by them.
+#[cfg(feature = "http")]
+struct Passage {
+    successor: watch::Sender<Option<Successor>>,
+    adopters: Mutex<BTreeMap<String, Adopter>>,
+    channels: OnceLock<mpsc::UnboundedSender<Channel>>,
+}
+
+#[cfg(feature = "http")]
+impl Passage {
+    fn new() -> Passage {
+        Passage {
+            successor: watch::Sender::new(None),
+            adopters: Mutex::new(BTreeMap::new()),
+            channels: OnceLock::new(),
+        }
+    }
+}
+
+#[cfg(feature = "http")]
+impl State {
+    /// Connections of `listener` that are passed to this worker are taken by `adopter`.
+    pub(super) fn adopt_by(self: &Arc<Self>, listener: &str, adopter: Adopter) {
+        lock(&self.passage.adopters).insert(listener.to_owned(), adopter);
+        self.passage.channels.get_or_init(|| {
+            let (sender, channels) = mpsc::unbounded_channel();
+            tokio::spawn(passing::attend(Arc::clone(self), channels));
+            sender
+        });
+    }
+
+    pub(super) fn adopter(&self, listener: &str) -> Option<Adopter> {
+        lock(&self.passage.adopters).get(listener).cloned()
+    }
+
+    /// A channel to the generation that serves. Hung up at once where nobody here serves HTTP.
+    pub(super) fn open_successor(&self, socket: OwnedFd) {
+        if !self.configuration.settings.pass_connections {
+            return;
+        }
+        let (channel, successor) = Channel::to_successor(socket);
+        if self.open(channel) {
+            self.passage.successor.send_replace(Some(successor));
+        }
+    }
+
+    /// A channel from a generation that drains. Hung up at once where nobody here serves HTTP.
+    pub(super) fn open_predecessor(&self, socket: OwnedFd) {
+        self.open(Channel::FromPredecessor(socket));
+    }
+
+    fn open(&self, channel: Channel) -> bool {
+        self.passage.channels.get().is_some_and(|channels| channels.send(channel).is_ok())
+    }
+
+    pub(super) fn successors(&self) -> watch::Receiver<Option<Successor>> {
+        self.passage.successor.subscribe()
+    }
+
+    /// The number of the generation's successor that connections are passed to now.
+    pub(super) fn successor(&self) -> Option<u64> {
+        self.passage.successor.borrow().as_ref().map(|successor| successor.number)
+    }
+}
+
 /// One counted connection. How it ended is written when this is dropped.
 pub(crate) struct Connection {
     state: Arc<State>,
-    told: AtomicBool,
+    told: Arc<AtomicBool>,
+    passed: AtomicBool,
     _alive: TaskTrackerToken,
 }
 
 impl Connection {
-    /// The peer was told to go because of the drain.
+    fn new(state: &Arc<State>) -> Connection {
+        Connection {
+            state: Arc::clone(state),
+            told: Arc::default(),
+            passed: AtomicBool::new(false),
+            _alive: state.tasks.token(),
+        }
+    }
+
+    /// The next generation has it.
     #[cfg(feature = "http")]
-    pub(crate) fn told(&self) {
-        self.told.store(true, Ordering::Relaxed);
+    pub(crate) fn passed(&self) {
+        self.passed.store(true, Ordering::Relaxed);
+    }
+
+    /// Set when the peer was told to go because of the drain.
+    #[cfg(feature = "http")]
+    pub(crate) fn told_mark(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.told)
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.state.counters.ended(if self.state.forced.is_cancelled() {
+        self.state.counters.ended(if self.passed.load(Ordering::Relaxed) {
+            Ending::Passed
+        } else if self.state.forced.is_cancelled() {
             Ending::Forced
         } else if self.told.load(Ordering::Relaxed) {
             Ending::Told

@@ -43,6 +43,7 @@ mod all {
         drain_timeout = "30s",
         kill_timeout = "500ms",
         confirm_window = "2s",
+        pass_connections = false,
         restart = "on-failure",
         backoff_min = "100ms",
         backoff_max = "30s",

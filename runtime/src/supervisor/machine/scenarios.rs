@@ -1,6 +1,7 @@
 //! One story per test, with its times, under the eyes of [`Watch`].
 
 mod confirm;
+mod connections;
 mod crashes;
 mod ends;
 mod first_start;
@@ -173,6 +174,8 @@ impl Story {
             Action::Retire { generation } => format!("retire {generation}"),
             Action::Exit { code, reason: Some(reason) } => format!("exit {code}: {reason}"),
             Action::Exit { code, reason: None } => format!("exit {code}"),
+            // Told in `connections`.
+            Action::Connect { .. } => return None,
             Action::CloseListeners | Action::Progress { .. } | Action::Log { .. } => return None,
         })
     }

@@ -119,6 +119,7 @@ impl Machine {
             worker.deadline = None;
             out.push(Action::Tell { worker: id, order: Order::Go });
             let generation = worker.generation;
+            self.connect(id, None, out);
             out.push(log(Level::Info, format!("generation {generation} serves again")));
         }
     }
@@ -166,6 +167,16 @@ impl Machine {
         }
     }
 
+    /// Lets every worker that drains, and the one that is about to, pass its connections to `to`.
+    fn connect(&self, to: WorkerId, also: Option<WorkerId>, out: &mut Actions) {
+        for (&from, worker) in &self.workers {
+            let about_to = also == Some(from) && worker.state == WorkerState::Quiesced;
+            if about_to || worker.state == WorkerState::Draining {
+                out.push(Action::Connect { from, to });
+            }
+        }
+    }
+
     /// The old generation can no longer be resumed: it drains, and the transition is over.
     pub(super) fn confirm(&mut self, now: Instant, out: &mut Actions) {
         let Some(transition) = self.transition.take() else { return };
@@ -187,6 +198,8 @@ impl Machine {
             ledger: None,
         };
         if let Some(old) = &old {
+            // Before it drains: a connection that is told to go could have been passed.
+            self.connect(transition.worker, old.worker, out);
             if let Some(id) = old.worker
                 && let Some(worker) = self.workers.get_mut(&id)
                 && worker.state != WorkerState::Dying

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -20,6 +21,8 @@ const LINGER: Duration = Duration::from_secs(5);
 /// The stream of one HTTP connection.
 pub(super) struct LingeringIo {
     stream: Stream,
+    /// Read by an earlier round, and to be read again first.
+    unread: Bytes,
     activity: Arc<Activity>,
     closing: Closing,
 }
@@ -34,16 +37,19 @@ enum Closing {
 }
 
 impl LingeringIo {
-    pub(super) fn new(stream: Stream, activity: Arc<Activity>) -> LingeringIo {
-        LingeringIo { stream, activity, closing: Closing::No }
+    pub(super) fn new(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> LingeringIo {
+        LingeringIo { stream, unread, activity, closing: Closing::No }
     }
-}
 
-impl Drop for LingeringIo {
-    fn drop(&mut self) {
-        if self.activity.told() {
-            self.stream.connection().told();
-        }
+    /// The stream, and what was never read again.
+    pub(super) fn into_parts(self) -> (Stream, Bytes) {
+        (self.stream, self.unread)
+    }
+
+    /// Notes whether the kernel took everything.
+    fn wrote<T>(&self, polled: Poll<T>) -> Poll<T> {
+        self.activity.set_write_blocked(polled.is_pending());
+        polled
     }
 }
 
@@ -53,9 +59,15 @@ impl AsyncRead for LingeringIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let length = self.unread.len().min(buf.remaining());
+            buf.put_slice(&self.unread.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         let (before, room) = (buf.filled().len(), buf.remaining());
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if buf.filled().len() == before && room > 0 {
+            self.activity.begin_closing();
             self.closing = Closing::PeerDone;
         }
         Poll::Ready(Ok(()))
@@ -68,7 +80,8 @@ impl AsyncWrite for LingeringIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(polled)
     }
 
     fn poll_write_vectored(
@@ -76,7 +89,8 @@ impl AsyncWrite for LingeringIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -90,6 +104,7 @@ impl AsyncWrite for LingeringIo {
     /// Closes our half, then reads until the client closes its own, for [`LINGER`] at most.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.activity.begin_closing();
         loop {
             match &mut this.closing {
                 Closing::PeerDone => return Poll::Ready(Ok(())),

@@ -1,9 +1,14 @@
 //! HTTP/1.1 on a declared listener, ending connections so that no request is lost.
 //!
+//! At a restart every connection without a request in flight is passed to the generation that serves
+//! now, with the bytes that were read of its next request: see [`passing`](super::passing). The client
+//! sees nothing. What cannot be passed is ended so that nothing is lost.
+//!
 //! hyper's own graceful shutdown closes a connection that has not sent a byte yet, and one that is idle
 //! in the very moment the next request arrives. So a draining worker does not use it. Instead
 //!
-//! - a request in flight is finished, and its response says `Connection: close`;
+//! - a request in flight is finished, and its response says `Connection: close` where the connection
+//!   cannot be passed after it;
 //! - an idle connection stays open for one more request, which is answered like that;
 //! - one that never sent a request gets a grace to do so;
 //! - after the last response this side closes its half and reads on until the client is done, as
@@ -11,28 +16,27 @@
 //!
 //! What is still open at the drain deadline is cut.
 
+mod connection;
 mod io;
 mod service;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
+use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
-use self::io::LingeringIo;
-use self::service::{Activity, Observed};
+use self::connection::Connection;
+use self::service::Activity;
+use super::passing::{Adopter, Parcel};
 use crate::error::Result;
+use crate::sys::clock;
 use crate::worker::daemon::Daemon;
 use crate::worker::net::{Addr, Stream};
 use crate::worker::state::State;
-
-/// How long a draining worker waits for the first request of a connection.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -76,7 +80,7 @@ impl Daemon {
     /// [`ErrorKind::Listen`](crate::ErrorKind::Listen) where no listener of this name is declared.
     pub async fn serve<S, B>(&self, name: &str, service: S) -> Result<()>
     where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send,
         S::Error: Into<BoxError>,
         B: http_body::Body + Send + 'static,
@@ -84,59 +88,82 @@ impl Daemon {
         B::Error: Into<BoxError>,
     {
         let mut listener = self.listener(name)?;
-        let name: Arc<str> = name.into();
-        let served = tokio_util::task::TaskTracker::new();
+        let server = Server {
+            state: Arc::clone(&self.state),
+            listener: name.into(),
+            service,
+            connections: TaskTracker::new(),
+        };
+        self.state.adopt_by(name, server.clone().adopter());
         while let Some((stream, addr)) = listener.next_good().await {
-            let peer = Peer { addr, listener: Arc::clone(&name) };
-            let state = Arc::clone(&self.state);
-            served.spawn(serve_connection(state, stream, peer, service.clone()));
+            server.connections.spawn(server.accepted(stream, addr).run());
         }
-        served.close();
-        served.wait().await;
+        server.connections.close();
+        server.connections.wait().await;
         Ok(())
     }
 }
 
-/// Serves one connection to its end.
-async fn serve_connection<S, B>(state: Arc<State>, stream: Stream, peer: Peer, service: S)
+/// What the connections of one listener share.
+#[derive(Clone)]
+struct Server<S> {
+    state: Arc<State>,
+    listener: Arc<str>,
+    service: S,
+    connections: TaskTracker,
+}
+
+impl<S, B> Server<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,
     B: http_body::Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    if let Stream::Tcp(stream) = &stream {
-        // Responses are written whole; waiting for more to send only adds latency (tcp(7)). A
-        // connection on which it fails is dead, which the first read tells.
-        let _ = stream.set_nodelay(true);
+    fn accepted(&self, stream: Stream, addr: Addr) -> Connection<S> {
+        let accepted = clock::to_monotonic_ns(Instant::now());
+        self.connection(stream, addr, Bytes::new(), accepted, 0)
     }
-    let activity = Arc::new(Activity::new(Arc::clone(&state)));
-    let io = TokioIo::new(LingeringIo::new(stream, Arc::clone(&activity)));
-    let service = Observed::new(TowerToHyperService::new(service), peer, Arc::clone(&activity));
-    let connection = http1::Builder::new().serve_connection(io, service).with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = unused_for_too_long(&state, &activity) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "connection ended with an error");
-    }
-}
 
-/// Completes when the worker drains and the connection has not sent a request for the grace period.
-async fn unused_for_too_long(state: &State, activity: &Activity) {
-    state.draining.cancelled().await;
-    if !activity.used() {
-        tokio::time::sleep(FIRST_REQUEST_GRACE).await;
+    fn connection(
+        &self,
+        stream: Stream,
+        addr: Addr,
+        bytes: Bytes,
+        accepted: u64,
+        requests: u64,
+    ) -> Connection<S> {
+        let told = stream.connection().told_mark();
+        Connection {
+            activity: Arc::new(Activity::new(Arc::clone(&self.state), told, requests)),
+            state: Arc::clone(&self.state),
+            stream,
+            bytes,
+            peer: Peer { addr, listener: Arc::clone(&self.listener) },
+            accepted,
+            service: self.service.clone(),
+        }
     }
-    if activity.used() {
-        std::future::pending::<()>().await;
+
+    /// Takes connections that an older generation passes.
+    fn adopter(self) -> Adopter {
+        Arc::new(move |parcel: Parcel| {
+            // Before the look at the drain: from here on the drain waits for it.
+            let waited_for = self.connections.token();
+            if self.state.draining.is_cancelled() {
+                return None;
+            }
+            let Parcel { header, bytes, socket } = parcel;
+            let (stream, addr) = Stream::adopt(&self.state, socket, header.peer, header.path)?;
+            let connection =
+                self.connection(stream, addr, bytes.into(), header.accepted, header.requests);
+            let connections = self.connections.clone();
+            Some(Box::new(move || {
+                connections.spawn(connection.run());
+                drop(waited_for);
+            }))
+        })
     }
-    activity.tell_to_go();
 }

@@ -2,42 +2,105 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Peer;
 use crate::worker::state::State;
 
-/// What is known of one connection's requests.
+/// What is known of one connection, through all rounds of serving it.
 pub(super) struct Activity {
     state: Arc<State>,
-    used: AtomicBool,
-    told: AtomicBool,
+    requests: AtomicU64,
+    in_flight: AtomicBool,
+    /// The kernel took less than there was to send.
+    write_blocked: AtomicBool,
+    /// One side has begun to close.
+    closing: AtomicBool,
+    /// The peer was told to go, as its connection will be counted.
+    told: Arc<AtomicBool>,
+    /// The successor that did not take it last.
+    refused_by: AtomicU64,
+    upgrade: OnceLock<CancellationToken>,
 }
 
 impl Activity {
-    pub(super) fn new(state: Arc<State>) -> Activity {
-        Activity { state, used: AtomicBool::new(false), told: AtomicBool::new(false) }
+    /// `requests`: those of the generations before.
+    pub(super) fn new(state: Arc<State>, told: Arc<AtomicBool>, requests: u64) -> Activity {
+        Activity {
+            state,
+            requests: AtomicU64::new(requests),
+            in_flight: AtomicBool::new(false),
+            write_blocked: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            told,
+            refused_by: AtomicU64::new(0),
+            upgrade: OnceLock::new(),
+        }
     }
 
     /// Whether a request came yet.
     pub(super) fn used(&self) -> bool {
-        self.used.load(Ordering::Relaxed)
+        self.requests() > 0
+    }
+
+    /// The requests that came yet.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// Whether a request is in flight, its response not yet with the kernel, or the end near.
+    pub(super) fn busy(&self) -> bool {
+        self.in_flight.load(Relaxed)
+            || self.write_blocked.load(Relaxed)
+            || self.closing.load(Relaxed)
+    }
+
+    pub(super) fn begin_closing(&self) {
+        self.closing.store(true, Relaxed);
+    }
+
+    pub(super) fn set_write_blocked(&self, blocked: bool) {
+        self.write_blocked.store(blocked, Relaxed);
     }
 
     /// The peer is told that this connection ends because of the drain.
     pub(super) fn tell_to_go(&self) {
-        self.told.store(true, Ordering::Relaxed);
+        self.told.store(true, Relaxed);
     }
 
-    pub(super) fn told(&self) -> bool {
-        self.told.load(Ordering::Relaxed)
+    /// The successor of this number did not take the connection, or cannot.
+    pub(super) fn passing_failed(&self, successor: u64) {
+        self.refused_by.store(successor, Relaxed);
+    }
+
+    pub(super) fn was_refused_by(&self, successor: u64) -> bool {
+        self.refused_by.load(Relaxed) == successor
+    }
+
+    /// Whether the response under way is the last one of this worker on the connection.
+    fn ends_here(&self) -> bool {
+        self.state.draining.is_cancelled()
+            && self.state.successor().is_none_or(|number| self.was_refused_by(number))
+    }
+
+    /// Whether a request asks for an upgrade and waits to be let through.
+    pub(super) fn upgrade_wanted(&self) -> bool {
+        self.upgrade.get().is_some_and(|upgrade| !upgrade.is_cancelled())
+    }
+
+    /// Lets the request through, and every later one.
+    pub(super) fn may_upgrade(&self) {
+        if let Some(upgrade) = self.upgrade.get() {
+            upgrade.cancel();
+        }
     }
 }
 
@@ -46,7 +109,8 @@ struct InFlight(Arc<Activity>);
 
 impl InFlight {
     fn begin(activity: &Arc<Activity>) -> InFlight {
-        activity.used.store(true, Ordering::Relaxed);
+        activity.requests.fetch_add(1, Relaxed);
+        activity.in_flight.store(true, Relaxed);
         activity.state.counters.request_begun();
         InFlight(Arc::clone(activity))
     }
@@ -54,20 +118,26 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.0.in_flight.store(false, Relaxed);
         self.0.state.counters.request_ended();
     }
 }
 
 /// A service whose requests are counted, and whose responses end the connection when draining.
 pub(super) struct Observed<S> {
-    inner: S,
+    /// hyper gives a connection back only where its service can be moved.
+    inner: Box<S>,
     peer: Peer,
     activity: Arc<Activity>,
 }
 
 impl<S> Observed<S> {
     pub(super) fn new(inner: S, peer: Peer, activity: Arc<Activity>) -> Observed<S> {
-        Observed { inner, peer, activity }
+        Observed { inner: Box::new(inner), peer, activity }
+    }
+
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 }
 
@@ -77,7 +147,7 @@ where
 {
     type Response = Response<ObservedBody<B>>;
     type Error = S::Error;
-    type Future = ObservedFuture<S::Future>;
+    type Future = Pin<Box<ObservedFuture<S::Future>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let in_flight = InFlight::begin(&self.activity);
@@ -86,13 +156,20 @@ where
             request.extensions_mut().insert(axum::extract::ConnectInfo(addr));
         }
         request.extensions_mut().insert(self.peer.clone());
-        ObservedFuture { inner: self.inner.call(request), in_flight: Some(in_flight) }
+        // hyper takes an upgrade only on a connection that it was told may have one.
+        let gate = request.extensions().get::<hyper::upgrade::OnUpgrade>().map(|_| {
+            self.activity.upgrade.get_or_init(CancellationToken::new).clone().cancelled_owned()
+        });
+        let inner = self.inner.call(request);
+        Box::pin(ObservedFuture { gate, inner, in_flight: Some(in_flight) })
     }
 }
 
 pin_project! {
     /// The response to come.
     pub(super) struct ObservedFuture<F> {
+        #[pin]
+        gate: Option<WaitForCancellationFutureOwned>,
         #[pin]
         inner: F,
         in_flight: Option<InFlight>,
@@ -106,10 +183,14 @@ where
     type Output = Result<Response<ObservedBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
+        if let Some(gate) = this.gate.as_mut().as_pin_mut() {
+            ready!(gate.poll(cx));
+            this.gate.set(None);
+        }
         let mut response = ready!(this.inner.poll(cx))?;
         if let Some(InFlight(activity)) = this.in_flight
-            && activity.state.draining.is_cancelled()
+            && activity.ends_here()
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
             // hyper closes after a response that says so, and not before it is written.

@@ -35,6 +35,14 @@ impl Addr {
         }
     }
 
+    #[cfg(feature = "http")]
+    pub(crate) fn path(&self) -> Option<&PathBuf> {
+        match self {
+            Addr::Unix(path) => path.as_ref(),
+            Addr::Tcp(_) => None,
+        }
+    }
+
     fn of_unix(addr: &tokio::net::unix::SocketAddr) -> Addr {
         Addr::Unix(addr.as_pathname().map(PathBuf::from))
     }

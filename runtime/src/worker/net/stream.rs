@@ -5,9 +5,21 @@ use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+#[cfg(feature = "http")]
+use std::{
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+};
+
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+#[cfg(feature = "http")]
+use super::Addr;
 use crate::worker::state::Connection;
+#[cfg(feature = "http")]
+use crate::worker::state::State;
 
 /// A stream that its daemon counts among the open connections until it is dropped.
 pub struct Tracked<S> {
@@ -48,8 +60,35 @@ impl<S> Tracked<S> {
     }
 }
 
+#[cfg(feature = "http")]
 impl Stream {
-    #[cfg(feature = "http")]
+    /// Another descriptor of the same connection.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
+            Stream::Unix(stream) => stream.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// A connection that an older generation passed on; `None` if it cannot be used here.
+    pub(crate) fn adopt(
+        state: &Arc<State>,
+        socket: OwnedFd,
+        peer: Option<SocketAddr>,
+        path: Option<PathBuf>,
+    ) -> Option<(Stream, Addr)> {
+        Some(match peer {
+            Some(peer) => {
+                let stream = tokio::net::TcpStream::from_std(socket.into()).ok()?;
+                (Stream::Tcp(Tracked::new(stream, state.received())), Addr::Tcp(peer))
+            }
+            None => {
+                let stream = tokio::net::UnixStream::from_std(socket.into()).ok()?;
+                (Stream::Unix(Tracked::new(stream, state.received())), Addr::Unix(path))
+            }
+        })
+    }
+
     pub(crate) fn connection(&self) -> &Connection {
         match self {
             Stream::Tcp(stream) => stream.connection(),

@@ -66,6 +66,11 @@ impl Watch {
                 holds!(self, self.accepting().is_some(), "up, but nobody accepts");
                 self.up = true;
             }
+            Action::Connect { from, to } => {
+                let (from, to) = (self.living(*from), self.living(*to));
+                holds!(self, to.told == Told::Accept, "connections for {to:?}");
+                holds!(self, from.told != Told::Accept, "connections from {from:?}");
+            }
             Action::CloseListeners => {
                 let ends = self.machine.state_word() == "stopping";
                 holds!(self, ends, "closed to newcomers but not stopping");

@@ -1,0 +1,225 @@
+//! One HTTP connection, from accept to its end or to the next generation.
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tower_service::Service;
+
+use super::io::LingeringIo;
+use super::service::{Activity, Observed};
+use super::{BoxError, Peer};
+use crate::worker::net::Stream;
+use crate::worker::passing::{Header, MAX_BYTES, Parcel, Successor};
+use crate::worker::state::State;
+
+/// How long a draining worker that cannot pass a connection waits for its first request.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
+
+/// How long the last worker of a daemon that ends waits for the next request of an idle connection.
+const LAST_GRACE: Duration = Duration::from_millis(500);
+
+/// A connection and what is known of it.
+pub(super) struct Connection<S> {
+    pub(super) state: Arc<State>,
+    pub(super) stream: Stream,
+    /// Read already, by the generation that passed it.
+    pub(super) bytes: Bytes,
+    pub(super) peer: Peer,
+    pub(super) accepted: u64,
+    pub(super) activity: Arc<Activity>,
+    pub(super) service: S,
+}
+
+/// How a round of serving ended.
+enum Ended {
+    Closed,
+    /// Between two requests, and somebody else serves now.
+    Idle(Stream, Bytes, Successor),
+}
+
+impl<S, B> Connection<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    /// Serves it to its end, or until the next generation has it.
+    pub(super) async fn run(self) {
+        let Connection { state, mut stream, mut bytes, peer, accepted, activity, service } = self;
+        if let Stream::Tcp(stream) = &stream {
+            // Responses are written whole; waiting for more to send only adds latency (tcp(7)). A
+            // connection on which it fails is dead, which the first read tells.
+            let _ = stream.set_nodelay(true);
+        }
+        loop {
+            let service = TowerToHyperService::new(service.clone());
+            let observed = Observed::new(service, peer.clone(), Arc::clone(&activity));
+            let (idle, read, successor) = match serve(&state, stream, bytes, observed).await {
+                Ended::Closed => return,
+                Ended::Idle(stream, bytes, successor) => (stream, bytes, successor),
+            };
+            let socket = match idle.duplicate() {
+                Ok(socket) if read.len() <= MAX_BYTES => socket,
+                _ => {
+                    activity.passing_failed(successor.number);
+                    (stream, bytes) = (idle, read);
+                    continue;
+                }
+            };
+            let header = Header {
+                listener: peer.listener.to_string(),
+                peer: peer.addr.tcp(),
+                path: peer.addr.path().cloned(),
+                accepted,
+                requests: activity.requests(),
+            };
+            let parcel = Parcel { header, bytes: read.to_vec(), socket };
+            match successor.pass(parcel).await {
+                Ok(()) => {
+                    idle.connection().passed();
+                    return;
+                }
+                // It goes on here: with the next successor, or under the rules of the drain.
+                Err(()) => activity.passing_failed(successor.number),
+            }
+            (stream, bytes) = (idle, read);
+        }
+    }
+}
+
+/// Serves until the connection ends or can be passed.
+async fn serve<S, B>(
+    state: &Arc<State>,
+    stream: Stream,
+    bytes: Bytes,
+    service: Observed<S>,
+) -> Ended
+where
+    S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let activity = Arc::clone(service.activity());
+    let io = TokioIo::new(LingeringIo::new(stream, bytes, Arc::clone(&activity)));
+    let mut connection = http1::Builder::new().serve_connection(io, service);
+    let mut may_leave = std::pin::pin!(may_leave(state, &activity));
+    let mut leaving = None;
+    let mut patience = std::pin::pin!(patience(state, &activity));
+    let (mut impatient, mut told) = (false, false);
+    let round = poll_fn(|cx| {
+        if let Poll::Ready(result) = std::pin::Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(Round::Closed(result));
+        }
+        if activity.upgrade_wanted() {
+            return Poll::Ready(Round::Upgrade);
+        }
+        if leaving.is_none()
+            && let Poll::Ready(successor) = may_leave.as_mut().poll(cx)
+        {
+            leaving = Some(successor);
+        }
+        if let Some(successor) = &leaving
+            && !activity.busy()
+        {
+            if !activity.used() {
+                // Nothing was begun, so that there is nothing hyper could lose.
+                return Poll::Ready(Round::Leave(successor.clone()));
+            }
+            // hyper closes at once if it is between two requests, and after the request otherwise,
+            // which is what it must do for one whose body was not read.
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            return match connection.poll_without_shutdown(cx) {
+                Poll::Ready(Ok(())) => Poll::Ready(Round::Leave(successor.clone())),
+                Poll::Ready(Err(error)) => Poll::Ready(Round::Closed(Err(error))),
+                Poll::Pending => {
+                    activity.passing_failed(successor.number);
+                    leaving = None;
+                    Poll::Pending
+                }
+            };
+        }
+        impatient = impatient || patience.as_mut().poll(cx).is_ready();
+        if impatient && !told && !activity.busy() && (state.is_last() || !activity.used()) {
+            told = true;
+            activity.tell_to_go();
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+    let result = match round {
+        Round::Leave(successor) => {
+            let parts = connection.into_parts();
+            let (stream, unread) = parts.io.into_inner().into_parts();
+            // hyper's buffer holds what came after the bytes that came with the connection.
+            let bytes = match unread.is_empty() {
+                true => parts.read_buf,
+                false => [&parts.read_buf[..], &unread[..]].concat().into(),
+            };
+            return Ended::Idle(stream, bytes, successor);
+        }
+        Round::Upgrade => {
+            let connection = connection.with_upgrades();
+            activity.may_upgrade();
+            connection.await
+        }
+        Round::Closed(result) => result,
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended with an error");
+    }
+    Ended::Closed
+}
+
+enum Round {
+    Closed(hyper::Result<()>),
+    /// The program is to answer a request for an upgrade, which hyper allows in another state only.
+    Upgrade,
+    Leave(Successor),
+}
+
+/// Completes when the worker drains and a generation is there that this connection was not yet refused
+/// by.
+async fn may_leave(state: &Arc<State>, activity: &Activity) -> Successor {
+    state.draining.cancelled().await;
+    let mut successors = state.successors();
+    loop {
+        if let Some(successor) = &*successors.borrow_and_update()
+            && !activity.was_refused_by(successor.number)
+        {
+            return successor.clone();
+        }
+        if successors.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Completes when a draining worker has waited long enough for the next request of a connection that it
+/// cannot pass.
+async fn patience(state: &State, activity: &Activity) {
+    state.draining.cancelled().await;
+    if state.is_last() {
+        tokio::time::sleep(LAST_GRACE).await;
+    } else if !activity.used() {
+        tokio::time::sleep(FIRST_REQUEST_GRACE).await;
+    } else {
+        // It may come as late as the drain deadline, and is answered then.
+        std::future::pending::<()>().await;
+    }
+}

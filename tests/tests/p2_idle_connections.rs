@@ -1,0 +1,263 @@
+//! P2: connections without a request in flight go to the new worker, and the client sees nothing.
+
+#![allow(clippy::expect_used)]
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use unbroken_tests::http::Connection;
+use unbroken_tests::{Bed, Load, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Thousands of idle connections over many restarts: every one stays open and is answered.
+#[test]
+fn thousands_stay_open() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).expect("a limit of descriptors");
+    let wanted = 5_000;
+    assert!(limit.maximum.is_none_or(|limit| limit > 2 * wanted), "`ulimit -Hn` is too low");
+
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut connections: Vec<_> = (0..wanted)
+        .map(|_| {
+            let mut connection = Connection::open(&target).expect("a connection");
+            assert_eq!(connection.get("/").expect("a response").number("generation"), Some(1));
+            connection
+        })
+        .collect();
+    for restart in 1..=20 {
+        bed.deploy(if restart % 2 == 0 { "http" } else { "http-v2" });
+        let report = bed.restart();
+        let account = report.account();
+        account.assert_balanced();
+        let new = if restart == 1 { account.accepted } else { account.received };
+        assert_eq!((new, account.passed), (wanted, wanted), "{report:?}");
+    }
+    for connection in &mut connections {
+        assert!(connection.is_quiet(), "something was said, or it was closed");
+        let response = connection.get("/").expect("a response");
+        assert_eq!(response.number("generation"), Some(21));
+        assert!(response.keep_alive);
+    }
+    assert_eq!(bed.status().serving().connections, wanted);
+    drop(connections);
+    bed.stop();
+}
+
+/// Busy clients keep the connections they began with.
+#[test]
+fn busy_clients_never_reconnect() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let load = Load::on(target).keep_alive(64).start();
+    for restart in 0..20 {
+        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        load.wait_for(300);
+        let report = bed.restart();
+        report.account().assert_balanced();
+        load.wait_for_generation(report.generation.expect("a generation"));
+    }
+    let ledger = load.stop();
+    ledger.assert_nothing_failed();
+    assert_eq!(ledger.connections, 64, "{ledger}");
+    assert_eq!((ledger.told_to_close, ledger.idle_closed), (0, 0), "{ledger}");
+    bed.stop();
+}
+
+/// A connection that has not sent a request yet, one that sent half a head, and one in between.
+#[test]
+fn half_a_request_travels_along() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut silent = Connection::open(&target).expect("a connection");
+    let mut halfway = Connection::open(&target).expect("a connection");
+    halfway.send("GET / HTTP/1.1\r\nHos").expect("half a head");
+    let mut again = Connection::open(&target).expect("a connection");
+    assert_eq!(again.get("/").expect("a response").number("generation"), Some(1));
+    again.send("GET / HT").expect("half a line");
+    eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
+
+    let report = bed.restart();
+    assert_eq!(report.account().passed, 3, "{report:?}");
+    halfway.send("t: test\r\n\r\n").expect("the rest");
+    again.send("TP/1.1\r\nHost: test\r\n\r\n").expect("the rest");
+    for connection in [&mut halfway, &mut again] {
+        let response = connection.response().expect("a response");
+        assert_eq!((response.number("generation"), response.keep_alive), (Some(2), true));
+    }
+    assert_eq!(silent.get("/").expect("a response").number("generation"), Some(2));
+    bed.stop();
+}
+
+/// One byte at a time, across three restarts.
+#[test]
+fn a_slow_writer() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut connection = Connection::open(&target).expect("a connection");
+    let request = b"GET / HTTP/1.1\r\nHost: test\r\nX-Long: aaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n";
+    let mut restarts = 0;
+    let begun = Instant::now();
+    for (index, byte) in request.iter().enumerate() {
+        connection.send([*byte]).expect("a byte");
+        if index > 0 && index % 20 == 0 {
+            bed.restart();
+            restarts += 1;
+        }
+        // What is tested is a client that takes its time.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(restarts >= 3 && begun.elapsed() > Duration::from_secs(3));
+    let response = connection.response().expect("a response");
+    assert_eq!(response.number("generation"), Some(restarts + 1));
+    bed.stop();
+}
+
+/// Requests that were sent ahead are all answered, in order and once.
+#[test]
+fn a_pipelining_client() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut connection = Connection::open(&target).expect("a connection");
+    let request = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+    for round in 1..=10 {
+        let ahead: String = std::iter::repeat_n(request, 50).collect();
+        connection.send(ahead).expect("requests");
+        let restart = bed.spawn(["restart"]);
+        let mut last = 0;
+        for _ in 0..50 {
+            let response = connection.response().expect("a response");
+            let generation = response.number("generation").expect("a generation");
+            assert!(response.keep_alive && generation >= last, "{round}: {generation} < {last}");
+            last = generation;
+        }
+        restart.wait(SOON).expect_code(0);
+    }
+    bed.stop();
+}
+
+/// A request in flight is answered where it is; its connection goes on after that.
+#[test]
+fn in_flight_passes_after_its_response() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut connection = Connection::open(&target).expect("a connection");
+    connection.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
+    let restart = bed.spawn(["restart", "--json"]);
+    let response = connection.response().expect("a response");
+    assert_eq!((response.number("generation"), response.keep_alive), (Some(1), true));
+    let output = restart.wait(SOON).expect_code(0);
+    let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
+    assert_eq!(report.account().passed, 1, "{report:?}");
+    assert_eq!(connection.get("/").expect("a response").number("generation"), Some(2));
+    bed.stop();
+}
+
+/// Peers that asked to close are not passed, and uploads are read where they began.
+#[test]
+fn who_is_not_passed() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut old = Connection::open(&target).expect("a connection");
+    old.send("GET /slow HTTP/1.0\r\n\r\n").expect("a request");
+    let mut closing = Connection::open(&target).expect("a connection");
+    closing
+        .send("GET /slow HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        .expect("a request");
+    let mut upload = Connection::open(&target).expect("a connection");
+    upload
+        .send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n01234")
+        .expect("half a request");
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
+    let restart = bed.spawn(["restart", "--json"]);
+    eventually("it drains", SOON, || bed.status().generation == Some(2));
+    upload.send("56789").expect("the rest");
+    assert_eq!(upload.response().expect("a response").text(), "0123456789");
+    for connection in [&mut old, &mut closing] {
+        assert_eq!(connection.response().expect("a response").number("generation"), Some(1));
+        connection.closed().expect("an end");
+    }
+    assert_eq!(upload.get("/").expect("a response").number("generation"), Some(2));
+    let output = restart.wait(SOON).expect_code(0);
+    let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
+    report.account().assert_balanced();
+    assert_eq!((report.account().passed, report.account().accepted), (1, 3), "{report:?}");
+    bed.stop();
+}
+
+/// Who wants it otherwise gets it otherwise: one more response, and an end.
+#[test]
+fn switched_off() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_PASS_CONNECTIONS", "false");
+    let target = bed.start().target("http");
+    let mut connection = Connection::open(&target).expect("a connection");
+    connection.get("/").expect("a response");
+    let restart = bed.spawn(["restart", "--json"]);
+    eventually("it drains", SOON, || bed.status().generation == Some(2));
+    let response = connection.get("/").expect("a response");
+    assert_eq!((response.number("generation"), response.keep_alive), (Some(1), false));
+    connection.closed().expect("an end");
+    let output = restart.wait(SOON).expect_code(0);
+    let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
+    assert_eq!((report.account().passed, report.account().told), (0, 1), "{report:?}");
+    bed.stop();
+}
+
+/// Over a unix socket as well.
+#[test]
+fn over_a_unix_socket() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", bed.path("http.sock").display()));
+    let target = bed.start().target("http");
+    let mut connection = Connection::open(&target).expect("a connection");
+    for generation in 1..=5 {
+        let response = connection.get("/").expect("a response");
+        assert_eq!(response.number("generation"), Some(generation));
+        bed.restart();
+    }
+    bed.stop();
+}
+
+/// A successor that is killed in the middle: what it had not taken yet is served by the next.
+#[test]
+fn a_successor_is_killed_meanwhile() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_BACKOFF_MIN", "10ms");
+    let target = bed.start().target("http");
+    let mut connections: Vec<_> = (0..500)
+        .map(|_| {
+            let mut connection = Connection::open(&target).expect("a connection");
+            connection.get("/").expect("a response");
+            connection
+        })
+        .collect();
+    let old = bed.worker();
+    let restart = bed.spawn(["restart", "--json"]);
+    eventually("another worker", SOON, || bed.status().workers.iter().any(|w| w.generation == 2));
+    let new = bed.status().workers.into_iter().find(|worker| worker.generation == 2);
+    if let Some(new) = new.and_then(|worker| unbroken_tests::Process::open(worker.pid)) {
+        new.kill();
+    }
+    restart.wait(SOON);
+    assert!(old.wait_gone(SOON) || bed.status().generation == Some(1));
+    // Those that the killed one had taken went down with it; all others are answered.
+    let (mut answered, mut lost) = (0, 0);
+    for connection in &mut connections {
+        match connection.get("/") {
+            Ok(response) => {
+                assert_eq!(response.status, 200);
+                answered += 1;
+            }
+            Err(_) => lost += 1,
+        }
+    }
+    let taken = bed.log();
+    assert_eq!(answered + lost, 500, "{taken}");
+    assert_eq!(bed.status().serving().connections, answered, "{taken}");
+    bed.stop();
+}
