@@ -55,6 +55,8 @@ pub(crate) struct State {
     deadline: Mutex<Option<Instant>>,
     ready: AtomicBool,
     last: AtomicBool,
+    /// The token's state, for those who look at every request: a token takes a lock.
+    is_draining: AtomicBool,
     /// The ways to other generations.
     #[cfg(feature = "http")]
     passage: Passage,
@@ -118,6 +120,7 @@ impl State {
             deadline: Mutex::new(None),
             ready: AtomicBool::new(false),
             last: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
             #[cfg(feature = "http")]
             passage: Passage::new(),
             stand_in: OnceLock::new(),
@@ -181,6 +184,12 @@ impl State {
         self.gate.set(*self.phase.borrow());
     }
 
+    /// Whether the drain has begun.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
+    }
+
     /// Whether nobody serves after this worker.
     #[cfg(feature = "http")]
     pub(crate) fn is_last(&self) -> bool {
@@ -204,6 +213,7 @@ impl State {
             handed.socket = None;
         }
         // Before the accept loops end: a `main` that returns because of that was asked to.
+        self.is_draining.store(true, Ordering::SeqCst);
         self.draining.cancel();
         self.set_phase(Phase::Draining);
     }

@@ -119,7 +119,7 @@ where
     let mut may_leave = std::pin::pin!(may_leave(state, &activity));
     let mut leaving = None;
     let mut patience = std::pin::pin!(patience(state, &activity));
-    let (mut impatient, mut told) = (false, false);
+    let (mut impatient, mut told, mut registered) = (false, false, false);
     let round = poll_fn(|cx| {
         if let Poll::Ready(result) = std::pin::Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(Round::Closed(result));
@@ -127,6 +127,11 @@ where
         if activity.upgrade_wanted() {
             return Poll::Ready(Round::Upgrade);
         }
+        // Polled once, they wake this task when the drain begins; until then there is nothing to see.
+        if registered && !state.is_draining() {
+            return Poll::Pending;
+        }
+        registered = true;
         if leaving.is_none()
             && let Poll::Ready(successor) = may_leave.as_mut().poll(cx)
         {

@@ -152,7 +152,7 @@ where
         Arc::new(move |parcel: Parcel| {
             // Before the look at the drain: from here on the drain waits for it.
             let waited_for = self.connections.token();
-            if self.state.draining.is_cancelled() {
+            if self.state.is_draining() {
                 return None;
             }
             let Parcel { header, bytes, socket } = parcel;

@@ -87,7 +87,7 @@ impl Activity {
 
     /// Whether the response under way is the last one of this worker on the connection.
     fn ends_here(&self) -> bool {
-        self.state.draining.is_cancelled()
+        self.state.is_draining()
             && self.state.successor().is_none_or(|number| self.was_refused_by(number))
     }
 
