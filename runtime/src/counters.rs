@@ -5,48 +5,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys::memory::{Mapping, Shareable, shared_file};
-
-/// The shared page. Fields are only ever appended: the two ends may be different releases.
-#[repr(C, align(64))]
-pub(crate) struct Page {
-    connections: Connections,
-    requests: Requests,
-    progress: Progress,
-}
-
-/// Written at the start and end of connections.
-#[repr(C, align(64))]
-struct Connections {
-    accepted: AtomicU64,
-    finished: AtomicU64,
-    told: AtomicU64,
-    forced: AtomicU64,
-    received: AtomicU64,
-    passed: AtomicU64,
-}
-
-/// Written at the start and end of requests; a cache line of their own.
-#[repr(C, align(64))]
-struct Requests {
-    begun: AtomicU64,
-    ended: AtomicU64,
-}
-
-/// Written while starting.
-#[repr(C, align(64))]
-struct Progress {
-    stage: AtomicU64,
-    /// One bit per declared listener, in the order of their names.
-    polled: AtomicU64,
-}
-
-// SAFETY: plain `repr(C)` structs of atomic integers.
-unsafe impl Shareable for Page {}
+use crate::sys::memory::{Mapping, shared_file};
+use crate::sys::page::Page;
 
 /// How far a starting worker has come; 0 before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod memory;
+pub(crate) mod page;
 pub(crate) mod process;
 pub(crate) mod seqpacket;
 pub(crate) mod signals;

@@ -1,8 +1,7 @@
 //! HTTP/1.1 on a declared listener, ending connections so that no request is lost.
 //!
 //! At a restart every connection without a request in flight is passed to the generation that serves
-//! now, with the bytes that were read of its next request: see [`passing`](super::passing). The client
-//! sees nothing. What cannot be passed is ended so that nothing is lost.
+//! now, with the bytes that were read of its next request. The client sees nothing. What cannot be passed is ended so that nothing is lost.
 //!
 //! hyper's own graceful shutdown closes a connection that has not sent a byte yet, and one that is idle
 //! in the very moment the next request arrives. So a draining worker does not use it. Instead

@@ -1,0 +1,42 @@
+//! The layout of the counters that a worker shares with its supervisor.
+
+use std::sync::atomic::AtomicU64;
+
+use super::memory::Shareable;
+
+/// The shared page. Fields are only ever appended: the two ends may be different releases.
+#[repr(C, align(64))]
+pub(crate) struct Page {
+    pub(crate) connections: Connections,
+    pub(crate) requests: Requests,
+    pub(crate) progress: Progress,
+}
+
+/// Written at the start and end of connections.
+#[repr(C, align(64))]
+pub(crate) struct Connections {
+    pub(crate) accepted: AtomicU64,
+    pub(crate) finished: AtomicU64,
+    pub(crate) told: AtomicU64,
+    pub(crate) forced: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) passed: AtomicU64,
+}
+
+/// Written at the start and end of requests; a cache line of their own.
+#[repr(C, align(64))]
+pub(crate) struct Requests {
+    pub(crate) begun: AtomicU64,
+    pub(crate) ended: AtomicU64,
+}
+
+/// Written while starting.
+#[repr(C, align(64))]
+pub(crate) struct Progress {
+    pub(crate) stage: AtomicU64,
+    /// One bit per declared listener, in the order of their names.
+    pub(crate) polled: AtomicU64,
+}
+
+// SAFETY: plain `repr(C)` structs of atomic integers.
+unsafe impl Shareable for Page {}
