@@ -280,3 +280,24 @@ fn nothing_leaks() {
     });
     bed.stop();
 }
+
+/// A rotation of the log in the middle of a restart is no reason to undo it.
+#[test]
+fn usr1_while_a_newcomer_starts() {
+    let bed = Bed::new("http");
+    bed.start();
+    let supervisor = bed.supervisor();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                supervisor.signal(Signal::USR1);
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        let outputs: Vec<_> = (0..10).map(|_| bed.verb(["restart"])).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        outputs.into_iter().for_each(|output| drop(output.expect_code(0)));
+    });
+    bed.stop();
+}

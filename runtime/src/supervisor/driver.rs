@@ -440,7 +440,11 @@ impl Driver {
         };
         let mut fds = vec![process.counters_fd()];
         fds.extend(holdings.listeners.values().map(|bound| bound.as_fd()));
-        if let Err(error) = process.tell(&message, &fds) {
+        let mut told = process.tell(&message, &fds);
+        if let (Ok(()), true, Some(log)) = (&told, process.old_output, &self.setup.log) {
+            told = process.tell(&ToWorker::Reopen {}, &[log.as_fd()]);
+        }
+        if let Err(error) = told {
             let reason = format!("it did not take its welcome: {error}");
             self.events.push_back(Event::Unacceptable { worker, reason });
         }
@@ -500,9 +504,14 @@ impl Driver {
             return;
         }
         let log = log.as_fd();
-        for (_, process) in self.fleet.iter() {
-            // One that cannot be told is about to be noticed as gone.
-            let _ = process.tell(&ToWorker::Reopen {}, &[log]);
+        for process in self.fleet.iter_mut() {
+            if process.greeted {
+                // One that cannot be told is about to be noticed as gone.
+                let _ = process.tell(&ToWorker::Reopen {}, &[log]);
+            } else {
+                // It waits for its welcome, and would take nothing else.
+                process.old_output = true;
+            }
         }
     }
 }
