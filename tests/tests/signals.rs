@@ -301,3 +301,45 @@ fn usr1_while_a_newcomer_starts() {
     });
     bed.stop();
 }
+
+/// What `pkill` sends to everybody reaches workers that have only just been forked.
+#[test]
+fn a_starting_worker_discards_the_others() {
+    let bed = Bed::new("http");
+    bed.start();
+    let supervisor = bed.supervisor();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                for worker in supervisor.children() {
+                    for signal in [Signal::USR1, Signal::HUP, Signal::INT, Signal::USR2] {
+                        worker.signal(signal);
+                    }
+                }
+            }
+        });
+        let outputs: Vec<_> = (0..5).map(|_| bed.verb(["restart"])).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        outputs.into_iter().for_each(|output| drop(output.expect_code(0)));
+    });
+    bed.stop();
+}
+
+/// `nohup` means that it shall outlive its terminal.
+#[test]
+fn nohup_outlives_its_terminal() {
+    for fixture in ["http", "solo-http"] {
+        let bed = Bed::new(fixture);
+        let image = bed.image();
+        let arguments = [image.as_os_str(), "run".as_ref()];
+        let mut terminal = Terminal::spawn(&bed.command_of("nohup", arguments));
+        bed.wait_serving();
+        let pid = bed.status().pid;
+        terminal.hang_up();
+        std::thread::sleep(Duration::from_millis(500));
+        let status = bed.status();
+        assert_eq!((status.pid, status.state.as_str()), (pid, "running"));
+        bed.stop();
+    }
+}

@@ -20,7 +20,7 @@ use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
-use crate::sys::signals::Caught;
+use crate::sys::signals::{Caught, HANDLED, HangUp};
 use crate::sys::{clock, process};
 
 /// What the thread works with.
@@ -35,7 +35,7 @@ pub(super) struct Parts {
     pub(super) reporter: Reporter,
     pub(super) log: Option<LogFile>,
     pub(super) say: Say,
-    pub(super) in_terminal: bool,
+    pub(super) hang_up: HangUp,
 }
 
 pub(super) struct StandIn {
@@ -63,16 +63,8 @@ enum Phase {
 
 impl StandIn {
     pub(super) fn new(parts: Parts) -> Result<StandIn> {
-        let signals = [
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGQUIT,
-            Signal::SIGHUP,
-            Signal::SIGUSR1,
-            Signal::SIGUSR2,
-        ];
         let caught =
-            Caught::catch(&signals).map_err(|error| Error::io("cannot catch signals", error))?;
+            Caught::catch(&HANDLED).map_err(|error| Error::io("cannot catch signals", error))?;
         let deadline = Instant::now() + parts.configuration.settings.ready_timeout;
         Ok(StandIn {
             parts,
@@ -210,7 +202,7 @@ impl StandIn {
         {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
-                Signal::SIGHUP if self.parts.in_terminal => self.stop(),
+                Signal::SIGHUP if self.parts.hang_up == HangUp::End => self.stop(),
                 Signal::SIGQUIT => self.hurry(),
                 Signal::SIGUSR1 => {
                     if let Some(log) = &mut self.parts.log

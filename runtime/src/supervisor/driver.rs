@@ -24,7 +24,7 @@ use crate::logs::{self, LogFile, Say};
 use crate::marker::Origin;
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
-use crate::sys::signals::Signals;
+use crate::sys::signals::{HangUp, Signals};
 use crate::sys::{clock, process};
 
 /// What a supervisor is made of.
@@ -39,8 +39,7 @@ pub(crate) struct Setup {
     pub(crate) log: Option<LogFile>,
     pub(crate) reporter: Reporter,
     pub(crate) say: Say,
-    /// In a terminal's foreground, where HUP means that the terminal is gone.
-    pub(crate) in_terminal: bool,
+    pub(crate) hang_up: HangUp,
 }
 
 pub(crate) struct Driver {
@@ -188,8 +187,12 @@ impl Driver {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => self.events.push_back(stop(false)),
                 Signal::SIGQUIT => self.events.push_back(stop(true)),
-                Signal::SIGHUP if self.setup.in_terminal => self.events.push_back(stop(false)),
-                Signal::SIGHUP | Signal::SIGUSR2 => self.events.push_back(restart),
+                Signal::SIGHUP => match self.setup.hang_up {
+                    HangUp::Request => self.events.push_back(restart),
+                    HangUp::End => self.events.push_back(stop(false)),
+                    HangUp::Ignored => {}
+                },
+                Signal::SIGUSR2 => self.events.push_back(restart),
                 Signal::SIGUSR1 => self.reopen_log(),
                 _ => {}
             }

@@ -101,13 +101,14 @@ impl Worker {
         Fut::Output: Termination,
     {
         let state = &self.state;
+        // First, as it unblocks signals: threads of the runtime inherit that.
+        if let Err(error) = conductor::start(Arc::clone(state), Ending::Cancelled, self.duty) {
+            return self.fail(&error);
+        }
         let runtime = match build_runtime(spec) {
             Ok(runtime) => runtime,
             Err(error) => return self.fail(&Error::io("cannot build the Tokio runtime", error)),
         };
-        if let Err(error) = conductor::start(Arc::clone(state), Ending::Cancelled, self.duty) {
-            return self.fail(&error);
-        }
         report_panics(state);
         state.running();
         let daemon = Daemon { state: Arc::clone(state) };
