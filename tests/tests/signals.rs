@@ -343,3 +343,28 @@ fn nohup_outlives_its_terminal() {
         bed.stop();
     }
 }
+
+/// A reader of its output that stands still keeps a daemon from nothing.
+#[test]
+fn a_full_stderr_is_no_obstacle() {
+    for fixture in ["http", "solo-http"] {
+        let mut bed = Bed::new(fixture);
+        bed.unset("DAEMON_LOG");
+        let (_reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).expect("a flag");
+        while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).expect("a flag");
+        let mut command = bed.command(["run"]);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        command.stderr(writer);
+        let daemon = unbroken_tests::Child::spawn_as_is(&mut command);
+        eventually("it serves", Duration::from_secs(10), || {
+            let status = bed.spawn(["status", "--json"]);
+            status.process().wait_gone(Duration::from_secs(2))
+                && bed.try_status().is_some_and(|status| status.state == "running")
+        });
+        daemon.process().signal(Signal::TERM);
+        drop(command);
+        daemon.wait(SOON).expect_code(0);
+    }
+}
