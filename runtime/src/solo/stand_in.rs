@@ -274,7 +274,9 @@ impl StandIn {
         }
     }
 
+    /// Nobody new is let in, and the rest has until the deadline.
     fn drain(&mut self, deadline: Instant) {
+        self.close_listeners();
         self.tell(&ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline) });
     }
 
@@ -291,11 +293,15 @@ impl StandIn {
         }
     }
 
-    /// Removes what the daemon has in the file system.
-    fn put_away(&mut self) {
-        for (_, bound) in &self.parts.bound {
+    fn close_listeners(&mut self) {
+        for (_, bound) in std::mem::take(&mut self.parts.bound) {
             bound.unlink();
         }
+    }
+
+    /// Removes what the daemon has in the file system.
+    fn put_away(&mut self) {
+        self.close_listeners();
         self.parts.control.remove();
         self.parts.pidfile.remove_file();
     }
