@@ -140,11 +140,11 @@ impl StandIn {
 
     /// What became readable: 0 the link, 1 signals, 2 the control socket, 3 + n the client n.
     fn poll(&self, timeout: Option<&Timespec>) -> Result<Vec<u64>> {
-        let mut places: Vec<(u64, BorrowedFd<'_>)> = vec![
-            (0, self.parts.link.as_fd()),
-            (1, self.caught.as_fd()),
-            (2, self.parts.control.as_fd()),
-        ];
+        let mut places: Vec<(u64, BorrowedFd<'_>)> =
+            vec![(0, self.parts.link.as_fd()), (1, self.caught.as_fd())];
+        if self.clients.accepts(Instant::now()) {
+            places.push((2, self.parts.control.as_fd()));
+        }
         places.extend(self.clients.sockets().map(|(id, fd)| (3 + id, fd)));
         let mut fds: Vec<PollFd<'_>> =
             places.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();

@@ -48,8 +48,10 @@ pub(crate) struct Driver {
     pub(super) fleet: Fleet,
     pub(super) generations: Generations,
     pub(super) began: (Instant, SystemTime),
-    /// When the last restart was asked for, and how long the log was then.
-    pub(super) last_transition: (SystemTime, u64),
+    /// When the last two generations were asked for.
+    pub(super) asked: [(Generation, SystemTime); 2],
+    /// How long the log was when the last one was.
+    log_length: u64,
     clients: Clients,
     signals: Signals,
     events: VecDeque<Event>,
@@ -76,7 +78,8 @@ impl Driver {
             fleet: Fleet::default(),
             generations: Generations::default(),
             began: (Instant::now(), SystemTime::now()),
-            last_transition: (SystemTime::now(), 0),
+            asked: [(0, SystemTime::now()); 2],
+            log_length: 0,
             clients: Clients::default(),
             signals,
             events: VecDeque::from([Event::Begin]),
@@ -158,10 +161,11 @@ impl Driver {
 
     /// Sleeps until something is readable or the time is over.
     fn poll(&self, timeout: Option<&Timespec>) -> Result<Vec<Readable>> {
-        let mut sources: Vec<(Readable, BorrowedFd<'_>)> = vec![
-            (Readable::Signals, self.signals.as_fd()),
-            (Readable::Control, self.setup.control.as_fd()),
-        ];
+        let mut sources: Vec<(Readable, BorrowedFd<'_>)> =
+            vec![(Readable::Signals, self.signals.as_fd())];
+        if self.clients.accepts(Instant::now()) {
+            sources.push((Readable::Control, self.setup.control.as_fd()));
+        }
         sources.extend(self.clients.sockets().map(|(id, fd)| (Readable::Client(id), fd)));
         for (id, process) in self.fleet.iter() {
             // The link first: what a worker said counts before its end.
@@ -242,10 +246,11 @@ impl Driver {
                     }
                     self.greet(worker, generation, protocol, configuration)
                 }
-                FromWorker::Misconfigured { reason } | FromWorker::ExecFailed { reason } => {
-                    Event::Failing { worker, reason }
+                FromWorker::Misconfigured { reason }
+                | FromWorker::ExecFailed { reason }
+                | FromWorker::Failing { reason } => {
+                    Event::Failing { worker, reason: report::short(reason) }
                 }
-                FromWorker::Failing { reason } => Event::Failing { worker, reason },
                 FromWorker::Ready {} => Event::Ready { worker },
                 FromWorker::Leaving {} => Event::Leaving { worker },
                 FromWorker::Status { text } => {
@@ -399,8 +404,8 @@ impl Driver {
         let image = match (source, self.generations.get(generation)) {
             (Source::Pinned, Some(holdings)) => std::sync::Arc::clone(&holdings.image),
             _ => {
-                let log = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
-                self.last_transition = (SystemTime::now(), log);
+                self.log_length = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
+                self.asked = [self.asked[1], (generation, SystemTime::now())];
                 let exe = serving
                     .and_then(|serving| self.generations.get(serving))
                     .and_then(|holdings| holdings.configuration.as_ref())
@@ -472,7 +477,7 @@ impl Driver {
     /// What the failed worker of the last transition wrote, where that can be told.
     fn output(&self) -> Vec<String> {
         let Some(log) = &self.setup.log else { return Vec::new() };
-        let mut lines = logs::tail(log.path(), self.last_transition.1).unwrap_or_default();
+        let mut lines = logs::tail(log.path(), self.log_length).unwrap_or_default();
         lines.retain(|line| !self.setup.say.said(line));
         lines
     }
