@@ -19,6 +19,7 @@ use crate::reporter::Reporter;
 use crate::solo;
 use crate::spec::Spec;
 use crate::supervisor::driver::{Driver, Setup};
+use crate::sys::signals::HangUp;
 use crate::sys::{descriptors, process, signals};
 use crate::worker::daemon::Daemon;
 use crate::worker::lifecycle::{self, Worker};
@@ -146,6 +147,13 @@ fn run(
     args: Vec<OsString>,
     detach: bool,
 ) -> ExitCode {
+    // Children of a process that ignores their end leave no exit code (wait(2)), and whoever started us
+    // may have done so.
+    if let Err(error) = signals::default_action(&[Signal::SIGCHLD]) {
+        let error = Error::io("cannot reset signals", error);
+        complain(spec, &error);
+        return ExitCode::from(error.exit_code());
+    }
     let log = configuration.settings.log_path(detach).map(std::path::Path::to_owned);
     let outset = Outset { configuration, origin, args, log, detached: detach };
     if detach {
@@ -194,12 +202,7 @@ fn begin(
     own_output: &mut bool,
 ) -> Result<Driver> {
     let settings = &outset.configuration.settings;
-    let in_terminal = !outset.detached && has_terminal();
-    if !in_terminal {
-        // Whoever started us may have had them ignored.
-        signals::default_action(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT])
-            .map_err(|error| Error::io("cannot reset signals", error))?;
-    }
+    let hang_up = hang_up(outset.detached)?;
     prepare_directory(&settings.runtime_dir)?;
     create_parent(settings)?;
     let pidfile = PidFile::acquire(&settings.pidfile, &settings.name)?;
@@ -230,7 +233,7 @@ fn begin(
         log,
         reporter: std::mem::take(reporter),
         say: say.clone(),
-        in_terminal,
+        hang_up,
     };
     if setup.configuration.settings.graceful_restart {
         return Driver::new(setup);
@@ -267,6 +270,19 @@ fn create_parent(settings: &crate::config::Settings) -> Result<()> {
             error,
         )
     })
+}
+
+/// What SIGHUP means to this daemon.
+fn hang_up(detached: bool) -> Result<HangUp> {
+    let cannot = |error| Error::io("cannot examine signals", error);
+    if detached || !has_terminal() {
+        // Whoever started us may have had them ignored.
+        signals::default_action(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT])
+            .map_err(cannot)?;
+        return Ok(HangUp::Request);
+    }
+    let ignored = signals::is_ignored(Signal::SIGHUP).map_err(cannot)?;
+    Ok(if ignored { HangUp::Ignored } else { HangUp::End })
 }
 
 /// Whether this process has a controlling terminal, whose hang-up would be the end of its user.

@@ -4,12 +4,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, ErrorKind, Result};
+
+/// How often, and how long in between, the lock of a directory is tried.
+const LOCK_ATTEMPTS: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A bound, listening, non-blocking socket.
 ///
@@ -20,8 +25,18 @@ pub(crate) struct Bound {
     socket: Socket,
     /// The address it has, with the port that the kernel chose.
     addr: Address,
-    /// The inode of a unix socket, so that only our own is ever unlinked.
-    file: Option<(u64, u64)>,
+    /// Of a unix socket.
+    file: Option<SocketFile>,
+}
+
+/// What is known of the file of a unix socket.
+#[derive(Debug, Clone, Copy)]
+struct SocketFile {
+    /// So that only our own is ever unlinked.
+    inode: (u64, u64),
+    mode: u32,
+    user: u32,
+    group: u32,
 }
 
 impl Bound {
@@ -46,7 +61,7 @@ impl Bound {
     /// Takes over a socket that this process bound before its last exec.
     pub(crate) fn adopt(settings: ListenSettings, fd: OwnedFd, addr: Address) -> Bound {
         let file = match &addr {
-            Address::Unix(path) => inode(path),
+            Address::Unix(path) => socket_file(path).ok(),
             Address::Tcp(_) => None,
         };
         Bound { settings, socket: Socket::from(fd), addr, file }
@@ -92,7 +107,27 @@ impl Bound {
         // On a listening socket it changes the backlog alone (listen(2)).
         socket.listen(backlog(wanted)).map_err(cannot)?;
         let (settings, addr) = (wanted.clone(), self.addr.clone());
-        Ok(Bound { settings, socket, addr, file: self.file })
+        let file = match (&self.file, &wanted.addr) {
+            (Some(ours), Address::Unix(path)) if inode(path) == Some(ours.inode) => {
+                socket_file(path).ok()
+            }
+            (file, _) => *file,
+        };
+        Ok(Bound { settings, socket, addr, file })
+    }
+
+    /// Makes it as it was when this was bound or [`adjusted`](Bound::adjusted): the generation that
+    /// wanted the socket otherwise is gone.
+    pub(crate) fn restore(&self) {
+        // What fails here is worth no more than that: the socket is what the last generation made it.
+        let _ = self.socket.listen(backlog(&self.settings));
+        if let (Address::Unix(path), Some(file)) = (&self.addr, self.file)
+            && inode(path) == Some(file.inode)
+        {
+            let _ = std::os::unix::fs::lchown(path, Some(file.user), Some(file.group));
+            let mode = std::fs::Permissions::from_mode(file.mode);
+            let _ = std::fs::set_permissions(path, mode);
+        }
     }
 
     pub(crate) fn addr(&self) -> &Address {
@@ -102,7 +137,7 @@ impl Bound {
     /// Unlinks the path of a unix socket, if it is still ours. For the daemon's end only.
     pub(crate) fn unlink(&self) {
         if let (Address::Unix(path), Some(file)) = (&self.addr, self.file)
-            && inode(path) == Some(file)
+            && inode(path) == Some(file.inode)
         {
             // Somebody may be faster, or the directory read-only: the next start replaces it anyway.
             let _ = std::fs::remove_file(path);
@@ -134,10 +169,10 @@ fn backlog(settings: &ListenSettings) -> i32 {
 }
 
 /// Binds a unix socket; a dead one in its place is replaced, a live one is in use.
-fn unix(name: &str, path: &Path, settings: &ListenSettings) -> Result<(Socket, (u64, u64))> {
+fn unix(name: &str, path: &Path, settings: &ListenSettings) -> Result<(Socket, SocketFile)> {
     let cannot = |error: io::Error| cannot_bind(name, &settings.addr, error);
     // Two daemons that both find the same dead socket must not remove each other's new one.
-    let _lock = lock_directory(path).map_err(cannot)?;
+    let _lock = lock_directory(name, path, settings)?;
     let sock_addr = SockAddr::unix(path).map_err(cannot)?;
     remove_dead(name, path, &sock_addr, settings)?;
     let socket =
@@ -147,17 +182,17 @@ fn unix(name: &str, path: &Path, settings: &ListenSettings) -> Result<(Socket, (
         rustix::fs::fchmod(&socket, Mode::empty()).map_err(|error| cannot(error.into()))?;
     }
     socket.bind(&sock_addr).map_err(cannot)?;
-    let file = inode(path).ok_or_else(|| cannot(io::Error::from(io::ErrorKind::NotFound)))?;
-    let finish = || -> Result<()> {
+    let finish = || -> Result<SocketFile> {
         set_owner(name, path, settings)?;
         if let Some(mode) = settings.mode {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
                 .map_err(cannot)?;
         }
-        socket.listen(backlog(settings)).map_err(cannot)
+        socket.listen(backlog(settings)).map_err(cannot)?;
+        socket_file(path).map_err(cannot)
     };
     match finish() {
-        Ok(()) => Ok((socket, file)),
+        Ok(file) => Ok((socket, file)),
         Err(error) => {
             let _ = std::fs::remove_file(path);
             Err(error)
@@ -165,15 +200,30 @@ fn unix(name: &str, path: &Path, settings: &ListenSettings) -> Result<(Socket, (
     }
 }
 
-fn lock_directory(path: &Path) -> io::Result<OwnedFd> {
+/// Locks the directory, which others of our kind do for a moment only. A supervisor has no time for those
+/// that do longer.
+fn lock_directory(name: &str, path: &Path, settings: &ListenSettings) -> Result<OwnedFd> {
+    let cannot = |error: io::Error| cannot_bind(name, &settings.addr, error);
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let dir = rustix::fs::open(
-        parent,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    rustix::fs::flock(&dir, FlockOperation::LockExclusive)?;
-    Ok(dir)
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir =
+        rustix::fs::open(parent, flags, Mode::empty()).map_err(|error| cannot(error.into()))?;
+    for _ in 0..LOCK_ATTEMPTS {
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(dir),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(error) => return Err(cannot(error.into())),
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Listen,
+        format!(
+            "cannot bind listener `{name}` to {}: another process holds a lock on {}; end it or choose \
+             another path",
+            settings.addr,
+            parent.display()
+        ),
+    ))
 }
 
 fn remove_dead(
@@ -254,7 +304,17 @@ fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> Result<()> {
 }
 
 fn inode(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+    socket_file(path).ok().map(|file| file.inode)
+}
+
+fn socket_file(path: &Path) -> io::Result<SocketFile> {
+    let meta = std::fs::symlink_metadata(path)?;
+    Ok(SocketFile {
+        inode: (meta.dev(), meta.ino()),
+        mode: meta.permissions().mode() & 0o7777,
+        user: meta.uid(),
+        group: meta.gid(),
+    })
 }
 
 fn cannot_bind(name: &str, addr: &Address, error: io::Error) -> Error {

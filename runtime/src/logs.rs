@@ -106,7 +106,8 @@ impl Say {
         line.contains(&format!("{}[{}]: ", self.name, std::process::id()))
     }
 
-    /// One line. A stderr that is closed or full loses it: the service goes on.
+    /// One line. A stderr that is closed or full, as a pipe that nobody reads or a terminal that is
+    /// stopped, loses it: the service goes on.
     pub(crate) fn line(&self, text: &str) {
         let time = if self.timestamps {
             format!("{} ", humantime::format_rfc3339_millis(SystemTime::now()))
@@ -114,7 +115,9 @@ impl Say {
             String::new()
         };
         let line = format!("{time}{}[{}]: {text}\n", self.name, std::process::id());
-        let _ = io::stderr().write_all(line.as_bytes());
+        if descriptors::takes_output(io::stderr()) {
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
     }
 }
 

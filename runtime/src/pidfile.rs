@@ -91,6 +91,17 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(Error::os(
+                ErrorKind::Pidfile,
+                format!(
+                    "cannot read the pidfile {}; a daemon of another user takes orders from that user \
+                     and root: use one of them, or set `pidfile` to that of a daemon of yours",
+                    path.display()
+                ),
+                error,
+            ));
+        }
         Err(error) => return Err(cannot("open", path, error)),
     };
     let mut lock = whole_file(libc::F_WRLCK);

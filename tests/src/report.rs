@@ -71,6 +71,8 @@ pub struct Image {
 /// The last restart in [`Status`].
 #[derive(Debug, Clone, Deserialize)]
 pub struct LastRestart {
+    /// When it was asked for, in seconds since 1970.
+    pub at: u64,
     /// The generation before.
     pub from: Option<u64>,
     /// The generation that was to follow.

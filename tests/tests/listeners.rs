@@ -210,3 +210,78 @@ fn moves_to_another_address() {
     assert_eq!(bed.get("/").expect("a response").number("generation"), Some(3));
     bed.stop();
 }
+
+/// A bed whose configuration is a file with these listeners.
+fn configured(fixture: &str) -> (Bed, std::path::PathBuf) {
+    let mut bed = Bed::new(fixture);
+    let file = bed.path("app.toml");
+    fs::write(&file, "").expect("a file");
+    bed.set("DAEMON_CONFIG", file.display().to_string());
+    (bed, file)
+}
+
+/// What a newcomer declares otherwise of a shared socket is undone with its restart.
+#[test]
+fn an_aborted_restart_leaves_the_socket_as_it_was() {
+    let (bed, file) = configured("http");
+    let path = bed.path("http.sock");
+    let declare = |mode: &str| {
+        let text =
+            format!("[listen.http]\naddr = \"unix:{}\"\nmode = \"{mode}\"\n", path.display());
+        fs::write(&file, text).expect("a file");
+    };
+    let mode = || path.metadata().expect("a socket").permissions().mode() & 0o777;
+    declare("0600");
+    bed.start();
+    assert_eq!(mode(), 0o600);
+    declare("0666");
+    bed.deploy("fails-at-start");
+    bed.restart_aborts();
+    assert_eq!(mode(), 0o600);
+    bed.deploy("http");
+    bed.restart();
+    eventually("the new mode", SOON, || mode() == 0o666);
+    bed.stop();
+}
+
+/// Of several new listeners all are bound, or none stays.
+#[test]
+fn what_was_bound_beside_a_failure_is_removed() {
+    let (bed, file) = configured("http-v3-listeners");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let path = bed.path("admin.sock");
+    bed.start();
+    fs::write(
+        &file,
+        format!(
+            "[listen]\nadmin = \"unix:{}\"\nhttp = \"{}\"\n",
+            path.display(),
+            taken.local_addr().expect("an address")
+        ),
+    )
+    .expect("a file");
+    bed.restart_aborts();
+    assert!(!path.exists(), "after a restart");
+    bed.verb(["stop"]).expect_code(0);
+    bed.verb(["start"]).expect_code(1);
+    assert!(!path.exists(), "after a start");
+    bed.assert_nothing_left();
+}
+
+/// Somebody else's lock on a socket's directory does not keep the supervisor from its work.
+#[test]
+fn a_locked_directory_stops_nobody() {
+    let (bed, file) = configured("http");
+    bed.start();
+    let dir = bed.path("sockets");
+    fs::create_dir(&dir).expect("a directory");
+    let lock = fs::File::open(&dir).expect("the directory");
+    lock.lock().expect("a lock");
+    fs::write(&file, format!("[listen]\nhttp = \"unix:{}/http.sock\"\n", dir.display()))
+        .expect("a file");
+    let reason = bed.restart_aborts().reason.expect("a reason");
+    assert!(reason.contains("`http`") && reason.contains("lock"), "{reason}");
+    drop(lock);
+    bed.restart();
+    bed.stop();
+}

@@ -107,6 +107,12 @@ fn panics() {
     survives_program("panics-at-start", &["the schema is from the future"]);
 }
 
+/// A reason of any length comes through, and does not keep `status` from answering.
+#[test]
+fn panics_at_length() {
+    survives_program("panics-at-length", &["the schema is from the future"]);
+}
+
 #[test]
 fn dies_of_a_signal() {
     survives_program("aborts-at-start", &["SIGABRT"]);

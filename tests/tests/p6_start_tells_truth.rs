@@ -310,3 +310,19 @@ fn an_interrupted_start() {
     terminal.wait(SOON).expect_code(130);
     bed.wait_empty(SOON);
 }
+
+/// Whoever starts it may ignore the ends of children, which a daemon would inherit.
+#[test]
+fn started_by_one_who_ignores_children() {
+    for fixture in ["http", "solo-http"] {
+        let bed = Bed::new(fixture);
+        let image = bed.image();
+        let arguments = ["--ignore-signal=CHLD".as_ref(), image.as_os_str(), "start".as_ref()];
+        let mut start = bed.command_of("env", arguments);
+        unbroken_tests::Child::spawn(&mut start).wait(SOON).expect_code(0);
+        if fixture == "http" {
+            bed.restart();
+        }
+        bed.stop();
+    }
+}

@@ -210,3 +210,25 @@ fn without_async() {
     eventually("the old worker is gone", SOON, || bed.status().workers.len() == 1);
     bed.stop();
 }
+
+/// A `main` that waits for none of its threads: the connections have until the deadline all the same.
+#[test]
+fn without_async_and_without_waiting() {
+    let bed = Bed::new("sync-hasty");
+    let target = bed.start().target("echo");
+    let mut old = Connection::open(&target).expect("a connection");
+    let line = |connection: &mut Connection, text: &str, answer: &str| {
+        connection.send(text).expect("a line");
+        let mut read = vec![0; answer.len()];
+        std::io::Read::read_exact(connection, &mut read).expect("its echo");
+        assert_eq!(String::from_utf8_lossy(&read), answer);
+    };
+    line(&mut old, "a\n", "1 a\n");
+    bed.verb(["restart", "--no-wait"]).expect_code(0);
+    let mut new = Connection::open(&target).expect("a connection");
+    line(&mut new, "b\n", "2 b\n");
+    line(&mut old, "c\n", "1 c\n");
+    drop((old, new));
+    eventually("the old worker is gone", SOON, || bed.status().workers.len() == 1);
+    bed.stop();
+}

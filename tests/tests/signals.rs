@@ -280,3 +280,91 @@ fn nothing_leaks() {
     });
     bed.stop();
 }
+
+/// A rotation of the log in the middle of a restart is no reason to undo it.
+#[test]
+fn usr1_while_a_newcomer_starts() {
+    let bed = Bed::new("http");
+    bed.start();
+    let supervisor = bed.supervisor();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                supervisor.signal(Signal::USR1);
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        let outputs: Vec<_> = (0..10).map(|_| bed.verb(["restart"])).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        outputs.into_iter().for_each(|output| drop(output.expect_code(0)));
+    });
+    bed.stop();
+}
+
+/// What `pkill` sends to everybody reaches workers that have only just been forked.
+#[test]
+fn a_starting_worker_discards_the_others() {
+    let bed = Bed::new("http");
+    bed.start();
+    let supervisor = bed.supervisor();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                for worker in supervisor.children() {
+                    for signal in [Signal::USR1, Signal::HUP, Signal::INT, Signal::USR2] {
+                        worker.signal(signal);
+                    }
+                }
+            }
+        });
+        let outputs: Vec<_> = (0..5).map(|_| bed.verb(["restart"])).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        outputs.into_iter().for_each(|output| drop(output.expect_code(0)));
+    });
+    bed.stop();
+}
+
+/// `nohup` means that it shall outlive its terminal.
+#[test]
+fn nohup_outlives_its_terminal() {
+    for fixture in ["http", "solo-http"] {
+        let bed = Bed::new(fixture);
+        let image = bed.image();
+        let arguments = [image.as_os_str(), "run".as_ref()];
+        let mut terminal = Terminal::spawn(&bed.command_of("nohup", arguments));
+        bed.wait_serving();
+        let pid = bed.status().pid;
+        terminal.hang_up();
+        std::thread::sleep(Duration::from_millis(500));
+        let status = bed.status();
+        assert_eq!((status.pid, status.state.as_str()), (pid, "running"));
+        bed.stop();
+    }
+}
+
+/// A reader of its output that stands still keeps a daemon from nothing.
+#[test]
+fn a_full_stderr_is_no_obstacle() {
+    for fixture in ["http", "solo-http"] {
+        let mut bed = Bed::new(fixture);
+        bed.unset("DAEMON_LOG");
+        let (_reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).expect("a flag");
+        while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).expect("a flag");
+        let mut command = bed.command(["run"]);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        command.stderr(writer);
+        let daemon = unbroken_tests::Child::spawn_as_is(&mut command);
+        eventually("it serves", Duration::from_secs(10), || {
+            let status = bed.spawn(["status", "--json"]);
+            status.process().wait_gone(Duration::from_secs(2))
+                && bed.try_status().is_some_and(|status| status.state == "running")
+        });
+        daemon.process().signal(Signal::TERM);
+        drop(command);
+        daemon.wait(SOON).expect_code(0);
+    }
+}

@@ -92,3 +92,35 @@ fn killed_and_started_again() {
     bed.start();
     bed.stop();
 }
+
+/// No listener is open while the rest drains.
+#[test]
+fn nobody_is_let_in_after_a_stop() {
+    let bed = Bed::new("solo-http");
+    let target = bed.start().target("http");
+    let slow = Load::on(target.clone()).new_connections(1).paths(["/slow"]).requests(1).start();
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
+    let stop = bed.spawn(["stop"]);
+    eventually("refused", Duration::from_secs(2), || !target.accepts());
+    slow.join().assert_nothing_failed();
+    stop.wait(SOON).expect_code(0);
+    bed.assert_nothing_left();
+}
+
+/// In a container, where the kernel spares the first process from signals without a handler.
+#[test]
+fn a_main_without_daemon_as_the_first_process() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let mut bed = Bed::new("sync-plain");
+    bed.unset("DAEMON_LOG");
+    let image = bed.image();
+    let arguments = ["--pid", "--fork", "--kill-child", "--mount-proc"].map(AsRef::as_ref);
+    let arguments = arguments.into_iter().chain([image.as_os_str(), "run".as_ref()]);
+    let daemon = unbroken_tests::Child::spawn(&mut bed.command_of("unshare", arguments));
+    daemon.wait_for_stderr("serves", SOON);
+    daemon.process().children()[0].signal(unbroken_tests::Signal::TERM);
+    assert!(daemon.process().wait_gone(Duration::from_secs(5)), "{}", daemon.stderr());
+}

@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-use unbroken_tests::{Bed, Output};
+use unbroken_tests::{Bed, Child, Output, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -182,6 +182,50 @@ fn clients_that_go_away() {
     bed.stop();
 }
 
+/// More clients than descriptors: they wait, and the log does not fill with complaints.
+#[test]
+fn more_clients_than_descriptors() {
+    for fixture in ["http", "solo-http"] {
+        let bed = Bed::new(fixture);
+        let image = bed.image();
+        let arguments = ["--nofile=32".as_ref(), image.as_os_str(), "start".as_ref()];
+        Child::spawn(&mut bed.command_of("prlimit", arguments)).wait(SOON).expect_code(0);
+        let silent: Vec<_> = (0..40).filter_map(|_| silent(&bed)).collect();
+        assert_eq!(silent.len(), 40);
+        std::thread::sleep(Duration::from_secs(1));
+        let complaints = bed.log().matches("control client").count();
+        assert!(complaints < 10, "{complaints}");
+        drop(silent);
+        bed.stop();
+    }
+}
+
+/// A connection that asks for nothing.
+fn silent(bed: &Bed) -> Option<std::os::fd::OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+    let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).ok()?;
+    connect(&socket, &SocketAddrUnix::new(bed.socket()).ok()?).ok()?;
+    Some(socket)
+}
+
+/// The last restart is not the one that is on its way.
+#[test]
+fn the_time_of_the_last_restart() {
+    let bed = Bed::new("http");
+    bed.start();
+    bed.restart();
+    let at = || bed.status().last_restart.expect("a restart").at;
+    let before = at();
+    std::thread::sleep(Duration::from_millis(1100));
+    bed.deploy("hangs-at-start");
+    let restart = bed.spawn(["restart"]);
+    eventually("two workers", SOON, || bed.status().workers.len() == 2);
+    assert_eq!(at(), before);
+    drop(restart);
+    bed.supervisor().signal(unbroken_tests::Signal::QUIT);
+    bed.wait_empty(SOON);
+}
+
 /// Two daemons of one binary are two daemons.
 #[test]
 fn two_of_a_kind() {
@@ -247,4 +291,36 @@ fn the_application_s_configuration() {
     says(&bed.verb(["restart"]).expect_code(1), &["greeting"]);
     assert_eq!(bed.get("/").expect("a response").text(), "hoho");
     bed.stop();
+}
+
+/// A daemon of another user: who may give it orders is said.
+#[test]
+fn somebody_else_s_daemon() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let bed = Bed::new("http");
+    fs::set_permissions(bed.dir(), fs::Permissions::from_mode(0o755)).expect("a mode");
+    let pid = bed.start().pid;
+    let image = bed.image();
+    for verb in ["status", "stop", "restart"] {
+        let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"].map(AsRef::as_ref);
+        let arguments = nobody.into_iter().chain([image.as_os_str(), verb.as_ref()]);
+        let output = Child::spawn(&mut bed.command_of("setpriv", arguments)).wait(SOON);
+        says(&output.expect_code(1), &["app.pid", "another user", "root"]);
+    }
+    assert_eq!(bed.status().pid, pid);
+    bed.stop();
+}
+
+/// A slip with options behind it is no argument of the program either.
+#[test]
+fn a_misspelt_verb_with_options() {
+    let bed = Bed::new("http");
+    for arguments in [["restrat", "--no-wait"], ["staus", "--json"], ["strt", "--set=name=b"]] {
+        says(&bed.verb(arguments).expect_code(2), &[arguments[0], "did you mean"]);
+    }
+    bed.assert_nothing_left();
 }

@@ -47,7 +47,7 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode
         return Ok(plain(args));
     };
     if !VERBS.contains(&first) {
-        if let Some(verb) = args.get(2).is_none().then(|| misspelt(first)).flatten() {
+        if let Some(verb) = misspelt(first).filter(|_| args[2..].iter().all(|arg| is_option(arg))) {
             eprintln!(
                 "{name}: there is no verb `{first}`; did you mean `{name} {verb}`? \
                  To pass it to the program: `{name} run -- {first}`"
@@ -101,6 +101,12 @@ fn key_value(text: &str) -> Result<String, String> {
 
 fn flag(options: &ArgMatches, name: &str) -> bool {
     options.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
+}
+
+/// Whether it is an option of a verb: a misspelt verb may have some.
+fn is_option(arg: &OsStr) -> bool {
+    let arg = arg.to_string_lossy();
+    matches!(&*arg, "--json" | "--no-wait") || arg.starts_with("--set=")
 }
 
 /// The verb that is one slip of the finger away.
@@ -188,6 +194,12 @@ mod tests {
         assert_eq!(misspelt("strat"), Some("start"));
         assert_eq!(misspelt("restar"), Some("restart"));
         assert_eq!(misspelt("serve"), None);
+    }
+
+    #[test]
+    fn options_of_a_verb_are_known() {
+        assert!(is_option("--no-wait".as_ref()) && is_option("--set=a=b".as_ref()));
+        assert!(!is_option("--port".as_ref()) && !is_option("80".as_ref()));
     }
 
     #[test]

@@ -13,11 +13,16 @@ const MAX_CLIENTS: usize = 128;
 /// How long a client may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long accepting rests after an error.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// All connected clients.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
     connected: BTreeMap<u64, Client>,
     last: u64,
+    /// Until when accepting rests, as it failed.
+    rests: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -37,9 +42,16 @@ pub(crate) enum Heard {
 }
 
 impl Clients {
-    /// Takes in everyone who waits at the socket.
+    /// Whether accepting does not rest: else who waits at the socket shall not be polled for.
+    pub(crate) fn accepts(&self, now: Instant) -> bool {
+        self.rests.is_none_or(|until| until <= now)
+    }
+
+    /// Takes in everyone who waits at the socket. Rests for a moment after an error, such as that no
+    /// descriptor is left: it would be the same at once.
     pub(crate) fn accept(&mut self, socket: &ControlSocket, now: Instant) -> io::Result<()> {
-        while let Some(client) = socket.accept()? {
+        self.rests = None;
+        while let Some(client) = socket.accept().inspect_err(|_| self.rests = Some(now + PAUSE))? {
             if self.connected.len() >= MAX_CLIENTS {
                 let reason = format!("{MAX_CLIENTS} clients are connected already; try again");
                 // Turned away: whether it listens is its affair.
@@ -111,10 +123,11 @@ impl Clients {
     /// Closes those that said nothing in time.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.connected.retain(|_, client| client.deadline.is_none_or(|deadline| deadline > now));
+        self.rests = self.rests.filter(|until| *until > now);
     }
 
-    /// When [`Clients::expire`] is due next.
+    /// When [`Clients::expire`] or [`Clients::accept`] is due next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.connected.values().filter_map(|client| client.deadline).min()
+        self.connected.values().filter_map(|client| client.deadline).chain(self.rests).min()
     }
 }

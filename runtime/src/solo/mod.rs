@@ -28,6 +28,7 @@ use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
 use crate::supervisor::driver::Setup;
 use crate::sys::process::{self, Program};
+use crate::sys::signals::HangUp;
 use crate::sys::{descriptors, seqpacket};
 use crate::worker::SignalDuty;
 use crate::worker::lifecycle::{Handover, Worker};
@@ -45,7 +46,7 @@ struct Luggage {
     control: RawFd,
     reporter: Option<RawFd>,
     log: Option<PathBuf>,
-    in_terminal: bool,
+    hang_up: HangUp,
 }
 
 /// A bound listener on its way through the exec.
@@ -91,7 +92,7 @@ fn exec(setup: &Setup, bound: &[(String, Bound)]) -> Result<Infallible> {
         control: keep(setup.control.as_fd())?,
         reporter: setup.reporter.descriptor().map(keep).transpose()?,
         log: setup.log.as_ref().map(|log| log.path().to_owned()),
-        in_terminal: setup.in_terminal,
+        hang_up: setup.hang_up,
     };
     let packed = pack(&luggage)?;
     let marker = Marker::text(Role::Solo { luggage: keep(packed.as_fd())? })?;
@@ -177,7 +178,7 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
         reporter,
         log,
         say,
-        in_terminal: luggage.in_terminal,
+        hang_up: luggage.hang_up,
     })?;
     let handover = Handover {
         link: theirs,

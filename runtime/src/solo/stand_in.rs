@@ -20,7 +20,7 @@ use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
-use crate::sys::signals::Caught;
+use crate::sys::signals::{Caught, HANDLED, HangUp};
 use crate::sys::{clock, process};
 
 /// What the thread works with.
@@ -35,7 +35,7 @@ pub(super) struct Parts {
     pub(super) reporter: Reporter,
     pub(super) log: Option<LogFile>,
     pub(super) say: Say,
-    pub(super) in_terminal: bool,
+    pub(super) hang_up: HangUp,
 }
 
 pub(super) struct StandIn {
@@ -63,16 +63,8 @@ enum Phase {
 
 impl StandIn {
     pub(super) fn new(parts: Parts) -> Result<StandIn> {
-        let signals = [
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGQUIT,
-            Signal::SIGHUP,
-            Signal::SIGUSR1,
-            Signal::SIGUSR2,
-        ];
         let caught =
-            Caught::catch(&signals).map_err(|error| Error::io("cannot catch signals", error))?;
+            Caught::catch(&HANDLED).map_err(|error| Error::io("cannot catch signals", error))?;
         let deadline = Instant::now() + parts.configuration.settings.ready_timeout;
         Ok(StandIn {
             parts,
@@ -148,11 +140,11 @@ impl StandIn {
 
     /// What became readable: 0 the link, 1 signals, 2 the control socket, 3 + n the client n.
     fn poll(&self, timeout: Option<&Timespec>) -> Result<Vec<u64>> {
-        let mut places: Vec<(u64, BorrowedFd<'_>)> = vec![
-            (0, self.parts.link.as_fd()),
-            (1, self.caught.as_fd()),
-            (2, self.parts.control.as_fd()),
-        ];
+        let mut places: Vec<(u64, BorrowedFd<'_>)> =
+            vec![(0, self.parts.link.as_fd()), (1, self.caught.as_fd())];
+        if self.clients.accepts(Instant::now()) {
+            places.push((2, self.parts.control.as_fd()));
+        }
         places.extend(self.clients.sockets().map(|(id, fd)| (3 + id, fd)));
         let mut fds: Vec<PollFd<'_>> =
             places.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
@@ -210,7 +202,7 @@ impl StandIn {
         {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
-                Signal::SIGHUP if self.parts.in_terminal => self.stop(),
+                Signal::SIGHUP if self.parts.hang_up == HangUp::End => self.stop(),
                 Signal::SIGQUIT => self.hurry(),
                 Signal::SIGUSR1 => {
                     if let Some(log) = &mut self.parts.log
@@ -282,7 +274,9 @@ impl StandIn {
         }
     }
 
+    /// Nobody new is let in, and the rest has until the deadline.
     fn drain(&mut self, deadline: Instant) {
+        self.close_listeners();
         self.tell(&ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline), last: true });
     }
 
@@ -299,11 +293,15 @@ impl StandIn {
         }
     }
 
-    /// Removes what the daemon has in the file system.
-    fn put_away(&mut self) {
-        for (_, bound) in &self.parts.bound {
+    fn close_listeners(&mut self) {
+        for (_, bound) in std::mem::take(&mut self.parts.bound) {
             bound.unlink();
         }
+    }
+
+    /// Removes what the daemon has in the file system.
+    fn put_away(&mut self) {
+        self.close_listeners();
         self.parts.control.remove();
         self.parts.pidfile.remove_file();
     }

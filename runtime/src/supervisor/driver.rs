@@ -24,7 +24,7 @@ use crate::logs::{self, LogFile, Say};
 use crate::marker::Origin;
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
-use crate::sys::signals::Signals;
+use crate::sys::signals::{HangUp, Signals};
 use crate::sys::{clock, process};
 
 /// What a supervisor is made of.
@@ -39,8 +39,7 @@ pub(crate) struct Setup {
     pub(crate) log: Option<LogFile>,
     pub(crate) reporter: Reporter,
     pub(crate) say: Say,
-    /// In a terminal's foreground, where HUP means that the terminal is gone.
-    pub(crate) in_terminal: bool,
+    pub(crate) hang_up: HangUp,
 }
 
 pub(crate) struct Driver {
@@ -49,8 +48,10 @@ pub(crate) struct Driver {
     pub(super) fleet: Fleet,
     pub(super) generations: Generations,
     pub(super) began: (Instant, SystemTime),
-    /// When the last restart was asked for, and how long the log was then.
-    pub(super) last_transition: (SystemTime, u64),
+    /// When the last two generations were asked for.
+    pub(super) asked: [(Generation, SystemTime); 2],
+    /// How long the log was when the last one was.
+    log_length: u64,
     clients: Clients,
     signals: Signals,
     events: VecDeque<Event>,
@@ -77,7 +78,8 @@ impl Driver {
             fleet: Fleet::default(),
             generations: Generations::default(),
             began: (Instant::now(), SystemTime::now()),
-            last_transition: (SystemTime::now(), 0),
+            asked: [(0, SystemTime::now()); 2],
+            log_length: 0,
             clients: Clients::default(),
             signals,
             events: VecDeque::from([Event::Begin]),
@@ -159,10 +161,11 @@ impl Driver {
 
     /// Sleeps until something is readable or the time is over.
     fn poll(&self, timeout: Option<&Timespec>) -> Result<Vec<Readable>> {
-        let mut sources: Vec<(Readable, BorrowedFd<'_>)> = vec![
-            (Readable::Signals, self.signals.as_fd()),
-            (Readable::Control, self.setup.control.as_fd()),
-        ];
+        let mut sources: Vec<(Readable, BorrowedFd<'_>)> =
+            vec![(Readable::Signals, self.signals.as_fd())];
+        if self.clients.accepts(Instant::now()) {
+            sources.push((Readable::Control, self.setup.control.as_fd()));
+        }
         sources.extend(self.clients.sockets().map(|(id, fd)| (Readable::Client(id), fd)));
         for (id, process) in self.fleet.iter() {
             // The link first: what a worker said counts before its end.
@@ -188,8 +191,12 @@ impl Driver {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => self.events.push_back(stop(false)),
                 Signal::SIGQUIT => self.events.push_back(stop(true)),
-                Signal::SIGHUP if self.setup.in_terminal => self.events.push_back(stop(false)),
-                Signal::SIGHUP | Signal::SIGUSR2 => self.events.push_back(restart),
+                Signal::SIGHUP => match self.setup.hang_up {
+                    HangUp::Request => self.events.push_back(restart),
+                    HangUp::End => self.events.push_back(stop(false)),
+                    HangUp::Ignored => {}
+                },
+                Signal::SIGUSR2 => self.events.push_back(restart),
                 Signal::SIGUSR1 => self.reopen_log(),
                 _ => {}
             }
@@ -239,10 +246,11 @@ impl Driver {
                     }
                     self.greet(worker, generation, protocol, configuration)
                 }
-                FromWorker::Misconfigured { reason } | FromWorker::ExecFailed { reason } => {
-                    Event::Failing { worker, reason }
+                FromWorker::Misconfigured { reason }
+                | FromWorker::ExecFailed { reason }
+                | FromWorker::Failing { reason } => {
+                    Event::Failing { worker, reason: report::short(reason) }
                 }
-                FromWorker::Failing { reason } => Event::Failing { worker, reason },
                 FromWorker::Ready {} => Event::Ready { worker },
                 FromWorker::Leaving {} => Event::Leaving { worker },
                 FromWorker::Status { text } => {
@@ -403,8 +411,8 @@ impl Driver {
         let image = match (source, self.generations.get(generation)) {
             (Source::Pinned, Some(holdings)) => std::sync::Arc::clone(&holdings.image),
             _ => {
-                let log = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
-                self.last_transition = (SystemTime::now(), log);
+                self.log_length = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
+                self.asked = [self.asked[1], (generation, SystemTime::now())];
                 let exe = serving
                     .and_then(|serving| self.generations.get(serving))
                     .and_then(|holdings| holdings.configuration.as_ref())
@@ -447,7 +455,11 @@ impl Driver {
         };
         let mut fds = vec![process.counters_fd()];
         fds.extend(holdings.listeners.values().map(|bound| bound.as_fd()));
-        if let Err(error) = process.tell(&message, &fds) {
+        let mut told = process.tell(&message, &fds);
+        if let (Ok(()), true, Some(log)) = (&told, process.old_output, &self.setup.log) {
+            told = process.tell(&ToWorker::Reopen {}, &[log.as_fd()]);
+        }
+        if let Err(error) = told {
             let reason = format!("it did not take its welcome: {error}");
             self.events.push_back(Event::Unacceptable { worker, reason });
         }
@@ -472,7 +484,7 @@ impl Driver {
     /// What the failed worker of the last transition wrote, where that can be told.
     fn output(&self) -> Vec<String> {
         let Some(log) = &self.setup.log else { return Vec::new() };
-        let mut lines = logs::tail(log.path(), self.last_transition.1).unwrap_or_default();
+        let mut lines = logs::tail(log.path(), self.log_length).unwrap_or_default();
         lines.retain(|line| !self.setup.say.said(line));
         lines
     }
@@ -507,9 +519,14 @@ impl Driver {
             return;
         }
         let log = log.as_fd();
-        for (_, process) in self.fleet.iter() {
-            // One that cannot be told is about to be noticed as gone.
-            let _ = process.tell(&ToWorker::Reopen {}, &[log]);
+        for process in self.fleet.iter_mut() {
+            if process.greeted {
+                // One that cannot be told is about to be noticed as gone.
+                let _ = process.tell(&ToWorker::Reopen {}, &[log]);
+            } else {
+                // It waits for its welcome, and would take nothing else.
+                process.old_output = true;
+            }
         }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Process {
     /// What the program said of itself.
     pub(crate) text: Option<String>,
     pub(crate) greeted: bool,
+    /// The log was opened again since it was forked.
+    pub(crate) old_output: bool,
     counters: Counters,
     counters_fd: OwnedFd,
     link: Option<OwnedFd>,
@@ -118,6 +120,7 @@ impl Fleet {
                     since: now,
                     text: None,
                     greeted: false,
+                    old_output: false,
                     counters,
                     counters_fd,
                     link: Some(ours),
@@ -152,6 +155,10 @@ impl Fleet {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Process)> {
         self.workers.iter().map(|(id, process)| (*id, process))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+        self.workers.values_mut()
     }
 
     pub(crate) fn owns(&self, pid: i32) -> bool {

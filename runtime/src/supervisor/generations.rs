@@ -43,12 +43,23 @@ impl Generations {
         configuration: Configuration,
     ) -> Result<()> {
         let mut listeners = BTreeMap::new();
+        let (mut shared, mut fresh) = (Vec::new(), Vec::new());
         for (name, wanted) in &configuration.settings.listen {
             let bound = match self.bound(name, &wanted.addr) {
-                Some(bound) if bound.is_like(wanted) => bound,
-                Some(bound) => Arc::new(bound.adjusted(name, wanted)?),
-                None => Arc::new(Bound::bind(name, wanted)?),
+                Some(bound) if bound.is_like(wanted) => Ok(bound),
+                Some(bound) => {
+                    let adjusted = bound.adjusted(name, wanted).map(Arc::new);
+                    shared.push(bound);
+                    adjusted
+                }
+                None => Bound::bind(name, wanted)
+                    .map(Arc::new)
+                    .inspect(|bound| fresh.push(Arc::clone(bound))),
             };
+            let bound = bound.inspect_err(|_| {
+                fresh.iter().for_each(|bound| bound.unlink());
+                shared.iter().for_each(|bound| bound.restore());
+            })?;
             listeners.insert(name.clone(), bound);
         }
         if let Some(holdings) = self.known.get_mut(&generation) {
@@ -68,16 +79,21 @@ impl Generations {
             .map(|(_, bound)| Arc::clone(bound))
     }
 
-    /// Lets go of a generation; its unix sockets that no other has are unlinked.
+    /// Lets go of a generation; its unix sockets that no other has are unlinked, and what it changed of
+    /// those that it shared with a later or an earlier one is as that one wants it.
     pub(crate) fn retire(&mut self, generation: Generation) {
         let Some(holdings) = self.known.remove(&generation) else { return };
         for bound in holdings.listeners.values() {
             let kept = self
                 .known
                 .values()
-                .any(|other| other.listeners.values().any(|theirs| theirs.addr() == bound.addr()));
-            if !kept {
-                bound.unlink();
+                .rev()
+                .flat_map(|other| other.listeners.values())
+                .find(|theirs| theirs.addr() == bound.addr());
+            match kept {
+                Some(theirs) if Arc::ptr_eq(theirs, bound) => {}
+                Some(theirs) => theirs.restore(),
+                None => bound.unlink(),
             }
         }
     }

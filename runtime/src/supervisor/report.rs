@@ -3,8 +3,11 @@
 use std::time::{Instant, UNIX_EPOCH};
 
 use super::driver::Driver;
-use super::event::Report;
+use super::event::{Generation, Report};
 use crate::control::{ImageStatus, LastRestart, ListenerStatus, Outcome, Status, WorkerStatus};
+
+/// Characters of a reason; what is beyond is cut.
+const MAX_REASON: usize = 2000;
 
 /// Everything that `status` shows.
 pub(super) fn status(driver: &Driver) -> Status {
@@ -54,11 +57,25 @@ pub(super) fn status(driver: &Driver) -> Status {
         pidfile: settings.pidfile.clone(),
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
         last_restart: driver.machine.last_restart().map(|report| LastRestart {
-            at: unix_seconds(driver.last_transition.0),
+            at: asked_at(driver, report.to),
             to: report.to,
             outcome: outcome(report, Vec::new()),
         }),
     }
+}
+
+fn asked_at(driver: &Driver, generation: Generation) -> u64 {
+    let asked = driver.asked.iter().find(|(asked, _)| *asked == generation);
+    unix_seconds(asked.unwrap_or(&driver.asked[1]).1)
+}
+
+/// What a worker says of its end, no longer than people read and a packet holds.
+pub(super) fn short(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_REASON) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// How a restart ended, for people and programs.

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 
@@ -36,6 +37,15 @@ pub(crate) fn become_output(fd: impl AsFd) -> io::Result<()> {
     rustix::stdio::dup2_stdout(fd.as_fd())?;
     rustix::stdio::dup2_stderr(fd.as_fd())?;
     Ok(())
+}
+
+/// Whether a write of a line to `fd` returns at once.
+///
+/// Its flags are shared with other processes and cannot be made non-blocking, so that one of them may
+/// be faster in filling it.
+pub(crate) fn takes_output(fd: impl AsFd) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::OUT)];
+    !matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
 }
 
 /// Makes `/dev/null` this process' stdin.

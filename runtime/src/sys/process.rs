@@ -196,7 +196,8 @@ pub(crate) struct Program<'a> {
     pub(crate) marker: (&'a str, &'a str),
 }
 
-/// `execveat(2)`: replaces this process by the program, with default signals.
+/// `execveat(2)`: replaces this process by the program, with default signals; those it will catch are
+/// blocked until then.
 pub(crate) fn exec(program: &Program<'_>) -> io::Result<Infallible> {
     let text = |bytes: &OsStr| CString::new(bytes.as_bytes());
     let args: Vec<CString> = program.args.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?;

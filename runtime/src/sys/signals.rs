@@ -8,6 +8,7 @@ use nix::libc;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::pipe::PipeFlags;
+use serde::{Deserialize, Serialize};
 
 /// The signals a supervisor acts on.
 const WATCHED: [Signal; 7] = [
@@ -51,6 +52,30 @@ impl AsFd for Signals {
     }
 }
 
+/// What SIGHUP means to a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum HangUp {
+    /// It has no terminal: somebody asks for something.
+    Request,
+    /// Its terminal, in whose foreground it runs, is gone.
+    End,
+    /// Its terminal is gone, and it was started so that it does not mind (`nohup`).
+    Ignored,
+}
+
+/// Whether the parent had `signal` ignored.
+pub(crate) fn is_ignored(signal: Signal) -> io::Result<bool> {
+    let mut now = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: with no new action, sigaction(2) only writes the present one to the place given.
+    let done =
+        unsafe { libc::sigaction(signal as libc::c_int, std::ptr::null(), now.as_mut_ptr()) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded and has written it.
+    Ok(unsafe { now.assume_init() }.sa_sigaction == libc::SIG_IGN)
+}
+
 /// Gives `signals` back their default action where the parent had them ignored (`nohup`, some shells).
 pub(crate) fn default_action(signals: &[Signal]) -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
@@ -61,14 +86,25 @@ pub(crate) fn default_action(signals: &[Signal]) -> io::Result<()> {
     Ok(())
 }
 
-/// Default actions and an empty mask for all signals: what a fresh program expects.
+/// The signals that a worker catches.
+pub(crate) const HANDLED: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Default actions for all signals: what a fresh program expects. Those that it is going to catch wait
+/// until it does: see [`Caught::catch`].
 pub(crate) fn reset_for_exec() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator() {
         // SAFETY: as above. KILL and STOP refuse, which is as it should be.
         let _ = unsafe { signal::sigaction(signal, &default) };
     }
-    let _ = SigSet::empty().thread_set_mask();
+    let _ = HANDLED.into_iter().collect::<SigSet>().thread_set_mask();
 }
 
 /// Where the handler writes. One catcher exists per process, for the process' life.
@@ -93,7 +129,10 @@ pub(crate) struct Caught {
 }
 
 impl Caught {
-    /// Catches `signals`. Not `SIG_IGN`, which programs started by this one would inherit.
+    /// Catches `signals`, those too that have been waiting since before this program was exec'd. Not
+    /// `SIG_IGN`, which programs started by this one would inherit.
+    ///
+    /// To be called before a second thread or a child is started, which would inherit the mask.
     pub(crate) fn catch(signals: &[Signal]) -> io::Result<Caught> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         CAUGHT.store(std::os::fd::IntoRawFd::into_raw_fd(write), Ordering::SeqCst);
@@ -103,6 +142,7 @@ impl Caught {
             // SAFETY: `note` is async-signal-safe.
             unsafe { signal::sigaction(signal, &action) }?;
         }
+        SigSet::empty().thread_set_mask()?;
         Ok(Caught { pipe: read })
     }
 
@@ -124,7 +164,9 @@ impl AsFd for Caught {
 }
 
 /// Ends this process as the signal's default action would.
-pub(crate) fn die_by(signal: Signal) {
+pub(crate) fn die_by(signal: Signal) -> ! {
     let _ = default_action(&[signal]);
     let _ = signal::raise(signal);
+    // The first process of a container is spared by signals without a handler (pid_namespaces(7)).
+    super::process::exit_now(128_u8.saturating_add(signal as u8))
 }

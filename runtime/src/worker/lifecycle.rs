@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::process::{ExitCode, Termination};
 use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use super::conductor::{self, Ending, SignalDuty};
@@ -101,13 +102,14 @@ impl Worker {
         Fut::Output: Termination,
     {
         let state = &self.state;
+        // First, as it unblocks signals: threads of the runtime inherit that.
+        if let Err(error) = conductor::start(Arc::clone(state), Ending::Cancelled, self.duty) {
+            return self.fail(&error);
+        }
         let runtime = match build_runtime(spec) {
             Ok(runtime) => runtime,
             Err(error) => return self.fail(&Error::io("cannot build the Tokio runtime", error)),
         };
-        if let Err(error) = conductor::start(Arc::clone(state), Ending::Cancelled, self.duty) {
-            return self.fail(&error);
-        }
         report_panics(state);
         state.running();
         let daemon = Daemon { state: Arc::clone(state) };
@@ -152,6 +154,12 @@ impl Worker {
         state.running();
         let daemon = Daemon { state: Arc::clone(state) };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| main(daemon).report()));
+        if state.draining.is_cancelled() {
+            // Threads that `main` did not wait for have connections: the conductor ends the process
+            // at the deadline.
+            state.tasks.close();
+            block_on(state.tasks.wait());
+        }
         state.part();
         ran.unwrap_or(ExitCode::from(PANICKED))
     }
@@ -191,6 +199,21 @@ fn build_runtime(spec: &Spec) -> io::Result<tokio::runtime::Runtime> {
         builder.worker_threads(threads);
     }
     builder.enable_all().build()
+}
+
+/// Waits on this thread, which has no runtime.
+fn block_on(future: impl Future) {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        std::thread::park();
+    }
 }
 
 /// Lets the supervisor know of a panic that ends `main`, beside the message on stderr.

@@ -1,0 +1,15 @@
+//! Panics before it could serve, with more words than anybody wants to read.
+
+use unbroken::{Daemon, daemon};
+
+#[daemon(
+    name = "app",
+    graceful_restart,
+    listen(http = "127.0.0.1:0"),
+    ready_timeout = "10s",
+    drain_timeout = "10s",
+    kill_timeout = "1s"
+)]
+async fn main(_daemon: Daemon) {
+    panic!("the schema is from the future: {}", "x".repeat(126_000));
+}
