@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use rustix::fs::{Mode, OFlags};
 
 use crate::cli::{self, Command};
-use crate::config::{Configuration, Surroundings};
+use crate::config::{Configuration, LOCATION, Surroundings};
 use crate::control::{ControlSocket, path_of, prepare_directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::{LogFile, Say};
@@ -119,6 +119,7 @@ fn command(spec: &Spec) -> ExitCode {
                 Ok(run(spec, configuration, origin, parsed.args, detach))
             }
             Command::Client(inquiry) => {
+                refuse_settings(&around.overrides)?;
                 cli::client::run(&Configuration::locate(spec, &around)?, &inquiry)
             }
             Command::Check { json } => cli::check(&Configuration::load(spec, &around)?, json),
@@ -130,6 +131,21 @@ fn command(spec: &Spec) -> ExitCode {
             complain(spec, &error);
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// A daemon that runs has its settings: a command can only say where to find it.
+fn refuse_settings(overrides: &[String]) -> Result<()> {
+    let keys = overrides.iter().filter_map(|text| Some(text.split_once('=')?.0.trim()));
+    match keys.into_iter().find(|key| !LOCATION.contains(key)) {
+        None => Ok(()),
+        Some(key) => Err(Error::new(
+            ErrorKind::Usage,
+            format!(
+                "`--set {key}` changes nothing of a daemon that runs; write it to its configuration \
+                 file and `restart`, or `stop` it and `start` it with the option"
+            ),
+        )),
     }
 }
 

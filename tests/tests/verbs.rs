@@ -58,6 +58,31 @@ fn wrong_options() {
     bed.assert_nothing_left();
 }
 
+/// What a command cannot do is said, rather than ignored.
+#[test]
+fn settings_of_a_running_daemon() {
+    let bed = Bed::new("http");
+    let pid = bed.start().serving().pid;
+    for verb in ["restart", "stop", "status"] {
+        let output = bed.verb([verb, "--set", "drain_timeout=1s"]).expect_code(2);
+        says(&output, &["drain_timeout", "configuration file"]);
+    }
+    assert_eq!(bed.status().serving().pid, pid);
+    let place = format!("pidfile={}", bed.pidfile().display());
+    bed.verb(["stop", "--set", &place]).expect_code(0);
+    bed.assert_nothing_left();
+}
+
+/// A word that will be a verb does not start a daemon.
+#[test]
+fn verbs_to_come() {
+    let bed = Bed::new("http");
+    for verb in ["logs", "unit"] {
+        says(&bed.verb([verb]).expect_code(2), &[verb, "run --"]);
+    }
+    bed.assert_nothing_left();
+}
+
 #[test]
 fn help() {
     let bed = Bed::new("http");

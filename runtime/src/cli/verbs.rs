@@ -39,6 +39,9 @@ pub(crate) enum Inquiry {
 
 const VERBS: [&str; 7] = ["run", "start", "stop", "restart", "status", "check", "help"];
 
+/// Verbs of later releases: a program that took them as its own would lose them then.
+const RESERVED: [&str; 2] = ["logs", "unit"];
+
 /// Parses the arguments. `Err`: help was shown or the arguments are wrong, and this is the exit code.
 pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode> {
     let program = args.first().cloned().unwrap_or_default();
@@ -51,6 +54,13 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode
             eprintln!(
                 "{name}: there is no verb `{first}`; did you mean `{name} {verb}`? \
                  To pass it to the program: `{name} run -- {first}`"
+            );
+            return Err(ExitCode::from(2));
+        }
+        if RESERVED.contains(&first) {
+            eprintln!(
+                "{name}: there is no verb `{first}` yet; to pass it to the program: \
+                 `{name} run -- {first}`"
             );
             return Err(ExitCode::from(2));
         }

@@ -35,6 +35,9 @@ pub(crate) use settings::*;
 use layers::Layer;
 use origin::{Origin, Rank};
 
+/// The keys that tell where a daemon is to be found.
+pub(crate) const LOCATION: [&str; 3] = ["name", "pidfile", "runtime_dir"];
+
 /// Everything outside of the program that the configuration depends on.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
@@ -83,7 +86,7 @@ impl Configuration {
         let (mut layers, _) = layers(spec, around, &mut Vec::new());
         // The lowest are the defaults.
         for layer in &mut layers[1..] {
-            layer.keep(&["name", "pidfile", "runtime_dir"]);
+            layer.keep(&LOCATION);
         }
         let found = resolve::resolve(spec, around, &layers::merge(layers), Vec::new())?;
         Ok(found.settings)

@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -54,9 +56,9 @@ impl ControlSocket {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let peer = rustix::net::sockopt::socket_peercred(&client)?;
+        let peer = getsockopt(&client, PeerCredentials)?;
         let own = rustix::process::geteuid();
-        if peer.uid == own || peer.uid.is_root() {
+        if peer.uid() == own.as_raw() || peer.uid() == 0 {
             return Ok(Some(client));
         }
         let reason = format!("this daemon belongs to user {}", own.as_raw());
@@ -76,13 +78,14 @@ impl AsFd for ControlSocket {
     }
 }
 
-/// Connects to the daemon behind `path`; returns the socket and the daemon's process id.
+/// Connects to the daemon behind `path`; returns the socket and the daemon's process id, which is 0 for
+/// one in a pid namespace that this process cannot see.
 pub(crate) fn connect(path: &Path) -> io::Result<(OwnedFd, i32)> {
     let socket = socket()?;
     let (addr, _dir) = address(path)?;
     rustix::net::connect(&socket, &addr)?;
-    let peer = rustix::net::sockopt::socket_peercred(&socket)?;
-    Ok((socket, peer.pid.as_raw_nonzero().get()))
+    let peer = getsockopt(&socket, PeerCredentials)?;
+    Ok((socket, peer.pid()))
 }
 
 fn socket() -> io::Result<OwnedFd> {

@@ -133,19 +133,21 @@ pub(crate) fn child_of(number: i32) -> Result<Child> {
 
 /// Says which threads exist beside the calling one, if any.
 fn refuse_threads() -> Result<()> {
-    let own = rustix::thread::gettid().as_raw_nonzero().get().to_string();
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Ok(()) };
+    let tasks: Vec<_> = tasks.flatten().collect();
+    // Counted rather than compared: /proc may show the numbers of another pid namespace.
+    if tasks.len() <= 1 {
+        return Ok(());
+    }
+    let own = rustix::thread::gettid().as_raw_nonzero().get().to_string();
     let others: Vec<String> = tasks
-        .flatten()
+        .iter()
         .filter(|task| task.file_name().to_str() != Some(&own))
         .map(|task| {
             let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
             format!("`{}`", name.trim())
         })
         .collect();
-    if others.is_empty() {
-        return Ok(());
-    }
     Err(Error::new(
         ErrorKind::Refused,
         format!(

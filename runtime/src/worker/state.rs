@@ -272,8 +272,9 @@ impl State {
         // A link that is down already is what is wanted.
         let _ = rustix::net::shutdown(&self.link, rustix::net::Shutdown::Both);
         let Some(stand_in) = self.stand_in.get() else { return };
-        let handle = lock(stand_in).take();
-        if let Some(handle) = handle {
+        // Held while joining: whoever comes second may not end the process before that.
+        let mut stand_in = lock(stand_in);
+        if let Some(handle) = stand_in.take() {
             // A panic of the stand-in has been printed; there is nothing left to put away with.
             let _ = handle.join();
         }
