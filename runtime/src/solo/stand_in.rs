@@ -2,10 +2,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::{Configuration, Ready};
 use crate::control::{
@@ -20,6 +19,7 @@ use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
+use crate::sys::readiness::readable;
 use crate::sys::signals::{Caught, HANDLED, HangUp};
 use crate::sys::{clock, process};
 
@@ -105,17 +105,12 @@ impl StandIn {
     }
 
     fn step(&mut self) -> Result<()> {
-        let now = Instant::now();
         let start_limit = match self.phase {
             Phase::Starting { deadline } => Some(deadline),
             _ => None,
         };
         let next = [start_limit, self.clients.deadline()].into_iter().flatten().min();
-        let timeout = next.map(|at| {
-            let left = at.saturating_duration_since(now) + Duration::from_millis(1);
-            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
-        });
-        let ready = self.poll(timeout.as_ref())?;
+        let ready = self.poll(next)?;
         for place in ready {
             match place {
                 0 => self.hear_worker(),
@@ -139,21 +134,14 @@ impl StandIn {
     }
 
     /// What became readable: 0 the link, 1 signals, 2 the control socket, 3 + n the client n.
-    fn poll(&self, timeout: Option<&Timespec>) -> Result<Vec<u64>> {
+    fn poll(&self, deadline: Option<Instant>) -> Result<Vec<u64>> {
         let mut places: Vec<(u64, BorrowedFd<'_>)> =
             vec![(0, self.parts.link.as_fd()), (1, self.caught.as_fd())];
         if self.clients.accepts(Instant::now()) {
             places.push((2, self.parts.control.as_fd()));
         }
         places.extend(self.clients.sockets().map(|(id, fd)| (3 + id, fd)));
-        let mut fds: Vec<PollFd<'_>> =
-            places.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Error::io("poll failed", error)),
-        }
-        let ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        Ok(places.iter().zip(ready).filter(|(_, ready)| *ready).map(|((n, _), _)| *n).collect())
+        readable(&places, deadline).map_err(|error| Error::io("poll failed", error))
     }
 
     // ---- what is heard --------------------------------------------------------------------------

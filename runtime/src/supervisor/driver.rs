@@ -5,10 +5,9 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use nix::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::event::{Action, Answer, Event, Generation, Level, Order, Policy, Source, WorkerId};
 use super::fleet::{Fleet, Plan};
@@ -24,6 +23,7 @@ use crate::logs::{self, LogFile, Say};
 use crate::marker::Origin;
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
+use crate::sys::readiness::readable;
 use crate::sys::signals::{HangUp, Signals};
 use crate::sys::{clock, process};
 
@@ -120,17 +120,11 @@ impl Driver {
     // ---- from descriptors to events -------------------------------------------------------------
 
     fn wait(&mut self) -> Result<()> {
-        let now = Instant::now();
         let next = [self.machine.deadline(), self.fleet.deadline(), self.clients.deadline()]
             .into_iter()
             .flatten()
             .min();
-        let timeout = next.map(|at| {
-            // Rounded up, so that the deadline has passed when poll returns.
-            let left = at.saturating_duration_since(now) + Duration::from_millis(1);
-            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
-        });
-        let ready = self.poll(timeout.as_ref())?;
+        let ready = self.poll(next)?;
         let now = Instant::now();
         for source in ready {
             match source {
@@ -160,7 +154,7 @@ impl Driver {
     }
 
     /// Sleeps until something is readable or the time is over.
-    fn poll(&self, timeout: Option<&Timespec>) -> Result<Vec<Readable>> {
+    fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Readable>> {
         let mut sources: Vec<(Readable, BorrowedFd<'_>)> =
             vec![(Readable::Signals, self.signals.as_fd())];
         if self.clients.accepts(Instant::now()) {
@@ -172,14 +166,7 @@ impl Driver {
             sources.extend(process.link().map(|link| (Readable::Link(id), link)));
             sources.push((Readable::Child(id), process.child.as_fd()));
         }
-        let mut fds: Vec<PollFd<'_>> =
-            sources.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Error::io("poll failed", error)),
-        }
-        let ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        Ok(sources.iter().zip(ready).filter(|(_, ready)| *ready).map(|((s, _), _)| *s).collect())
+        readable(&sources, deadline).map_err(|error| Error::io("poll failed", error))
     }
 
     fn read_signals(&mut self) -> Result<()> {

@@ -5,5 +5,6 @@ pub(crate) mod descriptors;
 pub(crate) mod memory;
 pub(crate) mod page;
 pub(crate) mod process;
+pub(crate) mod readiness;
 pub(crate) mod seqpacket;
 pub(crate) mod signals;

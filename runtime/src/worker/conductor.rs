@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::state::{Phase, State};
 use crate::error::{Error, Result};
 use crate::link::{self, FromWorker, ToWorker};
+use crate::sys::readiness::readable;
 use crate::sys::{clock, descriptors, process, signals};
 
 /// Signals that reach a worker by way of its terminal or process group and are the supervisor's to act
@@ -39,6 +39,13 @@ pub(crate) enum SignalDuty {
     Worker,
     /// Somebody else, in a solo daemon.
     Elsewhere,
+}
+
+/// What the thread waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Link,
+    Signals,
 }
 
 struct Conductor {
@@ -83,32 +90,18 @@ impl Conductor {
 
     /// Waits for the next event and acts on it.
     fn step(&mut self) -> io::Result<()> {
-        let timeout = self.next_deadline().map(until);
-        let (mut readable_link, mut signalled) = (false, false);
-        {
-            let mut fds = Vec::with_capacity(2);
-            if self.link_open {
-                fds.push(PollFd::from_borrowed_fd(self.state.link(), PollFlags::IN));
-            }
-            if let Some(caught) = &self.caught {
-                fds.push(PollFd::from_borrowed_fd(caught.as_fd(), PollFlags::IN));
-            }
-            match poll(&mut fds, timeout.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-            if self.link_open {
-                readable_link = ready.next().unwrap_or(false);
-            }
-            if self.caught.is_some() {
-                signalled = ready.next().unwrap_or(false);
-            }
+        let mut sources = Vec::with_capacity(2);
+        if self.link_open {
+            sources.push((Source::Link, self.state.link()));
         }
-        if readable_link {
+        if let Some(caught) = &self.caught {
+            sources.push((Source::Signals, caught.as_fd()));
+        }
+        let ready = readable(&sources, self.next_deadline())?;
+        if ready.contains(&Source::Link) {
             self.hear()?;
         }
-        if signalled {
+        if ready.contains(&Source::Signals) {
             self.signalled()?;
         }
         self.enforce_deadline();
@@ -232,10 +225,4 @@ impl Conductor {
             Some(deadline)
         }
     }
-}
-
-/// The time until `at`, for poll(2).
-fn until(at: Instant) -> Timespec {
-    let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-    Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
 }

@@ -1,0 +1,28 @@
+//! `poll(2)`: sleeping until something is readable or a moment has come.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// The names of the `sources` that are readable, or hung up. Waits for the first of them, until `deadline`
+/// at most; a signal may end the wait with none.
+pub(crate) fn readable<T: Copy>(
+    sources: &[(T, BorrowedFd<'_>)],
+    deadline: Option<Instant>,
+) -> io::Result<Vec<T>> {
+    let mut fds: Vec<PollFd<'_>> =
+        sources.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let timeout = deadline.map(|at| {
+        // Rounded up, so that the deadline has passed on return.
+        let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
+    });
+    match poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let ready = fds.iter().map(|fd| !fd.revents().is_empty());
+    Ok(sources.iter().zip(ready).filter(|(_, ready)| *ready).map(|((name, _), _)| *name).collect())
+}
