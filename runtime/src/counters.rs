@@ -55,7 +55,6 @@ impl Counters {
         self.page.connections.accepted.fetch_add(1, Relaxed);
     }
 
-    #[cfg(feature = "http")]
     pub(crate) fn received(&self) {
         self.page.connections.received.fetch_add(1, Relaxed);
     }

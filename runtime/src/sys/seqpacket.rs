@@ -9,7 +9,6 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
-#[cfg(feature = "http")]
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// The largest packet in bytes. A larger one is refused on both ends.
@@ -35,7 +34,6 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Makes the socket non-blocking and watches it by the current Tokio runtime.
-#[cfg(feature = "http")]
 pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     super::descriptors::set_nonblocking(&socket)?;
     let interest = Interest::READABLE | Interest::WRITABLE;

@@ -147,16 +147,16 @@ impl Conductor {
         Ok(())
     }
 
-    /// A program without HTTP has no connections that can be passed: it hangs up.
     fn open_channel(&self, message: &ToWorker, fds: Vec<OwnedFd>) {
         let Some(socket) = fds.into_iter().next() else { return };
-        #[cfg(feature = "http")]
+        let passage = &self.state.passage;
         match message {
-            ToWorker::Successor {} => self.state.open_successor(socket),
-            _ => self.state.open_predecessor(socket),
+            ToWorker::Successor {} if self.state.configuration.settings.pass_connections => {
+                passage.open_successor(socket);
+            }
+            ToWorker::Predecessor {} => passage.open_predecessor(socket),
+            _ => {}
         }
-        #[cfg(not(feature = "http"))]
-        let (_, _) = (message, socket);
     }
 
     fn signalled(&mut self) -> io::Result<()> {

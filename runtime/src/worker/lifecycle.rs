@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::conductor::{self, Ending, SignalDuty};
 use super::daemon::Daemon;
+use super::passing::Passage;
 use super::state::State;
 use crate::config::{Address, Configuration, Settings, Surroundings};
 use crate::counters::{Counters, Stage};
@@ -120,6 +121,7 @@ impl Worker {
         };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(async {
+                Passage::open_on_runtime(state);
                 let code = tokio::select! {
                     output = main(daemon) => output.report(),
                     () = abandoned.cancelled() => ExitCode::SUCCESS,

@@ -13,11 +13,11 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tower_service::Service;
 
-use super::io::LingeringIo;
+use super::io::{LingeringIo, join};
 use super::service::{Activity, Observed};
 use super::{BoxError, Peer};
 use crate::worker::net::Stream;
-use crate::worker::passing::{Header, MAX_BYTES, Parcel, Successor};
+use crate::worker::passing::{Contents, MAX_BYTES, Parcel, Successor, Verdict};
 use crate::worker::state::State;
 
 /// How long a draining worker that cannot pass a connection waits for its first request.
@@ -77,21 +77,21 @@ where
                     continue;
                 }
             };
-            let header = Header {
+            let contents = Contents::Http {
                 listener: peer.listener.to_string(),
                 peer: peer.addr.tcp(),
                 path: peer.addr.path().cloned(),
                 accepted,
                 requests: activity.requests(),
             };
-            let parcel = Parcel { header, bytes: read.to_vec(), socket };
+            let parcel = Parcel { contents, bytes: read.to_vec(), socket };
             match successor.pass(parcel).await {
-                Ok(()) => {
+                Verdict::Taken => {
                     idle.connection().passed();
                     return;
                 }
                 // It goes on here: with the next successor, or under the rules of the drain.
-                Err(()) => activity.passing_failed(successor.number),
+                Verdict::Refused | Verdict::Gone => activity.passing_failed(successor.number),
             }
             (stream, bytes) = (idle, read);
         }
@@ -171,12 +171,7 @@ where
         Round::Leave(successor) => {
             let parts = connection.into_parts();
             let (stream, unread) = parts.io.into_inner().into_parts();
-            // hyper's buffer holds what came after the bytes that came with the connection.
-            let bytes = match unread.is_empty() {
-                true => parts.read_buf,
-                false => [&parts.read_buf[..], &unread[..]].concat().into(),
-            };
-            return Ended::Idle(stream, bytes, successor);
+            return Ended::Idle(stream, join(parts.read_buf, unread), successor);
         }
         Round::Upgrade => {
             let connection = connection.with_upgrades();
@@ -202,7 +197,7 @@ enum Round {
 /// by.
 async fn may_leave(state: &Arc<State>, activity: &Activity) -> Successor {
     state.draining.cancelled().await;
-    let mut successors = state.successors();
+    let mut successors = state.passage.successors();
     loop {
         if let Some(successor) = &*successors.borrow_and_update()
             && !activity.was_refused_by(successor.number)

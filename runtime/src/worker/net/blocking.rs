@@ -9,8 +9,9 @@ use rustix::net::SocketFlags;
 
 use super::Addr;
 use crate::error::Result;
+use crate::worker::connection::Connection;
 use crate::worker::daemon::take;
-use crate::worker::state::{Connection, Phase, State, Taken};
+use crate::worker::state::{Phase, State, Taken};
 
 /// A declared listener. Any number of threads may accept from clones of it.
 ///
