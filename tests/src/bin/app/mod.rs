@@ -12,6 +12,9 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use unbroken::Daemon;
 
+/// Over what time the ends of WebSockets are spread.
+const JITTER: Duration = Duration::from_secs(2);
+
 /// All routes. Each response says who gave it.
 pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
     let generation = daemon.generation();
@@ -44,9 +47,11 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
 
 /// Says every message again; a drain is a reason to go, which the other end is told.
 async fn echo(mut socket: WebSocket, daemon: Daemon) {
+    let draining = daemon.draining_with_jitter(JITTER);
+    tokio::pin!(draining);
     loop {
         tokio::select! {
-            () = daemon.draining() => {
+            () = &mut draining => {
                 let close = CloseFrame { code: 1012, reason: "restart".into() };
                 let _ = socket.send(Message::Close(Some(close))).await;
                 return;
