@@ -177,6 +177,15 @@ impl Ledger {
     }
 }
 
+impl std::iter::Sum for Ledger {
+    fn sum<I: Iterator<Item = Ledger>>(ledgers: I) -> Ledger {
+        ledgers.fold(Ledger::default(), |mut sum, ledger| {
+            sum += ledger;
+            sum
+        })
+    }
+}
+
 impl std::ops::AddAssign for Ledger {
     fn add_assign(&mut self, other: Ledger) {
         self.accepted += other.accepted;

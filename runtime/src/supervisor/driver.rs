@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use super::event::{Action, Answer, Event, Generation, Level, Order, Policy, Source, WorkerId};
 use super::fleet::{Fleet, Plan};
 use super::generations::{Generations, check_successor};
-use super::machine::Machine;
+use super::machine::{MAX_RESTARTS, Machine};
 use super::report;
 use crate::config::{Configuration, Ready};
 use crate::control::{Clients, ControlSocket, Heard, Reply, Request};
@@ -48,8 +48,8 @@ pub(crate) struct Driver {
     pub(super) fleet: Fleet,
     pub(super) generations: Generations,
     pub(super) began: (Instant, SystemTime),
-    /// When the last two generations were asked for.
-    pub(super) asked: [(Generation, SystemTime); 2],
+    /// When the generations of the last restarts were asked for.
+    pub(super) asked: VecDeque<(Generation, SystemTime)>,
     /// How long the log was when the last one was.
     log_length: u64,
     clients: Clients,
@@ -78,7 +78,7 @@ impl Driver {
             fleet: Fleet::default(),
             generations: Generations::default(),
             began: (Instant::now(), SystemTime::now()),
-            asked: [(0, SystemTime::now()); 2],
+            asked: VecDeque::new(),
             log_length: 0,
             clients: Clients::default(),
             signals,
@@ -379,7 +379,10 @@ impl Driver {
                     Answer::Aborted(told) => {
                         Reply::Restarted { outcome: report::outcome(&told, self.output()) }
                     }
-                    Answer::Stopped { ledger } => Reply::Stopped { ledger },
+                    Answer::Stopped { ledger, to_drained } => {
+                        let to_drained_ms = Some(to_drained.as_secs_f64() * 1000.0);
+                        Reply::Stopped { ledger, to_drained_ms }
+                    }
                     Answer::Refused { reason } => Reply::Refused { reason },
                 };
                 self.clients.reply(client, &reply);
@@ -388,6 +391,11 @@ impl Driver {
             Action::Log { level, text } => self.log(level, &text),
             Action::Up { generation } => self.up(generation),
             Action::CloseListeners => self.generations.close_listeners(),
+            Action::Drained { report } => {
+                if let Some(text) = report::trace(&report) {
+                    self.setup.say.line(&text);
+                }
+            }
             Action::Retire { generation } => self.generations.retire(generation),
             Action::Exit { code, reason } => self.exit = Some((code, reason)),
         }
@@ -399,7 +407,8 @@ impl Driver {
             (Source::Pinned, Some(holdings)) => std::sync::Arc::clone(&holdings.image),
             _ => {
                 self.log_length = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
-                self.asked = [self.asked[1], (generation, SystemTime::now())];
+                self.asked.push_front((generation, SystemTime::now()));
+                self.asked.truncate(MAX_RESTARTS + 1);
                 let exe = serving
                     .and_then(|serving| self.generations.get(serving))
                     .and_then(|holdings| holdings.configuration.as_ref())

@@ -149,6 +149,10 @@ pub(crate) enum Action {
     },
     /// The daemon ends: nobody new is let in while the rest drains.
     CloseListeners,
+    /// The last worker of a generation that was replaced has ended; the report is complete.
+    Drained {
+        report: Report,
+    },
     /// No worker of this generation is left and none will come.
     Retire {
         generation: Generation,
@@ -176,7 +180,7 @@ pub(crate) enum Answer {
     /// The restart was undone.
     Aborted(Report),
     /// The daemon stopped.
-    Stopped { ledger: Ledger },
+    Stopped { ledger: Ledger, to_drained: Duration },
     /// Not now.
     Refused { reason: String },
 }

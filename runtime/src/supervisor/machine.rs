@@ -15,7 +15,7 @@ mod stop;
 mod transition;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::respawn::Current;
@@ -31,6 +31,9 @@ use crate::sys::process::Exit;
 /// How often a tick looks again for what became due by itself. Timeouts of zero need a few rounds;
 /// endless ones, which no history has shown, shall not keep the supervisor from its other events.
 const TICK_ROUNDS: usize = 16;
+
+/// Restarts that are remembered.
+pub(super) const MAX_RESTARTS: usize = 10;
 
 /// The state of the whole daemon.
 #[derive(Debug)]
@@ -48,7 +51,11 @@ pub(crate) struct Machine {
     stopping: Option<Stopping>,
     last_worker: WorkerId,
     last_generation: Generation,
-    last_restart: Option<Report>,
+    /// What became of the connections of generations that have or may get workers, as far as these have
+    /// ended.
+    ledgers: BTreeMap<Generation, Ledger>,
+    /// The last ones, the latest first.
+    restarts: VecDeque<Report>,
     exited: bool,
 }
 
@@ -66,7 +73,8 @@ impl Machine {
             stopping: None,
             last_worker: 0,
             last_generation: 0,
-            last_restart: None,
+            ledgers: BTreeMap::new(),
+            restarts: VecDeque::new(),
             exited: false,
         }
     }
@@ -110,7 +118,7 @@ impl Machine {
             Event::ClientGone { client } => self.client_gone(client),
             Event::Tick => self.tick(now, &mut out),
         }
-        self.leave_if_done(&mut out);
+        self.leave_if_done(now, &mut out);
         out
     }
 
@@ -184,8 +192,14 @@ impl Machine {
         }
     }
 
-    pub(crate) fn last_restart(&self) -> Option<&Report> {
-        self.last_restart.as_ref()
+    /// The last restarts, the latest first.
+    pub(crate) fn restarts(&self) -> impl Iterator<Item = &Report> {
+        self.restarts.iter()
+    }
+
+    fn remember(&mut self, report: Report) {
+        self.restarts.push_front(report);
+        self.restarts.truncate(MAX_RESTARTS);
     }
 
     /// The daemon in one word.

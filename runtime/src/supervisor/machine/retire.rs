@@ -15,8 +15,6 @@ pub(super) struct Retiring {
     report: Report,
     requested: Instant,
     pub(super) waiters: Vec<Waiter>,
-    /// Of its workers that have ended since.
-    ledger: Ledger,
 }
 
 impl Machine {
@@ -37,8 +35,7 @@ impl Machine {
         }
         // Even where nobody waits: `status` shows the figures of the last restart.
         if let Some(generation) = old {
-            let (waiters, ledger) = (waiting, Ledger::default());
-            self.retiring.push(Retiring { generation, report, requested, waiters, ledger });
+            self.retiring.push(Retiring { generation, report, requested, waiters: waiting });
         }
     }
 
@@ -47,9 +44,7 @@ impl Machine {
         if let Some(stopping) = &mut self.stopping {
             stopping.ledger += ledger;
         }
-        for retiring in self.retiring.iter_mut().filter(|old| old.generation == generation) {
-            retiring.ledger += ledger;
-        }
+        *self.ledgers.entry(generation).or_default() += ledger;
     }
 
     pub(super) fn retire_if_unused(
@@ -64,13 +59,15 @@ impl Machine {
         if used {
             return;
         }
+        let ledger = self.ledgers.remove(&generation).unwrap_or_default();
         for ended in self.retiring.extract_if(.., |old| old.generation == generation) {
             let mut report = ended.report;
             report.to_drained = Some(now.saturating_duration_since(ended.requested));
-            report.ledger = Some(ended.ledger);
-            if let Some(last) = self.last_restart.as_mut().filter(|last| last.to == report.to) {
-                *last = report.clone();
+            report.ledger = Some(ledger);
+            if let Some(told) = self.restarts.iter_mut().find(|told| told.to == report.to) {
+                *told = report.clone();
             }
+            out.push(Action::Drained { report: report.clone() });
             for waiter in ended.waiters {
                 answer(waiter.client, Answer::Restarted(report.clone()), out);
             }

@@ -165,7 +165,7 @@ impl Story {
                     format!("tell {client}: restarted {}", report_of(report))
                 }
                 Answer::Aborted(report) => format!("tell {client}: aborted {}", report_of(report)),
-                Answer::Stopped { ledger } => {
+                Answer::Stopped { ledger, .. } => {
                     format!("tell {client}: stopped, {}", ledger.accepted)
                 }
                 Answer::Refused { reason } => format!("tell {client}: refused, {reason}"),
@@ -176,7 +176,10 @@ impl Story {
             Action::Exit { code, reason: None } => format!("exit {code}"),
             // Told in `connections`.
             Action::Connect { .. } => return None,
-            Action::CloseListeners | Action::Progress { .. } | Action::Log { .. } => return None,
+            Action::CloseListeners
+            | Action::Drained { .. }
+            | Action::Progress { .. }
+            | Action::Log { .. } => return None,
         })
     }
 }

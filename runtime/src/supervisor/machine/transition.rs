@@ -206,7 +206,7 @@ impl Machine {
             {
                 drain(id, worker, now + worker.policy.drain_timeout, out);
             }
-            self.last_restart = Some(report.clone());
+            self.remember(report.clone());
         }
         self.replaced(report, transition.since, transition.waiters, out);
         self.force_excess(now, out);
@@ -260,7 +260,7 @@ impl Machine {
         let generation = current.generation;
         let text = format!("the restart failed: {reason}; generation {generation} {kept}");
         out.push(log(Level::Error, text));
-        self.last_restart = Some(report.clone());
+        self.remember(report.clone());
         for waiter in transition.waiters {
             answer(waiter.client, Answer::Aborted(report.clone()), out);
         }

@@ -128,10 +128,10 @@ mod tests {
 
     fn contents() -> impl Strategy<Value = Contents> {
         prop_oneof![
-            ("[a-z]{1,9}", any::<Option<SocketAddr>>(), any::<(u64, u64)>()).prop_map(
+            ("[a-z]{1,9}", any::<Option<(std::net::IpAddr, u16)>>(), any::<(u64, u64)>()).prop_map(
                 |(listener, peer, (accepted, requests))| Contents::Http {
                     listener,
-                    peer,
+                    peer: peer.map(SocketAddr::from),
                     path: None,
                     accepted,
                     requests

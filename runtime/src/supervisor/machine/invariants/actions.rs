@@ -75,6 +75,15 @@ impl Watch {
                 let ends = self.machine.state_word() == "stopping";
                 holds!(self, ends, "closed to newcomers but not stopping");
             }
+            Action::Drained { report } => {
+                let generation = report.from.unwrap_or_default();
+                holds!(self, self.alive(generation) == 0, "{generation} drained with workers");
+                holds!(
+                    self,
+                    report.committed && report.ledger.is_some() && report.to_drained.is_some(),
+                    "incomplete: {report:?}"
+                );
+            }
             Action::Retire { generation } => {
                 holds!(self, self.unretired.remove(generation), "{generation} retires twice");
                 holds!(self, self.alive(*generation) == 0, "{generation} retires with workers");
