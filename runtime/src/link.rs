@@ -36,6 +36,14 @@ pub(crate) enum FromWorker {
     Failing { reason: String },
     /// It got SIGTERM and drains.
     Leaving {},
+    /// It should not serve.
+    Unhealthy { reason: String },
+    /// It needs no confirm window.
+    Confirm {},
+    /// A check has to pass within the confirm window, or has passed.
+    Check { passed: bool },
+    /// The runtime runs.
+    Pong {},
     /// A text for `status`.
     Status { text: String },
     /// The last message was not understood.
@@ -64,6 +72,8 @@ pub(crate) enum ToWorker {
         #[serde(default)]
         last: bool,
     },
+    /// Say that the runtime runs.
+    Ping {},
     /// The descriptor leads to the generation that serves: pass connections to it.
     Successor {},
     /// The descriptor leads to a generation that drains: take what it passes.

@@ -40,6 +40,12 @@ pub(crate) struct Settings {
     /// Default: 2 s.
     #[serde(with = "humantime_text")]
     pub(crate) confirm_window: Duration,
+    /// The old worker is gone before the new one's `main` begins. Default: false.
+    #[serde(default)]
+    pub(crate) exclusive: bool,
+    /// A worker whose runtime does not answer for so long is replaced. Default: zero, which is never.
+    #[serde(default, with = "humantime_text")]
+    pub(crate) watchdog: Duration,
     /// At a restart idle HTTP connections go to the new worker. Default: `true`.
     #[serde(default = "yes")]
     pub(crate) pass_connections: bool,

@@ -152,6 +152,9 @@ impl StandIn {
         match link::receive::<FromWorker>(&self.parts.link) {
             Ok(Some((FromWorker::Ready {}, _))) => self.ready(),
             Ok(Some((FromWorker::Status { text }, _))) => self.text = Some(text),
+            Ok(Some((FromWorker::Unhealthy { reason }, _))) => {
+                self.parts.say.line(&format!("the program is unhealthy: {reason}"));
+            }
             Ok(Some(_)) => {}
             Ok(None) => self.phase = Phase::Over,
             Err(error) => self.parts.say.line(&format!("the link failed: {error}")),

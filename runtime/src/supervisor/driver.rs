@@ -25,7 +25,7 @@ use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
 use crate::sys::readiness::readable;
 use crate::sys::signals::{HangUp, Signals};
-use crate::sys::{clock, process};
+use crate::sys::{clock, process, threads};
 
 /// What a supervisor is made of.
 pub(crate) struct Setup {
@@ -240,6 +240,12 @@ impl Driver {
                 }
                 FromWorker::Ready {} => Event::Ready { worker },
                 FromWorker::Leaving {} => Event::Leaving { worker },
+                FromWorker::Unhealthy { reason } => {
+                    Event::Unhealthy { worker, reason: report::short(reason) }
+                }
+                FromWorker::Confirm {} => Event::Confirm { worker },
+                FromWorker::Check { passed } => Event::Check { worker, passed },
+                FromWorker::Pong {} => Event::Pong { worker },
                 FromWorker::Status { text } => {
                     process.text = Some(text);
                     continue;
@@ -356,8 +362,9 @@ impl Driver {
                     Order::Go => ToWorker::Go {},
                     Order::Quiesce => ToWorker::Quiesce {},
                     Order::Resume => ToWorker::Resume {},
-                    Order::Drain { deadline } => {
-                        let last = self.machine.state_word() == "stopping";
+                    Order::Ping => ToWorker::Ping {},
+                    Order::Drain { deadline, last } => {
+                        let last = last || self.machine.state_word() == "stopping";
                         ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline), last }
                     }
                 };
@@ -369,6 +376,7 @@ impl Driver {
                     self.log(Level::Warn, &text);
                 }
             }
+            Action::Examine { worker } => self.examine(worker),
             Action::Terminate { worker } => self.signal(worker, rustix::process::Signal::TERM),
             Action::Kill { worker } => self.signal(worker, rustix::process::Signal::KILL),
             Action::Answer { client, answer } => {
@@ -474,6 +482,14 @@ impl Driver {
         if let Err(error) = process.child.signal(signal) {
             let pid = process.child.pid();
             self.setup.say.line(&format!("cannot signal process {pid}: {error}"));
+        }
+    }
+
+    /// Writes down what a process that does not answer is doing.
+    fn examine(&self, worker: WorkerId) {
+        let Some(process) = self.fleet.get(worker) else { return };
+        for line in threads::of(process.child.pid()) {
+            self.log(Level::Warn, &line);
         }
     }
 

@@ -3,16 +3,19 @@
 //! The driver tells it what happened and does what it says, in order. What always holds is written
 //! down as assertions over random histories in `machine/invariants.rs`.
 
+mod exclusive;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod invariants;
+mod probation;
 mod respawn;
 mod retire;
 #[cfg(test)]
 mod scenarios;
 mod stop;
 mod transition;
+mod watchdog;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -104,6 +107,10 @@ impl Machine {
                 }
             }
             Event::Leaving { worker } => self.leaving(worker, now, &mut out),
+            Event::Unhealthy { worker, reason } => self.unhealthy(worker, reason, now, &mut out),
+            Event::Confirm { worker } => self.confirm_early(worker, now, &mut out),
+            Event::Check { worker, passed } => self.check(worker, passed, now, &mut out),
+            Event::Pong { worker } => self.pong(worker, now),
             Event::Missing { worker, what } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.missing = Some(what);
@@ -124,7 +131,9 @@ impl Machine {
 
     /// When the next [`Event::Tick`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let workers = self.workers.values().flat_map(|worker| [worker.deadline, worker.kill_at]);
+        let workers = self.workers.values().flat_map(|worker| {
+            [worker.deadline, worker.kill_at, worker.watch.map(|watch| watch.due())]
+        });
         let confirm = self.transition.as_ref().and_then(|transition| transition.confirm_at);
         let respawn = self.current.as_ref().and_then(|current| current.respawn_at);
         workers.chain([confirm, respawn]).flatten().min()
@@ -148,7 +157,7 @@ impl Machine {
             self.tick_worker(id, now, out);
         }
         if self.transition.as_ref().is_some_and(|t| t.confirm_at.is_some_and(|at| at <= now)) {
-            self.confirm(now, out);
+            self.end_confirm_window(now, out);
         }
         if self.stopping.is_none()
             && self.current.as_ref().is_some_and(|c| c.respawn_at.is_some_and(|at| at <= now))

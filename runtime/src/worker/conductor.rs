@@ -130,6 +130,7 @@ impl Conductor {
                 }
                 self.drain(clock::from_monotonic_ns(deadline));
             }
+            ToWorker::Ping {} => self.state.pinged(),
             ToWorker::Successor {} | ToWorker::Predecessor {} => self.open_channel(&message, fds),
             ToWorker::Reopen {} => {
                 if let Some(output) = fds.first() {

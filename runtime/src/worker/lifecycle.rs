@@ -122,6 +122,9 @@ impl Worker {
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(async {
                 Passage::open_on_runtime(state);
+                if !state.configuration.settings.watchdog.is_zero() {
+                    state.answer_pings();
+                }
                 let code = tokio::select! {
                     output = main(daemon) => output.report(),
                     () = abandoned.cancelled() => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@ pub mod http;
 pub(crate) mod lifecycle;
 pub mod net;
 pub mod passing;
+mod probation;
 mod state;
 
 pub(crate) use conductor::SignalDuty;

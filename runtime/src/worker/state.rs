@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -54,6 +54,8 @@ pub(crate) struct State {
     last: AtomicBool,
     /// The token's state, for those who look at every request: a token takes a lock.
     is_draining: AtomicBool,
+    /// Where a runtime is there to answer the watchdog.
+    pings: OnceLock<Arc<Notify>>,
     /// The ways to other generations.
     pub(crate) passage: Passage,
     /// The thread that stands in for the supervisor of a solo daemon.
@@ -117,6 +119,7 @@ impl State {
             ready: AtomicBool::new(false),
             last: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
+            pings: OnceLock::new(),
             passage: Passage::new(),
             stand_in: OnceLock::new(),
         })
@@ -159,6 +162,26 @@ impl State {
         if !self.ready.swap(true, Ordering::SeqCst) {
             self.say(&FromWorker::Ready {});
         }
+    }
+
+    /// The supervisor wants to know whether the runtime runs; without one, this thread has to do.
+    pub(crate) fn pinged(&self) {
+        match self.pings.get() {
+            Some(pings) => pings.notify_one(),
+            None => self.say(&FromWorker::Pong {}),
+        }
+    }
+
+    /// Answers such questions from a task of the current runtime: one that is blocked does not.
+    pub(crate) fn answer_pings(self: &Arc<Self>) {
+        let state = Arc::clone(self);
+        let pings = Arc::clone(self.pings.get_or_init(Arc::default));
+        tokio::spawn(async move {
+            loop {
+                pings.notified().await;
+                state.say(&FromWorker::Pong {});
+            }
+        });
     }
 
     // ---- phase ----------------------------------------------------------------------------------
