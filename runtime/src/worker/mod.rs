@@ -7,7 +7,7 @@ pub mod http;
 pub(crate) mod lifecycle;
 pub mod net;
 #[cfg(feature = "http")]
-mod passing;
+pub(crate) mod passing;
 mod state;
 
 pub(crate) use conductor::SignalDuty;

@@ -198,6 +198,16 @@ fn decode(packet: &[u8], socket: Option<OwnedFd>) -> Option<Parcel> {
     Some(Parcel { header, bytes: bytes.to_vec(), socket: socket? })
 }
 
+/// A packet that is understood, sent again, is understood as the same.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn survives_the_journey(packet: &[u8]) {
+    let socket = || std::fs::File::open("/dev/null").ok().map(OwnedFd::from);
+    let Some(parcel) = decode(packet, socket()) else { return };
+    let again = encode(&parcel).ok().and_then(|packet| decode(&packet, socket()));
+    let again = again.map(|again| (again.header, again.bytes));
+    assert_eq!(again, Some((parcel.header, parcel.bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
