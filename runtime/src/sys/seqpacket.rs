@@ -46,8 +46,18 @@ pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// Sends one packet, whole or not at all.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    if bytes.is_empty() || bytes.len() > MAX_PACKET || fds.len() > MAX_DESCRIPTORS {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too large for a packet"));
+    let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if bytes.is_empty() {
+        return refused("an empty message cannot be told from an end".into());
+    }
+    if bytes.len() > MAX_PACKET {
+        return refused(format!("the message has {} bytes and may have {MAX_PACKET}", bytes.len()));
+    }
+    if fds.len() > MAX_DESCRIPTORS {
+        let count = fds.len();
+        return refused(format!(
+            "{count} descriptors are more than the {MAX_DESCRIPTORS} of a message"
+        ));
     }
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -96,8 +106,13 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
             descriptors.extend(fds);
         }
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "truncated packet"));
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 128 KiB"));
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        let why = "its descriptors did not arrive: this process has too many open (RLIMIT_NOFILE), \
+                   or there were more than 250";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     if received.bytes == 0 {
         return Ok(None);
