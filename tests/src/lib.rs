@@ -6,6 +6,7 @@
 //! - [`Load`] asks a server many things and accounts for every request in a
 //!   [`Ledger`](load::Ledger).
 //! - [`http::Connection`] is one connection in the test's own hands, byte by byte.
+//! - [`Control`] is one connection to the control socket, packet by packet.
 //! - [`Process`] is a process held by a pidfd; [`Terminal`] a pseudo terminal with a child on it.
 //! - [`eventually`] waits, with a bound, for what announces itself in no other way.
 
@@ -16,6 +17,7 @@ pub mod bed;
 #[cfg(doctest)]
 mod book;
 pub mod child;
+pub mod control;
 pub mod http;
 pub mod load;
 pub mod process;
@@ -25,6 +27,7 @@ mod wait;
 
 pub use bed::{Bad, Bed};
 pub use child::{Child, Output};
+pub use control::Control;
 pub use load::Load;
 pub use process::Process;
 pub use report::{Report, Status};
