@@ -248,10 +248,11 @@ impl Driver {
                 FromWorker::Ready {} => Event::Ready { worker },
                 FromWorker::Leaving {} => Event::Leaving { worker },
                 FromWorker::Status { text } => {
-                    process.text = Some(text);
+                    process.text = Some(report::short_status(text));
                     continue;
                 }
                 FromWorker::Error { message } => {
+                    let message = report::short(message);
                     self.setup.say.line(&format!(
                         "the worker of generation {generation} did not understand: {message}"
                     ));
