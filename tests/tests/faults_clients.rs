@@ -88,7 +88,7 @@ fn nonsense() {
         (long.as_str(), "larger than 128 KiB"),
         (r#"{"type":"dance","tempo":120}"#, "older than the command"),
         (r#"{"type":"status","mood":"calm"}"#, "\"status\":"),
-        ("", ""),
+        ("", "it is empty"),
     ] {
         let client = victim.client();
         let answered = client.ask(sent, SOON).expect("an answer, or the end");

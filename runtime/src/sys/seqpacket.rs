@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -48,7 +49,7 @@ pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     if bytes.is_empty() {
-        return refused("an empty message cannot be told from an end".into());
+        return refused("an empty message looks like an end".into());
     }
     if bytes.len() > MAX_PACKET {
         return refused(format!("the message has {} bytes and may have {MAX_PACKET}", bytes.len()));
@@ -115,10 +116,20 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     if received.bytes == 0 {
+        if !hung_up(&socket)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
+        }
         return Ok(None);
     }
     bytes.truncate(received.bytes);
     Ok(Some(Packet { bytes, descriptors }))
+}
+
+/// Whether the other end is gone, which an empty packet looks like.
+fn hung_up(socket: impl AsFd) -> io::Result<bool> {
+    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))?;
+    Ok(!fds[0].revents().is_empty())
 }
 
 #[cfg(test)]
@@ -134,6 +145,18 @@ mod tests {
         let one = receive(&b).unwrap().unwrap();
         assert_eq!((one.bytes.as_slice(), one.descriptors.len()), (&b"one"[..], 2));
         assert_eq!(receive(&b).unwrap().unwrap().bytes, b"two");
+        drop(a);
+        assert!(receive(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_empty_packet_is_no_end() {
+        let (a, b) = pair().unwrap();
+        let empty = rustix::net::send(&a, b"", SendFlags::empty());
+        assert_eq!(empty, Ok(0));
+        send(&a, b"more", &[]).unwrap();
+        assert_eq!(receive(&b).err().unwrap().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(receive(&b).unwrap().unwrap().bytes, b"more");
         drop(a);
         assert!(receive(&b).unwrap().is_none());
     }

@@ -180,6 +180,8 @@ impl Conductor {
         self.link_open = false;
         if !self.state.draining.is_cancelled() {
             tracing::warn!("the supervisor is gone: draining");
+            // Should it be there all the same, deaf in one direction: this is not the program's end.
+            self.state.say(&FromWorker::Leaving {});
             self.state.set_last();
             self.drain_for_timeout();
         }

@@ -82,7 +82,7 @@ fn misuse(what: &str) -> String {
                 }
                 4
             }
-            "empty" => times(1, || send(&link, b"", &[])),
+            "empty" => times(20, || send(&link, b"", &[])),
             "deaf" => {
                 rustix::net::shutdown(&link, rustix::net::Shutdown::Read)?;
                 1
