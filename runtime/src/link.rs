@@ -112,6 +112,11 @@ pub(crate) fn send<M: Serialize>(
     seqpacket::send(socket, &bytes, fds)
 }
 
+/// Sends one message if there is room for it now.
+pub(crate) fn offer<M: Serialize>(socket: impl AsFd, message: &M) -> io::Result<()> {
+    seqpacket::offer(socket, &serde_json::to_vec(message)?)
+}
+
 /// A received message with its descriptors.
 pub(crate) type Received<M> = (M, Vec<OwnedFd>);
 

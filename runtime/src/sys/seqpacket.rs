@@ -47,6 +47,20 @@ pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// Sends one packet, whole or not at all.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_flagged(socket, bytes, fds, SendFlags::NOSIGNAL)
+}
+
+/// As [`send`], without descriptors and without waiting for room, whatever the socket's flags.
+pub(crate) fn offer(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    send_flagged(socket, bytes, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+}
+
+fn send_flagged(
+    socket: impl AsFd,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
     let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     if bytes.is_empty() {
         return refused("an empty message looks like an end".into());
@@ -66,9 +80,7 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> i
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
     }
     let parts = [IoSlice::new(bytes)];
-    rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL)
-    })?;
+    rustix::io::retry_on_intr(|| rustix::net::sendmsg(&socket, &parts, &mut control, flags))?;
     Ok(())
 }
 

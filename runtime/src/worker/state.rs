@@ -138,6 +138,13 @@ impl State {
         }
     }
 
+    /// As [`State::say`], for what may be lost: never waits for a supervisor that does not listen.
+    pub(crate) fn mention(&self, message: &FromWorker) {
+        if let Err(error) = link::offer(&self.link, message) {
+            tracing::debug!(%error, "the supervisor did not take a message");
+        }
+    }
+
     // ---- readiness ------------------------------------------------------------------------------
 
     /// `main` is about to run.
