@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::worker::{WorkerState, drain};
 use super::{Actions, Machine, log, seconds};
 use crate::config::RestartPolicy;
+use crate::counters::Ledger;
 use crate::supervisor::event::{Generation, Level, Policy, Source, WorkerId};
 use crate::sys::process::Exit;
 
@@ -14,6 +15,8 @@ use crate::sys::process::Exit;
 pub(super) struct Current {
     pub(super) generation: Generation,
     pub(super) policy: Policy,
+    /// Of its workers that have ended already: crashed, or sent away.
+    pub(super) ended: Ledger,
     /// Serving, or respawned and starting.
     pub(super) worker: Option<WorkerId>,
     pub(super) crashes: VecDeque<Instant>,

@@ -15,21 +15,22 @@ pub(super) struct Retiring {
     report: Report,
     requested: Instant,
     pub(super) waiters: Vec<Waiter>,
-    /// Of its workers that have ended since.
+    /// Of its workers that have ended.
     ledger: Ledger,
 }
 
 impl Machine {
     /// The restart that replaced a generation is done: answers those who do not wait for the end of its
-    /// last worker now, the others then.
+    /// last worker now, the others then. `ledger`: of those that have ended already.
     pub(super) fn replaced(
         &mut self,
         report: Report,
+        ledger: Ledger,
         requested: Instant,
         waiters: Vec<Waiter>,
         out: &mut Actions,
     ) {
-        let old = report.from.filter(|from| self.workers.values().any(|w| w.generation == *from));
+        let old = report.from.filter(|from| self.has_workers(*from));
         let (waiting, answered) =
             waiters.into_iter().partition(|waiter| waiter.wait && old.is_some());
         for Waiter { client, .. } in answered {
@@ -37,7 +38,7 @@ impl Machine {
         }
         // Even where nobody waits: `status` shows the figures of the last restart.
         if let Some(generation) = old {
-            let (waiters, ledger) = (waiting, Ledger::default());
+            let waiters = waiting;
             self.retiring.push(Retiring { generation, report, requested, waiters, ledger });
         }
     }
@@ -50,6 +51,13 @@ impl Machine {
         for retiring in self.retiring.iter_mut().filter(|old| old.generation == generation) {
             retiring.ledger += ledger;
         }
+        if let Some(current) = self.current.as_mut().filter(|c| c.generation == generation) {
+            current.ended += ledger;
+        }
+    }
+
+    pub(super) fn has_workers(&self, generation: Generation) -> bool {
+        self.workers.values().any(|worker| worker.generation == generation)
     }
 
     pub(super) fn retire_if_unused(
@@ -58,7 +66,7 @@ impl Machine {
         now: Instant,
         out: &mut Actions,
     ) {
-        let used = self.workers.values().any(|worker| worker.generation == generation)
+        let used = self.has_workers(generation)
             || self.current.as_ref().is_some_and(|c| c.generation == generation)
             || self.transition.as_ref().is_some_and(|t| t.generation == generation);
         if used {

@@ -79,7 +79,7 @@ impl Machine {
             code,
             reason,
             clients: Vec::new(),
-            ledger: Ledger::default(),
+            ledger: self.current.as_ref().map(|current| current.ended).unwrap_or_default(),
             urgency,
             asked: false,
         });

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::respawn::Current;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, refuse, seconds};
+use crate::counters::Ledger;
 use crate::supervisor::event::{
     Action, Answer, ClientId, Generation, Level, Order, Policy, Report, Source, WorkerId,
 };
@@ -183,11 +184,14 @@ impl Machine {
         let old = self.current.replace(Current {
             generation: transition.generation,
             policy: transition.policy,
+            ended: Ledger::default(),
             worker: Some(transition.worker),
             crashes: VecDeque::new(),
             respawn_at: None,
             exhausted: None,
         });
+        let ended = old.as_ref().map(|old| old.ended).unwrap_or_default();
+        let gone = old.as_ref().filter(|old| !self.has_workers(old.generation));
         let report = Report {
             from: old.as_ref().map(|old| old.generation),
             to: transition.generation,
@@ -195,7 +199,8 @@ impl Machine {
             reason: None,
             to_commit: transition.committed_after,
             to_drained: None,
-            ledger: None,
+            // Complete where nobody is left already.
+            ledger: gone.map(|old| old.ended),
         };
         if let Some(old) = &old {
             // Before it drains: a connection that is told to go could have been passed.
@@ -208,7 +213,7 @@ impl Machine {
             }
             self.last_restart = Some(report.clone());
         }
-        self.replaced(report, transition.since, transition.waiters, out);
+        self.replaced(report, ended, transition.since, transition.waiters, out);
         self.force_excess(now, out);
         if let Some(old) = old {
             self.retire_if_unused(old.generation, now, out);
