@@ -275,7 +275,7 @@ impl StandIn {
     }
 
     fn farewell(&mut self) {
-        let ledger = self.parts.counters.read().closed();
+        let ledger = self.parts.counters.closed();
         for client in std::mem::take(&mut self.stopping) {
             self.clients.reply(client, &Reply::Stopped { ledger });
         }

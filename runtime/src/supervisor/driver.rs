@@ -318,7 +318,7 @@ impl Driver {
         let Some(process) = self.fleet.get(worker) else { return };
         match process.child.try_wait() {
             Ok(Some(exit)) => {
-                let ledger = process.ledger().closed();
+                let ledger = process.final_ledger();
                 self.fleet.remove(worker);
                 self.events.push_back(Event::Exited { worker, exit, ledger });
             }

@@ -207,7 +207,7 @@ impl Conductor {
         }
         self.state.forced.cancel();
         if self.ending == Ending::Returns || now >= self.hard_deadline(deadline) {
-            self.state.force_open_connections();
+            self.state.counters.cut();
             self.state.part();
             process::exit_now(0);
         }

@@ -153,6 +153,10 @@ impl Worker {
             })
         }));
         runtime.shutdown_timeout(SHUTDOWN);
+        if state.forced.is_cancelled() {
+            // Tasks that block could not be dropped, and what they hold ends with the process.
+            state.counters.cut();
+        }
         state.part();
         ran.unwrap_or(ExitCode::from(PANICKED))
     }

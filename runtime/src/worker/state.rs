@@ -267,13 +267,6 @@ impl State {
         Connection::new(self)
     }
 
-    /// Counts all connections that are still open as forced: the process ends now.
-    pub(crate) fn force_open_connections(&self) {
-        for _ in 0..self.counters.read().open {
-            self.counters.ended(Ending::Forced);
-        }
-    }
-
     /// Hangs up and waits for the stand-in of a supervisor, if there is one, to put things away.
     pub(crate) fn part(&self) {
         // A link that is down already is what is wanted.
