@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::seeds;
 
+type Target = fn(&[u8]);
+
 /// All targets, by the names they have in `tests/fuzz`.
-pub(super) const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub(super) const TARGETS: &[(&str, Target)] = &[
     ("from_worker", super::from_worker),
     ("to_worker", super::to_worker),
     ("request", super::request),
