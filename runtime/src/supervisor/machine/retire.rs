@@ -27,7 +27,7 @@ impl Machine {
         waiters: Vec<Waiter>,
         out: &mut Actions,
     ) {
-        let old = report.from.filter(|from| self.workers.values().any(|w| w.generation == *from));
+        let old = report.from;
         let (waiting, answered) =
             waiters.into_iter().partition(|waiter| waiter.wait && old.is_some());
         for Waiter { client, .. } in answered {

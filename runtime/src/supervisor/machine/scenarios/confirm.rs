@@ -78,7 +78,10 @@ fn the_old_generation_is_respawned_when_both_die() {
 fn a_new_worker_is_confirmed_although_the_old_dies() {
     let mut story = Story::committed();
     story.on(exited(1, 3));
-    assert_eq!(story.tick(13.0), ["tell 9: restarted 1→2 committed 1.0", "retire 1"]);
+    assert_eq!(
+        story.tick(13.0),
+        ["tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1", "retire 1"]
+    );
 
     let mut story = Story::committed();
     assert_eq!(story.on(lost(1)), NOTHING);

@@ -80,7 +80,12 @@ fn the_limit_waits_for_a_restart_in_progress() {
     assert_eq!(story.due(), Some(60.0), "no respawn");
     assert_eq!(
         story.boots(2),
-        ["welcome 2", "go 2", "tell 9: restarted 1→2 committed 0.0", "retire 1"]
+        [
+            "welcome 2",
+            "go 2",
+            "tell 9: restarted 1→2 committed 0.0 drained 0.0 accepted 1",
+            "retire 1"
+        ]
     );
     // … one that fails does not, nor does the one after it.
     let mut story = Story::serving(limited);
