@@ -98,6 +98,9 @@ mod config;
 mod control;
 mod counters;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod image;
 mod launch;
 mod link;

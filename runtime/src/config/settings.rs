@@ -153,12 +153,19 @@ mod humantime_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use std::time::Duration;
 
+    use super::super::values::LONGEST;
+
     pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(&humantime::format_duration(*d))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(d)?;
-        humantime::parse_duration(&text).map_err(D::Error::custom)
+        let duration = humantime::parse_duration(&text).map_err(D::Error::custom)?;
+        // From another process: a deadline that overflows would take this one down.
+        if duration > LONGEST {
+            return Err(D::Error::custom(format_args!("{text} is longer than 365days")));
+        }
+        Ok(duration)
     }
 }

@@ -281,7 +281,7 @@ impl StandIn {
     }
 
     fn farewell(&mut self) {
-        let ledger = self.parts.counters.read().closed();
+        let ledger = self.parts.counters.closed();
         let to_drained_ms = self.asked_to_stop.map(|at| at.elapsed().as_secs_f64() * 1000.0);
         for client in std::mem::take(&mut self.stopping) {
             self.clients.reply(client, &Reply::Stopped { ledger, to_drained_ms });

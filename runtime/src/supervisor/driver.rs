@@ -27,6 +27,12 @@ use crate::sys::readiness::readable;
 use crate::sys::signals::{HangUp, Signals};
 use crate::sys::{clock, process, threads};
 
+/// The most messages of one worker that are heard before others get their turn.
+const MESSAGES_AT_ONCE: usize = 64;
+
+/// More messages than the link of a worker that has ended can hold.
+const LAST_MESSAGES: usize = 4096;
+
 /// What a supervisor is made of.
 pub(crate) struct Setup {
     pub(crate) configuration: Configuration,
@@ -135,7 +141,7 @@ impl Driver {
                     }
                 }
                 Readable::Client(id) => self.hear_client(id),
-                Readable::Link(id) => self.hear_worker(id, now),
+                Readable::Link(id) => self.hear_worker(id, MESSAGES_AT_ONCE),
                 Readable::Child(id) => self.reap(id),
             }
         }
@@ -213,10 +219,11 @@ impl Driver {
         }
     }
 
-    fn hear_worker(&mut self, worker: WorkerId, now: Instant) {
-        loop {
+    /// Hears what a worker says, but not one that never stops talking and nobody else.
+    fn hear_worker(&mut self, worker: WorkerId, messages: usize) {
+        for _ in 0..messages {
             let Some(process) = self.fleet.get_mut(worker) else { return };
-            let message = match process.hear(now) {
+            let message = match process.hear(Instant::now()) {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
                 Err(message) => {
@@ -247,10 +254,11 @@ impl Driver {
                 FromWorker::Check { passed } => Event::Check { worker, passed },
                 FromWorker::Pong {} => Event::Pong { worker },
                 FromWorker::Status { text } => {
-                    process.text = Some(text);
+                    process.text = Some(report::short_status(text));
                     continue;
                 }
                 FromWorker::Error { message } => {
+                    let message = report::short(message);
                     self.setup.say.line(&format!(
                         "the worker of generation {generation} did not understand: {message}"
                     ));
@@ -312,11 +320,11 @@ impl Driver {
 
     fn reap(&mut self, worker: WorkerId) {
         // What it said last comes first.
-        self.hear_worker(worker, Instant::now());
+        self.hear_worker(worker, LAST_MESSAGES);
         let Some(process) = self.fleet.get(worker) else { return };
         match process.child.try_wait() {
             Ok(Some(exit)) => {
-                let ledger = process.ledger().closed();
+                let ledger = process.final_ledger();
                 self.fleet.remove(worker);
                 self.events.push_back(Event::Exited { worker, exit, ledger });
             }

@@ -9,6 +9,9 @@ use crate::control::{ImageStatus, ListenerStatus, Outcome, PastRestart, Status, 
 /// Characters of a reason; what is beyond is cut.
 const MAX_REASON: usize = 2000;
 
+/// Characters of a status line, as a worker of this release cuts them itself.
+const MAX_STATUS: usize = 1000;
+
 /// Everything that `status` shows.
 pub(super) fn status(driver: &Driver) -> Status {
     let now = Instant::now();
@@ -74,8 +77,17 @@ fn asked_at(driver: &Driver, generation: Generation) -> u64 {
 }
 
 /// What a worker says of its end, no longer than people read and a packet holds.
-pub(super) fn short(mut text: String) -> String {
-    if let Some((end, _)) = text.char_indices().nth(MAX_REASON) {
+pub(super) fn short(text: String) -> String {
+    cut(text, MAX_REASON)
+}
+
+/// What a worker says of what it does: the text of each has a place in one packet.
+pub(super) fn short_status(text: String) -> String {
+    cut(text, MAX_STATUS)
+}
+
+fn cut(mut text: String, characters: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(characters) {
         text.truncate(end);
         text.push('…');
     }

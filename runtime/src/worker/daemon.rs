@@ -149,12 +149,14 @@ impl Daemon {
     }
 
     /// A line that `status` shows beside this worker, such as `replaying the journal, 40 %`.
+    ///
+    /// Never waits: a supervisor that is hundreds of lines behind, as one that was stopped, misses it.
     pub fn status(&self, text: impl Into<String>) {
         let mut text = text.into();
         if let Some((end, _)) = text.char_indices().nth(MAX_STATUS) {
             text.truncate(end);
         }
-        self.state.say(&FromWorker::Status { text });
+        self.state.mention(&FromWorker::Status { text });
     }
 }
 

@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::net::Addr;
 use super::passing::Passage;
 use crate::config::{Address, Configuration, Ready};
-use crate::counters::{Counters, Ending, Stage};
+use crate::counters::{Counters, Stage};
 use crate::link::{self, FromWorker};
 
 /// What a worker may do with its listeners.
@@ -132,6 +132,13 @@ impl State {
     /// Tells the supervisor. One that is gone or does not listen is noticed by the conductor.
     pub(crate) fn say(&self, message: &FromWorker) {
         if let Err(error) = link::send(&self.link, message, &[]) {
+            tracing::debug!(%error, "the supervisor did not take a message");
+        }
+    }
+
+    /// As [`State::say`], for what may be lost: never waits for a supervisor that does not listen.
+    pub(crate) fn mention(&self, message: &FromWorker) {
+        if let Err(error) = link::offer(&self.link, message) {
             tracing::debug!(%error, "the supervisor did not take a message");
         }
     }
@@ -273,13 +280,6 @@ impl State {
     pub(crate) fn received(self: &Arc<Self>) -> Connection {
         self.counters.received();
         Connection::new(self)
-    }
-
-    /// Counts all connections that are still open as forced: the process ends now.
-    pub(crate) fn force_open_connections(&self) {
-        for _ in 0..self.counters.read().open {
-            self.counters.ended(Ending::Forced);
-        }
     }
 
     /// Hangs up and waits for the stand-in of a supervisor, if there is one, to put things away.

@@ -16,7 +16,7 @@ use tower_service::Service;
 use super::io::{LingeringIo, join};
 use super::service::{Activity, Observed};
 use super::{BoxError, Peer};
-use crate::worker::net::Stream;
+use crate::worker::net::{Stream, is_exhaustion};
 use crate::worker::passing::{Contents, MAX_BYTES, Parcel, Successor, Verdict};
 use crate::worker::state::State;
 
@@ -25,6 +25,11 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the last worker of a daemon that ends waits for the next request of an idle connection.
 const LAST_GRACE: Duration = Duration::from_millis(500);
+
+/// How often, and after what time each, a connection is passed again that found no descriptor left: one
+/// is needed for a moment, and every connection that was passed leaves one.
+const RETRIES: u32 = 50;
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection and what is known of it.
 pub(super) struct Connection<S> {
@@ -62,6 +67,7 @@ where
             // connection on which it fails is dead, which the first read tells.
             let _ = stream.set_nodelay(true);
         }
+        let mut retries = RETRIES;
         loop {
             let service = TowerToHyperService::new(service.clone());
             let observed = Observed::new(service, peer.clone(), Arc::clone(&activity));
@@ -71,6 +77,12 @@ where
             };
             let socket = match idle.duplicate() {
                 Ok(socket) if read.len() <= MAX_BYTES => socket,
+                Err(error) if is_exhaustion(&error) && retries > 0 => {
+                    retries -= 1;
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    (stream, bytes) = (idle, read);
+                    continue;
+                }
                 _ => {
                     activity.passing_failed(successor.number);
                     (stream, bytes) = (idle, read);

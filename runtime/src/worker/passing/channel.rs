@@ -141,7 +141,11 @@ async fn send_all(socket: OwnedFd, mut queue: mpsc::Receiver<Sent>) -> io::Resul
                 None => return Ok(()),
                 Some((parcel, sender)) => {
                     last += 1;
-                    let packet = encode(last, &parcel)?;
+                    // One whose peer has a name that is not text stays here, by itself.
+                    let Ok(packet) = encode(last, &parcel) else {
+                        last -= 1;
+                        continue;
+                    };
                     unanswered.insert(last, sender);
                     send(socket, &packet, &parcel.socket).await?;
                 }

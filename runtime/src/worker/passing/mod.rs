@@ -69,6 +69,8 @@ pub(crate) use channel::{Receipt, Successor, Verdict};
 pub use own::{Offer, Passable, Passed, Saved, Unpassed};
 #[cfg(feature = "http")]
 pub(crate) use parcel::Place;
+#[cfg(any(test, fuzzing))]
+pub(crate) use parcel::survives_the_journey;
 #[cfg(feature = "http")]
 pub(crate) use parcel::{Contents, MAX_BYTES, Parcel};
 #[cfg(feature = "http")]

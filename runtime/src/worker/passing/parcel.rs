@@ -116,6 +116,22 @@ pub(super) fn decode_answer(packet: &[u8]) -> Option<(u64, u8)> {
     Some((u64::from_le_bytes(number.try_into().ok()?), *verdict))
 }
 
+/// A packet that is understood, sent again, is understood as the same.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn survives_the_journey(packet: &[u8]) {
+    let socket = || std::fs::File::open("/dev/null").ok().map(OwnedFd::from);
+    let _ = decode_answer(packet);
+    let Some((number, Some(parcel))) = decode(packet, socket()) else { return };
+    // What a later release sends is not sent on.
+    if parcel.contents == Contents::Unknown {
+        return;
+    }
+    let again = encode(number, &parcel).ok().and_then(|packet| decode(&packet, socket()));
+    let again = again.and_then(|(number, parcel)| Some((number, parcel?)));
+    let again = again.map(|(number, parcel)| (number, parcel.contents, parcel.bytes));
+    assert_eq!(again, Some((number, parcel.contents, parcel.bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -38,6 +38,7 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
         .route("/echo", post(|body: Bytes| async move { body }))
         .route("/ws", get(ws))
         .route("/stream", get(stream))
+        .route("/large", get(async || "x".repeat(32 * 1024 * 1024)))
         .route("/child", get(child))
         .route("/log/{line}", get(|Path(line): Path<String>| async move { eprintln!("{line}") }))
         .route("/abort", get(abort))
