@@ -30,6 +30,7 @@ pub fn from_worker(bytes: &[u8]) {
             settings.drain_timeout,
             settings.kill_timeout,
             settings.confirm_window,
+            settings.watchdog,
             settings.backoff_min,
             settings.backoff_max,
             settings.start_limit_interval,

@@ -66,6 +66,7 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
 /// Takes the store, or fails where somebody has it.
 fn own(path: PathBuf) -> anyhow::Result<File> {
     let file = File::create(path)?;
-    file.try_lock().map_err(|error| anyhow::anyhow!("the store has an owner: {error}"))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| anyhow::anyhow!("the store has an owner: {error}"))?;
     Ok(file)
 }
