@@ -96,13 +96,14 @@ fn nonsense() {
         assert!(answered.contains(answer), "{shown:?}: {answered}");
         assert_eq!(client.receive(SOON).expect("the end"), b"", "{shown:?}");
     }
-    // The first counts, the second is one too many.
+    // The first counts, the second is one too many; what is left unread of it may cut the answer off.
     let client = victim.client();
     for _ in 0..2 {
         let _ = client.send(status);
     }
-    let answered = client.receive(SOON).expect("an answer");
-    assert!(String::from_utf8_lossy(&answered).contains("\"status\":"));
+    let answered = client.receive(SOON).expect("an answer, or the end");
+    let answered = String::from_utf8_lossy(&answered);
+    assert!(answered.is_empty() || answered.contains("\"status\":"), "{answered}");
     victim.assert_none_the_worse();
 }
 
