@@ -69,8 +69,6 @@ impl Bed {
         bed.set("DAEMON_RUNTIME_DIR", bed.runtime_dir().display().to_string());
         bed.set("DAEMON_PIDFILE", bed.pidfile().display().to_string());
         bed.set("DAEMON_LOG", bed.log_file().display().to_string());
-        // Who tests it sets it: the others would wait for it at each restart.
-        bed.set("DAEMON_CONFIRM_WINDOW", "0s");
         bed
     }
 

@@ -23,6 +23,7 @@ const RESTARTS: u64 = 5;
 fn bed() -> Bed {
     let mut bed = Bed::empty();
     bed.set("DAEMON_NAME", "app");
+    bed.set("DAEMON_CONFIRM_WINDOW", "0s");
     bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
     deploy(&bed, 1);
     bed

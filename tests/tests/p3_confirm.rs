@@ -147,6 +147,26 @@ fn the_old_one_waits_in_the_wings() {
     bed.stop();
 }
 
+/// Nothing is dropped with a window as long as it is by default.
+#[test]
+fn nothing_is_dropped() {
+    let bed = bed("2s");
+    let target = bed.start().target("http");
+    let kept = Load::on(target.clone()).keep_alive(32).start();
+    let new = Load::on(target).new_connections(8).start();
+    for _ in 0..3 {
+        new.wait_for(100);
+        let begun = Instant::now();
+        bed.restart().account().assert_balanced();
+        assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+    let kept = kept.stop();
+    kept.assert_nothing_failed();
+    assert_eq!((kept.connections, kept.told_to_close), (32, 0), "{kept}");
+    new.stop().assert_nothing_failed();
+    bed.stop();
+}
+
 /// Both are gone: the old generation is started again from its own image.
 #[test]
 fn the_old_one_is_respawned_if_it_has_died() {

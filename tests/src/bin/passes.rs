@@ -26,6 +26,7 @@ fn one() -> u32 {
 #[daemon(
     name = "app",
     graceful_restart,
+    confirm_window = "0s",
     listen(count = "127.0.0.1:0"),
     drain_timeout = "10s",
     kill_timeout = "1s",

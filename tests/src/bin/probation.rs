@@ -20,6 +20,7 @@ struct Settings {
     name = "app",
     flavor = "current_thread",
     graceful_restart,
+    confirm_window = "0s",
     listen(http = "127.0.0.1:0"),
     ready_timeout = "10s",
     drain_timeout = "10s",
