@@ -2,7 +2,7 @@
 //! load, and new code once a second.
 //!
 //! `cargo bench -p unbroken-tests --bench peers [-- [--json] [--svg FILE] [PEER …]]`. The environment
-//! sets `PHASE_SECONDS` of each phase (15), `RATE` of the open loop (2000 requests per second), `CONNECTIONS`
+//! sets `PHASE_SECONDS` of each phase (12), `RATE` of the open loop (2000 requests per second), `CONNECTIONS`
 //! that are kept (64) and `NEW` connections at a time (16). `tests/benches/peers/install` installs what is
 //! not built here; without it those peers are reported as missing.
 

@@ -47,7 +47,7 @@ pub(crate) struct Restart {
 impl Phase {
     pub(crate) fn all() -> [Phase; 3] {
         let knobs = Knobs {
-            seconds: knob("PHASE_SECONDS", 15),
+            seconds: knob("PHASE_SECONDS", 12),
             rate: knob("RATE", 2000),
             connections: knob("CONNECTIONS", 64),
             new: knob("NEW", 16),
