@@ -13,6 +13,7 @@ pages! {
     quick_start "../../book/src/quick-start.md"
     writing_a_main "../../book/src/main.md"
     restart "../../book/src/restart.md"
+    clients "../../book/src/clients.md"
     configuration "../../book/src/configuration.md"
     verbs "../../book/src/verbs.md"
     troubleshooting "../../book/src/troubleshooting.md"

@@ -135,9 +135,36 @@ impl Process {
 
     /// The memory that is its own, in bytes (`Private_Dirty`).
     pub fn private_memory(&self) -> Option<u64> {
+        self.memory("Private_Dirty")
+    }
+
+    /// A sum over its mappings, in bytes: `Rss`, `Pss`, … (proc_pid_smaps(5)).
+    pub fn memory(&self, field: &str) -> Option<u64> {
         let rollup = fs::read_to_string(self.proc("smaps_rollup")).ok()?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:"))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+        let mut fields = rollup.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = fields.find(|(name, _)| *name == field)?;
+        Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
+
+    /// The time it has had of the processors, of its threads that ended too.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        let stat = fs::read_to_string(self.proc("stat")).ok()?;
+        // The name may contain anything; what follows its bracket is in columns (proc_pid_stat(5)).
+        let columns: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks = columns.get(11)?.parse::<u64>().ok()? + columns.get(12)?.parse::<u64>().ok()?;
+        Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
+    /// It, its children, their children and so on.
+    pub fn family(self) -> Vec<Process> {
+        let mut family = vec![self];
+        let mut next = 0;
+        while let Some(process) = family.get(next) {
+            let children = process.children();
+            family.extend(children);
+            next += 1;
+        }
+        family
     }
 
     fn proc(&self, file: &str) -> PathBuf {

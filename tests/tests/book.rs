@@ -17,8 +17,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-const CHAPTERS: [&str; 7] =
-    ["introduction", "quick-start", "main", "restart", "configuration", "verbs", "troubleshooting"];
+const CHAPTERS: [&str; 8] = [
+    "introduction",
+    "quick-start",
+    "main",
+    "restart",
+    "clients",
+    "configuration",
+    "verbs",
+    "troubleshooting",
+];
 
 /// Where the book was written.
 const BOOK_PORT: &str = "8080";

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
@@ -75,6 +75,8 @@ pub struct Ledger {
     pub samples: Vec<Sample>,
     /// The first failures of each connection, in order of time.
     pub failures: Vec<Failure>,
+    /// When the load began: what all times here count from.
+    pub start: Instant,
     /// From the first request to the last response.
     pub elapsed: Duration,
 }
@@ -101,6 +103,8 @@ pub struct Sample {
     pub at: Duration,
     /// How long it took.
     pub latency: Duration,
+    /// Whether it ended well.
+    pub ok: bool,
 }
 
 /// One request that failed, for whoever reads the test's output.
@@ -118,7 +122,7 @@ const SAMPLES: usize = 4096;
 const FAILURES: usize = 5;
 
 impl Ledger {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(start: Instant) -> Self {
         Self {
             outcomes: Default::default(),
             connections: 0,
@@ -131,6 +135,7 @@ impl Ledger {
             latency: Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are valid"),
             samples: Vec::new(),
             failures: Vec::new(),
+            start,
             elapsed: Duration::ZERO,
         }
     }
@@ -176,6 +181,15 @@ impl Ledger {
     /// The longest latency.
     pub fn max(&self) -> Duration {
         Duration::from_micros(self.latency.max())
+    }
+
+    /// How often the server ended a connection that the client would have kept, well or not.
+    pub fn ended_by_server(&self) -> u64 {
+        let lost = [Outcome::Reset, Outcome::Closed, Outcome::Truncated];
+        self.idle_closed
+            + self.told_to_close
+            + self.reset_after_response
+            + lost.map(|outcome| self.count(outcome)).iter().sum::<u64>()
     }
 
     /// # Panics

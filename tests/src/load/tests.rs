@@ -335,6 +335,7 @@ fn a_stalled_server_cannot_hide_its_stall() {
     assert!(ledger.max() >= Duration::from_millis(500), "{ledger}");
     assert_eq!(ledger.samples.len(), 100);
     assert!(ledger.samples.is_sorted_by_key(|sample| sample.at));
+    assert!(ledger.samples.iter().all(|sample| sample.ok));
 }
 
 #[test]

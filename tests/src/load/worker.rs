@@ -37,13 +37,13 @@ pub(super) async fn run(
             opened: Arc::clone(&opened),
             stopped: stopped.clone(),
             timer: Timer::new().expect("a timer"),
-            ledger: Ledger::new(),
+            ledger: Ledger::new(pace.start),
             samples: Thinned::new(),
             channel: None,
         };
         workers.push(tokio::spawn(worker.run()));
     }
-    let mut ledger = Ledger::new();
+    let mut ledger = Ledger::new(pace.start);
     for worker in workers {
         ledger.merge(worker.await.expect("the load's worker does not panic"));
     }
@@ -117,7 +117,8 @@ impl Worker {
             self.ledger.record(latency);
         }
         if self.load.samples {
-            self.samples.push(Sample { at, latency });
+            let ok = matches!(&result, Ok(response) if response.status < 400);
+            self.samples.push(Sample { at, latency, ok });
         }
         match result {
             Ok(response) => {

@@ -1,0 +1,92 @@
+//! Requests per second, and the processor's time for each.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use unbroken_tests::Load;
+
+use super::GOAL;
+use super::server::Server;
+
+/// Medians over all rounds.
+pub(crate) struct Comparison {
+    connections: usize,
+    /// Requests per second: bare, daemon.
+    rates: [f64; 2],
+    /// Microseconds per request.
+    cpu: [f64; 2],
+    /// Of the daemon to the bare one in each round, as what disturbs a round disturbs both.
+    ratios: Vec<f64>,
+}
+
+pub(crate) fn compare(connections: usize) -> Comparison {
+    let (rounds, length) = (knob("ROUNDS", 9), Duration::from_millis(knob("ROUND_MS", 1500)));
+    let servers = [Server::bare(&[]), Server::daemon(&[])];
+    let measure = |server: &Server| {
+        let before = server.cpu_time();
+        let ledger = Load::on(server.target.clone()).keep_alive(connections).duration(length).run();
+        let cpu = server.cpu_time() - before;
+        ledger.assert_nothing_failed();
+        let requests = ledger.total() as f64;
+        (requests / ledger.elapsed.as_secs_f64(), cpu.as_secs_f64() * 1e6 / requests)
+    };
+    // To warm up.
+    for server in &servers {
+        measure(server);
+    }
+    let (mut rates, mut cpu) = ([vec![], vec![]], [vec![], vec![]]);
+    for round in 0..rounds as usize {
+        // Neither is always the first.
+        for which in [round % 2, 1 - round % 2] {
+            let (rate, time) = measure(&servers[which]);
+            rates[which].push(rate);
+            cpu[which].push(time);
+        }
+    }
+    let ratios = rates[1].iter().zip(&rates[0]).map(|(daemon, bare)| daemon / bare).collect();
+    Comparison { connections, rates: rates.map(median), cpu: cpu.map(median), ratios }
+}
+
+impl Comparison {
+    fn ratio(&self) -> f64 {
+        median(self.ratios.clone())
+    }
+
+    pub(crate) fn print(&self) {
+        let Comparison { connections, rates: [bare, daemon], cpu, ratios } = self;
+        let ratio = self.ratio();
+        let goal = if ratio < GOAL { format!(", below the goal of {GOAL}") } else { String::new() };
+        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = ratios.iter().copied().fold(0.0, f64::max);
+        println!(
+            "{connections:>2} connections: requests/s  bare {bare:>8.0}  daemon {daemon:>8.0}  \
+             {ratio:.3} ({least:.2} to {most:.2}){goal}"
+        );
+        println!(
+            "                cpu µs/req  bare {:>8.2}  daemon {:>8.2}  {:.3}",
+            cpu[0],
+            cpu[1],
+            cpu[1] / cpu[0]
+        );
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "connections": self.connections, "bare_per_second": self.rates[0],
+            "daemon_per_second": self.rates[1], "ratio": self.ratio(), "ratios": self.ratios,
+            "bare_cpu_us": self.cpu[0], "daemon_cpu_us": self.cpu[1],
+        })
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn knob(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")),
+        Err(_) => default,
+    }
+}

@@ -1,0 +1,121 @@
+//! Crates that make a program restartable, and a program without any.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use unbroken_tests::{Child, Process, Signal};
+
+use super::peer::{Kind, PATIENCE, Peer, Place, Running, built};
+
+pub(crate) const ECDYSIS: Kind =
+    Kind { name: "ecdysis", version: || version("ecdysis"), start: ecdysis };
+
+pub(crate) const SHELLFLIP: Kind =
+    Kind { name: "shellflip", version: || version("shellflip"), start: shellflip };
+
+pub(crate) const PLAIN: Kind =
+    Kind { name: "stop and start", version: || version("axum"), start: plain };
+
+/// A program that replaces itself, and is asked in one way or another.
+struct Program {
+    name: &'static str,
+    /// The first process, then the serving one.
+    child: Child,
+    restart: fn(&mut Program, &Place),
+}
+
+impl Peer for Program {
+    fn deploy(&mut self, at: &Place, release: u64) {
+        deploy(self.name, at, release);
+    }
+
+    fn restart(&mut self, at: &Place) {
+        (self.restart)(self, at);
+    }
+
+    fn root(&self) -> Option<Process> {
+        Process::open(self.child.pid())
+    }
+}
+
+/// A program of its own for each release, renamed into its place.
+fn deploy(name: &str, at: &Place, release: u64) {
+    let program = program(name).display().to_string();
+    let script =
+        format!("cp '{program}' app.next && printf ' {release}' >> app.next && mv app.next app");
+    at.run("sh", &["-c", &script]);
+}
+
+fn start(
+    name: &'static str,
+    spawn: fn(&Place) -> Child,
+    restart: fn(&mut Program, &Place),
+) -> Running {
+    let place = Place::new();
+    deploy(name, &place, 1);
+    let child = spawn(&place);
+    Running::new(place, Program { name, child, restart })
+}
+
+/// At SIGHUP a child inherits the listener, and says when it is ready.
+fn ecdysis() -> Running {
+    let newest = |_: &mut Program, at: &Place| {
+        let pid = std::fs::read_to_string(at.bed.path("pidfile")).expect("a pidfile");
+        let pid = pid.trim().parse().expect("a process id");
+        Process::open(pid).expect("a process that serves").signal(Signal::HUP);
+    };
+    start("peer-ecdysis", spawn, newest)
+}
+
+/// Asked over its socket, by its own program.
+fn shellflip() -> Running {
+    let ask = |_: &mut Program, at: &Place| at.run("./app", &["restart"]);
+    start("peer-shellflip", spawn_as_systemd, ask)
+}
+
+/// Stopped gracefully, waited for, started again.
+fn plain() -> Running {
+    let again = |program: &mut Program, at: &Place| {
+        program.child.process().signal(Signal::TERM);
+        if !program.child.process().wait_gone(PATIENCE) {
+            eprintln!("stop and start: it had to be killed");
+        }
+        program.child = spawn(at);
+    };
+    start("peer-plain", spawn, again)
+}
+
+fn spawn(at: &Place) -> Child {
+    at.spawn("./app", &[&at.addr.to_string()])
+}
+
+/// With the listener as descriptor 3, as systemd's socket activation has it.
+fn spawn_as_systemd(at: &Place) -> Child {
+    let listener = TcpListener::bind(at.addr).expect("the address is free");
+    let script = "export LISTEN_FDS=1 LISTEN_PID=$$; exec ./app 3<&0 0</dev/null";
+    let mut command = at.bed.command_of("sh", ["-c", script]);
+    command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::inherit());
+    Child::spawn_as_is(&mut command)
+}
+
+fn program(name: &str) -> PathBuf {
+    built().join("release").join(name)
+}
+
+/// Builds the programs, apart from the workspace, and tells which release of a crate is in them.
+fn version(of: &str) -> Result<String, String> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/rust");
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    cargo.args(["build", "--quiet", "--release", "--locked", "--target-dir"]).arg(built());
+    let status = cargo.current_dir(&dir).status();
+    if !status.is_ok_and(|status| status.success()) {
+        return Err(format!("{} does not build", dir.display()));
+    }
+    let lock =
+        std::fs::read_to_string(dir.join("Cargo.lock")).map_err(|error| error.to_string())?;
+    let after = lock.split_once(&format!("name = \"{of}\"\nversion = \"")).map(|(_, after)| after);
+    let release = after.and_then(|it| it.split('"').next()).unwrap_or("?");
+    Ok(if of == "axum" { format!("axum {release}") } else { release.to_owned() })
+}

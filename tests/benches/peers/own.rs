@@ -1,0 +1,32 @@
+//! This crate.
+
+use unbroken_tests::{Bed, Process};
+
+use super::peer::{Kind, Peer, Place, Running};
+
+pub(crate) const UNBROKEN: Kind =
+    Kind { name: "unbroken", version: || Ok(env!("CARGO_PKG_VERSION").to_owned()), start };
+
+struct Unbroken;
+
+fn start() -> Running {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let addr = target.to_string().parse().expect("a TCP address");
+    Running::new(Place { bed, addr }, Unbroken)
+}
+
+impl Peer for Unbroken {
+    /// Two programs in turn; generations are counted by the daemon.
+    fn deploy(&mut self, at: &Place, release: u64) {
+        at.bed.deploy(if release.is_multiple_of(2) { "http-v2" } else { "http" });
+    }
+
+    fn restart(&mut self, at: &Place) {
+        at.bed.restart();
+    }
+
+    fn root(&self) -> Option<Process> {
+        None
+    }
+}

@@ -1,0 +1,11 @@
+//! The application of `bare_http.rs` as a daemon without a supervisor: valgrind knows no pidfds.
+
+use unbroken::{Daemon, daemon};
+
+#[daemon(name = "app", listen(http = "127.0.0.1:0"))]
+async fn main(daemon: Daemon) -> anyhow::Result<()> {
+    let answer = || async { format!("generation=0 pid={}\n", std::process::id()) };
+    let router = axum::Router::new().route("/", axum::routing::get(answer));
+    daemon.serve("http", router).await?;
+    Ok(())
+}
