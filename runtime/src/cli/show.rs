@@ -50,6 +50,9 @@ pub(super) fn status(status: &Status) -> String {
             ),
         );
     }
+    if let Some(note) = &status.note {
+        line("note", note);
+    }
     if status.restarts.is_empty() {
         line("restart", &"none yet");
     }
@@ -84,7 +87,14 @@ pub(super) fn restarted(name: &str, outcome: &Outcome) -> String {
     if let Some(ledger) = &outcome.ledger {
         let _ = write!(text, ": {ledger}");
     }
+    note(name, outcome, &mut text);
     text
+}
+
+fn note(name: &str, outcome: &Outcome, text: &mut String) {
+    if let Some(note) = &outcome.note {
+        let _ = write!(text, "\n{name}: before this restart, {note}");
+    }
 }
 
 /// A daemon that has ended; with what it said of its connections, if it said farewell.
@@ -105,6 +115,7 @@ pub(super) fn aborted(name: &str, outcome: &Outcome) -> String {
     let kept =
         outcome.from.map_or(String::new(), |from| format!("; generation {from} keeps serving"));
     let mut text = format!("{name}: the restart failed: {reason}{kept}");
+    note(name, outcome, &mut text);
     if !outcome.output.is_empty() {
         let _ = write!(text, "\n{name}: the last lines it wrote:");
         for line in &outcome.output {

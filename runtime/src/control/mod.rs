@@ -68,6 +68,9 @@ pub(crate) struct Outcome {
     pub(crate) result: String,
     #[serde(default)]
     pub(crate) reason: Option<String>,
+    /// What should be known besides: that the daemon had gone back to an earlier image.
+    #[serde(default)]
+    pub(crate) note: Option<String>,
     /// The generation that was started.
     pub(crate) generation: u32,
     /// The generation that served before.
@@ -105,6 +108,9 @@ pub(crate) struct Status {
     pub(crate) pidfile: PathBuf,
     #[serde(default)]
     pub(crate) log: Option<PathBuf>,
+    /// Why other code runs than was asked for.
+    #[serde(default)]
+    pub(crate) note: Option<String>,
     #[serde(default)]
     pub(crate) restarts: Vec<PastRestart>,
 }

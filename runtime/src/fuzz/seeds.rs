@@ -123,6 +123,7 @@ fn replies(text: &str, number: u64) -> Vec<Reply> {
     let outcome = Outcome {
         result: "aborted".into(),
         reason: Some(text.into()),
+        note: Some(text.into()),
         generation: 8,
         from: Some(7),
         ledger: Some(ledger),

@@ -340,6 +340,7 @@ impl StandIn {
             image: ImageStatus { path: self.parts.origin.exe.clone(), release: None },
             pidfile: settings.pidfile.clone(),
             log: self.parts.log.as_ref().map(|log| log.path().to_owned()),
+            note: None,
             restarts: Vec::new(),
         }
     }

@@ -412,7 +412,7 @@ impl Driver {
                     self.setup.say.line(&text);
                 }
             }
-            Action::Retire { generation } => self.generations.retire(generation),
+            Action::Retire { generation, keep } => self.generations.retire(generation, keep),
             Action::Exit { code, reason } => self.exit = Some((code, reason)),
         }
     }
@@ -421,10 +421,13 @@ impl Driver {
         let serving = self.machine.serving_generation();
         let image = match (source, self.generations.get(generation)) {
             (Source::Pinned, Some(holdings)) => std::sync::Arc::clone(&holdings.image),
+            (Source::KnownGood(good), _) => {
+                self.note_time(generation);
+                self.generations.begin_again(generation, good)?
+            }
             _ => {
                 self.log_length = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
-                self.asked.push_front((generation, SystemTime::now()));
-                self.asked.truncate(MAX_RESTARTS + 1);
+                self.note_time(generation);
                 let exe = serving
                     .and_then(|serving| self.generations.get(serving))
                     .and_then(|holdings| holdings.configuration.as_ref())
@@ -442,11 +445,16 @@ impl Driver {
             args: &self.setup.args,
             vars: &self.setup.vars,
             origin: &self.setup.origin,
-            respawn: source == Source::Pinned,
+            respawn: source != Source::Disk,
         };
         let pid = self.fleet.spawn(worker, &plan, Instant::now())?;
         tracing::info!(pid, generation, "worker spawned");
         Ok(())
+    }
+
+    fn note_time(&mut self, generation: Generation) {
+        self.asked.push_front((generation, SystemTime::now()));
+        self.asked.truncate(MAX_RESTARTS + 1);
     }
 
     fn welcome(&mut self, worker: WorkerId) {

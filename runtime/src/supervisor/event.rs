@@ -99,6 +99,8 @@ pub(crate) enum Source {
     Disk,
     /// What the generation has run since it began.
     Pinned,
+    /// What that generation ran, which was confirmed: a new generation of known code and settings.
+    KnownGood(Generation),
 }
 
 /// What a worker is told.
@@ -179,6 +181,8 @@ pub(crate) enum Action {
     /// No worker of this generation is left and none will come.
     Retire {
         generation: Generation,
+        /// Its image and settings may be needed again.
+        keep: bool,
     },
     /// All is done: leave with this code.
     Exit {
@@ -215,6 +219,8 @@ pub(crate) struct Report {
     pub(crate) to: Generation,
     pub(crate) committed: bool,
     pub(crate) reason: Option<String>,
+    /// What whoever asks should know besides: that other code was served than was asked for.
+    pub(crate) note: Option<String>,
     /// From the request to the commit.
     pub(crate) to_commit: Option<Duration>,
     /// From the request to the end of the old worker.

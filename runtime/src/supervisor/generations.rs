@@ -13,6 +13,15 @@ use crate::listener::Bound;
 #[derive(Default)]
 pub(crate) struct Generations {
     known: BTreeMap<Generation, Holdings>,
+    /// The last one that was replaced, if its code may be needed again.
+    kept: Option<Kept>,
+}
+
+/// What is left of a generation without workers.
+struct Kept {
+    generation: Generation,
+    image: Arc<Image>,
+    configuration: Configuration,
 }
 
 /// What one generation holds.
@@ -30,6 +39,29 @@ impl Generations {
             Holdings { image: Arc::clone(&image), configuration: None, listeners: BTreeMap::new() };
         self.known.insert(generation, holdings);
         image
+    }
+
+    /// A new generation of the image and the settings that an earlier one had.
+    pub(crate) fn begin_again(
+        &mut self,
+        generation: Generation,
+        earlier: Generation,
+    ) -> Result<Arc<Image>> {
+        let known = self.known.get(&earlier);
+        let known = known.and_then(|it| Some((Arc::clone(&it.image), it.configuration.clone()?)));
+        let kept = self.kept.as_ref().filter(|kept| kept.generation == earlier);
+        let kept = kept.map(|kept| (Arc::clone(&kept.image), kept.configuration.clone()));
+        let Some((image, configuration)) = known.or(kept) else {
+            return Err(Error::new(
+                ErrorKind::Image,
+                format!("the image of generation {earlier} was not kept"),
+            ));
+        };
+        let holdings =
+            Holdings { image: Arc::clone(&image), configuration: None, listeners: BTreeMap::new() };
+        self.known.insert(generation, holdings);
+        self.settle(generation, configuration)?;
+        Ok(image)
     }
 
     pub(crate) fn get(&self, generation: Generation) -> Option<&Holdings> {
@@ -81,8 +113,12 @@ impl Generations {
 
     /// Lets go of a generation; its unix sockets that no other has are unlinked, and what it changed of
     /// those that it shared with a later or an earlier one is as that one wants it.
-    pub(crate) fn retire(&mut self, generation: Generation) {
+    pub(crate) fn retire(&mut self, generation: Generation, keep: bool) {
         let Some(holdings) = self.known.remove(&generation) else { return };
+        if let (true, Some(configuration)) = (keep, &holdings.configuration) {
+            let (image, configuration) = (Arc::clone(&holdings.image), configuration.clone());
+            self.kept = Some(Kept { generation, image, configuration });
+        }
         for bound in holdings.listeners.values() {
             let kept = self
                 .known
@@ -110,7 +146,7 @@ impl Generations {
     pub(crate) fn retire_all(&mut self) {
         let all: Vec<Generation> = self.known.keys().copied().collect();
         for generation in all {
-            self.retire(generation);
+            self.retire(generation, false);
         }
     }
 }

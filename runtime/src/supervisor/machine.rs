@@ -4,6 +4,7 @@
 //! down as assertions over random histories in `machine/invariants.rs`.
 
 mod exclusive;
+mod fallback;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
@@ -52,6 +53,8 @@ pub(crate) struct Machine {
     /// Generations that were replaced, while they have workers.
     retiring: Vec<Retiring>,
     stopping: Option<Stopping>,
+    /// Other code runs than was asked for: why.
+    fallen_back: Option<String>,
     last_worker: WorkerId,
     last_generation: Generation,
     /// What became of the connections of generations that have or may get workers, as far as these have
@@ -74,6 +77,7 @@ impl Machine {
             pending: None,
             retiring: Vec::new(),
             stopping: None,
+            fallen_back: None,
             last_worker: 0,
             last_generation: 0,
             ledgers: BTreeMap::new(),
@@ -209,6 +213,11 @@ impl Machine {
     fn remember(&mut self, report: Report) {
         self.restarts.push_front(report);
         self.restarts.truncate(MAX_RESTARTS);
+    }
+
+    /// Why other code runs than was asked for.
+    pub(crate) fn fallen_back(&self) -> Option<&str> {
+        self.fallen_back.as_deref()
     }
 
     /// The daemon in one word.

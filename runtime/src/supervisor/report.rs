@@ -60,6 +60,7 @@ pub(super) fn status(driver: &Driver) -> Status {
         },
         pidfile: settings.pidfile.clone(),
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
+        note: driver.machine.fallen_back().map(str::to_owned),
         restarts: driver
             .machine
             .restarts()
@@ -100,6 +101,7 @@ pub(super) fn outcome(report: &Report, output: Vec<String>) -> Outcome {
     Outcome {
         result: if report.committed { "ok" } else { "aborted" }.into(),
         reason: report.reason.clone(),
+        note: report.note.clone(),
         generation: report.to,
         from: report.from,
         ledger: report.ledger,
@@ -168,6 +170,7 @@ mod tests {
             to: 4,
             committed: true,
             reason: None,
+            note: None,
             to_commit: Some(Duration::from_micros(2500)),
             to_drained: Some(Duration::from_millis(20)),
             ledger: Some(ledger),

@@ -20,6 +20,8 @@ pub(super) struct Current {
     pub(super) respawn_at: Option<Instant>,
     /// To be respawned once nobody else is there.
     pub(super) revive: bool,
+    /// The generation that was replaced by this one, while its image may still be gone back to.
+    pub(super) fallback: Option<Generation>,
     /// The start limit is used up: the code to leave with, and why.
     pub(super) exhausted: Option<(u8, String)>,
 }
@@ -120,19 +122,15 @@ impl Machine {
                 current.policy.start_limit_burst
             );
             let code = exit.shell_code().max(1);
-            current.exhausted = Some((code, reason.clone()));
+            current.exhausted = Some((code, reason));
             if self.transition.is_none() {
-                self.give_up(code, reason, now, out);
+                self.fall_back(now, out);
             }
             return;
         }
         let delay = backoff(&current.policy, count);
         current.respawn_at = Some(now + delay);
         out.push(log(Level::Warn, format!("{what}; respawn in {}", seconds(delay))));
-    }
-
-    pub(super) fn exhausted(&self) -> Option<(u8, String)> {
-        self.current.as_ref().and_then(|current| current.exhausted.clone())
     }
 
     pub(super) fn respawn(&mut self, now: Instant, out: &mut Actions) {

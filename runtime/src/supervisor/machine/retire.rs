@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::respawn::Current;
 use super::transition::Waiter;
 use super::{Actions, Machine, answer};
 use crate::counters::Ledger;
@@ -84,6 +85,8 @@ impl Machine {
                 answer(waiter.client, told, out);
             }
         }
-        out.push(Action::Retire { generation });
+        let fallback = |current: &Current| current.fallback == Some(generation);
+        let keep = self.current.as_ref().is_some_and(fallback);
+        out.push(Action::Retire { generation, keep });
     }
 }

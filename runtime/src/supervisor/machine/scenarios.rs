@@ -5,6 +5,7 @@ mod connections;
 mod crashes;
 mod ends;
 mod exclusive;
+mod fallback;
 mod first_start;
 mod restarts;
 mod watchdog;
@@ -150,7 +151,11 @@ impl Story {
     fn say(&self, action: Action) -> Option<String> {
         Some(match action {
             Action::Spawn { worker, generation, source } => {
-                let source = if source == Source::Disk { "disk" } else { "pinned" };
+                let source = match source {
+                    Source::Disk => "disk".to_owned(),
+                    Source::Pinned => "pinned".to_owned(),
+                    Source::KnownGood(good) => format!("known-good {good}"),
+                };
                 format!("spawn {worker} of {generation} from {source}")
             }
             Action::Welcome { worker } => format!("welcome {worker}"),
@@ -177,7 +182,7 @@ impl Story {
                 Answer::Refused { reason } => format!("tell {client}: refused, {reason}"),
             },
             Action::Up { generation } => format!("up {generation}"),
-            Action::Retire { generation } => format!("retire {generation}"),
+            Action::Retire { generation, .. } => format!("retire {generation}"),
             Action::Exit { code, reason: Some(reason) } => format!("exit {code}: {reason}"),
             Action::Exit { code, reason: None } => format!("exit {code}"),
             // Told in `connections`.

@@ -107,6 +107,7 @@ impl Machine {
                 to: transition.generation,
                 committed: false,
                 reason: Some(reason.clone()),
+                note: self.fallen_back.clone(),
                 to_commit: None,
                 to_drained: None,
                 ledger: None,

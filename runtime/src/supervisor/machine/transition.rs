@@ -23,6 +23,8 @@ pub(super) struct Transition {
     pub(super) confirm_at: Option<Instant>,
     /// The old worker had to be gone before the new one began.
     pub(super) exclusive: bool,
+    /// As asked for; else of a known-good image.
+    pub(super) from_disk: bool,
     pub(super) committed_after: Option<Duration>,
 }
 
@@ -66,10 +68,20 @@ impl Machine {
         now: Instant,
         out: &mut Actions,
     ) {
+        self.begin_generation(Source::Disk, waiters, now, out);
+    }
+
+    pub(super) fn begin_generation(
+        &mut self,
+        source: Source,
+        waiters: Vec<Waiter>,
+        now: Instant,
+        out: &mut Actions,
+    ) -> Generation {
         self.last_generation += 1;
         let generation = self.last_generation;
         let policy = self.current.as_ref().map_or(self.initial, |current| current.policy);
-        let worker = self.spawn(generation, Source::Disk, policy, now, out);
+        let worker = self.spawn(generation, source, policy, now, out);
         self.transition = Some(Transition {
             generation,
             policy,
@@ -78,8 +90,10 @@ impl Machine {
             waiters,
             confirm_at: None,
             exclusive: false,
+            from_disk: source == Source::Disk,
             committed_after: None,
         });
+        generation
     }
 
     pub(super) fn hello(&mut self, id: WorkerId, policy: Policy, now: Instant, out: &mut Actions) {
@@ -200,6 +214,11 @@ impl Machine {
             crashes: VecDeque::new(),
             respawn_at: None,
             revive: false,
+            fallback: self
+                .current
+                .as_ref()
+                .map(|old| old.generation)
+                .filter(|_| transition.from_disk),
             exhausted: None,
         });
         let report = Report {
@@ -207,6 +226,11 @@ impl Machine {
             to: transition.generation,
             committed: true,
             reason: None,
+            note: if transition.from_disk {
+                self.fallen_back.take()
+            } else {
+                self.fallen_back.clone()
+            },
             to_commit: transition.committed_after,
             to_drained: None,
             ledger: None,
@@ -268,6 +292,7 @@ impl Machine {
             to: transition.generation,
             committed: false,
             reason: Some(reason.to_owned()),
+            note: self.fallen_back.clone(),
             to_commit: None,
             to_drained: None,
             ledger: None,
@@ -287,10 +312,8 @@ impl Machine {
         }
         self.retire_if_unused(transition.generation, now, out);
         self.revive_if_alone(now, out);
-        if let Some((code, reason)) = self.exhausted()
-            && self.pending.is_none()
-        {
-            self.give_up(code, reason, now, out);
+        if self.is_exhausted() && self.pending.is_none() {
+            self.fall_back(now, out);
             return;
         }
         self.start_pending(now, out);

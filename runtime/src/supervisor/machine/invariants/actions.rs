@@ -38,7 +38,7 @@ impl Watch {
                     "welcome to {worker:?}"
                 );
                 worker.welcomed = true;
-                if worker.source == Source::Disk {
+                if worker.source != Source::Pinned {
                     worker.policy = *policy;
                     worker.limit = self.now + policy.ready_timeout;
                 }
@@ -106,7 +106,7 @@ impl Watch {
                     "incomplete: {report:?}"
                 );
             }
-            Action::Retire { generation } => {
+            Action::Retire { generation, .. } => {
                 holds!(self, self.unretired.remove(generation), "{generation} retires twice");
                 holds!(self, self.alive(*generation) == 0, "{generation} retires with workers");
                 let current = self.machine.current.as_ref().map(|current| current.generation);
@@ -131,7 +131,7 @@ impl Watch {
         self.last_worker = id;
         let serving = self.machine.current.as_ref().map(|current| current.generation);
         match source {
-            Source::Disk => {
+            Source::Disk | Source::KnownGood(_) => {
                 holds!(
                     self,
                     generation == self.last_generation + 1,

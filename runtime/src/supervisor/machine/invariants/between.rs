@@ -65,7 +65,7 @@ impl Watch {
         if let Some(id) = self.transition() {
             let worker = self.living(id);
             let fit = matches!(worker.told, Told::Start | Told::Accept);
-            holds!(self, fit && worker.source == Source::Disk, "a transition to {worker:?}");
+            holds!(self, fit && worker.source != Source::Pinned, "a transition to {worker:?}");
         }
         let draining =
             self.workers.values().filter(|w| w.told == Told::Drain && w.limit > self.now);

@@ -1,0 +1,36 @@
+//! A generation that was confirmed and then used up its start limit: once, the image before it is tried
+//! again, and whoever looks is told.
+
+use std::time::Instant;
+
+use super::{Actions, Machine, log};
+use crate::supervisor::event::{Action, Level, Source};
+
+impl Machine {
+    /// Whether the start limit of the committed generation is used up.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.exhausted.is_some())
+    }
+
+    /// The start limit is used up: goes back to the known-good image before, or gives up.
+    pub(super) fn fall_back(&mut self, now: Instant, out: &mut Actions) {
+        let Some(current) = self.current.as_mut() else { return };
+        let Some((code, reason)) = current.exhausted.clone() else { return };
+        if self.stopping.is_some() {
+            return;
+        }
+        let Some(good) = current.fallback.take() else {
+            self.give_up(code, reason, now, out);
+            return;
+        };
+        current.respawn_at = None;
+        let generation = self.begin_generation(Source::KnownGood(good), Vec::new(), now, out);
+        let text = format!(
+            "generation {generation} is the image of generation {good} again, as {reason}; what is on \
+             disk is not what runs"
+        );
+        out.push(log(Level::Error, text.clone()));
+        out.push(Action::Progress { text: text.clone() });
+        self.fallen_back = Some(text);
+    }
+}

@@ -1,0 +1,72 @@
+//! A confirmed generation that uses up its start limit.
+
+use super::*;
+
+fn limited() -> Policy {
+    Policy { start_limit_burst: 0, ..policy() }
+}
+
+/// The second generation serves, and the first is gone.
+fn replaced() -> Story {
+    let mut story = Story::serving(limited());
+    story.on(restart_no_wait(9));
+    story.boots(2);
+    assert_eq!(story.on(exited(1, 0)), ["retire 1"]);
+    story
+}
+
+fn note(story: &Story) -> String {
+    story.watch.machine.fallen_back().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn it_goes_back_once_and_then_gives_up() {
+    let mut story = replaced();
+    assert_eq!(story.on(exited(2, 3)), ["spawn 3 of 3 from known-good 1"]);
+    assert!(note(&story).starts_with("generation 3 is the image of generation 1 again, as"));
+    assert_eq!(story.boots(3), ["welcome 3", "go 3", "retire 2"]);
+    let said = story.on(exited(3, 3));
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("exit 3: the worker of generation 3 exited"), "{said:?}");
+}
+
+#[test]
+fn the_next_restart_is_told() {
+    let mut story = replaced();
+    story.on(exited(2, 3));
+    story.boots(3);
+    let known = note(&story);
+    story.on(restart_no_wait(5));
+    story.on(exited(4, 1));
+    let told = |story: &Story| story.watch.machine.restarts().next().and_then(|it| it.note.clone());
+    assert_eq!(told(&story), Some(known.clone()), "one that fails changes nothing");
+    story.on(restart_no_wait(6));
+    story.boots(5);
+    assert_eq!(told(&story), Some(known));
+    assert_eq!(note(&story), "", "what was asked for runs again");
+}
+
+#[test]
+fn the_first_generation_has_nothing_to_go_back_to() {
+    let mut story = Story::serving(limited());
+    let said = story.on(exited(1, 3));
+    assert!(said[0].starts_with("exit 3: "), "{said:?}");
+}
+
+#[test]
+fn one_that_cannot_start_either() {
+    let mut story = replaced();
+    story.on(exited(2, 3));
+    let said = story.on(Event::SpawnFailed { worker: 3, reason: "it was written to".into() });
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[1].starts_with("exit 3: the worker of generation 2 exited"), "{said:?}");
+}
+
+#[test]
+fn a_restart_in_progress_comes_first() {
+    let mut story = replaced();
+    story.on(restart_no_wait(5));
+    assert_eq!(story.on(exited(2, 3)), NOTHING);
+    let said = story.on(exited(3, 1));
+    assert_eq!(said.last().map(String::as_str), Some("spawn 4 of 4 from known-good 1"), "{said:?}");
+}
