@@ -29,6 +29,9 @@ pub struct Status {
     pub image: Image,
     /// The pidfile's path.
     pub pidfile: String,
+    /// Why other code runs than was asked for.
+    #[serde(default)]
+    pub note: Option<String>,
     /// The last ten restarts, the latest first.
     pub restarts: Vec<PastRestart>,
 }
@@ -98,6 +101,9 @@ pub struct Report {
     pub result: String,
     /// Why it was aborted.
     pub reason: Option<String>,
+    /// That the daemon had gone back to an earlier image.
+    #[serde(default)]
+    pub note: Option<String>,
     /// The generation that was started, or the last one there was.
     pub generation: Option<u64>,
     /// The last words of a worker that failed.

@@ -204,3 +204,60 @@ fn always() {
     respawned(&bed, &old);
     bed.stop();
 }
+
+/// A confirmed generation that crashes again and again: its predecessor's image is tried once, and
+/// everybody is told.
+#[test]
+fn back_to_the_known_good_image() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
+    bed.start();
+    bed.deploy("http-v2");
+    bed.restart();
+    // What it goes back to is not on disk any more.
+    bed.deploy("fails-at-start");
+    let crash = |version: u64| {
+        let old = bed.worker();
+        assert_eq!(bed.get("/").expect("a response").number("version"), Some(version));
+        // The connection ends with the worker.
+        let _ = bed.get("/abort");
+        old
+    };
+    respawned(&bed, &crash(2));
+    respawned(&bed, &crash(2));
+    let status = bed.status();
+    assert_eq!(status.generation, Some(3));
+    let note = status.note.expect("a note");
+    assert!(note.contains("generation 3 is the image of generation 1 again"), "{note}");
+    assert!(bed.log().contains(&note), "{}", bed.log());
+    let text = bed.verb(["status"]).expect_code(0).stdout;
+    assert!(text.contains(&note), "{text}");
+
+    // The next restart is told, also if it fails; when it is done, all is well.
+    assert_eq!(bed.restart_aborts().note.as_deref(), Some(note.as_str()));
+    assert_eq!(bed.get("/").expect("a response").number("version"), Some(1));
+    bed.deploy("http-v2");
+    assert_eq!(bed.restart().note.as_deref(), Some(note.as_str()));
+    assert_eq!(bed.status().note, None);
+    bed.stop();
+}
+
+/// Once, and not again.
+#[test]
+fn the_known_good_image_is_tried_once() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
+    bed.start();
+    bed.restart();
+    for generation in [2, 3, 3] {
+        let old = bed.worker();
+        // The connection ends with the worker.
+        let _ = bed.get("/abort");
+        respawned(&bed, &old);
+        assert_eq!(bed.status().generation, Some(generation));
+    }
+    let _ = bed.get("/abort");
+    bed.wait_empty(SOON);
+    assert!(bed.log().contains("over the start limit of 1"), "{}", bed.log());
+    bed.assert_nothing_left();
+}
