@@ -44,6 +44,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("drain_timeout", Kind::Duration),
     key("kill_timeout", Kind::Duration),
     supervised("confirm_window", Kind::Duration),
+    supervised("exclusive", Kind::Switch),
+    supervised("watchdog", Kind::Duration),
     supervised("pass_connections", Kind::Switch),
     supervised("restart", Kind::Choice(&["no", "on-failure", "always"])),
     supervised("backoff_min", Kind::Duration),

@@ -43,7 +43,9 @@ use proc_macro2::TokenStream;
 /// | `ready_timeout` | duration | `"60s"` |
 /// | `drain_timeout` | duration | `"30s"` |
 /// | `kill_timeout` | duration | `"5s"` |
-/// | `confirm_window` ¹ | duration | `"2s"` |
+/// | `confirm_window` ¹ | duration in which a new generation can be undone | `"2s"` |
+/// | `exclusive` ¹ | the old worker is gone before the new one begins | `false` |
+/// | `watchdog` ¹ | duration after which a worker that does not answer is replaced | off |
 /// | `pass_connections` ¹ | idle connections go to the new worker | `true` |
 /// | `restart` ¹ | after a worker's exit: `"no"`, `"on-failure"` or `"always"` | `"on-failure"` |
 /// | `backoff_min`, `backoff_max` ¹ | durations between respawns | `"100ms"`, `"30s"` |

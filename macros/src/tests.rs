@@ -91,6 +91,8 @@ snapshot!(
         drain_timeout = "30s",
         kill_timeout = "5s",
         confirm_window = "2s",
+        exclusive = true,
+        watchdog = "10s",
         pass_connections = false,
         restart = "on-failure",
         backoff_min = "100ms",

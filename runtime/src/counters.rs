@@ -55,7 +55,6 @@ impl Counters {
         self.page.connections.accepted.fetch_add(1, Relaxed);
     }
 
-    #[cfg(feature = "http")]
     pub(crate) fn received(&self) {
         self.page.connections.received.fetch_add(1, Relaxed);
     }
@@ -69,6 +68,12 @@ impl Counters {
             Ending::Passed => &connections.passed,
         }
         .fetch_add(1, Relaxed);
+    }
+
+    /// The process is about to end, and whatever is still open with it. Not counted one by one: some may
+    /// end by themselves in this moment.
+    pub(crate) fn cut(&self) {
+        self.page.connections.cut.store(1, Relaxed);
     }
 
     #[cfg(any(feature = "http", test))]
@@ -145,6 +150,18 @@ impl Counters {
             in_flight: requests.saturating_sub(ended),
         }
     }
+
+    /// The figures after the worker's end: what was still open went down with it.
+    pub(crate) fn closed(&self) -> Ledger {
+        let mut ledger = self.read();
+        let open = std::mem::take(&mut ledger.open);
+        match self.page.connections.cut.load(Relaxed) {
+            0 => ledger.lost += open,
+            _ => ledger.forced += open,
+        }
+        ledger.in_flight = 0;
+        ledger
+    }
 }
 
 /// What became of the connections of one worker, or of several added up.
@@ -168,13 +185,12 @@ pub(crate) struct Ledger {
     pub(crate) in_flight: u64,
 }
 
-impl Ledger {
-    /// After the worker's end: what was still open went down with it.
-    pub(crate) fn closed(mut self) -> Ledger {
-        self.lost += self.open;
-        self.open = 0;
-        self.in_flight = 0;
-        self
+impl std::iter::Sum for Ledger {
+    fn sum<I: Iterator<Item = Ledger>>(ledgers: I) -> Ledger {
+        ledgers.fold(Ledger::default(), |mut sum, ledger| {
+            sum += ledger;
+            sum
+        })
     }
 }
 
@@ -227,12 +243,28 @@ mod tests {
         let ledger = supervisor.read();
         assert_eq!((ledger.accepted, ledger.open, ledger.in_flight), (5, 2, 1));
         drop(worker);
-        let closed = supervisor.read().closed();
+        let closed = supervisor.closed();
         assert_eq!((closed.lost, closed.open), (2, 0));
         assert_eq!(
             closed.accepted,
             closed.finished + closed.told + closed.forced + closed.lost + closed.open
         );
+    }
+
+    /// One that ends by itself while the process is cut is counted once.
+    #[test]
+    fn what_is_cut_is_counted_once() {
+        let (worker, fd) = Counters::create().unwrap();
+        let supervisor = Counters::open(&fd).unwrap();
+        for _ in 0..5 {
+            worker.accepted();
+        }
+        worker.ended(Ending::Finished);
+        worker.cut();
+        worker.ended(Ending::Forced);
+        let closed = supervisor.closed();
+        assert_eq!((closed.accepted, closed.finished, closed.forced), (5, 1, 4));
+        assert_eq!((closed.lost, closed.open), (0, 0));
     }
 
     #[test]

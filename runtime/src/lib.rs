@@ -24,6 +24,7 @@
 //! - [`daemon`] is the attribute, with all its keys.
 //! - [`Daemon`] is what `main` gets: listeners, readiness, draining, configuration.
 //! - [`net`] has the listeners and connections, [`net::blocking`] those of a `main` without async.
+//! - [`passing`] hands an application's own connections to the next generation.
 #![cfg_attr(feature = "http", doc = "- [`http`] says how HTTP is served.")]
 //! - [`Error`] is what can go wrong, by [`ErrorKind`].
 //!
@@ -97,6 +98,9 @@ mod config;
 mod control;
 mod counters;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod image;
 mod launch;
 mod link;
@@ -117,6 +121,7 @@ pub use worker::daemon::{Daemon, Draining};
 #[cfg(feature = "http")]
 pub use worker::http;
 pub use worker::net;
+pub use worker::passing;
 
 /// What the attribute expands into. Not for use by hand; it may change in any release.
 #[doc(hidden)]

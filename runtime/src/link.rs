@@ -36,6 +36,14 @@ pub(crate) enum FromWorker {
     Failing { reason: String },
     /// It got SIGTERM and drains.
     Leaving {},
+    /// It should not serve.
+    Unhealthy { reason: String },
+    /// It needs no confirm window.
+    Confirm {},
+    /// A check has to pass within the confirm window, or has passed.
+    Check { passed: bool },
+    /// The runtime runs.
+    Pong {},
     /// A text for `status`.
     Status { text: String },
     /// The last message was not understood.
@@ -64,6 +72,8 @@ pub(crate) enum ToWorker {
         #[serde(default)]
         last: bool,
     },
+    /// Say that the runtime runs.
+    Ping {},
     /// The descriptor leads to the generation that serves: pass connections to it.
     Successor {},
     /// The descriptor leads to a generation that drains: take what it passes.
@@ -112,6 +122,11 @@ pub(crate) fn send<M: Serialize>(
     seqpacket::send(socket, &bytes, fds)
 }
 
+/// Sends one message if there is room for it now.
+pub(crate) fn offer<M: Serialize>(socket: impl AsFd, message: &M) -> io::Result<()> {
+    seqpacket::offer(socket, &serde_json::to_vec(message)?)
+}
+
 /// A received message with its descriptors.
 pub(crate) type Received<M> = (M, Vec<OwnedFd>);
 
@@ -119,9 +134,14 @@ pub(crate) type Received<M> = (M, Vec<OwnedFd>);
 /// of kind `InvalidData`.
 pub(crate) fn receive<M: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<Received<M>>> {
     let Some(packet) = seqpacket::receive(socket)? else { return Ok(None) };
-    let message = serde_json::from_slice(&packet.bytes)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let message =
+        decode(&packet.bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(Some((message, packet.descriptors)))
+}
+
+/// A packet's message.
+pub(crate) fn decode<M: DeserializeOwned>(packet: &[u8]) -> serde_json::Result<M> {
+    serde_json::from_slice(packet)
 }
 
 #[cfg(test)]

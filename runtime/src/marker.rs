@@ -3,6 +3,7 @@
 //! One environment variable, bound to the process id so that nothing leaks to the program's own
 //! children, and removed before user code runs.
 
+use std::ffi::OsStr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 
@@ -61,8 +62,7 @@ impl Marker {
     pub(crate) fn take() -> Result<Option<Role>> {
         let Some(text) = std::env::var_os(VARIABLE) else { return Ok(None) };
         process::remove_variable(VARIABLE)?;
-        let Some(marker) = text.to_str().and_then(|text| serde_json::from_str::<Marker>(text).ok())
-        else {
+        let Some(marker) = parse(&text) else {
             return Err(Error::new(
                 ErrorKind::Protocol,
                 format!("{VARIABLE} is not understood; it is private: unset it"),
@@ -76,6 +76,11 @@ impl Marker {
         let marker = Marker { pid: std::process::id(), role };
         serde_json::to_string(&marker).map_err(|error| Error::io("cannot write the marker", error))
     }
+}
+
+/// The marker in a variable's value; `None` if it is none of this release.
+pub(crate) fn parse(text: &OsStr) -> Option<Marker> {
+    serde_json::from_str(text.to_str()?).ok()
 }
 
 /// Takes a descriptor that the marker names.

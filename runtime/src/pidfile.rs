@@ -111,11 +111,14 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
         return Ok(None);
     }
     let since = file.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::now());
-    let mut text = String::new();
-    // What is written there is only shown to people: an unreadable number is no number.
-    let _ = file.take(32).read_to_string(&mut text);
+    Ok(Some(Holder { pid: pid(file), since }))
+}
 
-    Ok(Some(Holder { pid: text.trim().parse().ok().filter(|pid| *pid > 0), since }))
+/// The process id in a pidfile. It is only shown to people: an unreadable number is no number.
+pub(crate) fn pid(file: impl Read) -> Option<i32> {
+    let mut text = String::new();
+    let _ = file.take(32).read_to_string(&mut text);
+    text.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 /// Removes a pidfile that nobody holds, after its owner was killed by us.

@@ -155,10 +155,19 @@ impl Bed {
         self.place(&script, "bare-http");
     }
 
+    /// Puts any program at the image's path, changed on the way by a script for sed(1).
+    pub fn deploy_changed(&self, program: &Path, script: &str) {
+        self.place_file(&format!("sed '{script}' \"$1\" > \"$2\" && chmod 755 \"$2\""), program);
+    }
+
     fn place(&self, script: &str, fixture: &str) {
+        self.place_file(script, &fixture_path(fixture));
+    }
+
+    fn place_file(&self, script: &str, file: &Path) {
         let next = self.path("app.next");
         let mut command = Command::new("sh");
-        command.args(["-c", script, "sh"]).arg(fixture_path(fixture)).arg(&next);
+        command.args(["-c", script, "sh"]).arg(file).arg(&next);
         Child::spawn(&mut command).wait(PATIENCE).expect_code(0);
         fs::rename(next, self.image()).expect("the image replaced");
     }

@@ -6,7 +6,9 @@
 //! - [`Load`] asks a server many things and accounts for every request in a
 //!   [`Ledger`](load::Ledger).
 //! - [`http::Connection`] is one connection in the test's own hands, byte by byte.
+//! - [`Control`] is one connection to the control socket, packet by packet.
 //! - [`Process`] is a process held by a pidfd; [`Terminal`] a pseudo terminal with a child on it.
+//! - [`Browser`] is a Chromium without a window.
 //! - [`eventually`] waits, with a bound, for what announces itself in no other way.
 
 #![forbid(unsafe_code)]
@@ -15,19 +17,26 @@
 pub mod bed;
 #[cfg(doctest)]
 mod book;
+pub mod browser;
 pub mod child;
+pub mod control;
+pub mod example;
 pub mod http;
 pub mod load;
 pub mod process;
 pub mod report;
+mod skip;
 pub mod terminal;
 mod wait;
 
 pub use bed::{Bad, Bed};
+pub use browser::Browser;
 pub use child::{Child, Output};
+pub use control::Control;
 pub use load::Load;
 pub use process::Process;
 pub use report::{Report, Status};
 pub use rustix::process::Signal;
+pub use skip::skip;
 pub use terminal::Terminal;
 pub use wait::eventually;

@@ -29,8 +29,8 @@ pub struct Status {
     pub image: Image,
     /// The pidfile's path.
     pub pidfile: String,
-    /// The last restart, if there was one.
-    pub last_restart: Option<LastRestart>,
+    /// The last ten restarts, the latest first.
+    pub restarts: Vec<PastRestart>,
 }
 
 /// A worker in [`Status`].
@@ -48,6 +48,8 @@ pub struct Worker {
     pub connections: u64,
     /// Requests being answered.
     pub requests_in_flight: u64,
+    /// What became of its connections so far.
+    pub ledger: Account,
 }
 
 /// A listener in [`Status`].
@@ -68,15 +70,21 @@ pub struct Image {
     pub release: Option<String>,
 }
 
-/// The last restart in [`Status`].
+/// A restart in [`Status`].
 #[derive(Debug, Clone, Deserialize)]
-pub struct LastRestart {
+pub struct PastRestart {
     /// When it was asked for, in seconds since 1970.
     pub at: u64,
     /// The generation before.
     pub from: Option<u64>,
     /// The generation that was to follow.
-    pub to: u64,
+    pub generation: u64,
+    /// What became of the connections of the one before, once it is gone.
+    pub ledger: Option<Account>,
+    /// From the request to the commit.
+    pub to_commit_ms: Option<f64>,
+    /// From the request to the end of the old generation.
+    pub to_drained_ms: Option<f64>,
     /// `ok` or `aborted`.
     pub result: String,
     /// Why it was aborted.
@@ -160,6 +168,11 @@ impl Status {
     #[track_caller]
     pub fn generation(&self) -> u64 {
         self.generation.unwrap_or_else(|| panic!("no generation serves: {self:?}"))
+    }
+
+    /// The last restart.
+    pub fn last_restart(&self) -> Option<&PastRestart> {
+        self.restarts.first()
     }
 
     /// The worker that serves.

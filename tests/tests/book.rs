@@ -362,20 +362,7 @@ impl Drop for Bed {
 /// The program of the quick start, built as the book says.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let out = Command::new(env!("CARGO"))
-            .args(["build", "-p", "quickstart", "--message-format", "json"])
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{}", both(&out));
-        let messages = String::from_utf8(out.stdout).unwrap();
-        let executable = messages.lines().find_map(|line| {
-            let message: Json = serde_json::from_str(line).ok()?;
-            message["executable"].as_str().map(PathBuf::from)
-        });
-        executable.expect("cargo names the program")
-    })
+    BUILT.get_or_init(|| unbroken_tests::example::built("quickstart"))
 }
 
 // ---- pages --------------------------------------------------------------------------------------

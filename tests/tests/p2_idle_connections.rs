@@ -261,3 +261,38 @@ fn a_successor_is_killed_meanwhile() {
     assert_eq!(bed.status().serving().connections, answered, "{taken}");
     bed.stop();
 }
+
+/// A client whose address cannot be written down is not passed, and keeps nobody else from it.
+#[test]
+fn a_peer_with_an_odd_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut bed = Bed::new("http");
+    let path = bed.path("http.sock");
+    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    bed.set("DAEMON_DRAIN_TIMEOUT", "2s");
+    let target = bed.start().target("http");
+    let odd = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+    let odd = odd.expect("a socket");
+    let name = bed.dir().join(std::ffi::OsStr::from_bytes(b"\xff\xfe.sock"));
+    odd.bind(&socket2::SockAddr::unix(&name).expect("an address")).expect("a name");
+    odd.connect(&socket2::SockAddr::unix(&path).expect("an address")).expect("a connection");
+    std::io::Write::write_all(&mut &odd, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        .expect("a request");
+    std::io::Read::read_exact(&mut &odd, &mut [0; 64]).expect("a response");
+    let mut others: Vec<_> = (0..10)
+        .map(|_| {
+            let mut connection = Connection::open(&target).expect("a connection");
+            connection.get("/").expect("a response");
+            connection
+        })
+        .collect();
+    let report = bed.restart();
+    let account = report.account();
+    account.assert_balanced();
+    assert_eq!((account.accepted, account.passed, account.forced), (11, 10, 1), "{account:?}");
+    for connection in &mut others {
+        assert_eq!(connection.get("/").expect("a response").number("generation"), Some(2));
+    }
+    drop((odd, others));
+    bed.stop();
+}

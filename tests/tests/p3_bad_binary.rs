@@ -35,7 +35,7 @@ fn survives(bed: &mut Bed, spoil: impl FnOnce(&Bed), reasons: &[&str]) {
     assert_eq!(now.serving().pid, status.serving().pid);
     assert_eq!((now.pid, now.generation), (status.pid, status.generation));
     assert_eq!(now.workers.len(), 1, "{now:?}");
-    let last = now.last_restart.expect("a restart");
+    let last = now.last_restart().expect("a restart");
     assert_eq!(last.result, "aborted");
     assert!(last.reason.is_some());
 

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Message, WebSocket};
 use unbroken_tests::http::Connection;
 use unbroken_tests::{Bed, Load, Signal, eventually};
 
@@ -161,6 +163,39 @@ fn several_at_once() {
     bed.supervisor().signal(Signal::QUIT);
     bed.wait_empty(SOON);
     bed.assert_nothing_left();
+}
+
+/// WebSockets are told to come again, not all at once.
+#[test]
+fn web_sockets_are_told_with_jitter() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut sockets: Vec<_> = (0..40)
+        .map(|_| {
+            let connection = Connection::open(&target).expect("a connection");
+            let url = format!("ws://{target}/ws");
+            let (mut socket, _) = tungstenite::client(url, connection).expect("a handshake");
+            socket.send(Message::text("hello")).expect("a message");
+            assert_eq!(socket.read().expect("its echo"), Message::text("hello"));
+            socket
+        })
+        .collect();
+    let restart = bed.spawn(["restart", "--json"]);
+    // The first ones are told while the last ones go on.
+    let told = |socket: &WebSocket<Connection>| !socket.get_ref().is_quiet();
+    eventually("somebody is told", SOON, || sockets.iter().any(told));
+    assert!(!sockets.iter().all(told), "all were told at once");
+    for socket in &mut sockets {
+        match socket.read().expect("a frame") {
+            Message::Close(Some(close)) => assert_eq!(close.code, CloseCode::Restart),
+            other => panic!("{other:?}"),
+        }
+    }
+    let output = restart.wait(SOON).expect_code(0);
+    let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
+    report.account().assert_balanced();
+    assert_eq!((report.account().told, report.account().finished), (40, 0), "{report:?}");
+    bed.stop();
 }
 
 /// Lines over an accept loop of the program's own, with tasks that listen for the drain.

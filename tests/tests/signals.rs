@@ -90,7 +90,7 @@ fn restarts(signal: Signal) {
     bed.deploy("fails-at-start");
     supervisor.signal(signal);
     eventually("the restart is aborted", SOON, || {
-        bed.status().last_restart.is_some_and(|last| last.result == "aborted")
+        bed.status().last_restart().is_some_and(|last| last.result == "aborted")
     });
     assert!(bed.log().contains("cannot open the database"), "{}", bed.log());
     assert_eq!(bed.get("/").expect("a response").number("version"), Some(2));

@@ -239,7 +239,7 @@ fn the_time_of_the_last_restart() {
     let bed = Bed::new("http");
     bed.start();
     bed.restart();
-    let at = || bed.status().last_restart.expect("a restart").at;
+    let at = || bed.status().last_restart().expect("a restart").at;
     let before = at();
     std::thread::sleep(Duration::from_millis(1100));
     bed.deploy("hangs-at-start");

@@ -4,7 +4,7 @@ use unbroken::{Daemon, daemon};
     pidfle = "/run/x.pid",
     drain-timeout = "30s",
     GracefulRestart,
-    watchdog = "10s",
+    sockets = 3,
     listen(http(addr = "0.0.0.0:80", backlogs = 10, nonsense = 1)),
 )]
 async fn main(daemon: Daemon) {

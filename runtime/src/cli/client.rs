@@ -11,7 +11,6 @@ use super::show;
 use super::verbs::Inquiry;
 use crate::config::Settings;
 use crate::control::{Outcome, Reply, Request, Status, connect, path_of};
-use crate::counters::Ledger;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pidfile;
 
@@ -70,11 +69,11 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
 fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     let mut conversation = Conversation::begin(settings, &Request::Stop {})?;
     let began = Instant::now();
-    let mut ledger = None;
+    let mut farewell = None;
     loop {
         match conversation.next(Some(Duration::from_secs(1))) {
-            Ok(Some(Reply::Stopped { ledger: figures })) => {
-                ledger = Some(figures);
+            Ok(Some(Reply::Stopped { ledger, to_drained_ms })) => {
+                farewell = Some((ledger, to_drained_ms));
                 break;
             }
             Ok(Some(reply)) => conversation.unexpected(reply)?,
@@ -88,10 +87,13 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     }
     conversation.wait_gone()?;
     if json {
-        super::print_json(&serde_json::json!({ "result": "stopped", "ledger": ledger }))?;
+        let (ledger, to_drained_ms) = farewell.unzip();
+        let to_drained_ms = to_drained_ms.flatten();
+        super::print_json(&serde_json::json!({
+            "result": "stopped", "ledger": ledger, "to_drained_ms": to_drained_ms,
+        }))?;
     } else {
-        let figures = ledger.map(|ledger: Ledger| format!(": {ledger}")).unwrap_or_default();
-        super::print(&format!("{} stopped{figures}", settings.name))?;
+        super::print(&show::stopped(&settings.name, farewell))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::control::{LastRestart, Outcome, Status};
+use crate::control::{Outcome, PastRestart, Status};
+use crate::counters::Ledger;
 
 /// `status`.
 pub(super) fn status(status: &Status) -> String {
@@ -49,20 +50,23 @@ pub(super) fn status(status: &Status) -> String {
             ),
         );
     }
-    match &status.last_restart {
-        Some(last) => line("restart", &last_restart(last)),
-        None => line("restart", &"none yet"),
+    if status.restarts.is_empty() {
+        line("restart", &"none yet");
+    }
+    for restart in &status.restarts {
+        line("restart", &past_restart(restart));
     }
     out
 }
 
-fn last_restart(last: &LastRestart) -> String {
-    let from = last.outcome.from.map(|from| format!("generation {from} to ")).unwrap_or_default();
-    let mut text = format!("{} {from}{}: {}", time(last.at), last.to, last.outcome.result);
-    if let Some(reason) = &last.outcome.reason {
+fn past_restart(past: &PastRestart) -> String {
+    let outcome = &past.outcome;
+    let from = outcome.from.map(|from| format!("generation {from} to ")).unwrap_or_default();
+    let mut text = format!("{} {from}{}: {}", time(past.at), outcome.generation, outcome.result);
+    if let Some(reason) = &outcome.reason {
         let _ = write!(text, ", {reason}");
     }
-    if let Some(ledger) = &last.outcome.ledger {
+    if let Some(ledger) = &outcome.ledger {
         let _ = write!(text, "; {ledger}");
     }
     text
@@ -78,6 +82,18 @@ pub(super) fn restarted(name: &str, outcome: &Outcome) -> String {
         let _ = write!(text, "; generation {from} is gone after {ms:.0} ms");
     }
     if let Some(ledger) = &outcome.ledger {
+        let _ = write!(text, ": {ledger}");
+    }
+    text
+}
+
+/// A daemon that has ended; with what it said of its connections, if it said farewell.
+pub(super) fn stopped(name: &str, farewell: Option<(Ledger, Option<f64>)>) -> String {
+    let mut text = format!("{name} stopped");
+    if let Some((ledger, took)) = farewell {
+        if let Some(ms) = took {
+            let _ = write!(text, " after {ms:.0} ms");
+        }
         let _ = write!(text, ": {ledger}");
     }
     text

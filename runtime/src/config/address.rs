@@ -56,7 +56,7 @@ impl FromStr for Address {
                     Err("abstract sockets have no permissions: give a path".into())
                 }
                 _ if path.contains('\0') => Err("a path has no NUL byte".into()),
-                _ if path.ends_with('/') => {
+                _ if matches!(path.rsplit('/').next(), Some("" | "." | "..")) => {
                     Err("this is a directory: name the socket in it".into())
                 }
                 _ => Ok(Address::Unix(PathBuf::from(path))),
@@ -140,6 +140,8 @@ mod tests {
             ("unix:", "expected a path"),
             ("unix:@a", "abstract"),
             ("unix:/run/", "directory"),
+            ("unix:/run/.", "directory"),
+            ("unix:..", "directory"),
             ("", "127.0.0.1:80"),
         ] {
             let message = text.parse::<Address>().unwrap_err();

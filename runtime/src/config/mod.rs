@@ -4,6 +4,8 @@ mod address;
 mod app;
 mod defaults;
 mod env;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod keys;
 mod layers;
 mod origin;

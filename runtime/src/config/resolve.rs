@@ -139,6 +139,8 @@ impl Reader<'_> {
             drain_timeout: self.some("drain_timeout", values::duration),
             kill_timeout: self.some("kill_timeout", values::duration),
             confirm_window: self.some("confirm_window", values::duration),
+            exclusive: self.some("exclusive", values::flag),
+            watchdog: self.get("watchdog", values::duration).unwrap_or_default(),
             pass_connections: self.some("pass_connections", values::flag),
             restart: self.get("restart", values::restart).unwrap_or(RestartPolicy::OnFailure),
             backoff_min: self.some("backoff_min", values::duration),

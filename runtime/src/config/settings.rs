@@ -40,6 +40,12 @@ pub(crate) struct Settings {
     /// Default: 2 s.
     #[serde(with = "humantime_text")]
     pub(crate) confirm_window: Duration,
+    /// The old worker is gone before the new one's `main` begins. Default: false.
+    #[serde(default)]
+    pub(crate) exclusive: bool,
+    /// A worker whose runtime does not answer for so long is replaced. Default: zero, which is never.
+    #[serde(default, with = "humantime_text")]
+    pub(crate) watchdog: Duration,
     /// At a restart idle HTTP connections go to the new worker. Default: `true`.
     #[serde(default = "yes")]
     pub(crate) pass_connections: bool,
@@ -147,12 +153,19 @@ mod humantime_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use std::time::Duration;
 
+    use super::super::values::LONGEST;
+
     pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(&humantime::format_duration(*d))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(d)?;
-        humantime::parse_duration(&text).map_err(D::Error::custom)
+        let duration = humantime::parse_duration(&text).map_err(D::Error::custom)?;
+        // From another process: a deadline that overflows would take this one down.
+        if duration > LONGEST {
+            return Err(D::Error::custom(format_args!("{text} is longer than 365days")));
+        }
+        Ok(duration)
     }
 }

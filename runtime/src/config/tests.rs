@@ -112,6 +112,8 @@ fn defaults_hold_where_nothing_is_said() {
         drain_timeout,
         kill_timeout,
         confirm_window,
+        exclusive,
+        watchdog,
         pass_connections,
         restart,
         backoff_min,
@@ -134,7 +136,7 @@ fn defaults_hold_where_nothing_is_said() {
     assert_eq!(drain_timeout, Duration::from_secs(30));
     assert_eq!(kill_timeout, Duration::from_secs(5));
     assert_eq!(confirm_window, Duration::from_secs(2));
-    assert!(pass_connections);
+    assert!(pass_connections && !exclusive && watchdog.is_zero());
     assert_eq!(restart, RestartPolicy::OnFailure);
     assert_eq!(backoff_min, Duration::from_millis(100));
     assert_eq!(backoff_max, Duration::from_secs(30));
@@ -199,6 +201,8 @@ fn every_key_can_be_set_by_every_layer() {
         ("drain_timeout", Literal::Str("1m 2s")),
         ("kill_timeout", Literal::Str("1m 3s")),
         ("confirm_window", Literal::Str("1m 4s")),
+        ("exclusive", Literal::Bool(true)),
+        ("watchdog", Literal::Str("1m 9s")),
         ("pass_connections", Literal::Bool(false)),
         ("restart", Literal::Str("always")),
         ("backoff_min", Literal::Str("1m 5s")),

@@ -19,7 +19,7 @@ pub(super) struct Raw<'a> {
 type Parsed<T> = Result<T, String>;
 
 /// Longer durations are slips, and would overflow clocks.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Raw<'_> {
     fn text(&self) -> Option<&str> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{ControlSocket, Reply, Request};
 
-/// Clients served beside each other; past that new ones are turned away.
+/// Clients served beside each other; past that one that says nothing makes room.
 const MAX_CLIENTS: usize = 128;
 
 /// How long a client may take to say what it wants.
@@ -47,13 +47,16 @@ impl Clients {
         self.rests.is_none_or(|until| until <= now)
     }
 
-    /// Takes in everyone who waits at the socket. Rests for a moment after an error, such as that no
+    /// Takes in who waits at the socket, though not more at a time than are served: others than clients
+    /// have to be heard as well. Rests for a moment after an error, such as that no
     /// descriptor is left: it would be the same at once.
     pub(crate) fn accept(&mut self, socket: &ControlSocket, now: Instant) -> io::Result<()> {
         self.rests = None;
-        while let Some(client) = socket.accept().inspect_err(|_| self.rests = Some(now + PAUSE))? {
-            if self.connected.len() >= MAX_CLIENTS {
-                let reason = format!("{MAX_CLIENTS} clients are connected already; try again");
+        for _ in 0..MAX_CLIENTS {
+            let accepted = socket.accept().inspect_err(|_| self.rests = Some(now + PAUSE))?;
+            let Some(client) = accepted else { break };
+            if !self.make_room() {
+                let reason = format!("{MAX_CLIENTS} clients wait for an answer already; try again");
                 // Turned away: whether it listens is its affair.
                 let _ = crate::link::send(&client, &Reply::Refused { reason }, &[]);
                 continue;
@@ -63,6 +66,20 @@ impl Clients {
             self.connected.insert(self.last, Client { socket: client, deadline });
         }
         Ok(())
+    }
+
+    /// Closes the oldest of those that say nothing, where there are too many: who means to ask does so at
+    /// once. `false`: all have asked.
+    fn make_room(&mut self) -> bool {
+        if self.connected.len() < MAX_CLIENTS {
+            return true;
+        }
+        let mut connected = self.connected.iter();
+        let silent = connected.find(|(_, client)| client.deadline.is_some()).map(|(id, _)| *id);
+        if let Some(silent) = silent {
+            self.refuse(silent, "others came, and you say nothing; try again");
+        }
+        silent.is_some()
     }
 
     /// The sockets to poll.

@@ -48,7 +48,12 @@ pub(crate) enum Reply {
         outcome: Outcome,
     },
     /// All workers are gone; the process ends now.
-    Stopped { ledger: Ledger },
+    Stopped {
+        ledger: Ledger,
+        /// From the request to the end of the last worker.
+        #[serde(default)]
+        to_drained_ms: Option<f64>,
+    },
     /// Not done: why, and what to do.
     Refused { reason: String },
     /// A reply of a later release.
@@ -101,7 +106,7 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) log: Option<PathBuf>,
     #[serde(default)]
-    pub(crate) last_restart: Option<LastRestart>,
+    pub(crate) restarts: Vec<PastRestart>,
 }
 
 /// One worker.
@@ -116,6 +121,9 @@ pub(crate) struct WorkerStatus {
     pub(crate) requests_in_flight: u64,
     #[serde(default)]
     pub(crate) requests: u64,
+    /// What became of its connections so far.
+    #[serde(default)]
+    pub(crate) ledger: Ledger,
     /// What the program said by `Daemon::status`.
     #[serde(default)]
     pub(crate) text: Option<String>,
@@ -137,12 +145,11 @@ pub(crate) struct ImageStatus {
     pub(crate) release: Option<String>,
 }
 
-/// The last restart.
+/// One of the last restarts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct LastRestart {
-    /// Seconds since 1970.
+pub(crate) struct PastRestart {
+    /// When it was asked for, in seconds since 1970.
     pub(crate) at: u64,
-    pub(crate) to: u32,
     #[serde(flatten)]
     pub(crate) outcome: Outcome,
 }

@@ -43,6 +43,7 @@ pub(super) struct StandIn {
     caught: Caught,
     clients: Clients,
     stopping: Vec<u64>,
+    asked_to_stop: Option<Instant>,
     began: (Instant, SystemTime),
     phase: Phase,
     text: Option<String>,
@@ -71,6 +72,7 @@ impl StandIn {
             caught,
             clients: Clients::default(),
             stopping: Vec::new(),
+            asked_to_stop: None,
             began: (Instant::now(), SystemTime::now()),
             phase: Phase::Starting { deadline },
             text: None,
@@ -150,6 +152,9 @@ impl StandIn {
         match link::receive::<FromWorker>(&self.parts.link) {
             Ok(Some((FromWorker::Ready {}, _))) => self.ready(),
             Ok(Some((FromWorker::Status { text }, _))) => self.text = Some(text),
+            Ok(Some((FromWorker::Unhealthy { reason }, _))) => {
+                self.parts.say.line(&format!("the program is unhealthy: {reason}"));
+            }
             Ok(Some(_)) => {}
             Ok(None) => self.phase = Phase::Over,
             Err(error) => self.parts.say.line(&format!("the link failed: {error}")),
@@ -264,6 +269,7 @@ impl StandIn {
 
     /// Nobody new is let in, and the rest has until the deadline.
     fn drain(&mut self, deadline: Instant) {
+        self.asked_to_stop.get_or_insert_with(Instant::now);
         self.close_listeners();
         self.tell(&ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline), last: true });
     }
@@ -275,9 +281,10 @@ impl StandIn {
     }
 
     fn farewell(&mut self) {
-        let ledger = self.parts.counters.read().closed();
+        let ledger = self.parts.counters.closed();
+        let to_drained_ms = self.asked_to_stop.map(|at| at.elapsed().as_secs_f64() * 1000.0);
         for client in std::mem::take(&mut self.stopping) {
-            self.clients.reply(client, &Reply::Stopped { ledger });
+            self.clients.reply(client, &Reply::Stopped { ledger, to_drained_ms });
         }
     }
 
@@ -321,6 +328,7 @@ impl StandIn {
                 connections: ledger.open,
                 requests_in_flight: ledger.in_flight,
                 requests: ledger.requests,
+                ledger,
                 text: self.text.clone(),
             }],
             listeners: self
@@ -332,7 +340,7 @@ impl StandIn {
             image: ImageStatus { path: self.parts.origin.exe.clone(), release: None },
             pidfile: settings.pidfile.clone(),
             log: self.parts.log.as_ref().map(|log| log.path().to_owned()),
-            last_restart: None,
+            restarts: Vec::new(),
         }
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use super::event::{Action, Answer, Event, Generation, Level, Order, Policy, Source, WorkerId};
 use super::fleet::{Fleet, Plan};
 use super::generations::{Generations, check_successor};
-use super::machine::Machine;
+use super::machine::{MAX_RESTARTS, Machine};
 use super::report;
 use crate::config::{Configuration, Ready};
 use crate::control::{Clients, ControlSocket, Heard, Reply, Request};
@@ -25,7 +25,13 @@ use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
 use crate::sys::readiness::readable;
 use crate::sys::signals::{HangUp, Signals};
-use crate::sys::{clock, process};
+use crate::sys::{clock, process, threads};
+
+/// The most messages of one worker that are heard before others get their turn.
+const MESSAGES_AT_ONCE: usize = 64;
+
+/// More messages than the link of a worker that has ended can hold.
+const LAST_MESSAGES: usize = 4096;
 
 /// What a supervisor is made of.
 pub(crate) struct Setup {
@@ -48,8 +54,8 @@ pub(crate) struct Driver {
     pub(super) fleet: Fleet,
     pub(super) generations: Generations,
     pub(super) began: (Instant, SystemTime),
-    /// When the last two generations were asked for.
-    pub(super) asked: [(Generation, SystemTime); 2],
+    /// When the generations of the last restarts were asked for.
+    pub(super) asked: VecDeque<(Generation, SystemTime)>,
     /// How long the log was when the last one was.
     log_length: u64,
     clients: Clients,
@@ -78,7 +84,7 @@ impl Driver {
             fleet: Fleet::default(),
             generations: Generations::default(),
             began: (Instant::now(), SystemTime::now()),
-            asked: [(0, SystemTime::now()); 2],
+            asked: VecDeque::new(),
             log_length: 0,
             clients: Clients::default(),
             signals,
@@ -135,7 +141,7 @@ impl Driver {
                     }
                 }
                 Readable::Client(id) => self.hear_client(id),
-                Readable::Link(id) => self.hear_worker(id, now),
+                Readable::Link(id) => self.hear_worker(id, MESSAGES_AT_ONCE),
                 Readable::Child(id) => self.reap(id),
             }
         }
@@ -213,10 +219,11 @@ impl Driver {
         }
     }
 
-    fn hear_worker(&mut self, worker: WorkerId, now: Instant) {
-        loop {
+    /// Hears what a worker says, but not one that never stops talking and nobody else.
+    fn hear_worker(&mut self, worker: WorkerId, messages: usize) {
+        for _ in 0..messages {
             let Some(process) = self.fleet.get_mut(worker) else { return };
-            let message = match process.hear(now) {
+            let message = match process.hear(Instant::now()) {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
                 Err(message) => {
@@ -240,11 +247,18 @@ impl Driver {
                 }
                 FromWorker::Ready {} => Event::Ready { worker },
                 FromWorker::Leaving {} => Event::Leaving { worker },
+                FromWorker::Unhealthy { reason } => {
+                    Event::Unhealthy { worker, reason: report::short(reason) }
+                }
+                FromWorker::Confirm {} => Event::Confirm { worker },
+                FromWorker::Check { passed } => Event::Check { worker, passed },
+                FromWorker::Pong {} => Event::Pong { worker },
                 FromWorker::Status { text } => {
-                    process.text = Some(text);
+                    process.text = Some(report::short_status(text));
                     continue;
                 }
                 FromWorker::Error { message } => {
+                    let message = report::short(message);
                     self.setup.say.line(&format!(
                         "the worker of generation {generation} did not understand: {message}"
                     ));
@@ -306,11 +320,11 @@ impl Driver {
 
     fn reap(&mut self, worker: WorkerId) {
         // What it said last comes first.
-        self.hear_worker(worker, Instant::now());
+        self.hear_worker(worker, LAST_MESSAGES);
         let Some(process) = self.fleet.get(worker) else { return };
         match process.child.try_wait() {
             Ok(Some(exit)) => {
-                let ledger = process.ledger().closed();
+                let ledger = process.final_ledger();
                 self.fleet.remove(worker);
                 self.events.push_back(Event::Exited { worker, exit, ledger });
             }
@@ -356,8 +370,9 @@ impl Driver {
                     Order::Go => ToWorker::Go {},
                     Order::Quiesce => ToWorker::Quiesce {},
                     Order::Resume => ToWorker::Resume {},
-                    Order::Drain { deadline } => {
-                        let last = self.machine.state_word() == "stopping";
+                    Order::Ping => ToWorker::Ping {},
+                    Order::Drain { deadline, last } => {
+                        let last = last || self.machine.state_word() == "stopping";
                         ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline), last }
                     }
                 };
@@ -369,6 +384,7 @@ impl Driver {
                     self.log(Level::Warn, &text);
                 }
             }
+            Action::Examine { worker } => self.examine(worker),
             Action::Terminate { worker } => self.signal(worker, rustix::process::Signal::TERM),
             Action::Kill { worker } => self.signal(worker, rustix::process::Signal::KILL),
             Action::Answer { client, answer } => {
@@ -379,7 +395,10 @@ impl Driver {
                     Answer::Aborted(told) => {
                         Reply::Restarted { outcome: report::outcome(&told, self.output()) }
                     }
-                    Answer::Stopped { ledger } => Reply::Stopped { ledger },
+                    Answer::Stopped { ledger, to_drained } => {
+                        let to_drained_ms = Some(to_drained.as_secs_f64() * 1000.0);
+                        Reply::Stopped { ledger, to_drained_ms }
+                    }
                     Answer::Refused { reason } => Reply::Refused { reason },
                 };
                 self.clients.reply(client, &reply);
@@ -388,6 +407,11 @@ impl Driver {
             Action::Log { level, text } => self.log(level, &text),
             Action::Up { generation } => self.up(generation),
             Action::CloseListeners => self.generations.close_listeners(),
+            Action::Drained { report } => {
+                if let Some(text) = report::trace(&report) {
+                    self.setup.say.line(&text);
+                }
+            }
             Action::Retire { generation } => self.generations.retire(generation),
             Action::Exit { code, reason } => self.exit = Some((code, reason)),
         }
@@ -399,7 +423,8 @@ impl Driver {
             (Source::Pinned, Some(holdings)) => std::sync::Arc::clone(&holdings.image),
             _ => {
                 self.log_length = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
-                self.asked = [self.asked[1], (generation, SystemTime::now())];
+                self.asked.push_front((generation, SystemTime::now()));
+                self.asked.truncate(MAX_RESTARTS + 1);
                 let exe = serving
                     .and_then(|serving| self.generations.get(serving))
                     .and_then(|holdings| holdings.configuration.as_ref())
@@ -465,6 +490,14 @@ impl Driver {
         if let Err(error) = process.child.signal(signal) {
             let pid = process.child.pid();
             self.setup.say.line(&format!("cannot signal process {pid}: {error}"));
+        }
+    }
+
+    /// Writes down what a process that does not answer is doing.
+    fn examine(&self, worker: WorkerId) {
+        let Some(process) = self.fleet.get(worker) else { return };
+        for line in threads::of(process.child.pid()) {
+            self.log(Level::Warn, &line);
         }
     }
 

@@ -22,6 +22,10 @@ pub(crate) struct Policy {
     pub(crate) drain_timeout: Duration,
     pub(crate) kill_timeout: Duration,
     pub(crate) confirm_window: Duration,
+    /// Two generations must not run beside each other.
+    pub(crate) exclusive: bool,
+    /// How long the worker's runtime may be silent, if anybody minds.
+    pub(crate) watchdog: Option<Duration>,
     pub(crate) restart: RestartPolicy,
     pub(crate) backoff_min: Duration,
     pub(crate) backoff_max: Duration,
@@ -35,8 +39,9 @@ impl Policy {
             ready_timeout: settings.ready_timeout,
             drain_timeout: settings.drain_timeout,
             kill_timeout: settings.kill_timeout,
-            // The key is accepted ahead of the feature: until then a commit confirms at once.
-            confirm_window: Duration::ZERO,
+            confirm_window: settings.confirm_window,
+            exclusive: settings.exclusive,
+            watchdog: Some(settings.watchdog).filter(|limit| !limit.is_zero()),
             restart: settings.restart,
             backoff_min: settings.backoff_min,
             backoff_max: settings.backoff_max,
@@ -63,6 +68,14 @@ pub(crate) enum Event {
     Failing { worker: WorkerId, reason: String },
     /// The worker was sent SIGTERM by somebody and drains on its own.
     Leaving { worker: WorkerId },
+    /// The program says that it should not serve.
+    Unhealthy { worker: WorkerId, reason: String },
+    /// The program is content with itself: the confirm window may end.
+    Confirm { worker: WorkerId },
+    /// The program has a check that must pass within the confirm window, or that has passed.
+    Check { worker: WorkerId, passed: bool },
+    /// The worker's runtime has answered.
+    Pong { worker: WorkerId },
     /// What a starting worker has not done yet, for the message of a timeout.
     Missing { worker: WorkerId, what: String },
     /// The link ended or was misused; the process may still be there.
@@ -98,7 +111,13 @@ pub(crate) enum Order {
     /// Accept again.
     Resume,
     /// Finish what is in flight and exit.
-    Drain { deadline: Instant },
+    Drain {
+        deadline: Instant,
+        /// Nobody takes over what is idle.
+        last: bool,
+    },
+    /// Say that your runtime runs.
+    Ping,
 }
 
 /// What is to be done, in this order.
@@ -120,6 +139,10 @@ pub(crate) enum Action {
     Connect {
         from: WorkerId,
         to: WorkerId,
+    },
+    /// Write down what a worker that does not answer is doing.
+    Examine {
+        worker: WorkerId,
     },
     /// SIGTERM: the deadline is over.
     Terminate {
@@ -149,6 +172,10 @@ pub(crate) enum Action {
     },
     /// The daemon ends: nobody new is let in while the rest drains.
     CloseListeners,
+    /// The last worker of a generation that was replaced has ended; the report is complete.
+    Drained {
+        report: Report,
+    },
     /// No worker of this generation is left and none will come.
     Retire {
         generation: Generation,
@@ -176,7 +203,7 @@ pub(crate) enum Answer {
     /// The restart was undone.
     Aborted(Report),
     /// The daemon stopped.
-    Stopped { ledger: Ledger },
+    Stopped { ledger: Ledger, to_drained: Duration },
     /// Not now.
     Refused { reason: String },
 }

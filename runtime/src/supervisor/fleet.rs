@@ -47,6 +47,11 @@ impl Process {
         self.counters.read()
     }
 
+    /// The figures after its end.
+    pub(crate) fn final_ledger(&self) -> Ledger {
+        self.counters.closed()
+    }
+
     pub(crate) fn missing(&self, listeners: &[&str], manual: bool) -> String {
         self.counters.missing(listeners, manual)
     }

@@ -3,19 +3,22 @@
 //! The driver tells it what happened and does what it says, in order. What always holds is written
 //! down as assertions over random histories in `machine/invariants.rs`.
 
+mod exclusive;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod invariants;
+mod probation;
 mod respawn;
 mod retire;
 #[cfg(test)]
 mod scenarios;
 mod stop;
 mod transition;
+mod watchdog;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::respawn::Current;
@@ -31,6 +34,9 @@ use crate::sys::process::Exit;
 /// How often a tick looks again for what became due by itself. Timeouts of zero need a few rounds;
 /// endless ones, which no history has shown, shall not keep the supervisor from its other events.
 const TICK_ROUNDS: usize = 16;
+
+/// Restarts that are remembered.
+pub(super) const MAX_RESTARTS: usize = 10;
 
 /// The state of the whole daemon.
 #[derive(Debug)]
@@ -48,7 +54,11 @@ pub(crate) struct Machine {
     stopping: Option<Stopping>,
     last_worker: WorkerId,
     last_generation: Generation,
-    last_restart: Option<Report>,
+    /// What became of the connections of generations that have or may get workers, as far as these have
+    /// ended.
+    ledgers: BTreeMap<Generation, Ledger>,
+    /// The last ones, the latest first.
+    restarts: VecDeque<Report>,
     exited: bool,
 }
 
@@ -66,7 +76,8 @@ impl Machine {
             stopping: None,
             last_worker: 0,
             last_generation: 0,
-            last_restart: None,
+            ledgers: BTreeMap::new(),
+            restarts: VecDeque::new(),
             exited: false,
         }
     }
@@ -96,6 +107,10 @@ impl Machine {
                 }
             }
             Event::Leaving { worker } => self.leaving(worker, now, &mut out),
+            Event::Unhealthy { worker, reason } => self.unhealthy(worker, reason, now, &mut out),
+            Event::Confirm { worker } => self.confirm_early(worker, now, &mut out),
+            Event::Check { worker, passed } => self.check(worker, passed, now, &mut out),
+            Event::Pong { worker } => self.pong(worker, now),
             Event::Missing { worker, what } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.missing = Some(what);
@@ -110,13 +125,15 @@ impl Machine {
             Event::ClientGone { client } => self.client_gone(client),
             Event::Tick => self.tick(now, &mut out),
         }
-        self.leave_if_done(&mut out);
+        self.leave_if_done(now, &mut out);
         out
     }
 
     /// When the next [`Event::Tick`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let workers = self.workers.values().flat_map(|worker| [worker.deadline, worker.kill_at]);
+        let workers = self.workers.values().flat_map(|worker| {
+            [worker.deadline, worker.kill_at, worker.watch.map(|watch| watch.due())]
+        });
         let confirm = self.transition.as_ref().and_then(|transition| transition.confirm_at);
         let respawn = self.current.as_ref().and_then(|current| current.respawn_at);
         workers.chain([confirm, respawn]).flatten().min()
@@ -140,7 +157,7 @@ impl Machine {
             self.tick_worker(id, now, out);
         }
         if self.transition.as_ref().is_some_and(|t| t.confirm_at.is_some_and(|at| at <= now)) {
-            self.confirm(now, out);
+            self.end_confirm_window(now, out);
         }
         if self.stopping.is_none()
             && self.current.as_ref().is_some_and(|c| c.respawn_at.is_some_and(|at| at <= now))
@@ -184,8 +201,14 @@ impl Machine {
         }
     }
 
-    pub(crate) fn last_restart(&self) -> Option<&Report> {
-        self.last_restart.as_ref()
+    /// The last restarts, the latest first.
+    pub(crate) fn restarts(&self) -> impl Iterator<Item = &Report> {
+        self.restarts.iter()
+    }
+
+    fn remember(&mut self, report: Report) {
+        self.restarts.push_front(report);
+        self.restarts.truncate(MAX_RESTARTS);
     }
 
     /// The daemon in one word.

@@ -1,13 +1,16 @@
 //! What the supervisor tells its control clients.
 
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::driver::Driver;
 use super::event::{Generation, Report};
-use crate::control::{ImageStatus, LastRestart, ListenerStatus, Outcome, Status, WorkerStatus};
+use crate::control::{ImageStatus, ListenerStatus, Outcome, PastRestart, Status, WorkerStatus};
 
 /// Characters of a reason; what is beyond is cut.
 const MAX_REASON: usize = 2000;
+
+/// Characters of a status line, as a worker of this release cuts them itself.
+const MAX_STATUS: usize = 1000;
 
 /// Everything that `status` shows.
 pub(super) fn status(driver: &Driver) -> Status {
@@ -20,6 +23,7 @@ pub(super) fn status(driver: &Driver) -> Status {
         .map(|(id, process)| {
             let ledger = process.ledger();
             WorkerStatus {
+                ledger,
                 pid: process.child.pid(),
                 generation: process.generation,
                 state: driver.machine.worker_state(id).map_or("stopping", |s| s.word()).to_owned(),
@@ -56,22 +60,34 @@ pub(super) fn status(driver: &Driver) -> Status {
         },
         pidfile: settings.pidfile.clone(),
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
-        last_restart: driver.machine.last_restart().map(|report| LastRestart {
-            at: asked_at(driver, report.to),
-            to: report.to,
-            outcome: outcome(report, Vec::new()),
-        }),
+        restarts: driver
+            .machine
+            .restarts()
+            .map(|report| PastRestart {
+                at: asked_at(driver, report.to),
+                outcome: outcome(report, Vec::new()),
+            })
+            .collect(),
     }
 }
 
 fn asked_at(driver: &Driver, generation: Generation) -> u64 {
     let asked = driver.asked.iter().find(|(asked, _)| *asked == generation);
-    unix_seconds(asked.unwrap_or(&driver.asked[1]).1)
+    asked.map_or(0, |(_, at)| unix_seconds(*at))
 }
 
 /// What a worker says of its end, no longer than people read and a packet holds.
-pub(super) fn short(mut text: String) -> String {
-    if let Some((end, _)) = text.char_indices().nth(MAX_REASON) {
+pub(super) fn short(text: String) -> String {
+    cut(text, MAX_REASON)
+}
+
+/// What a worker says of what it does: the text of each has a place in one packet.
+pub(super) fn short_status(text: String) -> String {
+    cut(text, MAX_STATUS)
+}
+
+fn cut(mut text: String, characters: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(characters) {
         text.truncate(end);
         text.push('…');
     }
@@ -80,7 +96,7 @@ pub(super) fn short(mut text: String) -> String {
 
 /// How a restart ended, for people and programs.
 pub(super) fn outcome(report: &Report, output: Vec<String>) -> Outcome {
-    let ms = |duration: Option<std::time::Duration>| duration.map(|d| d.as_secs_f64() * 1000.0);
+    let ms = |duration: Option<Duration>| duration.map(|d| d.as_secs_f64() * 1000.0);
     Outcome {
         result: if report.committed { "ok" } else { "aborted" }.into(),
         reason: report.reason.clone(),
@@ -93,6 +109,92 @@ pub(super) fn outcome(report: &Report, output: Vec<String>) -> Outcome {
     }
 }
 
+/// Tells of a generation whose last worker has ended: as an event with fields, and in a line for people.
+pub(super) fn trace(report: &Report) -> Option<String> {
+    let (generation, ledger, took) = (report.from?, report.ledger?, report.to_drained?);
+    let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    tracing::info!(
+        generation,
+        to = report.to,
+        accepted = ledger.accepted,
+        received = ledger.received,
+        finished = ledger.finished,
+        passed = ledger.passed,
+        told = ledger.told,
+        forced = ledger.forced,
+        lost = ledger.lost,
+        requests = ledger.requests,
+        to_commit_ms = report.to_commit.map(ms),
+        to_drained_ms = ms(took),
+        "generation drained"
+    );
+    Some(format!("generation {generation} is gone after {:.0} ms: {ledger}", ms(took)))
+}
+
 pub(crate) fn unix_seconds(at: std::time::SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::counters::Ledger;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_account_is_an_event_with_fields() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        let ledger = Ledger { accepted: 9, passed: 7, lost: 2, requests: 40, ..Ledger::default() };
+        let report = Report {
+            from: Some(3),
+            to: 4,
+            committed: true,
+            reason: None,
+            to_commit: Some(Duration::from_micros(2500)),
+            to_drained: Some(Duration::from_millis(20)),
+            ledger: Some(ledger),
+        };
+        let text = tracing::subscriber::with_default(subscriber, || trace(&report));
+        assert_eq!(
+            text.as_deref(),
+            Some(
+                "generation 3 is gone after 20 ms: 9 connections: 0 finished, 7 passed on, \
+                 0 told to go, 0 forced, 2 lost; 40 requests"
+            )
+        );
+        let event: serde_json::Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();
+        let fields = &event["fields"];
+        for (name, value) in [("generation", 3), ("to", 4), ("accepted", 9), ("received", 0)] {
+            assert_eq!(fields[name], value, "{name}: {event}");
+        }
+        for (name, value) in [("passed", 7), ("told", 0), ("forced", 0), ("lost", 2)] {
+            assert_eq!(fields[name], value, "{name}: {event}");
+        }
+        assert_eq!((&fields["requests"], &fields["finished"]), (&40.into(), &0.into()));
+        assert_eq!(
+            (&fields["to_commit_ms"], &fields["to_drained_ms"]),
+            (&2.5.into(), &20.0.into())
+        );
+        assert_eq!(fields["message"], "generation drained");
+        let incomplete = Report { ledger: None, ..report };
+        assert_eq!(trace(&incomplete), None);
+    }
 }

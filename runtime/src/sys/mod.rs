@@ -8,3 +8,4 @@ pub(crate) mod process;
 pub(crate) mod readiness;
 pub(crate) mod seqpacket;
 pub(crate) mod signals;
+pub(crate) mod threads;

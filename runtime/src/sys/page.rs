@@ -21,6 +21,8 @@ pub(crate) struct Connections {
     pub(crate) forced: AtomicU64,
     pub(crate) received: AtomicU64,
     pub(crate) passed: AtomicU64,
+    /// Not 0: what is open when the process ends was cut by it at the drain deadline.
+    pub(crate) cut: AtomicU64,
 }
 
 /// Written at the start and end of requests; a cache line of their own.

@@ -4,12 +4,12 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
-#[cfg(feature = "http")]
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// The largest packet in bytes. A larger one is refused on both ends.
@@ -35,7 +35,6 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Makes the socket non-blocking and watches it by the current Tokio runtime.
-#[cfg(feature = "http")]
 pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     super::descriptors::set_nonblocking(&socket)?;
     let interest = Interest::READABLE | Interest::WRITABLE;
@@ -46,8 +45,32 @@ pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// Sends one packet, whole or not at all.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    if bytes.is_empty() || bytes.len() > MAX_PACKET || fds.len() > MAX_DESCRIPTORS {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too large for a packet"));
+    send_flagged(socket, bytes, fds, SendFlags::NOSIGNAL)
+}
+
+/// As [`send`], without descriptors and without waiting for room, whatever the socket's flags.
+pub(crate) fn offer(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    send_flagged(socket, bytes, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+}
+
+fn send_flagged(
+    socket: impl AsFd,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
+    let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if bytes.is_empty() {
+        return refused("an empty message looks like an end".into());
+    }
+    if bytes.len() > MAX_PACKET {
+        return refused(format!("the message has {} bytes and may have {MAX_PACKET}", bytes.len()));
+    }
+    if fds.len() > MAX_DESCRIPTORS {
+        let count = fds.len();
+        return refused(format!(
+            "{count} descriptors are more than the {MAX_DESCRIPTORS} of a message"
+        ));
     }
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -55,9 +78,7 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> i
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
     }
     let parts = [IoSlice::new(bytes)];
-    rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL)
-    })?;
+    rustix::io::retry_on_intr(|| rustix::net::sendmsg(&socket, &parts, &mut control, flags))?;
     Ok(())
 }
 
@@ -96,14 +117,29 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
             descriptors.extend(fds);
         }
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "truncated packet"));
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 128 KiB"));
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        let why = "its descriptors did not arrive: this process has too many open (RLIMIT_NOFILE), \
+                   or there were more than 250";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     if received.bytes == 0 {
+        if !hung_up(&socket)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
+        }
         return Ok(None);
     }
     bytes.truncate(received.bytes);
     Ok(Some(Packet { bytes, descriptors }))
+}
+
+/// Whether the other end is gone, which an empty packet looks like.
+fn hung_up(socket: impl AsFd) -> io::Result<bool> {
+    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))?;
+    Ok(!fds[0].revents().is_empty())
 }
 
 #[cfg(test)]
@@ -119,6 +155,18 @@ mod tests {
         let one = receive(&b).unwrap().unwrap();
         assert_eq!((one.bytes.as_slice(), one.descriptors.len()), (&b"one"[..], 2));
         assert_eq!(receive(&b).unwrap().unwrap().bytes, b"two");
+        drop(a);
+        assert!(receive(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_empty_packet_is_no_end() {
+        let (a, b) = pair().unwrap();
+        let empty = rustix::net::send(&a, b"", SendFlags::empty());
+        assert_eq!(empty, Ok(0));
+        send(&a, b"more", &[]).unwrap();
+        assert_eq!(receive(&b).err().unwrap().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(receive(&b).unwrap().unwrap().bytes, b"more");
         drop(a);
         assert!(receive(&b).unwrap().is_none());
     }

@@ -53,6 +53,9 @@ struct Conductor {
     ending: Ending,
     caught: Option<signals::Caught>,
     link_open: bool,
+    /// Given up for each message, and taken again: an order that comes with a descriptor arrives also when
+    /// connections have used up all others.
+    spare: Option<OwnedFd>,
 }
 
 /// Starts the thread.
@@ -66,7 +69,8 @@ pub(crate) fn start(state: Arc<State>, ending: Ending, duty: SignalDuty) -> Resu
         }
         SignalDuty::Elsewhere => None,
     };
-    let conductor = Conductor { state, ending, caught, link_open: true };
+    let mut conductor = Conductor { state, ending, caught, link_open: true, spare: None };
+    conductor.keep_spare();
     std::thread::Builder::new()
         .name("unbroken-link".into())
         .stack_size(256 * 1024)
@@ -99,7 +103,10 @@ impl Conductor {
         }
         let ready = readable(&sources, self.next_deadline())?;
         if ready.contains(&Source::Link) {
-            self.hear()?;
+            self.spare = None;
+            let heard = self.hear();
+            self.keep_spare();
+            heard?;
         }
         if ready.contains(&Source::Signals) {
             self.signalled()?;
@@ -130,6 +137,7 @@ impl Conductor {
                 }
                 self.drain(clock::from_monotonic_ns(deadline));
             }
+            ToWorker::Ping {} => self.state.pinged(),
             ToWorker::Successor {} | ToWorker::Predecessor {} => self.open_channel(&message, fds),
             ToWorker::Reopen {} => {
                 if let Some(output) = fds.first() {
@@ -147,16 +155,21 @@ impl Conductor {
         Ok(())
     }
 
-    /// A program without HTTP has no connections that can be passed: it hangs up.
+    /// Without one, as when the last order kept its descriptor, the next message is another occasion.
+    fn keep_spare(&mut self) {
+        self.spare = self.state.closed_gate().try_clone_to_owned().ok();
+    }
+
     fn open_channel(&self, message: &ToWorker, fds: Vec<OwnedFd>) {
         let Some(socket) = fds.into_iter().next() else { return };
-        #[cfg(feature = "http")]
+        let passage = &self.state.passage;
         match message {
-            ToWorker::Successor {} => self.state.open_successor(socket),
-            _ => self.state.open_predecessor(socket),
+            ToWorker::Successor {} if self.state.configuration.settings.pass_connections => {
+                passage.open_successor(socket);
+            }
+            ToWorker::Predecessor {} => passage.open_predecessor(socket),
+            _ => {}
         }
-        #[cfg(not(feature = "http"))]
-        let (_, _) = (message, socket);
     }
 
     fn signalled(&mut self) -> io::Result<()> {
@@ -180,6 +193,8 @@ impl Conductor {
         self.link_open = false;
         if !self.state.draining.is_cancelled() {
             tracing::warn!("the supervisor is gone: draining");
+            // Should it be there all the same, deaf in one direction: this is not the program's end.
+            self.state.say(&FromWorker::Leaving {});
             self.state.set_last();
             self.drain_for_timeout();
         }
@@ -205,7 +220,7 @@ impl Conductor {
         }
         self.state.forced.cancel();
         if self.ending == Ending::Returns || now >= self.hard_deadline(deadline) {
-            self.state.force_open_connections();
+            self.state.counters.cut();
             self.state.part();
             process::exit_now(0);
         }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::future::Future;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
@@ -96,6 +97,31 @@ impl Daemon {
         Draining { inner: self.state.draining.clone().cancelled_owned() }
     }
 
+    /// As [`Daemon::draining`], up to `spread` later, and never later than half of the time to the drain
+    /// deadline.
+    ///
+    /// For telling many clients to connect again without all of them doing so in the same moment: each
+    /// call chooses its own delay at random.
+    ///
+    /// ```no_run
+    /// # async fn serve(daemon: unbroken::Daemon, mut socket: axum::extract::ws::WebSocket) {
+    /// use axum::extract::ws::{CloseFrame, Message};
+    ///
+    /// daemon.draining_with_jitter(std::time::Duration::from_secs(5)).await;
+    /// // 1012 is "service restart": the client is to connect again (RFC 6455 §7.4, IANA registry).
+    /// let frame = CloseFrame { code: 1012, reason: "restart".into() };
+    /// let _ = socket.send(Message::Close(Some(frame))).await;
+    /// # }
+    /// ```
+    pub async fn draining_with_jitter(&self, spread: Duration) {
+        self.draining().await;
+        let left = self.drain_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let spread = left.map_or(spread, |left| spread.min(left / 2));
+        // A hasher with keys of its own is as random as a jitter needs.
+        let random = std::hash::RandomState::new().build_hasher().finish();
+        tokio::time::sleep(spread.mul_f64(random as f64 / u64::MAX as f64)).await;
+    }
+
     /// [`Daemon::draining`] as a token, to derive others from.
     ///
     /// Cancelling it has no effect on the daemon: it is a child of the daemon's own.
@@ -123,12 +149,14 @@ impl Daemon {
     }
 
     /// A line that `status` shows beside this worker, such as `replaying the journal, 40 %`.
+    ///
+    /// Never waits: a supervisor that is hundreds of lines behind, as one that was stopped, misses it.
     pub fn status(&self, text: impl Into<String>) {
         let mut text = text.into();
         if let Some((end, _)) = text.char_indices().nth(MAX_STATUS) {
             text.truncate(end);
         }
-        self.state.say(&FromWorker::Status { text });
+        self.state.mention(&FromWorker::Status { text });
     }
 }
 

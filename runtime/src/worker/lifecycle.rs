@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::conductor::{self, Ending, SignalDuty};
 use super::daemon::Daemon;
+use super::passing::Passage;
 use super::state::State;
 use crate::config::{Address, Configuration, Settings, Surroundings};
 use crate::counters::{Counters, Stage};
@@ -20,6 +21,9 @@ use crate::spec::{Flavor, Spec};
 
 /// How long the runtime's threads may take to drop what they hold.
 const SHUTDOWN: Duration = Duration::from_millis(500);
+
+/// Characters of the mistakes in a configuration that the supervisor is told of; stderr has them all.
+const MAX_REASON: usize = 10_000;
 
 /// The exit code of a program that panicked, as the standard library's.
 const PANICKED: u8 = 101;
@@ -46,15 +50,20 @@ pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> R
     let configuration = match newcomer.map(|(spec, around)| Configuration::load(spec, around)) {
         None => None,
         Some(Ok(configuration)) => Some(Box::new(configuration)),
-        Some(Err(error)) => {
-            let reason = error.to_string();
-            link::send(&link, &FromWorker::Misconfigured { reason }, &[]).map_err(lost)?;
-            return Err(error);
-        }
+        Some(Err(error)) => return Err(misconfigured(&link, error)?),
     };
     let release = env!("CARGO_PKG_VERSION").to_owned();
     let hello = FromWorker::Hello { protocol: Protocols::OURS, release, configuration };
-    link::send(&link, &hello, &[]).map_err(lost)?;
+    match link::send(&link, &hello, &[]) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            let error = Error::config(format!(
+                "the configuration is too large to be passed on ({error}); name a file in \
+                 section `app` in place of what is large there"
+            ));
+            return Err(misconfigured(&link, error)?);
+        }
+        sent => sent.map_err(lost)?,
+    }
     let odd = |what: &str| Error::new(ErrorKind::Protocol, format!("the supervisor {what}"));
     let Some((message, fds)) = link::receive::<ToWorker>(&link).map_err(lost)? else {
         return Err(odd("turned this worker away"));
@@ -71,6 +80,16 @@ pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> R
     let configuration = *configuration;
     let handover = Handover { link, generation, configuration, counters, listeners };
     Worker::new(handover, SignalDuty::Worker)
+}
+
+/// Tells the supervisor of an error in the configuration, as much of it as a packet holds, and returns it.
+fn misconfigured(link: &OwnedFd, error: Error) -> Result<Error> {
+    let mut reason = error.to_string();
+    if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
+        reason.truncate(end);
+    }
+    link::send(link, &FromWorker::Misconfigured { reason }, &[]).map_err(lost)?;
+    Ok(error)
 }
 
 fn lost(error: io::Error) -> Error {
@@ -120,6 +139,10 @@ impl Worker {
         };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(async {
+                Passage::open_on_runtime(state);
+                if !state.configuration.settings.watchdog.is_zero() {
+                    state.answer_pings();
+                }
                 let code = tokio::select! {
                     output = main(daemon) => output.report(),
                     () = abandoned.cancelled() => ExitCode::SUCCESS,
@@ -135,6 +158,10 @@ impl Worker {
             })
         }));
         runtime.shutdown_timeout(SHUTDOWN);
+        if state.forced.is_cancelled() {
+            // Tasks that block could not be dropped, and what they hold ends with the process.
+            state.counters.cut();
+        }
         state.part();
         ran.unwrap_or(ExitCode::from(PANICKED))
     }

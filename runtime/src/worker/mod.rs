@@ -1,13 +1,14 @@
 //! The worker: the process in which `main` runs.
 
 mod conductor;
+mod connection;
 pub(crate) mod daemon;
 #[cfg(feature = "http")]
 pub mod http;
 pub(crate) mod lifecycle;
 pub mod net;
-#[cfg(feature = "http")]
-mod passing;
+pub mod passing;
+mod probation;
 mod state;
 
 pub(crate) use conductor::SignalDuty;

@@ -8,18 +8,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-#[cfg(feature = "http")]
-use tokio::sync::mpsc;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::connection::Connection;
 use super::net::Addr;
-#[cfg(feature = "http")]
-use super::passing::{self, Adopter, Channel, Successor};
+use super::passing::Passage;
 use crate::config::{Address, Configuration, Ready};
-use crate::counters::{Counters, Ending, Stage};
+use crate::counters::{Counters, Stage};
 use crate::link::{self, FromWorker};
 
 /// What a worker may do with its listeners.
@@ -57,9 +54,10 @@ pub(crate) struct State {
     last: AtomicBool,
     /// The token's state, for those who look at every request: a token takes a lock.
     is_draining: AtomicBool,
+    /// Where a runtime is there to answer the watchdog.
+    pings: OnceLock<Arc<Notify>>,
     /// The ways to other generations.
-    #[cfg(feature = "http")]
-    passage: Passage,
+    pub(crate) passage: Passage,
     /// The thread that stands in for the supervisor of a solo daemon.
     pub(crate) stand_in: OnceLock<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -121,7 +119,7 @@ impl State {
             ready: AtomicBool::new(false),
             last: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
-            #[cfg(feature = "http")]
+            pings: OnceLock::new(),
             passage: Passage::new(),
             stand_in: OnceLock::new(),
         })
@@ -134,6 +132,13 @@ impl State {
     /// Tells the supervisor. One that is gone or does not listen is noticed by the conductor.
     pub(crate) fn say(&self, message: &FromWorker) {
         if let Err(error) = link::send(&self.link, message, &[]) {
+            tracing::debug!(%error, "the supervisor did not take a message");
+        }
+    }
+
+    /// As [`State::say`], for what may be lost: never waits for a supervisor that does not listen.
+    pub(crate) fn mention(&self, message: &FromWorker) {
+        if let Err(error) = link::offer(&self.link, message) {
             tracing::debug!(%error, "the supervisor did not take a message");
         }
     }
@@ -166,6 +171,26 @@ impl State {
         }
     }
 
+    /// The supervisor wants to know whether the runtime runs; without one, this thread has to do.
+    pub(crate) fn pinged(&self) {
+        match self.pings.get() {
+            Some(pings) => pings.notify_one(),
+            None => self.say(&FromWorker::Pong {}),
+        }
+    }
+
+    /// Answers such questions from a task of the current runtime: one that is blocked does not.
+    pub(crate) fn answer_pings(self: &Arc<Self>) {
+        let state = Arc::clone(self);
+        let pings = Arc::clone(self.pings.get_or_init(Arc::default));
+        tokio::spawn(async move {
+            loop {
+                pings.notified().await;
+                state.say(&FromWorker::Pong {});
+            }
+        });
+    }
+
     // ---- phase ----------------------------------------------------------------------------------
 
     pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
@@ -185,13 +210,11 @@ impl State {
     }
 
     /// Whether the drain has begun.
-    #[cfg(feature = "http")]
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::SeqCst)
     }
 
     /// Whether nobody serves after this worker.
-    #[cfg(feature = "http")]
     pub(crate) fn is_last(&self) -> bool {
         self.last.load(Ordering::Relaxed)
     }
@@ -254,17 +277,9 @@ impl State {
     }
 
     /// As [`State::connection`], for one that an older generation passed.
-    #[cfg(feature = "http")]
     pub(crate) fn received(self: &Arc<Self>) -> Connection {
         self.counters.received();
         Connection::new(self)
-    }
-
-    /// Counts all connections that are still open as forced: the process ends now.
-    pub(crate) fn force_open_connections(&self) {
-        for _ in 0..self.counters.read().open {
-            self.counters.ended(Ending::Forced);
-        }
     }
 
     /// Hangs up and waits for the stand-in of a supervisor, if there is one, to put things away.
@@ -278,116 +293,6 @@ impl State {
             // A panic of the stand-in has been printed; there is nothing left to put away with.
             let _ = handle.join();
         }
-    }
-}
-
-/// The channels to other generations, and who takes what comes by them.
-#[cfg(feature = "http")]
-struct Passage {
-    successor: watch::Sender<Option<Successor>>,
-    adopters: Mutex<BTreeMap<String, Adopter>>,
-    channels: OnceLock<mpsc::UnboundedSender<Channel>>,
-}
-
-#[cfg(feature = "http")]
-impl Passage {
-    fn new() -> Passage {
-        Passage {
-            successor: watch::Sender::new(None),
-            adopters: Mutex::new(BTreeMap::new()),
-            channels: OnceLock::new(),
-        }
-    }
-}
-
-#[cfg(feature = "http")]
-impl State {
-    /// Connections of `listener` that are passed to this worker are taken by `adopter`.
-    pub(super) fn adopt_by(self: &Arc<Self>, listener: &str, adopter: Adopter) {
-        lock(&self.passage.adopters).insert(listener.to_owned(), adopter);
-        self.passage.channels.get_or_init(|| {
-            let (sender, channels) = mpsc::unbounded_channel();
-            tokio::spawn(passing::attend(Arc::clone(self), channels));
-            sender
-        });
-    }
-
-    pub(super) fn adopter(&self, listener: &str) -> Option<Adopter> {
-        lock(&self.passage.adopters).get(listener).cloned()
-    }
-
-    /// A channel to the generation that serves. Hung up at once where nobody here serves HTTP.
-    pub(super) fn open_successor(&self, socket: OwnedFd) {
-        if !self.configuration.settings.pass_connections {
-            return;
-        }
-        let (channel, successor) = Channel::to_successor(socket);
-        if self.open(channel) {
-            self.passage.successor.send_replace(Some(successor));
-        }
-    }
-
-    /// A channel from a generation that drains. Hung up at once where nobody here serves HTTP.
-    pub(super) fn open_predecessor(&self, socket: OwnedFd) {
-        self.open(Channel::FromPredecessor(socket));
-    }
-
-    fn open(&self, channel: Channel) -> bool {
-        self.passage.channels.get().is_some_and(|channels| channels.send(channel).is_ok())
-    }
-
-    pub(super) fn successors(&self) -> watch::Receiver<Option<Successor>> {
-        self.passage.successor.subscribe()
-    }
-
-    /// The number of the generation's successor that connections are passed to now.
-    pub(super) fn successor(&self) -> Option<u64> {
-        self.passage.successor.borrow().as_ref().map(|successor| successor.number)
-    }
-}
-
-/// One counted connection. How it ended is written when this is dropped.
-pub(crate) struct Connection {
-    state: Arc<State>,
-    told: Arc<AtomicBool>,
-    passed: AtomicBool,
-    _alive: TaskTrackerToken,
-}
-
-impl Connection {
-    fn new(state: &Arc<State>) -> Connection {
-        Connection {
-            state: Arc::clone(state),
-            told: Arc::default(),
-            passed: AtomicBool::new(false),
-            _alive: state.tasks.token(),
-        }
-    }
-
-    /// The next generation has it.
-    #[cfg(feature = "http")]
-    pub(crate) fn passed(&self) {
-        self.passed.store(true, Ordering::Relaxed);
-    }
-
-    /// Set when the peer was told to go because of the drain.
-    #[cfg(feature = "http")]
-    pub(crate) fn told_mark(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.told)
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.state.counters.ended(if self.passed.load(Ordering::Relaxed) {
-            Ending::Passed
-        } else if self.state.forced.is_cancelled() {
-            Ending::Forced
-        } else if self.told.load(Ordering::Relaxed) {
-            Ending::Told
-        } else {
-            Ending::Finished
-        });
     }
 }
 
@@ -423,6 +328,6 @@ impl Gate {
 }
 
 /// Locks; what a panicking thread left behind is whole, as every change here is one assignment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -19,6 +19,7 @@ fn once() -> usize {
 #[daemon(
     name = "app",
     graceful_restart,
+    confirm_window = "0s",
     listen(http = "127.0.0.1:0"),
     ready_timeout = "10s",
     drain_timeout = "10s",

@@ -6,6 +6,7 @@ use unbroken::{Daemon, daemon};
 #[daemon(
     name = "app",
     graceful_restart,
+    confirm_window = "0s",
     listen(echo = "127.0.0.1:0"),
     ready_timeout = "10s",
     drain_timeout = "10s",

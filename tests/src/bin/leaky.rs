@@ -10,6 +10,7 @@ use unbroken::{Daemon, daemon};
 #[daemon(
     name = "app",
     graceful_restart,
+    confirm_window = "0s",
     listen(http = "127.0.0.1:0"),
     ready_timeout = "10s",
     drain_timeout = "10s",

@@ -43,6 +43,8 @@ mod all {
         drain_timeout = "30s",
         kill_timeout = "500ms",
         confirm_window = "2s",
+        exclusive,
+        watchdog = "10s",
         pass_connections = false,
         restart = "on-failure",
         backoff_min = "100ms",

@@ -169,6 +169,7 @@ fn solo_daemons_have_no_supervisor_to_configure() {
     for key in KEYS.iter().filter(|key| key.supervised) {
         let value = match key.fallback {
             Fallback::Value(text) => text,
+            _ if key.name == "watchdog" => "10s",
             _ => "/bin/true",
         };
         let name = env::variable(&[key.name]);
@@ -182,7 +183,7 @@ fn solo_daemons_have_no_supervisor_to_configure() {
     let supervised: Vec<_> = KEYS.iter().filter(|k| k.supervised).map(|k| k.name).collect();
     assert_eq!(
         supervised.join(" "),
-        "confirm_window pass_connections restart backoff_min backoff_max start_limit_burst start_limit_interval exe"
+        "confirm_window exclusive watchdog pass_connections restart backoff_min backoff_max start_limit_burst start_limit_interval exe"
     );
     Place::solo(&[]).load();
 }

@@ -49,12 +49,15 @@ fn policy() -> impl Strategy<Value = Policy> {
         select(&[0, 1, 2, 5][..]),
         millis(&[0, 200, 10_000]),
     );
-    (waits, healing).prop_map(
-        |((ready, drain, kill, confirm), (restart, min, max, burst, span))| Policy {
+    let watchdog = select(vec![None, None, Some(Duration::from_millis(150))]);
+    (waits, healing, watchdog).prop_map(
+        |((ready, drain, kill, confirm), (restart, min, max, burst, span), watchdog)| Policy {
             ready_timeout: ready,
             drain_timeout: drain,
             kill_timeout: kill,
             confirm_window: confirm,
+            exclusive: false,
+            watchdog,
             restart,
             backoff_min: min,
             backoff_max: max,

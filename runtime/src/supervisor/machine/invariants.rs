@@ -6,9 +6,10 @@
 //!
 //! **Service.** Once the first generation serves, somebody accepts: a worker that was told *go* or
 //! *resume* and since then neither to *quiesce*, to *drain* nor killed. Only the worker's own end, its
-//! leaving, the loss of its link or a stop can change that, and then a successor is on its way. No two
-//! accept at once. *Quiesce* to the old and *go* to the new are neighbours, in this order. An accepting
-//! worker is killed only if its link is lost. The daemon gives up only where nobody accepts.
+//! leaving, its silence, the loss of its link or a stop can change that, and then a successor is on its
+//! way. No two accept at once. *Quiesce* to the old and *go* to the new are neighbours, in this order.
+//! An accepting worker is killed only if its link is lost, if it does not answer its watchdog, or if it
+//! is unconfirmed and says that it is unhealthy or has not passed its checks in time. The daemon gives up only where nobody accepts.
 //!
 //! **Transitions.** There is at most one, and its worker is the only one that is neither committed,
 //! draining nor killed. Generations are numbered 1, 2, 3, … A worker gets *go* once, after its
@@ -86,6 +87,13 @@ struct Seen {
     /// To be ready, to be confirmed or to have drained.
     limit: Instant,
     terminated: Option<Instant>,
+    /// Has to answer its watchdog by then.
+    asked: Option<Instant>,
+    /// Drains because it did not.
+    hung: bool,
+    checks: u32,
+    /// Needs no confirm window.
+    content: bool,
     lost: Option<Instant>,
 }
 
@@ -204,6 +212,24 @@ impl Watch {
                     worker.lost.get_or_insert(self.now);
                 }
             }
+            Event::Pong { worker } => {
+                if let Some(worker) = self.workers.get_mut(worker) {
+                    worker.asked = None;
+                }
+            }
+            Event::Confirm { worker } => {
+                if let Some(worker) = self.workers.get_mut(worker) {
+                    worker.content = true;
+                }
+            }
+            Event::Check { worker, passed } => {
+                if let Some(worker) = self.workers.get_mut(worker) {
+                    match passed {
+                        true => worker.checks = worker.checks.saturating_sub(1),
+                        false => worker.checks += 1,
+                    }
+                }
+            }
             Event::Restart { client: Some(client), wait } => {
                 self.clients.insert(*client, *wait);
             }
@@ -223,6 +249,11 @@ impl Watch {
 
     pub(super) fn accepting(&self) -> Option<WorkerId> {
         self.workers.iter().find(|(_, worker)| worker.told == Told::Accept).map(|(id, _)| *id)
+    }
+
+    /// Whether generations must not run beside each other, of which stories alone tell.
+    fn exclusive(&self) -> bool {
+        self.initial.exclusive
     }
 
     pub(super) fn last_worker(&self) -> WorkerId {

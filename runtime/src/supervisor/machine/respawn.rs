@@ -18,6 +18,8 @@ pub(super) struct Current {
     pub(super) worker: Option<WorkerId>,
     pub(super) crashes: VecDeque<Instant>,
     pub(super) respawn_at: Option<Instant>,
+    /// To be respawned once nobody else is there.
+    pub(super) revive: bool,
     /// The start limit is used up: the code to leave with, and why.
     pub(super) exhausted: Option<(u8, String)>,
 }
@@ -95,6 +97,12 @@ impl Machine {
             }
             RestartPolicy::OnFailure | RestartPolicy::Always => {}
         }
+        self.crashed(&what, exit, now, out);
+    }
+
+    /// A worker of the committed generation has failed: it is respawned, or the daemon gives up.
+    pub(super) fn crashed(&mut self, what: &str, exit: Exit, now: Instant, out: &mut Actions) {
+        let Some(current) = self.current.as_mut() else { return };
         current.crashes.push_back(now);
         let interval = current.policy.start_limit_interval;
         while current
@@ -130,6 +138,10 @@ impl Machine {
     pub(super) fn respawn(&mut self, now: Instant, out: &mut Actions) {
         let Some(current) = self.current.as_mut() else { return };
         current.respawn_at = None;
+        if current.policy.exclusive && !self.workers.is_empty() {
+            current.revive = true;
+            return;
+        }
         let (generation, policy) = (current.generation, current.policy);
         let worker = self.spawn(generation, Source::Pinned, policy, now, out);
         if let Some(current) = self.current.as_mut() {

@@ -7,16 +7,14 @@ use super::{Actions, Machine, answer};
 use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Answer, Generation, Report};
 
-/// A generation that was replaced and has workers left.
+/// A generation that was replaced, or undone after it had served, and has workers left.
 #[derive(Debug)]
 pub(super) struct Retiring {
     generation: Generation,
-    /// Of its replacement, complete but for the end.
+    /// Of its replacement or undoing, complete but for the end.
     report: Report,
     requested: Instant,
     pub(super) waiters: Vec<Waiter>,
-    /// Of its workers that have ended since.
-    ledger: Ledger,
 }
 
 impl Machine {
@@ -29,7 +27,7 @@ impl Machine {
         waiters: Vec<Waiter>,
         out: &mut Actions,
     ) {
-        let old = report.from.filter(|from| self.workers.values().any(|w| w.generation == *from));
+        let old = report.from;
         let (waiting, answered) =
             waiters.into_iter().partition(|waiter| waiter.wait && old.is_some());
         for Waiter { client, .. } in answered {
@@ -37,9 +35,13 @@ impl Machine {
         }
         // Even where nobody waits: `status` shows the figures of the last restart.
         if let Some(generation) = old {
-            let (waiters, ledger) = (waiting, Ledger::default());
-            self.retiring.push(Retiring { generation, report, requested, waiters, ledger });
+            self.retiring.push(Retiring { generation, report, requested, waiters: waiting });
         }
+    }
+
+    /// The restart was undone after its generation had begun to serve: who waits is answered at its end.
+    pub(super) fn undone(&mut self, report: Report, requested: Instant, waiters: Vec<Waiter>) {
+        self.retiring.push(Retiring { generation: report.to, report, requested, waiters });
     }
 
     /// A worker has ended.
@@ -47,9 +49,7 @@ impl Machine {
         if let Some(stopping) = &mut self.stopping {
             stopping.ledger += ledger;
         }
-        for retiring in self.retiring.iter_mut().filter(|old| old.generation == generation) {
-            retiring.ledger += ledger;
-        }
+        *self.ledgers.entry(generation).or_default() += ledger;
     }
 
     pub(super) fn retire_if_unused(
@@ -64,15 +64,24 @@ impl Machine {
         if used {
             return;
         }
+        let ledger = self.ledgers.remove(&generation).unwrap_or_default();
         for ended in self.retiring.extract_if(.., |old| old.generation == generation) {
             let mut report = ended.report;
-            report.to_drained = Some(now.saturating_duration_since(ended.requested));
-            report.ledger = Some(ended.ledger);
-            if let Some(last) = self.last_restart.as_mut().filter(|last| last.to == report.to) {
-                *last = report.clone();
+            let took = now.saturating_duration_since(ended.requested);
+            report.to_drained = report.committed.then_some(took);
+            report.ledger = Some(ledger);
+            if let Some(told) = self.restarts.iter_mut().find(|told| told.to == report.to) {
+                *told = report.clone();
+            }
+            if report.committed {
+                out.push(Action::Drained { report: report.clone() });
             }
             for waiter in ended.waiters {
-                answer(waiter.client, Answer::Restarted(report.clone()), out);
+                let told = match report.committed {
+                    true => Answer::Restarted(report.clone()),
+                    false => Answer::Aborted(report.clone()),
+                };
+                answer(waiter.client, told, out);
             }
         }
         out.push(Action::Retire { generation });

@@ -4,8 +4,10 @@ mod confirm;
 mod connections;
 mod crashes;
 mod ends;
+mod exclusive;
 mod first_start;
 mod restarts;
+mod watchdog;
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,8 @@ fn policy() -> Policy {
         drain_timeout: Duration::from_secs(30),
         kill_timeout: Duration::from_secs(5),
         confirm_window: Duration::ZERO,
+        exclusive: false,
+        watchdog: None,
         restart: RestartPolicy::OnFailure,
         backoff_min: Duration::from_millis(100),
         backoff_max: Duration::from_secs(1),
@@ -154,10 +158,12 @@ impl Story {
                 Order::Go => format!("go {worker}"),
                 Order::Quiesce => format!("quiesce {worker}"),
                 Order::Resume => format!("resume {worker}"),
-                Order::Drain { deadline } => {
+                Order::Ping => format!("ping {worker}"),
+                Order::Drain { deadline, .. } => {
                     format!("drain {worker} by {:?}", (deadline - self.began).as_secs_f64())
                 }
             },
+            Action::Examine { worker } => format!("examine {worker}"),
             Action::Terminate { worker } => format!("terminate {worker}"),
             Action::Kill { worker } => format!("kill {worker}"),
             Action::Answer { client, answer } => match answer {
@@ -165,7 +171,7 @@ impl Story {
                     format!("tell {client}: restarted {}", report_of(report))
                 }
                 Answer::Aborted(report) => format!("tell {client}: aborted {}", report_of(report)),
-                Answer::Stopped { ledger } => {
+                Answer::Stopped { ledger, .. } => {
                     format!("tell {client}: stopped, {}", ledger.accepted)
                 }
                 Answer::Refused { reason } => format!("tell {client}: refused, {reason}"),
@@ -176,7 +182,10 @@ impl Story {
             Action::Exit { code, reason: None } => format!("exit {code}"),
             // Told in `connections`.
             Action::Connect { .. } => return None,
-            Action::CloseListeners | Action::Progress { .. } | Action::Log { .. } => return None,
+            Action::CloseListeners
+            | Action::Drained { .. }
+            | Action::Progress { .. }
+            | Action::Log { .. } => return None,
         })
     }
 }

@@ -17,6 +17,7 @@ pub(super) struct Stopping {
     pub(super) reason: Option<String>,
     pub(super) clients: Vec<ClientId>,
     pub(super) ledger: Ledger,
+    since: Instant,
     pub(super) urgency: Urgency,
     /// By somebody; else the daemon ends by itself.
     asked: bool,
@@ -79,8 +80,9 @@ impl Machine {
             code,
             reason,
             clients: Vec::new(),
-            ledger: Ledger::default(),
+            ledger: self.ledgers.values().copied().sum(),
             urgency,
+            since: now,
             asked: false,
         });
         out.push(Action::Progress { text: "stopping".into() });
@@ -112,7 +114,7 @@ impl Machine {
             for waiter in transition.waiters {
                 answer(waiter.client, Answer::Aborted(report.clone()), out);
             }
-            self.last_restart = Some(report);
+            self.remember(report);
         }
         for waiter in pending {
             refuse(waiter.client, &reason, out);
@@ -140,13 +142,14 @@ impl Machine {
         }
     }
 
-    pub(super) fn leave_if_done(&mut self, out: &mut Actions) {
+    pub(super) fn leave_if_done(&mut self, now: Instant, out: &mut Actions) {
         if !self.workers.is_empty() {
             return;
         }
         let Some(stopping) = self.stopping.take() else { return };
+        let (ledger, to_drained) = (stopping.ledger, now.saturating_duration_since(stopping.since));
         for client in stopping.clients {
-            answer(Some(client), Answer::Stopped { ledger: stopping.ledger }, out);
+            answer(Some(client), Answer::Stopped { ledger, to_drained }, out);
         }
         self.exited = true;
         out.push(Action::Exit { code: stopping.code, reason: stopping.reason });

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::respawn::Current;
+use super::watchdog;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, refuse, seconds};
 use crate::supervisor::event::{
@@ -20,6 +21,8 @@ pub(super) struct Transition {
     pub(super) waiters: Vec<Waiter>,
     /// Committed, and to be confirmed then.
     pub(super) confirm_at: Option<Instant>,
+    /// The old worker had to be gone before the new one began.
+    pub(super) exclusive: bool,
     pub(super) committed_after: Option<Duration>,
 }
 
@@ -74,6 +77,7 @@ impl Machine {
             since: now,
             waiters,
             confirm_at: None,
+            exclusive: false,
             committed_after: None,
         });
     }
@@ -94,6 +98,9 @@ impl Machine {
             transition.policy = policy;
             worker.policy = policy;
             worker.deadline = Some(now + policy.ready_timeout);
+            if self.hold_back(id, now, out) {
+                return;
+            }
         }
         out.push(Action::Welcome { worker: id });
     }
@@ -117,8 +124,10 @@ impl Machine {
         } else if self.current.as_ref().is_some_and(|c| c.worker == Some(id)) {
             worker.state = WorkerState::Serving;
             worker.deadline = None;
+            watchdog::begin(worker, now);
             out.push(Action::Tell { worker: id, order: Order::Go });
             let generation = worker.generation;
+            self.kill_hung(out);
             self.connect(id, None, out);
             out.push(log(Level::Info, format!("generation {generation} serves again")));
         }
@@ -127,7 +136,7 @@ impl Machine {
     /// The new generation becomes the one that serves: *quiesce* and *go* back to back.
     pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
         let Some(transition) = self.transition.as_mut() else { return };
-        let mut resumable = false;
+        let (mut resumable, mut content) = (false, false);
         if let Some(current) = self.current.as_mut()
             && let Some(old) = current.worker
             && let Some(worker) = self.workers.get_mut(&old)
@@ -149,6 +158,8 @@ impl Machine {
         if let Some(worker) = self.workers.get_mut(&transition.worker) {
             worker.state = WorkerState::Serving;
             worker.deadline = None;
+            watchdog::begin(worker, now);
+            content = worker.is_content();
         }
         out.push(Action::Tell { worker: transition.worker, order: Order::Go });
         let took = now.saturating_duration_since(transition.since);
@@ -162,9 +173,11 @@ impl Machine {
             out.push(Action::Progress { text: text.clone() });
             out.push(log(Level::Info, text));
         }
-        if !resumable || transition.policy.confirm_window.is_zero() {
+        let undoable = resumable || transition.exclusive;
+        if !undoable || content || transition.policy.confirm_window.is_zero() {
             self.confirm(now, out);
         }
+        self.kill_hung(out);
     }
 
     /// Lets every worker that drains, and the one that is about to, pass its connections to `to`.
@@ -186,6 +199,7 @@ impl Machine {
             worker: Some(transition.worker),
             crashes: VecDeque::new(),
             respawn_at: None,
+            revive: false,
             exhausted: None,
         });
         let report = Report {
@@ -206,7 +220,7 @@ impl Machine {
             {
                 drain(id, worker, now + worker.policy.drain_timeout, out);
             }
-            self.last_restart = Some(report.clone());
+            self.remember(report.clone());
         }
         self.replaced(report, transition.since, transition.waiters, out);
         self.force_excess(now, out);
@@ -235,7 +249,9 @@ impl Machine {
             self.give_up(1, reason.to_owned(), now, out);
             return;
         };
-        if transition.confirm_at.is_some() {
+        if transition.exclusive {
+            current.revive = true;
+        } else if transition.confirm_at.is_some() {
             match current.worker.and_then(|id| self.workers.get_mut(&id).map(|w| (id, w))) {
                 Some((id, worker)) if worker.state == WorkerState::Quiesced => {
                     worker.state = WorkerState::Serving;
@@ -260,11 +276,17 @@ impl Machine {
         let generation = current.generation;
         let text = format!("the restart failed: {reason}; generation {generation} {kept}");
         out.push(log(Level::Error, text));
-        self.last_restart = Some(report.clone());
-        for waiter in transition.waiters {
-            answer(waiter.client, Answer::Aborted(report.clone()), out);
+        self.remember(report.clone());
+        if transition.confirm_at.is_some() {
+            // It had connections: whoever waits is told what became of them.
+            self.undone(report, transition.since, transition.waiters);
+        } else {
+            for waiter in transition.waiters {
+                answer(waiter.client, Answer::Aborted(report.clone()), out);
+            }
         }
         self.retire_if_unused(transition.generation, now, out);
+        self.revive_if_alone(now, out);
         if let Some((code, reason)) = self.exhausted()
             && self.pending.is_none()
         {

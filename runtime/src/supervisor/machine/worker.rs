@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::watchdog::Watch;
 use super::{Actions, Machine, log, refuse, seconds};
 use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Generation, Level, Order, Policy, Source, WorkerId};
@@ -30,9 +31,23 @@ pub(super) struct Worker {
     /// Why it fails, in its own words or ours.
     pub(super) failure: Option<String>,
     pub(super) missing: Option<String>,
+    /// The program needs no confirm window.
+    pub(super) confirms: bool,
+    /// Checks of the program's own that have not passed.
+    pub(super) checks: u32,
+    pub(super) watch: Option<Watch>,
+    /// It waits for its welcome until the old worker is gone.
+    pub(super) held: bool,
+    /// It did not answer its watchdog.
+    pub(super) hung: bool,
 }
 
 impl Worker {
+    /// Whether it may be confirmed ahead of time.
+    pub(super) fn is_content(&self) -> bool {
+        self.confirms && self.checks == 0 && self.kill_at.is_none()
+    }
+
     pub(super) fn kill_no_later(&mut self, limit: Instant) {
         self.kill_at = Some(self.kill_at.map_or(limit, |at| at.min(limit)));
     }
@@ -84,6 +99,11 @@ impl Machine {
                 policy,
                 failure: None,
                 missing: None,
+                confirms: false,
+                checks: 0,
+                watch: None,
+                held: false,
+                hung: false,
             },
         );
         out.push(Action::Spawn { worker: id, generation, source });
@@ -168,6 +188,7 @@ impl Machine {
             self.current_ended(&worker.failure, worker.state, exit, now, out);
         }
         self.retire_if_unused(worker.generation, now, out);
+        self.release(now, out);
     }
 
     /// Past [`MAX_DRAINING`] the oldest is forced.
@@ -203,6 +224,7 @@ impl Machine {
             return;
         }
         if worker.deadline.is_none_or(|deadline| deadline > now) {
+            self.tick_watch(id, now, out);
             return;
         }
         worker.deadline = None;
@@ -231,7 +253,8 @@ impl Machine {
 pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &mut Actions) {
     worker.state = WorkerState::Draining;
     worker.deadline = Some(deadline);
-    out.push(Action::Tell { worker: id, order: Order::Drain { deadline } });
+    let last = worker.policy.exclusive;
+    out.push(Action::Tell { worker: id, order: Order::Drain { deadline, last } });
 }
 
 pub(super) fn kill(id: WorkerId, worker: &mut Worker, out: &mut Actions) {

@@ -13,11 +13,11 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tower_service::Service;
 
-use super::io::LingeringIo;
+use super::io::{LingeringIo, join};
 use super::service::{Activity, Observed};
 use super::{BoxError, Peer};
-use crate::worker::net::Stream;
-use crate::worker::passing::{Header, MAX_BYTES, Parcel, Successor};
+use crate::worker::net::{Stream, is_exhaustion};
+use crate::worker::passing::{Contents, MAX_BYTES, Parcel, Successor, Verdict};
 use crate::worker::state::State;
 
 /// How long a draining worker that cannot pass a connection waits for its first request.
@@ -25,6 +25,11 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the last worker of a daemon that ends waits for the next request of an idle connection.
 const LAST_GRACE: Duration = Duration::from_millis(500);
+
+/// How often, and after what time each, a connection is passed again that found no descriptor left: one
+/// is needed for a moment, and every connection that was passed leaves one.
+const RETRIES: u32 = 50;
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection and what is known of it.
 pub(super) struct Connection<S> {
@@ -62,6 +67,7 @@ where
             // connection on which it fails is dead, which the first read tells.
             let _ = stream.set_nodelay(true);
         }
+        let mut retries = RETRIES;
         loop {
             let service = TowerToHyperService::new(service.clone());
             let observed = Observed::new(service, peer.clone(), Arc::clone(&activity));
@@ -71,27 +77,33 @@ where
             };
             let socket = match idle.duplicate() {
                 Ok(socket) if read.len() <= MAX_BYTES => socket,
+                Err(error) if is_exhaustion(&error) && retries > 0 => {
+                    retries -= 1;
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    (stream, bytes) = (idle, read);
+                    continue;
+                }
                 _ => {
                     activity.passing_failed(successor.number);
                     (stream, bytes) = (idle, read);
                     continue;
                 }
             };
-            let header = Header {
+            let contents = Contents::Http {
                 listener: peer.listener.to_string(),
                 peer: peer.addr.tcp(),
                 path: peer.addr.path().cloned(),
                 accepted,
                 requests: activity.requests(),
             };
-            let parcel = Parcel { header, bytes: read.to_vec(), socket };
+            let parcel = Parcel { contents, bytes: read.to_vec(), socket };
             match successor.pass(parcel).await {
-                Ok(()) => {
+                Verdict::Taken => {
                     idle.connection().passed();
                     return;
                 }
                 // It goes on here: with the next successor, or under the rules of the drain.
-                Err(()) => activity.passing_failed(successor.number),
+                Verdict::Refused | Verdict::Gone => activity.passing_failed(successor.number),
             }
             (stream, bytes) = (idle, read);
         }
@@ -171,12 +183,7 @@ where
         Round::Leave(successor) => {
             let parts = connection.into_parts();
             let (stream, unread) = parts.io.into_inner().into_parts();
-            // hyper's buffer holds what came after the bytes that came with the connection.
-            let bytes = match unread.is_empty() {
-                true => parts.read_buf,
-                false => [&parts.read_buf[..], &unread[..]].concat().into(),
-            };
-            return Ended::Idle(stream, bytes, successor);
+            return Ended::Idle(stream, join(parts.read_buf, unread), successor);
         }
         Round::Upgrade => {
             let connection = connection.with_upgrades();
@@ -202,7 +209,7 @@ enum Round {
 /// by.
 async fn may_leave(state: &Arc<State>, activity: &Activity) -> Successor {
     state.draining.cancelled().await;
-    let mut successors = state.successors();
+    let mut successors = state.passage.successors();
     loop {
         if let Some(successor) = &*successors.borrow_and_update()
             && !activity.was_refused_by(successor.number)

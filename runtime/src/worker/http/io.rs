@@ -18,6 +18,15 @@ use crate::worker::net::Stream;
 /// How long a client may take to close its half.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// All bytes that nobody has used: hyper's buffer holds what came before those that it was not given
+/// yet.
+pub(super) fn join(read: Bytes, unread: Bytes) -> Bytes {
+    match unread.is_empty() {
+        true => read,
+        false => [&read[..], &unread[..]].concat().into(),
+    }
+}
+
 /// The stream of one HTTP connection.
 pub(super) struct LingeringIo {
     stream: Stream,

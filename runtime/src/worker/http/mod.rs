@@ -18,6 +18,7 @@
 mod connection;
 mod io;
 mod service;
+mod upgraded;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +31,8 @@ use tower_service::Service;
 
 use self::connection::Connection;
 use self::service::Activity;
-use super::passing::{Adopter, Parcel};
+pub use self::upgraded::into_stream;
+use super::passing::{Adopter, Contents, Parcel, Place, Receipt};
 use crate::error::Result;
 use crate::sys::clock;
 use crate::worker::daemon::Daemon;
@@ -93,7 +95,7 @@ impl Daemon {
             service,
             connections: TaskTracker::new(),
         };
-        self.state.adopt_by(name, server.clone().adopter());
+        self.state.passage.adopt_by(Place::Listener(name.to_owned()), server.clone().adopter());
         while let Some((stream, addr)) = listener.next_good().await {
             server.connections.spawn(server.accepted(stream, addr).run());
         }
@@ -134,9 +136,9 @@ where
         accepted: u64,
         requests: u64,
     ) -> Connection<S> {
-        let told = stream.connection().told_mark();
+        let farewell = Arc::clone(stream.connection().farewell());
         Connection {
-            activity: Arc::new(Activity::new(Arc::clone(&self.state), told, requests)),
+            activity: Arc::new(Activity::new(Arc::clone(&self.state), farewell, requests)),
             state: Arc::clone(&self.state),
             stream,
             bytes,
@@ -148,21 +150,31 @@ where
 
     /// Takes connections that an older generation passes.
     fn adopter(self) -> Adopter {
-        Arc::new(move |parcel: Parcel| {
+        Arc::new(move |parcel: Parcel, receipt: Receipt| {
             // Before the look at the drain: from here on the drain waits for it.
             let waited_for = self.connections.token();
             if self.state.is_draining() {
-                return None;
+                return;
             }
-            let Parcel { header, bytes, socket } = parcel;
-            let (stream, addr) = Stream::adopt(&self.state, socket, header.peer, header.path)?;
-            let connection =
-                self.connection(stream, addr, bytes.into(), header.accepted, header.requests);
-            let connections = self.connections.clone();
-            Some(Box::new(move || {
-                connections.spawn(connection.run());
-                drop(waited_for);
-            }))
+            let Parcel { contents, bytes, socket } = parcel;
+            let Contents::Http { peer, path, accepted, requests, .. } = contents else { return };
+            let stream = match Stream::from_socket(&self.state, socket) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::debug!(%error, "a connection is left with the older generation");
+                    return;
+                }
+            };
+            let addr = match peer {
+                Some(peer) => Addr::Tcp(peer),
+                None => Addr::Unix(path),
+            };
+            let connection = self.connection(stream, addr, bytes.into(), accepted, requests);
+            self.connections.spawn(async move {
+                receipt.take().await;
+                connection.run().await;
+            });
+            drop(waited_for);
         })
     }
 }

@@ -13,6 +13,7 @@ use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Peer;
+use crate::worker::connection::Farewell;
 use crate::worker::state::State;
 
 /// What is known of one connection, through all rounds of serving it.
@@ -24,8 +25,7 @@ pub(super) struct Activity {
     write_blocked: AtomicBool,
     /// One side has begun to close.
     closing: AtomicBool,
-    /// The peer was told to go, as its connection will be counted.
-    told: Arc<AtomicBool>,
+    farewell: Arc<Farewell>,
     /// The successor that did not take it last.
     refused_by: AtomicU64,
     upgrade: OnceLock<CancellationToken>,
@@ -33,14 +33,14 @@ pub(super) struct Activity {
 
 impl Activity {
     /// `requests`: those of the generations before.
-    pub(super) fn new(state: Arc<State>, told: Arc<AtomicBool>, requests: u64) -> Activity {
+    pub(super) fn new(state: Arc<State>, farewell: Arc<Farewell>, requests: u64) -> Activity {
         Activity {
             state,
             requests: AtomicU64::new(requests),
             in_flight: AtomicBool::new(false),
             write_blocked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            told,
+            farewell,
             refused_by: AtomicU64::new(0),
             upgrade: OnceLock::new(),
         }
@@ -73,7 +73,7 @@ impl Activity {
 
     /// The peer is told that this connection ends because of the drain.
     pub(super) fn tell_to_go(&self) {
-        self.told.store(true, Relaxed);
+        self.farewell.told();
     }
 
     /// The successor of this number did not take the connection, or cannot.
@@ -88,7 +88,7 @@ impl Activity {
     /// Whether the response under way is the last one of this worker on the connection.
     fn ends_here(&self) -> bool {
         self.state.is_draining()
-            && self.state.successor().is_none_or(|number| self.was_refused_by(number))
+            && self.state.passage.successor().is_none_or(|number| self.was_refused_by(number))
     }
 
     /// Whether a request asks for an upgrade and waits to be let through.
@@ -189,13 +189,16 @@ where
             this.gate.set(None);
         }
         let mut response = ready!(this.inner.poll(cx))?;
-        if let Some(InFlight(activity)) = this.in_flight
-            && activity.ends_here()
-            && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        {
-            // hyper closes after a response that says so, and not before it is written.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            activity.tell_to_go();
+        if let Some(InFlight(activity)) = this.in_flight {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                activity.farewell.by_the_program();
+            } else if activity.ends_here() {
+                // hyper closes after a response that says so, and not before it is written.
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+                activity.tell_to_go();
+            }
         }
         let in_flight = this.in_flight.take();
         Poll::Ready(Ok(response.map(|inner| ObservedBody { inner, _in_flight: in_flight })))

@@ -3,14 +3,17 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::SocketFlags;
 
 use super::Addr;
 use crate::error::Result;
+use crate::sys::readiness::readable;
+use crate::worker::connection::Connection;
 use crate::worker::daemon::take;
-use crate::worker::state::{Connection, Phase, State, Taken};
+use crate::worker::state::{Phase, State, Taken};
 
 /// A declared listener. Any number of threads may accept from clones of it.
 ///
@@ -65,7 +68,8 @@ impl Listener {
 
     /// Blocks until a connection comes. `None` once this worker drains.
     ///
-    /// Errors that concern one connection alone are passed over.
+    /// A connection that was gone already is passed over. When descriptors or memory have run out, this
+    /// waits until a connection can be accepted again.
     pub fn next(&self) -> Option<io::Result<(Stream, Addr)>> {
         self.state.polled(self.index);
         loop {
@@ -89,7 +93,7 @@ impl Listener {
     /// Blocks until a connection comes, forever once this worker drains.
     ///
     /// # Errors
-    /// As accept(2): no descriptor or memory left.
+    /// What else accept(2) may fail with: nothing in the ordinary course of things.
     pub fn accept(&self) -> io::Result<(Stream, Addr)> {
         match self.next() {
             Some(accepted) => accepted,
@@ -144,6 +148,12 @@ impl Listener {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => {
                 let error = io::Error::from(error);
+                if super::is_exhaustion(&error) {
+                    tracing::error!(%error, listener = %self.addr, "accepting rests");
+                    let until = Instant::now() + super::EXHAUSTED_PAUSE;
+                    readable(&[((), gate)], Some(until))?;
+                    return Ok(None);
+                }
                 return if super::concerns_one_connection(&error) { Ok(None) } else { Err(error) };
             }
         };

@@ -11,10 +11,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::worker::daemon::take;
 use crate::worker::state::{Phase, State, Taken};
 
-/// How long accepting rests when descriptors or memory have run out.
-#[cfg(feature = "http")]
-const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
-
 /// A declared listener of either kind, as the environment may choose the kind.
 ///
 /// [`accept`](Listener::accept) waits while this worker may not accept, and forever once it drains;
@@ -75,16 +71,31 @@ impl Gated {
                     continue;
                 }
             }
-            if let Err(error) = self.register() {
-                return Some(Err(error));
-            }
-            let Some(registered) = &self.registered else { continue };
-            tokio::select! {
-                biased;
-                changed = self.phase.changed() => changed.ok()?,
-                accepted = registered.accept() => {
-                    return Some(accepted.map(|accepted| accepted.tracked(&self.state)));
+            let error = if let Err(error) = self.register() {
+                error
+            } else {
+                let Some(registered) = &self.registered else { continue };
+                tokio::select! {
+                    biased;
+                    changed = self.phase.changed() => {
+                        changed.ok()?;
+                        continue;
+                    }
+                    accepted = registered.accept() => match accepted {
+                        Ok(accepted) => return Some(Ok(accepted.tracked(&self.state))),
+                        Err(error) => error,
+                    },
                 }
+            };
+            if super::is_exhaustion(&error) {
+                // Those that are not accepted wait in the kernel.
+                tracing::error!(%error, listener = %self.addr, "accepting rests");
+                tokio::select! {
+                    changed = self.phase.changed() => changed.ok()?,
+                    () = tokio::time::sleep(super::EXHAUSTED_PAUSE) => {}
+                }
+            } else if !super::concerns_one_connection(&error) {
+                return Some(Err(error));
             }
         }
     }
@@ -146,8 +157,11 @@ impl Listener {
 
     /// Accepts the next connection, as [`tokio::net::TcpListener::accept`]. Cancel safe.
     ///
+    /// A connection that was gone already is passed over. When descriptors or memory have run out, this
+    /// waits until a connection can be accepted again: those that come wait in the kernel meanwhile.
+    ///
     /// # Errors
-    /// As accept(2): a connection that was gone already, or no descriptor left.
+    /// What else accept(2) may fail with: nothing in the ordinary course of things.
     pub async fn accept(&mut self) -> io::Result<(Stream, Addr)> {
         match self.gated.next().await {
             Some(accepted) => accepted,
@@ -160,16 +174,15 @@ impl Listener {
         self.gated.next().await
     }
 
-    /// The next connection, past all errors that concern one connection or pass by themselves.
+    /// The next connection, past all errors.
     #[cfg(feature = "http")]
     pub(crate) async fn next_good(&mut self) -> Option<(Stream, Addr)> {
         loop {
             match self.gated.next().await? {
                 Ok(accepted) => return Some(accepted),
-                Err(error) if super::concerns_one_connection(&error) => {}
                 Err(error) => {
                     tracing::error!(%error, listener = %self.gated.addr, "cannot accept");
-                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                    tokio::time::sleep(super::EXHAUSTED_PAUSE).await;
                 }
             }
         }

@@ -67,6 +67,17 @@ impl From<&crate::config::Address> for Addr {
     }
 }
 
+/// How long accepting rests when descriptors or memory have run out.
+const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Whether descriptors or memory have run out: what is accepted next would fail as well, until some
+/// connection ends.
+pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
+}
+
 /// Whether a failed accept concerns one connection alone, as accept(2) says of network errors.
 pub(crate) fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{

@@ -5,27 +5,19 @@ use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-#[cfg(feature = "http")]
-use std::{
-    net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
+use rustix::net::{AddressFamily, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-#[cfg(feature = "http")]
-use super::Addr;
-use crate::worker::state::Connection;
-#[cfg(feature = "http")]
+use crate::worker::connection::Connection;
 use crate::worker::state::State;
 
 /// A stream that its daemon counts among the open connections until it is dropped.
 pub struct Tracked<S> {
     stream: S,
     /// Counts until it is dropped.
-    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only HTTP ends connections"))]
     connection: Connection,
 }
 
@@ -54,45 +46,67 @@ impl<S> Tracked<S> {
         self.stream
     }
 
-    #[cfg(feature = "http")]
+    /// Notes for the account that the peer was told to go because of the drain. What ends without that
+    /// has finished by itself.
+    pub fn told_to_go(&self) {
+        self.connection.farewell().told();
+    }
+
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }
 }
 
-#[cfg(feature = "http")]
 impl Stream {
-    /// Another descriptor of the same connection.
-    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
-        match self {
-            Stream::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
-            Stream::Unix(stream) => stream.as_fd().try_clone_to_owned(),
-        }
+    /// As [`Tracked::told_to_go`].
+    pub fn told_to_go(&self) {
+        self.connection().farewell().told();
     }
 
-    /// A connection that an older generation passed on; `None` if it cannot be used here.
-    pub(crate) fn adopt(
-        state: &Arc<State>,
-        socket: OwnedFd,
-        peer: Option<SocketAddr>,
-        path: Option<PathBuf>,
-    ) -> Option<(Stream, Addr)> {
-        Some(match peer {
-            Some(peer) => {
-                let stream = tokio::net::TcpStream::from_std(socket.into()).ok()?;
-                (Stream::Tcp(Tracked::new(stream, state.received())), Addr::Tcp(peer))
+    /// Another descriptor of the same connection.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
+    }
+
+    /// A connection that an older generation passed on, as one of this worker.
+    pub(crate) fn from_socket(state: &Arc<State>, socket: OwnedFd) -> io::Result<Stream> {
+        if rustix::net::sockopt::socket_type(&socket)? != SocketType::STREAM {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));
+        }
+        match rustix::net::sockopt::socket_domain(&socket)? {
+            AddressFamily::INET | AddressFamily::INET6 => {
+                crate::sys::descriptors::set_nonblocking(&socket)?;
+                let stream = tokio::net::TcpStream::from_std(socket.into())?;
+                Ok(Stream::Tcp(Tracked::new(stream, state.received())))
             }
-            None => {
-                let stream = tokio::net::UnixStream::from_std(socket.into()).ok()?;
-                (Stream::Unix(Tracked::new(stream, state.received())), Addr::Unix(path))
+            AddressFamily::UNIX => {
+                crate::sys::descriptors::set_nonblocking(&socket)?;
+                let stream = tokio::net::UnixStream::from_std(socket.into())?;
+                Ok(Stream::Unix(Tracked::new(stream, state.received())))
             }
-        })
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not TCP and not a unix socket")),
+        }
     }
 
     pub(crate) fn connection(&self) -> &Connection {
         match self {
             Stream::Tcp(stream) => stream.connection(),
             Stream::Unix(stream) => stream.connection(),
+        }
+    }
+}
+
+impl<S: AsFd> AsFd for Tracked<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
         }
     }
 }

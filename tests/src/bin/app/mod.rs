@@ -12,6 +12,9 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use unbroken::Daemon;
 
+/// Over what time the ends of WebSockets are spread.
+const JITTER: Duration = Duration::from_secs(2);
+
 /// All routes. Each response says who gave it.
 pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
     let generation = daemon.generation();
@@ -35,6 +38,7 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
         .route("/echo", post(|body: Bytes| async move { body }))
         .route("/ws", get(ws))
         .route("/stream", get(stream))
+        .route("/large", get(async || "x".repeat(32 * 1024 * 1024)))
         .route("/child", get(child))
         .route("/log/{line}", get(|Path(line): Path<String>| async move { eprintln!("{line}") }))
         .route("/abort", get(abort))
@@ -44,9 +48,11 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
 
 /// Says every message again; a drain is a reason to go, which the other end is told.
 async fn echo(mut socket: WebSocket, daemon: Daemon) {
+    let draining = daemon.draining_with_jitter(JITTER);
+    tokio::pin!(draining);
     loop {
         tokio::select! {
-            () = daemon.draining() => {
+            () = &mut draining => {
                 let close = CloseFrame { code: 1012, reason: "restart".into() };
                 let _ = socket.send(Message::Close(Some(close))).await;
                 return;

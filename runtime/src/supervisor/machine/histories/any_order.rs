@@ -30,6 +30,10 @@ enum What {
     Leaving,
     Missing,
     LinkLost,
+    Unhealthy,
+    Confirm,
+    Check(bool),
+    Pong,
     Exited(Exit),
 }
 
@@ -43,6 +47,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(What::Leaving),
         1 => Just(What::Missing),
         2 => Just(What::LinkLost),
+        1 => Just(What::Unhealthy),
+        1 => Just(What::Confirm),
+        1 => any::<bool>().prop_map(What::Check),
+        3 => Just(What::Pong),
         4 => exit().prop_map(What::Exited),
     ];
     let which = prop_oneof![4 => Just(0_u8), 3 => Just(1), 1 => 2..12_u8, 1 => Just(u8::MAX)];
@@ -81,6 +89,10 @@ fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
                     What::Failing => Event::Failing { worker, reason },
                     What::Leaving => Event::Leaving { worker },
                     What::Missing => Event::Missing { worker, what: reason },
+                    What::Unhealthy => Event::Unhealthy { worker, reason },
+                    What::Confirm => Event::Confirm { worker },
+                    What::Check(passed) => Event::Check { worker, passed },
+                    What::Pong => Event::Pong { worker },
                     What::LinkLost => Event::LinkLost { worker, reason },
                     What::Exited(exit) => Event::Exited { worker, exit, ledger: Ledger::default() },
                 });

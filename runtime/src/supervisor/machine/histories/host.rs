@@ -14,6 +14,8 @@ struct Nature {
     end: End,
     /// From SIGKILL to its end.
     dies_after: u64,
+    /// From a question of the watchdog to its answer.
+    answers_after: Option<u64>,
 }
 
 /// Until it is ready. Times are milliseconds from one to the next.
@@ -38,6 +40,12 @@ enum Life {
     Long,
     Ends(u64, Exit),
     Leaves(u64),
+    /// Says that it is unhealthy, then.
+    Sickens(u64),
+    /// With a check of its own, that passes then, if it does.
+    Checks(Option<u64>),
+    /// Needs no confirm window.
+    Confirms,
     /// The link first, the process later, if at all.
     Unlinks(u64, Option<u64>),
 }
@@ -84,6 +92,9 @@ fn nature() -> impl Strategy<Value = Nature> {
         6 => Just(Life::Long),
         3 => (span(), exit()).prop_map(|(at, exit)| Life::Ends(at, exit)),
         1 => span().prop_map(|at| Life::Leaves(at.max(20))),
+        1 => span().prop_map(Life::Sickens),
+        1 => proptest::option::of(span()).prop_map(Life::Checks),
+        1 => Just(Life::Confirms),
         2 => (span(), proptest::option::of(after())).prop_map(|(at, gap)| Life::Unlinks(at, gap)),
     ];
     let end = prop_oneof![
@@ -91,8 +102,11 @@ fn nature() -> impl Strategy<Value = Nature> {
         1 => Just(End::WaitsForTerm),
         1 => Just(End::WaitsForKill),
     ];
-    (start, life, end, select(&[0_u64, 1, 500][..]))
-        .prop_map(|(start, life, end, dies_after)| Nature { start, life, end, dies_after })
+    let dies = select(&[0_u64, 1, 500][..]);
+    let answers = select(&[Some(0_u64), Some(0), Some(2), Some(400), None][..]);
+    (start, life, end, dies, answers).prop_map(|(start, life, end, dies_after, answers_after)| {
+        Nature { start, life, end, dies_after, answers_after }
+    })
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
@@ -154,6 +168,16 @@ impl Host {
             Action::Tell { worker, order: Order::Go } => {
                 match self.living.get(&worker).map(|nature| nature.life.clone()) {
                     Some(Life::Ends(after, exit)) => self.exits(after, worker, exit),
+                    Some(Life::Sickens(after)) => {
+                        self.later(after, Event::Unhealthy { worker, reason: "sick".into() });
+                    }
+                    Some(Life::Checks(passes)) => {
+                        self.later(0, Event::Check { worker, passed: false });
+                        if let Some(after) = passes {
+                            self.later(after, Event::Check { worker, passed: true });
+                        }
+                    }
+                    Some(Life::Confirms) => self.later(0, Event::Confirm { worker }),
                     Some(Life::Leaves(after)) => self.later(after, Event::Leaving { worker }),
                     Some(Life::Unlinks(after, gap)) => {
                         self.later(after, Event::LinkLost { worker, reason: "unlinked".into() });
@@ -162,6 +186,11 @@ impl Host {
                         }
                     }
                     Some(Life::Long) | None => {}
+                }
+            }
+            Action::Tell { worker, order: Order::Ping } => {
+                if let Some(Nature { answers_after: Some(after), .. }) = self.living.get(&worker) {
+                    self.later(*after, Event::Pong { worker });
                 }
             }
             Action::Tell { worker, order: Order::Drain { .. } } => self.drains(worker),

@@ -20,10 +20,18 @@ impl Watch {
             }
             Action::Welcome { worker: id } => {
                 let mut worker = self.living(*id);
-                let Event::Hello { worker: newcomer, policy } = event else {
-                    self.fail("a welcome nobody asked for")
+                let policy = match event {
+                    Event::Hello { worker: newcomer, policy } => {
+                        holds!(self, newcomer == id, "another one is welcome");
+                        policy
+                    }
+                    // It had to wait for somebody's end.
+                    Event::Exited { .. } if self.exclusive() => &self.initial.clone(),
+                    _ => self.fail("a welcome nobody asked for"),
                 };
-                holds!(self, newcomer == id, "another one is welcome");
+                if self.exclusive() {
+                    holds!(self, self.workers.len() == 1, "welcome beside others");
+                }
                 holds!(
                     self,
                     worker.told == Told::Start && !worker.welcomed,
@@ -37,6 +45,11 @@ impl Watch {
                 self.workers.insert(*id, worker);
             }
             Action::Tell { worker, order } => self.see_order(event, *worker, *order, before, after),
+            Action::Examine { worker: id } => {
+                let worker = self.living(*id);
+                let mute = worker.asked.is_some_and(|limit| limit <= self.now);
+                holds!(self, mute, "{worker:?} is examined for nothing");
+            }
             Action::Terminate { worker: id } => {
                 let mut worker = self.living(*id);
                 holds!(
@@ -50,11 +63,20 @@ impl Watch {
             Action::Kill { worker: id } => {
                 let mut worker = self.living(*id);
                 let lost = worker.lost.is_some_and(|at| at + LINK_GRACE <= self.now);
+                let mute = worker.asked.is_some_and(|limit| limit <= self.now);
+                let unhealthy = matches!(event, Event::Unhealthy { worker, .. } if worker == id);
+                let unproven = worker.checks > 0 && self.accepting() == Some(*id);
                 let stayed =
                     worker.terminated.is_some_and(|at| at + worker.policy.kill_timeout <= self.now);
                 holds!(
                     self,
-                    lost || stayed || worker.told == Told::Start || self.pressed.is_some(),
+                    lost || stayed
+                        || worker.hung
+                        || mute
+                        || unhealthy
+                        || unproven
+                        || worker.told == Told::Start
+                        || self.pressed.is_some(),
                     "{worker:?} is killed for nothing"
                 );
                 worker.told = Told::Die;
@@ -74,6 +96,15 @@ impl Watch {
             Action::CloseListeners => {
                 let ends = self.machine.state_word() == "stopping";
                 holds!(self, ends, "closed to newcomers but not stopping");
+            }
+            Action::Drained { report } => {
+                let generation = report.from.unwrap_or_default();
+                holds!(self, self.alive(generation) == 0, "{generation} drained with workers");
+                holds!(
+                    self,
+                    report.committed && report.ledger.is_some() && report.to_drained.is_some(),
+                    "incomplete: {report:?}"
+                );
             }
             Action::Retire { generation } => {
                 holds!(self, self.unretired.remove(generation), "{generation} retires twice");
@@ -130,6 +161,10 @@ impl Watch {
                 leaving: false,
                 limit: self.now + policy.ready_timeout,
                 terminated: None,
+                asked: None,
+                hung: false,
+                checks: 0,
+                content: false,
                 lost: None,
             },
         );
@@ -163,7 +198,7 @@ impl Watch {
             Order::Quiesce => {
                 holds!(self, worker.told == Told::Accept, "quiesce to {worker:?}");
                 let go = |action: &Action| matches!(action, Action::Tell { order: Order::Go, .. });
-                holds!(self, after.is_some_and(go), "quiesce without go");
+                holds!(self, after.is_some_and(go) || self.exclusive(), "quiesce without go");
                 worker.told = Told::Quiesce;
             }
             Order::Resume => {
@@ -171,7 +206,13 @@ impl Watch {
                 holds!(self, self.accepting().is_none(), "resume while the new one accepts");
                 worker.told = Told::Accept;
             }
-            Order::Drain { deadline } => {
+            Order::Ping => {
+                let fit = matches!(worker.told, Told::Accept | Told::Quiesce);
+                holds!(self, fit && worker.policy.watchdog.is_some(), "a ping to {worker:?}");
+                holds!(self, worker.asked.is_none(), "a second question to {worker:?}");
+                worker.asked = worker.policy.watchdog.map(|limit| self.now + limit);
+            }
+            Order::Drain { deadline, .. } => {
                 let leaves = matches!(event, Event::Leaving { worker } if *worker == id);
                 let limit = match worker.told {
                     Told::Drain => worker.limit,
@@ -181,12 +222,16 @@ impl Watch {
                 let hurried =
                     worker.told == Told::Drain && (self.pressed.is_some() || !self.stopping);
                 let begun = worker.told != Told::Drain && self.stopping;
+                let content = self.workers.values().any(|new| new.content && new.checks == 0);
                 let replaced = worker.told == Told::Quiesce
-                    && worker.limit <= self.now
-                    && self.accepting().is_some();
+                    && (worker.limit <= self.now || content)
+                    && self.accepting().is_some()
+                    || self.exclusive();
+                let mute = worker.asked.is_some_and(|limit| limit <= self.now);
+                worker.hung |= mute && !self.stopping;
                 holds!(
                     self,
-                    leaves || replaced || begun || hurried,
+                    leaves || replaced || begun || hurried || mute,
                     "{worker:?} drains for nothing"
                 );
                 worker.told = Told::Drain;

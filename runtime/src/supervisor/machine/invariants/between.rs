@@ -3,13 +3,14 @@
 use super::super::WorkerState;
 use super::super::stop::AT_ONCE_GRACE;
 use super::super::worker::{LINK_GRACE, MAX_DRAINING};
-use super::{Kept, Told, Watch};
+use super::{Kept, Seen, Told, Watch};
 use crate::supervisor::event::{Action, Event, Source, WorkerId};
 
 impl Watch {
     /// The beginning of the end.
     pub(super) fn check_end(&mut self, event: &Event, accepted: Option<WorkerId>) {
-        let nobody = accepted.is_none_or(|id| !self.workers.contains_key(&id));
+        let mute = |worker: &Seen| worker.asked.is_some_and(|limit| limit <= self.now);
+        let nobody = accepted.is_none_or(|id| self.workers.get(&id).is_none_or(mute));
         let asked = matches!(event, Event::Stop { .. });
         holds!(self, asked || nobody, "it gives up although a worker accepts");
         let done = match event {
@@ -30,7 +31,12 @@ impl Watch {
         {
             let left = matches!(event, Event::Leaving { worker } if *worker == id);
             let lost = worker.told == Told::Die && worker.lost.is_some();
-            holds!(self, left || lost, "nobody accepts any more, without need");
+            let mute = worker.hung || worker.asked.is_some_and(|limit| limit <= self.now);
+            // The old generation comes back: by resuming, or where it is dead by a respawn.
+            let sick = matches!(event, Event::Unhealthy { worker, .. } if *worker == id);
+            let undone = worker.told == Told::Die && (sick || worker.checks > 0);
+            let excused = left || lost || mute || undone || self.exclusive();
+            holds!(self, excused, "nobody accepts any more, without need");
         }
         let coming = self.workers.values().any(|worker| worker.told == Told::Start);
         let reaping = self.workers.values().any(|worker| worker.told == Told::Die);
@@ -76,8 +82,15 @@ impl Watch {
             .iter()
             .any(|action| matches!(action, Action::Spawn { source: Source::Pinned, .. }));
         let old = before.worker.and_then(|id| self.workers.get(&id));
+        if old.is_some_and(|old| old.hung) {
+            // In the same moment it was found not to answer, which is a crash of its own.
+            return;
+        }
         let serves = old.is_some_and(|old| matches!(old.told, Told::Accept | Told::Start));
-        let expected = if respawned || !serves {
+        let expected = if self.exclusive() {
+            // It comes back when nobody else is there.
+            after.clone()
+        } else if respawned || !serves {
             // It ended on its own before or while the new one served.
             Kept { worker: after.worker, respawn_at: after.respawn_at, ..before }
         } else {
@@ -106,8 +119,10 @@ impl Watch {
         }
         let committed = self.machine.current.as_ref().map_or(0, |current| current.generation);
         let old = self.workers.values().any(|worker| worker.generation < committed);
+        let undone =
+            self.workers.values().any(|worker| !self.confirmed.contains(&worker.generation));
         for (client, waits) in &self.clients {
-            holds!(self, *waits && old, "client {client} waits for nothing");
+            holds!(self, (*waits && old) || undone, "client {client} waits for nothing");
         }
     }
 
@@ -116,9 +131,11 @@ impl Watch {
         if let (Event::Tick, Some(at)) = (event, deadline) {
             holds!(self, at > self.now, "after a tick something is due");
         }
+        let held = self.exclusive();
         let candidate = self.transition().map(|id| self.living(id));
         for worker in self.workers.values().filter(|worker| worker.told != Told::Die) {
             let limit = match worker.told {
+                Told::Start if held => None,
                 Told::Start => Some(worker.limit),
                 Told::Drain => match worker.terminated {
                     Some(at) => Some(at + worker.policy.kill_timeout),

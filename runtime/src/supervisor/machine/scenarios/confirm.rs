@@ -24,8 +24,8 @@ fn the_old_worker_resumes_when_the_new_dies() {
         story.on(gone(2, Exit::Signal(11))),
         [
             "resume 1",
-            "tell 9: aborted 1→2: the worker of generation 2 was killed by SIGSEGV before it was \
-             confirmed",
+            "tell 9: aborted 1→2 accepted 2: the worker of generation 2 was killed by SIGSEGV before it \
+             was confirmed",
             "retire 2"
         ]
     );
@@ -39,22 +39,18 @@ fn the_old_worker_resumes_when_the_new_loses_its_link() {
     story.at(12.5);
     assert_eq!(story.on(lost(2)), NOTHING);
     assert_eq!(story.tick(13.0), NOTHING, "what may be dead is not confirmed");
-    assert_eq!(story.tick(13.5), ["kill 2", "resume 1", "tell 9: aborted 1→2: the link ended"]);
-    assert_eq!(story.on(killed(2)), ["retire 2"]);
+    assert_eq!(story.tick(13.5), ["kill 2", "resume 1"]);
+    assert_eq!(story.on(killed(2)), ["tell 9: aborted 1→2 accepted 2: the link ended", "retire 2"]);
 }
 
 #[test]
 fn a_new_worker_that_got_sigterm_finishes_its_connections() {
     let mut story = Story::committed();
+    assert_eq!(story.on(leaving(2)), ["drain 2 by 41.0", "resume 1"]);
     assert_eq!(
-        story.on(leaving(2)),
-        [
-            "drain 2 by 41.0",
-            "resume 1",
-            "tell 9: aborted 1→2: the worker of generation 2 got SIGTERM"
-        ]
+        story.on(exited(2, 0)),
+        ["tell 9: aborted 1→2 accepted 2: the worker of generation 2 got SIGTERM", "retire 2"]
     );
-    assert_eq!(story.on(exited(2, 0)), ["retire 2"]);
 }
 
 #[test]
@@ -64,8 +60,8 @@ fn the_old_generation_is_respawned_when_both_die() {
     assert_eq!(
         story.on(exited(2, 3)),
         [
-            "tell 9: aborted 1→2: the worker of generation 2 exited with code 3 before it was \
-             confirmed",
+            "tell 9: aborted 1→2 accepted 2: the worker of generation 2 exited with code 3 before it \
+             was confirmed",
             "retire 2"
         ]
     );
@@ -78,7 +74,10 @@ fn the_old_generation_is_respawned_when_both_die() {
 fn a_new_worker_is_confirmed_although_the_old_dies() {
     let mut story = Story::committed();
     story.on(exited(1, 3));
-    assert_eq!(story.tick(13.0), ["tell 9: restarted 1→2 committed 1.0", "retire 1"]);
+    assert_eq!(
+        story.tick(13.0),
+        ["tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1", "retire 1"]
+    );
 
     let mut story = Story::committed();
     assert_eq!(story.on(lost(1)), NOTHING);
@@ -99,4 +98,84 @@ fn the_respawn_does_not_wait_for_a_killed_worker() {
     assert_eq!(story.tick(12.0), ["spawn 3 of 1 from pinned"]);
     assert_eq!(story.on(killed(1)), NOTHING);
     assert_eq!(story.boots(3), ["welcome 3", "go 3"]);
+}
+
+fn unhealthy(worker: WorkerId) -> Event {
+    Event::Unhealthy { worker, reason: "no database".into() }
+}
+
+#[test]
+fn an_unhealthy_one_is_undone() {
+    let mut story = Story::committed();
+    assert_eq!(story.on(unhealthy(2)), ["kill 2", "resume 1"]);
+    assert_eq!(story.on(unhealthy(2)), NOTHING, "said twice");
+    assert_eq!(
+        story.on(killed(2)),
+        ["tell 9: aborted 1→2 accepted 2: generation 2 is unhealthy: no database", "retire 2"]
+    );
+}
+
+#[test]
+fn an_unhealthy_one_before_it_was_ready() {
+    let mut story = Story::serving(confirming());
+    story.on(restart(9));
+    story.on(hello(2, confirming()));
+    assert_eq!(
+        story.on(unhealthy(2)),
+        ["kill 2", "tell 9: aborted 1→2: generation 2 is unhealthy: no database"]
+    );
+}
+
+#[test]
+fn there_is_nothing_to_go_back_to_after_the_window() {
+    let mut story = Story::committed();
+    story.tick(13.0);
+    assert_eq!(story.on(unhealthy(2)), NOTHING);
+    assert_eq!(story.on(unhealthy(1)), NOTHING);
+}
+
+#[test]
+fn confirmed_ahead_of_time() {
+    let mut story = Story::committed();
+    story.at(11.5);
+    assert_eq!(story.on(Event::Confirm { worker: 1 }), NOTHING, "not by the old one");
+    assert_eq!(story.on(Event::Confirm { worker: 2 }), ["drain 1 by 41.5"]);
+}
+
+#[test]
+fn confirmed_before_it_was_ready() {
+    let mut story = Story::serving(confirming());
+    story.on(restart(9));
+    story.on(hello(2, confirming()));
+    assert_eq!(story.on(Event::Confirm { worker: 2 }), NOTHING);
+    assert_eq!(story.on(ready(2)), ["quiesce 1", "go 2", "drain 1 by 30.0"]);
+}
+
+#[test]
+fn a_check_that_passes() {
+    let check = |passed| Event::Check { worker: 2, passed };
+    let mut story = Story::committed();
+    assert_eq!(story.on(check(false)), NOTHING);
+    assert_eq!(story.on(Event::Confirm { worker: 2 }), NOTHING, "it waits for the check");
+    assert_eq!(story.on(check(true)), ["drain 1 by 41.0"]);
+
+    let mut story = Story::committed();
+    story.on(check(false));
+    story.on(check(true));
+    assert_eq!(story.tick(13.0), ["drain 1 by 43.0"], "a check alone does not shorten the window");
+}
+
+#[test]
+fn a_check_that_takes_too_long() {
+    let mut story = Story::committed();
+    story.on(Event::Check { worker: 2, passed: false });
+    assert_eq!(story.tick(13.0), ["kill 2", "resume 1"]);
+    assert_eq!(
+        story.on(killed(2)),
+        [
+            "tell 9: aborted 1→2 accepted 2: the confirm check of generation 2 did not pass within 2 s; \
+             raise `confirm_window` if it needs longer",
+            "retire 2"
+        ]
+    );
 }

@@ -80,7 +80,12 @@ fn the_limit_waits_for_a_restart_in_progress() {
     assert_eq!(story.due(), Some(60.0), "no respawn");
     assert_eq!(
         story.boots(2),
-        ["welcome 2", "go 2", "tell 9: restarted 1→2 committed 0.0", "retire 1"]
+        [
+            "welcome 2",
+            "go 2",
+            "tell 9: restarted 1→2 committed 0.0 drained 0.0 accepted 1",
+            "retire 1"
+        ]
     );
     // … one that fails does not, nor does the one after it.
     let mut story = Story::serving(limited);
@@ -113,11 +118,11 @@ fn a_crash_during_a_restart_is_respawned_beside_it() {
     story.on(exited(1, 3));
     assert_eq!(story.tick(0.1), ["spawn 3 of 1 from pinned"]);
     story.on(hello(3, policy()));
-    // The new generation is sooner: nobody needs the respawn.
+    // The new generation is sooner: nobody needs the respawn. The account is of both workers.
     assert_eq!(story.boots(2), ["welcome 2", "kill 3", "go 2"]);
     assert_eq!(
         story.on(killed(3)),
-        ["tell 9: restarted 1→2 committed 0.1 drained 0.1 accepted 3", "retire 1"]
+        ["tell 9: restarted 1→2 committed 0.1 drained 0.1 accepted 4", "retire 1"]
     );
 }
 

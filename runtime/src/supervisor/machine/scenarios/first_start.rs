@@ -20,7 +20,7 @@ fn the_first_generation_serves() {
     assert_eq!(story.due(), None);
     assert_eq!(story.watch.machine.state_word(), "running");
     assert_eq!(story.watch.machine.serving_generation(), Some(1));
-    assert_eq!(story.watch.machine.last_restart(), None);
+    assert_eq!(story.watch.machine.restarts().next(), None);
 }
 
 #[test]

@@ -34,10 +34,10 @@ fn who_does_not_wait_is_answered_at_the_end_of_the_transition() {
             "tell 7: restarted 1→2 committed 0.0"
         ]
     );
-    assert_eq!(story.watch.machine.last_restart().and_then(|report| report.ledger), None);
+    assert_eq!(story.watch.machine.restarts().next().and_then(|report| report.ledger), None);
     story.at(3.0);
     assert_eq!(story.on(exited(1, 0)), ["retire 1"]);
-    let report = story.watch.machine.last_restart().cloned();
+    let report = story.watch.machine.restarts().next().cloned();
     let told = report.map(report_of);
     assert_eq!(told.as_deref(), Some("1→2 committed 0.0 drained 3.0 accepted 1"));
 }

@@ -1,0 +1,124 @@
+//! A chat over WebSockets whose browsers stay connected while the program is replaced.
+//!
+//! Open <http://localhost:8080/> in two browsers, change something, `cargo build -p chat`, and
+//! `cargo run -p chat -- restart`: both go on talking, with their names and what was said, over the
+//! connections they had.
+
+mod client;
+mod frame;
+mod room;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use unbroken::passing::{Passed, Saved};
+use unbroken::{Daemon, daemon};
+
+use crate::client::Client;
+use crate::room::Room;
+
+/// What the page shows of the code that serves it.
+const BUILD: &str = "build 1";
+
+/// Everything a connection needs.
+#[derive(Clone)]
+struct Chat {
+    daemon: Daemon,
+    room: Arc<Room>,
+}
+
+#[daemon(graceful_restart, listen(http = "127.0.0.1:8080"))]
+async fn main(daemon: Daemon) -> anyhow::Result<()> {
+    let room = Arc::new(Room::new(daemon.generation()));
+    let chat = Chat { daemon: daemon.clone(), room };
+    // Before `serve`, which makes this worker ready: from then on connections may be passed to it.
+    daemon.spawn(take_rooms(chat.clone(), daemon.passed("room")));
+    daemon.spawn(take_clients(chat.clone(), daemon.passed("client")));
+    daemon.spawn(hand_over(chat.clone()));
+    let app = Router::new().route("/", get(page)).route("/ws", get(join)).with_state(chat);
+    daemon.serve("http", app).await?;
+    Ok(())
+}
+
+async fn page() -> Html<&'static str> {
+    Html(include_str!("page.html"))
+}
+
+#[derive(serde::Deserialize)]
+struct Join {
+    name: String,
+}
+
+/// The WebSocket handshake (RFC 6455 §4.2). What follows it is spoken on the stream itself, so that the
+/// stream and every byte read from it can be passed on.
+async fn join(
+    State(chat): State<Chat>,
+    Query(Join { name }): Query<Join>,
+    headers: HeaderMap,
+    mut request: Request,
+) -> Response {
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
+        return (StatusCode::BAD_REQUEST, "this is a WebSocket\n").into_response();
+    };
+    let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let upgrade = hyper::upgrade::on(&mut request);
+    let name = name.chars().take(40).collect();
+    chat.daemon.clone().spawn(async move {
+        let upgraded = match upgrade.await {
+            Ok(upgraded) => upgraded,
+            Err(error) => return eprintln!("no upgrade: {error}"),
+        };
+        if let Ok((stream, read)) = unbroken::http::into_stream(upgraded) {
+            Client::new(name, &read).run(chat.daemon, chat.room, stream).await;
+        }
+    });
+    let headers = [
+        (header::CONNECTION, "upgrade"),
+        (header::UPGRADE, "websocket"),
+        (header::SEC_WEBSOCKET_ACCEPT, &accept),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+/// When this worker drains: first what was said goes to the next generation, then each client follows.
+async fn hand_over(chat: Chat) {
+    chat.daemon.draining().await;
+    let history = chat.room.close();
+    // What is passed is a socket with a state. Here only the state is of use.
+    let passed = async {
+        let (socket, _) = tokio::net::UnixStream::pair()?;
+        let saved = Saved { version: 1, bytes: serde_json::to_vec(&history)? };
+        anyhow::Ok(chat.daemon.pass("room", socket, saved).await?)
+    };
+    if let Err(error) = passed.await {
+        eprintln!("what was said is lost: {error}");
+    }
+    chat.room.handed_over();
+}
+
+async fn take_rooms(chat: Chat, mut rooms: Passed) {
+    while let Some(offer) = rooms.next().await {
+        // Another version is refused, by not taking it.
+        if let (1, Ok(history)) = (offer.saved().version, room::History::read(offer.saved())) {
+            chat.room.add(history);
+            offer.take_socket().await;
+        }
+    }
+}
+
+async fn take_clients(chat: Chat, mut clients: Passed) {
+    while let Some(offer) = clients.next().await {
+        let Some(client) = Client::restore(offer.saved()) else { continue };
+        match offer.take().await {
+            Ok((stream, _)) => {
+                let Chat { daemon, room } = chat.clone();
+                chat.daemon.spawn(client.run(daemon, room, stream));
+            }
+            Err(error) => eprintln!("a client stays with the old generation: {error}"),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The configuration's parsers for [`crate::fuzz`].
+
+#![allow(clippy::expect_used, reason = "a property that does not hold is a panic")]
+
+use std::path::Path;
+
+use figment::value::Value;
+
+use super::origin::{Origin, Rank};
+use super::values::Raw;
+use super::{Address, Configuration, Surroundings};
+use super::{defaults, env, layers, resolve, values};
+use crate::spec::{Flavor, Spec};
+
+const SPEC: Spec = Spec {
+    bin: Some("hello"),
+    version: None,
+    location: "src/main.rs:3",
+    keys: &[],
+    graceful_restart: true,
+    takes_daemon: true,
+    flavor: Flavor::MultiThread,
+    worker_threads: None,
+};
+
+/// Any text, read as configuration: either taken, and whole when it arrives elsewhere, or answered.
+pub(crate) fn configuration(text: &str) {
+    match read_all(text) {
+        Ok(configuration) => {
+            let sent = serde_json::to_vec(&configuration).expect("settings are written as JSON");
+            let received: Configuration = serde_json::from_slice(&sent).expect("what was sent");
+            assert_eq!(received, configuration, "changed on its way to the supervisor");
+            let _ = configuration.app::<serde_json::Value>();
+            let _ = configuration.app::<std::collections::BTreeMap<String, u16>>();
+        }
+        Err(problems) => assert!(!problems.trim().is_empty(), "a mistake without a message"),
+    }
+}
+
+/// The configuration that a good text amounts to.
+#[cfg(test)]
+pub(crate) fn example(text: &str) -> Configuration {
+    read_all(text).expect("a good text")
+}
+
+/// Lines that begin with `$` are variables, with `--set ` options, and the rest is a file.
+fn read_all(text: &str) -> Result<Configuration, String> {
+    let mut around = Surroundings {
+        start_dir: "/srv".into(),
+        vars: Vec::new(),
+        uid: 1000,
+        overrides: Vec::new(),
+        exe: "/usr/bin/hello".into(),
+    };
+    let mut file = String::new();
+    for line in text.split_inclusive('\n') {
+        let plain = line.trim_end_matches('\n');
+        if let Some((name, value)) = plain.strip_prefix('$').and_then(|line| line.split_once('=')) {
+            around.vars.push((name.into(), value.into()));
+        } else if let Some(option) = plain.strip_prefix("--set ") {
+            around.overrides.push(option.to_owned());
+        } else {
+            file.push_str(line);
+        }
+    }
+    load(&around, &file)
+}
+
+fn load(around: &Surroundings, text: &str) -> Result<Configuration, String> {
+    let mut problems = Vec::new();
+    let attribute = layers::attribute(&SPEC, &mut problems);
+    let line = layers::command_line(&around.overrides, &mut problems);
+    let file = layers::file(Path::new("/etc/hello.toml"), text, &mut problems)?;
+    let below = [attribute.dict(), file.dict(), line.dict()];
+    let environment = env::environment(&around.vars, &below, &mut problems);
+    let defaults = layers::defaults(&defaults::name(&SPEC, &around.exe));
+    let merged = layers::merge([defaults, attribute, file, environment, line]);
+    resolve::resolve(&SPEC, around, &merged, problems).map_err(|error| error.to_string())
+}
+
+/// An address that is taken is the same when it is read again.
+pub(crate) fn address(text: &str) {
+    let read = read(text, values::address);
+    if let Ok(address) = &read {
+        assert_eq!(address.to_string().parse::<Address>().as_ref(), Ok(address));
+    }
+}
+
+/// A duration that is taken is the same when it is sent, and clocks can be advanced by it.
+pub(crate) fn duration(text: &str) {
+    if let Ok(duration) = read(text, values::duration) {
+        let sent = humantime::format_duration(duration).to_string();
+        assert_eq!(humantime::parse_duration(&sent).ok(), Some(duration), "{sent}");
+        let _ = std::time::Instant::now() + duration;
+    }
+}
+
+fn read<T>(text: &str, parse: impl Fn(&Raw<'_>) -> Result<T, String>) -> Result<T, String> {
+    let value = Value::from(text);
+    let of = |rank| Origin { rank, place: String::new(), spelled: "--set key".into() };
+    let from_file = Raw { value: &value, origin: &of(Rank::File), start_dir: Path::new("/srv") };
+    // What kind of layer it is from decides what text may be.
+    let _ = parse(&from_file);
+    let origin = of(Rank::CommandLine);
+    parse(&Raw { value: &value, origin: &origin, start_dir: Path::new("/srv") })
+}

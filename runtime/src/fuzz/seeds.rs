@@ -1,0 +1,213 @@
+//! Every message there is, and other input that is understood: what fuzzing begins with.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde::Serialize;
+use serde_json::json;
+
+use super::*;
+use crate::config::{Address, Configuration};
+use crate::control::{Outcome, Reply, Request, Status};
+use crate::counters::Ledger;
+use crate::link::{FromWorker, ListenerHandle, Protocols, ToWorker};
+
+const FILE: &str = "name = \"hello\"\ndrain_timeout = \"1m 30s\"\numask = 0o027\nrestart = \"always\"\n\
+    [listen]\nhttp = \"127.0.0.1:80\"\n[listen.admin]\naddr = \"unix:/run/a.sock\"\nmode = \"0660\"\n\
+    backlog = 16\n[app]\ntitle = \"a\"\nratio = 0.1\nports = [1, 2]\nwhen = 2020-01-01\n[app.db]\n\
+    pool = 7\n$DAEMON_KILL_TIMEOUT=2s\n$DAEMON_LISTEN_HTTP__V6ONLY=no\n$DAEMON_APP__DB__POOL=9\n\
+    --set listen.http=[::]:8080\n--set app.size=1.5e3\n";
+
+/// What each target understands, with `text` and `number` in it.
+pub(super) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
+    match target {
+        "from_worker" => written(&from_worker(text, number)),
+        "to_worker" => written(&to_worker(text, number)),
+        "request" => written(&requests()),
+        "reply" => written(&replies(text, number)),
+        "marker" => written(&[
+            json!({ "pid": number % 65_536, "role": "solo", "luggage": 7 }),
+            json!({ "pid": 7, "role": "worker", "link": 3, "respawn": true, "exe": "/usr/bin/hello",
+                    "start_dir": "/", "overrides": [text, "app.a=1"] }),
+        ]),
+        "parcel" => [
+            json!({ "number": 1, "type": "http", "listener": "http", "peer": "127.0.0.1:80",
+                    "accepted": number }),
+            json!({ "number": number, "type": "http", "listener": text, "path": "/run/peer.sock",
+                    "requests": number, "new": [] }),
+            json!({ "number": 2, "type": "own", "name": text, "version": 7 }),
+            json!({ "number": 3, "type": "later" }),
+        ]
+        .iter()
+        .map(|header| {
+            let header = header.to_string().into_bytes();
+            let length = u32::try_from(header.len()).unwrap().to_le_bytes();
+            [&length[..], &header, b"GET / HTTP/1.1\r\nHos"].concat()
+        })
+        .collect(),
+        "configuration" => vec![FILE.into(), "[app]\nx = [[1], {a = 1.25}]\n".into()],
+        "address" => ["127.0.0.1:80", "[::1]:8080", "unix:/run/a.sock", "unix:a", "[fe80::1%2]:1"]
+            .map(Vec::from)
+            .into(),
+        "duration" => ["30s", "1m 30s", "365days", "0", "1h2ms3ns", "5"].map(Vec::from).into(),
+        "pid" => vec![format!("{number}\n").into(), b" 17 ".into()],
+        other => unreachable!("no target {other}"),
+    }
+}
+
+fn written(messages: &[impl Serialize]) -> Vec<Vec<u8>> {
+    messages.iter().map(|message| serde_json::to_vec(message).unwrap()).collect()
+}
+
+fn loaded(text: &str, number: u64) -> Box<Configuration> {
+    let mut loaded = config::fuzz::example(FILE);
+    loaded.app["text"] = text.into();
+    loaded.app["number"] = number.into();
+    // Whatever its bits mean.
+    loaded.app["ratio"] = f64::from_bits(number).into();
+    loaded.sources.insert("app.text".into(), text.into());
+    Box::new(loaded)
+}
+
+fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
+    let (reason, message) = (text.to_owned(), text.to_owned());
+    let protocol = Protocols { min: 1, max: u32::try_from(number % 9).unwrap() };
+    let hello = |configuration| FromWorker::Hello { protocol, release: text.into(), configuration };
+    vec![
+        FromWorker::ExecFailed { reason: reason.clone() },
+        hello(None),
+        hello(Some(loaded(text, number))),
+        FromWorker::Misconfigured { reason: reason.clone() },
+        FromWorker::Ready {},
+        FromWorker::Failing { reason },
+        FromWorker::Leaving {},
+        FromWorker::Status { text: text.into() },
+        FromWorker::Error { message },
+        FromWorker::Unknown,
+    ]
+}
+
+fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
+    let handle = |addr| ListenerHandle { name: text.into(), addr };
+    let tcp = Address::Tcp(([127, 0, 0, 1], 80).into());
+    vec![
+        ToWorker::Welcome {
+            generation: 7,
+            configuration: loaded(text, number),
+            listeners: vec![handle(tcp), handle(Address::Unix("/run/a.sock".into()))],
+        },
+        ToWorker::Go {},
+        ToWorker::Quiesce {},
+        ToWorker::Resume {},
+        ToWorker::Drain { deadline: number, last: number.is_multiple_of(2) },
+        ToWorker::Successor {},
+        ToWorker::Predecessor {},
+        ToWorker::Reopen {},
+        ToWorker::Error { message: text.into() },
+        ToWorker::Unknown,
+    ]
+}
+
+fn requests() -> Vec<Request> {
+    vec![
+        Request::Status {},
+        Request::Restart { wait: true },
+        Request::Restart { wait: false },
+        Request::Stop {},
+        Request::Unknown,
+    ]
+}
+
+fn replies(text: &str, number: u64) -> Vec<Reply> {
+    let ledger = Ledger { accepted: number, passed: 3, ..Ledger::default() };
+    let outcome = Outcome {
+        result: "aborted".into(),
+        reason: Some(text.into()),
+        generation: 8,
+        from: Some(7),
+        ledger: Some(ledger),
+        to_commit_ms: Some(Duration::from_nanos(number).as_secs_f64() * 1000.0),
+        to_drained_ms: None,
+        output: vec![text.into(); 3],
+    };
+    let status: Status = serde_json::from_value(json!({
+        "name": "hello", "pid": 7, "mode": "supervised", "state": "running",
+        "uptime": Duration::from_nanos(number).as_secs_f64(), "since": number, "generation": 2,
+        "workers": [{ "pid": 8, "generation": 2, "state": "serving", "uptime": 0.1,
+                      "connections": number, "requests_in_flight": 1, "text": text }],
+        "listeners": [{ "name": "http", "addr": "127.0.0.1:80" }],
+        "image": { "path": "/usr/bin/hello", "release": "1.0" }, "pidfile": "/run/hello.pid",
+        "restarts": [{ "at": number, "result": "ok", "generation": 2 }],
+    }))
+    .unwrap();
+    vec![
+        Reply::Progress { text: text.into() },
+        Reply::Status { status: Box::new(status) },
+        Reply::Restarted { outcome },
+        Reply::Stopped { ledger, to_drained_ms: Some(2.5) },
+        Reply::Refused { reason: text.into() },
+        Reply::Unknown,
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever is in it, each message arrives as what was sent.
+    #[test]
+    fn every_message_survives_the_journey(text in "\\PC{0,60}|[\\x00-\\x7f]{0,20}", number: u64) {
+        for (name, target) in stable::TARGETS {
+            for sent in of(name, &text, number) {
+                target(&sent);
+            }
+        }
+        for message in from_worker(&text, number) {
+            let arrived: FromWorker = link::decode(&serde_json::to_vec(&message).unwrap()).unwrap();
+            prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
+        }
+        for message in to_worker(&text, number) {
+            let arrived: ToWorker = link::decode(&serde_json::to_vec(&message).unwrap()).unwrap();
+            prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
+        }
+        for message in replies(&text, number) {
+            let arrived: Reply = link::decode(&serde_json::to_vec(&message).unwrap()).unwrap();
+            prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
+        }
+        for message in requests() {
+            let arrived: Request = link::decode(&serde_json::to_vec(&message).unwrap()).unwrap();
+            prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
+        }
+    }
+
+    /// Clocks can be advanced by whatever duration a worker names.
+    #[test]
+    fn durations_have_a_bound(years in 1..u64::MAX / 31_557_600) {
+        for hello in of("from_worker", "", 7) {
+            let hello = String::from_utf8(hello).unwrap();
+            let long = hello.replace("1m 30s", &format!("{years}years"));
+            super::from_worker(long.as_bytes());
+        }
+    }
+
+    /// And nothing that is not a message does harm.
+    #[test]
+    fn garbage_is_answered(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        for (_, target) in stable::TARGETS {
+            target(&bytes);
+        }
+    }
+}
+
+/// Writes what coverage-guided fuzzing begins with to `$FUZZ_CORPUS`.
+#[test]
+#[ignore = "for .ci/run"]
+fn write_the_corpus() {
+    let corpus = std::path::PathBuf::from(std::env::var_os("FUZZ_CORPUS").expect("FUZZ_CORPUS"));
+    for (name, _) in stable::TARGETS {
+        let dir = corpus.join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        for (index, seed) in of(name, "a \"text\"", 7).iter().enumerate() {
+            std::fs::write(dir.join(format!("seed-{index}")), seed).unwrap();
+        }
+    }
+}

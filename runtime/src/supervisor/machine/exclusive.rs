@@ -1,0 +1,77 @@
+//! Programs of which no two may run beside each other: the old worker is gone before the new one's `main`
+//! begins, and connections wait in the kernel meanwhile.
+
+use std::time::Instant;
+
+use super::worker::{WorkerState, drain};
+use super::{Actions, Machine, log};
+use crate::supervisor::event::{Action, Level, Order, WorkerId};
+
+impl Machine {
+    /// The newcomer has introduced itself: if it has to wait for the old worker's end, that one drains.
+    pub(super) fn hold_back(&mut self, id: WorkerId, now: Instant, out: &mut Actions) -> bool {
+        let (Some(current), Some(transition)) = (&mut self.current, &mut self.transition) else {
+            return false;
+        };
+        if !current.policy.exclusive && !transition.policy.exclusive {
+            return false;
+        }
+        transition.exclusive = true;
+        current.respawn_at = None;
+        if let Some(old) = current.worker.and_then(|id| self.workers.get_mut(&id).map(|w| (id, w)))
+        {
+            let (old, worker) = old;
+            match worker.state {
+                WorkerState::Serving | WorkerState::Quiesced => {
+                    // Nobody takes its connections over: it must not wait for idle ones.
+                    worker.policy.exclusive = true;
+                    out.push(Action::Tell { worker: old, order: Order::Quiesce });
+                    drain(old, worker, now + worker.policy.drain_timeout, out);
+                }
+                WorkerState::Starting => super::worker::kill(old, worker, out),
+                WorkerState::Draining | WorkerState::Dying => {}
+            }
+        }
+        if self.is_alone(id) {
+            return false;
+        }
+        let text = "the old generation drains before the new one begins";
+        out.push(Action::Progress { text: text.into() });
+        // As long as the old one takes: that is limited.
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.deadline = None;
+            worker.held = true;
+        }
+        true
+    }
+
+    /// Somebody has ended: whoever waited for that goes on.
+    pub(super) fn release(&mut self, now: Instant, out: &mut Actions) {
+        if let Some(id) = self.transition.as_ref().map(|transition| transition.worker)
+            && self.is_alone(id)
+            && let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.held)
+        {
+            worker.held = false;
+            worker.deadline = Some(now + worker.policy.ready_timeout);
+            out.push(Action::Welcome { worker: id });
+        }
+        self.revive_if_alone(now, out);
+    }
+
+    /// The old generation begins again once nobody else is there.
+    pub(super) fn revive_if_alone(&mut self, now: Instant, out: &mut Actions) {
+        if self.stopping.is_some() || self.transition.is_some() || !self.workers.is_empty() {
+            return;
+        }
+        if let Some(current) = self.current.as_mut().filter(|current| current.revive) {
+            current.revive = false;
+            let text = format!("generation {} begins again", current.generation);
+            out.push(log(Level::Warn, text));
+            self.respawn(now, out);
+        }
+    }
+
+    fn is_alone(&self, id: WorkerId) -> bool {
+        self.workers.keys().all(|other| *other == id)
+    }
+}

@@ -1,0 +1,107 @@
+//! The watchdog: a serving worker whose runtime does not answer is replaced.
+
+use std::time::{Duration, Instant};
+
+use super::worker::{Worker, WorkerState, drain, kill};
+use super::{Actions, Machine, log, seconds};
+use crate::supervisor::event::{Action, Level, Order, WorkerId};
+use crate::sys::process::Exit;
+
+/// How a worker is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watch {
+    /// To be asked then.
+    Next(Instant),
+    /// Asked, and to answer by then.
+    Asked(Instant),
+}
+
+impl Watch {
+    pub(super) fn due(self) -> Instant {
+        match self {
+            Watch::Next(at) | Watch::Asked(at) => at,
+        }
+    }
+}
+
+/// Questions come twice in the time that an answer may take.
+fn pause(watchdog: Duration) -> Duration {
+    watchdog / 2
+}
+
+/// From here on, if its policy says so.
+pub(super) fn begin(worker: &mut Worker, now: Instant) {
+    worker.watch = worker.policy.watchdog.map(|limit| Watch::Next(now + pause(limit)));
+}
+
+impl Machine {
+    /// The runtime runs.
+    pub(super) fn pong(&mut self, id: WorkerId, now: Instant) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && let Some(Watch::Asked(_)) = worker.watch
+        {
+            begin(worker, now);
+        }
+    }
+
+    /// Asks, or despairs of the answer.
+    pub(super) fn tick_watch(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if !matches!(worker.state, WorkerState::Serving | WorkerState::Quiesced) {
+            worker.watch = None;
+            return;
+        }
+        let (Some(watch), Some(limit)) = (worker.watch, worker.policy.watchdog) else { return };
+        if watch.due() > now {
+            return;
+        }
+        match watch {
+            Watch::Next(_) => {
+                worker.watch = Some(Watch::Asked(now + limit));
+                out.push(Action::Tell { worker: id, order: Order::Ping });
+            }
+            Watch::Asked(_) => self.hung(id, limit, now, out),
+        }
+    }
+
+    fn hung(&mut self, id: WorkerId, limit: Duration, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.watch = None;
+        let what = format!(
+            "the worker of generation {} does not answer its watchdog for {}",
+            worker.generation,
+            seconds(limit)
+        );
+        out.push(log(Level::Error, what.clone()));
+        out.push(Action::Examine { worker: id });
+        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+            self.failed(id, what, now, out);
+            return;
+        }
+        let Some(current) = self.current.as_mut().filter(|c| c.worker == Some(id)) else { return };
+        let undecided = worker.state == WorkerState::Quiesced;
+        // It keeps what it has until its successor serves: should it wake up, it finishes that.
+        worker.hung = true;
+        worker.failure.get_or_insert(what.clone());
+        if worker.policy.exclusive {
+            kill(id, worker, out);
+        } else {
+            drain(id, worker, now + worker.policy.drain_timeout, out);
+        }
+        current.worker = None;
+        // While a newer generation serves on probation, nobody needs a respawn yet.
+        if self.stopping.is_none() && !undecided {
+            self.crashed(&what, Exit::Signal(9), now, out);
+        }
+        self.force_excess(now, out);
+    }
+
+    /// Its successor serves: what still hangs will not wake up.
+    pub(super) fn kill_hung(&mut self, out: &mut Actions) {
+        for (&id, worker) in &mut self.workers {
+            if worker.hung && worker.state != WorkerState::Dying {
+                kill(id, worker, out);
+            }
+        }
+    }
+}

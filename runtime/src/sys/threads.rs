@@ -1,0 +1,35 @@
+//! `proc_pid_task(5)`: what the threads of another process are doing, as far as the kernel tells.
+
+use std::fs;
+use std::path::Path;
+
+/// A line for each thread: its name, its state and where in the kernel it waits.
+pub(crate) fn of(pid: i32) -> Vec<String> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let mut lines: Vec<String> = tasks.flatten().map(|task| line(pid, &task.path())).collect();
+    lines.sort();
+    lines
+}
+
+fn line(pid: i32, task: &Path) -> String {
+    let read = |name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
+    let thread = task.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let status = read("status");
+    let state = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone");
+    let wchan = match read("wchan").trim() {
+        "" | "0" => String::new(),
+        place => format!(" in {place}"),
+    };
+    format!("process {pid}, thread {thread} ({}): {}{wchan}", read("comm").trim(), state.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn tells_of_our_own() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let lines = super::of(pid);
+        assert!(!lines.is_empty());
+        assert!(lines.iter().any(|line| line.contains("running")), "{lines:?}");
+    }
+}

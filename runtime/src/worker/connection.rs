@@ -1,0 +1,79 @@
+//! One counted connection, from accept to the line of the account that it ends in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::state::State;
+use crate::counters::Ending;
+
+/// How it ended is written when this is dropped.
+pub(crate) struct Connection {
+    state: Arc<State>,
+    farewell: Arc<Farewell>,
+    passed: AtomicBool,
+    _alive: TaskTrackerToken,
+}
+
+/// Whether the peer was told to go because of the drain.
+#[derive(Debug, Default)]
+pub(crate) struct Farewell(AtomicU8);
+
+const TOLD: u8 = 1;
+const BY_THE_PROGRAM: u8 = 2;
+
+impl Farewell {
+    /// The peer was told.
+    pub(crate) fn told(&self) {
+        self.0.store(TOLD, Relaxed);
+    }
+
+    /// The program has it, and tells the peer when the drain begins.
+    #[cfg(feature = "http")]
+    pub(crate) fn by_the_program(&self) {
+        self.0.store(BY_THE_PROGRAM, Relaxed);
+    }
+
+    fn was_told(&self, draining: bool) -> bool {
+        match self.0.load(Relaxed) {
+            TOLD => true,
+            BY_THE_PROGRAM => draining,
+            _ => false,
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(state: &Arc<State>) -> Connection {
+        Connection {
+            state: Arc::clone(state),
+            farewell: Arc::default(),
+            passed: AtomicBool::new(false),
+            _alive: state.tasks.token(),
+        }
+    }
+
+    /// The next generation has it.
+    pub(crate) fn passed(&self) {
+        self.passed.store(true, Relaxed);
+    }
+
+    pub(crate) fn farewell(&self) -> &Arc<Farewell> {
+        &self.farewell
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.state.counters.ended(if self.passed.load(Relaxed) {
+            Ending::Passed
+        } else if self.state.forced.is_cancelled() {
+            Ending::Forced
+        } else if self.farewell.was_told(self.state.is_draining()) {
+            Ending::Told
+        } else {
+            Ending::Finished
+        });
+    }
+}

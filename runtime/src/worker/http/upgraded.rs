@@ -1,0 +1,42 @@
+//! From hyper's upgraded connection back to the stream that it is.
+
+use bytes::Bytes;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+
+use super::io::LingeringIo;
+use crate::worker::net::Stream;
+
+/// The connection behind an upgrade that [`Daemon::serve`](crate::Daemon::serve) served, and the bytes
+/// of the new protocol that were read already. They come first.
+///
+/// For programs that speak the new protocol on the stream itself, and [pass](crate::Daemon::pass) it at
+/// a restart.
+///
+/// ```
+/// use http::{Request, Response, StatusCode};
+/// # use hyper::body::Incoming;
+///
+/// fn upgrade(mut request: Request<Incoming>) -> Response<String> {
+///     let upgrade = hyper::upgrade::on(&mut request);
+///     tokio::spawn(async move {
+///         let upgraded = upgrade.await?;
+///         if let Ok((stream, read)) = unbroken::http::into_stream(upgraded) {
+///             // Speak.
+///             # drop((stream, read));
+///         }
+///         Ok::<(), hyper::Error>(())
+///     });
+///     let mut response = Response::new(String::new());
+///     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+///     response
+/// }
+/// ```
+///
+/// # Errors
+/// Gives back what was upgraded by somebody else, or is a stream of HTTP/2.
+pub fn into_stream(upgraded: Upgraded) -> Result<(Stream, Bytes), Upgraded> {
+    let parts = upgraded.downcast::<TokioIo<LingeringIo>>()?;
+    let (stream, unread) = parts.io.into_inner().into_parts();
+    Ok((stream, super::io::join(parts.read_buf, unread)))
+}

@@ -1,0 +1,321 @@
+//! Passing by the application: any connected socket, with a state.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream as Sequence;
+use tokio::sync::mpsc;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::channel::{Receipt, Successor, Verdict};
+use super::parcel::{Contents, MAX_BYTES, Parcel, Place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::{Stream, Tracked};
+use crate::worker::daemon::Daemon;
+use crate::worker::state::State;
+
+/// What an application knows of a connection, as it travels to the next generation.
+///
+/// The two generations may be different releases: a newer one reads the versions that it knows, and
+/// refuses others by dropping the [`Offer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// Says how `bytes` are to be read.
+    pub version: u32,
+    /// Up to [`Saved::MAX`] bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Saved {
+    /// The most bytes that travel with a connection: 64 KiB.
+    pub const MAX: usize = MAX_BYTES;
+}
+
+/// A socket that can be passed: a connection of a listener, or any other that is connected.
+///
+/// Implemented for the streams of [`net`](crate::net), Tokio's and the standard library's streams, and
+/// [`OwnedFd`].
+pub trait Passable: sealed::Sealed {}
+
+mod sealed {
+    use std::io;
+    use std::os::fd::OwnedFd;
+
+    pub trait Sealed {
+        fn duplicate(&self) -> io::Result<OwnedFd>;
+        /// The next generation has it.
+        fn passed(&self) {}
+    }
+}
+
+macro_rules! passable {
+    ($($kind:ty)*) => { $(
+        impl Passable for $kind {}
+        impl sealed::Sealed for $kind {
+            fn duplicate(&self) -> io::Result<OwnedFd> {
+                self.as_fd().try_clone_to_owned()
+            }
+        }
+    )* };
+}
+passable! {
+    OwnedFd
+    tokio::net::TcpStream tokio::net::UnixStream
+    std::net::TcpStream std::os::unix::net::UnixStream
+}
+
+impl<S: AsFd> Passable for Tracked<S> {}
+impl<S: AsFd> sealed::Sealed for Tracked<S> {
+    fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
+    }
+
+    fn passed(&self) {
+        self.connection().passed();
+    }
+}
+
+impl Passable for Stream {}
+impl sealed::Sealed for Stream {
+    fn duplicate(&self) -> io::Result<OwnedFd> {
+        Stream::duplicate(self)
+    }
+
+    fn passed(&self) {
+        self.connection().passed();
+    }
+}
+
+/// A connection that was not passed, with what it came with: it goes on here.
+pub struct Unpassed<S> {
+    /// The connection.
+    pub stream: S,
+    /// What should have travelled along.
+    pub saved: Saved,
+    /// Why it was not passed.
+    pub reason: Error,
+}
+
+impl<S> fmt::Debug for Unpassed<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unpassed").field("reason", &self.reason).finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Display for Unpassed<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl<S> std::error::Error for Unpassed<S> {}
+
+impl Daemon {
+    /// Passes a connection to the generation that serves, which takes it from [`Daemon::passed`] under
+    /// the same name.
+    ///
+    /// To be called when [`Daemon::draining`] has completed; before that it waits. On `Ok` the new
+    /// generation has taken it. A new generation that dies or drains before it has taken the connection
+    /// costs nothing: it goes to the one after that, until the drain deadline.
+    ///
+    /// Drop safe up to the moment at which the connection is taken.
+    ///
+    /// # Errors
+    /// The connection comes back in [`Unpassed`], and it is a good moment to say goodbye to its peer,
+    /// if
+    /// - the new generation does not call [`Daemon::passed`] for this name, or refused it;
+    /// - nobody comes after this worker: the daemon stops, or is solo;
+    /// - `pass_connections` is off;
+    /// - the state is longer than [`Saved::MAX`].
+    pub async fn pass<S: Passable>(
+        &self,
+        name: &str,
+        stream: S,
+        saved: Saved,
+    ) -> Result<(), Unpassed<S>> {
+        match pass(&self.state, name, &stream, &saved).await {
+            Ok(()) => {
+                stream.passed();
+                Ok(())
+            }
+            Err(reason) => Err(Unpassed { stream, saved, reason }),
+        }
+    }
+
+    /// What older generations [pass](Daemon::pass) under this name.
+    ///
+    /// To be called before the worker is ready, that is before its listeners are polled for accept:
+    /// what comes earlier is refused. Called again, the later one takes over.
+    pub fn passed(&self, name: &str) -> Passed {
+        let (sender, offers) = mpsc::unbounded_channel();
+        let state = Arc::clone(&self.state);
+        let adopter = move |parcel: Parcel, receipt: Receipt| {
+            let Parcel { contents: Contents::Own { version, .. }, bytes, socket } = parcel else {
+                return;
+            };
+            let saved = Saved { version, bytes };
+            let state = Arc::clone(&state);
+            // Where nobody takes offers any more it is dropped, and so refused.
+            let _ = sender.send(Offer { state, socket, saved, receipt });
+        };
+        self.state.passage.adopt_by(Place::Own(name.to_owned()), Arc::new(adopter));
+        Passed { offers, draining: Box::pin(self.state.draining.clone().cancelled_owned()) }
+    }
+}
+
+async fn pass(
+    state: &State,
+    name: &str,
+    stream: &impl Passable,
+    saved: &Saved,
+) -> Result<(), Error> {
+    let refused = |why: String| Error::new(ErrorKind::Refused, why);
+    if saved.bytes.len() > Saved::MAX {
+        return Err(refused(format!(
+            "a connection of `{name}` was not passed: its state has {} bytes, more than {}",
+            saved.bytes.len(),
+            Saved::MAX
+        )));
+    }
+    if !state.configuration.settings.pass_connections {
+        return Err(refused(format!(
+            "a connection of `{name}` was not passed: `pass_connections` is off"
+        )));
+    }
+    let mut tried = None;
+    loop {
+        let successor = tokio::select! {
+            successor = next_successor(state, tried) => successor,
+            () = nobody_follows(state) => {
+                return Err(refused(format!(
+                    "a connection of `{name}` was not passed: nobody serves after this worker"
+                )));
+            }
+            () = state.forced.cancelled() => {
+                return Err(Error::new(ErrorKind::Timeout, format!(
+                    "a connection of `{name}` was not passed before the drain deadline"
+                )));
+            }
+        };
+        let socket = stream.duplicate().map_err(|error| {
+            Error::io(format!("a connection of `{name}` was not passed"), error)
+        })?;
+        let contents = Contents::Own { name: name.to_owned(), version: saved.version };
+        let parcel = Parcel { contents, bytes: saved.bytes.clone(), socket };
+        match successor.pass_own(parcel).await {
+            Verdict::Taken => return Ok(()),
+            Verdict::Gone => tried = Some(successor.number),
+            Verdict::Refused => {
+                return Err(refused(format!(
+                    "a connection of `{name}` was not passed: the new generation did not take it; \
+                     does it call `Daemon::passed` before it is ready?"
+                )));
+            }
+        }
+    }
+}
+
+/// A generation to pass to, other than the one that was tried.
+async fn next_successor(state: &State, tried: Option<u64>) -> Successor {
+    let mut successors = state.passage.successors();
+    let waited = successors
+        .wait_for(|successor| successor.as_ref().is_some_and(|it| Some(it.number) != tried))
+        .await;
+    match waited.ok().and_then(|successor| successor.clone()) {
+        Some(successor) => successor,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when this worker drains and is the last one.
+async fn nobody_follows(state: &State) {
+    state.draining.cancelled().await;
+    if !state.is_last() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What older generations pass: see [`Daemon::passed`]. A [`Stream`](futures_core::Stream) of offers
+/// that ends when this worker drains.
+#[must_use = "connections are refused when this is dropped"]
+pub struct Passed {
+    offers: mpsc::UnboundedReceiver<Offer>,
+    draining: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Passed {
+    /// The next offer; `None` once this worker drains. Cancel safe.
+    pub async fn next(&mut self) -> Option<Offer> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Sequence for Passed {
+    type Item = Offer;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Offer>> {
+        if self.draining.as_mut().poll(cx).is_ready() {
+            // What waits here is dropped, and goes to the generation that serves now.
+            self.offers.close();
+            while self.offers.try_recv().is_ok() {}
+            return Poll::Ready(None);
+        }
+        self.offers.poll_recv(cx)
+    }
+}
+
+impl fmt::Debug for Passed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passed").finish_non_exhaustive()
+    }
+}
+
+/// A connection that an older generation offers. It stays there until it is taken; dropping the offer
+/// refuses it.
+#[must_use = "dropping an offer refuses the connection"]
+pub struct Offer {
+    state: Arc<State>,
+    socket: OwnedFd,
+    saved: Saved,
+    receipt: Receipt,
+}
+
+impl Offer {
+    /// What the older generation knows of the connection.
+    pub fn saved(&self) -> &Saved {
+        &self.saved
+    }
+
+    /// Takes the connection. It counts among this worker's from here on.
+    ///
+    /// # Errors
+    /// Where it is no connected stream over TCP or a unix socket, which
+    /// [`take_socket`](Offer::take_socket) can take, or the runtime cannot watch it. It is refused
+    /// then.
+    pub async fn take(self) -> io::Result<(Stream, Saved)> {
+        let Offer { state, socket, saved, receipt } = self;
+        let stream = Stream::from_socket(&state, socket)?;
+        receipt.take().await;
+        Ok((stream, saved))
+    }
+
+    /// Takes a socket of whatever kind. It is not counted, and no drain waits for it.
+    pub async fn take_socket(self) -> (OwnedFd, Saved) {
+        let Offer { socket, saved, receipt, .. } = self;
+        receipt.take().await;
+        (socket, saved)
+    }
+}
+
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer")
+            .field("version", &self.saved.version)
+            .field("bytes", &self.saved.bytes.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,77 @@
+//! A worker's ways to other generations, and who takes what comes by them.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::sync::{mpsc, watch};
+
+use super::channel::{self, Channel, Receipt, Successor};
+use super::parcel::{Parcel, Place};
+use crate::worker::state::{State, lock};
+
+/// Takes a connection and answers for it, or drops the receipt.
+pub(crate) type Adopter = Arc<dyn Fn(Parcel, Receipt) + Send + Sync + 'static>;
+
+/// Part of the worker's state.
+pub(crate) struct Passage {
+    successor: watch::Sender<Option<Successor>>,
+    adopters: Mutex<BTreeMap<Place, Adopter>>,
+    /// Once a runtime is there to work at them.
+    channels: OnceLock<mpsc::UnboundedSender<Channel>>,
+}
+
+impl Passage {
+    pub(crate) fn new() -> Passage {
+        Passage {
+            successor: watch::Sender::new(None),
+            adopters: Mutex::new(BTreeMap::new()),
+            channels: OnceLock::new(),
+        }
+    }
+
+    /// Begins to work at channels, on the current runtime.
+    pub(crate) fn open_on_runtime(state: &Arc<State>) {
+        state.passage.channels.get_or_init(|| {
+            let (sender, channels) = mpsc::unbounded_channel();
+            tokio::spawn(channel::attend(Arc::clone(state), channels));
+            sender
+        });
+    }
+
+    /// What is passed to this worker for `place` is taken by `adopter`.
+    pub(crate) fn adopt_by(&self, place: Place, adopter: Adopter) {
+        lock(&self.adopters).insert(place, adopter);
+    }
+
+    pub(super) fn adopter(&self, place: &Place) -> Option<Adopter> {
+        lock(&self.adopters).get(place).cloned()
+    }
+
+    /// A channel to the generation that serves. Hung up at once where there is no runtime.
+    pub(crate) fn open_successor(&self, socket: OwnedFd) {
+        let (channel, successor) = Channel::to_successor(socket);
+        if self.open(channel) {
+            self.successor.send_replace(Some(successor));
+        }
+    }
+
+    /// A channel from a generation that drains. Hung up at once where there is no runtime.
+    pub(crate) fn open_predecessor(&self, socket: OwnedFd) {
+        self.open(Channel::FromPredecessor(socket));
+    }
+
+    fn open(&self, channel: Channel) -> bool {
+        self.channels.get().is_some_and(|channels| channels.send(channel).is_ok())
+    }
+
+    pub(crate) fn successors(&self) -> watch::Receiver<Option<Successor>> {
+        self.successor.subscribe()
+    }
+
+    /// The number of the successor that connections are passed to now.
+    #[cfg(feature = "http")]
+    pub(crate) fn successor(&self) -> Option<u64> {
+        self.successor.borrow().as_ref().map(|successor| successor.number)
+    }
+}

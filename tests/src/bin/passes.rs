@@ -1,0 +1,93 @@
+//! Counts the lines of each connection over all restarts, as it passes its connections by itself.
+
+use std::path::PathBuf;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use unbroken::net::Stream;
+use unbroken::passing::{Saved, Unpassed};
+use unbroken::{Daemon, daemon};
+
+#[derive(serde::Deserialize)]
+struct App {
+    /// While this file exists, what is offered is neither taken nor refused.
+    hold: PathBuf,
+    /// The version of the state.
+    #[serde(default = "one")]
+    version: u32,
+    /// Bytes of padding in the state.
+    #[serde(default)]
+    padding: usize,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[daemon(
+    name = "app",
+    graceful_restart,
+    confirm_window = "0s",
+    listen(count = "127.0.0.1:0"),
+    drain_timeout = "10s",
+    kill_timeout = "1s",
+    backoff_min = "10ms"
+)]
+async fn main(daemon: Daemon) -> anyhow::Result<()> {
+    let App { hold, version, padding } = daemon.config()?;
+    let mut passed = daemon.passed("count");
+    let mut listener = daemon.listener("count")?;
+    let mut held = Vec::new();
+    loop {
+        let (stream, count) = tokio::select! {
+            Some(offer) = passed.next() => {
+                if hold.exists() {
+                    daemon.status("holding");
+                    held.push(offer);
+                    continue;
+                }
+                if offer.saved().version != 1 {
+                    continue;
+                }
+                let (stream, saved) = offer.take().await?;
+                (stream, u64::from_le_bytes(saved.bytes[..8].try_into()?))
+            }
+            accepted = listener.next() => match accepted {
+                Some(accepted) => (accepted?.0, 0),
+                None => return Ok(()),
+            },
+        };
+        daemon.spawn(count_lines(daemon.clone(), stream, count, version, padding));
+    }
+}
+
+async fn count_lines(
+    daemon: Daemon,
+    stream: Stream,
+    mut count: u64,
+    version: u32,
+    padding: usize,
+) -> anyhow::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    loop {
+        tokio::select! {
+            read = stream.read_line(&mut line) => {
+                if read? == 0 {
+                    return Ok(());
+                }
+                count += 1;
+                let answer = format!("generation={} count={count}\n", daemon.generation());
+                stream.get_mut().write_all(answer.as_bytes()).await?;
+                line.clear();
+            }
+            () = daemon.draining() => break,
+        }
+    }
+    let bytes = [&count.to_le_bytes()[..], &vec![0; padding]].concat();
+    let passed = daemon.pass("count", stream.into_inner(), Saved { version, bytes }).await;
+    if let Err(Unpassed { mut stream, reason, .. }) = passed {
+        stream.write_all(format!("bye: {reason}\n").as_bytes()).await?;
+        stream.told_to_go();
+    }
+    Ok(())
+}

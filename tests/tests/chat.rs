@@ -1,0 +1,244 @@
+//! The example `chat`: WebSockets stay connected, with everything that was said, while the program is
+//! replaced.
+
+#![allow(clippy::expect_used)]
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::{Message, WebSocket};
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::{Bed, Browser, Report, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+const RESTARTS: u64 = 5;
+
+/// A bed with the example in it.
+fn bed() -> Bed {
+    let mut bed = Bed::empty();
+    bed.set("DAEMON_NAME", "app");
+    bed.set("DAEMON_CONFIRM_WINDOW", "0s");
+    bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
+    deploy(&bed, 1);
+    bed
+}
+
+/// Deploys a build that differs from the others in what it says of itself.
+fn deploy(bed: &Bed, build: u64) {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let program = BUILT.get_or_init(|| unbroken_tests::example::built("chat"));
+    bed.deploy_changed(program, &format!("s/build 1/build {build}/"));
+}
+
+struct Client {
+    socket: WebSocket<Connection>,
+}
+
+impl Client {
+    fn join(target: &Target, name: &str) -> Client {
+        let connection = Connection::open(target).expect("a connection");
+        let url = format!("ws://{target}/ws?name={name}");
+        let (socket, _) = tungstenite::client(url, connection).expect("a handshake");
+        Client { socket }
+    }
+
+    fn say(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).expect("a message");
+    }
+
+    /// The next thing that it is told.
+    fn hear(&mut self) -> Value {
+        loop {
+            match self.socket.read().expect("a message") {
+                Message::Text(text) => return serde_json::from_str(&text).expect("JSON"),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Until it has heard so many messages: these, and the builds that served it.
+    fn hear_messages(&mut self, count: usize) -> (Vec<String>, Vec<u64>) {
+        let (mut messages, mut generations) = (Vec::new(), Vec::new());
+        while messages.len() < count {
+            let told = self.hear();
+            match told["type"].as_str() {
+                Some("said") => messages.push(told["text"].as_str().expect("a text").to_owned()),
+                Some("served") => {
+                    generations.push(told["generation"].as_u64().expect("a generation"));
+                }
+                _ => panic!("{told}"),
+            }
+        }
+        (messages, generations)
+    }
+}
+
+/// Everyone hears everything once and in order, whenever the program is replaced.
+#[test]
+fn every_message_once_and_in_order() {
+    let bed = bed();
+    let target = bed.start().target("http");
+    let mut clients: Vec<_> = (0..20).map(|n| Client::join(&target, &format!("n{n}"))).collect();
+    let mut said = Vec::new();
+    for restart in 0..=RESTARTS {
+        for round in 0..5 {
+            for (number, client) in clients.iter_mut().enumerate() {
+                client.say(&format!("{restart}.{round}.{number}"));
+                said.push(format!("{restart}.{round}.{number}"));
+            }
+            if round == 2 && restart < RESTARTS {
+                // In the midst of it.
+                deploy(&bed, restart + 2);
+                let report = bed.restart();
+                report.account().assert_balanced();
+                assert_eq!(report.account().passed, 20, "{report:?}");
+            }
+        }
+    }
+    let mut order = None;
+    for (number, client) in clients.iter_mut().enumerate() {
+        let (heard, generations) = client.hear_messages(said.len());
+        assert_eq!(generations, (1..=RESTARTS + 1).collect::<Vec<_>>());
+        let own = format!(".{number}");
+        let of_own = |all: &[String]| -> Vec<String> {
+            all.iter().filter(|text| text.ends_with(&own)).cloned().collect()
+        };
+        assert_eq!(of_own(&heard), of_own(&said), "in the order in which it was said");
+        assert_eq!(*order.get_or_insert_with(|| heard.clone()), heard, "the same for everyone");
+    }
+    // Who comes late learns what was said before.
+    let (history, _) = Client::join(&target, "late").hear_messages(said.len());
+    assert_eq!(Some(history), order);
+    bed.stop();
+}
+
+/// A frame that comes byte by byte is whole in the end, whoever has read its parts.
+#[test]
+fn a_frame_in_pieces() {
+    let bed = bed();
+    let target = bed.start().target("http");
+    let mut client = Client::join(&target, "slow");
+    assert_eq!(client.hear()["generation"], 1);
+    let mut frame = Frame::message("in pieces", OpCode::Data(Data::Text), true);
+    frame.header_mut().mask = Some([7, 1, 2, 3]);
+    let mut bytes = Vec::new();
+    frame.format(&mut bytes).expect("memory");
+    let read = |bed: &Bed| bed.status().serving().connections;
+    for (index, byte) in bytes.iter().enumerate() {
+        client.socket.get_mut().write_all(&[*byte]).expect("a byte");
+        if index % 4 == 1 {
+            let report = bed.restart();
+            assert_eq!(report.account().passed, 1, "{report:?}");
+            assert_eq!(read(&bed), 1);
+            assert_eq!(client.hear()["type"], "served");
+        }
+    }
+    assert_eq!(client.hear()["text"], "in pieces");
+    bed.stop();
+}
+
+/// One that reads nothing for a while gets what waited for it: frames that were written in part too.
+#[test]
+fn one_that_does_not_read() {
+    let bed = bed();
+    let target = bed.start().target("http");
+    let mut lazy = Client::join(&target, "lazy");
+    let mut busy = Client::join(&target, "busy");
+    let text = "x".repeat(4000);
+    for round in 0..6 {
+        for _ in 0..5 {
+            busy.say(&format!("{round} {text}"));
+        }
+        busy.hear_messages(5);
+        bed.restart();
+    }
+    let mut last = 0;
+    loop {
+        let told = lazy.hear();
+        if let Some(text) = told["text"].as_str() {
+            let round: u64 = text.split(' ').next().and_then(|n| n.parse().ok()).expect("a round");
+            assert!(round >= last, "{round} after {last}");
+            last = round;
+        } else if told["generation"] == json!(7) {
+            break;
+        }
+    }
+    assert_eq!(last, 5);
+    bed.stop();
+}
+
+/// Where nobody follows, everyone is told to come again, with code 1012.
+#[test]
+fn a_stop_is_said() {
+    let mut bed = bed();
+    bed.set("DAEMON_DRAIN_TIMEOUT", "2s");
+    let target = bed.start().target("http");
+    let mut client = Client::join(&target, "one");
+    client.hear();
+    let stop = bed.spawn(["stop", "--json"]);
+    match client.socket.read().expect("a frame") {
+        Message::Close(Some(close)) => assert_eq!(close.code, CloseCode::Restart),
+        other => panic!("{other:?}"),
+    }
+    let output = stop.wait(SOON).expect_code(0);
+    let report: Report = serde_json::from_str(&output.stdout).expect("a report");
+    report.account().assert_balanced();
+    assert_eq!((report.account().told, report.account().forced), (1, 0), "{report:?}");
+    let mut rest = Vec::new();
+    client.socket.get_mut().read_to_end(&mut rest).expect("an end");
+}
+
+/// In a real browser: no `close` event, every message once and in order.
+#[test]
+fn in_a_browser() {
+    let Some(browser) = Browser::start() else { return };
+    let bed = bed();
+    let target = bed.start().target("http");
+    let mut alice = browser.open(&format!("http://{target}/?name=Alice"));
+    let mut bob = browser.open(&format!("http://{target}/?name=Bob"));
+    let mut expected = Vec::new();
+    let served = |generation: u64| {
+        format!(
+            "document.getElementById('served').textContent === \
+             'served by generation {generation}, build {generation}'"
+        )
+    };
+    for restart in 0..=RESTARTS {
+        let generation = restart + 1;
+        alice.wait_for(&served(generation));
+        bob.wait_for(&served(generation));
+        for (who, page) in [("Alice", &mut alice), ("Bob", &mut bob)] {
+            let text = format!("hello from generation {generation}");
+            page.eval(&format!("window.say({text:?})"));
+            expected.push(format!("{who}{text}"));
+            // One after the other, as the order is compared.
+            let count = expected.len();
+            page.wait_for(&format!("document.querySelectorAll('li.line').length === {count}"));
+        }
+        if restart < RESTARTS {
+            deploy(&bed, generation + 1);
+            let report = bed.restart();
+            report.account().assert_balanced();
+        }
+    }
+    for page in [&mut alice, &mut bob] {
+        let count = expected.len();
+        page.wait_for(&format!("document.querySelectorAll('li.line').length === {count}"));
+        let lines = page.eval("[...document.querySelectorAll('li.line')].map(l => l.textContent)");
+        assert_eq!(lines, json!(expected));
+        assert_eq!(page.eval("window.events"), json!({ "open": 1, "close": 0 }));
+    }
+    if let Some(path) = std::env::var_os("UNBROKEN_SCREENSHOT") {
+        bob.screenshot(path.as_ref());
+    }
+    drop(browser);
+    eventually("the browser has left", SOON, || bed.status().serving().connections == 0);
+    bed.stop();
+}

@@ -1,0 +1,278 @@
+//! Faults at the control socket: whatever its clients do, the service goes on and `status` answers.
+
+#![allow(clippy::expect_used)]
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use unbroken_tests::load::Running;
+use unbroken_tests::{Bed, Child, Control, Load, Process, Signal, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// More than any of this may cost the supervisor.
+const MEMORY: u64 = 4 * 1024 * 1024;
+
+/// A daemon under load, and what its supervisor held before anybody was hostile to it.
+struct Victim {
+    bed: Bed,
+    load: Running,
+    supervisor: Process,
+    descriptors: usize,
+    memory: u64,
+}
+
+impl Victim {
+    fn new() -> Victim {
+        let bed = Bed::new("http");
+        let target = bed.start().target("http");
+        let load = Load::on(target).keep_alive(4).pause(Duration::from_millis(1)).start();
+        load.wait_for(10);
+        let supervisor = bed.supervisor();
+        let descriptors = supervisor.descriptors().len();
+        let memory = supervisor.private_memory().expect("its memory");
+        Victim { bed, load, supervisor, descriptors, memory }
+    }
+
+    fn client(&self) -> Control {
+        client(&self.bed)
+    }
+
+    /// It answers, restarts, has lost no request and holds no more than before.
+    #[track_caller]
+    fn assert_none_the_worse(self) {
+        let Victim { bed, load, supervisor, descriptors, memory } = self;
+        assert_eq!(bed.status().pid, supervisor.pid());
+        eventually("all descriptors are closed", SOON, || {
+            supervisor.descriptors().len() == descriptors
+        });
+        let now = supervisor.private_memory().expect("its memory");
+        assert!(now < memory + MEMORY, "{memory} bytes became {now}");
+        let report = bed.restart();
+        report.account().assert_balanced();
+        load.wait_for_generation(2);
+        load.stop().assert_nothing_failed();
+        eventually("the old worker is forgotten", SOON, || {
+            supervisor.descriptors().len() == descriptors
+        });
+        bed.stop();
+    }
+}
+
+/// A connection; the queue of the socket is short, and a flood fills it.
+fn client(bed: &Bed) -> Control {
+    let mut client = None;
+    eventually("a connection", SOON, || {
+        client = Control::open(&bed.socket()).ok();
+        client.is_some()
+    });
+    client.expect("a connection")
+}
+
+/// What is no request is refused with the reason, and the client closed.
+#[test]
+fn nonsense() {
+    let victim = Victim::new();
+    let deep = "[".repeat(100_000);
+    let status = r#"{"type":"status"}"#;
+    let long = format!(r#"{{"type":"status","more":"{}"}}"#, "x".repeat(150_000));
+    for (sent, answer) in [
+        ("garbage", "not understood"),
+        ("\0", "not understood"),
+        (r#"{"type":"restart","wai"#, "not understood"),
+        (r#"{"type":"restart","wait":7}"#, "not understood"),
+        (r#"{"type":["status"]}"#, "not understood"),
+        (r#"["status"]"#, "\"status\":"),
+        ("null", "not understood"),
+        (deep.as_str(), "not understood"),
+        (long.as_str(), "larger than 128 KiB"),
+        (r#"{"type":"dance","tempo":120}"#, "older than the command"),
+        (r#"{"type":"status","mood":"calm"}"#, "\"status\":"),
+        ("", "it is empty"),
+    ] {
+        let client = victim.client();
+        let answered = client.ask(sent, SOON).expect("an answer, or the end");
+        let shown = sent.get(..sent.len().min(60));
+        assert!(answered.contains(answer), "{shown:?}: {answered}");
+        assert_eq!(client.receive(SOON).expect("the end"), b"", "{shown:?}");
+    }
+    // The first counts, the second is one too many; what is left unread of it may cut the answer off.
+    let client = victim.client();
+    for _ in 0..2 {
+        let _ = client.send(status);
+    }
+    let answered = client.receive(SOON).expect("an answer, or the end");
+    let answered = String::from_utf8_lossy(&answered);
+    assert!(answered.is_empty() || answered.contains("\"status\":"), "{answered}");
+    victim.assert_none_the_worse();
+}
+
+/// Descriptors that nobody asked for are closed.
+#[test]
+fn descriptors_in_every_packet() {
+    let victim = Victim::new();
+    let file: OwnedFd = std::fs::File::open("/dev/null").expect("a file").into();
+    for count in [1, 250, 253] {
+        let fds = vec![file.as_fd(); count];
+        for bytes in ["garbage", r#"{"type":"status"}"#] {
+            let client = victim.client();
+            client.send_with(bytes, &fds).expect("a packet");
+            let answered = client.receive(SOON).expect("an answer");
+            assert!(answered.starts_with(b"{"), "{count} with {bytes}");
+        }
+    }
+    victim.assert_none_the_worse();
+}
+
+/// As many requests as there can be, none of them any good.
+#[test]
+fn a_flood() {
+    let victim = Victim::new();
+    let path = victim.bed.socket();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for round in 0..2_000 {
+                    let Ok(client) = Control::open(&path) else { continue };
+                    let _ = client.send(format!("garbage {round}"));
+                    if round % 2 == 0 {
+                        let _ = client.receive(SOON);
+                    }
+                }
+            });
+        }
+        for _ in 0..5 {
+            victim.bed.status();
+        }
+    });
+    victim.assert_none_the_worse();
+}
+
+/// More connections than are served, and none of them says what it wants.
+#[test]
+fn hundreds_that_say_nothing() {
+    let victim = Victim::new();
+    let silent: Vec<_> = (0..200).map(|_| victim.client()).collect();
+    // Who speaks is heard, whoever else is there.
+    for _ in 0..3 {
+        victim.bed.status();
+    }
+    let told = silent[0].receive(SOON).expect("an answer");
+    assert!(String::from_utf8_lossy(&told).contains("say nothing"), "{told:?}");
+    drop(silent);
+    victim.assert_none_the_worse();
+}
+
+/// Clients that ask and never read the answer.
+#[test]
+fn nobody_reads_the_answers() {
+    let victim = Victim::new();
+    let deaf: Vec<_> = (0..100)
+        .map(|_| {
+            let client = victim.client();
+            client.send(r#"{"type":"restart"}"#).expect("a request");
+            client
+        })
+        .collect();
+    eventually("one restart and one more", SOON, || {
+        let status = victim.bed.status();
+        status.generation >= Some(3) && status.workers.len() == 1
+    });
+    drop(deaf);
+    victim.assert_none_the_worse();
+}
+
+/// A client that is stopped in the middle of a restart.
+#[test]
+fn a_client_that_is_stopped() {
+    let victim = Victim::new();
+    let restart = victim.bed.spawn(["restart"]);
+    restart.process().signal(Signal::STOP);
+    victim.bed.restart();
+    restart.process().signal(Signal::CONT);
+    let _ = restart.wait(SOON);
+    victim.assert_none_the_worse();
+}
+
+/// A solo daemon has the same socket.
+#[test]
+fn of_a_solo_daemon() {
+    let bed = Bed::new("solo-http");
+    bed.start();
+    let process = bed.supervisor();
+    let before = process.descriptors().len();
+    let silent: Vec<_> = (0..200).map(|_| client(&bed)).collect();
+    bed.status();
+    let file: OwnedFd = std::fs::File::open("/dev/null").expect("a file").into();
+    for sent in ["garbage", "", r#"{"type":"dance"}"#] {
+        let client = Control::open(&bed.socket()).expect("a connection");
+        client.send_with(sent, &[file.as_fd(); 250]).expect("a packet");
+        let _ = client.receive(SOON).expect("an answer, or the end");
+    }
+    drop(silent);
+    eventually("all descriptors are closed", SOON, || process.descriptors().len() == before);
+    bed.stop();
+}
+
+/// Its descriptors are used up by silent clients: what needs one fails with the reason, what is there
+/// goes on, and once there are descriptors again all is as before.
+#[test]
+fn no_descriptor_left_for_a_restart() {
+    let bed = Bed::new("http");
+    let image = bed.image();
+    let script = "ulimit -n 40; exec \"$1\" start";
+    let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
+    Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
+    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+    let load = Load::on(bed.target("http")).keep_alive(2).pause(Duration::from_millis(1)).start();
+    let mut silent = Vec::new();
+    // One is left: for the client that asks for a restart.
+    let before = supervisor.descriptors().len();
+    while supervisor.descriptors().len() < 39 {
+        let now = supervisor.descriptors().len();
+        silent.push(Control::open(&bed.socket()).expect("a connection"));
+        eventually("it is accepted", SOON, || supervisor.descriptors().len() > now);
+    }
+    // With each one more a restart comes one step further: image, link, counters, process.
+    for _ in 0..5 {
+        let reason = bed.restart_aborts().reason.expect("a reason");
+        assert!(reason.contains("Too many open files"), "{reason}");
+        assert!(worker.is_alive() && bed.status().generation == Some(1));
+        eventually("nobody else is left", SOON, || bed.processes().len() == 2);
+        let now = supervisor.descriptors().len();
+        drop(silent.pop());
+        eventually("one is closed", SOON, || supervisor.descriptors().len() == now - 1);
+    }
+    bed.restart();
+    drop(silent);
+    eventually("all are closed", SOON, || supervisor.descriptors().len() == before);
+    load.wait_for_generation(7);
+    load.stop().assert_nothing_failed();
+    bed.stop();
+}
+
+/// A worker that dies while its supervisor has no descriptor left is replaced once it has.
+#[test]
+fn no_descriptor_left_for_a_respawn() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_BACKOFF_MIN", "100ms").set("DAEMON_START_LIMIT_BURST", "50");
+    bed.set("DAEMON_BACKOFF_MAX", "200ms");
+    let image = bed.image();
+    let script = "ulimit -n 40; exec \"$1\" start";
+    let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
+    Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
+    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+    // Whatever it gives back is taken by those who wait.
+    let silent: Vec<_> =
+        (0..50).map(|_| Control::open(&bed.socket()).expect("a connection")).collect();
+    eventually("none is left", SOON, || supervisor.descriptors().len() == 40);
+    worker.kill();
+    eventually("it tries", SOON, || bed.log().contains("Too many open files"));
+    drop(silent);
+    eventually("it is replaced", SOON, || {
+        bed.try_status().is_some_and(|s| s.workers.iter().any(|w| w.state == "serving"))
+    });
+    assert_eq!(bed.status().pid, supervisor.pid());
+    bed.get("/").expect("a response");
+    bed.stop();
+}

@@ -1,0 +1,321 @@
+//! Faults during a drain: slow, deaf and vanished clients, and workers out of descriptors. Every drain
+//! ends by its deadline, the service goes on, and the ledger says what happened.
+
+#![allow(clippy::expect_used)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::report::Account;
+use unbroken_tests::{Bed, Child, Load, Process, Report, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What a drain of one second may take, with the worker's own time to end.
+const DRAINED: Duration = Duration::from_secs(3);
+
+/// A daemon that drains for a second.
+fn bed(fixture: &str, variables: &[(&str, &str)]) -> (Bed, Target) {
+    let mut bed = Bed::new(fixture);
+    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    for (name, value) in variables {
+        bed.set(name, *value);
+    }
+    let target = bed.start().listeners[0].addr.parse().expect("an address");
+    (bed, target)
+}
+
+/// Does it to the daemon, which must be over by the deadline; returns what became of the connections.
+#[track_caller]
+fn drain(bed: &Bed, verb: &str) -> Account {
+    let begun = Instant::now();
+    let output = bed.verb([verb, "--json"]).expect_code(0);
+    let took = begun.elapsed();
+    assert!(took < DRAINED, "{took:?}: {output}");
+    let report: Report = serde_json::from_str(&output.stdout).expect("a report");
+    report.account().assert_balanced();
+    assert_eq!((report.account().open, report.account().lost), (0, 0), "{report:?}");
+    report.account().clone()
+}
+
+fn open(target: &Target, count: usize) -> Vec<Connection> {
+    (0..count).map(|_| Connection::open(target).expect("a connection")).collect()
+}
+
+/// Clients that send one byte after the other and are never done.
+struct Loris {
+    stop: std::sync::Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Loris {
+    /// `first` at once on each connection, and then a byte every 50 ms.
+    fn begin(mut connections: Vec<Connection>, first: &str) -> Loris {
+        for connection in &mut connections {
+            connection.send(first).expect("a beginning");
+        }
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let stopped = std::sync::Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                connections.iter_mut().for_each(|connection| drop(connection.send("a")));
+                // What is tested is a client that takes its time.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            connections.iter().filter(|connection| connection.is_quiet()).count() as u64
+        });
+        Loris { stop, thread: Some(thread) }
+    }
+
+    /// How many are still open.
+    fn end(mut self) -> u64 {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.take().map_or(0, |thread| thread.join().expect("a thread"))
+    }
+}
+
+const HALF_A_HEAD: &str = "GET / HTTP/1.1\r\nHost: test\r\nX-Long: ";
+const HALF_A_BODY: &str = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n";
+
+/// Slow heads where connections are not passed: cut at the deadline.
+#[test]
+fn slow_heads_are_forced() {
+    let (bed, target) = bed("http", &[("DAEMON_PASS_CONNECTIONS", "false")]);
+    let load = Load::on(target.clone()).new_connections(2).start();
+    let loris = Loris::begin(open(&target, 20), HALF_A_HEAD);
+    eventually("they are accepted", SOON, || bed.status().serving().connections >= 20);
+    let account = drain(&bed, "restart");
+    assert_eq!(account.forced, 20, "{account:?}");
+    load.wait_for_generation(2);
+    load.stop().assert_nothing_failed();
+    assert_eq!(loris.end(), 0);
+    bed.stop();
+}
+
+/// Slow heads are passed on, at every restart, and are cut when the daemon stops.
+#[test]
+fn slow_heads_are_passed() {
+    let (bed, target) = bed("http", &[]);
+    let loris = Loris::begin(open(&target, 20), HALF_A_HEAD);
+    eventually("they are accepted", SOON, || bed.status().serving().connections == 20);
+    for _ in 0..2 {
+        let account = drain(&bed, "restart");
+        assert_eq!(account.passed, 20, "{account:?}");
+    }
+    assert_eq!(bed.status().serving().connections, 20);
+    let account = drain(&bed, "stop");
+    assert_eq!((account.received, account.passed), (20, 0), "{account:?}");
+    assert_eq!(account.forced + account.told, 20, "{account:?}");
+    assert_eq!(loris.end(), 0);
+    bed.assert_nothing_left();
+}
+
+/// A slow body is a request in flight: it stays where it is, and is cut at the deadline.
+#[test]
+fn slow_bodies_are_forced() {
+    for pass in ["true", "false"] {
+        let (bed, target) = bed("http", &[("DAEMON_PASS_CONNECTIONS", pass)]);
+        let loris = Loris::begin(open(&target, 20), HALF_A_BODY);
+        eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 20);
+        let account = drain(&bed, "restart");
+        assert_eq!((account.forced, account.passed), (20, 0), "{account:?}");
+        assert_eq!(loris.end(), 0);
+        bed.stop();
+    }
+}
+
+/// Clients that ask for much and read nothing of it.
+#[test]
+fn clients_that_never_read() {
+    let (bed, target) = bed("http", &[]);
+    let ask = |count| {
+        let mut connections = open(&target, count);
+        for connection in &mut connections {
+            let asked = "GET /large HTTP/1.1\r\nHost: test\r\n\r\n";
+            connection.send(asked).expect("a request");
+        }
+        let begun = || connections.iter().all(|connection| !connection.is_quiet());
+        eventually("all are being answered", SOON, begun);
+        connections
+    };
+    let deaf = ask(10);
+    let account = drain(&bed, "restart");
+    assert_eq!((account.accepted, account.forced), (10, 10), "{account:?}");
+    bed.get("/").expect("a response");
+    let more = ask(10);
+    let account = drain(&bed, "stop");
+    assert_eq!(account.forced, 10, "{account:?}");
+    drop((deaf, more));
+    bed.assert_nothing_left();
+}
+
+/// Clients that have closed their half, with a request in flight, half of one, and none.
+#[test]
+fn half_closed_clients() {
+    for verb in ["restart", "stop"] {
+        let (bed, target) = bed("http", &[]);
+        let mut connections = open(&target, 15);
+        for (index, connection) in connections.iter_mut().enumerate() {
+            let said = ["GET /stream HTTP/1.1\r\nHost: test\r\n\r\n", HALF_A_HEAD, ""][index % 3];
+            connection.send(said).expect("a beginning");
+        }
+        eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 5);
+        connections.iter().for_each(|connection| connection.finish().expect("an end"));
+        let account = drain(&bed, verb);
+        assert_eq!(account.accepted, 15, "{account:?}");
+        if verb == "restart" {
+            bed.get("/").expect("a response");
+            bed.stop();
+        }
+    }
+}
+
+/// Connections of threads without async that end in the very moment of the deadline are counted once.
+#[test]
+fn the_moment_of_the_deadline() {
+    let (bed, target) = bed("sync", &[("DAEMON_DRAIN_TIMEOUT", "300ms")]);
+    for _ in 0..3 {
+        let connections = open(&target, 100);
+        eventually("all are accepted", SOON, || bed.status().serving().connections == 100);
+        let begun = Instant::now();
+        let restart = bed.spawn(["restart", "--json"]);
+        let closing = std::thread::spawn(move || {
+            for connection in connections {
+                drop(connection);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let output = restart.wait(SOON).expect_code(0);
+        assert!(begun.elapsed() < DRAINED, "{output}");
+        let report: Report = serde_json::from_str(&output.stdout).expect("a report");
+        report.account().assert_balanced();
+        assert_eq!((report.account().accepted, report.account().lost), (100, 0), "{report:?}");
+        assert!(report.account().forced > 0, "{report:?}");
+        closing.join().expect("a thread");
+    }
+    bed.stop();
+}
+
+/// A worker is killed under load: what it had is lost, and nothing else; the sums of both add up.
+#[test]
+fn the_ledger_after_a_kill() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_BACKOFF_MIN", "10ms");
+    let target = bed.start().target("http");
+    let idle = open(&target, 10);
+    let load = Load::on(target).new_connections(4).start();
+    load.wait_for(500);
+    let worker = bed.worker();
+    worker.kill();
+    eventually("it is replaced", SOON, || {
+        bed.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
+    });
+    load.wait_for(500);
+    let load = load.stop();
+    drop(idle);
+    let account = bed.stop().account().clone();
+    account.assert_balanced();
+    // Beside the idle ones those that were in flight, or had ended and were not yet closed.
+    assert!((10..=30).contains(&account.lost), "{account:?}");
+    assert!(load.failed() <= 4, "{load}");
+    assert!(account.requests >= load.ok(), "{account:?}: {load}");
+    assert!(account.accepted >= load.ok() + 10, "{account:?}: {load}");
+}
+
+/// The equation holds at every restart under load, whatever becomes of the connections.
+#[test]
+fn the_ledger_under_load() {
+    let (bed, target) = bed("http", &[]);
+    let kept = Load::on(target.clone()).keep_alive(8).start();
+    let new = Load::on(target).new_connections(4).start();
+    let mut accepted = 0;
+    for restart in 1..=5 {
+        kept.wait_for(200);
+        let account = drain(&bed, "restart");
+        assert_eq!(account.forced, 0, "{account:?}");
+        accepted += account.accepted;
+        kept.wait_for_generation(restart + 1);
+        new.wait_for_generation(restart + 1);
+    }
+    let (kept, new) = (kept.stop(), new.stop());
+    kept.assert_nothing_failed();
+    new.assert_nothing_failed();
+    accepted += drain(&bed, "stop").accepted;
+    assert_eq!(accepted, kept.connections + new.connections);
+}
+
+/// Peers that vanish without a word: their network goes away, and takes the acknowledgements with it.
+/// Nobody can tell them from slow ones before the deadline.
+#[test]
+fn vanished_peers() {
+    if let Some(missing) = missing_for_a_network() {
+        let must = std::env::var_os("UNBROKEN_REQUIRE_ALL").is_some_and(|value| value == "1");
+        assert!(!must, "{missing}");
+        eprintln!("SKIPPED: vanished_peers, as {missing}");
+        return;
+    }
+    for verb in ["restart", "stop"] {
+        let mut bed = Bed::new("http");
+        bed.set("DAEMON_DRAIN_TIMEOUT", "1s").set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
+        let image = bed.image();
+        let script = "ip link set lo up && exec \"$1\" start";
+        let arguments = ["--net", "sh", "-c", script, "sh"].map(std::ffi::OsStr::new);
+        let arguments = arguments.into_iter().chain([image.as_os_str()]);
+        Child::spawn(&mut bed.command_of("unshare", arguments)).wait(SOON).expect_code(0);
+        let supervisor = bed.supervisor();
+        let target = bed.target("http");
+        let (idle, streaming) = in_network_of(&supervisor, move || {
+            let mut idle = open(&target, 5);
+            for connection in &mut idle {
+                connection.get("/").expect("a response");
+            }
+            let mut streaming = open(&target, 5);
+            for connection in &mut streaming {
+                let asked = "GET /stream HTTP/1.1\r\nHost: test\r\n\r\n";
+                connection.send(asked).expect("a request");
+            }
+            (idle, streaming)
+        });
+        eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 5);
+        let network = format!("--net=/proc/{}/ns/net", supervisor.pid());
+        let down = [network.as_str(), "ip", "link", "set", "lo", "down"];
+        Child::spawn(&mut bed.command_of("nsenter", down)).wait(SOON).expect_code(0);
+        let account = drain(&bed, verb);
+        let passed = if verb == "restart" { 5 } else { 0 };
+        assert_eq!((account.accepted, account.passed), (10, passed), "{account:?}");
+        assert!(account.forced >= 5, "{account:?}");
+        if verb == "restart" {
+            assert_eq!(bed.status().serving().connections, 5);
+            let account = drain(&bed, "stop");
+            assert_eq!(account.received, 5, "{account:?}");
+        }
+        bed.assert_nothing_left();
+        drop((idle, streaming));
+    }
+}
+
+/// What is missing to give a daemon a network of its own.
+fn missing_for_a_network() -> Option<String> {
+    let script = "unshare --net sh -c 'ip link set lo up'";
+    let tried = std::process::Command::new("sh").args(["-c", script]).output().expect("a shell");
+    let said = String::from_utf8_lossy(&tried.stderr).trim().to_owned();
+    (!tried.status.success()).then(|| format!("`{script}` needs root and iproute2: {said}"))
+}
+
+/// Does something in a process' network. Sockets stay in the network in which they were made.
+fn in_network_of<T: Send + 'static>(
+    process: &Process,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    let path = format!("/proc/{}/ns/net", process.pid());
+    let network = std::fs::File::open(path).expect("its network");
+    let thread = std::thread::spawn(move || {
+        let kind = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(std::os::fd::AsFd::as_fd(&network), kind).expect("root");
+        act()
+    });
+    thread.join().expect("a thread")
+}

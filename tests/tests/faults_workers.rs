@@ -1,0 +1,204 @@
+//! Faults on the link: whatever a worker says, or leaves unsaid, its supervisor goes on.
+
+#![allow(clippy::expect_used)]
+
+use std::time::{Duration, Instant};
+
+use unbroken_tests::http::Connection;
+use unbroken_tests::{Bed, Load, Signal, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// More than any of this may cost the supervisor.
+const MEMORY: u64 = 4 * 1024 * 1024;
+
+/// A worker that serves says many things that it should not. It goes on, as does its supervisor.
+#[test]
+fn a_worker_talks_nonsense() {
+    let bed = Bed::new("hostile");
+    let target = bed.start().target("http");
+    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+    let descriptors = supervisor.descriptors().len();
+    let memory = supervisor.private_memory().expect("its memory");
+    let load = Load::on(target.clone()).keep_alive(4).pause(Duration::from_millis(1)).start();
+    let mut connection = Connection::open(&target).expect("a connection");
+    for (what, times) in [
+        ("garbage", 20),
+        ("truncated", 20),
+        ("unknown", 20),
+        ("later", 1),
+        ("empty", 20),
+        ("oversized", 3),
+        ("deep", 3),
+        ("descriptors", 20),
+        ("ready", 20),
+        ("hello", 20),
+        ("settings", 20),
+        ("error", 20),
+        ("text", 1),
+        ("failing", 1),
+    ] {
+        let response = connection.get(&format!("/link/{what}")).expect("a response");
+        assert_eq!(response.text(), format!("{what} {times}\n"));
+        let status = bed.status();
+        assert_eq!((status.generation, status.serving().pid), (Some(1), worker.pid()), "{what}");
+    }
+    assert!(worker.is_alive() && supervisor.is_alive());
+    eventually("its descriptors are closed", SOON, || {
+        supervisor.descriptors().len() == descriptors
+    });
+    let now = supervisor.private_memory().expect("its memory");
+    assert!(now < memory + MEMORY, "{memory} bytes became {now}");
+    bed.deploy("http");
+    bed.restart().account().assert_balanced();
+    load.wait_for_generation(2);
+    load.stop().assert_nothing_failed();
+    drop(connection);
+    bed.stop();
+}
+
+/// A worker that never stops talking takes its supervisor's time, and nobody else's.
+#[test]
+fn a_worker_never_stops_talking() {
+    let bed = Bed::new("hostile");
+    bed.start();
+    let supervisor = bed.supervisor();
+    bed.get("/link/flood").expect("a response");
+    let begun = Instant::now();
+    for _ in 0..3 {
+        bed.status();
+    }
+    bed.deploy("http");
+    let report = bed.restart();
+    report.account().assert_balanced();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(bed.supervisor().pid(), supervisor.pid());
+    bed.stop();
+}
+
+/// A worker that no longer hears its supervisor drains, and is replaced: its program has not ended.
+#[test]
+fn a_worker_is_deaf() {
+    let mut bed = Bed::new("hostile");
+    bed.set("DAEMON_BACKOFF_MIN", "10ms");
+    bed.start();
+    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+    // Its answer may be cut off by what it leads to.
+    let _ = bed.get("/link/deaf");
+    assert!(worker.wait_gone(SOON));
+    eventually("it is replaced", SOON, || {
+        bed.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
+    });
+    assert_eq!((bed.status().pid, bed.status().generation), (supervisor.pid(), Some(1)));
+    bed.deploy("http");
+    bed.restart();
+    bed.stop();
+}
+
+/// Images that speak to the supervisor and are no programs of this library: the restart is undone, with
+/// the reason, and the next one is good.
+#[test]
+fn strangers() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_READY_TIMEOUT", "1s");
+    let target = bed.start().target("http");
+    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+    let load = Load::on(target).keep_alive(2).pause(Duration::from_millis(1)).start();
+    bed.deploy("strangers");
+    for (word, reason) in [
+        ("silent", "did not reach its `#[daemon]` main"),
+        ("garbage", "did not reach its `#[daemon]` main"),
+        ("ready", "was ready before it introduced itself"),
+        ("unknown", "did not reach its `#[daemon]` main"),
+        ("no-settings", "the worker sent no settings"),
+        ("protocol", "speaks protocol 9 to 9"),
+        ("bad-settings", "did not reach its `#[daemon]` main"),
+        ("flood", "was not ready within 1 s"),
+        ("flood-of-errors", "was not ready within 1 s"),
+        ("long-reason", "xxxxxxxx"),
+    ] {
+        std::fs::write(bed.path("stranger"), word).expect("a file");
+        let report = bed.restart_aborts();
+        let said = report.reason.expect("a reason");
+        assert!(said.contains(reason) && said.len() < 8_000, "{word}: {said}");
+        assert!(worker.is_alive() && supervisor.is_alive(), "{word}");
+    }
+    bed.deploy("http-v2");
+    bed.restart();
+    load.wait_for_generation(2);
+    load.stop().assert_nothing_failed();
+    bed.stop();
+}
+
+/// A configuration that no message holds is refused with the reason.
+#[test]
+fn settings_larger_than_a_message() {
+    let mut bed = Bed::new("http");
+    bed.start();
+    bed.set("DAEMON_CONFIG", bed.path("app.toml").display().to_string());
+    bed.stop();
+    for text in ["[app]\nx = 1\n".to_owned(), format!("[app]\nx = \"{}\"\n", "x".repeat(140_000))] {
+        std::fs::write(bed.path("app.toml"), text).expect("a file");
+        if !bed.pidfile().exists() {
+            bed.start();
+            continue;
+        }
+        let report = bed.restart_aborts();
+        let reason = report.reason.expect("a reason");
+        assert!(reason.contains("may have 131072") && reason.contains("`app`"), "{reason}");
+    }
+    // More mistakes than a message holds.
+    let mistakes: String =
+        (0..900).map(|n| format!("mistake_{n}_{} = 1\n", "x".repeat(100))).collect();
+    std::fs::write(bed.path("app.toml"), mistakes).expect("a file");
+    let reason = bed.restart_aborts().reason.expect("a reason");
+    assert!(reason.contains("mistake_0_"), "{reason}");
+    bed.stop();
+}
+
+/// A worker that is stopped reads nothing, and there are more orders than its link holds: a restart
+/// replaces it, and says what was lost.
+#[test]
+fn a_worker_that_never_reads() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_DRAIN_TIMEOUT", "500ms");
+    let target = bed.start().target("http");
+    let mut connection = Connection::open(&target).expect("a connection");
+    connection.get("/").expect("a response");
+    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+    worker.signal(Signal::STOP);
+    eventually("it is stopped", SOON, || worker.state() == Some('T'));
+    for _ in 0..400 {
+        std::fs::remove_file(bed.log_file()).expect("a log");
+        supervisor.signal(Signal::USR1);
+        eventually("the log is opened again", SOON, || bed.log_file().exists());
+    }
+    assert_eq!(bed.status().serving().pid, worker.pid());
+    let begun = Instant::now();
+    let report = bed.restart();
+    report.account().assert_balanced();
+    assert_eq!((report.account().accepted, report.account().lost), (1, 1), "{report:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(!worker.is_alive());
+    bed.get("/").expect("a response");
+    bed.stop();
+}
+
+/// The supervisor is stopped: a program that says what it does is not held up by that.
+#[test]
+fn a_supervisor_that_never_reads() {
+    let bed = Bed::new("hostile");
+    let target = bed.start().target("http");
+    let supervisor = bed.supervisor();
+    supervisor.signal(Signal::STOP);
+    eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
+    let mut connection = Connection::open(&target).expect("a connection");
+    for round in 0..1_000 {
+        let response = connection.get(&format!("/say/{round}")).expect("a response");
+        assert_eq!(response.status, 200, "{round}");
+    }
+    supervisor.signal(Signal::CONT);
+    bed.restart();
+    drop(connection);
+    bed.stop();
+}

@@ -1,0 +1,186 @@
+//! P2 for what is not HTTP: a program passes its own connections, with what it knows of them.
+
+#![allow(clippy::expect_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::time::{Duration, Instant};
+
+use unbroken_tests::http::Connection;
+use unbroken_tests::{Bed, Process, Report, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn bed() -> Bed {
+    let mut bed = Bed::new("passes");
+    bed.set("DAEMON_APP__HOLD", bed.path("hold").display().to_string());
+    bed
+}
+
+/// Sends a line; returns the generation that answers and how many lines it has counted.
+#[track_caller]
+fn say(connection: &mut Connection) -> (u64, u64) {
+    connection.send("x\n").expect("a line");
+    let answer = hear(connection);
+    let number = |name: &str| {
+        let value = answer.split_whitespace().find_map(|word| word.strip_prefix(name));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"))
+    };
+    (number("generation="), number("count="))
+}
+
+/// A line, read byte by byte so that nothing is read ahead.
+#[track_caller]
+fn hear(connection: &mut Connection) -> String {
+    let mut line = String::new();
+    BufReader::with_capacity(1, connection.by_ref()).read_line(&mut line).expect("a line");
+    line
+}
+
+fn report(output: &unbroken_tests::Output) -> Report {
+    serde_json::from_str(&output.stdout).expect("a report")
+}
+
+#[test]
+fn they_go_on_with_their_state() {
+    let bed = bed();
+    let target = bed.start().target("count");
+    let mut connections: Vec<_> =
+        (0..200).map(|_| Connection::open(&target).expect("a connection")).collect();
+    for restart in 0..5 {
+        for connection in &mut connections {
+            assert_eq!(say(connection), (restart + 1, restart + 1));
+        }
+        let report = bed.restart();
+        let account = report.account();
+        account.assert_balanced();
+        assert_eq!(account.accepted + account.received, 200, "{report:?}");
+        assert_eq!(account.passed, 200, "{report:?}");
+    }
+    for connection in &mut connections {
+        assert_eq!(say(connection), (6, 6));
+    }
+    assert_eq!(bed.status().serving().connections, 200);
+    drop(connections);
+    bed.stop();
+}
+
+#[test]
+fn over_a_unix_socket() {
+    let mut bed = bed();
+    bed.set("DAEMON_LISTEN_COUNT", format!("unix:{}", bed.path("count.sock").display()));
+    let target = bed.start().target("count");
+    let mut connection = Connection::open(&target).expect("a connection");
+    for round in 1..=3 {
+        assert_eq!(say(&mut connection), (round, round));
+        bed.restart();
+    }
+    bed.stop();
+}
+
+/// Nobody takes it: the program has it back, and says goodbye.
+#[test]
+fn refused_by_the_next() {
+    let refused = |bed: &Bed, reason: &str| {
+        let target = bed.start().target("count");
+        let mut connection = Connection::open(&target).expect("a connection");
+        say(&mut connection);
+        let restart = bed.spawn(["restart", "--json"]);
+        let farewell = hear(&mut connection);
+        assert!(farewell.starts_with("bye: ") && farewell.contains(reason), "{farewell}");
+        connection.closed().expect("an end");
+        let report = report(&restart.wait(SOON).expect_code(0));
+        report.account().assert_balanced();
+        assert_eq!((report.account().passed, report.account().told), (0, 1), "{report:?}");
+        bed.stop();
+    };
+    let mut other_version = bed();
+    other_version.set("DAEMON_APP__VERSION", "2");
+    refused(&other_version, "did not take it");
+
+    let mut too_much = bed();
+    too_much.set("DAEMON_APP__PADDING", "70000");
+    refused(&too_much, "70008 bytes");
+
+    let mut off = bed();
+    off.set("DAEMON_PASS_CONNECTIONS", "false");
+    refused(&off, "`pass_connections` is off");
+}
+
+/// A program that knows nothing of such connections follows.
+#[test]
+fn a_stranger_follows() {
+    let bed = bed();
+    let target = bed.start().target("count");
+    let mut connection = Connection::open(&target).expect("a connection");
+    say(&mut connection);
+    bed.deploy("echo");
+    let restart = bed.spawn(["restart", "--json"]);
+    assert!(hear(&mut connection).starts_with("bye: "));
+    connection.closed().expect("an end");
+    restart.wait(SOON);
+    bed.stop();
+}
+
+/// At a stop nobody follows, which is said at once.
+#[test]
+fn nobody_follows() {
+    let bed = bed();
+    let target = bed.start().target("count");
+    let mut connection = Connection::open(&target).expect("a connection");
+    say(&mut connection);
+    let begun = Instant::now();
+    let stop = bed.spawn(["stop", "--json"]);
+    let farewell = hear(&mut connection);
+    assert!(farewell.contains("nobody serves after this worker"), "{farewell}");
+    let report = report(&stop.wait(SOON).expect_code(0));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    report.account().assert_balanced();
+    assert_eq!(report.account().told, 1, "{report:?}");
+    bed.assert_nothing_left();
+}
+
+/// A new worker is killed while it has the offers and has taken none: the next one gets them all.
+#[test]
+fn what_is_not_taken_is_not_lost() {
+    let bed = bed();
+    let target = bed.start().target("count");
+    let mut connections: Vec<_> =
+        (0..100).map(|_| Connection::open(&target).expect("a connection")).collect();
+    for connection in &mut connections {
+        assert_eq!(say(connection), (1, 1));
+    }
+    fs::write(bed.path("hold"), "").expect("a file");
+    let restart = bed.spawn(["restart", "--json"]);
+    let holds = || {
+        let log = bed.verb(["status", "--json"]).stdout;
+        log.contains("holding").then(|| bed.status().serving().pid)
+    };
+    eventually("the new worker holds them", SOON, || holds().is_some());
+    let holder = Process::open(holds().expect("a worker")).expect("a worker");
+    fs::remove_file(bed.path("hold")).expect("a file");
+    holder.kill();
+    let report = report(&restart.wait(SOON).expect_code(0));
+    report.account().assert_balanced();
+    assert_eq!((report.account().passed, report.account().lost), (100, 0), "{report:?}");
+    for connection in &mut connections {
+        assert_eq!(say(connection), (2, 2));
+    }
+    bed.stop();
+}
+
+/// A new worker that never answers keeps them, until they are forced at the drain deadline.
+#[test]
+fn an_offer_that_is_never_answered() {
+    let mut bed = bed();
+    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    let target = bed.start().target("count");
+    let mut connection = Connection::open(&target).expect("a connection");
+    say(&mut connection);
+    fs::write(bed.path("hold"), "").expect("a file");
+    let report = bed.restart();
+    report.account().assert_balanced();
+    assert_eq!(report.account().forced, 1, "{report:?}");
+    assert!(report.to_drained_ms.expect("a duration") < 4000.0, "{report:?}");
+    bed.stop();
+}

@@ -1,0 +1,121 @@
+//! P7: the account of every connection, whatever happens to its worker.
+
+#![allow(clippy::expect_used)]
+
+use std::time::Duration;
+
+use unbroken_tests::http::Connection;
+use unbroken_tests::{Bed, Load, Report, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Under load, with restarts and killed workers in between: nobody is counted twice or not at all.
+#[test]
+fn it_balances_under_load_and_kills() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_BACKOFF_MIN", "10ms").set("DAEMON_START_LIMIT_BURST", "100");
+    let target = bed.start().target("http");
+    let kept = Load::on(target.clone()).keep_alive(32).start();
+    let new = Load::on(target).new_connections(8).start();
+    let mut accounts = Vec::new();
+    for round in 0..8_u32 {
+        kept.wait_for(200);
+        new.wait_for(50);
+        if round % 2 == 1 {
+            let worker = bed.worker();
+            worker.kill();
+            // Respawned, and in use again, so that the generation has the figures of two workers.
+            eventually("another worker serves", SOON, || {
+                let status = bed.status();
+                status.workers.iter().any(|it| it.state == "serving" && it.pid != worker.pid())
+            });
+            kept.wait_for(200);
+        }
+        bed.deploy(if round % 2 == 0 { "http-v2" } else { "http" });
+        let report = bed.restart();
+        report.account().assert_balanced();
+        assert_eq!(report.account().open, 0, "{report:?}");
+        accounts.push(report.account().clone());
+    }
+    let (kept, new) = (kept.stop(), new.stop());
+    let stop = bed.stop();
+    stop.account().assert_balanced();
+    assert_eq!(stop.account().open, 0, "{stop:?}");
+    assert!(stop.to_drained_ms.is_some(), "{stop:?}");
+    accounts.push(stop.account().clone());
+
+    // Those that were killed had connections, and they were the only ones to lose any.
+    for (round, account) in accounts.iter().enumerate() {
+        assert_eq!(account.lost > 0, round % 2 == 1, "{round}: {account:?}");
+    }
+    // What one has passed the next has received.
+    for pair in accounts.windows(2) {
+        assert_eq!(pair[0].passed, pair[1].received, "{pair:?}");
+    }
+    let accepted: u64 = accounts.iter().map(|account| account.accepted).sum();
+    assert_eq!(accepted, kept.connections + new.connections, "{kept}{new}");
+}
+
+/// `status` has the last ten, the latest first.
+#[test]
+fn ten_restarts_are_remembered() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut connection = Connection::open(&target).expect("a connection");
+    for _ in 0..11 {
+        connection.get("/").expect("a response");
+        bed.restart();
+    }
+    bed.deploy("fails-at-start");
+    bed.restart_aborts();
+    let status = bed.status();
+    let generations: Vec<_> = status.restarts.iter().map(|it| it.generation).collect();
+    assert_eq!(generations, (4..=13).rev().collect::<Vec<_>>());
+    let (aborted, done) = status.restarts.split_first().expect("restarts");
+    assert_eq!((aborted.result.as_str(), &aborted.ledger), ("aborted", &None));
+    for restart in done {
+        let account = restart.ledger.as_ref().expect("an account");
+        account.assert_balanced();
+        assert_eq!((account.passed, account.requests), (1, 1), "{restart:?}");
+        assert!(restart.to_commit_ms <= restart.to_drained_ms, "{restart:?}");
+        assert!(restart.at > 0 && restart.to_drained_ms.is_some(), "{restart:?}");
+    }
+    assert_eq!(status.serving().ledger.received, 1);
+    let text = bed.verb(["status"]).expect_code(0).stdout;
+    let lines = text.lines().filter(|line| line.trim_start().starts_with("restart "));
+    assert_eq!(lines.count(), 10, "{text}");
+    bed.stop();
+}
+
+/// One line for people, wherever it is told.
+#[test]
+fn in_a_line() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut connection = Connection::open(&target).expect("a connection");
+    connection.get("/").expect("a response");
+    let said = bed.verb(["restart"]).expect_code(0).stdout;
+    let account =
+        "1 connections: 0 finished, 1 passed on, 0 told to go, 0 forced, 0 lost; 1 requests";
+    assert!(said.contains(account) && said.lines().count() == 1, "{said}");
+    assert!(bed.log().contains(account), "{}", bed.log());
+    drop(connection);
+    eventually("it is closed", SOON, || bed.status().serving().connections == 0);
+    let said = bed.verb(["stop"]).expect_code(0).stdout;
+    let account =
+        "1 connections: 1 finished, 0 passed on, 0 told to go, 0 forced, 0 lost; 0 requests";
+    assert!(said.contains(account) && said.lines().count() == 1, "{said}");
+}
+
+/// A daemon without a supervisor counts as well.
+#[test]
+fn alone() {
+    let bed = Bed::new("solo-http");
+    let target = bed.start().target("http");
+    let load = Load::on(target).new_connections(4).requests(100).run();
+    load.assert_nothing_failed();
+    let report: Report = bed.stop();
+    report.account().assert_balanced();
+    assert_eq!(report.account().accepted, load.connections, "{report:?}");
+    assert!(report.to_drained_ms.is_some(), "{report:?}");
+}
