@@ -78,7 +78,7 @@
 //!
 //! # Features
 //!
-//! - **`http`** (default): [`Daemon`]'s `serve`, HTTP/1.1 for any tower service.
+//! - **`http`** (default): [`Daemon`]'s `serve`, HTTP/1.1 and HTTP/2 for any tower service.
 //! - **`axum`**: implements `axum::serve::Listener` for [`net::Listener`], and makes axum's
 //!   `ConnectInfo<SocketAddr>` available in handlers. Axum's `Router` needs neither: it is a tower
 //!   service.

@@ -11,11 +11,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use super::io::{LingeringIo, join};
 use super::service::{Activity, Observed};
-use super::{BoxError, Peer};
+use super::{BoxError, Peer, http2};
 use crate::worker::net::{Stream, is_exhaustion};
 use crate::worker::passing::{Contents, MAX_BYTES, Parcel, Successor, Verdict};
 use crate::worker::state::State;
@@ -40,6 +41,8 @@ pub(super) struct Connection<S> {
     pub(super) peer: Peer,
     pub(super) accepted: u64,
     pub(super) activity: Arc<Activity>,
+    /// Those that the listener's drain waits for.
+    pub(super) tasks: TaskTracker,
     pub(super) service: S,
 }
 
@@ -48,6 +51,8 @@ enum Ended {
     Closed,
     /// Between two requests, and somebody else serves now.
     Idle(Stream, Bytes, Successor),
+    /// It speaks HTTP/2; these bytes are its beginning.
+    Http2(Stream, Bytes),
 }
 
 impl<S, B> Connection<S>
@@ -61,19 +66,26 @@ where
 {
     /// Serves it to its end, or until the next generation has it.
     pub(super) async fn run(self) {
-        let Connection { state, mut stream, mut bytes, peer, accepted, activity, service } = self;
+        let Connection { state, mut stream, mut bytes, peer, accepted, activity, tasks, service } =
+            self;
         if let Stream::Tcp(stream) = &stream {
             // Responses are written whole; waiting for more to send only adds latency (tcp(7)). A
             // connection on which it fails is dead, which the first read tells.
             let _ = stream.set_nodelay(true);
         }
         let mut retries = RETRIES;
-        loop {
+        let observed = || {
             let service = TowerToHyperService::new(service.clone());
-            let observed = Observed::new(service, peer.clone(), Arc::clone(&activity));
-            let (idle, read, successor) = match serve(&state, stream, bytes, observed).await {
+            Observed::new(service, peer.clone(), Arc::clone(&activity))
+        };
+        loop {
+            let (idle, read, successor) = match serve(&state, stream, bytes, observed()).await {
                 Ended::Closed => return,
                 Ended::Idle(stream, bytes, successor) => (stream, bytes, successor),
+                Ended::Http2(stream, bytes) => {
+                    report(http2::serve(&state, stream, bytes, observed(), tasks).await);
+                    return;
+                }
             };
             let socket = match idle.duplicate() {
                 Ok(socket) if read.len() <= MAX_BYTES => socket,
@@ -139,6 +151,9 @@ where
         if activity.upgrade_wanted() {
             return Poll::Ready(Round::Upgrade);
         }
+        if activity.is_http2() {
+            return Poll::Ready(Round::Http2);
+        }
         // Polled once, they wake this task when the drain begins; until then there is nothing to see.
         if registered && !state.is_draining() {
             return Poll::Pending;
@@ -185,6 +200,11 @@ where
             let (stream, unread) = parts.io.into_inner().into_parts();
             return Ended::Idle(stream, join(parts.read_buf, unread), successor);
         }
+        Round::Http2 => {
+            // The preface was held back from hyper, so that its own buffer is empty.
+            let (stream, bytes) = connection.into_parts().io.into_inner().into_parts();
+            return Ended::Http2(stream, bytes);
+        }
         Round::Upgrade => {
             let connection = connection.with_upgrades();
             activity.may_upgrade();
@@ -192,16 +212,22 @@ where
         }
         Round::Closed(result) => result,
     };
-    if let Err(error) = result {
+    report(result);
+    Ended::Closed
+}
+
+/// A connection that failed is its client's affair.
+fn report(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
         tracing::debug!(%error, "connection ended with an error");
     }
-    Ended::Closed
 }
 
 enum Round {
     Closed(hyper::Result<()>),
     /// The program is to answer a request for an upgrade, which hyper allows in another state only.
     Upgrade,
+    Http2,
     Leave(Successor),
 }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::preface::{self, Verdict};
 use super::service::Activity;
 use crate::worker::net::Stream;
 
@@ -32,6 +33,8 @@ pub(super) struct LingeringIo {
     stream: Stream,
     /// Read by an earlier round, and to be read again first.
     unread: Bytes,
+    /// What is read may still turn out to be the preface of HTTP/2.
+    undecided: bool,
     activity: Arc<Activity>,
     closing: Closing,
 }
@@ -46,8 +49,15 @@ enum Closing {
 }
 
 impl LingeringIo {
+    /// A connection that speaks HTTP/1, or has not said yet what it speaks.
     pub(super) fn new(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> LingeringIo {
-        LingeringIo { stream, unread, activity, closing: Closing::No }
+        let undecided = !activity.used();
+        LingeringIo { stream, unread, undecided, activity, closing: Closing::No }
+    }
+
+    /// A connection that speaks HTTP/2.
+    pub(super) fn http2(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> LingeringIo {
+        LingeringIo { stream, unread, undecided: false, activity, closing: Closing::No }
     }
 
     /// The stream, and what was never read again.
@@ -60,6 +70,46 @@ impl LingeringIo {
         self.activity.set_write_blocked(polled.is_pending());
         polled
     }
+
+    /// Notes the end where the client has closed its half.
+    fn peer_done(&mut self) {
+        self.activity.begin_closing();
+        self.closing = Closing::PeerDone;
+    }
+
+    /// Reads until it is clear what the connection speaks. `Ready` says HTTP/1, and what was kept is in
+    /// `unread`. A connection of HTTP/2 stays pending, for the driver to take it from here.
+    ///
+    /// Nearly every first read decides, and its bytes stay where they were read to.
+    fn poll_decide(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match preface::judge(&self.unread) {
+                Verdict::Http1 => break,
+                Verdict::Http2 => {
+                    self.activity.found_http2();
+                    return Poll::Pending;
+                }
+                Verdict::Open => {}
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            let read = &buf.filled()[before..];
+            if read.is_empty() {
+                self.peer_done();
+                break;
+            }
+            if self.unread.is_empty() && preface::judge(read) == Verdict::Http1 {
+                break;
+            }
+            let mut unread = BytesMut::with_capacity(self.unread.len() + read.len());
+            unread.extend_from_slice(&self.unread);
+            unread.extend_from_slice(read);
+            self.unread = unread.freeze();
+            buf.set_filled(before);
+        }
+        self.undecided = false;
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl AsyncRead for LingeringIo {
@@ -68,16 +118,22 @@ impl AsyncRead for LingeringIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let room = buf.remaining();
+        if self.undecided && room > 0 {
+            ready!(self.poll_decide(cx, buf))?;
+            if self.unread.is_empty() {
+                // What was read is in place already, or was the end.
+                return Poll::Ready(Ok(()));
+            }
+        }
         if !self.unread.is_empty() {
             let length = self.unread.len().min(buf.remaining());
             buf.put_slice(&self.unread.split_to(length));
             return Poll::Ready(Ok(()));
         }
-        let (before, room) = (buf.filled().len(), buf.remaining());
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() == before && room > 0 {
-            self.activity.begin_closing();
-            self.closing = Closing::PeerDone;
+        if buf.remaining() == room && room > 0 {
+            self.peer_done();
         }
         Poll::Ready(Ok(()))
     }

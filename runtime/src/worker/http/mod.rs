@@ -1,4 +1,4 @@
-//! HTTP/1.1 on a declared listener, ending connections so that no request is lost.
+//! HTTP/1.1 and HTTP/2 on a declared listener, ending connections so that no request is lost.
 //!
 //! At a restart every connection without a request in flight is passed to the generation that serves
 //! now, with the bytes that were read of its next request. The client sees nothing. What cannot be passed is ended so that nothing is lost.
@@ -13,10 +13,17 @@
 //! - after the last response this side closes its half and reads on until the client is done, as
 //!   closing with unread input would reset the connection and take the response with it (RFC 9112 §9.6).
 //!
+//! A connection that begins with the preface of HTTP/2 (RFC 9113 §3.4, "prior knowledge", as gRPC clients
+//! do without TLS) is served like that. Its state cannot be passed. When the drain begins it is told so by
+//! a GOAWAY in two steps, so that what is on its way is still answered; streams in flight are finished,
+//! and the client goes on with a new connection.
+//!
 //! What is still open at the drain deadline is cut.
 
 mod connection;
+mod http2;
 mod io;
+mod preface;
 mod service;
 mod upgraded;
 
@@ -59,8 +66,8 @@ pub struct Peer {
 }
 
 impl Daemon {
-    /// Serves HTTP/1.1 on a declared listener until the drain, with any tower service: an
-    /// `axum::Router`, a tonic server's routes, a `tower::service_fn`.
+    /// Serves HTTP/1.1, and HTTP/2 with prior knowledge, on a declared listener until the drain, with any
+    /// tower service: an `axum::Router`, a tonic server's routes, a `tower::service_fn`.
     ///
     /// Returns when the worker drains and every connection of this listener has ended. Each request
     /// carries a [`Peer`] extension, and with the feature `axum` also `axum::extract::ConnectInfo`.
@@ -144,6 +151,7 @@ where
             bytes,
             peer: Peer { addr, listener: Arc::clone(&self.listener) },
             accepted,
+            tasks: self.connections.clone(),
             service: self.service.clone(),
         }
     }

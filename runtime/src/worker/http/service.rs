@@ -20,11 +20,13 @@ use crate::worker::state::State;
 pub(super) struct Activity {
     state: Arc<State>,
     requests: AtomicU64,
-    in_flight: AtomicBool,
+    in_flight: AtomicU64,
     /// The kernel took less than there was to send.
     write_blocked: AtomicBool,
     /// One side has begun to close.
     closing: AtomicBool,
+    /// It began with the preface of HTTP/2.
+    http2: AtomicBool,
     farewell: Arc<Farewell>,
     /// The successor that did not take it last.
     refused_by: AtomicU64,
@@ -37,9 +39,10 @@ impl Activity {
         Activity {
             state,
             requests: AtomicU64::new(requests),
-            in_flight: AtomicBool::new(false),
+            in_flight: AtomicU64::new(0),
             write_blocked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
             farewell,
             refused_by: AtomicU64::new(0),
             upgrade: OnceLock::new(),
@@ -58,7 +61,7 @@ impl Activity {
 
     /// Whether a request is in flight, its response not yet with the kernel, or the end near.
     pub(super) fn busy(&self) -> bool {
-        self.in_flight.load(Relaxed)
+        self.in_flight.load(Relaxed) > 0
             || self.write_blocked.load(Relaxed)
             || self.closing.load(Relaxed)
     }
@@ -69,6 +72,16 @@ impl Activity {
 
     pub(super) fn set_write_blocked(&self, blocked: bool) {
         self.write_blocked.store(blocked, Relaxed);
+    }
+
+    /// The preface of HTTP/2 was read.
+    pub(super) fn found_http2(&self) {
+        self.http2.store(true, Relaxed);
+    }
+
+    /// Whether the connection speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Relaxed)
     }
 
     /// The peer is told that this connection ends because of the drain.
@@ -85,9 +98,11 @@ impl Activity {
         self.refused_by.load(Relaxed) == successor
     }
 
-    /// Whether the response under way is the last one of this worker on the connection.
+    /// Whether the response under way is the last one of this worker on the connection. HTTP/2 says
+    /// that in a frame of its own.
     fn ends_here(&self) -> bool {
         self.state.is_draining()
+            && !self.is_http2()
             && self.state.passage.successor().is_none_or(|number| self.was_refused_by(number))
     }
 
@@ -110,7 +125,7 @@ struct InFlight(Arc<Activity>);
 impl InFlight {
     fn begin(activity: &Arc<Activity>) -> InFlight {
         activity.requests.fetch_add(1, Relaxed);
-        activity.in_flight.store(true, Relaxed);
+        activity.in_flight.fetch_add(1, Relaxed);
         activity.state.counters.request_begun();
         InFlight(Arc::clone(activity))
     }
@@ -118,7 +133,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.store(false, Relaxed);
+        self.0.in_flight.fetch_sub(1, Relaxed);
         self.0.state.counters.request_ended();
     }
 }
@@ -156,8 +171,9 @@ where
             request.extensions_mut().insert(axum::extract::ConnectInfo(addr));
         }
         request.extensions_mut().insert(self.peer.clone());
-        // hyper takes an upgrade only on a connection that it was told may have one.
-        let gate = request.extensions().get::<hyper::upgrade::OnUpgrade>().map(|_| {
+        // hyper takes an upgrade only on a connection of HTTP/1 that it was told may have one.
+        let upgrade = request.extensions().get::<hyper::upgrade::OnUpgrade>();
+        let gate = upgrade.filter(|_| !self.activity.is_http2()).map(|_| {
             self.activity.upgrade.get_or_init(CancellationToken::new).clone().cancelled_owned()
         });
         let inner = self.inner.call(request);
