@@ -2,7 +2,7 @@
 //! `axum::serve`, and under `#[daemon]` with `Daemon::serve`.
 //!
 //! `cargo bench -p unbroken-tests --bench overhead [-- [--json] [--no-build]]`. The environment sets
-//! `ROUNDS` (9), each of `ROUND_MS` (1500) for either and for 1 and 64 connections, in turn.
+//! `ROUNDS` (25), each of `ROUND_MS` (500) for either and for 1 and 64 connections, in turn.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 

@@ -20,7 +20,7 @@ pub(crate) struct Comparison {
 }
 
 pub(crate) fn compare(connections: usize) -> Comparison {
-    let (rounds, length) = (knob("ROUNDS", 9), Duration::from_millis(knob("ROUND_MS", 1500)));
+    let (rounds, length) = (knob("ROUNDS", 25), Duration::from_millis(knob("ROUND_MS", 500)));
     let servers = [Server::bare(&[]), Server::daemon(&[])];
     let measure = |server: &Server| {
         let before = server.cpu_time();

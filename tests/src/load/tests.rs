@@ -198,6 +198,7 @@ fn closed_while_idle_is_no_failure() {
     let ledger = Load::on(addr).keep_alive(1).pause(pause).requests(6).run();
     assert_all(&ledger, Outcome::Ok, 6);
     assert_eq!((ledger.idle_closed, ledger.connections), (5, 6));
+    assert_eq!(ledger.ended_by_server(), 5);
 }
 
 #[test]
@@ -227,6 +228,7 @@ fn told_to_close() {
     let ledger = Load::on(addr).keep_alive(1).requests(50).run();
     assert_all(&ledger, Outcome::Ok, 50);
     assert_eq!((ledger.told_to_close, ledger.connections, ledger.idle_closed), (10, 10, 0));
+    assert_eq!(ledger.ended_by_server(), 10);
 }
 
 #[test]
