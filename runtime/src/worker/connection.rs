@@ -35,7 +35,8 @@ impl Farewell {
         self.0.store(BY_THE_PROGRAM, Relaxed);
     }
 
-    fn was_told(&self, draining: bool) -> bool {
+    /// Whether it knows; `draining` says whether the drain has begun.
+    pub(crate) fn was_told(&self, draining: bool) -> bool {
         match self.0.load(Relaxed) {
             TOLD => true,
             BY_THE_PROGRAM => draining,

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::late::LateFrames;
 use super::preface::{self, Verdict};
 use super::service::Activity;
 use crate::worker::net::Stream;
@@ -35,6 +36,8 @@ pub(super) struct LingeringIo {
     unread: Bytes,
     /// What is read may still turn out to be the preface of HTTP/2.
     undecided: bool,
+    /// Of a connection of HTTP/2.
+    frames: Option<LateFrames>,
     activity: Arc<Activity>,
     closing: Closing,
 }
@@ -52,12 +55,16 @@ impl LingeringIo {
     /// A connection that speaks HTTP/1, or has not said yet what it speaks.
     pub(super) fn new(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> LingeringIo {
         let undecided = !activity.used();
-        LingeringIo { stream, unread, undecided, activity, closing: Closing::No }
+        let (frames, closing) = (None, Closing::No);
+        LingeringIo { stream, unread, undecided, frames, activity, closing }
     }
 
     /// A connection that speaks HTTP/2.
     pub(super) fn http2(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> LingeringIo {
-        LingeringIo { stream, unread, undecided: false, activity, closing: Closing::No }
+        let mut frames = LateFrames::new();
+        frames.follow(&unread);
+        let (undecided, frames, closing) = (false, Some(frames), Closing::No);
+        LingeringIo { stream, unread, undecided, frames, activity, closing }
     }
 
     /// The stream, and what was never read again.
@@ -131,11 +138,30 @@ impl AsyncRead for LingeringIo {
             buf.put_slice(&self.unread.split_to(length));
             return Poll::Ready(Ok(()));
         }
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.remaining() == room && room > 0 {
-            self.peer_done();
+        let this = &mut *self;
+        loop {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            if buf.remaining() == room {
+                if room > 0 {
+                    this.peer_done();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let Some(frames) = &mut this.frames else { return Poll::Ready(Ok(())) };
+            let read = &buf.filled()[before..];
+            if !this.activity.was_told() {
+                frames.follow(read);
+                return Poll::Ready(Ok(()));
+            }
+            let mut kept = Bytes::from(frames.filter(read));
+            buf.set_filled(before);
+            if !kept.is_empty() {
+                buf.put_slice(&kept.split_to(kept.len().min(buf.remaining())));
+                this.unread = kept;
+                return Poll::Ready(Ok(()));
+            }
         }
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -23,6 +23,7 @@
 mod connection;
 mod http2;
 mod io;
+mod late;
 mod preface;
 mod service;
 mod upgraded;

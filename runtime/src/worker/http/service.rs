@@ -89,6 +89,11 @@ impl Activity {
         self.farewell.told();
     }
 
+    /// Whether the peer was told.
+    pub(super) fn was_told(&self) -> bool {
+        self.farewell.was_told(false)
+    }
+
     /// The successor of this number did not take the connection, or cannot.
     pub(super) fn passing_failed(&self, successor: u64) {
         self.refused_by.store(successor, Relaxed);
