@@ -26,6 +26,8 @@ impl Victim {
     fn new() -> Victim {
         let bed = Bed::new("http");
         let target = bed.start().target("http");
+        // From here on the image before the serving one is kept.
+        bed.restart();
         let load = Load::on(target).keep_alive(4).pause(Duration::from_millis(1)).start();
         load.wait_for(10);
         let supervisor = bed.supervisor();
@@ -50,7 +52,7 @@ impl Victim {
         assert!(now < memory + MEMORY, "{memory} bytes became {now}");
         let report = bed.restart();
         report.account().assert_balanced();
-        load.wait_for_generation(2);
+        load.wait_for_generation(3);
         load.stop().assert_nothing_failed();
         eventually("the old worker is forgotten", SOON, || {
             supervisor.descriptors().len() == descriptors
@@ -176,7 +178,7 @@ fn nobody_reads_the_answers() {
         .collect();
     eventually("one restart and one more", SOON, || {
         let status = victim.bed.status();
-        status.generation >= Some(3) && status.workers.len() == 1
+        status.generation >= Some(4) && status.workers.len() == 1
     });
     drop(deaf);
     victim.assert_none_the_worse();
@@ -223,6 +225,8 @@ fn no_descriptor_left_for_a_restart() {
     let script = "ulimit -n 40; exec \"$1\" start";
     let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
     Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
+    // From here on the image before the serving one is kept.
+    bed.restart();
     let (supervisor, worker) = (bed.supervisor(), bed.worker());
     let load = Load::on(bed.target("http")).keep_alive(2).pause(Duration::from_millis(1)).start();
     let mut silent = Vec::new();
@@ -237,7 +241,7 @@ fn no_descriptor_left_for_a_restart() {
     for _ in 0..5 {
         let reason = bed.restart_aborts().reason.expect("a reason");
         assert!(reason.contains("Too many open files"), "{reason}");
-        assert!(worker.is_alive() && bed.status().generation == Some(1));
+        assert!(worker.is_alive() && bed.status().generation == Some(2));
         eventually("nobody else is left", SOON, || bed.processes().len() == 2);
         let now = supervisor.descriptors().len();
         drop(silent.pop());
@@ -246,7 +250,7 @@ fn no_descriptor_left_for_a_restart() {
     bed.restart();
     drop(silent);
     eventually("all are closed", SOON, || supervisor.descriptors().len() == before);
-    load.wait_for_generation(7);
+    load.wait_for_generation(8);
     load.stop().assert_nothing_failed();
     bed.stop();
 }
