@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::Connection;
+use super::connection::{Accepting, Connection};
 use super::net::Addr;
 use super::passing::Passage;
 use crate::config::{Address, Configuration, Ready};
@@ -270,13 +270,12 @@ impl State {
         lock(&self.listeners).keys().cloned().collect()
     }
 
-    /// Counts a connection from here to the drop of what is returned.
-    pub(crate) fn connection(self: &Arc<Self>) -> Connection {
-        self.counters.accepted();
-        Connection::new(self)
+    /// Counts a connection that is about to be accepted.
+    pub(crate) fn accepting(self: &Arc<Self>) -> Accepting {
+        Accepting::begin(self)
     }
 
-    /// As [`State::connection`], for one that an older generation passed.
+    /// Counts a connection that an older generation passed, until what is returned is dropped.
     pub(crate) fn received(self: &Arc<Self>) -> Connection {
         self.counters.received();
         Connection::new(self)

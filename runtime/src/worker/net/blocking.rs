@@ -143,12 +143,14 @@ impl Listener {
         if !fds[0].revents().is_empty() {
             return Ok(None);
         }
+        let attempt = self.state.accepting();
         let socket = match rustix::net::accept_with(listening, SocketFlags::CLOEXEC) {
             Ok(socket) => socket,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => {
                 let error = io::Error::from(error);
                 if super::is_exhaustion(&error) {
+                    drop(attempt);
                     tracing::error!(%error, listener = %self.addr, "accepting rests");
                     let until = Instant::now() + super::EXHAUSTED_PAUSE;
                     readable(&[((), gate)], Some(until))?;
@@ -157,7 +159,7 @@ impl Listener {
                 return if super::concerns_one_connection(&error) { Ok(None) } else { Err(error) };
             }
         };
-        let connection = self.state.connection();
+        let connection = attempt.succeeded();
         let (kind, peer) = match self.addr {
             Addr::Tcp(_) => {
                 let stream = std::net::TcpStream::from(socket);
