@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 use rustix::fs::{Access, AtFlags, CWD};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::handed::{Handed, Packing};
 
 /// An open executable.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub(crate) struct Image {
 }
 
 /// What must stay the same for an open file to be the program it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
     dev: u64,
     inode: u64,
@@ -74,6 +76,39 @@ impl Image {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// An image on its way to the next program.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Packed {
+    path: PathBuf,
+    file: Handed,
+    identity: Identity,
+}
+
+impl Image {
+    /// The program that this process runs, wherever it lies by now.
+    pub(crate) fn own(path: &Path) -> Result<Image> {
+        let file = File::open("/proc/self/exe").map_err(|error| cannot("open", path, error))?;
+        let identity = identity(&file).map_err(|error| cannot("examine", path, error))?;
+        Ok(Image { path: path.to_owned(), file, identity })
+    }
+
+    /// Whether both are the same file.
+    pub(crate) fn is(&self, other: &Image) -> bool {
+        let file = |image: &Image| (image.identity.dev, image.identity.inode);
+        file(self) == file(other)
+    }
+
+    pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
+        let file = packing.hand(&self.file);
+        Packed { path: self.path.clone(), file, identity: self.identity }
+    }
+
+    pub(crate) fn unpack(packed: Packed) -> Result<Image> {
+        let file = File::from(packed.file.duplicate("an image")?);
+        Ok(Image { path: packed.path, file, identity: packed.identity })
     }
 }
 

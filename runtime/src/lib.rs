@@ -101,6 +101,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod handed;
 mod image;
 mod launch;
 mod link;

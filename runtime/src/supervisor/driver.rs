@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -14,6 +15,7 @@ use super::fleet::{Fleet, Plan};
 use super::generations::{Generations, check_successor};
 use super::machine::{MAX_RESTARTS, Machine};
 use super::report;
+use super::upgrade::preflight::Preflight;
 use crate::config::{Configuration, Ready};
 use crate::control::{Clients, ControlSocket, Heard, Reply, Request};
 use crate::error::{Error, Result};
@@ -57,27 +59,35 @@ pub(crate) struct Driver {
     /// When the generations of the last restarts were asked for.
     pub(super) asked: VecDeque<(Generation, SystemTime)>,
     /// How long the log was when the last one was.
-    log_length: u64,
-    clients: Clients,
-    signals: Signals,
-    events: VecDeque<Event>,
-    exit: Option<(u8, Option<String>)>,
+    pub(super) log_length: u64,
+    pub(super) clients: Clients,
+    pub(super) signals: Signals,
+    pub(super) events: VecDeque<Event>,
+    pub(super) exit: Option<(u8, Option<String>)>,
+    /// What this process runs.
+    pub(super) image: Arc<Image>,
+    /// Whether another image could take over is being tried.
+    pub(super) preflight: Option<Preflight>,
+    /// The image of this generation is to take over at the next quiet moment.
+    pub(super) cleared: Option<Generation>,
 }
 
 /// A descriptor that became readable.
 #[derive(Debug, Clone, Copy)]
-enum Readable {
+pub(super) enum Readable {
     Signals,
     Control,
     Client(u64),
     Link(WorkerId),
     Child(WorkerId),
+    Preflight,
 }
 
 impl Driver {
     pub(crate) fn new(setup: Setup) -> Result<Driver> {
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
+        let image = Arc::new(Image::own(&setup.origin.exe)?);
         Ok(Driver {
             machine: Machine::new(Policy::of(&setup.configuration.settings)),
             setup,
@@ -90,7 +100,14 @@ impl Driver {
             signals,
             events: VecDeque::from([Event::Begin]),
             exit: None,
+            image,
+            preflight: None,
+            cleared: None,
         })
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.setup.origin
     }
 
     /// Runs the daemon to its end; returns the code to exit with.
@@ -103,6 +120,10 @@ impl Driver {
             }
             if let Some((code, reason)) = self.exit.take() {
                 return self.leave(code, reason);
+            }
+            self.become_cleared();
+            if !self.events.is_empty() {
+                continue;
             }
             if let Err(error) = self.wait() {
                 self.setup.say.line(&format!("cannot wait for events: {error}"));
@@ -126,10 +147,12 @@ impl Driver {
     // ---- from descriptors to events -------------------------------------------------------------
 
     fn wait(&mut self) -> Result<()> {
-        let next = [self.machine.deadline(), self.fleet.deadline(), self.clients.deadline()]
-            .into_iter()
-            .flatten()
-            .min();
+        let rehearsal = self.preflight.as_ref().map(Preflight::deadline);
+        let next =
+            [self.machine.deadline(), self.fleet.deadline(), self.clients.deadline(), rehearsal]
+                .into_iter()
+                .flatten()
+                .min();
         let ready = self.poll(next)?;
         let now = Instant::now();
         for source in ready {
@@ -143,9 +166,12 @@ impl Driver {
                 Readable::Client(id) => self.hear_client(id),
                 Readable::Link(id) => self.hear_worker(id, MESSAGES_AT_ONCE),
                 Readable::Child(id) => self.reap(id),
+                Readable::Preflight => {}
             }
         }
-        process::reap_strangers(|pid| self.fleet.owns(pid))
+        self.hear_preflight();
+        let rehearses = |pid| self.preflight.as_ref().is_some_and(|preflight| preflight.is(pid));
+        process::reap_strangers(|pid| self.fleet.owns(pid) || rehearses(pid))
             .map_err(|error| Error::io("cannot reap children", error))?;
         for worker in self.fleet.mute(now) {
             let reason = "it closed its link to the supervisor".to_owned();
@@ -160,7 +186,7 @@ impl Driver {
     }
 
     /// Sleeps until something is readable or the time is over.
-    fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Readable>> {
+    pub(super) fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Readable>> {
         let mut sources: Vec<(Readable, BorrowedFd<'_>)> =
             vec![(Readable::Signals, self.signals.as_fd())];
         if self.clients.accepts(Instant::now()) {
@@ -172,6 +198,7 @@ impl Driver {
             sources.extend(process.link().map(|link| (Readable::Link(id), link)));
             sources.push((Readable::Child(id), process.child.as_fd()));
         }
+        sources.extend(self.preflight.as_ref().map(|it| (Readable::Preflight, it.as_fd())));
         readable(&sources, deadline).map_err(|error| Error::io("poll failed", error))
     }
 
@@ -406,7 +433,11 @@ impl Driver {
             Action::Progress { text } => self.clients.progress(&text),
             Action::Log { level, text } => self.log(level, &text),
             Action::Up { generation } => self.up(generation),
-            Action::CloseListeners => self.generations.close_listeners(),
+            Action::Upgrade { generation } => self.begin_upgrade(generation),
+            Action::CloseListeners => {
+                (self.preflight, self.cleared) = (None, None);
+                self.generations.close_listeners();
+            }
             Action::Drained { report } => {
                 if let Some(text) = report::trace(&report) {
                     self.setup.say.line(&text);

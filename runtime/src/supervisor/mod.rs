@@ -9,3 +9,4 @@ mod fleet;
 mod generations;
 mod machine;
 mod report;
+pub(crate) mod upgrade;
