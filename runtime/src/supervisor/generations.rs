@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::event::Generation;
 use crate::config::{Configuration, Settings};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::listener::Bound;
 
@@ -84,7 +85,9 @@ impl Generations {
                     shared.push(bound);
                     adjusted
                 }
-                None => Bound::bind(name, wanted)
+                None => failpoint::attempt(Step::SupervisorBeforeBind, generation)
+                    .map_err(|error| Error::io(format!("cannot bind listener `{name}`"), error))
+                    .and_then(|()| Bound::bind(name, wanted))
                     .map(Arc::new)
                     .inspect(|bound| fresh.push(Arc::clone(bound))),
             };

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::{Addr, Stream, TcpStream, Tracked, UnixStream};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
 use crate::worker::daemon::take;
 use crate::worker::state::{Phase, State, Taken};
 
@@ -72,6 +73,10 @@ impl Gated {
                 }
             }
             let error = if let Err(error) = self.register() {
+                error
+            } else if let Err(error) =
+                failpoint::attempt(Step::WorkerBeforeAccept, self.state.generation)
+            {
                 error
             } else {
                 let Some(registered) = &self.registered else { continue };
@@ -138,6 +143,10 @@ impl Registered {
 impl Accepted {
     fn tracked(self, state: &Arc<State>) -> (Stream, Addr) {
         let connection = state.connection();
+        if let Accepted::Tcp(stream, _) = &self {
+            failpoint::note_peer(stream);
+        }
+        failpoint::reach(Step::WorkerAfterAccept, state.generation);
         match self {
             Accepted::Tcp(stream, addr) => {
                 (Stream::Tcp(Tracked::new(stream, connection)), Addr::Tcp(addr))
