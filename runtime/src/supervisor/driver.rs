@@ -19,6 +19,7 @@ use super::upgrade::preflight::Preflight;
 use crate::config::{Configuration, Ready};
 use crate::control::{Clients, ControlSocket, Heard, Reply, Request};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::link::{FromWorker, ListenerHandle, Protocols, ToWorker};
 use crate::logs::{self, LogFile, Say};
@@ -114,8 +115,18 @@ impl Driver {
     pub(crate) fn run(mut self) -> u8 {
         loop {
             while let Some(event) = self.events.pop_front() {
-                for action in self.machine.on(event, Instant::now()) {
+                let confirmed = self.machine.confirmed_generation();
+                let actions = self.machine.on(event, Instant::now());
+                let confirms = self.machine.confirmed_generation() != confirmed;
+                let generation = self.machine.confirmed_generation().unwrap_or_default();
+                if confirms {
+                    failpoint::reach(Step::SupervisorBeforeConfirm, generation);
+                }
+                for action in actions {
                     self.act(action);
+                }
+                if confirms {
+                    failpoint::reach(Step::SupervisorAfterConfirm, generation);
                 }
             }
             if let Some((code, reason)) = self.exit.take() {
@@ -135,6 +146,7 @@ impl Driver {
     fn leave(mut self, code: u8, reason: Option<String>) -> u8 {
         self.generations.retire_all();
         self.setup.control.remove();
+        failpoint::reach(Step::SupervisorBeforeUnlock, 0);
         self.setup.pidfile.remove();
         let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
         if code != 0 {
@@ -232,9 +244,11 @@ impl Driver {
                 self.clients.reply(id, &Reply::Status { status });
             }
             Heard::Request(Request::Restart { wait }) => {
+                failpoint::reach(Step::SupervisorRequest, 0);
                 self.events.push_back(Event::Restart { client, wait });
             }
             Heard::Request(Request::Stop {}) => {
+                failpoint::reach(Step::SupervisorRequest, 0);
                 self.events.push_back(Event::Stop { client, at_once: false });
             }
             Heard::Request(Request::Unknown) => {
@@ -265,6 +279,7 @@ impl Driver {
                     if std::mem::replace(&mut process.greeted, true) {
                         continue;
                     }
+                    failpoint::reach(Step::SupervisorHello, generation);
                     self.greet(worker, generation, protocol, configuration)
                 }
                 FromWorker::Misconfigured { reason }
@@ -272,7 +287,10 @@ impl Driver {
                 | FromWorker::Failing { reason } => {
                     Event::Failing { worker, reason: report::short(reason) }
                 }
-                FromWorker::Ready {} => Event::Ready { worker },
+                FromWorker::Ready {} => {
+                    failpoint::reach(Step::SupervisorReady, generation);
+                    Event::Ready { worker }
+                }
                 FromWorker::Leaving {} => Event::Leaving { worker },
                 FromWorker::Unhealthy { reason } => {
                     Event::Unhealthy { worker, reason: report::short(reason) }
@@ -349,10 +367,14 @@ impl Driver {
         // What it said last comes first.
         self.hear_worker(worker, LAST_MESSAGES);
         let Some(process) = self.fleet.get(worker) else { return };
-        match process.child.try_wait() {
+        let generation = process.generation;
+        let waited = failpoint::attempt(Step::SupervisorBeforeReap, generation)
+            .and_then(|()| process.child.try_wait());
+        match waited {
             Ok(Some(exit)) => {
                 let ledger = process.final_ledger();
                 self.fleet.remove(worker);
+                failpoint::reach(Step::SupervisorAfterReap, generation);
                 self.events.push_back(Event::Exited { worker, exit, ledger });
             }
             Ok(None) => {}
@@ -406,7 +428,10 @@ impl Driver {
                 self.tell(worker, &message, &[]);
             }
             Action::Connect { from, to } => {
-                if let Err(error) = self.fleet.connect(from, to) {
+                let generation = self.fleet.get(to).map_or(0, |process| process.generation);
+                let connected = failpoint::attempt(Step::SupervisorBeforeConnect, generation)
+                    .and_then(|()| self.fleet.connect(from, to));
+                if let Err(error) = connected {
                     let text = format!("connections cannot be passed: {error}");
                     self.log(Level::Warn, &text);
                 }
@@ -428,6 +453,7 @@ impl Driver {
                     }
                     Answer::Refused { reason } => Reply::Refused { reason },
                 };
+                failpoint::reach(Step::SupervisorBeforeAnswer, 0);
                 self.clients.reply(client, &reply);
             }
             Action::Progress { text } => self.clients.progress(&text),
@@ -436,6 +462,7 @@ impl Driver {
             Action::Upgrade { generation } => self.begin_upgrade(generation),
             Action::CloseListeners => {
                 (self.preflight, self.cleared) = (None, None);
+                failpoint::reach(Step::SupervisorBeforeClose, 0);
                 self.generations.close_listeners();
             }
             Action::Drained { report } => {
@@ -467,7 +494,12 @@ impl Driver {
                     .exe
                     .clone();
                 let path = exe.unwrap_or_else(|| self.setup.origin.exe.clone());
-                self.generations.begin(generation, Image::open(&path)?)
+                failpoint::attempt(Step::SupervisorBeforeOpen, generation).map_err(|error| {
+                    Error::io(format!("cannot open the image {}", path.display()), error)
+                })?;
+                let image = Image::open(&path)?;
+                failpoint::reach(Step::SupervisorAfterOpen, generation);
+                self.generations.begin(generation, image)
             }
         };
         let plan = Plan {
@@ -506,7 +538,9 @@ impl Driver {
         };
         let mut fds = vec![process.counters_fd()];
         fds.extend(holdings.listeners.values().map(|bound| bound.as_fd()));
-        let mut told = process.tell(&message, &fds);
+        let mut told = failpoint::attempt(Step::SupervisorBeforeWelcome, process.generation)
+            .and_then(|()| process.tell(&message, &fds));
+        failpoint::reach(Step::SupervisorAfterWelcome, process.generation);
         if let (Ok(()), true, Some(log)) = (&told, process.old_output, &self.setup.log) {
             told = process.tell(&ToWorker::Reopen {}, &[log.as_fd()]);
         }
@@ -518,9 +552,20 @@ impl Driver {
 
     fn tell(&mut self, worker: WorkerId, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
         let Some(process) = self.fleet.get(worker) else { return };
-        if let Err(error) = process.tell(message, fds) {
+        let generation = process.generation;
+        let step = match message {
+            ToWorker::Go {} => Some(Step::SupervisorBetween),
+            ToWorker::Drain { .. } => Some(Step::SupervisorBeforeDrain),
+            _ => None,
+        };
+        let told = step
+            .map_or(Ok(()), |step| failpoint::attempt(step, generation))
+            .and_then(|()| process.tell(message, fds));
+        if let Err(error) = told {
             let reason = format!("it did not take an order: {error}");
             self.events.push_back(Event::LinkLost { worker, reason });
+        } else if let ToWorker::Go {} = message {
+            failpoint::reach(Step::SupervisorAfterGo, generation);
         }
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{Generation, WorkerId};
 use crate::counters::{Counters, Ledger};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
 use crate::handed::{Handed, Packing};
 use crate::image::Image;
 use crate::link::{self, FromWorker, ToWorker};
@@ -176,6 +177,8 @@ impl Fleet {
         let (ours, theirs) = seqpacket::pair().map_err(cannot("open a link"))?;
         descriptors::set_nonblocking(&ours).map_err(cannot("open a link"))?;
         let (counters, counters_fd) = Counters::create().map_err(cannot("share counters"))?;
+        failpoint::attempt(Step::SupervisorBeforeFork, plan.generation)
+            .map_err(|error| Error::io("cannot fork a process", error))?;
         match process::fork()? {
             Forked::Child => {
                 let error = become_worker(&theirs, plan);
@@ -185,6 +188,7 @@ impl Fleet {
                 process::exit_now(127);
             }
             Forked::Parent(child) => {
+                failpoint::reach(Step::SupervisorAfterFork, plan.generation);
                 let pid = child.pid();
                 let process = Process {
                     generation: plan.generation,
@@ -271,7 +275,9 @@ fn become_worker(link: &OwnedFd, plan: &Plan<'_>) -> Error {
             vars: plan.vars,
             marker: (VARIABLE, &marker),
         };
-        exec::exec(&program).map_err(|error| {
+        let executed = failpoint::attempt(Step::SupervisorBeforeExec, plan.generation)
+            .and_then(|()| exec::exec(&program));
+        executed.map_err(|error| {
             Error::os(
                 ErrorKind::Image,
                 format!("cannot execute the image {}", plan.image.path().display()),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::event::Generation;
 use crate::config::{Configuration, Settings};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
 use crate::handed::Packing;
 use crate::image::{self, Image};
 use crate::listener::{self, Bound};
@@ -87,7 +88,9 @@ impl Generations {
                     shared.push(bound);
                     adjusted
                 }
-                None => Bound::bind(name, wanted)
+                None => failpoint::attempt(Step::SupervisorBeforeBind, generation)
+                    .map_err(|error| Error::io(format!("cannot bind listener `{name}`"), error))
+                    .and_then(|()| Bound::bind(name, wanted))
                     .map(Arc::new)
                     .inspect(|bound| fresh.push(Arc::clone(bound))),
             };

@@ -215,6 +215,11 @@ impl Machine {
         }
     }
 
+    /// The generation that was confirmed last.
+    pub(crate) fn confirmed_generation(&self) -> Option<Generation> {
+        self.current.as_ref().map(|current| current.generation)
+    }
+
     /// The last restarts, the latest first.
     pub(crate) fn restarts(&self) -> impl Iterator<Item = &Report> {
         self.restarts.iter()

@@ -17,6 +17,7 @@ use super::net::Addr;
 use super::passing::Passage;
 use crate::config::{Address, Configuration, Ready};
 use crate::counters::{Counters, Stage};
+use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker};
 
 /// What a worker may do with its listeners.
@@ -167,6 +168,10 @@ impl State {
     /// The worker could serve; said once.
     pub(crate) fn ready(&self) {
         if !self.ready.swap(true, Ordering::SeqCst) {
+            if failpoint::attempt(Step::WorkerBeforeReady, self.generation).is_err() {
+                // As where the message below is not taken.
+                return;
+            }
             self.say(&FromWorker::Ready {});
         }
     }
@@ -283,6 +288,7 @@ impl State {
 
     /// Hangs up and waits for the stand-in of a supervisor, if there is one, to put things away.
     pub(crate) fn part(&self) {
+        failpoint::reach(Step::WorkerBeforeExit, self.generation);
         // A link that is down already is what is wanted.
         let _ = rustix::net::shutdown(&self.link, rustix::net::Shutdown::Both);
         let Some(stand_in) = self.stand_in.get() else { return };

@@ -10,6 +10,7 @@ use rustix::net::SocketFlags;
 
 use super::Addr;
 use crate::error::Result;
+use crate::failpoint::{self, Step};
 use crate::sys::readiness::readable;
 use crate::worker::connection::Connection;
 use crate::worker::daemon::take;
@@ -144,7 +145,12 @@ impl Listener {
             return Ok(None);
         }
         let attempt = self.state.accepting();
-        let socket = match rustix::net::accept_with(listening, SocketFlags::CLOEXEC) {
+        let accepted = failpoint::attempt(Step::WorkerBeforeAccept, self.state.generation)
+            .map_err(|error| {
+                rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
+            })
+            .and_then(|()| rustix::net::accept_with(listening, SocketFlags::CLOEXEC));
+        let socket = match accepted {
             Ok(socket) => socket,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => {
@@ -160,6 +166,8 @@ impl Listener {
             }
         };
         let connection = attempt.succeeded();
+        failpoint::note_peer(&socket);
+        failpoint::reach(Step::WorkerAfterAccept, self.state.generation);
         let (kind, peer) = match self.addr {
             Addr::Tcp(_) => {
                 let stream = std::net::TcpStream::from(socket);

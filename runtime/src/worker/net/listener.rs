@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::{Addr, Stream, TcpStream, Tracked, UnixStream};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
 use crate::worker::daemon::take;
 use crate::worker::state::{Phase, State, Taken};
 
@@ -75,6 +76,10 @@ impl Gated {
             }
             let error = if let Err(error) = self.register() {
                 error
+            } else if let Err(error) =
+                failpoint::attempt(Step::WorkerBeforeAccept, self.state.generation)
+            {
+                error
             } else {
                 let Some(registered) = &self.registered else { continue };
                 tokio::select! {
@@ -125,6 +130,7 @@ impl Registered {
             let attempt = state.accepting();
             Poll::Ready(match self {
                 Registered::Tcp(listener) => ready!(listener.poll_accept(cx)).map(|(tcp, peer)| {
+                    failpoint::note_peer(&tcp);
                     (Stream::Tcp(Tracked::new(tcp, attempt.succeeded())), Addr::Tcp(peer))
                 }),
                 Registered::Unix(listener) => {
@@ -136,6 +142,7 @@ impl Registered {
             })
         })
         .await
+        .inspect(|_| failpoint::reach(Step::WorkerAfterAccept, state.generation))
     }
 }
 
