@@ -8,8 +8,8 @@
 //!
 //! An entry is `step[@generation][#time]=action`: from this generation on, and only the so many-th time
 //! that one process gets there. The actions are `kill` (SIGKILL to itself), `stop` (SIGSTOP to itself,
-//! until somebody continues it), `error` (the step fails as its system call could) and
-//! `delay(duration)`.
+//! until somebody continues it), `error` (the step fails as its system call could), `delay(duration)`,
+//! `panic`, `overflow` (of the stack) and `signal(number)`, which it raises.
 
 use std::io;
 
@@ -76,6 +76,16 @@ steps! {
     SupervisorBeforeReap "supervisor.before-reap" INTR;
     /// A worker was reaped.
     SupervisorAfterReap "supervisor.after-reap";
+    /// A child is about to be forked that rehearses the upgrade.
+    SupervisorBeforeRehearsal "supervisor.before-rehearsal" AGAIN;
+    /// The new image rehearses the upgrade.
+    SupervisorInRehearsal "supervisor.in-rehearsal" IO;
+    /// The supervisor is about to become the new image.
+    SupervisorBeforeUpgrade "supervisor.before-upgrade" NOEXEC;
+    /// The supervisor is the new image, and has nothing yet.
+    SupervisorInTakeover "supervisor.in-takeover" MFILE;
+    /// The new image has everything, and may still go back.
+    SupervisorAfterTakeover "supervisor.after-takeover" IO;
     /// A client is about to be given its answer.
     SupervisorBeforeAnswer "supervisor.before-answer";
     /// The daemon stops, and its listeners are about to be closed.

@@ -52,6 +52,9 @@ enum Action {
     Stop,
     Error,
     Delay(Duration),
+    Panic,
+    Overflow,
+    Signal(i32),
 }
 
 enum Source {
@@ -111,11 +114,28 @@ impl Action {
                 std::thread::sleep(*time);
                 Ok(())
             }
+            Action::Panic => panic!("as a test wanted it"),
+            Action::Overflow => {
+                let _ = overflow([0; 1024]);
+                Ok(())
+            }
+            Action::Signal(number) => match Signal::from_named_raw(*number) {
+                Some(signal) => Ok(rustix::process::kill_process(this, signal)?),
+                None => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+            },
             Action::Error => match TABLE[step as usize].errno.first() {
                 Some(errno) => Err(io::Error::from_raw_os_error(*errno)),
                 None => Ok(()),
             },
         }
+    }
+}
+
+/// Needs more stack than there is.
+fn overflow(stack: [u8; 1024]) -> [u8; 1024] {
+    match std::hint::black_box(stack[0]) {
+        0 => std::hint::black_box(overflow(std::hint::black_box(stack))),
+        _ => stack,
     }
 }
 
@@ -154,10 +174,13 @@ fn entry(text: &str) -> Option<Entry> {
         "kill" => Action::Kill,
         "stop" => Action::Stop,
         "error" => Some(Action::Error).filter(|_| TABLE[step].can_fail())?,
-        _ => {
-            let time = action.strip_prefix("delay(")?.strip_suffix(')')?;
-            Action::Delay(humantime::parse_duration(time).ok()?)
-        }
+        "panic" => Action::Panic,
+        "overflow" => Action::Overflow,
+        _ => match action.strip_suffix(')')?.split_once('(')? {
+            ("delay", time) => Action::Delay(humantime::parse_duration(time).ok()?),
+            ("signal", number) => Action::Signal(number.parse().ok()?),
+            _ => return None,
+        },
     };
     Some(Entry { step, generation, time, action })
 }

@@ -23,6 +23,7 @@ use self::state::State;
 use super::driver::Driver;
 use super::event::{Event, Generation};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::marker::{Marker, Role, VARIABLE};
 use crate::sys::exec::{Program, exec_blocked};
@@ -101,7 +102,8 @@ impl Driver {
         };
         kept.extend([state.as_raw_fd(), back.as_raw_fd()]);
         descriptors::set_kept(&kept, true);
-        let failed = exec_blocked(&program, takeover::LIMIT);
+        let failed = failpoint::attempt(Step::SupervisorBeforeUpgrade, generation)
+            .and_then(|()| exec_blocked(&program, takeover::LIMIT));
         descriptors::set_kept(&kept, false);
         failed.map_err(|error| Error::io("the supervisor cannot execute the new image", error))
     }

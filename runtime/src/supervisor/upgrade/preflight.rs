@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::state::{MAX_BYTES, State};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::marker::{Marker, Role, VARIABLE};
 use crate::supervisor::driver::Driver;
@@ -46,6 +47,7 @@ impl Preflight {
         let memfd = memory::sealed_file("unbroken-state", &bytes).map_err(cannot)?;
         let echo = memory::empty_file("unbroken-echo").map_err(cannot)?;
         kept.extend([memfd.as_raw_fd(), echo.as_raw_fd()]);
+        failpoint::attempt(Step::SupervisorBeforeRehearsal, generation).map_err(cannot)?;
         match process::fork()? {
             Forked::Child => {
                 let error = rehearse_as(driver, &image, &memfd, &echo, &kept);
@@ -145,6 +147,7 @@ fn rehearse_as(
 pub(crate) fn rehearse(state: i32, echo: i32) -> ExitCode {
     let rehearsed = || -> Result<Vec<u8>> {
         let cannot = |error| Error::io("cannot read the supervisor's state", error);
+        failpoint::attempt(Step::SupervisorInRehearsal, u32::MAX).map_err(cannot)?;
         let state = descriptors::duplicate(state).map_err(cannot)?;
         let state = State::read(&memory::contents(state, MAX_BYTES).map_err(cannot)?)?;
         let written = state.written()?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::state::{MAX_BYTES, State};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
 use crate::marker::{Marker, Role, VARIABLE};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::event::{Event, Generation};
@@ -89,6 +90,8 @@ fn how_it_ended(number: i32) -> String {
 type Restored = (Driver, Instant, Vec<RawFd>);
 
 fn restore(state: RawFd, generation: Generation) -> Result<Restored> {
+    let cannot = |error| Error::io("the new image cannot take over", error);
+    failpoint::attempt(Step::SupervisorInTakeover, generation).map_err(cannot)?;
     let (mut driver, paused, handed) = read(state)?;
     let Some(known) = driver.generations.get(generation) else {
         return Err(Error::new(
@@ -98,6 +101,7 @@ fn restore(state: RawFd, generation: Generation) -> Result<Restored> {
     };
     driver.image = std::sync::Arc::clone(&known.image);
     stand(&driver)?;
+    failpoint::attempt(Step::SupervisorAfterTakeover, generation).map_err(cannot)?;
     Ok((driver, paused, handed))
 }
 

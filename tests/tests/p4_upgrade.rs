@@ -1,0 +1,224 @@
+//! P4: no old code survives a good restart, not even the supervisor's, and one that is bad does not
+//! survive its takeover.
+
+#![allow(clippy::expect_used)]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use unbroken_tests::{Bed, Load, Process, Report, Signal, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// The file that a process runs.
+fn runs(pid: u32) -> (u64, u64) {
+    inode(Path::new(&format!("/proc/{pid}/exe")))
+}
+
+fn inode(path: &Path) -> (u64, u64) {
+    let meta = fs::metadata(path).expect("a file");
+    (meta.dev(), meta.ino())
+}
+
+/// A bed whose processes fail where the file says, once.
+fn bed() -> Bed {
+    let mut bed = Bed::new("http");
+    bed.set("UNBROKEN_FAILPOINTS", bed.path("fail").display().to_string());
+    bed
+}
+
+fn descriptors(process: &Process) -> usize {
+    process.descriptors().len()
+}
+
+#[test]
+fn the_supervisor_runs_the_new_image() {
+    let bed = bed();
+    let status = bed.start();
+    let supervisor = bed.supervisor();
+    let kept = Load::on(status.target("http")).keep_alive(8).start();
+    let new = Load::on(status.target("http")).new_connections(4).start();
+    new.wait_for(50);
+    let mut before = 0;
+    for round in 0..12 {
+        bed.deploy(if round % 2 == 0 { "http-v2" } else { "http" });
+        let report = bed.restart();
+        assert_eq!(report.note, None);
+        // Whoever asked is told when it is so.
+        assert_eq!(runs(status.pid), inode(&bed.image()), "{}", bed.log());
+        let now = bed.status();
+        assert_eq!((now.pid, now.workers.len()), (status.pid, 1), "{now:?}");
+        assert_eq!(runs(now.serving().pid), inode(&bed.image()));
+        if round == 2 {
+            before = descriptors(&supervisor);
+        }
+    }
+    assert_eq!(descriptors(&supervisor), before, "{:#?}", supervisor.descriptors());
+    kept.stop().assert_nothing_failed();
+    new.stop().assert_nothing_failed();
+    let paused = bed.log().lines().filter(|line| line.contains("after a pause of")).count();
+    assert_eq!(paused, 12, "{}", bed.log());
+    bed.stop();
+}
+
+#[test]
+fn the_same_image_is_no_upgrade() {
+    let bed = bed();
+    bed.start();
+    bed.restart();
+    assert!(!bed.log().contains("after a pause of"), "{}", bed.log());
+    bed.stop();
+}
+
+/// Restarts into a good image whose takeover fails at `point`, under load: the workers are new, the
+/// supervisor is the old one and says why, and the next restart changes it too.
+#[track_caller]
+fn kept(point: &str, reasons: &[&str]) -> Report {
+    let bed = bed();
+    let status = bed.start();
+    let old = runs(status.pid);
+    let supervisor = bed.supervisor();
+    let load = Load::on(status.target("http")).keep_alive(4).start();
+    let new = Load::on(status.target("http")).new_connections(4).start();
+    new.wait_for(50);
+    let before = descriptors(&supervisor);
+    bed.deploy("http-v2");
+    fs::write(bed.path("fail"), point).expect("a file");
+    let report = bed.restart();
+    assert!(!bed.path("fail").exists(), "{point} was not reached");
+    let note = report.note.clone().expect("a note");
+    assert!(note.starts_with("workers new, supervisor kept, because "), "{note}");
+    for wanted in reasons {
+        assert!(note.contains(wanted), "`{wanted}` not in `{note}`");
+    }
+    let now = bed.status();
+    assert_eq!((now.pid, now.workers.len()), (status.pid, 1), "{now:?}");
+    assert_eq!(runs(now.pid), old, "the supervisor's image");
+    assert_eq!(runs(now.serving().pid), inode(&bed.image()), "the worker's image");
+    assert_eq!(now.last_restart().map(|it| it.result.as_str()), Some("ok"));
+    assert!(bed.log().contains(&note), "{}", bed.log());
+    // The image that it may go back to is one more than there was before.
+    let after = descriptors(&supervisor);
+    assert!(after <= before + 2, "{before} then {after}: {:#?}", supervisor.descriptors());
+
+    // Heals as ever.
+    bed.worker().kill();
+    eventually("it serves again", SOON, || {
+        bed.status().workers.iter().any(|it| it.pid != now.serving().pid && it.state == "serving")
+    });
+    drop((load.stop(), new.stop()));
+    assert_eq!(bed.restart().note, None);
+    assert_eq!(runs(status.pid), inode(&bed.image()));
+    bed.stop();
+    report
+}
+
+#[test]
+fn a_panic_is_taken_back() {
+    kept("supervisor.in-takeover=panic", &["panicked", "as a test wanted it"]);
+}
+
+#[test]
+fn a_fault_is_taken_back() {
+    kept("supervisor.in-takeover=signal(11)", &["got SIGSEGV as it took over"]);
+}
+
+#[test]
+fn an_abort_is_taken_back() {
+    kept("supervisor.after-takeover=signal(6)", &["got SIGABRT as it took over"]);
+}
+
+#[test]
+fn a_stack_overflow_is_taken_back() {
+    kept("supervisor.in-takeover=overflow", &["got SIGSEGV as it took over"]);
+}
+
+#[test]
+fn a_hang_is_taken_back() {
+    kept("supervisor.after-takeover=delay(60s)", &["did not take over within 3 s"]);
+}
+
+#[test]
+fn an_error_is_taken_back() {
+    kept("supervisor.in-takeover=error", &["cannot take over", "Too many open files"]);
+}
+
+#[test]
+fn a_failing_exec_changes_nothing() {
+    kept("supervisor.before-upgrade=error", &["cannot execute the new image"]);
+}
+
+#[test]
+fn a_failing_fork_changes_nothing() {
+    kept("supervisor.before-rehearsal=error", &["Resource temporarily unavailable"]);
+}
+
+#[test]
+fn a_failing_rehearsal_changes_nothing() {
+    kept("supervisor.in-rehearsal=error", &["the rehearsal failed", "cannot read"]);
+    kept("supervisor.in-rehearsal=panic", &["the rehearsal exited with code 101"]);
+    kept("supervisor.in-rehearsal=kill", &["the rehearsal was killed by SIGKILL"]);
+}
+
+/// What is asked for while nobody listens is there when somebody does again.
+#[test]
+fn nothing_that_comes_meanwhile_is_lost() {
+    let bed = bed();
+    let status = bed.start();
+    bed.deploy("http-v2");
+    fs::write(bed.path("fail"), "supervisor.in-takeover=stop").expect("a file");
+    let restart = bed.spawn(["restart", "--json"]);
+    let supervisor = Process::open(status.pid).expect("a supervisor");
+    eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
+    // A client, a death and a signal.
+    let asks = bed.spawn(["status", "--json"]);
+    let worker = supervisor.children().into_iter().next_back().expect("a worker");
+    worker.kill();
+    supervisor.signal(Signal::HUP);
+    supervisor.signal(Signal::CONT);
+    restart.wait(SOON).expect_code(0);
+    asks.wait(SOON).expect_code(0);
+    eventually("the restart asked for by signal is done", SOON, || {
+        bed.try_status().is_some_and(|now| now.generation == Some(3) && now.workers.len() == 1)
+    });
+    assert_eq!(runs(status.pid), inode(&bed.image()));
+    bed.stop();
+}
+
+#[test]
+fn a_stop_that_comes_meanwhile_stops() {
+    let bed = bed();
+    let status = bed.start();
+    bed.deploy("http-v2");
+    fs::write(bed.path("fail"), "supervisor.after-takeover=stop").expect("a file");
+    let restart = bed.spawn(["restart", "--json"]);
+    let supervisor = Process::open(status.pid).expect("a supervisor");
+    eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
+    supervisor.signal(Signal::TERM);
+    supervisor.signal(Signal::CONT);
+    bed.wait_empty(SOON);
+    restart.wait(SOON).expect_code(0);
+    bed.assert_nothing_left();
+}
+
+/// Without the file on disk too: everything it needs it holds by descriptor.
+#[test]
+fn it_needs_no_path() {
+    let bed = bed();
+    let status = bed.start();
+    bed.deploy("http-v2");
+    fs::write(bed.path("fail"), "supervisor.before-rehearsal=stop").expect("a file");
+    let restart = bed.spawn(["restart", "--json"]);
+    let supervisor = Process::open(status.pid).expect("a supervisor");
+    eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
+    let image = inode(&bed.image());
+    fs::remove_file(bed.image()).expect("removed");
+    supervisor.signal(Signal::CONT);
+    restart.wait(SOON).expect_code(0);
+    assert_eq!(runs(status.pid), image, "{}", bed.log());
+    bed.worker().kill();
+    eventually("it serves again", SOON, || bed.get("/").is_ok());
+    bed.stop();
+}
