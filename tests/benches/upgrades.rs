@@ -1,0 +1,79 @@
+//! What the supervisor's own change of image costs: its pause, its memory and its descriptors.
+//!
+//! `cargo bench -p unbroken-tests --bench upgrades [-- --json]`. The environment sets `UPGRADES` (1000).
+//! Fails where descriptors are left behind or an upgrade is missing.
+
+#![allow(clippy::expect_used)]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::ExitCode;
+
+use serde_json::json;
+use unbroken_tests::Bed;
+
+/// After so many everything that is made once has been made.
+const SETTLED: usize = 10;
+
+fn main() -> ExitCode {
+    let as_json = std::env::args().any(|argument| argument == "--json");
+    let upgrades = std::env::var("UPGRADES").map_or(1000, |n| n.parse().expect("a number"));
+    let mut bed = Bed::empty();
+    bed.set("DAEMON_BACKOFF_MIN", "100ms");
+    for (name, fixture) in [("a", "http"), ("b", "http-v2")] {
+        bed.deploy(fixture);
+        fs::rename(bed.image(), bed.path(name)).expect("renamed");
+    }
+    point(&bed, 0);
+    bed.start();
+    let supervisor = bed.supervisor();
+    let figures = || {
+        let private = supervisor.private_memory().expect("its memory");
+        let heap = supervisor.memory("Anonymous").expect("its memory");
+        (private, heap, supervisor.descriptors().len())
+    };
+    let mut settled = figures();
+    for upgrade in 1..=upgrades {
+        point(&bed, upgrade);
+        let report = bed.restart();
+        assert_eq!(report.note, None, "{}", bed.log());
+        if upgrade == SETTLED {
+            settled = figures();
+        }
+    }
+    let end = figures();
+    let log = bed.log();
+    let mut pauses: Vec<f64> = log
+        .lines()
+        .filter_map(|line| line.split_once("after a pause of ")?.1.strip_suffix(" ms")?.parse().ok())
+        .collect();
+    bed.stop();
+    pauses.sort_by(f64::total_cmp);
+    let at = |q: f64| pauses[((pauses.len() - 1) as f64 * q) as usize];
+    if as_json {
+        println!(
+            "{:#}",
+            json!({
+                "upgrades": pauses.len(),
+                "pause_ms": { "p50": at(0.5), "p99": at(0.99), "max": at(1.0) },
+                "private_bytes": [settled.0, end.0], "heap_bytes": [settled.1, end.1],
+                "descriptors": [settled.2, end.2],
+            })
+        );
+    } else {
+        println!("{} upgrades of one supervisor", pauses.len());
+        println!("pause        p50 {:.1} ms  p99 {:.1} ms  max {:.1} ms", at(0.5), at(0.99), at(1.0));
+        println!("              after {SETTLED:>6}  {upgrades:>6}");
+        println!("private KiB  {:>12}  {:>6}", settled.0 / 1024, end.0 / 1024);
+        println!("heap KiB     {:>12}  {:>6}", settled.1 / 1024, end.1 / 1024);
+        println!("descriptors  {:>12}  {:>6}", settled.2, end.2);
+    }
+    ExitCode::from(u8::from(end.2 != settled.2 || pauses.len() != upgrades))
+}
+
+/// Lets the image's path name one of two programs, as a deployment by symbolic link does.
+fn point(bed: &Bed, round: usize) {
+    let next = bed.path("next");
+    symlink(if round.is_multiple_of(2) { "a" } else { "b" }, &next).expect("a link");
+    fs::rename(next, bed.image()).expect("renamed");
+}
