@@ -205,6 +205,11 @@ impl Machine {
         }
     }
 
+    /// The generation that was confirmed last: its image is the known-good one.
+    pub(crate) fn confirmed_generation(&self) -> Option<Generation> {
+        self.current.as_ref().map(|current| current.generation)
+    }
+
     /// The last restarts, the latest first.
     pub(crate) fn restarts(&self) -> impl Iterator<Item = &Report> {
         self.restarts.iter()

@@ -9,3 +9,4 @@ mod fleet;
 mod generations;
 mod machine;
 mod report;
+mod tenure;
