@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{config, control, link, marker, pidfile};
+use crate::{config, control, image, link, marker, pidfile};
 
 /// What a worker says to its supervisor.
 pub fn from_worker(bytes: &[u8]) {
@@ -86,6 +86,13 @@ pub fn duration(bytes: &[u8]) {
 /// The content of a pidfile.
 pub fn pid(bytes: &[u8]) {
     assert!(pidfile::pid(bytes).is_none_or(|pid| pid > 0));
+}
+
+/// A program, of which the build id is wanted.
+pub fn elf(bytes: &[u8]) {
+    if let Some(id) = image::build_id_of(bytes) {
+        assert!(id.len() <= 128 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    }
 }
 
 fn message<M: Serialize + DeserializeOwned>(bytes: &[u8], is_unknown: impl Fn(&M) -> bool) {

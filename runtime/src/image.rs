@@ -13,12 +13,18 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
 
+pub(crate) mod build_id;
+mod disk;
+
+pub(crate) use disk::OnDisk;
+
 /// An open executable.
 #[derive(Debug)]
 pub(crate) struct Image {
     path: PathBuf,
     file: File,
     identity: Identity,
+    build_id: Option<String>,
 }
 
 /// What must stay the same for an open file to be the program it was.
@@ -34,7 +40,7 @@ struct Identity {
 impl Image {
     /// Opens the program at `path` and refuses what could not run as a worker.
     pub(crate) fn open(path: &Path) -> Result<Image> {
-        let mut file = std::fs::OpenOptions::new()
+        let file = std::fs::OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
             .open(path)
@@ -50,28 +56,67 @@ impl Image {
                 "is not executable; `chmod +x` it, or move it from a noexec mount",
             ));
         }
+        let image = Image::held(path, file)?;
         let mut header = Vec::with_capacity(20);
-        file.by_ref()
+        (&image.file)
             .take(20)
             .read_to_end(&mut header)
             .map_err(|error| cannot("read", path, error))?;
         check_header(path, &header)?;
+        Ok(image)
+    }
+
+    /// The program that this process runs, wherever it lies by now.
+    pub(crate) fn own(path: &Path) -> Result<Image> {
+        let file = File::open("/proc/self/exe").map_err(|error| cannot("open", path, error))?;
+        Image::held(path, file)
+    }
+
+    /// An open file as what it is now.
+    fn held(path: &Path, file: File) -> Result<Image> {
+        // First, so that whatever is written from here on is noticed.
         let identity = identity(&file).map_err(|error| cannot("examine", path, error))?;
-        Ok(Image { path: path.to_owned(), file, identity })
+        let build_id = build_id::read(&file).map_err(|error| cannot("read", path, error))?;
+        Ok(Image { path: path.to_owned(), file, identity, build_id })
     }
 
     /// Fails where the file was changed since it was opened.
+    ///
+    /// The ctime alone proves nothing: link(2), rename(2) and unlink(2) change it, which is how a
+    /// deployment replaces this file, and how one that is taken back puts it where it was. But where it
+    /// has changed the content may have too, under an mtime that was put back, as by `rsync --inplace
+    /// --times` or where all builds have the same one. So then the build id is read again.
     pub(crate) fn verify(&self) -> Result<()> {
         let now = identity(&self.file).map_err(|error| cannot("examine", &self.path, error))?;
-        // A rename or an unlink changes the ctime alone, and the content not at all.
+        if now == self.identity {
+            return Ok(());
+        }
         let same = Identity { ctime: self.identity.ctime, ..now } == self.identity;
         if same {
-            return Ok(());
+            let read = build_id::read(&self.file);
+            if read.map_err(|error| cannot("read", &self.path, error))? == self.build_id {
+                return Ok(());
+            }
         }
         Err(refused(
             &self.path,
             "was written to while it was in use; deploy by renaming a new file over it",
         ))
+    }
+
+    /// What its linker wrote to tell it from other builds, if it did.
+    pub(crate) fn build_id(&self) -> Option<&str> {
+        self.build_id.as_deref()
+    }
+
+    /// In bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.identity.size
+    }
+
+    /// When it was written, in seconds since 1970.
+    pub(crate) fn modified(&self) -> u64 {
+        u64::try_from(self.identity.mtime.0).unwrap_or(0)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -85,16 +130,11 @@ pub(crate) struct Packed {
     path: PathBuf,
     file: Handed,
     identity: Identity,
+    #[serde(default)]
+    build_id: Option<String>,
 }
 
 impl Image {
-    /// The program that this process runs, wherever it lies by now.
-    pub(crate) fn own(path: &Path) -> Result<Image> {
-        let file = File::open("/proc/self/exe").map_err(|error| cannot("open", path, error))?;
-        let identity = identity(&file).map_err(|error| cannot("examine", path, error))?;
-        Ok(Image { path: path.to_owned(), file, identity })
-    }
-
     /// Whether both are the same file.
     pub(crate) fn is(&self, other: &Image) -> bool {
         let file = |image: &Image| (image.identity.dev, image.identity.inode);
@@ -103,12 +143,14 @@ impl Image {
 
     pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
         let file = packing.hand(&self.file);
-        Packed { path: self.path.clone(), file, identity: self.identity }
+        let (path, build_id) = (self.path.clone(), self.build_id.clone());
+        Packed { path, file, identity: self.identity, build_id }
     }
 
     pub(crate) fn unpack(packed: Packed) -> Result<Image> {
         let file = File::from(packed.file.duplicate("an image")?);
-        Ok(Image { path: packed.path, file, identity: packed.identity })
+        let Packed { path, identity, build_id, .. } = packed;
+        Ok(Image { path, file, identity, build_id })
     }
 }
 
@@ -119,14 +161,19 @@ impl AsFd for Image {
 }
 
 fn identity(file: &File) -> io::Result<Identity> {
-    let meta = file.metadata()?;
-    Ok(Identity {
-        dev: meta.dev(),
-        inode: meta.ino(),
-        size: meta.size(),
-        mtime: (meta.mtime(), meta.mtime_nsec()),
-        ctime: (meta.ctime(), meta.ctime_nsec()),
-    })
+    file.metadata().map(|meta| Identity::of(&meta))
+}
+
+impl Identity {
+    fn of(meta: &std::fs::Metadata) -> Identity {
+        Identity {
+            dev: meta.dev(),
+            inode: meta.ino(),
+            size: meta.size(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
 }
 
 /// Refuses scripts (the kernel would give the interpreter a path that is no longer there) and programs
@@ -159,6 +206,12 @@ fn elf_machine(header: &[u8]) -> Option<u16> {
         (b"\x7fELF", 2) => Some(u16::from_be_bytes(bytes)),
         _ => None,
     }
+}
+
+/// The build id of a program in memory, for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn build_id_of(program: &[u8]) -> Option<String> {
+    build_id::read(program).ok().flatten()
 }
 
 fn cannot(what: &str, path: &Path, error: io::Error) -> Error {
@@ -210,5 +263,67 @@ mod tests {
         let image = Image::open(&path).unwrap();
         std::fs::write(&path, &exe[..100]).unwrap();
         assert!(image.verify().unwrap_err().to_string().contains("written to"));
+    }
+
+    /// A program of this machine with such a build id, and nothing else.
+    fn build(dir: &Path, name: &str, id: u8) -> PathBuf {
+        let mut bytes = build_id::example(true, false, 4, &[id; 20]);
+        let mut own = [0; 20];
+        File::open("/proc/self/exe").unwrap().read_exact(&mut own).unwrap();
+        bytes[18..20].copy_from_slice(&own[18..20]);
+        file(dir, name, &bytes, 0o755)
+    }
+
+    #[test]
+    fn notices_another_build_under_the_old_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = build(dir.path(), "a", 1);
+        let image = Image::open(&path).unwrap();
+        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+        let put_back = || {
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(written).unwrap();
+        };
+        build(dir.path(), "a", 1);
+        put_back();
+        image.verify().unwrap();
+        build(dir.path(), "a", 2);
+        put_back();
+        assert!(image.verify().unwrap_err().to_string().contains("written to"));
+        assert!(matches!(image.compare(&path), OnDisk::Other { .. }));
+    }
+
+    #[test]
+    fn what_lies_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let link = |target: &str| {
+            std::os::unix::fs::symlink(target, at("next")).unwrap();
+            std::fs::rename(at("next"), at("current")).unwrap();
+        };
+        build(dir.path(), "1", 1);
+        build(dir.path(), "1 again", 1);
+        build(dir.path(), "2", 2);
+        link("1");
+        let image = Image::open(&at("current")).unwrap();
+        assert_eq!(image.build_id(), Some("01".repeat(20).as_str()));
+        let now = || image.compare(&at("current"));
+        assert!(matches!(now(), OnDisk::Same));
+        link("1 again");
+        assert!(matches!(now(), OnDisk::SameBuild));
+        link("2");
+        let theirs = "02".repeat(20);
+        assert!(matches!(now(), OnDisk::Other { build_id: Some(id) } if id == theirs));
+        std::fs::remove_file(at("2")).unwrap();
+        assert!(matches!(now(), OnDisk::Missing));
+        link("1/program");
+        assert!(matches!(now(), OnDisk::Missing));
+        // Taken away and put back, as by a deployment that is taken back.
+        std::fs::rename(at("1"), at("old")).unwrap();
+        std::fs::rename(at("old"), at("1")).unwrap();
+        link("1");
+        assert!(matches!(now(), OnDisk::Same));
+        std::fs::set_permissions(at("1"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(now(), OnDisk::Unusable { reason } if reason.contains("not executable")));
     }
 }

@@ -45,7 +45,9 @@ fn main() -> ExitCode {
     let log = bed.log();
     let mut pauses: Vec<f64> = log
         .lines()
-        .filter_map(|line| line.split_once("after a pause of ")?.1.strip_suffix(" ms")?.parse().ok())
+        .filter_map(|line| {
+            line.split_once("after a pause of ")?.1.strip_suffix(" ms")?.parse().ok()
+        })
         .collect();
     bed.stop();
     pauses.sort_by(f64::total_cmp);
@@ -62,7 +64,12 @@ fn main() -> ExitCode {
         );
     } else {
         println!("{} upgrades of one supervisor", pauses.len());
-        println!("pause        p50 {:.1} ms  p99 {:.1} ms  max {:.1} ms", at(0.5), at(0.99), at(1.0));
+        println!(
+            "pause        p50 {:.1} ms  p99 {:.1} ms  max {:.1} ms",
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        );
         println!("              after {SETTLED:>6}  {upgrades:>6}");
         println!("private KiB  {:>12}  {:>6}", settled.0 / 1024, end.0 / 1024);
         println!("heap KiB     {:>12}  {:>6}", settled.1 / 1024, end.1 / 1024);

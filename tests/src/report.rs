@@ -27,6 +27,12 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     /// The image of the serving generation.
     pub image: Image,
+    /// The image that last confirmed.
+    pub known_good: Option<Image>,
+    /// What the next restart would find.
+    pub on_disk: Option<OnDisk>,
+    /// What the supervisor itself runs.
+    pub supervisor_image: Option<Image>,
     /// The pidfile's path.
     pub pidfile: String,
     /// Why other code runs than was asked for.
@@ -64,13 +70,36 @@ pub struct Listener {
     pub addr: String,
 }
 
-/// The image in [`Status`].
-#[derive(Debug, Clone, Deserialize)]
+/// An image in [`Status`].
+#[derive(Debug, Clone, Deserialize, PartialEq)]
 pub struct Image {
     /// The path on disk.
     pub path: String,
     /// The release the image says it is.
     pub release: Option<String>,
+    /// The generation that runs it.
+    pub generation: Option<u64>,
+    /// The build id, if its linker wrote one.
+    pub build_id: Option<String>,
+    /// In bytes.
+    pub size: Option<u64>,
+    /// When it was written, in seconds since 1970.
+    pub modified: Option<u64>,
+    /// When its generation began to serve, or was confirmed, in seconds since 1970.
+    pub since: Option<u64>,
+}
+
+/// What lies on disk, in [`Status`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct OnDisk {
+    /// Where.
+    pub path: String,
+    /// `same`, `same-build`, `other`, `missing` or `unusable`.
+    pub state: String,
+    /// The build id of another program.
+    pub build_id: Option<String>,
+    /// Why it is unusable.
+    pub reason: Option<String>,
 }
 
 /// A restart in [`Status`].

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::control::{Outcome, PastRestart, Status};
+use crate::control::{DiskStatus, ImageStatus, Outcome, PastRestart, Status};
 use crate::counters::Ledger;
 
 /// `status`.
@@ -26,7 +26,23 @@ pub(super) fn status(status: &Status) -> String {
     };
     line("mode", &status.mode);
     line("generation", &generation);
-    line("image", &status.image.path.display());
+    line("image", &image(&status.image, "since"));
+    if let Some(good) = &status.known_good {
+        let same = good.generation.is_some() && good.generation == status.image.generation;
+        match (same, good.since) {
+            (true, Some(at)) => line("known good", &format!("the same, confirmed {}", time(at))),
+            (true, None) => line("known good", &"the same"),
+            (false, _) => line("known good", &image(good, "confirmed")),
+        }
+    }
+    let build = |image: &ImageStatus| (image.build_id.clone(), image.size, image.modified);
+    let other = |own: &&ImageStatus| build(own) != build(&status.image);
+    if let Some(own) = status.supervisor_image.as_ref().filter(other) {
+        line("supervisor", &format!("runs another image: {}", image(own, "since")));
+    }
+    if let Some(disk) = status.on_disk.as_ref().and_then(|disk| on_disk(disk, &status.mode)) {
+        line("on disk", &disk);
+    }
     line("pidfile", &status.pidfile.display());
     match &status.log {
         Some(log) => line("log", &log.display()),
@@ -60,6 +76,44 @@ pub(super) fn status(status: &Status) -> String {
         line("restart", &past_restart(restart));
     }
     out
+}
+
+/// An image: path, build, and since when it is what it is.
+fn image(image: &ImageStatus, since: &str) -> String {
+    let mut text = image.path.display().to_string();
+    match (&image.build_id, image.size, image.modified) {
+        (Some(id), ..) => text.push_str(&format!(", build id {id}")),
+        (None, Some(size), Some(at)) => {
+            text.push_str(&format!(", {size} bytes written {}, without build id", time(at)));
+        }
+        _ => {}
+    }
+    if let Some(at) = image.since {
+        text.push_str(&format!(", {since} {}", time(at)));
+    }
+    text
+}
+
+/// How the next restart would differ from the code that runs, if it would.
+fn on_disk(disk: &DiskStatus, mode: &str) -> Option<String> {
+    let path = disk.path.display();
+    let (verbs, would) = match mode {
+        "solo" => ("`stop` and `start`", "`stop` and `start` would fail"),
+        _ => ("`restart`", "`restart` would be refused"),
+    };
+    let build = disk.build_id.as_ref().map(|id| format!(" (build id {id})")).unwrap_or_default();
+    match disk.state.as_str() {
+        "other" => Some(format!(
+            "the image on disk differs from what runs: {verbs} would bring it, {path}{build}"
+        )),
+        "same-build" => Some(format!("another file of the same build: {path}")),
+        "missing" => Some(format!("the image on disk is missing: {would} until {path} is there")),
+        "unusable" => {
+            let reason = disk.reason.as_deref().unwrap_or("the image on disk cannot be used");
+            Some(format!("{would}: {reason}"))
+        }
+        _ => None,
+    }
 }
 
 fn past_restart(past: &PastRestart) -> String {

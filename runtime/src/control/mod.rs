@@ -4,10 +4,12 @@
 //! by `SO_PEERCRED` (unix(7)); requests are bounded in size, number and time.
 
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::counters::Ledger;
+use crate::image::{Image, OnDisk};
 
 mod clients;
 mod socket;
@@ -105,6 +107,15 @@ pub(crate) struct Status {
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) listeners: Vec<ListenerStatus>,
     pub(crate) image: ImageStatus,
+    /// The image that last confirmed.
+    #[serde(default)]
+    pub(crate) known_good: Option<ImageStatus>,
+    /// What the supervisor itself runs.
+    #[serde(default)]
+    pub(crate) supervisor_image: Option<ImageStatus>,
+    /// The image of the next generation, as it is now.
+    #[serde(default)]
+    pub(crate) on_disk: Option<DiskStatus>,
     pub(crate) pidfile: PathBuf,
     #[serde(default)]
     pub(crate) log: Option<PathBuf>,
@@ -142,13 +153,73 @@ pub(crate) struct ListenerStatus {
     pub(crate) addr: String,
 }
 
-/// The image of the serving generation.
+/// The image of a generation.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ImageStatus {
     pub(crate) path: PathBuf,
     /// The version of the program, where known.
     #[serde(default)]
     pub(crate) release: Option<String>,
+    #[serde(default)]
+    pub(crate) generation: Option<u32>,
+    #[serde(default)]
+    pub(crate) build_id: Option<String>,
+    /// In bytes.
+    #[serde(default)]
+    pub(crate) size: Option<u64>,
+    /// When the file was written, in seconds since 1970.
+    #[serde(default)]
+    pub(crate) modified: Option<u64>,
+    /// When its generation began to serve, or was confirmed if that is what it is shown for; in seconds
+    /// since 1970.
+    #[serde(default)]
+    pub(crate) since: Option<u64>,
+}
+
+impl ImageStatus {
+    pub(crate) fn of(
+        image: &Image,
+        generation: impl Into<Option<u32>>,
+        since: Option<u64>,
+    ) -> ImageStatus {
+        ImageStatus {
+            path: image.path().to_owned(),
+            release: None,
+            generation: generation.into(),
+            build_id: image.build_id().map(str::to_owned),
+            size: Some(image.size()),
+            modified: Some(image.modified()),
+            since,
+        }
+    }
+}
+
+/// What the next restart would find.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DiskStatus {
+    pub(crate) path: PathBuf,
+    /// `same`, `same-build`, `other`, `missing` or `unusable`.
+    pub(crate) state: String,
+    /// Where it is another program.
+    #[serde(default)]
+    pub(crate) build_id: Option<String>,
+    /// Why it is unusable.
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+}
+
+impl DiskStatus {
+    /// What the path leads to, compared with the image that serves.
+    pub(crate) fn of(image: &Image, path: PathBuf) -> DiskStatus {
+        let (state, build_id, reason) = match image.compare(&path) {
+            OnDisk::Same => ("same", None, None),
+            OnDisk::SameBuild => ("same-build", None, None),
+            OnDisk::Other { build_id } => ("other", build_id, None),
+            OnDisk::Missing => ("missing", None, None),
+            OnDisk::Unusable { reason } => ("unusable", None, Some(reason)),
+        };
+        DiskStatus { path, state: state.into(), build_id, reason }
+    }
 }
 
 /// One of the last restarts.
@@ -158,4 +229,9 @@ pub(crate) struct PastRestart {
     pub(crate) at: u64,
     #[serde(flatten)]
     pub(crate) outcome: Outcome,
+}
+
+/// A time as clients are told it: in seconds since 1970.
+pub(crate) fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -50,6 +50,11 @@ pub(super) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
             .map(Vec::from)
             .into(),
         "duration" => ["30s", "1m 30s", "365days", "0", "1h2ms3ns", "5"].map(Vec::from).into(),
+        "elf" => [(true, false, 4), (true, true, 8), (false, false, 4)]
+            .map(|(wide, big_endian, align)| {
+                image::build_id::example(wide, big_endian, align, &number.to_ne_bytes())
+            })
+            .into(),
         "pid" => vec![format!("{number}\n").into(), b" 17 ".into()],
         other => unreachable!("no target {other}"),
     }
@@ -137,7 +142,9 @@ fn replies(text: &str, number: u64) -> Vec<Reply> {
         "workers": [{ "pid": 8, "generation": 2, "state": "serving", "uptime": 0.1,
                       "connections": number, "requests_in_flight": 1, "text": text }],
         "listeners": [{ "name": "http", "addr": "127.0.0.1:80" }],
-        "image": { "path": "/usr/bin/hello", "release": "1.0" }, "pidfile": "/run/hello.pid",
+        "image": { "path": "/usr/bin/hello", "release": "1.0", "build_id": text, "since": number },
+        "known_good": { "path": "/usr/bin/hello", "generation": 1, "size": number },
+        "on_disk": { "path": "/usr/bin/hello", "state": "unusable", "reason": text }, "pidfile": "/run/hello.pid",
         "restarts": [{ "at": number, "result": "ok", "generation": 2 }],
     }))
     .unwrap();

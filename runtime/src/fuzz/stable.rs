@@ -22,6 +22,7 @@ pub(super) const TARGETS: &[(&str, Target)] = &[
     ("address", super::address),
     ("duration", super::duration),
     ("pid", super::pid),
+    ("elf", super::elf),
 ];
 
 /// What parsers stumble over.
@@ -156,4 +157,4 @@ macro_rules! targets {
         }
     )* };
 }
-targets!(from_worker to_worker request reply parcel marker configuration address duration pid);
+targets!(from_worker to_worker request reply parcel marker configuration address duration pid elf);

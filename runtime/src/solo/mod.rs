@@ -21,6 +21,7 @@ use crate::config::{Address, Configuration};
 use crate::control::{ControlSocket, path_of};
 use crate::counters::Counters;
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
 use crate::listener::Bound;
 use crate::logs::{LogFile, Say};
 use crate::marker::{Marker, Origin, Role, VARIABLE, adopt};
@@ -168,9 +169,11 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
             Ok((name.clone(), listener.addr().clone(), socket))
         })
         .collect::<Result<_>>()?;
+    let image = Image::own(&luggage.origin.exe)?;
     let stand_in = StandIn::new(stand_in::Parts {
         configuration: luggage.configuration.clone(),
         origin: luggage.origin,
+        image,
         link: ours,
         bound,
         counters,

@@ -2,17 +2,18 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
 use crate::config::{Configuration, Ready};
 use crate::control::{
-    Clients, ControlSocket, Heard, ImageStatus, ListenerStatus, Reply, Request, Status,
-    WorkerStatus,
+    Clients, ControlSocket, DiskStatus, Heard, ImageStatus, ListenerStatus, Reply, Request, Status,
+    WorkerStatus, unix_seconds,
 };
 use crate::counters::Counters;
 use crate::error::{Error, Result};
+use crate::image::Image;
 use crate::link::{self, FromWorker, ToWorker};
 use crate::listener::Bound;
 use crate::logs::{LogFile, Say};
@@ -27,6 +28,7 @@ use crate::sys::{clock, process};
 pub(super) struct Parts {
     pub(super) configuration: Configuration,
     pub(super) origin: Origin,
+    pub(super) image: Image,
     pub(super) link: OwnedFd,
     pub(super) bound: Vec<(String, Bound)>,
     pub(super) counters: Counters,
@@ -47,6 +49,8 @@ pub(super) struct StandIn {
     began: (Instant, SystemTime),
     phase: Phase,
     text: Option<String>,
+    /// Since when, in seconds since 1970.
+    serves: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +80,7 @@ impl StandIn {
             began: (Instant::now(), SystemTime::now()),
             phase: Phase::Starting { deadline },
             text: None,
+            serves: None,
         })
     }
 
@@ -166,6 +171,7 @@ impl StandIn {
             return;
         }
         self.phase = Phase::Serving;
+        self.serves = Some(unix_seconds(SystemTime::now()));
         self.tell(&ToWorker::Go {});
         let addrs: Vec<String> =
             self.parts.bound.iter().map(|(name, b)| format!("{name} {}", b.addr())).collect();
@@ -305,6 +311,7 @@ impl StandIn {
 
     fn status(&self) -> Status {
         let settings = &self.parts.configuration.settings;
+        let exe = settings.exe.clone().unwrap_or_else(|| self.parts.origin.exe.clone());
         let ledger = self.parts.counters.read();
         let uptime = self.began.0.elapsed().as_secs_f64();
         let (state, worker) = match self.phase {
@@ -318,7 +325,7 @@ impl StandIn {
             mode: "solo".into(),
             state: state.into(),
             uptime,
-            since: self.began.1.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            since: unix_seconds(self.began.1),
             generation: Some(super::GENERATION),
             workers: vec![WorkerStatus {
                 pid: i32::try_from(std::process::id()).unwrap_or(0),
@@ -337,7 +344,10 @@ impl StandIn {
                 .iter()
                 .map(|(name, b)| ListenerStatus { name: name.clone(), addr: b.addr().to_string() })
                 .collect(),
-            image: ImageStatus { path: self.parts.origin.exe.clone(), release: None },
+            image: ImageStatus::of(&self.parts.image, super::GENERATION, self.serves),
+            known_good: None,
+            supervisor_image: None,
+            on_disk: Some(DiskStatus::of(&self.parts.image, exe)),
             pidfile: settings.pidfile.clone(),
             log: self.parts.log.as_ref().map(|log| log.path().to_owned()),
             note: None,

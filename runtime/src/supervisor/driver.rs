@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -15,6 +16,7 @@ use super::fleet::{Fleet, Plan};
 use super::generations::{Generations, check_successor};
 use super::machine::{MAX_RESTARTS, Machine};
 use super::report;
+use super::tenure::Tenure;
 use super::upgrade::preflight::Preflight;
 use crate::config::{Configuration, Ready};
 use crate::control::{Clients, ControlSocket, Heard, Reply, Request};
@@ -59,6 +61,7 @@ pub(crate) struct Driver {
     pub(super) began: (Instant, SystemTime),
     /// When the generations of the last restarts were asked for.
     pub(super) asked: VecDeque<(Generation, SystemTime)>,
+    pub(super) tenure: Tenure,
     /// How long the log was when the last one was.
     pub(super) log_length: u64,
     pub(super) clients: Clients,
@@ -96,6 +99,7 @@ impl Driver {
             generations: Generations::default(),
             began: (Instant::now(), SystemTime::now()),
             asked: VecDeque::new(),
+            tenure: Tenure::default(),
             log_length: 0,
             clients: Clients::default(),
             signals,
@@ -125,6 +129,8 @@ impl Driver {
                 for action in actions {
                     self.act(action);
                 }
+                let machine = &self.machine;
+                self.tenure.note(machine.serving_generation(), machine.confirmed_generation());
                 if confirms {
                     failpoint::reach(Step::SupervisorAfterConfirm, generation);
                 }
@@ -476,7 +482,6 @@ impl Driver {
     }
 
     fn spawn(&mut self, worker: WorkerId, generation: Generation, source: Source) -> Result<()> {
-        let serving = self.machine.serving_generation();
         let image = match (source, self.generations.get(generation)) {
             (Source::Pinned, Some(holdings)) => std::sync::Arc::clone(&holdings.image),
             (Source::KnownGood(good), _) => {
@@ -486,14 +491,7 @@ impl Driver {
             _ => {
                 self.log_length = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
                 self.note_time(generation);
-                let exe = serving
-                    .and_then(|serving| self.generations.get(serving))
-                    .and_then(|holdings| holdings.configuration.as_ref())
-                    .unwrap_or(&self.setup.configuration)
-                    .settings
-                    .exe
-                    .clone();
-                let path = exe.unwrap_or_else(|| self.setup.origin.exe.clone());
+                let path = self.next_image();
                 failpoint::attempt(Step::SupervisorBeforeOpen, generation).map_err(|error| {
                     Error::io(format!("cannot open the image {}", path.display()), error)
                 })?;
@@ -513,6 +511,19 @@ impl Driver {
         let pid = self.fleet.spawn(worker, &plan, Instant::now())?;
         tracing::info!(pid, generation, "worker spawned");
         Ok(())
+    }
+
+    /// Where the image of the next generation lies.
+    pub(super) fn next_image(&self) -> PathBuf {
+        let serving = self.machine.serving_generation();
+        let exe = serving
+            .and_then(|serving| self.generations.get(serving))
+            .and_then(|holdings| holdings.configuration.as_ref())
+            .unwrap_or(&self.setup.configuration)
+            .settings
+            .exe
+            .clone();
+        exe.unwrap_or_else(|| self.setup.origin.exe.clone())
     }
 
     fn note_time(&mut self, generation: Generation) {

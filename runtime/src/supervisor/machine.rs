@@ -215,7 +215,7 @@ impl Machine {
         }
     }
 
-    /// The generation that was confirmed last.
+    /// The generation that was confirmed last: its image is the known-good one.
     pub(crate) fn confirmed_generation(&self) -> Option<Generation> {
         self.current.as_ref().map(|current| current.generation)
     }

@@ -9,4 +9,5 @@ mod fleet;
 mod generations;
 mod machine;
 mod report;
+mod tenure;
 pub(crate) mod upgrade;

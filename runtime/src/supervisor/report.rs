@@ -1,10 +1,13 @@
 //! What the supervisor tells its control clients.
 
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::driver::Driver;
 use super::event::{Generation, Report};
-use crate::control::{ImageStatus, ListenerStatus, Outcome, PastRestart, Status, WorkerStatus};
+use crate::control::{
+    DiskStatus, ImageStatus, ListenerStatus, Outcome, PastRestart, Status, WorkerStatus,
+    unix_seconds,
+};
 
 /// Characters of a reason; what is beyond is cut.
 const MAX_REASON: usize = 2000;
@@ -51,13 +54,15 @@ pub(super) fn status(driver: &Driver) -> Status {
         generation,
         workers,
         listeners,
-        image: ImageStatus {
-            path: holdings.map_or_else(
-                || driver.setup.origin.exe.clone(),
-                |holdings| holdings.image.path().to_owned(),
-            ),
-            release: None,
-        },
+        image: generation
+            .and_then(|serving| image(driver, serving, driver.tenure.serves(serving)))
+            .unwrap_or_else(|| ImageStatus { path: driver.next_image(), ..ImageStatus::default() }),
+        known_good: driver
+            .machine
+            .confirmed_generation()
+            .and_then(|good| image(driver, good, driver.tenure.confirmed(good))),
+        supervisor_image: Some(ImageStatus::of(&driver.image, None, None)),
+        on_disk: holdings.map(|holdings| DiskStatus::of(&holdings.image, driver.next_image())),
         pidfile: settings.pidfile.clone(),
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
         note: driver.machine.fallen_back().map(str::to_owned),
@@ -70,6 +75,11 @@ pub(super) fn status(driver: &Driver) -> Status {
             })
             .collect(),
     }
+}
+
+fn image(driver: &Driver, generation: Generation, since: Option<u64>) -> Option<ImageStatus> {
+    let holdings = driver.generations.get(generation)?;
+    Some(ImageStatus::of(&holdings.image, generation, since))
 }
 
 fn asked_at(driver: &Driver, generation: Generation) -> u64 {
@@ -131,10 +141,6 @@ pub(super) fn trace(report: &Report) -> Option<String> {
         "generation drained"
     );
     Some(format!("generation {generation} is gone after {:.0} ms: {ledger}", ms(took)))
-}
-
-pub(crate) fn unix_seconds(at: std::time::SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::supervisor::event::{Generation, WorkerId};
 use crate::supervisor::fleet::{self, Fleet};
 use crate::supervisor::generations::{self, Generations};
 use crate::supervisor::machine::Machine;
+use crate::supervisor::tenure::Tenure;
 use crate::sys::clock::in_ns;
 use crate::sys::process;
 use crate::sys::signals::{HangUp, Signals};
@@ -58,6 +59,7 @@ pub(crate) struct State {
     began: Instant,
     began_at: SystemTime,
     asked: VecDeque<(Generation, SystemTime)>,
+    tenure: Tenure,
     /// When it was written: from then on nothing was done until it was read.
     #[serde(with = "in_ns")]
     pub(super) paused: Instant,
@@ -112,6 +114,7 @@ impl State {
             began: driver.began.0,
             began_at: driver.began.1,
             asked: driver.asked.clone(),
+            tenure: driver.tenure.clone(),
             paused: now,
             machine: driver.machine.clone(),
             descriptors: packing.numbers(),
@@ -178,6 +181,7 @@ impl State {
             image: std::sync::Arc::new(Image::unpack(self.image)?),
             began: (self.began, self.began_at),
             asked: self.asked,
+            tenure: self.tenure,
             log_length: self.log_length,
             clients: Clients::unpack(self.clients)?,
             signals,

@@ -1,0 +1,56 @@
+//! Since when an image serves, and since when it is known to be good: on the clock on the wall.
+
+use serde::{Deserialize, Serialize};
+
+use super::event::Generation;
+use crate::control::unix_seconds;
+
+/// The terms of the generations that are shown.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Tenure {
+    terms: Vec<Term>,
+}
+
+/// In seconds since 1970.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Term {
+    generation: Generation,
+    serves: Option<u64>,
+    confirmed: Option<u64>,
+}
+
+impl Tenure {
+    /// To be called after whatever may have changed which generations these are.
+    pub(super) fn note(&mut self, serving: Option<Generation>, confirmed: Option<Generation>) {
+        self.terms.retain(|term| [serving, confirmed].contains(&Some(term.generation)));
+        let now = || Some(unix_seconds(std::time::SystemTime::now()));
+        if let Some(term) = serving.map(|generation| self.term(generation)) {
+            term.serves = term.serves.or_else(now);
+        }
+        if let Some(term) = confirmed.map(|generation| self.term(generation)) {
+            term.confirmed = term.confirmed.or_else(now);
+        }
+    }
+
+    /// When the generation began to serve.
+    pub(super) fn serves(&self, generation: Generation) -> Option<u64> {
+        self.find(generation).and_then(|term| term.serves)
+    }
+
+    pub(super) fn confirmed(&self, generation: Generation) -> Option<u64> {
+        self.find(generation).and_then(|term| term.confirmed)
+    }
+
+    fn find(&self, generation: Generation) -> Option<&Term> {
+        self.terms.iter().find(|term| term.generation == generation)
+    }
+
+    fn term(&mut self, generation: Generation) -> &mut Term {
+        let place = self.terms.iter().position(|term| term.generation == generation);
+        let place = place.unwrap_or_else(|| {
+            self.terms.push(Term { generation, serves: None, confirmed: None });
+            self.terms.len() - 1
+        });
+        &mut self.terms[place]
+    }
+}
