@@ -8,7 +8,7 @@
 #![allow(clippy::expect_used, reason = "a property that does not hold is a panic")]
 
 #[cfg(test)]
-mod seeds;
+pub(crate) mod seeds;
 #[cfg(test)]
 mod stable;
 
@@ -58,6 +58,13 @@ pub fn reply(bytes: &[u8]) {
 /// A connection on its way from one generation to the next.
 pub fn parcel(bytes: &[u8]) {
     crate::worker::passing::survives_the_journey(bytes);
+}
+
+/// What a supervisor hands on to its next image.
+pub fn state(bytes: &[u8]) {
+    if let Ok(state) = crate::supervisor::upgrade::State::read(bytes) {
+        again(&state);
+    }
 }
 
 /// The marker in the environment of a process that was just executed.

@@ -42,7 +42,9 @@
 //! 3. the old worker is told to stop accepting and the new one to go, in one breath. What arrives in
 //!    between waits in the kernel, as the sockets stay open;
 //! 4. the old worker **drains**: it finishes what is in flight, at the latest at the drain deadline, and
-//!    exits. What became of its connections is counted and told.
+//!    exits. What became of its connections is counted and told;
+//! 5. the supervisor becomes the new program as well, in its own process. Should that fail, it is the
+//!    old one again, and says why.
 //!
 //! What a program has to do for it: end its accept loop when [`Listener::next`](net::Listener::next)
 //! does, hand tasks that should be finished to [`Daemon::spawn`], and end connections that would never
@@ -114,6 +116,8 @@ mod listener;
 mod logs;
 mod marker;
 mod pidfile;
+#[cfg(test)]
+mod recorded;
 mod reporter;
 mod solo;
 mod spec;

@@ -222,3 +222,36 @@ fn it_needs_no_path() {
     eventually("it serves again", SOON, || bed.get("/").is_ok());
     bed.stop();
 }
+
+/// Writes down what a supervisor hands on in the middle of a restart, for the test that later releases
+/// understand it.
+#[test]
+#[ignore = "for a release that is not out yet"]
+fn record_the_state() {
+    let bed = bed();
+    let status = bed.start();
+    bed.restart();
+    let slow = Load::on(status.target("http")).keep_alive(1).paths(["/slow"]).requests(1).start();
+    eventually("a request is in flight", SOON, || {
+        bed.status().workers.iter().any(|worker| worker.requests_in_flight == 1)
+    });
+    bed.deploy("http-v2");
+    fs::write(bed.path("fail"), "supervisor.in-takeover=stop").expect("a file");
+    let restart = bed.spawn(["restart", "--json"]);
+    let supervisor = Process::open(status.pid).expect("a supervisor");
+    eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
+    let (number, _) = supervisor
+        .descriptors()
+        .into_iter()
+        .find(|(_, path)| path.display().to_string().contains("unbroken-state"))
+        .expect("the state");
+    let state = fs::read_to_string(format!("/proc/{}/fd/{number}", status.pid)).expect("it");
+    let state = state.replace(&bed.dir().display().to_string(), "/srv/app");
+    let state: serde_json::Value = serde_json::from_str(&state).expect("JSON");
+    let to = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/src/recorded/0.1.0/state.json");
+    fs::write(to, format!("{state:#}\n")).expect("written");
+    supervisor.signal(Signal::CONT);
+    restart.wait(SOON).expect_code(0);
+    drop(slow.join());
+    bed.stop();
+}

@@ -19,7 +19,7 @@ const FILE: &str = "name = \"hello\"\ndrain_timeout = \"1m 30s\"\numask = 0o027\
     --set listen.http=[::]:8080\n--set app.size=1.5e3\n";
 
 /// What each target understands, with `text` and `number` in it.
-pub(super) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
+pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
     match target {
         "from_worker" => written(&from_worker(text, number)),
         "to_worker" => written(&to_worker(text, number)),
@@ -29,6 +29,9 @@ pub(super) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
             json!({ "pid": number % 65_536, "role": "solo", "luggage": 7 }),
             json!({ "pid": 7, "role": "worker", "link": 3, "respawn": true, "exe": "/usr/bin/hello",
                     "start_dir": "/", "overrides": [text, "app.a=1"] }),
+            json!({ "pid": 7, "role": "supervisor", "state": 9, "back": 4, "generation": 3 }),
+            json!({ "pid": 7, "role": "restored", "state": 9, "undone": text, "by": "11" }),
+            json!({ "pid": 7, "role": "preflight", "state": 9, "echo": 10 }),
         ]),
         "parcel" => [
             json!({ "number": 1, "type": "http", "listener": "http", "peer": "127.0.0.1:80",
@@ -55,6 +58,7 @@ pub(super) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
                 image::build_id::example(wide, big_endian, align, &number.to_ne_bytes())
             })
             .into(),
+        "state" => vec![crate::recorded::STATE.into()],
         "pid" => vec![format!("{number}\n").into(), b" 17 ".into()],
         other => unreachable!("no target {other}"),
     }
@@ -86,6 +90,10 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
         FromWorker::Ready {},
         FromWorker::Failing { reason },
         FromWorker::Leaving {},
+        FromWorker::Unhealthy { reason: text.into() },
+        FromWorker::Confirm {},
+        FromWorker::Check { passed: number.is_multiple_of(2) },
+        FromWorker::Pong {},
         FromWorker::Status { text: text.into() },
         FromWorker::Error { message },
         FromWorker::Unknown,
@@ -105,6 +113,7 @@ fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
         ToWorker::Quiesce {},
         ToWorker::Resume {},
         ToWorker::Drain { deadline: number, last: number.is_multiple_of(2) },
+        ToWorker::Ping {},
         ToWorker::Successor {},
         ToWorker::Predecessor {},
         ToWorker::Reopen {},

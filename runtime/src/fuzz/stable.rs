@@ -23,6 +23,7 @@ pub(super) const TARGETS: &[(&str, Target)] = &[
     ("duration", super::duration),
     ("pid", super::pid),
     ("elf", super::elf),
+    ("state", super::state),
 ];
 
 /// What parsers stumble over.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::preflight::Preflight;
-use self::state::State;
+pub(crate) use self::state::State;
 use super::driver::Driver;
 use super::event::{Event, Generation};
 use crate::error::{Error, Result};
