@@ -51,8 +51,15 @@ impl Counters {
         Ok(Counters { page: Mapping::new(fd)? })
     }
 
-    pub(crate) fn accepted(&self) {
+    /// To be called before accept(2), as a process that is killed right after it could not count any
+    /// more; what is accepted then is lost, and shall not be missing.
+    pub(crate) fn accepting(&self) {
         self.page.connections.accepted.fetch_add(1, Relaxed);
+    }
+
+    /// Nothing was accepted after all.
+    pub(crate) fn not_accepted(&self) {
+        self.page.connections.accepted.fetch_sub(1, Relaxed);
     }
 
     pub(crate) fn received(&self) {
@@ -234,7 +241,7 @@ mod tests {
         let (worker, fd) = Counters::create().unwrap();
         let supervisor = Counters::open(&fd).unwrap();
         for _ in 0..5 {
-            worker.accepted();
+            worker.accepting();
         }
         worker.ended(Ending::Finished);
         worker.ended(Ending::Told);
@@ -257,7 +264,7 @@ mod tests {
         let (worker, fd) = Counters::create().unwrap();
         let supervisor = Counters::open(&fd).unwrap();
         for _ in 0..5 {
-            worker.accepted();
+            worker.accepting();
         }
         worker.ended(Ending::Finished);
         worker.cut();
@@ -265,6 +272,20 @@ mod tests {
         let closed = supervisor.closed();
         assert_eq!((closed.accepted, closed.finished, closed.forced), (5, 1, 4));
         assert_eq!((closed.lost, closed.open), (0, 0));
+    }
+
+    /// A worker that is killed while it accepts may have taken a connection with it.
+    #[test]
+    fn what_was_about_to_be_accepted_is_lost() {
+        let (worker, fd) = Counters::create().unwrap();
+        let supervisor = Counters::open(&fd).unwrap();
+        worker.accepting();
+        worker.not_accepted();
+        worker.accepting();
+        worker.ended(Ending::Finished);
+        worker.accepting();
+        let closed = supervisor.closed();
+        assert_eq!((closed.accepted, closed.finished, closed.lost), (2, 1, 1));
     }
 
     #[test]

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 use rustix::fs::{Access, AtFlags, CWD};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::handed::{Handed, Packing};
 
 pub(crate) mod build_id;
 mod disk;
@@ -26,7 +28,7 @@ pub(crate) struct Image {
 }
 
 /// What must stay the same for an open file to be the program it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
     dev: u64,
     inode: u64,
@@ -119,6 +121,41 @@ impl Image {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// An image on its way to the next program.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Packed {
+    path: PathBuf,
+    file: Handed,
+    identity: Identity,
+    #[serde(default)]
+    build_id: Option<String>,
+}
+
+impl Image {
+    /// Whether both are the same file.
+    pub(crate) fn is(&self, other: &Image) -> bool {
+        let file = |image: &Image| (image.identity.dev, image.identity.inode);
+        file(self) == file(other)
+    }
+
+    pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
+        let file = packing.hand(&self.file);
+        let (path, build_id) = (self.path.clone(), self.build_id.clone());
+        Packed { path, file, identity: self.identity, build_id }
+    }
+
+    pub(crate) fn unpack(packed: Packed) -> Result<Image> {
+        let file = File::from(packed.file.duplicate("an image")?);
+        let Packed { path, identity, build_id, .. } = packed;
+        let build_id = match build_id {
+            Some(id) => Some(id),
+            // It has none, or an earlier release did not look.
+            None => build_id::read(&file).map_err(|error| cannot("read", &path, error))?,
+        };
+        Ok(Image { path, file, identity, build_id })
     }
 }
 

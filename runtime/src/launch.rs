@@ -19,6 +19,7 @@ use crate::reporter::Reporter;
 use crate::solo;
 use crate::spec::Spec;
 use crate::supervisor::driver::{Driver, Setup};
+use crate::supervisor::upgrade::{preflight, takeover};
 use crate::sys::signals::HangUp;
 use crate::sys::{descriptors, process, signals};
 use crate::worker::daemon::Daemon;
@@ -62,6 +63,13 @@ fn enter(spec: &Spec) -> Result<Worker, ExitCode> {
             join(spec, link, respawn, &origin)
         }
         Ok(Some(Role::Solo { luggage })) => solo::resume(luggage),
+        Ok(Some(Role::Supervisor { state, back, generation })) => {
+            return Err(supervise(spec, takeover::take_over(state, back, generation)));
+        }
+        Ok(Some(Role::Restored { state, undone, by })) => {
+            return Err(supervise(spec, takeover::come_back(state, &undone, &by)));
+        }
+        Ok(Some(Role::Preflight { state, echo })) => return Err(preflight::rehearse(state, echo)),
         Ok(None) => return Err(command(spec)),
         Err(error) => Err(error),
     };
@@ -69,6 +77,20 @@ fn enter(spec: &Spec) -> Result<Worker, ExitCode> {
         complain(spec, &error);
         ExitCode::from(error.exit_code())
     })
+}
+
+/// Goes on as the supervisor that this process was before its last exec.
+fn supervise(spec: &Spec, driver: Result<Driver>) -> ExitCode {
+    match driver {
+        Ok(driver) => {
+            name_process(spec, driver.origin());
+            ExitCode::from(driver.run())
+        }
+        Err(error) => {
+            complain(spec, &error);
+            ExitCode::from(error.exit_code())
+        }
+    }
 }
 
 fn join(spec: &Spec, link: i32, respawn: bool, origin: &Origin) -> Result<Worker> {

@@ -98,9 +98,15 @@ mod config;
 mod control;
 mod counters;
 mod error;
+#[cfg(not(feature = "failpoints"))]
+mod failpoint;
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub mod failpoint;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod handed;
 mod image;
 mod launch;
 mod link;

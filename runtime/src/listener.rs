@@ -7,10 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, ErrorKind, Result};
+use crate::handed::{Handed, Packing};
 
 /// How often, and how long in between, the lock of a directory is tried.
 const LOCK_ATTEMPTS: u32 = 25;
@@ -29,8 +31,17 @@ pub(crate) struct Bound {
     file: Option<SocketFile>,
 }
 
+/// A listener on its way to the next program.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Packed {
+    settings: ListenSettings,
+    socket: Handed,
+    addr: Address,
+    file: Option<SocketFile>,
+}
+
 /// What is known of the file of a unix socket.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct SocketFile {
     /// So that only our own is ever unlinked.
     inode: (u64, u64),
@@ -65,6 +76,21 @@ impl Bound {
             Address::Tcp(_) => None,
         };
         Bound { settings, socket: Socket::from(fd), addr, file }
+    }
+
+    pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
+        Packed {
+            settings: self.settings.clone(),
+            socket: packing.hand(&self.socket),
+            addr: self.addr.clone(),
+            file: self.file,
+        }
+    }
+
+    pub(crate) fn unpack(packed: Packed) -> Result<Bound> {
+        let socket = packed.socket.duplicate("a listener")?;
+        let Packed { settings, addr, file, .. } = packed;
+        Ok(Bound { settings, socket: Socket::from(socket), addr, file })
     }
 
     /// Whether a declaration asks for this address. Port 0 asks for whatever port was chosen before.

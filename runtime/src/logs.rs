@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -43,6 +43,11 @@ impl LogFile {
             .open(path)
             .map_err(cannot)?;
         Ok(LogFile { path: path.to_owned(), file })
+    }
+
+    /// Takes over a log that this process opened before its last exec.
+    pub(crate) fn adopt(path: PathBuf, fd: OwnedFd) -> LogFile {
+        LogFile { path, file: File::from(fd) }
     }
 
     /// Makes it this process' stdout and stderr.
@@ -99,6 +104,11 @@ pub(crate) struct Say {
 impl Say {
     pub(crate) fn new(name: &str, timestamps: bool) -> Say {
         Say { name: name.to_owned(), timestamps }
+    }
+
+    /// Whether its lines begin with the time.
+    pub(crate) fn has_timestamps(&self) -> bool {
+        self.timestamps
     }
 
     /// Whether this process wrote `line`.

@@ -37,6 +37,29 @@ pub(crate) enum Role {
         #[serde(flatten)]
         origin: Origin,
     },
+    /// A supervisor that takes over from the image before it. Descriptors by number.
+    Supervisor {
+        /// All that the supervisor before knew.
+        state: RawFd,
+        /// The image to go back to.
+        back: RawFd,
+        /// Whose image this is.
+        generation: u32,
+    },
+    /// A supervisor that begins again, as the image after it did not take over.
+    Restored {
+        state: RawFd,
+        /// Why.
+        undone: String,
+        /// The signal by which it ended, if any.
+        by: String,
+    },
+    /// A rehearsal of the takeover, in a child of the supervisor.
+    Preflight {
+        state: RawFd,
+        /// To write what was understood to.
+        echo: RawFd,
+    },
     /// A solo daemon, after its sockets were bound.
     Solo {
         /// The number of the descriptor with everything else, see `solo::Luggage`.

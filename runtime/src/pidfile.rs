@@ -58,6 +58,10 @@ impl PidFile {
         PidFile { path, file: File::from(fd) }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn write(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.rewind()?;

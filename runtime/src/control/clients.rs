@@ -5,7 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::{ControlSocket, Reply, Request};
+use crate::error::Result;
+use crate::handed::{Handed, Packing};
+use crate::sys::clock::in_ns;
 
 /// Clients served beside each other; past that one that says nothing makes room.
 const MAX_CLIENTS: usize = 128;
@@ -41,7 +46,38 @@ pub(crate) enum Heard {
     Nothing,
 }
 
+/// The clients on their way to the next program, with what they wait for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Packed {
+    connected: BTreeMap<u64, PackedClient>,
+    last: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PackedClient {
+    socket: Handed,
+    #[serde(with = "in_ns")]
+    deadline: Option<Instant>,
+}
+
 impl Clients {
+    pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
+        let connected = self.connected.iter().map(|(id, client)| {
+            let socket = packing.hand(&client.socket);
+            (*id, PackedClient { socket, deadline: client.deadline })
+        });
+        Packed { connected: connected.collect(), last: self.last }
+    }
+
+    pub(crate) fn unpack(packed: Packed) -> Result<Clients> {
+        let mut clients = Clients { last: packed.last, ..Clients::default() };
+        for (id, PackedClient { socket, deadline }) in packed.connected {
+            let socket = socket.duplicate("a control client")?;
+            clients.connected.insert(id, Client { socket, deadline });
+        }
+        Ok(clients)
+    }
+
     /// Whether accepting does not rest: else who waits at the socket shall not be polled for.
     pub(crate) fn accepts(&self, now: Instant) -> bool {
         self.rests.is_none_or(|until| until <= now)

@@ -14,7 +14,7 @@ use crate::image::{Image, OnDisk};
 mod clients;
 mod socket;
 
-pub(crate) use clients::{Clients, Heard};
+pub(crate) use clients::{Clients, Heard, Packed as PackedClients};
 pub(crate) use socket::{ControlSocket, connect, path_of, prepare_directory};
 
 /// A request to a daemon.

@@ -67,6 +67,10 @@ impl ControlSocket {
         Ok(None)
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn remove(&self) {
         let _ = std::fs::remove_file(&self.path);
     }

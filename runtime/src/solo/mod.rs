@@ -28,7 +28,8 @@ use crate::marker::{Marker, Origin, Role, VARIABLE, adopt};
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
 use crate::supervisor::driver::Setup;
-use crate::sys::process::{self, Program};
+use crate::sys::exec::{self, Program};
+use crate::sys::process;
 use crate::sys::signals::HangUp;
 use crate::sys::{descriptors, seqpacket};
 use crate::worker::SignalDuty;
@@ -104,7 +105,7 @@ fn exec(setup: &Setup, bound: &[(String, Bound)]) -> Result<Infallible> {
         vars: &setup.vars,
         marker: (VARIABLE, &marker),
     };
-    process::exec(&program).map_err(cannot_exec)
+    exec::exec(&program).map_err(cannot_exec)
 }
 
 fn cannot_exec(error: std::io::Error) -> Error {

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -16,9 +17,11 @@ use super::generations::{Generations, check_successor};
 use super::machine::{MAX_RESTARTS, Machine};
 use super::report;
 use super::tenure::Tenure;
+use super::upgrade::preflight::Preflight;
 use crate::config::{Configuration, Ready};
 use crate::control::{Clients, ControlSocket, Heard, Reply, Request};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::link::{FromWorker, ListenerHandle, Protocols, ToWorker};
 use crate::logs::{self, LogFile, Say};
@@ -60,27 +63,35 @@ pub(crate) struct Driver {
     pub(super) asked: VecDeque<(Generation, SystemTime)>,
     pub(super) tenure: Tenure,
     /// How long the log was when the last one was.
-    log_length: u64,
-    clients: Clients,
-    signals: Signals,
-    events: VecDeque<Event>,
-    exit: Option<(u8, Option<String>)>,
+    pub(super) log_length: u64,
+    pub(super) clients: Clients,
+    pub(super) signals: Signals,
+    pub(super) events: VecDeque<Event>,
+    pub(super) exit: Option<(u8, Option<String>)>,
+    /// What this process runs.
+    pub(super) image: Arc<Image>,
+    /// Whether another image could take over is being tried.
+    pub(super) preflight: Option<Preflight>,
+    /// The image of this generation is to take over at the next quiet moment.
+    pub(super) cleared: Option<Generation>,
 }
 
 /// A descriptor that became readable.
 #[derive(Debug, Clone, Copy)]
-enum Readable {
+pub(super) enum Readable {
     Signals,
     Control,
     Client(u64),
     Link(WorkerId),
     Child(WorkerId),
+    Preflight,
 }
 
 impl Driver {
     pub(crate) fn new(setup: Setup) -> Result<Driver> {
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
+        let image = Arc::new(Image::own(&setup.origin.exe)?);
         Ok(Driver {
             machine: Machine::new(Policy::of(&setup.configuration.settings)),
             setup,
@@ -94,21 +105,42 @@ impl Driver {
             signals,
             events: VecDeque::from([Event::Begin]),
             exit: None,
+            image,
+            preflight: None,
+            cleared: None,
         })
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.setup.origin
     }
 
     /// Runs the daemon to its end; returns the code to exit with.
     pub(crate) fn run(mut self) -> u8 {
         loop {
             while let Some(event) = self.events.pop_front() {
-                for action in self.machine.on(event, Instant::now()) {
+                let confirmed = self.machine.confirmed_generation();
+                let actions = self.machine.on(event, Instant::now());
+                let confirms = self.machine.confirmed_generation() != confirmed;
+                let generation = self.machine.confirmed_generation().unwrap_or_default();
+                if confirms {
+                    failpoint::reach(Step::SupervisorBeforeConfirm, generation);
+                }
+                for action in actions {
                     self.act(action);
                 }
                 let machine = &self.machine;
                 self.tenure.note(machine.serving_generation(), machine.confirmed_generation());
+                if confirms {
+                    failpoint::reach(Step::SupervisorAfterConfirm, generation);
+                }
             }
             if let Some((code, reason)) = self.exit.take() {
                 return self.leave(code, reason);
+            }
+            self.become_cleared();
+            if !self.events.is_empty() {
+                continue;
             }
             if let Err(error) = self.wait() {
                 self.setup.say.line(&format!("cannot wait for events: {error}"));
@@ -120,6 +152,7 @@ impl Driver {
     fn leave(mut self, code: u8, reason: Option<String>) -> u8 {
         self.generations.retire_all();
         self.setup.control.remove();
+        failpoint::reach(Step::SupervisorBeforeUnlock, 0);
         self.setup.pidfile.remove();
         let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
         if code != 0 {
@@ -132,10 +165,12 @@ impl Driver {
     // ---- from descriptors to events -------------------------------------------------------------
 
     fn wait(&mut self) -> Result<()> {
-        let next = [self.machine.deadline(), self.fleet.deadline(), self.clients.deadline()]
-            .into_iter()
-            .flatten()
-            .min();
+        let rehearsal = self.preflight.as_ref().map(Preflight::deadline);
+        let next =
+            [self.machine.deadline(), self.fleet.deadline(), self.clients.deadline(), rehearsal]
+                .into_iter()
+                .flatten()
+                .min();
         let ready = self.poll(next)?;
         let now = Instant::now();
         for source in ready {
@@ -149,9 +184,12 @@ impl Driver {
                 Readable::Client(id) => self.hear_client(id),
                 Readable::Link(id) => self.hear_worker(id, MESSAGES_AT_ONCE),
                 Readable::Child(id) => self.reap(id),
+                Readable::Preflight => {}
             }
         }
-        process::reap_strangers(|pid| self.fleet.owns(pid))
+        self.hear_preflight();
+        let rehearses = |pid| self.preflight.as_ref().is_some_and(|preflight| preflight.is(pid));
+        process::reap_strangers(|pid| self.fleet.owns(pid) || rehearses(pid))
             .map_err(|error| Error::io("cannot reap children", error))?;
         for worker in self.fleet.mute(now) {
             let reason = "it closed its link to the supervisor".to_owned();
@@ -166,7 +204,7 @@ impl Driver {
     }
 
     /// Sleeps until something is readable or the time is over.
-    fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Readable>> {
+    pub(super) fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Readable>> {
         let mut sources: Vec<(Readable, BorrowedFd<'_>)> =
             vec![(Readable::Signals, self.signals.as_fd())];
         if self.clients.accepts(Instant::now()) {
@@ -178,6 +216,7 @@ impl Driver {
             sources.extend(process.link().map(|link| (Readable::Link(id), link)));
             sources.push((Readable::Child(id), process.child.as_fd()));
         }
+        sources.extend(self.preflight.as_ref().map(|it| (Readable::Preflight, it.as_fd())));
         readable(&sources, deadline).map_err(|error| Error::io("poll failed", error))
     }
 
@@ -211,9 +250,11 @@ impl Driver {
                 self.clients.reply(id, &Reply::Status { status });
             }
             Heard::Request(Request::Restart { wait }) => {
+                failpoint::reach(Step::SupervisorRequest, 0);
                 self.events.push_back(Event::Restart { client, wait });
             }
             Heard::Request(Request::Stop {}) => {
+                failpoint::reach(Step::SupervisorRequest, 0);
                 self.events.push_back(Event::Stop { client, at_once: false });
             }
             Heard::Request(Request::Unknown) => {
@@ -244,6 +285,7 @@ impl Driver {
                     if std::mem::replace(&mut process.greeted, true) {
                         continue;
                     }
+                    failpoint::reach(Step::SupervisorHello, generation);
                     self.greet(worker, generation, protocol, configuration)
                 }
                 FromWorker::Misconfigured { reason }
@@ -251,7 +293,10 @@ impl Driver {
                 | FromWorker::Failing { reason } => {
                     Event::Failing { worker, reason: report::short(reason) }
                 }
-                FromWorker::Ready {} => Event::Ready { worker },
+                FromWorker::Ready {} => {
+                    failpoint::reach(Step::SupervisorReady, generation);
+                    Event::Ready { worker }
+                }
                 FromWorker::Leaving {} => Event::Leaving { worker },
                 FromWorker::Unhealthy { reason } => {
                     Event::Unhealthy { worker, reason: report::short(reason) }
@@ -328,10 +373,14 @@ impl Driver {
         // What it said last comes first.
         self.hear_worker(worker, LAST_MESSAGES);
         let Some(process) = self.fleet.get(worker) else { return };
-        match process.child.try_wait() {
+        let generation = process.generation;
+        let waited = failpoint::attempt(Step::SupervisorBeforeReap, generation)
+            .and_then(|()| process.child.try_wait());
+        match waited {
             Ok(Some(exit)) => {
                 let ledger = process.final_ledger();
                 self.fleet.remove(worker);
+                failpoint::reach(Step::SupervisorAfterReap, generation);
                 self.events.push_back(Event::Exited { worker, exit, ledger });
             }
             Ok(None) => {}
@@ -385,7 +434,10 @@ impl Driver {
                 self.tell(worker, &message, &[]);
             }
             Action::Connect { from, to } => {
-                if let Err(error) = self.fleet.connect(from, to) {
+                let generation = self.fleet.get(to).map_or(0, |process| process.generation);
+                let connected = failpoint::attempt(Step::SupervisorBeforeConnect, generation)
+                    .and_then(|()| self.fleet.connect(from, to));
+                if let Err(error) = connected {
                     let text = format!("connections cannot be passed: {error}");
                     self.log(Level::Warn, &text);
                 }
@@ -407,12 +459,18 @@ impl Driver {
                     }
                     Answer::Refused { reason } => Reply::Refused { reason },
                 };
+                failpoint::reach(Step::SupervisorBeforeAnswer, 0);
                 self.clients.reply(client, &reply);
             }
             Action::Progress { text } => self.clients.progress(&text),
             Action::Log { level, text } => self.log(level, &text),
             Action::Up { generation } => self.up(generation),
-            Action::CloseListeners => self.generations.close_listeners(),
+            Action::Upgrade { generation } => self.begin_upgrade(generation),
+            Action::CloseListeners => {
+                (self.preflight, self.cleared) = (None, None);
+                failpoint::reach(Step::SupervisorBeforeClose, 0);
+                self.generations.close_listeners();
+            }
             Action::Drained { report } => {
                 if let Some(text) = report::trace(&report) {
                     self.setup.say.line(&text);
@@ -433,7 +491,12 @@ impl Driver {
             _ => {
                 self.log_length = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
                 self.note_time(generation);
-                let image = Image::open(&self.next_image())?;
+                let path = self.next_image();
+                failpoint::attempt(Step::SupervisorBeforeOpen, generation).map_err(|error| {
+                    Error::io(format!("cannot open the image {}", path.display()), error)
+                })?;
+                let image = Image::open(&path)?;
+                failpoint::reach(Step::SupervisorAfterOpen, generation);
                 self.generations.begin(generation, image)
             }
         };
@@ -486,7 +549,9 @@ impl Driver {
         };
         let mut fds = vec![process.counters_fd()];
         fds.extend(holdings.listeners.values().map(|bound| bound.as_fd()));
-        let mut told = process.tell(&message, &fds);
+        let mut told = failpoint::attempt(Step::SupervisorBeforeWelcome, process.generation)
+            .and_then(|()| process.tell(&message, &fds));
+        failpoint::reach(Step::SupervisorAfterWelcome, process.generation);
         if let (Ok(()), true, Some(log)) = (&told, process.old_output, &self.setup.log) {
             told = process.tell(&ToWorker::Reopen {}, &[log.as_fd()]);
         }
@@ -498,9 +563,20 @@ impl Driver {
 
     fn tell(&mut self, worker: WorkerId, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
         let Some(process) = self.fleet.get(worker) else { return };
-        if let Err(error) = process.tell(message, fds) {
+        let generation = process.generation;
+        let step = match message {
+            ToWorker::Go {} => Some(Step::SupervisorBetween),
+            ToWorker::Drain { .. } => Some(Step::SupervisorBeforeDrain),
+            _ => None,
+        };
+        let told = step
+            .map_or(Ok(()), |step| failpoint::attempt(step, generation))
+            .and_then(|()| process.tell(message, fds));
+        if let Err(error) = told {
             let reason = format!("it did not take an order: {error}");
             self.events.push_back(Event::LinkLost { worker, reason });
+        } else if let ToWorker::Go {} = message {
+            failpoint::reach(Step::SupervisorAfterGo, generation);
         }
     }
 

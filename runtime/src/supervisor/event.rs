@@ -16,7 +16,7 @@ pub(crate) type Generation = u32;
 pub(crate) type ClientId = u64;
 
 /// The settings that decisions depend on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Policy {
     pub(crate) ready_timeout: Duration,
     pub(crate) drain_timeout: Duration,
@@ -88,6 +88,8 @@ pub(crate) enum Event {
     Stop { client: Option<ClientId>, at_once: bool },
     /// A client hung up; nobody waits for its answer.
     ClientGone { client: ClientId },
+    /// The supervisor runs the image asked for by [`Action::Upgrade`], or keeps its own: why.
+    Upgraded { kept: Option<String> },
     /// Time has passed.
     Tick,
 }
@@ -170,6 +172,10 @@ pub(crate) enum Action {
     },
     /// The first generation serves.
     Up {
+        generation: Generation,
+    },
+    /// The image of this generation is to be the supervisor's own too.
+    Upgrade {
         generation: Generation,
     },
     /// The daemon ends: nobody new is let in while the rest drains.

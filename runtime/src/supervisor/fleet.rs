@@ -5,13 +5,19 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{Generation, WorkerId};
 use crate::counters::{Counters, Ledger};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
+use crate::handed::{Handed, Packing};
 use crate::image::Image;
 use crate::link::{self, FromWorker, ToWorker};
 use crate::marker::{Marker, Origin, Role, VARIABLE};
-use crate::sys::process::{self, Child, Forked, Program};
+use crate::sys::clock::in_ns;
+use crate::sys::exec::{self, Program};
+use crate::sys::process::{self, Child, Forked};
 use crate::sys::{descriptors, seqpacket};
 
 /// How long a process may outlive its link before that is a failure of its own: an exit closes the link
@@ -88,6 +94,59 @@ impl Process {
     }
 }
 
+/// A process on its way to the supervisor's next image.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Packed {
+    generation: Generation,
+    pid: i32,
+    pidfd: Handed,
+    #[serde(with = "in_ns")]
+    since: Instant,
+    text: Option<String>,
+    greeted: bool,
+    old_output: bool,
+    counters: Handed,
+    link: Option<Handed>,
+    #[serde(with = "in_ns")]
+    closed: Option<Instant>,
+}
+
+impl Process {
+    fn pack(&self, packing: &mut Packing) -> Packed {
+        Packed {
+            generation: self.generation,
+            pid: self.child.pid(),
+            pidfd: packing.hand(&self.child),
+            since: self.since,
+            text: self.text.clone(),
+            greeted: self.greeted,
+            old_output: self.old_output,
+            counters: packing.hand(&self.counters_fd),
+            link: self.link.as_ref().map(|link| packing.hand(link)),
+            closed: self.closed,
+        }
+    }
+
+    fn unpack(packed: Packed) -> Result<Process> {
+        let counters_fd = packed.counters.duplicate("the counters of a worker")?;
+        let counters = Counters::open(&counters_fd)
+            .map_err(|error| Error::io("cannot share the counters of a worker", error))?;
+        let pidfd = packed.pidfd.duplicate("the process of a worker")?;
+        Ok(Process {
+            generation: packed.generation,
+            child: Child::adopt(packed.pid, pidfd)?,
+            since: packed.since,
+            text: packed.text,
+            greeted: packed.greeted,
+            old_output: packed.old_output,
+            counters,
+            counters_fd,
+            link: packed.link.map(|link| link.duplicate("the link of a worker")).transpose()?,
+            closed: packed.closed,
+        })
+    }
+}
+
 /// What a new worker is made of.
 pub(crate) struct Plan<'a> {
     pub(crate) generation: Generation,
@@ -99,6 +158,15 @@ pub(crate) struct Plan<'a> {
 }
 
 impl Fleet {
+    pub(super) fn pack(&self, packing: &mut Packing) -> BTreeMap<WorkerId, Packed> {
+        self.workers.iter().map(|(id, process)| (*id, process.pack(packing))).collect()
+    }
+
+    pub(super) fn unpack(packed: BTreeMap<WorkerId, Packed>) -> Result<Fleet> {
+        let workers = packed.into_iter().map(|(id, packed)| Ok((id, Process::unpack(packed)?)));
+        Ok(Fleet { workers: workers.collect::<Result<_>>()? })
+    }
+
     /// Forks a worker that execs the image.
     pub(crate) fn spawn(&mut self, id: WorkerId, plan: &Plan<'_>, now: Instant) -> Result<i32> {
         plan.image.verify()?;
@@ -109,6 +177,8 @@ impl Fleet {
         let (ours, theirs) = seqpacket::pair().map_err(cannot("open a link"))?;
         descriptors::set_nonblocking(&ours).map_err(cannot("open a link"))?;
         let (counters, counters_fd) = Counters::create().map_err(cannot("share counters"))?;
+        failpoint::attempt(Step::SupervisorBeforeFork, plan.generation)
+            .map_err(|error| Error::io("cannot fork a process", error))?;
         match process::fork()? {
             Forked::Child => {
                 let error = become_worker(&theirs, plan);
@@ -118,6 +188,7 @@ impl Fleet {
                 process::exit_now(127);
             }
             Forked::Parent(child) => {
+                failpoint::reach(Step::SupervisorAfterFork, plan.generation);
                 let pid = child.pid();
                 let process = Process {
                     generation: plan.generation,
@@ -204,7 +275,9 @@ fn become_worker(link: &OwnedFd, plan: &Plan<'_>) -> Error {
             vars: plan.vars,
             marker: (VARIABLE, &marker),
         };
-        process::exec(&program).map_err(|error| {
+        let executed = failpoint::attempt(Step::SupervisorBeforeExec, plan.generation)
+            .and_then(|()| exec::exec(&program));
+        executed.map_err(|error| {
             Error::os(
                 ErrorKind::Image,
                 format!("cannot execute the image {}", plan.image.path().display()),

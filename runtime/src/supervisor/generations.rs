@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::Generation;
 use crate::config::{Configuration, Settings};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
-use crate::listener::Bound;
+use crate::failpoint::{self, Step};
+use crate::handed::Packing;
+use crate::image::{self, Image};
+use crate::listener::{self, Bound};
 
 /// The generations that have or may get workers.
 #[derive(Default)]
@@ -84,7 +88,9 @@ impl Generations {
                     shared.push(bound);
                     adjusted
                 }
-                None => Bound::bind(name, wanted)
+                None => failpoint::attempt(Step::SupervisorBeforeBind, generation)
+                    .map_err(|error| Error::io(format!("cannot bind listener `{name}`"), error))
+                    .and_then(|()| Bound::bind(name, wanted))
                     .map(Arc::new)
                     .inspect(|bound| fresh.push(Arc::clone(bound))),
             };
@@ -149,6 +155,110 @@ impl Generations {
             self.retire(generation, false);
         }
     }
+}
+
+/// The generations on their way to the supervisor's next image. What several share is written once, and
+/// referred to by its place.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Packed {
+    images: Vec<image::Packed>,
+    sockets: Vec<listener::Packed>,
+    known: BTreeMap<Generation, PackedHoldings>,
+    kept: Option<PackedKept>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PackedHoldings {
+    image: usize,
+    configuration: Option<Configuration>,
+    listeners: BTreeMap<String, usize>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PackedKept {
+    generation: Generation,
+    image: usize,
+    configuration: Configuration,
+}
+
+/// Values that are shared, each of them written down once.
+struct Shared<'a, T, P> {
+    seen: Vec<&'a Arc<T>>,
+    packed: Vec<P>,
+}
+
+impl<'a, T, P> Shared<'a, T, P> {
+    fn new() -> Shared<'a, T, P> {
+        Shared { seen: Vec::new(), packed: Vec::new() }
+    }
+
+    fn place(&mut self, value: &'a Arc<T>, pack: impl FnOnce(&T) -> P) -> usize {
+        if let Some(place) = self.seen.iter().position(|seen| Arc::ptr_eq(seen, value)) {
+            return place;
+        }
+        self.seen.push(value);
+        self.packed.push(pack(value));
+        self.seen.len() - 1
+    }
+}
+
+impl Generations {
+    pub(super) fn pack(&self, packing: &mut Packing) -> Packed {
+        let (mut images, mut sockets) = (Shared::new(), Shared::new());
+        let mut known = BTreeMap::new();
+        for (generation, holdings) in &self.known {
+            let image = images.place(&holdings.image, |image| image.pack(packing));
+            let mut listeners = BTreeMap::new();
+            for (name, bound) in &holdings.listeners {
+                let place = sockets.place(bound, |bound| bound.pack(packing));
+                listeners.insert(name.clone(), place);
+            }
+            let configuration = holdings.configuration.clone();
+            known.insert(*generation, PackedHoldings { image, configuration, listeners });
+        }
+        let kept = self.kept.as_ref().map(|kept| PackedKept {
+            generation: kept.generation,
+            image: images.place(&kept.image, |image| image.pack(packing)),
+            configuration: kept.configuration.clone(),
+        });
+        Packed { images: images.packed, sockets: sockets.packed, known, kept }
+    }
+
+    pub(super) fn unpack(packed: Packed) -> Result<Generations> {
+        let images: Vec<Arc<Image>> = packed
+            .images
+            .into_iter()
+            .map(|image| Image::unpack(image).map(Arc::new))
+            .collect::<Result<_>>()?;
+        let sockets: Vec<Arc<Bound>> = packed
+            .sockets
+            .into_iter()
+            .map(|socket| Bound::unpack(socket).map(Arc::new))
+            .collect::<Result<_>>()?;
+        let mut generations = Generations::default();
+        for (generation, holdings) in packed.known {
+            let mut listeners = BTreeMap::new();
+            for (name, place) in holdings.listeners {
+                listeners.insert(name, at(&sockets, place)?);
+            }
+            let (image, configuration) = (at(&images, holdings.image)?, holdings.configuration);
+            generations.known.insert(generation, Holdings { image, configuration, listeners });
+        }
+        if let Some(PackedKept { generation, image, configuration }) = packed.kept {
+            let image = at(&images, image)?;
+            generations.kept = Some(Kept { generation, image, configuration });
+        }
+        Ok(generations)
+    }
+}
+
+fn at<T>(all: &[Arc<T>], place: usize) -> Result<Arc<T>> {
+    all.get(place).map(Arc::clone).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Protocol,
+            format!("the state refers to place {place} of {}", all.len()),
+        )
+    })
 }
 
 /// Whether a newcomer's settings can follow those the daemon was started with.

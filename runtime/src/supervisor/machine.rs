@@ -16,16 +16,20 @@ mod retire;
 mod scenarios;
 mod stop;
 mod transition;
+mod upgrade;
 mod watchdog;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use self::respawn::Current;
 use self::retire::Retiring;
 use self::stop::Stopping;
 use self::transition::{Transition, Waiter};
+use self::upgrade::Upgrade;
 use self::worker::Worker;
 pub(crate) use self::worker::WorkerState;
 use super::event::{Action, Answer, ClientId, Event, Generation, Level, Policy, Report, WorkerId};
@@ -39,8 +43,8 @@ const TICK_ROUNDS: usize = 16;
 /// Restarts that are remembered.
 pub(super) const MAX_RESTARTS: usize = 10;
 
-/// The state of the whole daemon.
-#[derive(Debug)]
+/// The state of the whole daemon. A supervisor hands it on to its next image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// Before a generation said otherwise.
     initial: Policy,
@@ -50,6 +54,7 @@ pub(crate) struct Machine {
     transition: Option<Transition>,
     /// Restarts asked for during a transition: together they are one more.
     pending: Option<Vec<Waiter>>,
+    upgrade: Option<Upgrade>,
     /// Generations that were replaced, while they have workers.
     retiring: Vec<Retiring>,
     stopping: Option<Stopping>,
@@ -75,6 +80,7 @@ impl Machine {
             current: None,
             transition: None,
             pending: None,
+            upgrade: None,
             retiring: Vec::new(),
             stopping: None,
             fallen_back: None,
@@ -127,6 +133,7 @@ impl Machine {
             Event::Restart { client, wait } => self.restart(client, wait, now, &mut out),
             Event::Stop { client, at_once } => self.stop(client, at_once, now, &mut out),
             Event::ClientGone { client } => self.client_gone(client),
+            Event::Upgraded { kept } => self.upgraded(kept, now, &mut out),
             Event::Tick => self.tick(now, &mut out),
         }
         self.leave_if_done(now, &mut out);
@@ -184,6 +191,9 @@ impl Machine {
         }
         for retiring in &mut self.retiring {
             retiring.waiters.iter_mut().for_each(gone);
+        }
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.forget(client);
         }
         if let Some(stopping) = &mut self.stopping {
             stopping.clients.retain(|waiting| *waiting != client);

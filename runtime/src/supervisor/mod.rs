@@ -10,3 +10,4 @@ mod generations;
 mod machine;
 mod report;
 mod tenure;
+pub(crate) mod upgrade;

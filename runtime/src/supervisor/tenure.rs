@@ -1,16 +1,18 @@
 //! Since when an image serves, and since when it is known to be good: on the clock on the wall.
 
+use serde::{Deserialize, Serialize};
+
 use super::event::Generation;
 use crate::control::unix_seconds;
 
 /// The terms of the generations that are shown.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Tenure {
     terms: Vec<Term>,
 }
 
 /// In seconds since 1970.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Term {
     generation: Generation,
     serves: Option<u64>,

@@ -1,5 +1,7 @@
 //! `clock_gettime(2)`: deadlines that mean the same in every process and across `exec`.
 
+use std::collections::VecDeque;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -10,32 +12,108 @@ fn monotonic_ns() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
+/// One moment on both clocks, the same for the life of this process: an instant is the same number
+/// however often it is converted.
+fn anchor() -> (Instant, u64) {
+    static ANCHOR: OnceLock<(Instant, u64)> = OnceLock::new();
+    *ANCHOR.get_or_init(|| (Instant::now(), monotonic_ns()))
+}
+
 /// An instant as nanoseconds of `CLOCK_MONOTONIC`.
 pub(crate) fn to_monotonic_ns(at: Instant) -> u64 {
-    let (now, now_ns) = (Instant::now(), monotonic_ns());
-    match at.checked_duration_since(now) {
-        Some(ahead) => now_ns.saturating_add(nanos(ahead)),
-        None => now_ns.saturating_sub(nanos(now.duration_since(at))),
+    let (here, ns) = anchor();
+    match at.checked_duration_since(here) {
+        Some(after) => ns.saturating_add(nanos(after)),
+        None => ns.saturating_sub(nanos(here.duration_since(at))),
     }
 }
 
-/// Nanoseconds of `CLOCK_MONOTONIC` as an instant; one before this process' reach is now.
+/// Nanoseconds of `CLOCK_MONOTONIC` as an instant; one beyond this process' reach is about now.
 pub(crate) fn from_monotonic_ns(ns: u64) -> Instant {
-    let (now, now_ns) = (Instant::now(), monotonic_ns());
-    if ns >= now_ns {
-        now.checked_add(Duration::from_nanos(ns - now_ns)).unwrap_or(now)
-    } else {
-        now.checked_sub(Duration::from_nanos(now_ns - ns)).unwrap_or(now)
+    let (here, here_ns) = anchor();
+    match ns.checked_sub(here_ns) {
+        Some(after) => here.checked_add(Duration::from_nanos(after)),
+        None => here.checked_sub(Duration::from_nanos(here_ns - ns)),
     }
+    .unwrap_or(here)
 }
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What holds instants, and can be written with numbers in their place.
+pub(crate) trait Moments: Sized {
+    type Numbers: serde::Serialize + serde::de::DeserializeOwned;
+
+    fn numbers(&self) -> Self::Numbers;
+    fn from_numbers(numbers: Self::Numbers) -> Self;
+}
+
+impl Moments for Instant {
+    type Numbers = u64;
+
+    fn numbers(&self) -> u64 {
+        to_monotonic_ns(*self)
+    }
+
+    fn from_numbers(ns: u64) -> Instant {
+        from_monotonic_ns(ns)
+    }
+}
+
+impl Moments for Option<Instant> {
+    type Numbers = Option<u64>;
+
+    fn numbers(&self) -> Option<u64> {
+        self.map(to_monotonic_ns)
+    }
+
+    fn from_numbers(ns: Option<u64>) -> Option<Instant> {
+        ns.map(from_monotonic_ns)
+    }
+}
+
+impl Moments for VecDeque<Instant> {
+    type Numbers = Vec<u64>;
+
+    fn numbers(&self) -> Vec<u64> {
+        self.iter().copied().map(to_monotonic_ns).collect()
+    }
+
+    fn from_numbers(ns: Vec<u64>) -> VecDeque<Instant> {
+        ns.into_iter().map(from_monotonic_ns).collect()
+    }
+}
+
+/// For serde: instants as nanoseconds of `CLOCK_MONOTONIC`.
+pub(crate) mod in_ns {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Moments;
+
+    pub(crate) fn serialize<M: Moments, S: Serializer>(at: &M, to: S) -> Result<S::Ok, S::Error> {
+        at.numbers().serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, M: Moments, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<M, D::Error> {
+        M::Numbers::deserialize(from).map(M::from_numbers)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_the_same_there_and_back() {
+        let now = to_monotonic_ns(Instant::now());
+        for ns in [now, now + 30_000_000_123, now - 1_234_567] {
+            assert_eq!(to_monotonic_ns(from_monotonic_ns(ns)), ns);
+        }
+    }
 
     #[test]
     fn survives_the_round_trip() {

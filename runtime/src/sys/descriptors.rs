@@ -32,6 +32,38 @@ pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// A duplicate, marked close-on-exec, of a descriptor that `exec` handed over under a number. The number
+/// itself stays open.
+pub(crate) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: borrowed for one call, which reports a number that is not open.
+    let handed = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(rustix::io::fcntl_dupfd_cloexec(handed, 3)?)
+}
+
+/// Whether descriptors survive the next `exec`, by number; those that are not open are passed over.
+pub(crate) fn set_kept(numbers: &[RawFd], kept: bool) {
+    let flags = if kept { FdFlags::empty() } else { FdFlags::CLOEXEC };
+    for &number in numbers {
+        // SAFETY: borrowed for one call, which reports a number that is not open.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        let _ = rustix::io::fcntl_setfd(fd, flags);
+    }
+}
+
+/// Closes descriptors that were handed over and duplicated, by number.
+pub(crate) fn close(mut numbers: Vec<RawFd>) {
+    numbers.sort_unstable();
+    numbers.dedup();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // SAFETY: the number was handed over by the program before, and no value of this one owns it: it
+        // has duplicates.
+        drop(unsafe { OwnedFd::from_raw_fd(number) });
+    }
+}
+
 /// Makes `fd` this process' stdout and stderr.
 pub(crate) fn become_output(fd: impl AsFd) -> io::Result<()> {
     rustix::stdio::dup2_stdout(fd.as_fd())?;

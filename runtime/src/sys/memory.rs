@@ -1,7 +1,7 @@
 //! `memfd_create(2)`, `mmap(2)`: memory shared between a supervisor and a worker.
 
 use std::ffi::c_void;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 
@@ -14,6 +14,40 @@ pub(crate) fn shared_file(name: &str, length: usize) -> io::Result<OwnedFd> {
     rustix::fs::ftruncate(&fd, length as u64)?;
     rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(fd)
+}
+
+/// An anonymous file that holds `bytes` and that nobody can change any more.
+pub(crate) fn sealed_file(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(bytes)?;
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
+}
+
+/// An anonymous file to be written to by another process.
+pub(crate) fn empty_file(name: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?)
+}
+
+/// What an anonymous file holds, however far it was read or written; more than `limit` bytes are an error.
+pub(crate) fn contents(fd: impl AsFd, limit: u64) -> io::Result<Vec<u8>> {
+    let size = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
+    if size > limit {
+        let why = format!("{size} bytes are more than {limit}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    let mut at = 0;
+    while at < bytes.len() {
+        match rustix::io::pread(&fd, &mut bytes[at..], at as u64)? {
+            0 => break,
+            n => at += n,
+        }
+    }
+    bytes.truncate(at);
+    Ok(bytes)
 }
 
 /// A value of type `T` in a shared mapping.

@@ -2,6 +2,8 @@
 
 pub(crate) mod clock;
 pub(crate) mod descriptors;
+pub(crate) mod exec;
+pub(crate) mod guard;
 pub(crate) mod memory;
 pub(crate) mod page;
 pub(crate) mod process;

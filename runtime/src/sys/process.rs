@@ -1,17 +1,17 @@
-//! `fork(2)`, `execveat(2)`, `pidfd_open(2)`, `waitid(2)`: processes, by descriptor wherever possible.
+//! `fork(2)`, `pidfd_open(2)`, `waitid(2)`: processes, by descriptor wherever possible.
 
-use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nix::fcntl::AtFlags;
 use nix::libc;
 use nix::unistd::ForkResult;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+use super::guard;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How a process ended.
@@ -65,6 +65,11 @@ pub(crate) struct Child {
 }
 
 impl Child {
+    /// The same child after an `exec`, which makes this process another program and not another parent.
+    pub(crate) fn adopt(number: i32, pidfd: OwnedFd) -> Result<Child> {
+        Ok(Child { pid: pid_of(number)?, pidfd })
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
@@ -124,11 +129,15 @@ pub(crate) fn fork() -> Result<Forked> {
 
 /// Holds a process that is this process' child: forked by it, or inherited as a subreaper.
 pub(crate) fn child_of(number: i32) -> Result<Child> {
-    let pid = Pid::from_raw(number)
-        .ok_or_else(|| Error::new(ErrorKind::Protocol, format!("{number} is not a process id")))?;
+    let pid = pid_of(number)?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
         .map_err(|error| Error::io(format!("cannot open process {number}"), error))?;
     Ok(Child { pid, pidfd })
+}
+
+fn pid_of(number: i32) -> Result<Pid> {
+    Pid::from_raw(number)
+        .ok_or_else(|| Error::new(ErrorKind::Protocol, format!("{number} is not a process id")))
 }
 
 /// Says which threads exist beside the calling one, if any.
@@ -189,32 +198,12 @@ pub(crate) fn reap_strangers(known: impl Fn(i32) -> bool) -> io::Result<()> {
     }
 }
 
-/// A program to become: an open image, its arguments and its environment.
-pub(crate) struct Program<'a> {
-    pub(crate) image: BorrowedFd<'a>,
-    pub(crate) args: &'a [OsString],
-    pub(crate) vars: &'a [(OsString, OsString)],
-    /// Added to the environment: the marker that tells the new program its role.
-    pub(crate) marker: (&'a str, &'a str),
-}
-
-/// `execveat(2)`: replaces this process by the program, with default signals; those it will catch are
-/// blocked until then.
-pub(crate) fn exec(program: &Program<'_>) -> io::Result<Infallible> {
-    let text = |bytes: &OsStr| CString::new(bytes.as_bytes());
-    let args: Vec<CString> = program.args.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?;
-    let mut vars = Vec::with_capacity(program.vars.len() + 1);
-    for (name, value) in program.vars {
-        if name != program.marker.0 {
-            vars.push(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?);
-        }
-    }
-    vars.push(CString::new(format!("{}={}", program.marker.0, program.marker.1))?);
-    super::signals::reset_for_exec();
-    match nix::unistd::execveat(program.image, c"", &args, &vars, AtFlags::AT_EMPTY_PATH) {
-        Ok(never) => match never {},
-        Err(error) => Err(error.into()),
-    }
+/// For a child that is about to become another program: it shall not outlive this process, nor take longer
+/// than `limit`, in whole seconds.
+pub(crate) fn end_with_parent(limit: Duration) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    guard::arm(limit);
+    Ok(())
 }
 
 /// Ends this process at once: no destructors, no exit handlers, which may belong to another copy of

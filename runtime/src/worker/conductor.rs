@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::state::{Phase, State};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker, ToWorker};
 use crate::sys::readiness::readable;
 use crate::sys::{clock, descriptors, process, signals};
@@ -128,6 +129,16 @@ impl Conductor {
             }
             Err(error) => return Err(error),
         };
+        let step = match &message {
+            ToWorker::Go {} => Some(Step::WorkerGo),
+            ToWorker::Quiesce {} => Some(Step::WorkerQuiesce),
+            ToWorker::Resume {} => Some(Step::WorkerResume),
+            ToWorker::Drain { .. } => Some(Step::WorkerDrain),
+            _ => None,
+        };
+        if let Some(step) = step {
+            failpoint::reach(step, self.state.generation);
+        }
         match message {
             ToWorker::Go {} | ToWorker::Resume {} => self.state.set_phase(Phase::Open),
             ToWorker::Quiesce {} => self.state.set_phase(Phase::Quiesced),

@@ -20,6 +20,34 @@ pub(crate) struct Connection {
 #[derive(Debug, Default)]
 pub(crate) struct Farewell(AtomicU8);
 
+/// One attempt to accept: counted before it is made, so that no connection is missing in the account of a
+/// process that is killed right after it.
+pub(crate) struct Accepting {
+    state: Arc<State>,
+    succeeded: bool,
+}
+
+impl Accepting {
+    pub(super) fn begin(state: &Arc<State>) -> Accepting {
+        state.counters.accepting();
+        Accepting { state: Arc::clone(state), succeeded: false }
+    }
+
+    /// There is a connection: it counts until it is dropped.
+    pub(crate) fn succeeded(mut self) -> Connection {
+        self.succeeded = true;
+        Connection::new(&self.state)
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        if !self.succeeded {
+            self.state.counters.not_accepted();
+        }
+    }
+}
+
 const TOLD: u8 = 1;
 const BY_THE_PROGRAM: u8 = 2;
 

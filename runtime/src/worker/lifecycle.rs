@@ -16,6 +16,7 @@ use super::state::State;
 use crate::config::{Address, Configuration, Settings, Surroundings};
 use crate::counters::{Counters, Stage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker, Protocols, ToWorker};
 use crate::spec::{Flavor, Spec};
 
@@ -54,7 +55,9 @@ pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> R
     };
     let release = env!("CARGO_PKG_VERSION").to_owned();
     let hello = FromWorker::Hello { protocol: Protocols::OURS, release, configuration };
-    match link::send(&link, &hello, &[]) {
+    let introduced = failpoint::attempt(Step::WorkerBeforeHello, 0)
+        .and_then(|()| link::send(&link, &hello, &[]));
+    match introduced {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             let error = Error::config(format!(
                 "the configuration is too large to be passed on ({error}); name a file in \
@@ -71,6 +74,7 @@ pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> R
     let ToWorker::Welcome { generation, configuration, listeners: names } = message else {
         return Err(odd("said something else than welcome"));
     };
+    failpoint::reach(Step::WorkerAfterWelcome, generation);
     let mut fds = fds.into_iter();
     let counters = fds.next().ok_or_else(|| odd("sent no counters"))?;
     if fds.len() != names.len() {
@@ -125,7 +129,10 @@ impl Worker {
         if let Err(error) = conductor::start(Arc::clone(state), Ending::Cancelled, self.duty) {
             return self.fail(&error);
         }
-        let runtime = match build_runtime(spec) {
+        let built = build_runtime(spec).and_then(|runtime| {
+            failpoint::attempt(Step::WorkerRuntime, state.generation).map(|()| runtime)
+        });
+        let runtime = match built {
             Ok(runtime) => runtime,
             Err(error) => return self.fail(&Error::io("cannot build the Tokio runtime", error)),
         };

@@ -12,11 +12,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::Connection;
+use super::connection::{Accepting, Connection};
 use super::net::Addr;
 use super::passing::Passage;
 use crate::config::{Address, Configuration, Ready};
 use crate::counters::{Counters, Stage};
+use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker};
 
 /// What a worker may do with its listeners.
@@ -167,6 +168,10 @@ impl State {
     /// The worker could serve; said once.
     pub(crate) fn ready(&self) {
         if !self.ready.swap(true, Ordering::SeqCst) {
+            if failpoint::attempt(Step::WorkerBeforeReady, self.generation).is_err() {
+                // As where the message below is not taken.
+                return;
+            }
             self.say(&FromWorker::Ready {});
         }
     }
@@ -270,13 +275,12 @@ impl State {
         lock(&self.listeners).keys().cloned().collect()
     }
 
-    /// Counts a connection from here to the drop of what is returned.
-    pub(crate) fn connection(self: &Arc<Self>) -> Connection {
-        self.counters.accepted();
-        Connection::new(self)
+    /// Counts a connection that is about to be accepted.
+    pub(crate) fn accepting(self: &Arc<Self>) -> Accepting {
+        Accepting::begin(self)
     }
 
-    /// As [`State::connection`], for one that an older generation passed.
+    /// Counts a connection that an older generation passed, until what is returned is dropped.
     pub(crate) fn received(self: &Arc<Self>) -> Connection {
         self.counters.received();
         Connection::new(self)
@@ -284,6 +288,7 @@ impl State {
 
     /// Hangs up and waits for the stand-in of a supervisor, if there is one, to put things away.
     pub(crate) fn part(&self) {
+        failpoint::reach(Step::WorkerBeforeExit, self.generation);
         // A link that is down already is what is wanted.
         let _ = rustix::net::shutdown(&self.link, rustix::net::Shutdown::Both);
         let Some(stand_in) = self.stand_in.get() else { return };

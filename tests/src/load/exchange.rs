@@ -79,6 +79,14 @@ impl Channel {
         Ok(Self { stream, parser: Parser::new(), requests: 0 })
     }
 
+    /// This end's address, of a connection over TCP.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr().ok(),
+            Stream::Unix(_) => None,
+        }
+    }
+
     /// Looks at the socket itself, not at what the runtime has heard of it so far.
     pub(super) fn idle(&self) -> Idle {
         let mut byte = [0u8; 1];

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -116,10 +117,14 @@ pub struct Failure {
     pub outcome: Outcome,
     /// The error, and where in the life of the connection it happened.
     pub detail: String,
+    /// The client's own address, where there was a connection: the peer, for the server.
+    pub local: Option<SocketAddr>,
 }
 
 const SAMPLES: usize = 4096;
+/// Of those that had a connection, more are kept: each may be looked for among what the server accepted.
 const FAILURES: usize = 5;
+const CONNECTED_FAILURES: usize = 10_000;
 
 impl Ledger {
     pub(super) fn new(start: Instant) -> Self {
@@ -205,7 +210,8 @@ impl Ledger {
 
     pub(super) fn fail(&mut self, failure: Failure) {
         self.tally(failure.outcome);
-        if self.failures.len() < FAILURES {
+        let limit = if failure.local.is_some() { CONNECTED_FAILURES } else { FAILURES };
+        if self.failures.len() < limit {
             self.failures.push(failure);
         }
     }

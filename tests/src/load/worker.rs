@@ -150,7 +150,8 @@ impl Worker {
         let requests = self.channel.as_ref().map_or(0, |channel| channel.requests);
         let Lost { outcome, detail } = lost;
         let detail = format!("{detail} (request {requests} of the connection)");
-        self.ledger.fail(Failure { at, outcome, detail });
+        let local = self.channel.as_ref().and_then(Channel::local);
+        self.ledger.fail(Failure { at, outcome, detail, local });
     }
 
     async fn attempt(&mut self, index: u64) -> Result<Response, Lost> {

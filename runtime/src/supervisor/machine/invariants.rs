@@ -27,8 +27,9 @@
 //! silent from then on. Its code is 0 only if somebody asked or the program was done.
 //!
 //! **Clients.** Each is answered once, never after it hung up, at the latest with the exit. A restart
-//! is reported as done when it is confirmed, to whoever waits when no worker of the old generation is
-//! left. Without a transition, nobody waits but for such an end.
+//! is reported as done when it is confirmed and the supervisor has had its own upgrade or has not, to
+//! whoever waits when no worker of the old generation is left. Without a transition or an upgrade, nobody
+//! waits but for such an end. What was asked for during an upgrade comes after it.
 //!
 //! **Time.** After a tick nothing is due: a driver that sleeps until the deadline never spins.
 
@@ -61,6 +62,8 @@ pub(super) struct Watch {
     last_worker: WorkerId,
     last_generation: Generation,
     confirmed: BTreeSet<Generation>,
+    /// Whose image the supervisor is about to run.
+    pub(super) upgrading: Option<Generation>,
     unretired: BTreeSet<Generation>,
     /// Unanswered, with whether they wait for the old worker's end.
     clients: BTreeMap<ClientId, bool>,
@@ -129,6 +132,7 @@ impl Watch {
             last_worker: 0,
             last_generation: 0,
             confirmed: BTreeSet::new(),
+            upgrading: None,
             unretired: BTreeSet::new(),
             clients: BTreeMap::new(),
             up: false,
@@ -243,6 +247,7 @@ impl Watch {
             Event::ClientGone { client } => {
                 self.clients.remove(client);
             }
+            Event::Upgraded { .. } => self.upgrading = None,
             _ => {}
         }
     }

@@ -2,18 +2,22 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::respawn::Current;
 use super::transition::Waiter;
 use super::{Actions, Machine, answer};
 use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Answer, Generation, Report};
+use crate::sys::clock::in_ns;
 
 /// A generation that was replaced, or undone after it had served, and has workers left.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Retiring {
     generation: Generation,
     /// Of its replacement or undoing, complete but for the end.
-    report: Report,
+    pub(super) report: Report,
+    #[serde(with = "in_ns")]
     requested: Instant,
     pub(super) waiters: Vec<Waiter>,
 }
@@ -32,7 +36,7 @@ impl Machine {
         let (waiting, answered) =
             waiters.into_iter().partition(|waiter| waiter.wait && old.is_some());
         for Waiter { client, .. } in answered {
-            answer(client, Answer::Restarted(report.clone()), out);
+            self.restarted(client, report.clone(), out);
         }
         // Even where nobody waits: `status` shows the figures of the last restart.
         if let Some(generation) = old {
@@ -66,7 +70,9 @@ impl Machine {
             return;
         }
         let ledger = self.ledgers.remove(&generation).unwrap_or_default();
-        for ended in self.retiring.extract_if(.., |old| old.generation == generation) {
+        let ended: Vec<Retiring> =
+            self.retiring.extract_if(.., |old| old.generation == generation).collect();
+        for ended in ended {
             let mut report = ended.report;
             let took = now.saturating_duration_since(ended.requested);
             report.to_drained = report.committed.then_some(took);
@@ -78,11 +84,10 @@ impl Machine {
                 out.push(Action::Drained { report: report.clone() });
             }
             for waiter in ended.waiters {
-                let told = match report.committed {
-                    true => Answer::Restarted(report.clone()),
-                    false => Answer::Aborted(report.clone()),
-                };
-                answer(waiter.client, told, out);
+                match report.committed {
+                    true => self.restarted(waiter.client, report.clone(), out),
+                    false => answer(waiter.client, Answer::Aborted(report.clone()), out),
+                }
             }
         }
         let fallback = |current: &Current| current.fallback == Some(generation);

@@ -8,6 +8,7 @@ mod exclusive;
 mod fallback;
 mod first_start;
 mod restarts;
+mod upgrade;
 mod watchdog;
 
 use std::time::{Duration, Instant};
@@ -90,12 +91,14 @@ struct Story {
     watch: Watch,
     began: Instant,
     policy: Policy,
+    /// The supervisor's own part of a restart is done at once, and not told of.
+    upgrades_at_once: bool,
 }
 
 impl Story {
     fn new(policy: Policy) -> Story {
         let watch = Watch::new(policy);
-        Story { began: watch.now, watch, policy }
+        Story { began: watch.now, watch, policy, upgrades_at_once: true }
     }
 
     /// With the first generation serving, by worker 1.
@@ -137,7 +140,11 @@ impl Story {
 
     /// What is done about an event, in short; without logs.
     fn on(&mut self, event: Event) -> Vec<String> {
-        let actions = self.watch.on(event);
+        let mut actions = self.watch.on(event);
+        if self.upgrades_at_once && self.watch.upgrading.is_some() {
+            actions.retain(|action| !matches!(action, Action::Upgrade { .. }));
+            actions.extend(self.watch.on(Event::Upgraded { kept: None }));
+        }
         actions.into_iter().filter_map(|action| self.say(action)).collect()
     }
 
@@ -182,6 +189,7 @@ impl Story {
                 Answer::Refused { reason } => format!("tell {client}: refused, {reason}"),
             },
             Action::Up { generation } => format!("up {generation}"),
+            Action::Upgrade { generation } => format!("upgrade {generation}"),
             Action::Retire { generation, .. } => format!("retire {generation}"),
             Action::Exit { code, reason: Some(reason) } => format!("exit {code}: {reason}"),
             Action::Exit { code, reason: None } => format!("exit {code}"),
@@ -209,6 +217,9 @@ fn report_of(report: Report) -> String {
     }
     if let Some(reason) = report.reason {
         text += &format!(": {reason}");
+    }
+    if let Some(note) = report.note.filter(|note| note.contains("supervisor kept")) {
+        text += &format!("; {note}");
     }
     text
 }

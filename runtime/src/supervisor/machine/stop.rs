@@ -2,21 +2,25 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, refuse};
 use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Answer, ClientId, Report};
+use crate::sys::clock::in_ns;
 
 /// How long a worker that was told to stop at once may take before it is killed.
 pub(super) const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
 
 /// The daemon ends as soon as its last worker is gone.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Stopping {
     pub(super) code: u8,
     pub(super) reason: Option<String>,
     pub(super) clients: Vec<ClientId>,
     pub(super) ledger: Ledger,
+    #[serde(with = "in_ns")]
     since: Instant,
     pub(super) urgency: Urgency,
     /// By somebody; else the daemon ends by itself.
@@ -24,7 +28,7 @@ pub(super) struct Stopping {
 }
 
 /// How much time the workers still get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Urgency {
     Drain,
     AtOnce,
@@ -88,6 +92,7 @@ impl Machine {
         out.push(Action::Progress { text: "stopping".into() });
         out.push(Action::CloseListeners);
         self.abandon_transition(out);
+        self.abandon_upgrade(out);
         if let Some(current) = self.current.as_mut() {
             current.respawn_at = None;
         }

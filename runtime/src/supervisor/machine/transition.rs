@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::respawn::Current;
 use super::watchdog;
 use super::worker::{WorkerState, drain, kill};
@@ -10,16 +12,19 @@ use super::{Actions, Machine, answer, log, refuse, seconds};
 use crate::supervisor::event::{
     Action, Answer, ClientId, Generation, Level, Order, Policy, Report, Source, WorkerId,
 };
+use crate::sys::clock::in_ns;
 
 /// A new generation on its way: from the request until it is confirmed or undone.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Transition {
     pub(super) generation: Generation,
     pub(super) policy: Policy,
     pub(super) worker: WorkerId,
+    #[serde(with = "in_ns")]
     pub(super) since: Instant,
     pub(super) waiters: Vec<Waiter>,
     /// Committed, and to be confirmed then.
+    #[serde(with = "in_ns")]
     pub(super) confirm_at: Option<Instant>,
     /// The old worker had to be gone before the new one began.
     pub(super) exclusive: bool,
@@ -29,7 +34,7 @@ pub(super) struct Transition {
 }
 
 /// Who asked for a restart, if anybody wants the answer, and whether it waits for the old worker's end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Waiter {
     pub(super) client: Option<ClientId>,
     pub(super) wait: bool,
@@ -54,7 +59,7 @@ impl Machine {
             refuse(client, "the daemon is stopping", out);
         } else if self.last_generation == 0 {
             refuse(client, "the daemon has not begun", out);
-        } else if self.transition.is_some() {
+        } else if self.transition.is_some() || self.upgrade.is_some() {
             out.push(log(Level::Info, "a restart is in progress; one more follows it".into()));
             self.pending.get_or_insert_default().push(waiter);
         } else {
@@ -246,6 +251,9 @@ impl Machine {
             }
             self.remember(report.clone());
         }
+        if transition.from_disk {
+            self.begin_upgrade(transition.generation, out);
+        }
         self.replaced(report, transition.since, transition.waiters, out);
         self.force_excess(now, out);
         if let Some(old) = old {
@@ -321,6 +329,8 @@ impl Machine {
 
     pub(super) fn start_pending(&mut self, now: Instant, out: &mut Actions) {
         if self.stopping.is_none()
+            && self.upgrade.is_none()
+            && self.transition.is_none()
             && let Some(waiters) = self.pending.take()
         {
             self.start_transition(waiters, now, out);

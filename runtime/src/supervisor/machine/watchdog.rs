@@ -2,18 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::worker::{Worker, WorkerState, drain, kill};
 use super::{Actions, Machine, log, seconds};
 use crate::supervisor::event::{Action, Level, Order, WorkerId};
+use crate::sys::clock::in_ns;
 use crate::sys::process::Exit;
 
 /// How a worker is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Watch {
     /// To be asked then.
-    Next(Instant),
+    Next(#[serde(with = "in_ns")] Instant),
     /// Asked, and to answer by then.
-    Asked(Instant),
+    Asked(#[serde(with = "in_ns")] Instant),
 }
 
 impl Watch {

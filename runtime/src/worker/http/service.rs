@@ -13,6 +13,7 @@ use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Peer;
+use crate::failpoint::{self, Step};
 use crate::worker::connection::Farewell;
 use crate::worker::state::State;
 
@@ -132,6 +133,7 @@ impl InFlight {
         activity.requests.fetch_add(1, Relaxed);
         activity.in_flight.fetch_add(1, Relaxed);
         activity.state.counters.request_begun();
+        failpoint::reach(Step::WorkerRequest, activity.state.generation);
         InFlight(Arc::clone(activity))
     }
 }

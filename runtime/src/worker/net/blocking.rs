@@ -10,6 +10,7 @@ use rustix::net::SocketFlags;
 
 use super::Addr;
 use crate::error::Result;
+use crate::failpoint::{self, Step};
 use crate::sys::readiness::readable;
 use crate::worker::connection::Connection;
 use crate::worker::daemon::take;
@@ -143,12 +144,19 @@ impl Listener {
         if !fds[0].revents().is_empty() {
             return Ok(None);
         }
-        let socket = match rustix::net::accept_with(listening, SocketFlags::CLOEXEC) {
+        let attempt = self.state.accepting();
+        let accepted = failpoint::attempt(Step::WorkerBeforeAccept, self.state.generation)
+            .map_err(|error| {
+                rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
+            })
+            .and_then(|()| rustix::net::accept_with(listening, SocketFlags::CLOEXEC));
+        let socket = match accepted {
             Ok(socket) => socket,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => {
                 let error = io::Error::from(error);
                 if super::is_exhaustion(&error) {
+                    drop(attempt);
                     tracing::error!(%error, listener = %self.addr, "accepting rests");
                     let until = Instant::now() + super::EXHAUSTED_PAUSE;
                     readable(&[((), gate)], Some(until))?;
@@ -157,7 +165,9 @@ impl Listener {
                 return if super::concerns_one_connection(&error) { Ok(None) } else { Err(error) };
             }
         };
-        let connection = self.state.connection();
+        let connection = attempt.succeeded();
+        failpoint::note_peer(&socket);
+        failpoint::reach(Step::WorkerAfterAccept, self.state.generation);
         let (kind, peer) = match self.addr {
             Addr::Tcp(_) => {
                 let stream = std::net::TcpStream::from(socket);

@@ -1,13 +1,16 @@
 //! Listeners for async programs: Tokio's accept, that waits whenever this worker may not accept.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use tokio::sync::watch;
 
 use super::{Addr, Stream, TcpStream, Tracked, UnixStream};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
 use crate::worker::daemon::take;
 use crate::worker::state::{Phase, State, Taken};
 
@@ -73,6 +76,10 @@ impl Gated {
             }
             let error = if let Err(error) = self.register() {
                 error
+            } else if let Err(error) =
+                failpoint::attempt(Step::WorkerBeforeAccept, self.state.generation)
+            {
+                error
             } else {
                 let Some(registered) = &self.registered else { continue };
                 tokio::select! {
@@ -81,8 +88,8 @@ impl Gated {
                         changed.ok()?;
                         continue;
                     }
-                    accepted = registered.accept() => match accepted {
-                        Ok(accepted) => return Some(Ok(accepted.tracked(&self.state))),
+                    accepted = registered.accept(&self.state) => match accepted {
+                        Ok(accepted) => return Some(Ok(accepted)),
                         Err(error) => error,
                     },
                 }
@@ -116,37 +123,26 @@ impl Gated {
     }
 }
 
-/// A connection that is not yet counted.
-enum Accepted {
-    Tcp(tokio::net::TcpStream, std::net::SocketAddr),
-    Unix(tokio::net::UnixStream, tokio::net::unix::SocketAddr),
-}
-
 impl Registered {
-    async fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Registered::Tcp(listener) => {
-                listener.accept().await.map(|(stream, addr)| Accepted::Tcp(stream, addr))
-            }
-            Registered::Unix(listener) => {
-                listener.accept().await.map(|(stream, addr)| Accepted::Unix(stream, addr))
-            }
-        }
-    }
-}
-
-impl Accepted {
-    fn tracked(self, state: &Arc<State>) -> (Stream, Addr) {
-        let connection = state.connection();
-        match self {
-            Accepted::Tcp(stream, addr) => {
-                (Stream::Tcp(Tracked::new(stream, connection)), Addr::Tcp(addr))
-            }
-            Accepted::Unix(stream, addr) => {
-                let addr = Addr::of_unix(&addr);
-                (Stream::Unix(Tracked::new(stream, connection)), addr)
-            }
-        }
+    /// Counts what it accepts.
+    async fn accept(&self, state: &Arc<State>) -> io::Result<(Stream, Addr)> {
+        poll_fn(|cx| {
+            let attempt = state.accepting();
+            Poll::Ready(match self {
+                Registered::Tcp(listener) => ready!(listener.poll_accept(cx)).map(|(tcp, peer)| {
+                    failpoint::note_peer(&tcp);
+                    (Stream::Tcp(Tracked::new(tcp, attempt.succeeded())), Addr::Tcp(peer))
+                }),
+                Registered::Unix(listener) => {
+                    ready!(listener.poll_accept(cx)).map(|(unix, peer)| {
+                        let stream = Tracked::new(unix, attempt.succeeded());
+                        (Stream::Unix(stream), Addr::of_unix(&peer))
+                    })
+                }
+            })
+        })
+        .await
+        .inspect(|_| failpoint::reach(Step::WorkerAfterAccept, state.generation))
     }
 }
 

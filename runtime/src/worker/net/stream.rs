@@ -76,6 +76,7 @@ impl Stream {
         match rustix::net::sockopt::socket_domain(&socket)? {
             AddressFamily::INET | AddressFamily::INET6 => {
                 crate::sys::descriptors::set_nonblocking(&socket)?;
+                crate::failpoint::note_peer(&socket);
                 let stream = tokio::net::TcpStream::from_std(socket.into())?;
                 Ok(Stream::Tcp(Tracked::new(stream, state.received())))
             }

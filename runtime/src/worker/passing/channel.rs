@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::parcel::{Parcel, decode, decode_answer, encode, encode_answer};
+use crate::failpoint::{self, Step};
 use crate::sys::seqpacket;
 use crate::worker::state::State;
 
@@ -107,7 +108,7 @@ pub(super) async fn attend(state: Arc<State>, mut channels: mpsc::UnboundedRecei
         let state = Arc::clone(&state);
         tokio::spawn(async move {
             let ended = match channel {
-                Channel::ToSuccessor(socket, queue) => send_all(socket, queue).await,
+                Channel::ToSuccessor(socket, queue) => send_all(&state, socket, queue).await,
                 Channel::FromPredecessor(socket) => take_all(&state, socket).await,
             };
             if let Err(error) = ended {
@@ -118,7 +119,11 @@ pub(super) async fn attend(state: Arc<State>, mut channels: mpsc::UnboundedRecei
 }
 
 /// Sends connections and hears the answers. Ends with the successor or the last sender.
-async fn send_all(socket: OwnedFd, mut queue: mpsc::Receiver<Sent>) -> io::Result<()> {
+async fn send_all(
+    state: &State,
+    socket: OwnedFd,
+    mut queue: mpsc::Receiver<Sent>,
+) -> io::Result<()> {
     let socket = &seqpacket::register(socket)?;
     let mut unanswered: HashMap<u64, oneshot::Sender<Verdict>> = HashMap::new();
     let mut last = 0;
@@ -147,7 +152,9 @@ async fn send_all(socket: OwnedFd, mut queue: mpsc::Receiver<Sent>) -> io::Resul
                         continue;
                     };
                     unanswered.insert(last, sender);
+                    failpoint::attempt(Step::WorkerBeforePass, state.generation)?;
                     send(socket, &packet, &parcel.socket).await?;
+                    failpoint::reach(Step::WorkerAfterPass, state.generation);
                 }
             },
         }
@@ -168,6 +175,7 @@ async fn take_all(state: &Arc<State>, socket: OwnedFd) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
             Err(error) => return Err(error),
         };
+        failpoint::attempt(Step::WorkerReceived, state.generation)?;
         // Packets are numbered in order, so that one which cannot be read has a number too.
         let (number, parcel) = decoded.unwrap_or((last + 1, None));
         last = number;

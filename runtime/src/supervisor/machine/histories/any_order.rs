@@ -14,6 +14,7 @@ enum Step {
     Restart(bool, bool),
     Stop(bool, bool),
     Gone(Index),
+    Upgraded(bool),
     Wait(u64),
     Tick,
     /// A tick just when it is due, or late by so much.
@@ -62,6 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         20 => (any::<bool>(), any::<bool>()).prop_map(|(known, wait)| Step::Restart(known, wait)),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(known, hard)| Step::Stop(known, hard)),
         3 => any::<Index>().prop_map(Step::Gone),
+        12 => any::<bool>().prop_map(Step::Upgraded),
         8 => select(&[1, 20, 100, 1000][..]).prop_map(Step::Wait),
         4 => Just(Step::Tick),
         14 => select(&[0, 0, 1, 1200][..]).prop_map(Step::Due),
@@ -98,6 +100,7 @@ fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
                 });
             }
             Step::Replace(policy) => {
+                watch.on(Event::Upgraded { kept: None });
                 watch.on(Event::Restart { client: None, wait: false });
                 let worker = watch.last_worker();
                 watch.on(Event::Hello { worker, policy });
@@ -119,6 +122,9 @@ fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
             Step::Gone(index) => {
                 let client = index.index(clients as usize + 1) as u64;
                 watch.on(Event::ClientGone { client });
+            }
+            Step::Upgraded(kept) => {
+                watch.on(Event::Upgraded { kept: kept.then(|| "it hung".into()) });
             }
             Step::Wait(by) => watch.advance(Duration::from_millis(by)),
             Step::Tick => drop(watch.on(Event::Tick)),

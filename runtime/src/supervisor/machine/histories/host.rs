@@ -199,6 +199,11 @@ impl Host {
                     self.exits(3, worker, Exit::Signal(15));
                 }
             }
+            Action::Upgrade { generation } => {
+                let after = [0, 3, 0, 700][generation as usize % 4];
+                let kept = generation.is_multiple_of(3).then(|| "it panicked".to_owned());
+                self.later(after, Event::Upgraded { kept });
+            }
             Action::Kill { worker } => {
                 let after = self.living.get(&worker).map_or(0, |nature| nature.dies_after);
                 self.exits(after, worker, Exit::Signal(9));

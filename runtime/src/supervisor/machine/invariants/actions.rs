@@ -93,6 +93,11 @@ impl Watch {
                 holds!(self, to.told == Told::Accept, "connections for {to:?}");
                 holds!(self, from.told != Told::Accept, "connections from {from:?}");
             }
+            Action::Upgrade { generation } => {
+                holds!(self, self.upgrading.is_none(), "an upgrade beside another");
+                holds!(self, self.confirmed.contains(generation), "an upgrade to unconfirmed code");
+                self.upgrading = Some(*generation);
+            }
             Action::CloseListeners => {
                 let ends = self.machine.state_word() == "stopping";
                 holds!(self, ends, "closed to newcomers but not stopping");
@@ -120,7 +125,10 @@ impl Watch {
                 holds!(self, *code != 0 || self.success, "a failure is passed off as success");
                 self.exit = Some((*code, reason.clone()));
             }
-            Action::Progress { text } => self.stopping |= text == "stopping",
+            Action::Progress { text } => {
+                self.stopping |= text == "stopping";
+                self.upgrading = self.upgrading.filter(|_| !self.stopping);
+            }
             Action::Log { .. } => {}
         }
     }
@@ -132,6 +140,8 @@ impl Watch {
         let serving = self.machine.current.as_ref().map(|current| current.generation);
         match source {
             Source::Disk | Source::KnownGood(_) => {
+                let waits = self.upgrading.is_some() && source == Source::Disk;
+                holds!(self, !waits, "a restart beside an upgrade");
                 holds!(
                     self,
                     generation == self.last_generation + 1,
@@ -252,6 +262,8 @@ impl Watch {
                     report.committed && self.confirmed.contains(&report.to),
                     "a report of what is not so: {report:?}"
                 );
+                let early = self.upgrading == Some(report.to) && !self.stopping;
+                holds!(self, !early, "told before the supervisor's part is done: {report:?}");
                 let left = report.from.map_or(0, |from| self.alive(from));
                 holds!(self, !waits || left == 0, "the old generation is not gone: {report:?}");
             }

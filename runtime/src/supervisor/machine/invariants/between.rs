@@ -40,7 +40,8 @@ impl Watch {
         }
         let coming = self.workers.values().any(|worker| worker.told == Told::Start);
         let reaping = self.workers.values().any(|worker| worker.told == Told::Die);
-        let due = self.machine.deadline().is_some();
+        // A restart that waits for the end of an upgrade, which is limited.
+        let due = self.machine.deadline().is_some() || self.upgrading.is_some();
         holds!(self, coming || reaping || due, "nobody accepts, and nobody will");
     }
 
@@ -114,7 +115,7 @@ impl Watch {
     }
 
     pub(super) fn check_clients(&self) {
-        if self.stopping || self.transition().is_some() {
+        if self.stopping || self.transition().is_some() || self.upgrading.is_some() {
             return;
         }
         let committed = self.machine.current.as_ref().map_or(0, |current| current.generation);

@@ -76,7 +76,7 @@ fn a_new_worker_is_confirmed_although_the_old_dies() {
     story.on(exited(1, 3));
     assert_eq!(
         story.tick(13.0),
-        ["tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1", "retire 1"]
+        ["retire 1", "tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1"]
     );
 
     let mut story = Story::committed();

@@ -83,8 +83,8 @@ fn the_limit_waits_for_a_restart_in_progress() {
         [
             "welcome 2",
             "go 2",
-            "tell 9: restarted 1→2 committed 0.0 drained 0.0 accepted 1",
-            "retire 1"
+            "retire 1",
+            "tell 9: restarted 1→2 committed 0.0 drained 0.0 accepted 1"
         ]
     );
     // … one that fails does not, nor does the one after it.

@@ -16,7 +16,7 @@ fn the_old_one_is_gone_before_the_new_one_begins() {
     assert_eq!(story.on(ready(2)), ["go 2"]);
     assert_eq!(
         story.tick(3.0),
-        ["tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1", "retire 1"]
+        ["retire 1", "tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1"]
     );
 }
 

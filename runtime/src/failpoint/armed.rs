@@ -1,0 +1,217 @@
+//! What a test has asked for, and how it is done.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::{Step, TABLE};
+
+/// The variable that says what to do, or where that is written.
+pub const VARIABLE: &str = "UNBROKEN_FAILPOINTS";
+
+/// A step as a test knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point {
+    /// `side.step`.
+    pub name: &'static str,
+    /// In words.
+    pub what: &'static str,
+    pub(super) errno: &'static [i32],
+}
+
+impl Point {
+    /// Whether the step can fail by itself.
+    pub fn can_fail(&self) -> bool {
+        !self.errno.is_empty()
+    }
+}
+
+/// All steps there are.
+pub fn points() -> &'static [Point] {
+    TABLE
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    step: usize,
+    generation: u32,
+    time: Option<u64>,
+    action: Action,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Action {
+    Kill,
+    Stop,
+    Error,
+    Delay(Duration),
+}
+
+enum Source {
+    List(Vec<Entry>),
+    File(PathBuf),
+}
+
+fn source() -> Option<&'static Source> {
+    static SOURCE: OnceLock<Option<Source>> = OnceLock::new();
+    SOURCE
+        .get_or_init(|| {
+            let value = std::env::var(VARIABLE).ok()?;
+            if value.starts_with('/') {
+                return Some(Source::File(value.into()));
+            }
+            Some(Source::List(parse(&value)))
+        })
+        .as_ref()
+}
+
+pub(super) fn act(step: Step, generation: u32) -> io::Result<()> {
+    let Some(source) = source() else { return Ok(()) };
+    let read;
+    let entries = match source {
+        Source::List(entries) => entries,
+        Source::File(path) => match std::fs::read_to_string(path) {
+            Ok(text) => {
+                read = parse(&text);
+                &read
+            }
+            // Nothing is armed.
+            Err(_) => return Ok(()),
+        },
+    };
+    let due = entries.iter().find(|entry| {
+        entry.step == step as usize
+            && generation >= entry.generation
+            && entry.time.is_none_or(|time| time == count(step))
+    });
+    let Some(entry) = due else { return Ok(()) };
+    if let Source::File(path) = source
+        && std::fs::rename(path, beside(path, &format!("hit.{}", std::process::id()))).is_err()
+    {
+        // Another process was there before.
+        return Ok(());
+    }
+    entry.action.perform(step)
+}
+
+impl Action {
+    fn perform(&self, step: Step) -> io::Result<()> {
+        let this = rustix::process::getpid();
+        match self {
+            Action::Kill => Ok(rustix::process::kill_process(this, Signal::KILL)?),
+            Action::Stop => Ok(rustix::process::kill_process(this, Signal::STOP)?),
+            Action::Delay(time) => {
+                std::thread::sleep(*time);
+                Ok(())
+            }
+            Action::Error => match TABLE[step as usize].errno.first() {
+                Some(errno) => Err(io::Error::from_raw_os_error(*errno)),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+/// The so many-th time that this process gets there while that matters.
+fn count(step: Step) -> u64 {
+    static COUNTS: [AtomicU64; TABLE.len()] = [const { AtomicU64::new(0) }; TABLE.len()];
+    COUNTS[step as usize].fetch_add(1, Relaxed) + 1
+}
+
+/// What cannot be read is said, and left out: a test sees that nothing was hit.
+fn parse(text: &str) -> Vec<Entry> {
+    let entries = text.split(';').map(str::trim).filter(|entry| !entry.is_empty());
+    entries
+        .filter_map(|text| {
+            let entry = entry(text);
+            if entry.is_none() {
+                eprintln!("{VARIABLE}: not understood: {text}");
+            }
+            entry
+        })
+        .collect()
+}
+
+fn entry(text: &str) -> Option<Entry> {
+    let (place, action) = text.split_once('=')?;
+    let (place, time) = match place.split_once('#') {
+        Some((place, time)) => (place, Some(time.parse().ok()?)),
+        None => (place, None),
+    };
+    let (name, generation) = match place.split_once('@') {
+        Some((name, generation)) => (name, generation.parse().ok()?),
+        None => (place, 0),
+    };
+    let step = TABLE.iter().position(|point| point.name == name)?;
+    let action = match action {
+        "kill" => Action::Kill,
+        "stop" => Action::Stop,
+        "error" => Some(Action::Error).filter(|_| TABLE[step].can_fail())?,
+        _ => {
+            let time = action.strip_prefix("delay(")?.strip_suffix(')')?;
+            Action::Delay(humantime::parse_duration(time).ok()?)
+        }
+    };
+    Some(Entry { step, generation, time, action })
+}
+
+/// Appends `<pid> <peer>` to `<path>.peers`, as the last process named there has the connection.
+pub(super) fn note_peer(socket: &impl AsFd) {
+    static PEERS: OnceLock<Option<File>> = OnceLock::new();
+    let peers = PEERS.get_or_init(|| {
+        let Some(Source::File(path)) = source() else { return None };
+        OpenOptions::new().append(true).create(true).open(beside(path, "peers")).ok()
+    });
+    let Some(mut peers) = peers.as_ref() else { return };
+    let Ok(Some(peer)) = rustix::net::getpeername(socket).map(|peer| peer.and_then(internet))
+    else {
+        return;
+    };
+    // One write is one line, whoever else writes. A line that is missing is a failed test.
+    let _ = peers.write_all(format!("{} {peer}\n", std::process::id()).as_bytes());
+}
+
+fn internet(peer: rustix::net::SocketAddrAny) -> Option<std::net::SocketAddr> {
+    std::net::SocketAddr::try_from(peer).ok()
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name: OsString = path.as_os_str().to_owned();
+    name.push(format!(".{end}"));
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_says_where_when_and_what() {
+        let worker = |text| entry(text).map(|entry| (entry.generation, entry.time, entry.action));
+        assert_eq!(worker("worker.go=kill"), Some((0, None, Action::Kill)));
+        assert_eq!(worker("worker.go@2=stop"), Some((2, None, Action::Stop)));
+        assert_eq!(
+            worker("worker.go@2#3=delay(50ms)"),
+            Some((2, Some(3), Action::Delay(Duration::from_millis(50))))
+        );
+        assert_eq!(worker("worker.before-hello=error"), Some((0, None, Action::Error)));
+        for wrong in ["worker.gone=kill", "worker.go", "worker.go=error", "worker.go=delay(x)"] {
+            assert_eq!(worker(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn steps_have_names_of_their_own() {
+        for (index, point) in TABLE.iter().enumerate() {
+            assert!(point.name.starts_with("supervisor.") || point.name.starts_with("worker."));
+            assert!(TABLE[..index].iter().all(|other| other.name != point.name), "{point:?}");
+        }
+    }
+}

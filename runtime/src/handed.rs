@@ -1,0 +1,46 @@
+//! Descriptors by number, in what a program writes down for the one it is about to become.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::descriptors;
+
+/// One descriptor that the next program finds open under this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Handed(RawFd);
+
+/// Writes down descriptors, and remembers all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Packing {
+    numbers: Vec<RawFd>,
+}
+
+impl Packing {
+    pub(crate) fn hand(&mut self, fd: impl AsFd) -> Handed {
+        let number = fd.as_fd().as_raw_fd();
+        self.numbers.push(number);
+        Handed(number)
+    }
+
+    /// Everything that was handed, for the exec and for whoever puts it away afterwards.
+    pub(crate) fn numbers(self) -> Vec<RawFd> {
+        self.numbers
+    }
+}
+
+impl Handed {
+    /// A duplicate: the number itself stays open, for a program that may have to be begun again.
+    pub(crate) fn duplicate(self, what: &str) -> Result<OwnedFd> {
+        descriptors::duplicate(self.0).map_err(|error: io::Error| {
+            Error::os(
+                ErrorKind::Protocol,
+                format!("descriptor {}, {what}, was not handed over", self.0),
+                error,
+            )
+        })
+    }
+}

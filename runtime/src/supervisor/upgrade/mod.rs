@@ -1,0 +1,108 @@
+//! The supervisor's own change of image: it becomes the program that it has just put to work.
+//!
+//! 1. [`preflight`]: the new image, as a child, rebuilds everything from the real state with duplicates of
+//!    the real descriptors, and writes it down again. If anything is missing in that, nothing happens.
+//! 2. `execveat(2)` of the same open image, with all [`state`] in a sealed memfd and all signals blocked.
+//!    The process id, the children, the locks and every connection stay as they are.
+//! 3. [`takeover`]: until the new image stands on its own feet, whatever goes wrong in it is answered by
+//!    `execveat(2)` of the old one with the same state.
+//!
+//! Nothing is read from any descriptor between the writing of the state and the end of the takeover.
+
+pub(crate) mod preflight;
+mod state;
+pub(crate) mod takeover;
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::preflight::Preflight;
+use self::state::State;
+use super::driver::Driver;
+use super::event::{Event, Generation};
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::marker::{Marker, Role, VARIABLE};
+use crate::sys::exec::{Program, exec_blocked};
+use crate::sys::{descriptors, memory};
+
+impl Driver {
+    /// Begins to make the image of `generation` this process' own, if it is another.
+    pub(super) fn begin_upgrade(&mut self, generation: Generation) {
+        let Some(image) = self.generations.get(generation).map(|known| Arc::clone(&known.image))
+        else {
+            self.keep(None);
+            return;
+        };
+        if image.is(&self.image) {
+            self.keep(None);
+            return;
+        }
+        match Preflight::begin(self, generation, image) {
+            Ok(preflight) => self.preflight = Some(preflight),
+            Err(error) => self.keep(Some(error.to_string())),
+        }
+    }
+
+    /// Looks what has become of the rehearsal.
+    pub(super) fn hear_preflight(&mut self) {
+        let Some(preflight) = &mut self.preflight else { return };
+        match preflight.outcome(Instant::now()) {
+            None => {}
+            Some(Ok(())) => {
+                self.cleared = Some(preflight.generation);
+                self.preflight = None;
+            }
+            Some(Err(reason)) => {
+                self.preflight = None;
+                self.keep(Some(reason));
+            }
+        }
+    }
+
+    /// This process keeps its image, which is as it should be or has a reason.
+    fn keep(&mut self, kept: Option<String>) {
+        self.events.push_back(Event::Upgraded { kept });
+    }
+
+    /// Becomes the image whose rehearsal went well. Returns where that failed, with everything as it was.
+    pub(super) fn become_cleared(&mut self) {
+        let Some(generation) = self.cleared.take() else { return };
+        if self.machine.state_word() == "stopping" {
+            return;
+        }
+        let Some(image) = self.generations.get(generation).map(|known| Arc::clone(&known.image))
+        else {
+            return;
+        };
+        let Err(error) = self.become_image(&image, generation);
+        self.keep(Some(error.to_string()));
+    }
+
+    fn become_image(&self, image: &Image, generation: Generation) -> Result<Infallible> {
+        image.verify()?;
+        let bytes = State::of(self, Instant::now())?;
+        let mut kept = State::read(&bytes)?.descriptors;
+        let state = memory::sealed_file("unbroken-state", &bytes)
+            .map_err(|error| Error::io("cannot keep the supervisor's state", error))?;
+        let (state, back) = (state.as_fd(), self.image.as_fd());
+        let marker = Marker::text(Role::Supervisor {
+            state: state.as_raw_fd(),
+            back: back.as_raw_fd(),
+            generation,
+        })?;
+        let program = Program {
+            image: image.as_fd(),
+            args: &self.setup.args,
+            vars: &self.setup.vars,
+            marker: (VARIABLE, &marker),
+        };
+        kept.extend([state.as_raw_fd(), back.as_raw_fd()]);
+        descriptors::set_kept(&kept, true);
+        let failed = exec_blocked(&program, takeover::LIMIT);
+        descriptors::set_kept(&kept, false);
+        failed.map_err(|error| Error::io("the supervisor cannot execute the new image", error))
+    }
+}

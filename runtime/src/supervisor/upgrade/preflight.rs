@@ -1,0 +1,175 @@
+//! The rehearsal: whether the new image could take over, tried out by a child while the supervisor goes on.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::state::{MAX_BYTES, State};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::marker::{Marker, Role, VARIABLE};
+use crate::supervisor::driver::Driver;
+use crate::supervisor::event::Generation;
+use crate::sys::exec::{self, Program};
+use crate::sys::process::{self, Child, Forked};
+use crate::sys::{descriptors, memory};
+
+/// How long the rehearsal may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest reason that a child gives.
+const MAX_REASON: usize = 2000;
+
+/// A rehearsal that is under way.
+pub(crate) struct Preflight {
+    pub(super) generation: Generation,
+    child: Child,
+    /// What it was given.
+    state: Vec<u8>,
+    /// Where it writes the same, as it has understood it.
+    echo: OwnedFd,
+    deadline: Instant,
+}
+
+impl Preflight {
+    /// Forks a child that execs `image` with the state of now.
+    pub(super) fn begin(
+        driver: &Driver,
+        generation: Generation,
+        image: Arc<Image>,
+    ) -> Result<Preflight> {
+        let cannot = |error| Error::io("cannot hand the supervisor's state to a child", error);
+        let now = Instant::now();
+        let bytes = State::of(driver, now)?;
+        let mut kept = State::read(&bytes)?.descriptors;
+        let memfd = memory::sealed_file("unbroken-state", &bytes).map_err(cannot)?;
+        let echo = memory::empty_file("unbroken-echo").map_err(cannot)?;
+        kept.extend([memfd.as_raw_fd(), echo.as_raw_fd()]);
+        match process::fork()? {
+            Forked::Child => {
+                let error = rehearse_as(driver, &image, &memfd, &echo, &kept);
+                write(&echo, error.to_string().as_bytes());
+                process::exit_now(127);
+            }
+            Forked::Parent(child) => {
+                Ok(Preflight { generation, child, state: bytes, echo, deadline: now + LIMIT })
+            }
+        }
+    }
+
+    /// `None` while it is under way.
+    pub(super) fn outcome(&mut self, now: Instant) -> Option<Result<(), String>> {
+        let exit = match self.child.try_wait() {
+            Ok(Some(exit)) => exit,
+            Ok(None) if now < self.deadline => return None,
+            Ok(None) => {
+                let limit = LIMIT.as_secs();
+                return Some(Err(format!("the rehearsal took longer than {limit} s")));
+            }
+            Err(error) => return Some(Err(format!("cannot wait for the rehearsal: {error}"))),
+        };
+        let echo = memory::contents(&self.echo, MAX_BYTES).unwrap_or_default();
+        if !exit.success() {
+            let said = String::from_utf8_lossy(&echo);
+            let said = said.trim().chars().take(MAX_REASON).collect::<String>();
+            return Some(Err(match said.is_empty() || said.starts_with('{') {
+                true => format!("the rehearsal {exit}"),
+                false => format!("the rehearsal failed: {said}"),
+            }));
+        }
+        // In our words: a later release may know more, and what it writes we must be able to read, should
+        // it come to that.
+        let again = State::read(&echo).and_then(|state| state.written());
+        Some(match again {
+            Ok(again) if again == self.state => Ok(()),
+            Ok(_) => Err("the new image did not understand all of the supervisor's state".into()),
+            Err(error) => Err(format!("what the rehearsal wrote is no state: {error}")),
+        })
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub(crate) fn is(&self, pid: i32) -> bool {
+        self.child.pid() == pid
+    }
+}
+
+impl AsFd for Preflight {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.child.as_fd()
+    }
+}
+
+/// No rehearsal outlives its purpose.
+impl Drop for Preflight {
+    fn drop(&mut self) {
+        // It is gone already in most cases. A child that was killed is reaped as a stranger.
+        let _ = self.child.signal(rustix::process::Signal::KILL);
+    }
+}
+
+/// In the forked child: becomes the image, or returns why not.
+fn rehearse_as(
+    driver: &Driver,
+    image: &Image,
+    state: &OwnedFd,
+    echo: &OwnedFd,
+    kept: &[i32],
+) -> Error {
+    let attempt = || -> Result<std::convert::Infallible> {
+        image.verify()?;
+        let marker =
+            Marker::text(Role::Preflight { state: state.as_raw_fd(), echo: echo.as_raw_fd() })?;
+        descriptors::set_kept(kept, true);
+        process::end_with_parent(LIMIT)
+            .map_err(|error| Error::io("cannot limit the rehearsal", error))?;
+        let program = Program {
+            image: image.as_fd(),
+            args: &driver.setup.args,
+            vars: &driver.setup.vars,
+            marker: (VARIABLE, &marker),
+        };
+        exec::exec(&program)
+            .map_err(|error| Error::os(ErrorKind::Image, "cannot execute the new image", error))
+    };
+    match attempt() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+/// In the child's new image: does all that a takeover would do, and writes down what came of it.
+pub(crate) fn rehearse(state: i32, echo: i32) -> ExitCode {
+    let rehearsed = || -> Result<Vec<u8>> {
+        let cannot = |error| Error::io("cannot read the supervisor's state", error);
+        let state = descriptors::duplicate(state).map_err(cannot)?;
+        let state = State::read(&memory::contents(state, MAX_BYTES).map_err(cannot)?)?;
+        let written = state.written()?;
+        super::takeover::stand(&state.driver()?)?;
+        Ok(written)
+    };
+    let Ok(echo) = descriptors::duplicate(echo) else { return ExitCode::FAILURE };
+    match rehearsed() {
+        Ok(written) if write(&echo, &written) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            write(&echo, error.to_string().as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all of it was written.
+fn write(to: &OwnedFd, bytes: &[u8]) -> bool {
+    let mut left = bytes;
+    while !left.is_empty() {
+        match rustix::io::retry_on_intr(|| rustix::io::write(to, left)) {
+            Ok(n @ 1..) => left = &left[n..],
+            _ => return false,
+        }
+    }
+    true
+}

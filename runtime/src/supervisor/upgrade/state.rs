@@ -1,0 +1,195 @@
+//! Everything a supervisor knows, written down for its next image and read by it.
+//!
+//! JSON with a schema version, descriptors by number. A later release may add fields, which an earlier one
+//! ignores; it raises the version when the earlier one could not do without them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Configuration;
+use crate::control::{Clients, ControlSocket, PackedClients};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handed::{Handed, Packing};
+use crate::image::{self, Image};
+use crate::logs::{LogFile, Say};
+use crate::marker::Origin;
+use crate::pidfile::PidFile;
+use crate::reporter::Reporter;
+use crate::supervisor::driver::{Driver, Setup};
+use crate::supervisor::event::{Generation, WorkerId};
+use crate::supervisor::fleet::{self, Fleet};
+use crate::supervisor::generations::{self, Generations};
+use crate::supervisor::machine::Machine;
+use crate::supervisor::tenure::Tenure;
+use crate::sys::clock::in_ns;
+use crate::sys::process;
+use crate::sys::signals::{HangUp, Signals};
+
+/// The schema this release writes and the latest it reads.
+pub(super) const VERSION: u32 = 1;
+
+/// What no state is larger than.
+pub(super) const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The state of a whole supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    version: u32,
+    /// Of the program that wrote it, for messages.
+    release: String,
+    machine: Machine,
+    generations: generations::Packed,
+    workers: BTreeMap<WorkerId, fleet::Packed>,
+    clients: PackedClients,
+    /// What the supervisor that wrote it runs.
+    image: image::Packed,
+    configuration: Configuration,
+    origin: Origin,
+    hang_up: HangUp,
+    pidfile: Path,
+    control: Path,
+    log: Option<Path>,
+    log_length: u64,
+    timestamps: bool,
+    #[serde(with = "in_ns")]
+    began: Instant,
+    began_at: SystemTime,
+    asked: VecDeque<(Generation, SystemTime)>,
+    #[serde(default)]
+    tenure: Tenure,
+    /// When it was written: from then on nothing was done until it was read.
+    #[serde(with = "in_ns")]
+    pub(super) paused: Instant,
+    /// All descriptors it refers to.
+    pub(super) descriptors: Vec<RawFd>,
+}
+
+/// A file by its path and its open descriptor.
+#[derive(Debug, Serialize, Deserialize)]
+struct Path {
+    path: PathBuf,
+    fd: Handed,
+}
+
+/// The part that is read before the rest is understood.
+#[derive(Debug, Deserialize)]
+struct Version {
+    version: u32,
+    #[serde(default)]
+    release: String,
+}
+
+impl State {
+    /// Writes down all of `driver`.
+    pub(super) fn of(driver: &Driver, now: Instant) -> Result<Vec<u8>> {
+        let mut packing = Packing::default();
+        let setup = &driver.setup;
+        let state = State {
+            version: VERSION,
+            release: env!("CARGO_PKG_VERSION").into(),
+            generations: driver.generations.pack(&mut packing),
+            workers: driver.fleet.pack(&mut packing),
+            clients: driver.clients.pack(&mut packing),
+            image: driver.image.pack(&mut packing),
+            configuration: setup.configuration.clone(),
+            origin: setup.origin.clone(),
+            hang_up: setup.hang_up,
+            pidfile: Path {
+                path: setup.pidfile.path().to_owned(),
+                fd: packing.hand(&setup.pidfile),
+            },
+            control: Path {
+                path: setup.control.path().to_owned(),
+                fd: packing.hand(&setup.control),
+            },
+            log: setup
+                .log
+                .as_ref()
+                .map(|log| Path { path: log.path().to_owned(), fd: packing.hand(log) }),
+            log_length: driver.log_length,
+            timestamps: setup.say.has_timestamps(),
+            began: driver.began.0,
+            began_at: driver.began.1,
+            asked: driver.asked.clone(),
+            tenure: driver.tenure.clone(),
+            paused: now,
+            machine: driver.machine.clone(),
+            descriptors: packing.numbers(),
+        };
+        state.written()
+    }
+
+    /// As bytes.
+    pub(super) fn written(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self)
+            .map_err(|error| Error::io("cannot write down the supervisor's state", error))
+    }
+
+    /// Reads what a release of any age has written, as far as this one can understand it.
+    pub(crate) fn read(bytes: &[u8]) -> Result<State> {
+        let not_understood = |error: serde_json::Error| {
+            Error::os(
+                ErrorKind::Protocol,
+                "the supervisor's state is not understood by this image",
+                error,
+            )
+        };
+        let Version { version, release } = serde_json::from_slice(bytes).map_err(not_understood)?;
+        if version > VERSION {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                format!(
+                    "the supervisor's state has version {version} (release {release}), and this image \
+                     understands none after {VERSION}: stop and start"
+                ),
+            ));
+        }
+        serde_json::from_slice(bytes).map_err(not_understood)
+    }
+
+    /// The supervisor that it describes, with duplicates of all descriptors: those it was handed stay open.
+    pub(super) fn driver(self) -> Result<Driver> {
+        let name = &self.configuration.settings.name;
+        let setup = Setup {
+            pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
+            control: ControlSocket::adopt(
+                self.control.path,
+                self.control.fd.duplicate("the control socket")?,
+            ),
+            log: match self.log {
+                Some(log) => Some(LogFile::adopt(log.path, log.fd.duplicate("the log")?)),
+                None => None,
+            },
+            say: Say::new(name, self.timestamps),
+            configuration: self.configuration,
+            origin: self.origin,
+            args: process::arguments(),
+            vars: process::variables(),
+            reporter: Reporter::default(),
+            hang_up: self.hang_up,
+        };
+        let signals =
+            Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
+        Ok(Driver {
+            setup,
+            machine: self.machine,
+            fleet: Fleet::unpack(self.workers)?,
+            generations: Generations::unpack(self.generations)?,
+            image: std::sync::Arc::new(Image::unpack(self.image)?),
+            began: (self.began, self.began_at),
+            asked: self.asked,
+            tenure: self.tenure,
+            log_length: self.log_length,
+            clients: Clients::unpack(self.clients)?,
+            signals,
+            events: VecDeque::new(),
+            exit: None,
+            preflight: None,
+            cleared: None,
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! The takeover: what the new image does first in the process of the old one, and how it goes back.
+
+use std::any::Any;
+use std::os::fd::{AsFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use super::state::{MAX_BYTES, State};
+use crate::error::{Error, ErrorKind, Result};
+use crate::marker::{Marker, Role, VARIABLE};
+use crate::supervisor::driver::Driver;
+use crate::supervisor::event::{Event, Generation};
+use crate::supervisor::report;
+use crate::sys::exec::{Program, exec_blocked};
+use crate::sys::guard::{self, Guard};
+use crate::sys::{descriptors, memory, process, seqpacket};
+
+/// How long a takeover may take from the exec on, in whole seconds.
+pub(super) const LIMIT: Duration = Duration::from_secs(3);
+
+/// Takes over from the image that ran in this process until now, or gives the process back to it.
+///
+/// An error is the end of this supervisor: the way back is barred as well.
+pub(crate) fn take_over(state: RawFd, back: RawFd, generation: Generation) -> Result<Driver> {
+    let (args, vars) = (process::arguments(), process::variables());
+    let marker = |undone: &str| {
+        let by = guard::NO_SIGNAL.to_owned();
+        Marker::text(Role::Restored { state, undone: undone.to_owned(), by })
+    };
+    let cannot = |error| Error::io("the image before was not handed over", error);
+    let image = descriptors::duplicate(back).map_err(cannot)?;
+    let failed = marker("")?;
+    let program =
+        Program { image: image.as_fd(), args: &args, vars: &vars, marker: (VARIABLE, &failed) };
+    let taken = Guard::install(&program)
+        .map_err(|error| Error::io("the new image cannot be guarded", error))
+        .and_then(|guard| {
+            let restored = catch_unwind(AssertUnwindSafe(|| restore(state, generation)));
+            Ok((guard, restored.unwrap_or_else(|panic| Err(panicked(&*panic)))?))
+        });
+    let error = match taken {
+        Ok((guard, (mut driver, paused, mut handed))) => {
+            guard.lift();
+            handed.extend([state, back]);
+            descriptors::close(handed);
+            let paused = paused.elapsed().as_secs_f64() * 1000.0;
+            driver.setup.say.line(&format!(
+                "the supervisor runs the image of generation {generation}, after a pause of {paused:.1} ms"
+            ));
+            driver.events.push_back(Event::Upgraded { kept: None });
+            return Ok(driver);
+        }
+        Err(error) => error,
+    };
+    let marker = marker(&error.to_string())?;
+    match exec_blocked(&Program { marker: (VARIABLE, &marker), ..program }, Duration::ZERO) {
+        Ok(never) => match never {},
+        Err(barred) => {
+            Err(Error::io(format!("{error}; and the image before cannot be executed"), barred))
+        }
+    }
+}
+
+/// Begins again in the image that was to be replaced: as if nothing had been, but for the reason.
+pub(crate) fn come_back(state: RawFd, undone: &str, by: &str) -> Result<Driver> {
+    guard::disarm();
+    let (mut driver, _, mut handed) = read(state)?;
+    handed.push(state);
+    descriptors::close(handed);
+    let reason = match by.parse::<i32>().ok().filter(|number| *number != 0) {
+        Some(number) => how_it_ended(number),
+        None => undone.to_owned(),
+    };
+    driver.events.push_back(Event::Upgraded { kept: Some(report::short(reason)) });
+    Ok(driver)
+}
+
+fn how_it_ended(number: i32) -> String {
+    match nix::sys::signal::Signal::try_from(number) {
+        Ok(nix::sys::signal::Signal::SIGALRM) => {
+            format!("the new image did not take over within {} s", LIMIT.as_secs())
+        }
+        Ok(signal) => format!("the new image got {signal} as it took over"),
+        Err(_) => format!("the new image got signal {number} as it took over"),
+    }
+}
+
+/// A restored supervisor, when its state was written, and the descriptors it was handed.
+type Restored = (Driver, Instant, Vec<RawFd>);
+
+fn restore(state: RawFd, generation: Generation) -> Result<Restored> {
+    let (mut driver, paused, handed) = read(state)?;
+    let Some(known) = driver.generations.get(generation) else {
+        return Err(Error::new(
+            ErrorKind::Protocol,
+            format!("the supervisor's state knows no generation {generation}"),
+        ));
+    };
+    driver.image = std::sync::Arc::clone(&known.image);
+    stand(&driver)?;
+    Ok((driver, paused, handed))
+}
+
+fn read(state: RawFd) -> Result<Restored> {
+    let cannot = |error| Error::io("cannot read the supervisor's state", error);
+    let state = descriptors::duplicate(state).map_err(cannot)?;
+    let mut state = State::read(&memory::contents(state, MAX_BYTES).map_err(cannot)?)?;
+    let (paused, handed) = (state.paused, std::mem::take(&mut state.descriptors));
+    Ok((state.driver()?, paused, handed))
+}
+
+/// Whether the supervisor could go on, tried without consuming anything: it can poll what it has, and say
+/// how it is.
+pub(super) fn stand(driver: &Driver) -> Result<()> {
+    driver.poll(Some(Instant::now()))?;
+    let status = serde_json::to_vec(&report::status(driver))
+        .map_err(|error| Error::io("cannot tell the status", error))?;
+    if status.len() > seqpacket::MAX_PACKET {
+        return Err(Error::new(ErrorKind::Protocol, "its status fits no packet"));
+    }
+    Ok(())
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("for a reason that is no text");
+    Error::new(ErrorKind::Worker, format!("the new image panicked as it took over: {text}"))
+}
