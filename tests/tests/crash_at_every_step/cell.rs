@@ -122,6 +122,11 @@ fn scenarios(step: &str) -> &'static [Scenario] {
         | "supervisor.before-confirm"
         | "supervisor.after-confirm"
         | "supervisor.before-connect"
+        | "supervisor.before-rehearsal"
+        | "supervisor.in-rehearsal"
+        | "supervisor.before-upgrade"
+        | "supervisor.in-takeover"
+        | "supervisor.after-takeover"
         | "worker.quiesce"
         | "worker.before-pass"
         | "worker.after-pass"
@@ -160,9 +165,16 @@ impl Cell {
         self.point.name.starts_with("supervisor.") && !self.is_child()
     }
 
-    /// The forked child, before it is anybody.
+    /// A forked child: a worker before it is one, or the rehearsal of the supervisor's upgrade.
     pub(crate) fn is_child(&self) -> bool {
-        self.point.name == "supervisor.before-exec"
+        ["supervisor.before-exec", "supervisor.in-rehearsal"].contains(&self.point.name)
+    }
+
+    /// Whether the supervisor keeps its image, which is one more than the two that are there at rest.
+    pub(crate) fn keeps_image(&self) -> bool {
+        let upgrade = ["rehearsal", "upgrade", "takeover"];
+        let fails = matches!(self.action, Action::Kill | Action::Error);
+        fails && upgrade.iter().any(|part| self.point.name.ends_with(part))
     }
 
     /// Whether only the new generation is meant, where the old one gets there too.
@@ -183,6 +195,7 @@ impl Cell {
             Scenario::Stop => Told::Done,
             Scenario::Undone => Told::Undone,
             Scenario::Restart | Scenario::Listener => match self.action {
+                _ if self.keeps_image() => Told::Done,
                 Action::Kill if self.is_child() || self.of_new() => Told::Undone,
                 Action::Kill => match self.point.name {
                     "worker.before-hello"

@@ -248,7 +248,7 @@ impl Trial {
         let worker = Process::open(claimed.pid).expect("the worker");
         let more = if cell.scenario == Scenario::Listener { 3 } else { 0 };
         let (ours, theirs) = self.descriptors;
-        let kept = usize::from(cell.scenario == Scenario::Undone);
+        let kept = usize::from(cell.scenario == Scenario::Undone || cell.keeps_image());
         eventually(&format!("{cell}: no descriptor is left open"), SOON, || {
             self.supervisor.descriptors().len() <= ours + more + kept
                 && worker.descriptors().len() <= theirs + more
