@@ -11,7 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::handed::Packing;
 use crate::image::{self, Image};
-use crate::listener::{self, Bound};
+use crate::listener::{self, Bound, Place};
+
+mod removed;
 
 /// The generations that have or may get workers.
 #[derive(Default)]
@@ -34,13 +36,25 @@ pub(crate) struct Holdings {
     /// Since its first worker said hello.
     pub(crate) configuration: Option<Configuration>,
     pub(crate) listeners: BTreeMap<String, Arc<Bound>>,
+    /// Of unix sockets that are closed here, and to be unlinked when it is gone.
+    places: Vec<Place>,
+}
+
+impl Holdings {
+    fn new(image: &Arc<Image>) -> Holdings {
+        Holdings {
+            image: Arc::clone(image),
+            configuration: None,
+            listeners: BTreeMap::new(),
+            places: Vec::new(),
+        }
+    }
 }
 
 impl Generations {
     pub(crate) fn begin(&mut self, generation: Generation, image: Image) -> Arc<Image> {
         let image = Arc::new(image);
-        let holdings =
-            Holdings { image: Arc::clone(&image), configuration: None, listeners: BTreeMap::new() };
+        let holdings = Holdings::new(&image);
         self.known.insert(generation, holdings);
         image
     }
@@ -61,8 +75,7 @@ impl Generations {
                 format!("the image of generation {earlier} was not kept"),
             ));
         };
-        let holdings =
-            Holdings { image: Arc::clone(&image), configuration: None, listeners: BTreeMap::new() };
+        let holdings = Holdings::new(&image);
         self.known.insert(generation, holdings);
         self.settle(generation, configuration)?;
         Ok(image)
@@ -138,6 +151,7 @@ impl Generations {
                 None => bound.unlink(),
             }
         }
+        self.clear(&holdings.places);
     }
 
     /// Closes this process' copies of all listeners; workers close theirs as they drain.
@@ -172,6 +186,8 @@ struct PackedHoldings {
     image: usize,
     configuration: Option<Configuration>,
     listeners: BTreeMap<String, usize>,
+    #[serde(default)]
+    places: Vec<Place>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -214,7 +230,8 @@ impl Generations {
                 listeners.insert(name.clone(), place);
             }
             let configuration = holdings.configuration.clone();
-            known.insert(*generation, PackedHoldings { image, configuration, listeners });
+            let places = holdings.places.clone();
+            known.insert(*generation, PackedHoldings { image, configuration, listeners, places });
         }
         let kept = self.kept.as_ref().map(|kept| PackedKept {
             generation: kept.generation,
@@ -238,11 +255,13 @@ impl Generations {
         let mut generations = Generations::default();
         for (generation, holdings) in packed.known {
             let mut listeners = BTreeMap::new();
-            for (name, place) in holdings.listeners {
-                listeners.insert(name, at(&sockets, place)?);
+            for (name, place) in &holdings.listeners {
+                listeners.insert(name.clone(), at(&sockets, *place)?);
             }
-            let (image, configuration) = (at(&images, holdings.image)?, holdings.configuration);
-            generations.known.insert(generation, Holdings { image, configuration, listeners });
+            let PackedHoldings { configuration, places, .. } = holdings;
+            let image = at(&images, holdings.image)?;
+            let holdings = Holdings { image, configuration, listeners, places };
+            generations.known.insert(generation, holdings);
         }
         if let Some(PackedKept { generation, image, configuration }) = packed.kept {
             let image = at(&images, image)?;
