@@ -26,6 +26,7 @@ use crate::image::Image;
 use crate::link::{FromWorker, ListenerHandle, Protocols, ToWorker};
 use crate::logs::{self, LogFile, Say};
 use crate::marker::Origin;
+use crate::notify::Notifier;
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
 use crate::sys::readiness::readable;
@@ -51,6 +52,7 @@ pub(crate) struct Setup {
     pub(crate) reporter: Reporter,
     pub(crate) say: Say,
     pub(crate) hang_up: HangUp,
+    pub(crate) notifier: Notifier,
 }
 
 pub(crate) struct Driver {
@@ -131,6 +133,7 @@ impl Driver {
                 }
                 let machine = &self.machine;
                 self.tenure.note(machine.serving_generation(), machine.confirmed_generation());
+                self.setup.notifier.tell(self.machine.health());
                 if confirms {
                     failpoint::reach(Step::SupervisorAfterConfirm, generation);
                 }
@@ -169,6 +172,7 @@ impl Driver {
         let next =
             [self.machine.deadline(), self.fleet.deadline(), self.clients.deadline(), rehearsal]
                 .into_iter()
+                .chain([self.setup.notifier.deadline()])
                 .flatten()
                 .min();
         let ready = self.poll(next)?;
@@ -196,6 +200,7 @@ impl Driver {
             self.events.push_back(Event::LinkLost { worker, reason });
         }
         self.clients.expire(now);
+        self.setup.notifier.keep_alive(now, self.machine.is_well());
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.note_what_is_missing();
             self.events.push_back(Event::Tick);
