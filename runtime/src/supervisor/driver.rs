@@ -11,10 +11,13 @@ use std::time::{Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
-use super::event::{Action, Answer, Event, Generation, Level, Order, Policy, Source, WorkerId};
+use super::event::{
+    Action, Answer, ClientId, Event, Generation, Level, Order, Policy, Source, WorkerId,
+};
 use super::fleet::{Fleet, Plan};
 use super::generations::{Generations, check_successor};
 use super::machine::{MAX_RESTARTS, Machine};
+use super::orphans::Orphans;
 use super::report;
 use super::tenure::Tenure;
 use super::upgrade::preflight::Preflight;
@@ -58,6 +61,11 @@ pub(crate) struct Driver {
     pub(super) machine: Machine,
     pub(super) fleet: Fleet,
     pub(super) generations: Generations,
+    pub(super) orphans: Orphans,
+    /// Nothing begins before they are gone.
+    pub(super) waits_for_orphans: bool,
+    /// What clients are told at the very end.
+    pub(super) farewells: Vec<(ClientId, Reply)>,
     pub(super) began: (Instant, SystemTime),
     /// When the generations of the last restarts were asked for.
     pub(super) asked: VecDeque<(Generation, SystemTime)>,
@@ -85,6 +93,7 @@ pub(super) enum Readable {
     Link(WorkerId),
     Child(WorkerId),
     Preflight,
+    Orphan(i32),
 }
 
 impl Driver {
@@ -92,23 +101,32 @@ impl Driver {
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
         let image = Arc::new(Image::own(&setup.origin.exe)?);
-        Ok(Driver {
-            machine: Machine::new(Policy::of(&setup.configuration.settings)),
+        let settings = &setup.configuration.settings;
+        let (orphans, inherited) =
+            Orphans::find(&settings.runtime_dir, &settings.pidfile, &setup.say);
+        let machine = Machine::new(Policy::of(settings)).after(orphans.last_generation());
+        let mut driver = Driver {
+            machine,
             setup,
             fleet: Fleet::default(),
-            generations: Generations::default(),
+            generations: Generations::after(inherited),
+            orphans,
+            waits_for_orphans: false,
+            farewells: Vec::new(),
             began: (Instant::now(), SystemTime::now()),
             asked: VecDeque::new(),
             tenure: Tenure::default(),
             log_length: 0,
             clients: Clients::default(),
             signals,
-            events: VecDeque::from([Event::Begin]),
+            events: VecDeque::new(),
             exit: None,
             image,
             preflight: None,
             cleared: None,
-        })
+        };
+        driver.begin();
+        Ok(driver)
     }
 
     pub(crate) fn origin(&self) -> &Origin {
@@ -119,6 +137,7 @@ impl Driver {
     pub(crate) fn run(mut self) -> u8 {
         loop {
             while let Some(event) = self.events.pop_front() {
+                self.stop_orphans(&event);
                 let confirmed = self.machine.confirmed_generation();
                 let actions = self.machine.on(event, Instant::now());
                 let confirms = self.machine.confirmed_generation() != confirmed;
@@ -135,7 +154,9 @@ impl Driver {
                     failpoint::reach(Step::SupervisorAfterConfirm, generation);
                 }
             }
-            if let Some((code, reason)) = self.exit.take() {
+            if !self.orphans.drain()
+                && let Some((code, reason)) = self.exit.take()
+            {
                 return self.leave(code, reason);
             }
             self.become_cleared();
@@ -150,6 +171,9 @@ impl Driver {
     }
 
     fn leave(mut self, code: u8, reason: Option<String>) -> u8 {
+        if self.orphans.is_empty() {
+            self.generations.release_inherited();
+        }
         self.generations.retire_all();
         self.setup.control.remove();
         failpoint::reach(Step::SupervisorBeforeUnlock, 0);
@@ -159,6 +183,9 @@ impl Driver {
             self.setup.say.line(&reason);
         }
         self.setup.reporter.failed(code, &reason);
+        for (client, reply) in std::mem::take(&mut self.farewells) {
+            self.clients.reply(client, &reply);
+        }
         code
     }
 
@@ -166,11 +193,16 @@ impl Driver {
 
     fn wait(&mut self) -> Result<()> {
         let rehearsal = self.preflight.as_ref().map(Preflight::deadline);
-        let next =
-            [self.machine.deadline(), self.fleet.deadline(), self.clients.deadline(), rehearsal]
-                .into_iter()
-                .flatten()
-                .min();
+        let next = [
+            self.machine.deadline(),
+            self.fleet.deadline(),
+            self.clients.deadline(),
+            self.orphans.deadline(),
+            rehearsal,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         let ready = self.poll(next)?;
         let now = Instant::now();
         for source in ready {
@@ -185,6 +217,7 @@ impl Driver {
                 Readable::Link(id) => self.hear_worker(id, MESSAGES_AT_ONCE),
                 Readable::Child(id) => self.reap(id),
                 Readable::Preflight => {}
+                Readable::Orphan(pid) => self.orphan_gone(pid),
             }
         }
         self.hear_preflight();
@@ -195,6 +228,7 @@ impl Driver {
             let reason = "it closed its link to the supervisor".to_owned();
             self.events.push_back(Event::LinkLost { worker, reason });
         }
+        self.orphans.enforce(now, &self.setup.say);
         self.clients.expire(now);
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.note_what_is_missing();
@@ -216,6 +250,7 @@ impl Driver {
             sources.extend(process.link().map(|link| (Readable::Link(id), link)));
             sources.push((Readable::Child(id), process.child.as_fd()));
         }
+        sources.extend(self.orphans.processes().map(|(pid, fd)| (Readable::Orphan(pid), fd)));
         sources.extend(self.preflight.as_ref().map(|it| (Readable::Preflight, it.as_fd())));
         readable(&sources, deadline).map_err(|error| Error::io("poll failed", error))
     }
@@ -315,7 +350,7 @@ impl Driver {
                     ));
                     continue;
                 }
-                FromWorker::Unknown => {
+                FromWorker::Orphan { .. } | FromWorker::Unknown => {
                     let message = "not understood by this supervisor".to_owned();
                     let _ = process.tell(&ToWorker::Error { message }, &[]);
                     continue;
@@ -460,7 +495,11 @@ impl Driver {
                     Answer::Refused { reason } => Reply::Refused { reason },
                 };
                 failpoint::reach(Step::SupervisorBeforeAnswer, 0);
-                self.clients.reply(client, &reply);
+                if matches!(reply, Reply::Stopped { .. }) && self.orphans.drain() {
+                    self.farewells.push((client, reply));
+                } else {
+                    self.clients.reply(client, &reply);
+                }
             }
             Action::Progress { text } => self.clients.progress(&text),
             Action::Log { level, text } => self.log(level, &text),
@@ -532,6 +571,7 @@ impl Driver {
     }
 
     fn welcome(&mut self, worker: WorkerId) {
+        let rendezvous = self.rendezvous(worker);
         let Some(process) = self.fleet.get(worker) else { return };
         let Some(holdings) = self.generations.get(process.generation) else { return };
         let Some(configuration) = holdings.configuration.clone() else { return };
@@ -546,9 +586,11 @@ impl Driver {
                     addr: bound.addr().clone(),
                 })
                 .collect(),
+            rendezvous: rendezvous.is_some(),
         };
         let mut fds = vec![process.counters_fd()];
         fds.extend(holdings.listeners.values().map(|bound| bound.as_fd()));
+        fds.extend(rendezvous.as_ref().map(AsFd::as_fd));
         let mut told = failpoint::attempt(Step::SupervisorBeforeWelcome, process.generation)
             .and_then(|()| process.tell(&message, &fds));
         failpoint::reach(Step::SupervisorAfterWelcome, process.generation);
@@ -615,6 +657,7 @@ impl Driver {
         let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
         let text = format!("generation {generation} serves{on}");
         self.log(Level::Info, &text);
+        self.succeed_orphans(generation);
         self.setup.reporter.ready(&addrs);
     }
 
