@@ -51,8 +51,27 @@ impl Driver {
 
     /// `generation` serves: those of an earlier supervisor have done their duty.
     pub(super) fn succeed_orphans(&mut self, generation: Generation) {
-        self.generations.release_inherited();
         self.drain_orphans(false, Some(generation), false);
+        self.release_inherited();
+    }
+
+    /// What they have queued may still be accepted by them: not before they are gone.
+    fn release_inherited(&mut self) {
+        if self.orphans.is_empty() && self.machine.serving_generation().is_some() {
+            self.generations.release_inherited();
+        }
+    }
+
+    /// Another generation has taken over: it takes what orphans still pass, too.
+    pub(super) fn redirect_orphans(&self, generation: Generation) {
+        self.orphans.redirect(|| self.channel_to(generation));
+    }
+
+    fn channel_to(&self, generation: Generation) -> Option<OwnedFd> {
+        self.fleet.channel_to(generation).unwrap_or_else(|error| {
+            self.setup.say.line(&format!("connections cannot be passed: {error}"));
+            None
+        })
     }
 
     /// Who stops the daemon means all of it.
@@ -71,14 +90,11 @@ impl Driver {
             .map_or(&self.setup.configuration.settings, |configuration| &configuration.settings);
         let now = Instant::now();
         let deadline = if at_once { now } else { now + settings.drain_timeout };
-        let channel = || match self.fleet.channel_to(successor?) {
-            Ok(channel) => channel,
-            Err(error) => {
-                self.setup.say.line(&format!("connections cannot be passed: {error}"));
-                None
-            }
-        };
-        self.orphans.tell(deadline, settings.kill_timeout, last, channel, &self.setup.say);
+        let kill_timeout = settings.kill_timeout;
+        if let Some(generation) = successor {
+            self.redirect_orphans(generation);
+        }
+        self.orphans.tell(deadline, kill_timeout, last, &self.setup.say);
     }
 
     /// An orphan has ended.
@@ -90,6 +106,7 @@ impl Driver {
         });
         let who = format!("generation {generation} of process {}", gone.pid);
         self.setup.say.line(&format!("{who} is gone{after}: {ledger}"));
+        self.release_inherited();
         if self.waits_for_orphans && self.orphans.is_empty() {
             self.waits_for_orphans = false;
             self.events.push_back(Event::Begin);

@@ -150,11 +150,14 @@ impl Driver {
                 }
                 let machine = &self.machine;
                 self.tenure.note(machine.serving_generation(), machine.confirmed_generation());
+                if confirms && confirmed.is_some() {
+                    self.redirect_orphans(generation);
+                }
                 if confirms {
                     failpoint::reach(Step::SupervisorAfterConfirm, generation);
                 }
             }
-            if !self.orphans.drain()
+            if !self.orphans.are_draining()
                 && let Some((code, reason)) = self.exit.take()
             {
                 return self.leave(code, reason);
@@ -495,7 +498,7 @@ impl Driver {
                     Answer::Refused { reason } => Reply::Refused { reason },
                 };
                 failpoint::reach(Step::SupervisorBeforeAnswer, 0);
-                if matches!(reply, Reply::Stopped { .. }) && self.orphans.drain() {
+                if matches!(reply, Reply::Stopped { .. }) && self.orphans.are_draining() {
                     self.farewells.push((client, reply));
                 } else {
                     self.clients.reply(client, &reply);

@@ -19,7 +19,7 @@ pub(crate) struct Generations {
     known: BTreeMap<Generation, Holdings>,
     /// The last one that was replaced, if its code may be needed again.
     kept: Option<Kept>,
-    /// What workers of an earlier supervisor listen to, until this one serves: not ours to unlink.
+    /// What workers of an earlier supervisor listen to, as long as these are there: not ours to unlink.
     inherited: Vec<(String, Arc<Bound>)>,
 }
 
@@ -190,6 +190,8 @@ pub(super) struct Packed {
     sockets: Vec<listener::Packed>,
     known: BTreeMap<Generation, PackedHoldings>,
     kept: Option<PackedKept>,
+    #[serde(default)]
+    inherited: Vec<(String, usize)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -246,7 +248,12 @@ impl Generations {
             image: images.place(&kept.image, |image| image.pack(packing)),
             configuration: kept.configuration.clone(),
         });
-        Packed { images: images.packed, sockets: sockets.packed, known, kept }
+        let inherited = self
+            .inherited
+            .iter()
+            .map(|(name, bound)| (name.clone(), sockets.place(bound, |bound| bound.pack(packing))));
+        let inherited = inherited.collect();
+        Packed { images: images.packed, sockets: sockets.packed, known, kept, inherited }
     }
 
     pub(super) fn unpack(packed: Packed) -> Result<Generations> {
@@ -261,6 +268,9 @@ impl Generations {
             .map(|socket| Bound::unpack(socket).map(Arc::new))
             .collect::<Result<_>>()?;
         let mut generations = Generations::default();
+        for (name, place) in packed.inherited {
+            generations.inherited.push((name, at(&sockets, place)?));
+        }
         for (generation, holdings) in packed.known {
             let mut listeners = BTreeMap::new();
             for (name, place) in holdings.listeners {

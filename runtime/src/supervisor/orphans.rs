@@ -106,7 +106,7 @@ impl Orphans {
     }
 
     /// Whether there are some, and all of them drain.
-    pub(super) fn drain(&self) -> bool {
+    pub(super) fn are_draining(&self) -> bool {
         !self.is_empty() && self.known.values().all(|orphan| orphan.told.is_some())
     }
 
@@ -114,24 +114,27 @@ impl Orphans {
         self.known.values().map(|orphan| orphan.generation).max().unwrap_or_default()
     }
 
-    /// Tells each to drain; what it then may take beyond `deadline` is `kill_timeout`. `successor` opens a
-    /// channel for what is idle, where there is somebody to take it.
+    /// Gives each a channel for what is idle, to somebody who takes it. One that does not take its end has
+    /// none, and what it has stays where it is.
+    pub(super) fn redirect(&self, channel: impl Fn() -> Option<OwnedFd>) {
+        for orphan in self.known.values() {
+            let Some(channel) = channel() else { return };
+            let _ = link::send(&orphan.link, &ToWorker::Successor {}, &[channel.as_fd()]);
+        }
+    }
+
+    /// Tells each to drain; what it then may take beyond `deadline` is `kill_timeout`.
     pub(super) fn tell(
         &mut self,
         deadline: Instant,
         kill_timeout: Duration,
         last: bool,
-        successor: impl Fn() -> Option<OwnedFd>,
         say: &Say,
     ) {
         let since = Instant::now();
         let order = ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline), last };
         for (pid, orphan) in &mut self.known {
             let first = orphan.told.is_none();
-            if let (true, Some(channel)) = (first, successor()) {
-                // One that does not take it has none, and what it has stays where it is.
-                let _ = link::send(&orphan.link, &ToWorker::Successor {}, &[channel.as_fd()]);
-            }
             let told = link::send(&orphan.link, &order, &[]);
             // One that is not told is gone, or about to be killed.
             let kill_at = if told.is_ok() { deadline + kill_timeout } else { since };
