@@ -52,6 +52,9 @@ pub(crate) enum FromWorker {
         protocol: Protocols,
         release: String,
         generation: u32,
+        /// It has to be gone before another one begins.
+        #[serde(default)]
+        exclusive: bool,
         listeners: Vec<OrphanedListener>,
     },
     /// The last message was not understood.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use rustix::net::SocketFlags;
@@ -25,13 +26,15 @@ pub(crate) fn path_of(runtime_dir: &Path, pidfile: &Path, pid: i32) -> PathBuf {
 pub(crate) fn all(runtime_dir: &Path, pidfile: &Path) -> io::Result<Vec<(i32, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(runtime_dir)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
         let pid = path
             .file_stem()
             .and_then(|stem| stem.to_str())
             .and_then(|stem| stem.rsplit_once('-')?.1.parse().ok());
         if let Some(pid) = pid
             && path == path_of(runtime_dir, pidfile, pid)
+            && entry.file_type()?.is_socket()
         {
             found.push((pid, path));
         }
@@ -80,7 +83,7 @@ mod tests {
         let path = path_of(dir.path(), &pidfile, 17);
         assert_eq!(path, dir.path().join("a.worker-17.sock"));
         for other in
-            ["a.sock", "b.worker-3.sock", "a.worker-x.sock", "a.worker-017.sock", "a.worker-5"]
+            ["a.sock", "b.worker-3.sock", "a.worker-x.sock", "a.worker-18.sock", "a.worker-5"]
         {
             std::fs::write(dir.path().join(other), "").unwrap();
         }

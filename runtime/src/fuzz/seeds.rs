@@ -99,6 +99,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
             protocol,
             release: text.into(),
             generation: 7,
+            exclusive: number.is_multiple_of(2),
             listeners: vec![OrphanedListener {
                 name: text.into(),
                 addr: Address::Tcp(([127, 0, 0, 1], 80).into()),

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::driver::Driver;
 use super::event::{Event, Generation, WorkerId};
+use super::orphans;
 use crate::control::rendezvous;
 use crate::sys::seqpacket::MAX_DESCRIPTORS;
 
@@ -41,7 +42,8 @@ impl Driver {
 
     /// Begins, as soon as nobody is in the way.
     pub(super) fn begin(&mut self) {
-        if self.setup.configuration.settings.exclusive && !self.orphans.is_empty() {
+        let exclusive = self.setup.configuration.settings.exclusive || self.orphans.are_exclusive();
+        if exclusive && !self.orphans.is_empty() {
             self.waits_for_orphans = true;
             self.drain_orphans(true, None, false);
         } else {
@@ -100,6 +102,10 @@ impl Driver {
     /// An orphan has ended.
     pub(super) fn orphan_gone(&mut self, pid: i32) {
         let Some(gone) = self.orphans.remove(pid) else { return };
+        // A worker of ours may have got its number, and the path.
+        if self.fleet.iter().all(|(_, process)| process.rendezvous.as_ref() != Some(&gone.path)) {
+            orphans::remove(&gone.path);
+        }
         let (generation, ledger) = (gone.generation, gone.ledger);
         let after = gone.took.map_or(" before it was told to drain".to_owned(), |took| {
             format!(" after {:.0} ms", took.as_secs_f64() * 1000.0)

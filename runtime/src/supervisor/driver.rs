@@ -680,6 +680,7 @@ impl Driver {
             return;
         }
         let log = log.as_fd();
+        self.orphans.reopen(log);
         for process in self.fleet.iter_mut() {
             if process.greeted {
                 // One that cannot be told is about to be noticed as gone.

@@ -34,6 +34,7 @@ pub(crate) struct Orphans {
 
 struct Orphan {
     generation: Generation,
+    exclusive: bool,
     path: PathBuf,
     link: OwnedFd,
     process: OwnedFd,
@@ -55,6 +56,8 @@ struct Told {
 /// What an orphan leaves.
 pub(super) struct Gone {
     pub(super) pid: i32,
+    /// Of its socket.
+    pub(super) path: PathBuf,
     pub(super) generation: Generation,
     pub(super) ledger: Ledger,
     /// How long it drained.
@@ -110,6 +113,11 @@ impl Orphans {
         !self.is_empty() && self.known.values().all(|orphan| orphan.told.is_some())
     }
 
+    /// Whether one of them has to be gone before another worker begins.
+    pub(super) fn are_exclusive(&self) -> bool {
+        self.known.values().any(|orphan| orphan.exclusive)
+    }
+
     pub(super) fn last_generation(&self) -> Generation {
         self.known.values().map(|orphan| orphan.generation).max().unwrap_or_default()
     }
@@ -120,6 +128,14 @@ impl Orphans {
         for orphan in self.known.values() {
             let Some(channel) = channel() else { return };
             let _ = link::send(&orphan.link, &ToWorker::Successor {}, &[channel.as_fd()]);
+        }
+    }
+
+    /// Gives each the log that was opened again.
+    pub(super) fn reopen(&self, log: BorrowedFd<'_>) {
+        for orphan in self.known.values() {
+            // One that cannot be told is gone.
+            let _ = link::send(&orphan.link, &ToWorker::Reopen {}, &[log]);
         }
     }
 
@@ -135,9 +151,11 @@ impl Orphans {
         let order = ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline), last };
         for (pid, orphan) in &mut self.known {
             let first = orphan.told.is_none();
-            let told = link::send(&orphan.link, &order, &[]);
-            // One that is not told is gone, or about to be killed.
-            let kill_at = if told.is_ok() { deadline + kill_timeout } else { since };
+            if link::send(&orphan.link, &order, &[]).is_err() {
+                // It is gone, or drains by itself.
+                orphan.signal(*pid, rustix::process::Signal::TERM, say);
+            }
+            let kill_at = deadline + kill_timeout;
             let earlier = orphan.told.map_or(kill_at, |told| told.kill_at);
             let since = orphan.told.map_or(since, |told| told.since);
             orphan.told = Some(Told { since, kill_at: kill_at.min(earlier) });
@@ -153,12 +171,12 @@ impl Orphans {
         self.known.iter().map(|(pid, orphan)| (*pid, orphan.process.as_fd()))
     }
 
-    /// Puts one away that has ended.
+    /// Puts one away that has ended. Its path is the caller's to remove.
     pub(super) fn remove(&mut self, pid: i32) -> Option<Gone> {
         let orphan = self.known.remove(&pid)?;
-        remove(&orphan.path);
         Some(Gone {
             pid,
+            path: orphan.path,
             generation: orphan.generation,
             ledger: orphan.counters.closed(),
             took: orphan.told.map(|told| told.since.elapsed()),
@@ -175,14 +193,18 @@ impl Orphans {
         for (pid, orphan) in &mut self.known {
             if let Some(told) = orphan.told.as_mut().filter(|told| told.kill_at <= now) {
                 say.line(&format!("process {pid} did not end in time: killed"));
-                let kill = rustix::process::Signal::KILL;
-                if let Err(error) = rustix::process::pidfd_send_signal(&orphan.process, kill)
-                    && error != rustix::io::Errno::SRCH
-                {
-                    say.line(&format!("cannot signal process {pid}: {error}"));
-                }
                 told.kill_at = now + PATIENCE;
+                orphan.signal(*pid, rustix::process::Signal::KILL, say);
             }
+        }
+    }
+}
+
+impl Orphan {
+    fn signal(&self, pid: i32, signal: rustix::process::Signal, say: &Say) {
+        match rustix::process::pidfd_send_signal(&self.process, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => say.line(&format!("cannot signal process {pid}: {error}")),
         }
     }
 }
@@ -227,7 +249,7 @@ fn introduced(
     fds: Vec<OwnedFd>,
 ) -> Result<Introduced> {
     let odd = |what: String| Error::new(ErrorKind::Protocol, what);
-    let FromWorker::Orphan { protocol, release, generation, listeners } = message else {
+    let FromWorker::Orphan { protocol, release, generation, exclusive, listeners } = message else {
         return Err(odd("it said something else than that it is alone".into()));
     };
     if !Protocols::OURS.meets(protocol) {
@@ -247,7 +269,8 @@ fn introduced(
     };
     let listeners = listeners.into_iter().zip(fds).map(adopt).collect();
     let path = path.to_owned();
-    let orphan = Orphan { generation, path, link, process, counters, counters_fd, told: None };
+    let orphan =
+        Orphan { generation, exclusive, path, link, process, counters, counters_fd, told: None };
     Ok(Introduced { orphan, listeners })
 }
 
@@ -265,7 +288,7 @@ fn unreachable(pid: i32, path: &Path, why: &str) -> String {
     )
 }
 
-fn remove(path: &Path) {
+pub(super) fn remove(path: &Path) {
     // What cannot be removed is found dead by the next start.
     let _ = std::fs::remove_file(path);
 }
@@ -305,6 +328,8 @@ impl Orphans {
             })?;
             let orphan = Orphan {
                 generation: it.generation,
+                // That was decided when it was found.
+                exclusive: false,
                 path: it.path,
                 link: it.link.duplicate("the link of an earlier worker")?,
                 process: it.process.duplicate("the process of an earlier worker")?,

@@ -47,6 +47,7 @@ impl Rendezvous {
                 protocol: Protocols::OURS,
                 release: env!("CARGO_PKG_VERSION").to_owned(),
                 generation: state.generation,
+                exclusive: state.configuration.settings.exclusive,
                 listeners,
             };
             let mut fds = vec![self.counters.as_fd(), self.process.as_fd()];
