@@ -46,6 +46,7 @@ pub(crate) const KEYS: &[Key] = &[
     supervised("confirm_window", Kind::Duration),
     supervised("exclusive", Kind::Switch),
     supervised("watchdog", Kind::Duration),
+    supervised("orphan_grace", Kind::Duration),
     supervised("pass_connections", Kind::Switch),
     supervised("restart", Kind::Choice(&["no", "on-failure", "always"])),
     supervised("backoff_min", Kind::Duration),

@@ -46,6 +46,7 @@ use proc_macro2::TokenStream;
 /// | `confirm_window` ¹ | duration in which a new generation can be undone | `"2s"` |
 /// | `exclusive` ¹ | the old worker is gone before the new one begins | `false` |
 /// | `watchdog` ¹ | duration after which a worker that does not answer is replaced | off |
+/// | `orphan_grace` ¹ | duration for which workers serve on after their supervisor was killed | `"0s"` |
 /// | `pass_connections` ¹ | idle connections go to the new worker | `true` |
 /// | `restart` ¹ | after a worker's exit: `"no"`, `"on-failure"` or `"always"` | `"on-failure"` |
 /// | `backoff_min`, `backoff_max` ¹ | durations between respawns | `"100ms"`, `"30s"` |

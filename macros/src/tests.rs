@@ -93,6 +93,7 @@ snapshot!(
         confirm_window = "2s",
         exclusive = true,
         watchdog = "10s",
+        orphan_grace = "10s",
         pass_connections = false,
         restart = "on-failure",
         backoff_min = "100ms",

@@ -31,6 +31,7 @@ pub fn from_worker(bytes: &[u8]) {
             settings.kill_timeout,
             settings.confirm_window,
             settings.watchdog,
+            settings.orphan_grace,
             settings.backoff_min,
             settings.backoff_max,
             settings.start_limit_interval,

@@ -46,6 +46,17 @@ pub(crate) enum FromWorker {
     Pong {},
     /// A text for `status`.
     Status { text: String },
+    /// To a supervisor that did not spawn it: its own is gone. Descriptors: the counters, the process, then
+    /// one for each listener.
+    Orphan {
+        protocol: Protocols,
+        release: String,
+        generation: u32,
+        /// It has to be gone before another one begins.
+        #[serde(default)]
+        exclusive: bool,
+        listeners: Vec<OrphanedListener>,
+    },
     /// The last message was not understood.
     Error { message: String },
     /// A message of a later release.
@@ -58,7 +69,14 @@ pub(crate) enum FromWorker {
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum ToWorker {
     /// The answer to *hello*. Descriptors: the counters, then one for each listener.
-    Welcome { generation: u32, configuration: Box<Configuration>, listeners: Vec<ListenerHandle> },
+    Welcome {
+        generation: u32,
+        configuration: Box<Configuration>,
+        listeners: Vec<ListenerHandle>,
+        /// One more descriptor: the socket at which the worker waits for the next supervisor.
+        #[serde(default)]
+        rendezvous: bool,
+    },
     /// Accept.
     Go {},
     /// Stop accepting.
@@ -118,6 +136,16 @@ pub(crate) struct ListenerHandle {
     pub(crate) name: String,
     /// With the port that the kernel chose.
     pub(crate) addr: crate::config::Address,
+}
+
+/// A listener that a worker hands to the next supervisor, with all that one has to know of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct OrphanedListener {
+    pub(crate) name: String,
+    /// With the port that the kernel chose.
+    pub(crate) addr: crate::config::Address,
+    /// As it was declared.
+    pub(crate) settings: crate::config::ListenSettings,
 }
 
 /// Sends one message.

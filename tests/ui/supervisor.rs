@@ -7,6 +7,7 @@ use unbroken::{Daemon, daemon};
     start_limit_burst = 5,
     start_limit_interval = "1m",
     confirm_window = "2s",
+    orphan_grace = "10s",
     exe = "/usr/bin/hello",
     kill_timeout = "5s",
 )]

@@ -73,6 +73,12 @@ pub(crate) const KEYS: &[Key] = &[
         meaning: "a worker that does not answer for so long is replaced",
         supervised: true,
     },
+    supervised(
+        "orphan_grace",
+        Kind::Duration,
+        "0s",
+        "how long workers serve on after their supervisor was killed",
+    ),
     supervised("pass_connections", Kind::Bool, "true", "idle connections go to the new worker"),
     supervised("restart", Kind::Restart, "on-failure", "what the exit of a worker leads to"),
     supervised("backoff_min", Kind::Duration, "100ms", "first pause before a respawn"),

@@ -141,6 +141,7 @@ impl Reader<'_> {
             confirm_window: self.some("confirm_window", values::duration),
             exclusive: self.some("exclusive", values::flag),
             watchdog: self.get("watchdog", values::duration).unwrap_or_default(),
+            orphan_grace: self.some("orphan_grace", values::duration),
             pass_connections: self.some("pass_connections", values::flag),
             restart: self.get("restart", values::restart).unwrap_or(RestartPolicy::OnFailure),
             backoff_min: self.some("backoff_min", values::duration),

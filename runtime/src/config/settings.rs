@@ -46,6 +46,9 @@ pub(crate) struct Settings {
     /// A worker whose runtime does not answer for so long is replaced. Default: zero, which is never.
     #[serde(default, with = "humantime_text")]
     pub(crate) watchdog: Duration,
+    /// A worker serves on for so long after its supervisor was killed. Default: zero, it drains at once.
+    #[serde(default, with = "humantime_text")]
+    pub(crate) orphan_grace: Duration,
     /// At a restart idle HTTP connections go to the new worker. Default: `true`.
     #[serde(default = "yes")]
     pub(crate) pass_connections: bool,

@@ -12,6 +12,7 @@ use crate::counters::Ledger;
 use crate::image::{Image, OnDisk};
 
 mod clients;
+pub(crate) mod rendezvous;
 mod socket;
 
 pub(crate) use clients::{Clients, Heard, Packed as PackedClients};

@@ -26,20 +26,7 @@ impl ControlSocket {
         let cannot = |error: io::Error| {
             Error::io(format!("cannot bind the control socket {}", path.display()), error)
         };
-        match std::fs::remove_file(path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(cannot(error)),
-        }
-        let socket = socket().map_err(cannot)?;
-        let (addr, _dir) = address(path).map_err(cannot)?;
-        // The new file takes the mode of the socket, so that there is no moment in which others may
-        // connect (unix(7)).
-        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| cannot(error.into()))?;
-        rustix::net::bind(&socket, &addr).map_err(|error| cannot(error.into()))?;
-        rustix::net::listen(&socket, 64).map_err(|error| cannot(error.into()))?;
-        crate::sys::descriptors::set_nonblocking(&socket).map_err(cannot)?;
+        let socket = listen_at(path).map_err(cannot)?;
         Ok(ControlSocket { path: path.to_owned(), socket })
     }
 
@@ -56,11 +43,10 @@ impl ControlSocket {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let peer = getsockopt(&client, PeerCredentials)?;
-        let own = rustix::process::geteuid();
-        if peer.uid() == own.as_raw() || peer.uid() == 0 {
+        if stranger(&client)?.is_none() {
             return Ok(Some(client));
         }
+        let own = rustix::process::geteuid();
         let reason = format!("this daemon belongs to user {}", own.as_raw());
         // The peer is about to be turned away: whether it listens is its affair.
         let _ = crate::link::send(&client, &super::Reply::Refused { reason }, &[]);
@@ -92,7 +78,32 @@ pub(crate) fn connect(path: &Path) -> io::Result<(OwnedFd, i32)> {
     Ok((socket, peer.pid()))
 }
 
-fn socket() -> io::Result<OwnedFd> {
+/// A listening socket of ours at `path`, in place of whatever was there.
+pub(super) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let socket = socket()?;
+    let (addr, _dir) = address(path)?;
+    // The new file takes the mode of the socket, so that there is no moment in which others may
+    // connect (unix(7)).
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &addr)?;
+    rustix::net::listen(&socket, 64)?;
+    crate::sys::descriptors::set_nonblocking(&socket)?;
+    Ok(socket)
+}
+
+/// The user of a peer that may not talk to us: one that is neither ours nor root.
+pub(super) fn stranger(peer: impl AsFd) -> io::Result<Option<u32>> {
+    let uid = getsockopt(&peer, PeerCredentials)?.uid();
+    let own = rustix::process::geteuid().as_raw();
+    Ok((uid != own && uid != 0).then_some(uid))
+}
+
+pub(super) fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -102,7 +113,7 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 /// The address of `path`, through its open directory where it is too long for `sun_path`.
-fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
+pub(super) fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     if path.as_os_str().as_bytes().len() < 108 {
         return Ok((SocketAddrUnix::new(path)?, None));
     }

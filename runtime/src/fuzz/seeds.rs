@@ -7,10 +7,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::*;
-use crate::config::{Address, Configuration};
+use crate::config::{Address, Configuration, ListenSettings};
 use crate::control::{Outcome, Reply, Request, Status};
 use crate::counters::Ledger;
-use crate::link::{FromWorker, ListenerHandle, Protocols, ToWorker};
+use crate::link::{FromWorker, ListenerHandle, OrphanedListener, Protocols, ToWorker};
 
 const FILE: &str = "name = \"hello\"\ndrain_timeout = \"1m 30s\"\numask = 0o027\nrestart = \"always\"\n\
     [listen]\nhttp = \"127.0.0.1:80\"\n[listen.admin]\naddr = \"unix:/run/a.sock\"\nmode = \"0660\"\n\
@@ -95,6 +95,24 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
         FromWorker::Check { passed: number.is_multiple_of(2) },
         FromWorker::Pong {},
         FromWorker::Status { text: text.into() },
+        FromWorker::Orphan {
+            protocol,
+            release: text.into(),
+            generation: 7,
+            exclusive: number.is_multiple_of(2),
+            listeners: vec![OrphanedListener {
+                name: text.into(),
+                addr: Address::Tcp(([127, 0, 0, 1], 80).into()),
+                settings: ListenSettings {
+                    addr: Address::Tcp(([127, 0, 0, 1], 0).into()),
+                    backlog: 16,
+                    mode: None,
+                    user: Some(text.into()),
+                    group: None,
+                    v6only: true,
+                },
+            }],
+        },
         FromWorker::Error { message },
         FromWorker::Unknown,
     ]
@@ -108,6 +126,7 @@ fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
             generation: 7,
             configuration: loaded(text, number),
             listeners: vec![handle(tcp), handle(Address::Unix("/run/a.sock".into()))],
+            rendezvous: number.is_multiple_of(2),
         },
         ToWorker::Go {},
         ToWorker::Quiesce { keep: vec![] },

@@ -192,6 +192,7 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
         configuration: luggage.configuration,
         counters: counters_fd,
         listeners,
+        rendezvous: None,
     };
     let worker = match Worker::new(handover, SignalDuty::Elsewhere) {
         Ok(worker) => worker,

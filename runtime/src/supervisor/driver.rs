@@ -11,10 +11,13 @@ use std::time::{Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
-use super::event::{Action, Answer, Event, Generation, Level, Order, Policy, Source, WorkerId};
+use super::event::{
+    Action, Answer, ClientId, Event, Generation, Level, Order, Policy, Source, WorkerId,
+};
 use super::fleet::{Fleet, Plan};
 use super::generations::{Generations, check_successor};
 use super::machine::{MAX_RESTARTS, Machine};
+use super::orphans::Orphans;
 use super::report;
 use super::tenure::Tenure;
 use super::upgrade::preflight::Preflight;
@@ -60,6 +63,11 @@ pub(crate) struct Driver {
     pub(super) machine: Machine,
     pub(super) fleet: Fleet,
     pub(super) generations: Generations,
+    pub(super) orphans: Orphans,
+    /// Nothing begins before they are gone.
+    pub(super) waits_for_orphans: bool,
+    /// What clients are told at the very end.
+    pub(super) farewells: Vec<(ClientId, Reply)>,
     pub(super) began: (Instant, SystemTime),
     /// When the generations of the last restarts were asked for.
     pub(super) asked: VecDeque<(Generation, SystemTime)>,
@@ -87,6 +95,7 @@ pub(super) enum Readable {
     Link(WorkerId),
     Child(WorkerId),
     Preflight,
+    Orphan(i32),
 }
 
 impl Driver {
@@ -94,23 +103,32 @@ impl Driver {
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
         let image = Arc::new(Image::own(&setup.origin.exe)?);
-        Ok(Driver {
-            machine: Machine::new(Policy::of(&setup.configuration.settings)),
+        let settings = &setup.configuration.settings;
+        let (orphans, inherited) =
+            Orphans::find(&settings.runtime_dir, &settings.pidfile, &setup.say);
+        let machine = Machine::new(Policy::of(settings)).after(orphans.last_generation());
+        let mut driver = Driver {
+            machine,
             setup,
             fleet: Fleet::default(),
-            generations: Generations::default(),
+            generations: Generations::after(inherited),
+            orphans,
+            waits_for_orphans: false,
+            farewells: Vec::new(),
             began: (Instant::now(), SystemTime::now()),
             asked: VecDeque::new(),
             tenure: Tenure::default(),
             log_length: 0,
             clients: Clients::default(),
             signals,
-            events: VecDeque::from([Event::Begin]),
+            events: VecDeque::new(),
             exit: None,
             image,
             preflight: None,
             cleared: None,
-        })
+        };
+        driver.begin();
+        Ok(driver)
     }
 
     pub(crate) fn origin(&self) -> &Origin {
@@ -121,6 +139,7 @@ impl Driver {
     pub(crate) fn run(mut self) -> u8 {
         loop {
             while let Some(event) = self.events.pop_front() {
+                self.stop_orphans(&event);
                 let confirmed = self.machine.confirmed_generation();
                 let actions = self.machine.on(event, Instant::now());
                 let confirms = self.machine.confirmed_generation() != confirmed;
@@ -133,12 +152,17 @@ impl Driver {
                 }
                 let machine = &self.machine;
                 self.tenure.note(machine.serving_generation(), machine.confirmed_generation());
+                if confirms && confirmed.is_some() {
+                    self.redirect_orphans(generation);
+                }
                 self.setup.notifier.tell(self.machine.health());
                 if confirms {
                     failpoint::reach(Step::SupervisorAfterConfirm, generation);
                 }
             }
-            if let Some((code, reason)) = self.exit.take() {
+            if !self.orphans.are_draining()
+                && let Some((code, reason)) = self.exit.take()
+            {
                 return self.leave(code, reason);
             }
             self.become_cleared();
@@ -153,6 +177,9 @@ impl Driver {
     }
 
     fn leave(mut self, code: u8, reason: Option<String>) -> u8 {
+        if self.orphans.is_empty() {
+            self.generations.release_inherited();
+        }
         self.generations.retire_all();
         self.setup.control.remove();
         failpoint::reach(Step::SupervisorBeforeUnlock, 0);
@@ -162,6 +189,9 @@ impl Driver {
             self.setup.say.line(&reason);
         }
         self.setup.reporter.failed(code, &reason);
+        for (client, reply) in std::mem::take(&mut self.farewells) {
+            self.clients.reply(client, &reply);
+        }
         code
     }
 
@@ -169,12 +199,17 @@ impl Driver {
 
     fn wait(&mut self) -> Result<()> {
         let rehearsal = self.preflight.as_ref().map(Preflight::deadline);
-        let next =
-            [self.machine.deadline(), self.fleet.deadline(), self.clients.deadline(), rehearsal]
-                .into_iter()
-                .chain([self.setup.notifier.deadline()])
-                .flatten()
-                .min();
+        let next = [
+            self.machine.deadline(),
+            self.fleet.deadline(),
+            self.clients.deadline(),
+            self.orphans.deadline(),
+            self.setup.notifier.deadline(),
+            rehearsal,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         let ready = self.poll(next)?;
         let now = Instant::now();
         for source in ready {
@@ -189,6 +224,7 @@ impl Driver {
                 Readable::Link(id) => self.hear_worker(id, MESSAGES_AT_ONCE),
                 Readable::Child(id) => self.reap(id),
                 Readable::Preflight => {}
+                Readable::Orphan(pid) => self.orphan_gone(pid),
             }
         }
         self.hear_preflight();
@@ -199,6 +235,7 @@ impl Driver {
             let reason = "it closed its link to the supervisor".to_owned();
             self.events.push_back(Event::LinkLost { worker, reason });
         }
+        self.orphans.enforce(now, &self.setup.say);
         self.clients.expire(now);
         self.setup.notifier.keep_alive(now, self.machine.is_well());
         if self.machine.deadline().is_some_and(|at| at <= now) {
@@ -221,6 +258,7 @@ impl Driver {
             sources.extend(process.link().map(|link| (Readable::Link(id), link)));
             sources.push((Readable::Child(id), process.child.as_fd()));
         }
+        sources.extend(self.orphans.processes().map(|(pid, fd)| (Readable::Orphan(pid), fd)));
         sources.extend(self.preflight.as_ref().map(|it| (Readable::Preflight, it.as_fd())));
         readable(&sources, deadline).map_err(|error| Error::io("poll failed", error))
     }
@@ -320,7 +358,7 @@ impl Driver {
                     ));
                     continue;
                 }
-                FromWorker::Unknown => {
+                FromWorker::Orphan { .. } | FromWorker::Unknown => {
                     let message = "not understood by this supervisor".to_owned();
                     let _ = process.tell(&ToWorker::Error { message }, &[]);
                     continue;
@@ -466,7 +504,11 @@ impl Driver {
                     Answer::Refused { reason } => Reply::Refused { reason },
                 };
                 failpoint::reach(Step::SupervisorBeforeAnswer, 0);
-                self.clients.reply(client, &reply);
+                if matches!(reply, Reply::Stopped { .. }) && self.orphans.are_draining() {
+                    self.farewells.push((client, reply));
+                } else {
+                    self.clients.reply(client, &reply);
+                }
             }
             Action::Progress { text } => self.clients.progress(&text),
             Action::Log { level, text } => self.log(level, &text),
@@ -561,6 +603,7 @@ impl Driver {
     }
 
     fn welcome(&mut self, worker: WorkerId) {
+        let rendezvous = self.rendezvous(worker);
         let Some(process) = self.fleet.get(worker) else { return };
         let Some(holdings) = self.generations.get(process.generation) else { return };
         let Some(configuration) = holdings.configuration.clone() else { return };
@@ -575,9 +618,11 @@ impl Driver {
                     addr: bound.addr().clone(),
                 })
                 .collect(),
+            rendezvous: rendezvous.is_some(),
         };
         let mut fds = vec![process.counters_fd()];
         fds.extend(holdings.listeners.values().map(|bound| bound.as_fd()));
+        fds.extend(rendezvous.as_ref().map(AsFd::as_fd));
         let mut told = failpoint::attempt(Step::SupervisorBeforeWelcome, process.generation)
             .and_then(|()| process.tell(&message, &fds));
         failpoint::reach(Step::SupervisorAfterWelcome, process.generation);
@@ -644,6 +689,7 @@ impl Driver {
         let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
         let text = format!("generation {generation} serves{on}");
         self.log(Level::Info, &text);
+        self.succeed_orphans(generation);
         self.setup.reporter.ready(&addrs);
     }
 
@@ -663,6 +709,7 @@ impl Driver {
             return;
         }
         let log = log.as_fd();
+        self.orphans.reopen(log);
         for process in self.fleet.iter_mut() {
             if process.greeted {
                 // One that cannot be told is about to be noticed as gone.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,8 @@ pub(crate) struct Process {
     pub(crate) greeted: bool,
     /// The log was opened again since it was forked.
     pub(crate) old_output: bool,
+    /// Where the next supervisor finds it, should this one be killed.
+    pub(crate) rendezvous: Option<PathBuf>,
     counters: Counters,
     counters_fd: OwnedFd,
     link: Option<OwnedFd>,
@@ -106,6 +109,8 @@ pub(super) struct Packed {
     text: Option<String>,
     greeted: bool,
     old_output: bool,
+    #[serde(default)]
+    rendezvous: Option<PathBuf>,
     counters: Handed,
     link: Option<Handed>,
     #[serde(with = "in_ns")]
@@ -122,6 +127,7 @@ impl Process {
             text: self.text.clone(),
             greeted: self.greeted,
             old_output: self.old_output,
+            rendezvous: self.rendezvous.clone(),
             counters: packing.hand(&self.counters_fd),
             link: self.link.as_ref().map(|link| packing.hand(link)),
             closed: self.closed,
@@ -140,6 +146,7 @@ impl Process {
             text: packed.text,
             greeted: packed.greeted,
             old_output: packed.old_output,
+            rendezvous: packed.rendezvous,
             counters,
             counters_fd,
             link: packed.link.map(|link| link.duplicate("the link of a worker")).transpose()?,
@@ -198,6 +205,7 @@ impl Fleet {
                     text: None,
                     greeted: false,
                     old_output: false,
+                    rendezvous: None,
                     counters,
                     counters_fd,
                     link: Some(ours),
@@ -218,6 +226,16 @@ impl Fleet {
         from.tell(&ToWorker::Successor {}, &[sending.as_fd()])
     }
 
+    /// As [`Fleet::connect`], to the worker of `generation`, from somebody who is given this end.
+    pub(crate) fn channel_to(&self, generation: Generation) -> io::Result<Option<OwnedFd>> {
+        let Some((_, to)) = self.iter().find(|(_, it)| it.generation == generation) else {
+            return Ok(None);
+        };
+        let (sending, taking) = seqpacket::pair()?;
+        to.tell(&ToWorker::Predecessor {}, &[taking.as_fd()])?;
+        Ok(Some(sending))
+    }
+
     pub(crate) fn get(&self, id: WorkerId) -> Option<&Process> {
         self.workers.get(&id)
     }
@@ -227,7 +245,12 @@ impl Fleet {
     }
 
     pub(crate) fn remove(&mut self, id: WorkerId) -> Option<Process> {
-        self.workers.remove(&id)
+        let process = self.workers.remove(&id)?;
+        if let Some(path) = &process.rendezvous {
+            // What cannot be removed is found dead by the next start.
+            let _ = std::fs::remove_file(path);
+        }
+        Some(process)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Process)> {

@@ -21,6 +21,8 @@ pub(crate) struct Generations {
     known: BTreeMap<Generation, Holdings>,
     /// The last one that was replaced, if its code may be needed again.
     kept: Option<Kept>,
+    /// What workers of an earlier supervisor listen to, as long as these are there: not ours to unlink.
+    inherited: Vec<(String, Arc<Bound>)>,
 }
 
 /// What is left of a generation without workers.
@@ -52,6 +54,37 @@ impl Holdings {
 }
 
 impl Generations {
+    /// Those whose workers of an earlier supervisor have these listeners.
+    pub(crate) fn after(inherited: Vec<(String, Arc<Bound>)>) -> Generations {
+        Generations { inherited, ..Generations::default() }
+    }
+
+    /// The workers of an earlier supervisor need their listeners no longer.
+    pub(crate) fn release_inherited(&mut self) {
+        for (_, bound) in std::mem::take(&mut self.inherited) {
+            if self.other(&bound).is_none() {
+                bound.unlink();
+            }
+        }
+    }
+
+    /// The latest listener that somebody has at the same address.
+    fn other(&self, bound: &Bound) -> Option<&Arc<Bound>> {
+        let known = self.known.values().rev().flat_map(|holdings| holdings.listeners.values());
+        known
+            .chain(self.inherited.iter().map(|(_, bound)| bound))
+            .find(|theirs| theirs.addr() == bound.addr())
+    }
+
+    /// Lets go of a listener that was of a generation which is no longer known.
+    fn release(&self, bound: &Arc<Bound>) {
+        match self.other(bound) {
+            Some(theirs) if Arc::ptr_eq(theirs, bound) => {}
+            Some(theirs) => theirs.restore(),
+            None => bound.unlink(),
+        }
+    }
+
     pub(crate) fn begin(&mut self, generation: Generation, image: Image) -> Arc<Image> {
         let image = Arc::new(image);
         let holdings = Holdings::new(&image);
@@ -123,7 +156,10 @@ impl Generations {
     /// The socket that some generation has at this address already, whatever its name there. A port
     /// that the kernel chose belongs to the name.
     fn bound(&self, name: &str, addr: &crate::config::Address) -> Option<Arc<Bound>> {
-        let all = || self.known.values().rev().flat_map(|holdings| &holdings.listeners);
+        let all = || {
+            let known = self.known.values().rev().flat_map(|holdings| &holdings.listeners);
+            known.chain(self.inherited.iter().map(|(name, bound)| (name, bound)))
+        };
         all()
             .find(|(other, bound)| *other == name && bound.is_at(addr))
             .or_else(|| all().find(|(_, bound)| bound.is_at(addr) && !bound.has_chosen_port()))
@@ -138,29 +174,18 @@ impl Generations {
             let (image, configuration) = (Arc::clone(&holdings.image), configuration.clone());
             self.kept = Some(Kept { generation, image, configuration });
         }
-        for bound in holdings.listeners.values() {
-            let kept = self
-                .known
-                .values()
-                .rev()
-                .flat_map(|other| other.listeners.values())
-                .find(|theirs| theirs.addr() == bound.addr());
-            match kept {
-                Some(theirs) if Arc::ptr_eq(theirs, bound) => {}
-                Some(theirs) => theirs.restore(),
-                None => bound.unlink(),
-            }
-        }
+        holdings.listeners.values().for_each(|bound| self.release(bound));
         self.clear(&holdings.places);
     }
 
     /// Closes this process' copies of all listeners; workers close theirs as they drain.
     pub(crate) fn close_listeners(&mut self) {
-        for holdings in self.known.values_mut() {
-            for bound in std::mem::take(&mut holdings.listeners).into_values() {
-                bound.unlink();
-            }
-        }
+        let all: Vec<_> = self
+            .known
+            .values_mut()
+            .flat_map(|holdings| std::mem::take(&mut holdings.listeners).into_values())
+            .collect();
+        all.iter().for_each(|bound| self.release(bound));
     }
 
     pub(crate) fn retire_all(&mut self) {
@@ -179,6 +204,8 @@ pub(super) struct Packed {
     sockets: Vec<listener::Packed>,
     known: BTreeMap<Generation, PackedHoldings>,
     kept: Option<PackedKept>,
+    #[serde(default)]
+    inherited: Vec<(String, usize)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -238,7 +265,12 @@ impl Generations {
             image: images.place(&kept.image, |image| image.pack(packing)),
             configuration: kept.configuration.clone(),
         });
-        Packed { images: images.packed, sockets: sockets.packed, known, kept }
+        let inherited = self
+            .inherited
+            .iter()
+            .map(|(name, bound)| (name.clone(), sockets.place(bound, |bound| bound.pack(packing))));
+        let inherited = inherited.collect();
+        Packed { images: images.packed, sockets: sockets.packed, known, kept, inherited }
     }
 
     pub(super) fn unpack(packed: Packed) -> Result<Generations> {
@@ -253,6 +285,9 @@ impl Generations {
             .map(|socket| Bound::unpack(socket).map(Arc::new))
             .collect::<Result<_>>()?;
         let mut generations = Generations::default();
+        for (name, place) in packed.inherited {
+            generations.inherited.push((name, at(&sockets, place)?));
+        }
         for (generation, holdings) in packed.known {
             let mut listeners = BTreeMap::new();
             for (name, place) in &holdings.listeners {

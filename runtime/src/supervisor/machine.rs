@@ -63,6 +63,9 @@ pub(crate) struct Machine {
     fallen_back: Option<String>,
     last_worker: WorkerId,
     last_generation: Generation,
+    /// The last one of an earlier supervisor, whose workers are still there.
+    #[serde(default)]
+    before: Generation,
     /// What became of the connections of generations that have or may get workers, as far as these have
     /// ended.
     ledgers: BTreeMap<Generation, Ledger>,
@@ -87,10 +90,17 @@ impl Machine {
             fallen_back: None,
             last_worker: 0,
             last_generation: 0,
+            before: 0,
             ledgers: BTreeMap::new(),
             restarts: VecDeque::new(),
             exited: false,
         }
+    }
+
+    /// Generations are counted on from that of an earlier supervisor.
+    pub(crate) fn after(mut self, generation: Generation) -> Machine {
+        (self.last_generation, self.before) = (generation, generation);
+        self
     }
 
     /// Takes one event; returns what is to be done, in order.

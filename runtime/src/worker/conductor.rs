@@ -4,12 +4,13 @@
 //! that the process ends soon after its drain deadline.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::orphan::{Rendezvous, Tie};
 use super::state::{Phase, State};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
@@ -47,20 +48,28 @@ pub(crate) enum SignalDuty {
 enum Source {
     Link,
     Signals,
+    Rendezvous,
 }
 
 struct Conductor {
     state: Arc<State>,
     ending: Ending,
     caught: Option<signals::Caught>,
-    link_open: bool,
+    tie: Tie,
+    /// Until this worker drains.
+    rendezvous: Option<Rendezvous>,
     /// Given up for each message, and taken again: an order that comes with a descriptor arrives also when
     /// connections have used up all others.
     spare: Option<OwnedFd>,
 }
 
 /// Starts the thread.
-pub(crate) fn start(state: Arc<State>, ending: Ending, duty: SignalDuty) -> Result<()> {
+pub(crate) fn start(
+    state: Arc<State>,
+    ending: Ending,
+    duty: SignalDuty,
+    rendezvous: Option<Rendezvous>,
+) -> Result<()> {
     let caught = match duty {
         SignalDuty::Worker => {
             let all: Vec<Signal> = DISCARDED.into_iter().chain([Signal::SIGTERM]).collect();
@@ -70,7 +79,8 @@ pub(crate) fn start(state: Arc<State>, ending: Ending, duty: SignalDuty) -> Resu
         }
         SignalDuty::Elsewhere => None,
     };
-    let mut conductor = Conductor { state, ending, caught, link_open: true, spare: None };
+    let mut conductor =
+        Conductor { state, ending, caught, tie: Tie::Parent, rendezvous, spare: None };
     conductor.keep_spare();
     std::thread::Builder::new()
         .name("unbroken-link".into())
@@ -96,8 +106,11 @@ impl Conductor {
     /// Waits for the next event and acts on it.
     fn step(&mut self) -> io::Result<()> {
         let mut sources = Vec::with_capacity(2);
-        if self.link_open {
-            sources.push((Source::Link, self.state.link()));
+        if let Some(link) = self.link() {
+            sources.push((Source::Link, link));
+        }
+        if let (Tie::Orphan { .. }, Some(rendezvous)) = (&self.tie, &self.rendezvous) {
+            sources.push((Source::Rendezvous, rendezvous.as_fd()));
         }
         if let Some(caught) = &self.caught {
             sources.push((Source::Signals, caught.as_fd()));
@@ -109,6 +122,11 @@ impl Conductor {
             self.keep_spare();
             heard?;
         }
+        if ready.contains(&Source::Rendezvous) {
+            self.spare = None;
+            self.meet();
+            self.keep_spare();
+        }
         if ready.contains(&Source::Signals) {
             self.signalled()?;
         }
@@ -116,8 +134,18 @@ impl Conductor {
         Ok(())
     }
 
+    /// Where orders come from.
+    fn link(&self) -> Option<BorrowedFd<'_>> {
+        match &self.tie {
+            Tie::Parent => Some(self.state.link()),
+            Tie::Adopted { link, .. } => Some(link.as_fd()),
+            Tie::Orphan { .. } | Tie::Severed => None,
+        }
+    }
+
     fn hear(&mut self) -> io::Result<()> {
-        let (message, fds) = match link::receive::<ToWorker>(self.state.link()) {
+        let Some(link) = self.link() else { return Ok(()) };
+        let (message, fds) = match link::receive::<ToWorker>(link) {
             Ok(Some(received)) => received,
             Ok(None) => {
                 self.supervisor_gone();
@@ -196,12 +224,51 @@ impl Conductor {
         Ok(())
     }
 
-    /// The link is the supervisor's life: without it there is nobody to serve for.
+    /// Somebody wants to be this worker's supervisor.
+    fn meet(&mut self) {
+        let (Tie::Orphan { until }, Some(rendezvous)) = (&self.tie, &self.rendezvous) else {
+            return;
+        };
+        match rendezvous.meet(&self.state) {
+            Ok(Some(link)) => {
+                tracing::info!("a new supervisor has come");
+                self.tie = Tie::Adopted { link, until: *until };
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%error, "no new supervisor can come: draining when the time is over");
+                self.rendezvous = None;
+            }
+        }
+    }
+
+    /// The link is the supervisor's life: without it there is nobody to serve for, unless another one may
+    /// come.
     fn supervisor_gone(&mut self) {
-        if !self.link_open {
+        let next = match std::mem::replace(&mut self.tie, Tie::Severed) {
+            Tie::Severed => return,
+            Tie::Parent => self.grace(),
+            Tie::Orphan { until } | Tie::Adopted { until, .. } => Some(until),
+        };
+        if let (Some(until), false) = (next, self.state.draining.is_cancelled()) {
+            tracing::warn!("the supervisor is gone: serving until the next one comes");
+            self.tie = Tie::Orphan { until };
+            // In its confirm window an old worker too: whether the new one lasts is not known yet.
+            self.state.set_phase(Phase::Open);
             return;
         }
-        self.link_open = false;
+        self.abandoned();
+    }
+
+    /// How long a worker that serves, or could again, waits for the next supervisor.
+    fn grace(&self) -> Option<Instant> {
+        let grace = self.state.configuration.settings.orphan_grace;
+        let phase = *self.state.phase().borrow();
+        let serves = matches!(phase, Phase::Open | Phase::Quiesced);
+        (serves && self.rendezvous.is_some() && !grace.is_zero()).then(|| Instant::now() + grace)
+    }
+
+    fn abandoned(&mut self) {
         if !self.state.draining.is_cancelled() {
             tracing::warn!("the supervisor is gone: draining");
             // Should it be there all the same, deaf in one direction: this is not the program's end.
@@ -211,11 +278,13 @@ impl Conductor {
         }
     }
 
-    fn drain_for_timeout(&self) {
+    fn drain_for_timeout(&mut self) {
         self.drain(Instant::now() + self.state.configuration.settings.drain_timeout, &[]);
     }
 
-    fn drain(&self, deadline: Instant, finish: &[String]) {
+    fn drain(&mut self, deadline: Instant, finish: &[String]) {
+        // Who drains is no longer to be had: whoever has connected meanwhile is hung up on.
+        self.rendezvous = None;
         self.state.drain(deadline, finish);
         if self.ending == Ending::Terminated {
             self.state.part();
@@ -224,7 +293,13 @@ impl Conductor {
     }
 
     /// At the deadline what is left is cancelled; a process that is still there after that is ended.
-    fn enforce_deadline(&self) {
+    fn enforce_deadline(&mut self) {
+        if let Tie::Orphan { until } = self.tie
+            && Instant::now() >= until
+        {
+            self.tie = Tie::Severed;
+            self.abandoned();
+        }
         let (Some(deadline), now) = (self.state.deadline(), Instant::now()) else { return };
         if now < deadline {
             return;
@@ -244,7 +319,10 @@ impl Conductor {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let deadline = self.state.deadline()?;
+        let Some(deadline) = self.state.deadline() else {
+            let Tie::Orphan { until } = self.tie else { return None };
+            return Some(until);
+        };
         if self.state.forced.is_cancelled() {
             Some(self.hard_deadline(deadline))
         } else {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::conductor::{self, Ending, SignalDuty};
 use super::daemon::Daemon;
+use super::orphan::Rendezvous;
 use super::passing::Passage;
 use super::state::State;
 use crate::config::{Address, Configuration, Settings, Surroundings};
@@ -33,6 +34,7 @@ const PANICKED: u8 = 101;
 pub(crate) struct Worker {
     state: Arc<State>,
     duty: SignalDuty,
+    rendezvous: Option<Rendezvous>,
 }
 
 /// What a worker is handed, by *welcome* or by its own earlier image.
@@ -42,6 +44,8 @@ pub(crate) struct Handover {
     pub(crate) configuration: Configuration,
     pub(crate) counters: OwnedFd,
     pub(crate) listeners: Vec<(String, Address, OwnedFd)>,
+    /// For what is to come if the supervisor is killed.
+    pub(crate) rendezvous: Option<OwnedFd>,
 }
 
 /// Introduces this process to its supervisor and waits for the welcome.
@@ -71,18 +75,20 @@ pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> R
     let Some((message, fds)) = link::receive::<ToWorker>(&link).map_err(lost)? else {
         return Err(odd("turned this worker away"));
     };
-    let ToWorker::Welcome { generation, configuration, listeners: names } = message else {
+    let ToWorker::Welcome { generation, configuration, listeners: names, rendezvous } = message
+    else {
         return Err(odd("said something else than welcome"));
     };
     failpoint::reach(Step::WorkerAfterWelcome, generation);
     let mut fds = fds.into_iter();
     let counters = fds.next().ok_or_else(|| odd("sent no counters"))?;
-    if fds.len() != names.len() {
+    if fds.len() != names.len() + usize::from(rendezvous) {
         return Err(odd("sent another number of listeners than it named"));
     }
-    let listeners = names.into_iter().zip(fds).map(|(l, fd)| (l.name, l.addr, fd)).collect();
-    let configuration = *configuration;
-    let handover = Handover { link, generation, configuration, counters, listeners };
+    let listeners =
+        names.into_iter().zip(fds.by_ref()).map(|(l, fd)| (l.name, l.addr, fd)).collect();
+    let (configuration, rendezvous) = (*configuration, fds.next());
+    let handover = Handover { link, generation, configuration, counters, listeners, rendezvous };
     Worker::new(handover, SignalDuty::Worker)
 }
 
@@ -103,14 +109,16 @@ fn lost(error: io::Error) -> Error {
 impl Worker {
     /// Takes what was handed over and settles in as the settings say.
     pub(crate) fn new(handover: Handover, duty: SignalDuty) -> Result<Worker> {
-        let Handover { link, generation, configuration, counters, listeners } = handover;
-        let counters = Counters::open(&counters)
+        let Handover { link, generation, configuration, counters: shared, listeners, rendezvous } =
+            handover;
+        let counters = Counters::open(&shared)
             .map_err(|error| Error::io("cannot map the shared counters", error))?;
+        let rendezvous = rendezvous.map(|socket| Rendezvous::new(socket, shared)).transpose()?;
         counters.reached(Stage::Welcomed);
         settle(&configuration.settings)?;
         let state = State::new(configuration, generation, counters, listeners, link)
             .map_err(|error| Error::io("cannot prepare the worker", error))?;
-        Ok(Worker { state: Arc::new(state), duty })
+        Ok(Worker { state: Arc::new(state), duty, rendezvous })
     }
 
     pub(crate) fn state(&self) -> &Arc<State> {
@@ -118,17 +126,17 @@ impl Worker {
     }
 
     /// Runs an `async fn main` on a runtime of the flavor that the attribute names.
-    pub(crate) fn run_async<F, Fut>(self, spec: &Spec, main: F) -> ExitCode
+    pub(crate) fn run_async<F, Fut>(mut self, spec: &Spec, main: F) -> ExitCode
     where
         F: FnOnce(Daemon) -> Fut,
         Fut: Future,
         Fut::Output: Termination,
     {
-        let state = &self.state;
         // First, as it unblocks signals: threads of the runtime inherit that.
-        if let Err(error) = conductor::start(Arc::clone(state), Ending::Cancelled, self.duty) {
+        if let Err(error) = self.start_conductor(Ending::Cancelled) {
             return self.fail(&error);
         }
+        let state = &self.state;
         let built = build_runtime(spec).and_then(|runtime| {
             failpoint::attempt(Step::WorkerRuntime, state.generation).map(|()| runtime)
         });
@@ -174,16 +182,16 @@ impl Worker {
     }
 
     /// Runs a `fn main`.
-    pub(crate) fn run_sync<F, T>(self, spec: &Spec, main: F) -> ExitCode
+    pub(crate) fn run_sync<F, T>(mut self, spec: &Spec, main: F) -> ExitCode
     where
         F: FnOnce(Daemon) -> T,
         T: Termination,
     {
-        let state = &self.state;
         let ending = if spec.takes_daemon { Ending::Returns } else { Ending::Terminated };
-        if let Err(error) = conductor::start(Arc::clone(state), ending, self.duty) {
+        if let Err(error) = self.start_conductor(ending) {
             return self.fail(&error);
         }
+        let state = &self.state;
         report_panics(state);
         state.running();
         let daemon = Daemon { state: Arc::clone(state) };
@@ -196,6 +204,10 @@ impl Worker {
         }
         state.part();
         ran.unwrap_or(ExitCode::from(PANICKED))
+    }
+
+    fn start_conductor(&mut self, ending: Ending) -> Result<()> {
+        conductor::start(Arc::clone(&self.state), ending, self.duty, self.rendezvous.take())
     }
 
     /// Tells the supervisor why this worker cannot run, and what its exit code is.

@@ -7,6 +7,7 @@ pub(crate) mod daemon;
 pub mod http;
 pub(crate) mod lifecycle;
 pub mod net;
+mod orphan;
 pub mod passing;
 mod probation;
 mod state;

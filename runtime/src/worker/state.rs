@@ -19,7 +19,7 @@ use super::passing::Passage;
 use crate::config::{Address, Configuration, Ready};
 use crate::counters::{Counters, Stage};
 use crate::failpoint::{self, Step};
-use crate::link::{self, FromWorker};
+use crate::link::{self, FromWorker, OrphanedListener};
 
 /// What a worker may do with its listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -331,6 +331,24 @@ impl State {
         let socket = handed.socket.as_ref().map(OwnedFd::try_clone).transpose();
         let (addr, index) = (Addr::from(&handed.addr), handed.index);
         Some(socket.map(|socket| Taken { socket, addr, index }))
+    }
+
+    /// Calls `with` with all listeners and their sockets, in the same order; none once the worker drains.
+    pub(super) fn with_listeners<T>(
+        &self,
+        with: impl FnOnce(Vec<OrphanedListener>, Vec<BorrowedFd<'_>>) -> T,
+    ) -> T {
+        let listeners = lock(&self.listeners);
+        let declared = &self.configuration.settings.listen;
+        let (mut described, mut sockets) = (Vec::new(), Vec::new());
+        for (name, handed) in listeners.iter() {
+            if let (Some(socket), Some(settings)) = (&handed.socket, declared.get(name)) {
+                let (name, addr, settings) = (name.clone(), handed.addr.clone(), settings.clone());
+                described.push(OrphanedListener { name, addr, settings });
+                sockets.push(socket.as_fd());
+            }
+        }
+        with(described, sockets)
     }
 
     pub(crate) fn listener_names(&self) -> Vec<String> {

@@ -45,6 +45,7 @@ mod all {
         confirm_window = "2s",
         exclusive,
         watchdog = "10s",
+        orphan_grace = "10s",
         pass_connections = false,
         restart = "on-failure",
         backoff_min = "100ms",

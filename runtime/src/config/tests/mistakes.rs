@@ -183,7 +183,7 @@ fn solo_daemons_have_no_supervisor_to_configure() {
     let supervised: Vec<_> = KEYS.iter().filter(|k| k.supervised).map(|k| k.name).collect();
     assert_eq!(
         supervised.join(" "),
-        "confirm_window exclusive watchdog pass_connections restart backoff_min backoff_max start_limit_burst start_limit_interval exe"
+        "confirm_window exclusive watchdog orphan_grace pass_connections restart backoff_min backoff_max start_limit_burst start_limit_interval exe"
     );
     Place::solo(&[]).load();
 }

@@ -42,7 +42,7 @@ pub(super) struct Waiter {
 
 impl Machine {
     pub(super) fn begin(&mut self, now: Instant, out: &mut Actions) {
-        if self.last_generation == 0 && self.stopping.is_none() {
+        if self.last_generation == self.before && self.stopping.is_none() {
             self.start_transition(Vec::new(), now, out);
         }
     }
@@ -57,7 +57,7 @@ impl Machine {
         let waiter = Waiter { client, wait };
         if self.stopping.is_some() {
             refuse(client, "the daemon is stopping", out);
-        } else if self.last_generation == 0 {
+        } else if self.last_generation == self.before {
             refuse(client, "the daemon has not begun", out);
         } else if self.transition.is_some() || self.upgrade.is_some() {
             out.push(log(Level::Info, "a restart is in progress; one more follows it".into()));

@@ -25,6 +25,7 @@ use crate::supervisor::event::{Generation, WorkerId};
 use crate::supervisor::fleet::{self, Fleet};
 use crate::supervisor::generations::{self, Generations};
 use crate::supervisor::machine::Machine;
+use crate::supervisor::orphans::{self, Orphans};
 use crate::supervisor::tenure::Tenure;
 use crate::sys::clock::in_ns;
 use crate::sys::process;
@@ -45,6 +46,8 @@ pub(crate) struct State {
     machine: Machine,
     generations: generations::Packed,
     workers: BTreeMap<WorkerId, fleet::Packed>,
+    #[serde(default)]
+    orphans: Vec<orphans::Packed>,
     clients: PackedClients,
     /// What the supervisor that wrote it runs.
     image: image::Packed,
@@ -96,6 +99,7 @@ impl State {
             release: env!("CARGO_PKG_VERSION").into(),
             generations: driver.generations.pack(&mut packing),
             workers: driver.fleet.pack(&mut packing),
+            orphans: driver.orphans.pack(&mut packing),
             clients: driver.clients.pack(&mut packing),
             image: driver.image.pack(&mut packing),
             configuration: setup.configuration.clone(),
@@ -184,6 +188,9 @@ impl State {
             setup,
             machine: self.machine,
             fleet: Fleet::unpack(self.workers)?,
+            orphans: Orphans::unpack(self.orphans)?,
+            waits_for_orphans: false,
+            farewells: Vec::new(),
             generations: Generations::unpack(self.generations)?,
             image: std::sync::Arc::new(Image::unpack(self.image)?),
             began: (self.began, self.began_at),

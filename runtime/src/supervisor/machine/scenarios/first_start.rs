@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::supervisor::machine::Machine;
 
 #[test]
 fn the_first_generation_serves() {
@@ -124,4 +125,18 @@ fn a_worker_keeps_to_the_order_of_messages() {
     );
     let late = Event::Unacceptable { worker: 1, reason: "late".into() };
     assert_eq!(story.on(late), NOTHING, "it serves");
+}
+
+/// The workers of a supervisor that was killed have theirs still.
+#[test]
+fn generations_are_counted_on() {
+    let (mut machine, now) = (Machine::new(policy()).after(7), Instant::now());
+    let refused = machine.on(restart(9), now);
+    assert!(matches!(refused[..], [Action::Answer { answer: Answer::Refused { .. }, .. }]));
+    let begun = machine.on(Event::Begin, now);
+    assert!(matches!(begun[..], [Action::Spawn { worker: 1, generation: 8, .. }]), "{begun:?}");
+    assert_eq!(machine.on(Event::Begin, now), []);
+    machine.on(hello(1, policy()), now);
+    let up = machine.on(ready(1), now);
+    assert!(up.contains(&Action::Up { generation: 8 }), "{up:?}");
 }

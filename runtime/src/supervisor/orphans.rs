@@ -1,0 +1,348 @@
+//! Workers of an earlier supervisor that was killed: found at the start, drained once this one serves.
+//!
+//! They are no children of this process. Each is held by its pidfd, which it sent itself, and takes orders
+//! by a link of its own.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::event::Generation;
+use crate::control::rendezvous;
+use crate::counters::{Counters, Ledger};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handed::{Handed, Packing};
+use crate::link::{self, FromWorker, OrphanedListener, Protocols, ToWorker};
+use crate::listener::Bound;
+use crate::logs::Say;
+use crate::sys::clock::{self, in_ns};
+use crate::sys::readiness::readable;
+
+/// How long they may take to answer, all together: they are asked while nobody waits for anything else.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// All that are not gone yet, by the process id in the name of their socket.
+#[derive(Default)]
+pub(crate) struct Orphans {
+    known: BTreeMap<i32, Orphan>,
+}
+
+struct Orphan {
+    generation: Generation,
+    exclusive: bool,
+    path: PathBuf,
+    link: OwnedFd,
+    process: OwnedFd,
+    counters: Counters,
+    counters_fd: OwnedFd,
+    told: Option<Told>,
+}
+
+/// An orphan was told to drain.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Told {
+    #[serde(with = "in_ns")]
+    since: Instant,
+    /// Until it is killed.
+    #[serde(with = "in_ns")]
+    kill_at: Instant,
+}
+
+/// What an orphan leaves.
+pub(super) struct Gone {
+    pub(super) pid: i32,
+    /// Of its socket.
+    pub(super) path: PathBuf,
+    pub(super) generation: Generation,
+    pub(super) ledger: Ledger,
+    /// How long it drained.
+    pub(super) took: Option<Duration>,
+}
+
+/// A listener that an orphan has, by its name.
+pub(super) type Inherited = (String, Arc<Bound>);
+
+/// What an orphan said.
+struct Introduced {
+    orphan: Orphan,
+    listeners: Vec<Inherited>,
+}
+
+impl Orphans {
+    /// Finds those of the daemon with this pidfile, which the caller holds. The latest generation's
+    /// listeners come first.
+    pub(super) fn find(runtime_dir: &Path, pidfile: &Path, say: &Say) -> (Orphans, Vec<Inherited>) {
+        let mut called = BTreeMap::new();
+        let sockets = rendezvous::all(runtime_dir, pidfile).unwrap_or_else(|error| {
+            let dir = runtime_dir.display();
+            say.line(&format!("cannot look for workers in {dir}: {error}"));
+            Vec::new()
+        });
+        for (pid, path) in sockets {
+            match rendezvous::connect(&path) {
+                Ok(link) => _ = called.insert(pid, (path, link)),
+                Err(error) if is_dead(&error) => remove(&path),
+                Err(error) => say.line(&unreachable(pid, &path, &error.to_string())),
+            }
+        }
+        let mut found = hear(called, say);
+        found.sort_by_key(|(pid, it)| (std::cmp::Reverse(it.orphan.generation), *pid));
+        let (mut orphans, mut inherited) = (Orphans::default(), Vec::new());
+        for (pid, Introduced { orphan, listeners }) in found {
+            say.line(&format!(
+                "generation {} of an earlier supervisor still serves as process {pid}, until this one does",
+                orphan.generation
+            ));
+            inherited.extend(listeners);
+            orphans.known.insert(pid, orphan);
+        }
+        (orphans, inherited)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Whether there are some, and all of them drain.
+    pub(super) fn are_draining(&self) -> bool {
+        !self.is_empty() && self.known.values().all(|orphan| orphan.told.is_some())
+    }
+
+    /// Whether one of them has to be gone before another worker begins.
+    pub(super) fn are_exclusive(&self) -> bool {
+        self.known.values().any(|orphan| orphan.exclusive)
+    }
+
+    pub(super) fn last_generation(&self) -> Generation {
+        self.known.values().map(|orphan| orphan.generation).max().unwrap_or_default()
+    }
+
+    /// Gives each a channel for what is idle, to somebody who takes it. One that does not take its end has
+    /// none, and what it has stays where it is.
+    pub(super) fn redirect(&self, channel: impl Fn() -> Option<OwnedFd>) {
+        for orphan in self.known.values() {
+            let Some(channel) = channel() else { return };
+            let _ = link::send(&orphan.link, &ToWorker::Successor {}, &[channel.as_fd()]);
+        }
+    }
+
+    /// Gives each the log that was opened again.
+    pub(super) fn reopen(&self, log: BorrowedFd<'_>) {
+        for orphan in self.known.values() {
+            // One that cannot be told is gone.
+            let _ = link::send(&orphan.link, &ToWorker::Reopen {}, &[log]);
+        }
+    }
+
+    /// Tells each to drain; what it then may take beyond `deadline` is `kill_timeout`.
+    pub(super) fn tell(
+        &mut self,
+        deadline: Instant,
+        kill_timeout: Duration,
+        last: bool,
+        say: &Say,
+    ) {
+        let since = Instant::now();
+        let order = ToWorker::Drain {
+            deadline: clock::to_monotonic_ns(deadline),
+            last,
+            finish: Vec::new(),
+        };
+        for (pid, orphan) in &mut self.known {
+            let first = orphan.told.is_none();
+            if link::send(&orphan.link, &order, &[]).is_err() {
+                // It is gone, or drains by itself.
+                orphan.signal(*pid, rustix::process::Signal::TERM, say);
+            }
+            let kill_at = deadline + kill_timeout;
+            let earlier = orphan.told.map_or(kill_at, |told| told.kill_at);
+            let since = orphan.told.map_or(since, |told| told.since);
+            orphan.told = Some(Told { since, kill_at: kill_at.min(earlier) });
+            if first {
+                let generation = orphan.generation;
+                say.line(&format!("generation {generation} of process {pid} drains"));
+            }
+        }
+    }
+
+    /// Each as the descriptor that is readable once it has ended.
+    pub(super) fn processes(&self) -> impl Iterator<Item = (i32, BorrowedFd<'_>)> {
+        self.known.iter().map(|(pid, orphan)| (*pid, orphan.process.as_fd()))
+    }
+
+    /// Puts one away that has ended. Its path is the caller's to remove.
+    pub(super) fn remove(&mut self, pid: i32) -> Option<Gone> {
+        let orphan = self.known.remove(&pid)?;
+        Some(Gone {
+            pid,
+            path: orphan.path,
+            generation: orphan.generation,
+            ledger: orphan.counters.closed(),
+            took: orphan.told.map(|told| told.since.elapsed()),
+        })
+    }
+
+    /// When [`Orphans::enforce`] is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.known.values().filter_map(|orphan| Some(orphan.told?.kill_at)).min()
+    }
+
+    /// Kills those that are still there though they should not be.
+    pub(super) fn enforce(&mut self, now: Instant, say: &Say) {
+        for (pid, orphan) in &mut self.known {
+            if let Some(told) = orphan.told.as_mut().filter(|told| told.kill_at <= now) {
+                say.line(&format!("process {pid} did not end in time: killed"));
+                told.kill_at = now + PATIENCE;
+                orphan.signal(*pid, rustix::process::Signal::KILL, say);
+            }
+        }
+    }
+}
+
+impl Orphan {
+    fn signal(&self, pid: i32, signal: rustix::process::Signal, say: &Say) {
+        match rustix::process::pidfd_send_signal(&self.process, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => say.line(&format!("cannot signal process {pid}: {error}")),
+        }
+    }
+}
+
+/// Waits for what they say.
+fn hear(mut called: BTreeMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, Introduced)> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut found = Vec::new();
+    while !called.is_empty() && Instant::now() < deadline {
+        let links: Vec<_> = called.iter().map(|(pid, (_, link))| (*pid, link.as_fd())).collect();
+        let ready = match readable(&links, Some(deadline)) {
+            Ok(ready) => ready,
+            Err(error) => {
+                say.line(&format!("cannot wait for earlier workers: {error}"));
+                break;
+            }
+        };
+        for pid in ready {
+            let Some((path, link)) = called.remove(&pid) else { continue };
+            match link::receive::<FromWorker>(&link) {
+                Ok(Some((message, fds))) => match introduced(&path, link, message, fds) {
+                    Ok(it) => found.push((pid, it)),
+                    Err(error) => say.line(&unreachable(pid, &path, &error.to_string())),
+                },
+                // It has ended, or drains.
+                Ok(None) => remove(&path),
+                Err(error) if is_dead(&error) => remove(&path),
+                Err(error) => say.line(&unreachable(pid, &path, &error.to_string())),
+            }
+        }
+    }
+    for (pid, (path, _)) in called {
+        say.line(&unreachable(pid, &path, "it does not answer"));
+    }
+    found
+}
+
+fn introduced(
+    path: &Path,
+    link: OwnedFd,
+    message: FromWorker,
+    fds: Vec<OwnedFd>,
+) -> Result<Introduced> {
+    let odd = |what: String| Error::new(ErrorKind::Protocol, what);
+    let FromWorker::Orphan { protocol, release, generation, exclusive, listeners } = message else {
+        return Err(odd("it said something else than that it is alone".into()));
+    };
+    if !Protocols::OURS.meets(protocol) {
+        return Err(odd(format!("it speaks the protocol of release {release}")));
+    }
+    let mut fds = fds.into_iter();
+    let (Some(counters_fd), Some(process), true) =
+        (fds.next(), fds.next(), fds.len() == listeners.len())
+    else {
+        return Err(odd("it sent another number of descriptors than it named".into()));
+    };
+    let counters = Counters::open(&counters_fd)
+        .map_err(|error| Error::io("its counters cannot be shared", error))?;
+    let adopt = |(listener, fd): (OrphanedListener, OwnedFd)| {
+        let OrphanedListener { name, addr, settings } = listener;
+        (name, Arc::new(Bound::adopt(settings, fd, addr)))
+    };
+    let listeners = listeners.into_iter().zip(fds).map(adopt).collect();
+    let path = path.to_owned();
+    let orphan =
+        Orphan { generation, exclusive, path, link, process, counters, counters_fd, told: None };
+    Ok(Introduced { orphan, listeners })
+}
+
+/// Whether nobody is behind the socket any more.
+fn is_dead(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | NotFound)
+}
+
+fn unreachable(pid: i32, path: &Path, why: &str) -> String {
+    format!(
+        "process {pid} of an earlier supervisor cannot be taken over at {}: {why}; if it keeps a listener, \
+         end it",
+        path.display()
+    )
+}
+
+pub(super) fn remove(path: &Path) {
+    // What cannot be removed is found dead by the next start.
+    let _ = std::fs::remove_file(path);
+}
+
+/// An orphan on its way to the supervisor's next image.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Packed {
+    pid: i32,
+    generation: Generation,
+    path: PathBuf,
+    link: Handed,
+    process: Handed,
+    counters: Handed,
+    told: Option<Told>,
+}
+
+impl Orphans {
+    pub(super) fn pack(&self, packing: &mut Packing) -> Vec<Packed> {
+        let all = self.known.iter().map(|(pid, orphan)| Packed {
+            pid: *pid,
+            generation: orphan.generation,
+            path: orphan.path.clone(),
+            link: packing.hand(&orphan.link),
+            process: packing.hand(&orphan.process),
+            counters: packing.hand(&orphan.counters_fd),
+            told: orphan.told,
+        });
+        all.collect()
+    }
+
+    pub(super) fn unpack(packed: Vec<Packed>) -> Result<Orphans> {
+        let mut orphans = Orphans::default();
+        for it in packed {
+            let counters_fd = it.counters.duplicate("the counters of an earlier worker")?;
+            let counters = Counters::open(&counters_fd).map_err(|error| {
+                Error::io("cannot share the counters of an earlier worker", error)
+            })?;
+            let orphan = Orphan {
+                generation: it.generation,
+                // That was decided when it was found.
+                exclusive: false,
+                path: it.path,
+                link: it.link.duplicate("the link of an earlier worker")?,
+                process: it.process.duplicate("the process of an earlier worker")?,
+                counters,
+                counters_fd,
+                told: it.told,
+            };
+            orphans.known.insert(it.pid, orphan);
+        }
+        Ok(orphans)
+    }
+}

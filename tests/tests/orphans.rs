@@ -1,0 +1,534 @@
+//! The supervisor is killed and `orphan_grace` is set: its workers serve on, and the next supervisor takes
+//! them over.
+
+#![allow(clippy::expect_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
+use rustix::process::Uid;
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::load::Running;
+use unbroken_tests::{Bed, Load, Process, Signal, eventually, skip};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A daemon whose workers may be alone for longer than any of these tests takes.
+fn bed() -> Bed {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_ORPHAN_GRACE", "60s");
+    bed
+}
+
+fn on_unix_socket(mut bed: Bed) -> Bed {
+    let path = bed.path("http.sock");
+    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    bed
+}
+
+fn loads(target: &Target) -> [Running; 3] {
+    [
+        Load::on(target.clone()).keep_alive(8).start(),
+        Load::on(target.clone()).new_connections(8).start(),
+        // Mostly idle.
+        Load::on(target.clone()).keep_alive(50).pause(Duration::from_millis(20)).start(),
+    ]
+}
+
+#[track_caller]
+fn assert_unharmed(loads: [Running; 3]) {
+    for ledger in loads.map(Running::stop) {
+        ledger.assert_nothing_failed();
+        assert_eq!(ledger.ended_by_server(), 0, "{ledger}");
+    }
+}
+
+/// The rendezvous sockets.
+fn sockets(bed: &Bed) -> Vec<String> {
+    let names = fs::read_dir(bed.runtime_dir()).expect("a runtime directory");
+    let names =
+        names.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+    let mut names: Vec<_> = names.filter(|name| name.contains(".worker-")).collect();
+    names.sort();
+    names
+}
+
+fn socket_of(worker: &Process) -> String {
+    format!("app.worker-{}.sock", worker.pid())
+}
+
+/// Stops and finds nothing left behind, not even a file.
+#[track_caller]
+fn stop_clean(bed: &Bed) {
+    bed.stop();
+    let left: Vec<_> = fs::read_dir(bed.runtime_dir()).expect("a directory").collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Kills the supervisor, starts again at once and waits until only the new worker is left; three times.
+fn killed_three_times(bed: &Bed) {
+    let target = bed.start().target("http");
+    let loads = loads(&target);
+    let descriptors = bed.supervisor().descriptors().len();
+    for round in 1..=3 {
+        loads.iter().for_each(|load| load.wait_for(200));
+        let (supervisor, worker) = (bed.supervisor(), bed.worker());
+        assert_eq!(sockets(bed), [socket_of(&worker)]);
+        supervisor.kill();
+        bed.verb(["status"]).expect_code(1);
+        loads.iter().for_each(|load| load.wait_for(200));
+        let status = bed.start();
+        assert_eq!(status.target("http"), target);
+        assert_eq!(status.generation, Some(round + 1), "{}", bed.log());
+        loads.iter().for_each(|load| load.wait_for_generation(round + 1));
+        assert!(worker.wait_gone(SOON), "the old worker stays\n{}", bed.log());
+        let new = bed.worker();
+        eventually("its socket is gone", SOON, || sockets(bed) == [socket_of(&new)]);
+        let held = || bed.supervisor().descriptors();
+        eventually("nothing of it is kept", SOON, || held().len() <= descriptors);
+        let log = bed.log();
+        for said in [
+            format!(
+                "generation {round} of an earlier supervisor still serves as process {}",
+                worker.pid()
+            ),
+            format!("generation {round} of process {} drains", worker.pid()),
+            format!("generation {round} of process {} is gone after", worker.pid()),
+        ] {
+            assert!(log.contains(&said), "`{said}` is not in\n{log}");
+        }
+    }
+    assert_unharmed(loads);
+    stop_clean(bed);
+}
+
+#[test]
+fn nothing_is_lost_under_load() {
+    killed_three_times(&bed());
+}
+
+#[test]
+fn nothing_is_lost_on_a_unix_socket() {
+    killed_three_times(&on_unix_socket(bed()));
+}
+
+/// A supervisor that has upgraded itself has left nothing of it behind, nor has one that goes on to do so.
+#[test]
+fn before_and_after_an_upgrade() {
+    let bed = bed();
+    let target = bed.start().target("http");
+    let loads = loads(&target);
+    for fixture in ["http-v2", "http"] {
+        bed.deploy(fixture);
+        let generation = bed.restart().generation.expect("a generation");
+        loads.iter().for_each(|load| load.wait_for_generation(generation));
+        let worker = bed.worker();
+        eventually("one worker", SOON, || sockets(&bed) == [socket_of(&worker)]);
+        bed.supervisor().kill();
+        let status = bed.start();
+        loads.iter().for_each(|load| load.wait_for_generation(generation + 1));
+        assert_eq!(status.generation, Some(generation + 1));
+        assert!(worker.wait_gone(SOON), "{}", bed.log());
+    }
+    assert_unharmed(loads);
+    stop_clean(&bed);
+}
+
+/// What an orphan still has to do outlives an upgrade of the supervisor that took it over.
+#[test]
+fn an_orphan_drains_through_an_upgrade() {
+    let bed = bed();
+    let target = bed.start().target("http");
+    let slow = Load::on(target.clone()).new_connections(3).paths(["/slow"]).requests(3).start();
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
+    let worker = bed.worker();
+    bed.supervisor().kill();
+    bed.start();
+    bed.deploy("http-v2");
+    bed.verb(["restart", "--no-wait"]).expect_code(0);
+    let upgraded = "the supervisor runs the image of generation 3";
+    eventually("upgraded", SOON, || bed.log().contains(upgraded));
+    slow.join().assert_nothing_failed();
+    assert!(worker.wait_gone(SOON));
+    let gone = format!("generation 1 of process {} is gone after", worker.pid());
+    eventually("told", SOON, || bed.log().contains(&gone));
+    stop_clean(&bed);
+}
+
+/// A start that comes to nothing takes nothing away.
+fn a_start_fails(bed: &Bed) {
+    let target = bed.start().target("http");
+    let loads = loads(&target);
+    let (worker, supervisor) = (bed.worker(), bed.supervisor());
+    loads.iter().for_each(|load| load.wait_for(200));
+    supervisor.kill();
+    for bad in ["fails-at-start", "panics-at-start", "aborts-at-start"] {
+        bed.deploy(bad);
+        assert_ne!(bed.verb(["start"]).code(), 0);
+        assert!(worker.is_alive(), "{bad} ended it\n{}", bed.log());
+        assert_eq!(sockets(bed), [socket_of(&worker)]);
+        loads.iter().for_each(|load| load.wait_for(200));
+    }
+    bed.deploy("http");
+    bed.start();
+    loads.iter().for_each(|load| load.wait_for_generation(2));
+    assert!(worker.wait_gone(SOON));
+    assert_unharmed(loads);
+    stop_clean(bed);
+}
+
+#[test]
+fn a_failed_start_closes_nothing() {
+    a_start_fails(&bed());
+}
+
+#[test]
+fn a_failed_start_closes_nothing_on_a_unix_socket() {
+    a_start_fails(&on_unix_socket(bed()));
+}
+
+/// Killed again while it starts: the worker waits for the one after.
+#[test]
+fn killed_as_it_starts() {
+    let mut bed = on_unix_socket(bed());
+    bed.set("DAEMON_DRAIN_TIMEOUT", "2s");
+    let target = bed.start().target("http");
+    let loads = loads(&target);
+    let worker = bed.worker();
+    bed.supervisor().kill();
+    bed.deploy("hangs-at-start");
+    let start = bed.spawn(["start"]);
+    eventually("it starts", SOON, || {
+        bed.try_status()
+            .is_some_and(|status| status.workers.iter().any(|it| it.state == "starting"))
+    });
+    bed.supervisor().kill();
+    assert_ne!(start.wait(SOON).code(), 0);
+    loads.iter().for_each(|load| load.wait_for(200));
+    assert!(worker.is_alive());
+    bed.deploy("http");
+    bed.start();
+    loads.iter().for_each(|load| load.wait_for_generation(2));
+    assert!(worker.wait_gone(SOON));
+    assert_unharmed(loads);
+    // The one that was not ready has as long as it is given to drain.
+    eventually("nobody else is there", SOON, || bed.processes().len() == 2);
+    stop_clean(&bed);
+}
+
+/// In the confirm window both generations serve on, and both are taken over.
+#[test]
+fn killed_in_the_confirm_window() {
+    let mut bed = bed();
+    bed.set("DAEMON_CONFIRM_WINDOW", "60s");
+    let target = bed.start().target("http");
+    let loads = loads(&target);
+    let old = bed.worker();
+    let restart = bed.spawn(["restart"]);
+    loads.iter().for_each(|load| load.wait_for(200));
+    eventually("committed", SOON, || bed.log().contains("generation 2 serves after"));
+    let new = bed.worker();
+    assert_ne!(old.pid(), new.pid());
+    bed.supervisor().kill();
+    restart.wait(SOON).expect_code(1);
+    // The new one turns out to be bad: the old one is there.
+    new.kill();
+    loads.iter().for_each(|load| load.wait_for(10));
+    assert!(old.is_alive());
+    bed.start();
+    assert!(old.wait_gone(SOON));
+    loads.iter().for_each(|load| load.wait_for(200));
+    // What the killed one had accepted is lost with it, and nothing else.
+    let [kept, new, idle] = loads.map(Running::stop);
+    for ledger in [kept, idle] {
+        ledger.assert_nothing_failed();
+        assert_eq!(ledger.ended_by_server(), 0, "{ledger}");
+    }
+    assert!(new.failed() <= 8, "{new}");
+    stop_clean(&bed);
+}
+
+/// Both workers of a restart in its confirm window are drained by the next supervisor.
+#[test]
+fn both_generations_are_taken_over() {
+    let mut bed = bed();
+    bed.set("DAEMON_CONFIRM_WINDOW", "60s");
+    let target = bed.start().target("http");
+    let loads = loads(&target);
+    let old = bed.worker();
+    let restart = bed.spawn(["restart"]);
+    eventually("committed", SOON, || bed.log().contains("generation 2 serves after"));
+    let new = bed.worker();
+    bed.supervisor().kill();
+    restart.wait(SOON).expect_code(1);
+    loads.iter().for_each(|load| load.wait_for(200));
+    assert_eq!(bed.start().generation, Some(3));
+    loads.iter().for_each(|load| load.wait_for_generation(3));
+    assert!(old.wait_gone(SOON) && new.wait_gone(SOON), "{}", bed.log());
+    assert_unharmed(loads);
+    stop_clean(&bed);
+}
+
+/// Nobody comes.
+#[test]
+fn the_grace_ends() {
+    let mut bed = bed();
+    bed.set("DAEMON_ORPHAN_GRACE", "2s");
+    let target = bed.start().target("http");
+    let worker = bed.worker();
+    let mut kept = Connection::open(&target).expect("a connection");
+    kept.get("/").expect("a response");
+    let began = Instant::now();
+    bed.supervisor().kill();
+    while began.elapsed() < Duration::from_secs(1) {
+        let mut new = Connection::open(&target).expect("it accepts");
+        assert_eq!(new.get("/").expect("a response").status, 200);
+        assert_eq!(kept.get("/").expect("a response").status, 200);
+    }
+    eventually("nobody is let in", SOON, || !target.accepts());
+    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert!(worker.wait_gone(SOON));
+    bed.start();
+    stop_clean(&bed);
+}
+
+/// Whoever sends it SIGTERM need not wait.
+#[test]
+fn an_orphan_can_be_terminated() {
+    let bed = bed();
+    let target = bed.start().target("http");
+    let worker = bed.worker();
+    bed.supervisor().kill();
+    assert!(target.accepts());
+    worker.signal(Signal::TERM);
+    assert!(worker.wait_gone(SOON));
+    bed.start();
+    stop_clean(&bed);
+}
+
+/// A worker that drained already when its supervisor was killed is not to be had, and not waited for.
+#[test]
+fn one_that_drains_goes_its_way() {
+    let bed = bed();
+    let target = bed.start().target("http");
+    let slow = Load::on(target.clone()).new_connections(1).paths(["/slow"]).requests(1).start();
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
+    let (old, restart) = (bed.worker(), bed.spawn(["restart", "--no-wait"]));
+    restart.wait(SOON).expect_code(0);
+    let new = bed.worker();
+    bed.supervisor().kill();
+    bed.start();
+    let log = bed.log();
+    assert!(log.contains(&format!("still serves as process {}", new.pid())), "{log}");
+    assert!(!log.contains(&format!("still serves as process {}", old.pid())), "{log}");
+    slow.join().assert_nothing_failed();
+    assert!(old.wait_gone(SOON) && new.wait_gone(SOON));
+    stop_clean(&bed);
+}
+
+/// `stop` waits for the last request of an orphan too, and for no longer than it may take.
+#[test]
+fn a_stop_includes_orphans() {
+    let bed = bed();
+    let target = bed.start().target("http");
+    let slow = Load::on(target.clone()).new_connections(3).paths(["/slow"]).requests(3).start();
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
+    bed.supervisor().kill();
+    bed.start();
+    stop_clean(&bed);
+    slow.join().assert_nothing_failed();
+}
+
+/// One that was stopped by a signal after it was taken over is killed in the end.
+#[test]
+fn one_that_hangs_is_killed() {
+    let mut bed = bed();
+    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    let target = bed.start().target("http");
+    let mut stream = Connection::open(&target).expect("a connection");
+    stream.send("GET /stream HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
+    let worker = bed.worker();
+    bed.supervisor().kill();
+    bed.start();
+    worker.signal(Signal::STOP);
+    assert!(worker.wait_gone(SOON), "{}", bed.log());
+    let killed = format!("process {} did not end in time: killed", worker.pid());
+    assert!(bed.log().contains(&killed), "{}", bed.log());
+    stop_clean(&bed);
+}
+
+/// Where no two may run beside each other, the orphan is gone before anything begins, and newcomers wait
+/// in the queue.
+#[test]
+fn exclusive_programs_do_not_overlap() {
+    let mut bed = bed();
+    bed.set("DAEMON_EXCLUSIVE", "true");
+    let target = bed.start().target("http");
+    let new = Load::on(target.clone()).new_connections(4).start();
+    let worker = bed.worker();
+    new.wait_for(100);
+    bed.supervisor().kill();
+    new.wait_for(100);
+    bed.start();
+    assert!(!worker.is_alive());
+    new.wait_for_generation(2);
+    new.stop().assert_nothing_failed();
+    let log = bed.log();
+    let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no `{what}`\n{log}"));
+    assert!(at("is gone after") < at("generation 2 serves"), "{log}");
+    stop_clean(&bed);
+}
+
+/// A program without a runtime waits in the same way; what it has open it keeps.
+#[test]
+fn a_blocking_program() {
+    let mut bed = Bed::new("sync");
+    bed.set("DAEMON_ORPHAN_GRACE", "60s");
+    let Target::Tcp(addr) = bed.start().target("echo") else { panic!("not by TCP") };
+    let open = || BufReader::new(TcpStream::connect(addr).expect("a connection"));
+    let says = |stream: &mut BufReader<TcpStream>| {
+        stream.get_mut().write_all(b"hello\n").expect("a line");
+        let mut line = String::new();
+        stream.read_line(&mut line).expect("an answer");
+        line
+    };
+    let worker = bed.worker();
+    let mut kept = open();
+    assert_eq!(says(&mut kept), "1 hello\n");
+    bed.supervisor().kill();
+    assert_eq!(says(&mut open()), "1 hello\n");
+    bed.start();
+    assert_eq!(says(&mut kept), "1 hello\n");
+    eventually("the new one accepts", SOON, || says(&mut open()) == "2 hello\n");
+    drop(kept);
+    assert!(worker.wait_gone(SOON));
+    assert_eq!(says(&mut open()), "2 hello\n");
+    stop_clean(&bed);
+}
+
+/// Nobody else takes a worker over, even where the socket lies open.
+#[test]
+fn another_user_is_turned_away() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("another user needs root");
+    }
+    let bed = bed();
+    bed.start();
+    let worker = bed.worker();
+    bed.supervisor().kill();
+    let socket = bed.runtime_dir().join(socket_of(&worker));
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    };
+    assert_eq!(fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, 0o600);
+    // The thread is another user then, and only it.
+    let connect = |uid: Option<u32>| {
+        let socket = socket.clone();
+        let thread = std::thread::spawn(move || {
+            if let Some(uid) = uid.map(Uid::from_raw) {
+                rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+            }
+            let (unix, packets) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+            let client = rustix::net::socket(unix, packets, None)?;
+            rustix::net::connect(&client, &SocketAddrUnix::new(&socket)?)?;
+            Ok::<_, rustix::io::Errno>(client)
+        });
+        thread.join().expect("no panic")
+    };
+    let hears = |client: OwnedFd| {
+        let mut message = vec![0; 64 * 1024];
+        rustix::net::recv(&client, &mut message[..], RecvFlags::empty()).expect("an end").1
+    };
+    assert_eq!(connect(Some(65_534)).expect_err("private"), rustix::io::Errno::ACCESS);
+    mode(bed.dir(), 0o755);
+    mode(&bed.runtime_dir(), 0o755);
+    mode(&socket, 0o666);
+    assert_eq!(hears(connect(Some(65_534)).expect("a connection")), 0, "it was told something");
+    // One that may, and goes away without a word, changes nothing either.
+    assert_ne!(hears(connect(None).expect("a connection")), 0);
+    bed.start();
+    assert!(worker.wait_gone(SOON));
+    assert!(bed.log().contains("still serves as process"), "{}", bed.log());
+    stop_clean(&bed);
+}
+
+/// Without the key workers have no such socket.
+#[test]
+fn nothing_is_prepared_by_default() {
+    let bed = Bed::new("http");
+    bed.start();
+    assert_eq!(sockets(&bed), [""; 0]);
+    bed.restart();
+    assert_eq!(sockets(&bed), [""; 0]);
+    stop_clean(&bed);
+}
+
+/// A path that is too long for an address (unix(7)) is none for the socket of a worker.
+#[test]
+fn in_a_deep_directory() {
+    let mut bed = bed();
+    let deep = bed.path(&"deep/".repeat(30));
+    bed.set("DAEMON_RUNTIME_DIR", deep.display().to_string());
+    let target = bed.start().target("http");
+    let new = Load::on(target).new_connections(4).start();
+    let worker = bed.worker();
+    let socket = deep.join(socket_of(&worker));
+    assert!(socket.exists() && socket.as_os_str().len() > 108, "{}", socket.display());
+    bed.supervisor().kill();
+    new.wait_for(100);
+    bed.start();
+    new.wait_for_generation(2);
+    assert!(worker.wait_gone(SOON));
+    eventually("its socket is gone", SOON, || !socket.exists());
+    new.stop().assert_nothing_failed();
+    bed.stop();
+    assert_eq!(fs::read_dir(&deep).expect("a directory").count(), 0);
+}
+
+/// What else lies there, dead, silent or talking nonsense, is said and does no harm.
+#[test]
+fn others_at_such_sockets() {
+    let bed = bed();
+    let target = bed.start().target("http");
+    let new = Load::on(target).new_connections(4).start();
+    let worker = bed.worker();
+    bed.supervisor().kill();
+    let at = |number: u32| bed.runtime_dir().join(format!("app.worker-{number}.sock"));
+    let listening = |number| {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None);
+        let socket = socket.expect("a socket");
+        let addr = SocketAddrUnix::new(at(number)).expect("an address");
+        rustix::net::bind(&socket, &addr).expect("bound");
+        rustix::net::listen(&socket, 4).expect("listening");
+        socket
+    };
+    drop(listening(4_000_001));
+    let _silent = listening(4_000_002);
+    let talks = listening(4_000_003);
+    fs::write(at(4_000_004), "a file").expect("a file");
+    let start = bed.spawn(["start"]);
+    let caller = rustix::net::accept(&talks).expect("it calls");
+    rustix::net::send(&caller, b"nonsense", SendFlags::NOSIGNAL).expect("sent");
+    start.wait(SOON).expect_code(0);
+    new.wait_for_generation(2);
+    assert!(worker.wait_gone(SOON));
+    new.stop().assert_nothing_failed();
+    let log = bed.log();
+    for said in [
+        "process 4000002 of an earlier supervisor cannot be taken over",
+        "it does not answer",
+        "process 4000003 of an earlier supervisor cannot be taken over",
+    ] {
+        assert!(log.contains(said), "`{said}` is not in\n{log}");
+    }
+    assert!(!at(4_000_001).exists(), "a dead socket is left");
+    assert!(at(4_000_004).exists(), "a file that is no socket is gone");
+    bed.stop();
+}
