@@ -15,6 +15,7 @@ use crate::handed::{Handed, Packing};
 
 pub(crate) mod build_id;
 mod disk;
+mod trust;
 
 pub(crate) use disk::OnDisk;
 
@@ -51,10 +52,12 @@ impl Image {
         }
         let by_descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         if rustix::fs::accessat(CWD, by_descriptor, Access::EXEC_OK, AtFlags::EACCESS).is_err() {
-            return Err(refused(
-                path,
-                "is not executable; `chmod +x` it, or move it from a noexec mount",
-            ));
+            return Err(not_executable(path, &file));
+        }
+        let user = rustix::process::geteuid();
+        if user.is_root() {
+            // Its workers are what it is itself.
+            trust::check(path, &meta, user.as_raw())?;
         }
         let image = Image::held(path, file)?;
         let mut header = Vec::with_capacity(20);
@@ -212,6 +215,17 @@ fn elf_machine(header: &[u8]) -> Option<u16> {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn build_id_of(program: &[u8]) -> Option<String> {
     build_id::read(program).ok().flatten()
+}
+
+fn not_executable(path: &Path, file: &File) -> Error {
+    let mount = rustix::fs::fstatvfs(file).map(|mount| mount.f_flag);
+    if mount.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC)) {
+        return refused(
+            path,
+            "lies on a file system that is mounted noexec; move it to another one",
+        );
+    }
+    refused(path, "is not executable; `chmod +x` it")
 }
 
 fn cannot(what: &str, path: &Path, error: io::Error) -> Error {

@@ -80,7 +80,11 @@ pub(crate) enum ToWorker {
     /// Accept.
     Go {},
     /// Stop accepting.
-    Quiesce {},
+    Quiesce {
+        /// But on these, by name, which nobody else accepts on.
+        #[serde(default)]
+        keep: Vec<String>,
+    },
     /// Accept again.
     Resume {},
     /// Finish and exit by the deadline, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -89,6 +93,10 @@ pub(crate) enum ToWorker {
         /// Nobody serves after this worker.
         #[serde(default)]
         last: bool,
+        /// The listeners, by name, of which the worker has the only copies: who waits at them is accepted
+        /// before they are closed.
+        #[serde(default)]
+        finish: Vec<String>,
     },
     /// Say that the runtime runs.
     Ping {},
@@ -183,7 +191,9 @@ mod tests {
         seqpacket::send(&a, br#"{"type":"dance","tempo":120}"#, &[]).unwrap();
         seqpacket::send(&a, b"\xff\x00", &[]).unwrap();
         let (drain, _) = receive::<ToWorker>(&b).unwrap().unwrap();
-        assert!(matches!(drain, ToWorker::Drain { deadline: 5, last: false }));
+        assert!(
+            matches!(drain, ToWorker::Drain { deadline: 5, last: false, finish } if finish.is_empty())
+        );
         let (unknown, _) = receive::<ToWorker>(&b).unwrap().unwrap();
         assert!(matches!(unknown, ToWorker::Unknown));
         assert_eq!(receive::<ToWorker>(&b).unwrap_err().kind(), io::ErrorKind::InvalidData);

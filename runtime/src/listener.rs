@@ -162,11 +162,35 @@ impl Bound {
 
     /// Unlinks the path of a unix socket, if it is still ours. For the daemon's end only.
     pub(crate) fn unlink(&self) {
-        if let (Address::Unix(path), Some(file)) = (&self.addr, self.file)
-            && inode(path) == Some(file.inode)
-        {
+        if let Some(place) = self.place() {
+            place.unlink();
+        }
+    }
+
+    /// The file of a unix socket, which outlives the socket.
+    pub(crate) fn place(&self) -> Option<Place> {
+        match (&self.addr, self.file) {
+            (Address::Unix(path), Some(file)) => {
+                Some(Place { path: path.clone(), inode: file.inode })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The file of a unix socket that may be closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    path: std::path::PathBuf,
+    inode: (u64, u64),
+}
+
+impl Place {
+    /// Unlinks it, if it is still ours.
+    pub(crate) fn unlink(&self) {
+        if inode(&self.path) == Some(self.inode) {
             // Somebody may be faster, or the directory read-only: the next start replaces it anyway.
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }

@@ -211,6 +211,22 @@ impl Bed {
         command
     }
 
+    /// A program for which a directory of this bed is a file system mounted noexec, with the image in it as
+    /// `app`. Needs root.
+    pub fn on_noexec<A: AsRef<OsStr>>(
+        &self,
+        dir: &str,
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
+        let script = "mkdir -p \"$2\" && mount -t tmpfs -o noexec,mode=755 none \"$2\" && \
+                      cp \"$1\" \"$2/app\" && shift 2 && exec \"$@\"";
+        let mut command = self.command_of("unshare", ["--mount", "--propagation", "private"]);
+        command.args(["sh", "-c", script, "sh"]).arg(self.image()).arg(dir);
+        command.arg(program).args(arguments);
+        command
+    }
+
     /// Starts a verb. Those that speak to a running daemon are run by a program that is good, whatever
     /// was deployed: an operator has one, and the image may be anything.
     pub fn spawn<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Child {

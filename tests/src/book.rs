@@ -14,6 +14,7 @@ pages! {
     writing_a_main "../../book/src/main.md"
     restart "../../book/src/restart.md"
     clients "../../book/src/clients.md"
+    crashes "../../book/src/crashes.md"
     configuration "../../book/src/configuration.md"
     verbs "../../book/src/verbs.md"
     troubleshooting "../../book/src/troubleshooting.md"

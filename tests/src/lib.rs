@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod accepted;
 pub mod bed;
 #[cfg(doctest)]
 mod book;

@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-const CHAPTERS: [&str; 8] = [
+const CHAPTERS: [&str; 9] = [
     "introduction",
     "quick-start",
     "main",
     "restart",
     "clients",
+    "crashes",
     "configuration",
     "verbs",
     "troubleshooting",

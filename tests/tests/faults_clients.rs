@@ -229,27 +229,28 @@ fn no_descriptor_left_for_a_restart() {
     bed.restart();
     let (supervisor, worker) = (bed.supervisor(), bed.worker());
     let load = Load::on(bed.target("http")).keep_alive(2).pause(Duration::from_millis(1)).start();
-    let mut silent = Vec::new();
-    // One is left: for the client that asks for a restart.
     let before = supervisor.descriptors().len();
-    while supervisor.descriptors().len() < 39 {
-        let now = supervisor.descriptors().len();
-        silent.push(Control::open(&bed.socket()).expect("a connection"));
-        eventually("it is accepted", SOON, || supervisor.descriptors().len() > now);
-    }
-    // With each one more a restart comes one step further: image, link, counters, process.
-    for _ in 0..5 {
+    let all_closed =
+        || eventually("all are closed", SOON, || supervisor.descriptors().len() == before);
+    let mut silent = Vec::new();
+    // First one is left, for the client that asks for a restart. With each one more a restart comes one
+    // step further: image, link, counters, process. Who is silent for long is closed, so that others
+    // take the place each time.
+    for left in 1..=5 {
+        while supervisor.descriptors().len() < 40 - left {
+            let now = supervisor.descriptors().len();
+            silent.push(Control::open(&bed.socket()).expect("a connection"));
+            eventually("it is accepted", SOON, || supervisor.descriptors().len() > now);
+        }
         let reason = bed.restart_aborts().reason.expect("a reason");
         assert!(reason.contains("Too many open files"), "{reason}");
         assert!(worker.is_alive() && bed.status().generation == Some(2));
         eventually("nobody else is left", SOON, || bed.processes().len() == 2);
-        let now = supervisor.descriptors().len();
-        drop(silent.pop());
-        eventually("one is closed", SOON, || supervisor.descriptors().len() == now - 1);
+        silent.clear();
+        all_closed();
     }
     bed.restart();
-    drop(silent);
-    eventually("all are closed", SOON, || supervisor.descriptors().len() == before);
+    all_closed();
     load.wait_for_generation(8);
     load.stop().assert_nothing_failed();
     bed.stop();

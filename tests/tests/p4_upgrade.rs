@@ -72,6 +72,21 @@ fn the_same_image_is_no_upgrade() {
     bed.stop();
 }
 
+/// The program that is started may be another one than the one that serves.
+#[test]
+fn it_begins_with_the_image_that_serves() {
+    let mut bed = bed();
+    bed.deploy("http-v2");
+    fs::rename(bed.image(), bed.path("releases")).expect("renamed");
+    bed.deploy("http");
+    bed.set("DAEMON_EXE", bed.path("releases").display().to_string());
+    let status = bed.start();
+    eventually("it is upgraded", SOON, || runs(status.pid) == inode(&bed.path("releases")));
+    assert_eq!(bed.get("/").expect("a response").number("version"), Some(2));
+    bed.restart();
+    bed.stop();
+}
+
 /// Restarts into a good image whose takeover fails at `point`, under load: the workers are new, the
 /// supervisor is the old one and says why, and the next restart changes it too.
 #[track_caller]
@@ -99,6 +114,8 @@ fn kept(point: &str, reasons: &[&str]) -> Report {
     assert_eq!(runs(now.serving().pid), inode(&bed.image()), "the worker's image");
     assert_eq!(now.last_restart().map(|it| it.result.as_str()), Some("ok"));
     assert!(bed.log().contains(&note), "{}", bed.log());
+    let shown = bed.verb(["status"]).expect_code(0);
+    assert!(shown.text().contains("supervisor runs another image: "), "{shown}");
     // The image that it may go back to is one more than there was before.
     let after = descriptors(&supervisor);
     assert!(after <= before + 2, "{before} then {after}: {:#?}", supervisor.descriptors());
@@ -111,6 +128,8 @@ fn kept(point: &str, reasons: &[&str]) -> Report {
     drop((load.stop(), new.stop()));
     assert_eq!(bed.restart().note, None);
     assert_eq!(runs(status.pid), inode(&bed.image()));
+    let shown = bed.verb(["status"]).expect_code(0);
+    assert!(!shown.text().contains("another image"), "{shown}");
     bed.stop();
     report
 }

@@ -277,7 +277,8 @@ impl StandIn {
     fn drain(&mut self, deadline: Instant) {
         self.asked_to_stop.get_or_insert_with(Instant::now);
         self.close_listeners();
-        self.tell(&ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline), last: true });
+        let deadline = clock::to_monotonic_ns(deadline);
+        self.tell(&ToWorker::Drain { deadline, last: true, finish: Vec::new() });
     }
 
     fn tell(&self, message: &ToWorker) {

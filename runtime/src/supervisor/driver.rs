@@ -461,12 +461,13 @@ impl Driver {
             Action::Tell { worker, order } => {
                 let message = match order {
                     Order::Go => ToWorker::Go {},
-                    Order::Quiesce => ToWorker::Quiesce {},
+                    Order::Quiesce => ToWorker::Quiesce { keep: self.removed(worker) },
                     Order::Resume => ToWorker::Resume {},
                     Order::Ping => ToWorker::Ping {},
                     Order::Drain { deadline, last } => {
                         let last = last || self.machine.state_word() == "stopping";
-                        ToWorker::Drain { deadline: clock::to_monotonic_ns(deadline), last }
+                        let deadline = clock::to_monotonic_ns(deadline);
+                        ToWorker::Drain { deadline, last, finish: self.let_go(worker) }
                     }
                 };
                 self.tell(worker, &message, &[]);
@@ -520,6 +521,29 @@ impl Driver {
             }
             Action::Retire { generation, keep } => self.generations.retire(generation, keep),
             Action::Exit { code, reason } => self.exit = Some((code, reason)),
+        }
+    }
+
+    /// The listeners that a worker's generation has, and the one that serves has not.
+    fn removed(&self, worker: WorkerId) -> Vec<String> {
+        let old = self.fleet.get(worker).map(|process| process.generation);
+        let removed = old.zip(self.machine.serving_generation());
+        removed.map_or(Vec::new(), |(old, new)| self.generations.removed(old, new))
+    }
+
+    /// As [`removed`](Driver::removed), of a worker that drains for good: it gets the last copies.
+    fn let_go(&mut self, worker: WorkerId) -> Vec<String> {
+        let stay = [self.machine.serving_generation(), self.machine.confirmed_generation()];
+        let stay: Vec<Generation> = stay.into_iter().flatten().collect();
+        let removed = self.removed(worker);
+        let old = self.fleet.get(worker).map(|process| process.generation);
+        match (old, stay.first()) {
+            (Some(old), Some(&new)) if !stay.contains(&old) => {
+                self.generations.let_go(old, new, &stay);
+                removed
+            }
+            // It may have to come back.
+            _ => Vec::new(),
         }
     }
 

@@ -11,7 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::handed::Packing;
 use crate::image::{self, Image};
-use crate::listener::{self, Bound};
+use crate::listener::{self, Bound, Place};
+
+mod removed;
 
 /// The generations that have or may get workers.
 #[derive(Default)]
@@ -21,6 +23,8 @@ pub(crate) struct Generations {
     kept: Option<Kept>,
     /// What workers of an earlier supervisor listen to, as long as these are there: not ours to unlink.
     inherited: Vec<(String, Arc<Bound>)>,
+    /// The files of those of them that are closed here already.
+    inherited_places: Vec<Place>,
 }
 
 /// What is left of a generation without workers.
@@ -36,6 +40,19 @@ pub(crate) struct Holdings {
     /// Since its first worker said hello.
     pub(crate) configuration: Option<Configuration>,
     pub(crate) listeners: BTreeMap<String, Arc<Bound>>,
+    /// Of unix sockets that are closed here, and to be unlinked when it is gone.
+    places: Vec<Place>,
+}
+
+impl Holdings {
+    fn new(image: &Arc<Image>) -> Holdings {
+        Holdings {
+            image: Arc::clone(image),
+            configuration: None,
+            listeners: BTreeMap::new(),
+            places: Vec::new(),
+        }
+    }
 }
 
 impl Generations {
@@ -51,6 +68,8 @@ impl Generations {
                 bound.unlink();
             }
         }
+        let places = std::mem::take(&mut self.inherited_places);
+        self.clear(&places);
     }
 
     /// The latest listener that somebody has at the same address.
@@ -62,7 +81,7 @@ impl Generations {
     }
 
     /// Lets go of a listener that was of a generation which is no longer known.
-    fn let_go(&self, bound: &Arc<Bound>) {
+    fn let_be(&self, bound: &Arc<Bound>) {
         match self.other(bound) {
             Some(theirs) if Arc::ptr_eq(theirs, bound) => {}
             Some(theirs) => theirs.restore(),
@@ -72,8 +91,7 @@ impl Generations {
 
     pub(crate) fn begin(&mut self, generation: Generation, image: Image) -> Arc<Image> {
         let image = Arc::new(image);
-        let holdings =
-            Holdings { image: Arc::clone(&image), configuration: None, listeners: BTreeMap::new() };
+        let holdings = Holdings::new(&image);
         self.known.insert(generation, holdings);
         image
     }
@@ -94,8 +112,7 @@ impl Generations {
                 format!("the image of generation {earlier} was not kept"),
             ));
         };
-        let holdings =
-            Holdings { image: Arc::clone(&image), configuration: None, listeners: BTreeMap::new() };
+        let holdings = Holdings::new(&image);
         self.known.insert(generation, holdings);
         self.settle(generation, configuration)?;
         Ok(image)
@@ -161,7 +178,8 @@ impl Generations {
             let (image, configuration) = (Arc::clone(&holdings.image), configuration.clone());
             self.kept = Some(Kept { generation, image, configuration });
         }
-        holdings.listeners.values().for_each(|bound| self.let_go(bound));
+        holdings.listeners.values().for_each(|bound| self.let_be(bound));
+        self.clear(&holdings.places);
     }
 
     /// Closes this process' copies of all listeners; workers close theirs as they drain.
@@ -171,7 +189,7 @@ impl Generations {
             .values_mut()
             .flat_map(|holdings| std::mem::take(&mut holdings.listeners).into_values())
             .collect();
-        all.iter().for_each(|bound| self.let_go(bound));
+        all.iter().for_each(|bound| self.let_be(bound));
     }
 
     pub(crate) fn retire_all(&mut self) {
@@ -192,6 +210,8 @@ pub(super) struct Packed {
     kept: Option<PackedKept>,
     #[serde(default)]
     inherited: Vec<(String, usize)>,
+    #[serde(default)]
+    inherited_places: Vec<Place>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -199,6 +219,8 @@ struct PackedHoldings {
     image: usize,
     configuration: Option<Configuration>,
     listeners: BTreeMap<String, usize>,
+    #[serde(default)]
+    places: Vec<Place>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -241,7 +263,8 @@ impl Generations {
                 listeners.insert(name.clone(), place);
             }
             let configuration = holdings.configuration.clone();
-            known.insert(*generation, PackedHoldings { image, configuration, listeners });
+            let places = holdings.places.clone();
+            known.insert(*generation, PackedHoldings { image, configuration, listeners, places });
         }
         let kept = self.kept.as_ref().map(|kept| PackedKept {
             generation: kept.generation,
@@ -253,7 +276,9 @@ impl Generations {
             .iter()
             .map(|(name, bound)| (name.clone(), sockets.place(bound, |bound| bound.pack(packing))));
         let inherited = inherited.collect();
-        Packed { images: images.packed, sockets: sockets.packed, known, kept, inherited }
+        let inherited_places = self.inherited_places.clone();
+        let (images, sockets) = (images.packed, sockets.packed);
+        Packed { images, sockets, known, kept, inherited, inherited_places }
     }
 
     pub(super) fn unpack(packed: Packed) -> Result<Generations> {
@@ -267,17 +292,20 @@ impl Generations {
             .into_iter()
             .map(|socket| Bound::unpack(socket).map(Arc::new))
             .collect::<Result<_>>()?;
-        let mut generations = Generations::default();
+        let mut generations =
+            Generations { inherited_places: packed.inherited_places, ..Generations::default() };
         for (name, place) in packed.inherited {
             generations.inherited.push((name, at(&sockets, place)?));
         }
         for (generation, holdings) in packed.known {
             let mut listeners = BTreeMap::new();
-            for (name, place) in holdings.listeners {
-                listeners.insert(name, at(&sockets, place)?);
+            for (name, place) in &holdings.listeners {
+                listeners.insert(name.clone(), at(&sockets, *place)?);
             }
-            let (image, configuration) = (at(&images, holdings.image)?, holdings.configuration);
-            generations.known.insert(generation, Holdings { image, configuration, listeners });
+            let PackedHoldings { configuration, places, .. } = holdings;
+            let image = at(&images, holdings.image)?;
+            let holdings = Holdings { image, configuration, listeners, places };
+            generations.known.insert(generation, holdings);
         }
         if let Some(PackedKept { generation, image, configuration }) = packed.kept {
             let image = at(&images, image)?;

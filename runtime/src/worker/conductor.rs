@@ -159,7 +159,7 @@ impl Conductor {
         };
         let step = match &message {
             ToWorker::Go {} => Some(Step::WorkerGo),
-            ToWorker::Quiesce {} => Some(Step::WorkerQuiesce),
+            ToWorker::Quiesce { .. } => Some(Step::WorkerQuiesce),
             ToWorker::Resume {} => Some(Step::WorkerResume),
             ToWorker::Drain { .. } => Some(Step::WorkerDrain),
             _ => None,
@@ -169,12 +169,12 @@ impl Conductor {
         }
         match message {
             ToWorker::Go {} | ToWorker::Resume {} => self.state.set_phase(Phase::Open),
-            ToWorker::Quiesce {} => self.state.set_phase(Phase::Quiesced),
-            ToWorker::Drain { deadline, last } => {
+            ToWorker::Quiesce { keep } => self.state.quiesce(&keep),
+            ToWorker::Drain { deadline, last, finish } => {
                 if last {
                     self.state.set_last();
                 }
-                self.drain(clock::from_monotonic_ns(deadline));
+                self.drain(clock::from_monotonic_ns(deadline), &finish);
             }
             ToWorker::Ping {} => self.state.pinged(),
             ToWorker::Successor {} | ToWorker::Predecessor {} => self.open_channel(&message, fds),
@@ -279,13 +279,13 @@ impl Conductor {
     }
 
     fn drain_for_timeout(&mut self) {
-        self.drain(Instant::now() + self.state.configuration.settings.drain_timeout);
+        self.drain(Instant::now() + self.state.configuration.settings.drain_timeout, &[]);
     }
 
-    fn drain(&mut self, deadline: Instant) {
+    fn drain(&mut self, deadline: Instant, finish: &[String]) {
         // Who drains is no longer to be had: whoever has connected meanwhile is hung up on.
         self.rendezvous = None;
-        self.state.drain(deadline);
+        self.state.drain(deadline, finish);
         if self.ending == Ending::Terminated {
             self.state.part();
             signals::die_by(Signal::SIGTERM);

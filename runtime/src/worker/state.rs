@@ -8,12 +8,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Accepting, Connection};
-use super::net::Addr;
+use super::net::{Addr, ending};
 use super::passing::Passage;
 use crate::config::{Address, Configuration, Ready};
 use crate::counters::{Counters, Stage};
@@ -63,12 +64,30 @@ pub(crate) struct State {
     pub(crate) stand_in: OnceLock<Mutex<Option<JoinHandle<()>>>>,
 }
 
+/// What a worker may do with one of its listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Others accept, or nobody does yet.
+    Wait,
+    Accept,
+    /// Accept who is in the queue, and who gets into it until then; nobody else will.
+    Finish {
+        until: Instant,
+    },
+    /// Never again.
+    Over,
+}
+
 /// A listener as the worker got it.
 struct Handed {
     /// `None` once the worker drains.
     socket: Option<OwnedFd>,
     addr: Address,
     index: usize,
+    /// Accepted on also while the worker is quiesced.
+    kept: bool,
+    /// It is to be finished while the worker drains, until then.
+    until: Option<Instant>,
 }
 
 /// A handle on a declared listener.
@@ -79,13 +98,14 @@ pub(crate) struct Taken {
     pub(crate) index: usize,
 }
 
-/// The phase for blocking threads: a condition to wait for, and a pipe that is readable whenever the
-/// phase is not [`Phase::Open`].
+/// The phase for blocking threads: a condition to wait for, and descriptors to wait for in poll(2).
 struct Gate {
     phase: Mutex<Phase>,
     changed: Condvar,
-    read: OwnedFd,
-    write: OwnedFd,
+    /// Readable whenever the phase is not [`Phase::Open`].
+    closed: OwnedFd,
+    /// Readable whenever the phase is not [`Phase::Quiesced`].
+    not_quiesced: OwnedFd,
 }
 
 impl State {
@@ -100,7 +120,7 @@ impl State {
             .into_iter()
             .enumerate()
             .map(|(index, (name, addr, socket))| {
-                (name, Handed { socket: Some(socket), addr, index })
+                (name, Handed { socket: Some(socket), addr, index, kept: false, until: None })
             })
             .collect::<BTreeMap<_, _>>();
         let listener_count = listeners.len();
@@ -214,6 +234,29 @@ impl State {
         self.gate.set(*self.phase.borrow());
     }
 
+    /// Stops accepting, but on the listeners of these names. This worker may have to resume.
+    pub(crate) fn quiesce(&self, keep: &[String]) {
+        for (name, handed) in lock(&self.listeners).iter_mut() {
+            handed.kept = keep.contains(name);
+        }
+        self.set_phase(Phase::Quiesced);
+    }
+
+    /// What may be done in a phase with the listener at `index`.
+    pub(crate) fn access(&self, phase: Phase, index: usize) -> Access {
+        if phase == Phase::Open {
+            return Access::Accept;
+        }
+        let listeners = lock(&self.listeners);
+        let handed = listeners.values().find(|handed| handed.index == index);
+        match (phase, handed) {
+            (Phase::Quiesced, Some(Handed { kept: true, .. })) => Access::Accept,
+            (Phase::Draining, Some(&Handed { until: Some(until), .. })) => Access::Finish { until },
+            (Phase::Draining, _) => Access::Over,
+            _ => Access::Wait,
+        }
+    }
+
     /// Whether the drain has begun.
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::SeqCst)
@@ -229,16 +272,21 @@ impl State {
         self.last.store(true, Ordering::Relaxed);
     }
 
-    /// Stops accepting for good and tells everyone until when they have time. An earlier deadline than
-    /// the last one counts, a later one does not.
-    pub(crate) fn drain(&self, deadline: Instant) {
+    /// Stops accepting for good, but on the listeners to `finish`, and tells everyone until when they have
+    /// time. An earlier deadline than the last one counts, a later one does not.
+    pub(crate) fn drain(&self, deadline: Instant, finish: &[String]) {
         let mut current = lock(&self.deadline);
         *current = Some(current.map_or(deadline, |earlier| earlier.min(deadline)));
         drop(current);
         // The supervisor has its own: what waits in the queue is the next generation's, and where
         // there is none, newcomers are refused rather than left waiting.
-        for handed in lock(&self.listeners).values_mut() {
-            handed.socket = None;
+        for (name, handed) in lock(&self.listeners).iter_mut() {
+            if let Some(socket) = handed.socket.take()
+                && finish.contains(name)
+            {
+                handed.until = Some(ending::keep_out(&socket, &Addr::from(&handed.addr)));
+            }
+            handed.until = handed.until.map(|until| until.min(deadline));
         }
         // Before the accept loops end: a `main` that returns because of that was asked to.
         self.is_draining.store(true, Ordering::SeqCst);
@@ -250,14 +298,28 @@ impl State {
         *lock(&self.deadline)
     }
 
+    /// Blocks until something may be done with the listener at `index`.
+    pub(crate) fn wait_access(&self, index: usize) -> Access {
+        let phase = self.gate.wait(|phase| self.access(phase, index) != Access::Wait);
+        self.access(phase, index)
+    }
+
     /// Blocks until the phase is one of those that `until` accepts.
     pub(crate) fn wait_phase(&self, until: impl Fn(Phase) -> bool) -> Phase {
         self.gate.wait(until)
     }
 
-    /// Readable whenever accepting is not allowed.
+    /// Readable whenever accepting is not allowed on all listeners.
     pub(crate) fn closed_gate(&self) -> BorrowedFd<'_> {
-        self.gate.read.as_fd()
+        self.gate.closed.as_fd()
+    }
+
+    /// Becomes readable when what may be done with listeners is another thing than now.
+    pub(crate) fn changed_gate(&self) -> BorrowedFd<'_> {
+        match *self.phase.borrow() {
+            Phase::Quiesced => self.gate.not_quiesced.as_fd(),
+            _ => self.gate.closed.as_fd(),
+        }
     }
 
     // ---- listeners and connections --------------------------------------------------------------
@@ -321,22 +383,27 @@ impl State {
 
 impl Gate {
     fn new() -> io::Result<Gate> {
-        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
-        let (read, write) = rustix::pipe::pipe_with(flags)?;
-        rustix::io::write(&write, b"x")?;
-        Ok(Gate { phase: Mutex::new(Phase::Waiting), changed: Condvar::new(), read, write })
+        let readable = || eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Ok(Gate {
+            phase: Mutex::new(Phase::Waiting),
+            changed: Condvar::new(),
+            closed: readable()?,
+            not_quiesced: readable()?,
+        })
     }
 
     fn set(&self, phase: Phase) {
         let mut current = lock(&self.phase);
-        let was_open = *current == Phase::Open;
-        *current = phase;
-        // The pipe holds one byte or none; both calls succeed in their state.
-        if phase == Phase::Open && !was_open {
-            let _ = rustix::io::read(&self.read, &mut [0]);
-        } else if phase != Phase::Open && was_open {
-            let _ = rustix::io::write(&self.write, b"x");
+        for (event, not_in) in [(&self.closed, Phase::Open), (&self.not_quiesced, Phase::Quiesced)]
+        {
+            // The counter is one or zero; both calls succeed in their state.
+            if phase == not_in && *current != not_in {
+                let _ = rustix::io::read(event, &mut [0; 8]);
+            } else if phase != not_in && *current == not_in {
+                let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+            }
         }
+        *current = phase;
         drop(current);
         self.changed.notify_all();
     }

@@ -3,6 +3,7 @@
 
 mod any_order;
 mod host;
+mod simulation;
 
 use std::time::Duration;
 

@@ -19,6 +19,10 @@
 //! respawn is of the committed generation, never of one that was undone or retired, and is its only
 //! worker that is not ending.
 //!
+//! **Known good.** The committed generation changes only when a transition to it is confirmed: its worker
+//! accepts, and its window is over, it is content, or there is nothing to resume. A worker of a generation
+//! that was undone is never respawned. What is gone back to was confirmed, and not gone back to before.
+//!
 //! **Ends.** Every worker that starts, drains, is quiesced or lost its link has a time limit, known to
 //! [`Machine::deadline`], and is killed once at its end. None whose link is lost is confirmed. A drain
 //! is never extended. No more than `MAX_DRAINING` drain beside each other unforced; else only a stop at
@@ -43,13 +47,16 @@ macro_rules! holds {
 
 mod actions;
 mod between;
+mod known_good;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::Machine;
-use crate::supervisor::event::{Action, ClientId, Event, Generation, Policy, Source, WorkerId};
+use crate::supervisor::event::{
+    Action, ClientId, Event, Generation, Order, Policy, Source, WorkerId,
+};
 
 /// A machine under observation.
 pub(super) struct Watch {
@@ -76,6 +83,14 @@ pub(super) struct Watch {
     /// Stopped on demand, or the program was done.
     success: bool,
     pub(super) exit: Option<(u8, Option<String>)>,
+    /// The workers that transitions led to, with their generations.
+    transitions: BTreeMap<WorkerId, Generation>,
+    /// Those that were undone.
+    undone: BTreeSet<Generation>,
+    /// Those that were started from an image known to be good.
+    from_good: BTreeSet<Generation>,
+    /// The transition in which the old worker was told to resume last.
+    resumed: Option<Generation>,
     history: Vec<(Instant, Event, Vec<Action>)>,
 }
 
@@ -85,6 +100,8 @@ struct Seen {
     source: Source,
     policy: Policy,
     told: Told,
+    /// In its first hello.
+    said: Option<Policy>,
     welcomed: bool,
     leaving: bool,
     /// To be ready, to be confirmed or to have drained.
@@ -141,6 +158,10 @@ impl Watch {
             pressed: None,
             success: false,
             exit: None,
+            transitions: BTreeMap::new(),
+            undone: BTreeSet::new(),
+            from_good: BTreeSet::new(),
+            resumed: None,
             history: Vec::new(),
         }
     }
@@ -166,6 +187,7 @@ impl Watch {
         {
             holds!(self, worker.lost.is_none(), "confirmed, though its link is lost: {worker:?}");
         }
+        self.check_known_good(&event, kept.as_ref(), transition);
         let stops = self.machine.state_word() == "stopping";
         if stops && !self.stopping {
             self.check_end(&event, accepted);
@@ -180,6 +202,7 @@ impl Watch {
             return actions;
         }
 
+        self.note_undone(transition);
         self.check_service(&event, accepted);
         self.check_transition();
         if let (Some(before), Some(after)) = (&kept, self.kept()) {
@@ -205,6 +228,11 @@ impl Watch {
         match event {
             Event::SpawnFailed { worker, .. } | Event::Exited { worker, .. } => {
                 self.workers.remove(worker);
+            }
+            Event::Hello { worker, policy } => {
+                if let Some(worker) = self.workers.get_mut(worker) {
+                    worker.said.get_or_insert(*policy);
+                }
             }
             Event::Leaving { worker } => {
                 if let Some(worker) = self.workers.get_mut(worker) {
@@ -304,14 +332,35 @@ impl Watch {
     }
 
     pub(super) fn fail(&self, what: &str) -> ! {
-        let mut text = format!("{what}\n{:?}\n", self.initial);
         let skipped = self.history.len().saturating_sub(100);
+        panic!("{what}\n{:?}\n{}", self.initial, self.told(skipped));
+    }
+
+    /// What was heard, and what was said to that.
+    pub(super) fn steps(&self) -> impl Iterator<Item = (&Event, &[Action])> {
+        self.history.iter().map(|(_, event, actions)| (event, actions.as_slice()))
+    }
+
+    /// The whole history, in times from its beginning.
+    pub(super) fn transcript(&self) -> String {
+        self.told(0)
+    }
+
+    fn told(&self, skipped: usize) -> String {
+        let mut text = String::new();
         for (at, event, actions) in self.history.iter().skip(skipped) {
             let _ = writeln!(text, "{:>8?} {event:?}", at.duration_since(self.began));
             for action in actions {
-                let _ = writeln!(text, "         -> {action:?}");
+                let _ = match action {
+                    Action::Tell { worker, order: Order::Drain { deadline, last } } => writeln!(
+                        text,
+                        "         -> drain {worker} until {:?}, last: {last}",
+                        deadline.saturating_duration_since(self.began)
+                    ),
+                    action => writeln!(text, "         -> {action:?}"),
+                };
             }
         }
-        panic!("{text}");
+        text
     }
 }

@@ -130,11 +130,10 @@ impl Machine {
         if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
             return;
         }
-        if !worker.greeted {
+        if !worker.greeted || worker.held {
             let generation = worker.generation;
-            let reason = format!(
-                "the worker of generation {generation} was ready before it introduced itself"
-            );
+            let when = if worker.held { "it was welcome" } else { "it introduced itself" };
+            let reason = format!("the worker of generation {generation} was ready before {when}");
             self.failed(id, reason, now, out);
             return;
         }
@@ -154,6 +153,7 @@ impl Machine {
 
     /// The new generation becomes the one that serves: *quiesce* and *go* back to back.
     pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
+        let exhausted = self.is_exhausted();
         let Some(transition) = self.transition.as_mut() else { return };
         let (mut resumable, mut content) = (false, false);
         if let Some(current) = self.current.as_mut()
@@ -192,7 +192,8 @@ impl Machine {
             out.push(Action::Progress { text: text.clone() });
             out.push(log(Level::Info, text));
         }
-        let undoable = resumable || transition.exclusive;
+        // One that used up its start limit does not begin again.
+        let undoable = resumable || (transition.exclusive && !exhausted);
         if !undoable || content || transition.policy.confirm_window.is_zero() {
             self.confirm(now, out);
         }

@@ -8,13 +8,13 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::SocketFlags;
 
-use super::Addr;
+use super::{Addr, ending};
 use crate::error::Result;
 use crate::failpoint::{self, Step};
 use crate::sys::readiness::readable;
 use crate::worker::connection::Connection;
 use crate::worker::daemon::take;
-use crate::worker::state::{Phase, State, Taken};
+use crate::worker::state::{Access, State, Taken};
 
 /// A declared listener. Any number of threads may accept from clones of it.
 ///
@@ -74,15 +74,18 @@ impl Listener {
     pub fn next(&self) -> Option<io::Result<(Stream, Addr)>> {
         self.state.polled(self.index);
         loop {
-            let phase = self.state.wait_phase(|p| matches!(p, Phase::Open | Phase::Draining));
-            let socket = match phase {
-                Phase::Draining => None,
+            let access = self.state.wait_access(self.index);
+            let socket = match access {
+                Access::Over => None,
                 _ => self.socket().clone(),
             };
             let Some(socket) = socket else {
                 *self.socket() = None;
                 return None;
             };
+            if let Access::Finish { until } = access {
+                return self.finish(&socket, until);
+            }
             match self.try_accept(&socket) {
                 Ok(Some(accepted)) => return Some(Ok(accepted)),
                 Ok(None) => {}
@@ -131,7 +134,7 @@ impl Listener {
     }
 
     fn try_accept(&self, listening: &OwnedFd) -> io::Result<Option<(Stream, Addr)>> {
-        let gate = self.state.closed_gate();
+        let gate = self.state.changed_gate();
         let mut fds = [
             PollFd::from_borrowed_fd(gate, PollFlags::IN),
             PollFd::from_borrowed_fd(listening.as_fd(), PollFlags::IN),
@@ -144,26 +147,55 @@ impl Listener {
         if !fds[0].revents().is_empty() {
             return Ok(None);
         }
-        let attempt = self.state.accepting();
         let accepted = failpoint::attempt(Step::WorkerBeforeAccept, self.state.generation)
-            .map_err(|error| {
-                rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
-            })
-            .and_then(|()| rustix::net::accept_with(listening, SocketFlags::CLOEXEC));
-        let socket = match accepted {
-            Ok(socket) => socket,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
-            Err(error) => {
-                let error = io::Error::from(error);
-                if super::is_exhaustion(&error) {
-                    drop(attempt);
-                    tracing::error!(%error, listener = %self.addr, "accepting rests");
-                    let until = Instant::now() + super::EXHAUSTED_PAUSE;
-                    readable(&[((), gate)], Some(until))?;
-                    return Ok(None);
-                }
-                return if super::concerns_one_connection(&error) { Ok(None) } else { Err(error) };
+            .and_then(|()| self.accept_now(listening));
+        match accepted {
+            Err(error) if super::is_exhaustion(&error) => {
+                tracing::error!(%error, listener = %self.addr, "accepting rests");
+                let until = Instant::now() + super::EXHAUSTED_PAUSE;
+                readable(&[((), gate)], Some(until))?;
+                Ok(None)
             }
+            Err(error) if super::is_passing(&error) => Ok(None),
+            accepted => accepted,
+        }
+    }
+
+    /// Who is left in the queue of a listener that no later generation has, and who gets into it until then;
+    /// `None` once nobody is, and it is closed.
+    fn finish(&self, listening: &OwnedFd, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
+        loop {
+            let over = Instant::now() >= until;
+            match self.accept_now(listening) {
+                Ok(Some(accepted)) => return Some(Ok(accepted)),
+                Ok(None) if over => break,
+                Ok(None) => {
+                    if let Err(error) = readable(&[((), listening.as_fd())], Some(until)) {
+                        return Some(Err(error));
+                    }
+                }
+                Err(error) if ending::has_ended(&error) => break,
+                Err(error) if super::is_exhaustion(&error) => {
+                    // Until the process is ended at the drain deadline.
+                    tracing::error!(%error, listener = %self.addr, "accepting rests");
+                    std::thread::sleep(super::EXHAUSTED_PAUSE);
+                }
+                Err(error) if super::is_passing(&error) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        ending::close(listening);
+        *self.socket() = None;
+        None
+    }
+
+    /// A connection that waits in the queue.
+    fn accept_now(&self, listening: &OwnedFd) -> io::Result<Option<(Stream, Addr)>> {
+        let attempt = self.state.accepting();
+        let socket = match rustix::net::accept_with(listening, SocketFlags::CLOEXEC) {
+            Ok(socket) => socket,
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
         };
         let connection = attempt.succeeded();
         failpoint::note_peer(&socket);

@@ -5,14 +5,17 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Instant;
 
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
 use tokio::sync::watch;
 
-use super::{Addr, Stream, TcpStream, Tracked, UnixStream};
+use super::{Addr, Stream, TcpStream, Tracked, UnixStream, ending};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::worker::daemon::take;
-use crate::worker::state::{Phase, State, Taken};
+use crate::worker::state::{Access, Phase, State, Taken};
 
 /// A declared listener of either kind, as the environment may choose the kind.
 ///
@@ -60,14 +63,15 @@ impl Gated {
         self.state.polled(self.index);
         loop {
             let phase = *self.phase.borrow_and_update();
-            match phase {
-                Phase::Open => {}
-                Phase::Draining => {
+            match self.state.access(phase, self.index) {
+                Access::Accept => {}
+                Access::Finish { until } => return self.finish(until).await,
+                Access::Over => {
                     self.registered = None;
                     self.socket = None;
                     return None;
                 }
-                Phase::Waiting | Phase::Quiesced => {
+                Access::Wait => {
                     // Dropping the registration takes the socket out of the event queue.
                     self.registered = None;
                     self.phase.changed().await.ok()?;
@@ -101,10 +105,79 @@ impl Gated {
                     changed = self.phase.changed() => changed.ok()?,
                     () = tokio::time::sleep(super::EXHAUSTED_PAUSE) => {}
                 }
-            } else if !super::concerns_one_connection(&error) {
+            } else if !super::is_passing(&error) {
                 return Some(Err(error));
             }
         }
+    }
+
+    /// Who is left in the queue of a listener that no later generation has; `None` once nobody is, and it is
+    /// closed.
+    async fn finish(&mut self, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
+        loop {
+            let over = Instant::now() >= until;
+            let error = match self.accept_now() {
+                Ok(Some(accepted)) => return Some(Ok(accepted)),
+                Ok(None) if over => break,
+                Ok(None) => match self.register() {
+                    Err(error) => error,
+                    Ok(()) => {
+                        let registered = self.registered.as_ref()?;
+                        tokio::select! {
+                            accepted = registered.accept(&self.state) => match accepted {
+                                Ok(accepted) => return Some(Ok(accepted)),
+                                Err(error) => error,
+                            },
+                            () = tokio::time::sleep_until(until.into()) => continue,
+                        }
+                    }
+                },
+                Err(error) => error,
+            };
+            if ending::has_ended(&error) {
+                break;
+            }
+            if super::is_exhaustion(&error) {
+                // Until the process is ended at the drain deadline.
+                tracing::error!(%error, listener = %self.addr, "accepting rests");
+                tokio::time::sleep(super::EXHAUSTED_PAUSE).await;
+            } else if !super::is_passing(&error) {
+                return Some(Err(error));
+            }
+        }
+        if let Some(socket) = self.socket.take() {
+            ending::close(&socket);
+        }
+        self.registered = None;
+        None
+    }
+
+    /// A connection that waits in the queue, whatever the runtime knows of it.
+    fn accept_now(&mut self) -> io::Result<Option<(Stream, Addr)>> {
+        let Some(socket) = &self.socket else { return Ok(None) };
+        let attempt = self.state.accepting();
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let accepted = match rustix::net::accept_with(socket, flags) {
+            Ok(accepted) => accepted,
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let connection = attempt.succeeded();
+        failpoint::note_peer(&accepted);
+        failpoint::reach(Step::WorkerAfterAccept, self.state.generation);
+        Ok(Some(match self.addr {
+            Addr::Tcp(_) => {
+                let stream = tokio::net::TcpStream::from_std(accepted.into())?;
+                // A peer that is gone already has no address; its stream says so when read.
+                let peer = stream.peer_addr().map_or_else(|_| self.addr.clone(), Addr::Tcp);
+                (Stream::Tcp(Tracked::new(stream, connection)), peer)
+            }
+            Addr::Unix(_) => {
+                let stream = tokio::net::UnixStream::from_std(accepted.into())?;
+                let peer = stream.peer_addr().map_or(Addr::Unix(None), |addr| Addr::of_unix(&addr));
+                (Stream::Unix(Tracked::new(stream, connection)), peer)
+            }
+        }))
     }
 
     fn register(&mut self) -> io::Result<()> {
@@ -166,6 +239,9 @@ impl Listener {
     }
 
     /// As [`accept`](Listener::accept), but `None` once this worker drains. Cancel safe.
+    ///
+    /// If the next generation does not have this listener, the drain begins before that: first this goes on
+    /// with the connections that are in the queue.
     pub async fn next(&mut self) -> Option<io::Result<(Stream, Addr)>> {
         self.gated.next().await
     }

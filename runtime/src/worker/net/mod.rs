@@ -2,9 +2,11 @@
 //!
 //! A listener is bound by the supervisor and shared by all generations, so that this module never shuts
 //! one down nor changes its flags: when accepting is not allowed it is taken out of the event queue,
-//! and that is all. Connections wait in the kernel meanwhile.
+//! and that is all. Connections wait in the kernel meanwhile. A listener that no later generation has is
+//! another matter, of the module `ending`.
 
 pub mod blocking;
+pub(crate) mod ending;
 mod listener;
 mod stream;
 
@@ -76,6 +78,11 @@ pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
+}
+
+/// Whether accepting can go on after a failed accept as if nothing had been.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted || concerns_one_connection(error)
 }
 
 /// Whether a failed accept concerns one connection alone, as accept(2) says of network errors.

@@ -35,6 +35,13 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
                 answer()
             }),
         )
+        .route(
+            "/wait/{ms}",
+            get(move |Path(ms): Path<u64>| async move {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                answer()
+            }),
+        )
         .route("/echo", post(|body: Bytes| async move { body }))
         .route("/ws", get(ws))
         .route("/stream", get(stream))

@@ -8,19 +8,19 @@ use crate::supervisor::event::{Action, Order, WorkerId};
 
 /// How a process will behave.
 #[derive(Debug, Clone)]
-struct Nature {
-    start: Start,
-    life: Life,
-    end: End,
+pub(super) struct Nature {
+    pub(super) start: Start,
+    pub(super) life: Life,
+    pub(super) end: End,
     /// From SIGKILL to its end.
-    dies_after: u64,
+    pub(super) dies_after: u64,
     /// From a question of the watchdog to its answer.
-    answers_after: Option<u64>,
+    pub(super) answers_after: Option<u64>,
 }
 
 /// Until it is ready. Times are milliseconds from one to the next.
 #[derive(Debug, Clone)]
-enum Start {
+pub(super) enum Start {
     Impossible,
     Refused(u64),
     Silent,
@@ -36,7 +36,7 @@ enum Start {
 
 /// From *go*, whatever it is told but to drain.
 #[derive(Debug, Clone)]
-enum Life {
+pub(super) enum Life {
     Long,
     Ends(u64, Exit),
     Leaves(u64),
@@ -52,14 +52,14 @@ enum Life {
 
 /// From *drain*.
 #[derive(Debug, Clone)]
-enum End {
+pub(super) enum End {
     Finishes(u64),
     WaitsForTerm,
     WaitsForKill,
 }
 
 #[derive(Debug, Clone)]
-enum Ask {
+pub(super) enum Ask {
     Restart {
         known: bool,
         wait: bool,
@@ -68,10 +68,29 @@ enum Ask {
         known: bool,
         at_once: bool,
     },
-    Gone(Index),
+    Gone(u64),
     /// SIGTERM to a worker, by anybody.
     Term(u8),
     Crash(u8, Exit),
+    /// Whatever a worker may say, at whatever time.
+    Says(u8, Word),
+    /// The clock jumps.
+    Jump(u64),
+}
+
+/// What a worker says out of order.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Word {
+    Hello,
+    Ready,
+    Failing,
+    Unhealthy,
+    Confirm,
+    Check(bool),
+    Pong,
+    Missing,
+    Unacceptable,
+    LinkLost,
 }
 
 fn nature() -> impl Strategy<Value = Nature> {
@@ -113,7 +132,7 @@ fn ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
         30 => (any::<bool>(), any::<bool>()).prop_map(|(known, wait)| Ask::Restart { known, wait }),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(known, at_once)| Ask::Stop { known, at_once }),
-        4 => any::<Index>().prop_map(Ask::Gone),
+        4 => any::<u64>().prop_map(Ask::Gone),
         3 => (0..3_u8).prop_map(Ask::Term),
         3 => (0..3_u8, exit()).prop_map(|(back, exit)| Ask::Crash(back, exit)),
     ]
@@ -165,6 +184,12 @@ impl Host {
     fn act(&mut self, action: Action, policy: Policy) {
         match action {
             Action::Spawn { worker, generation, .. } => self.spawn(worker, generation, policy),
+            Action::Welcome { worker } => {
+                let nature = self.living.get(&worker);
+                if let Some(Nature { start: Start::Ready(_, then), .. }) = nature {
+                    self.later(*then, Event::Ready { worker });
+                }
+            }
             Action::Tell { worker, order: Order::Go } => {
                 match self.living.get(&worker).map(|nature| nature.life.clone()) {
                     Some(Life::Ends(after, exit)) => self.exits(after, worker, exit),
@@ -237,10 +262,8 @@ impl Host {
                 self.later(first + then, Event::Failing { worker, reason });
                 self.exits(first + then, worker, exit);
             }
-            Start::Ready(first, then) => {
-                self.later(first, hello);
-                self.later(first + then, Event::Ready { worker });
-            }
+            // And ready when it was welcomed.
+            Start::Ready(first, _) => self.later(first, hello),
             Start::Hasty(after) => self.later(after, Event::Ready { worker }),
             Start::Stutter(after) => {
                 for round in 1..50 {
@@ -259,7 +282,7 @@ impl Host {
             Ask::Stop { known, at_once } => {
                 Event::Stop { client: known.then_some(client), at_once }
             }
-            Ask::Gone(index) => Event::ClientGone { client: index.index(client as usize) as u64 },
+            Ask::Gone(any) => Event::ClientGone { client: any % client },
             Ask::Term(back) => match nth(back) {
                 Some(worker) => Event::Leaving { worker },
                 None => return,
@@ -268,6 +291,14 @@ impl Host {
                 Some(worker) => Event::Exited { worker, exit, ledger: Ledger::default() },
                 None => return,
             },
+            Ask::Says(back, word) => match nth(back) {
+                Some(worker) => word.event(worker, policy),
+                None => return,
+            },
+            Ask::Jump(by) => {
+                self.watch.advance(Duration::from_millis(by));
+                return;
+            }
         };
         self.on(event, policy);
     }
@@ -305,13 +336,32 @@ impl Host {
     }
 }
 
-fn host(
+impl Word {
+    fn event(self, worker: WorkerId, policy: Policy) -> Event {
+        let reason = "reason".to_owned();
+        match self {
+            Word::Hello => Event::Hello { worker, policy },
+            Word::Ready => Event::Ready { worker },
+            Word::Failing => Event::Failing { worker, reason },
+            Word::Unhealthy => Event::Unhealthy { worker, reason },
+            Word::Confirm => Event::Confirm { worker },
+            Word::Check(passed) => Event::Check { worker, passed },
+            Word::Pong => Event::Pong { worker },
+            Word::Missing => Event::Missing { worker, what: reason },
+            Word::Unacceptable => Event::Unacceptable { worker, reason },
+            Word::LinkLost => Event::LinkLost { worker, reason },
+        }
+    }
+}
+
+/// Lives through all of it, and to the end of the daemon.
+pub(super) fn host(
     policies: (Policy, Policy),
     natures: Vec<Nature>,
     asks: Vec<(u64, Ask)>,
     late: Duration,
     stop_at_once: bool,
-) {
+) -> Watch {
     let watch = Watch::new(policies.0);
     let mut host =
         Host { watch, natures, agenda: BTreeMap::new(), asked: 0, living: BTreeMap::new() };
@@ -325,6 +375,7 @@ fn host(
     }
     host.on(Event::Stop { client: Some(0), at_once: stop_at_once }, policies.0);
     host.run(None, policies.0, late);
+    host.watch
 }
 
 proptest! {

@@ -20,17 +20,19 @@ impl Watch {
             }
             Action::Welcome { worker: id } => {
                 let mut worker = self.living(*id);
-                let policy = match event {
-                    Event::Hello { worker: newcomer, policy } => {
+                match event {
+                    Event::Hello { worker: newcomer, .. } => {
                         holds!(self, newcomer == id, "another one is welcome");
-                        policy
                     }
                     // It had to wait for somebody's end.
-                    Event::Exited { .. } if self.exclusive() => &self.initial.clone(),
+                    Event::Exited { .. } if self.exclusive() => {}
                     _ => self.fail("a welcome nobody asked for"),
-                };
+                }
+                let Some(policy) = worker.said else { self.fail("welcome without a hello") };
                 if self.exclusive() {
-                    holds!(self, self.workers.len() == 1, "welcome beside others");
+                    let begun =
+                        self.workers.iter().filter(|(other, it)| *other != id && it.welcomed);
+                    holds!(self, begun.count() == 0, "welcome beside others");
                 }
                 holds!(
                     self,
@@ -39,7 +41,7 @@ impl Watch {
                 );
                 worker.welcomed = true;
                 if worker.source != Source::Pinned {
-                    worker.policy = *policy;
+                    worker.policy = policy;
                     worker.limit = self.now + policy.ready_timeout;
                 }
                 self.workers.insert(*id, worker);
@@ -138,6 +140,7 @@ impl Watch {
         holds!(self, id == self.last_worker + 1, "worker {id} after {}", self.last_worker);
         self.last_worker = id;
         let serving = self.machine.current.as_ref().map(|current| current.generation);
+        self.check_source(generation, source);
         match source {
             Source::Disk | Source::KnownGood(_) => {
                 let waits = self.upgrading.is_some() && source == Source::Disk;
@@ -167,6 +170,7 @@ impl Watch {
                 source,
                 policy,
                 told: Told::Start,
+                said: None,
                 welcomed: false,
                 leaving: false,
                 limit: self.now + policy.ready_timeout,
@@ -214,6 +218,7 @@ impl Watch {
             Order::Resume => {
                 holds!(self, worker.told == Told::Quiesce, "resume to {worker:?}");
                 holds!(self, self.accepting().is_none(), "resume while the new one accepts");
+                self.check_resume();
                 worker.told = Told::Accept;
             }
             Order::Ping => {

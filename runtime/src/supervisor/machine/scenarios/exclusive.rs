@@ -81,3 +81,38 @@ fn a_crash_during_the_drain() {
     story.on(hello(2, alone()));
     assert_eq!(story.on(gone(1, Exit::Signal(11))), ["welcome 2"]);
 }
+
+/// It was not welcomed yet, and so runs beside the old one if it means that.
+#[test]
+fn one_that_is_ready_while_it_waits_is_turned_away() {
+    let mut story = Story::serving(alone());
+    story.on(restart(9));
+    story.on(hello(2, alone()));
+    assert_eq!(
+        story.on(ready(2)),
+        [
+            "kill 2",
+            "tell 9: aborted 1→2: the worker of generation 2 was ready before it was welcome"
+        ]
+    );
+    story.on(exited(1, 0));
+    assert_eq!(story.on(killed(2)), ["retire 2", "spawn 3 of 1 from pinned"]);
+}
+
+/// What used up its start limit is nothing to go back to: the image before it needs no confirm window.
+#[test]
+fn an_image_that_is_gone_back_to_is_confirmed_at_once() {
+    let policy = Policy { start_limit_burst: 0, ..alone() };
+    let mut story = Story::serving(policy);
+    story.on(restart_no_wait(9));
+    story.on(hello(2, policy));
+    story.on(exited(1, 0));
+    story.on(ready(2));
+    story.tick(2.0);
+    assert_eq!(story.on(exited(2, 3)), ["spawn 3 of 3 from known-good 1"]);
+    assert_eq!(story.boots(3), ["welcome 3", "go 3", "retire 2"]);
+    // Replaced, as the worker of any generation that serves.
+    assert_eq!(story.on(leaving(3)), ["drain 3 by 32.0"]);
+    story.on(exited(3, 0));
+    assert_eq!(story.tick(2.1), ["spawn 4 of 3 from pinned"]);
+}

@@ -1,0 +1,118 @@
+//! Who could change an image: a privileged supervisor must not run what those without privileges wrote.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::refused;
+use crate::error::Result;
+
+/// Permissions (inode(7)).
+const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+
+const ROOT: u32 = 0;
+
+/// Refuses an image that everybody, or the user of its worker, could write or replace: whoever could would
+/// have the supervisor run their code. Directories count where the image lies, and where a link to it does.
+///
+/// A worker that is root may do all of that anyway, so that then a file of any other user is fine: it is
+/// what a developer has in a container.
+pub(super) fn check(path: &Path, image: &Metadata, worker: u32) -> Result<()> {
+    if let Some((who, remedy)) = writer(image, worker) {
+        let text = path.display();
+        return Err(refused(path, &format!("can be written by {who}; `{remedy} {text}`")));
+    }
+    let directory = |path: &Path| path.parent().map(Path::to_owned);
+    // What cannot be resolved is gone already: the file that is open was examined above.
+    let real = std::fs::canonicalize(path).ok().as_deref().and_then(directory);
+    for dir in [directory(path), real].into_iter().flatten() {
+        let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir };
+        let Ok(meta) = std::fs::metadata(&dir) else { continue };
+        if let Some((who, remedy)) = writer(&meta, worker) {
+            let text = dir.display();
+            return Err(refused(path, &format!("can be replaced by {who}; `{remedy} {text}`")));
+        }
+    }
+    Ok(())
+}
+
+/// Who without privileges may write a file, or rename what lies in a directory, and how to change that.
+fn writer(meta: &Metadata, worker: u32) -> Option<(&'static str, &'static str)> {
+    if worker != ROOT && meta.uid() == worker {
+        return Some(("the user of its worker", "chown root"));
+    }
+    // In a sticky directory everybody may write, and replace what is theirs only.
+    let sticky = meta.is_dir() && meta.mode() & STICKY != 0;
+    (meta.mode() & OTHERS_WRITE != 0 && !sticky).then_some(("everybody", "chmod o-w"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn says(path: &Path, worker: u32) -> Option<String> {
+        check(path, &fs::metadata(path).unwrap(), worker).err().map(|error| error.to_string())
+    }
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_everybody_can_write_or_replace() {
+        let bed = tempfile::tempdir().unwrap();
+        let (releases, links) = (bed.path().join("releases"), bed.path().join("links"));
+        let (program, current) = (releases.join("1"), links.join("current"));
+        for dir in [&releases, &links] {
+            fs::create_dir(dir).unwrap();
+            mode(dir, 0o755);
+        }
+        fs::write(&program, "").unwrap();
+        mode(&program, 0o755);
+        symlink(&program, &current).unwrap();
+        assert_eq!(says(&current, ROOT), None);
+
+        mode(&program, 0o757);
+        assert_eq!(
+            says(&program, ROOT).unwrap(),
+            format!(
+                "the image {0} can be written by everybody; `chmod o-w {0}`",
+                program.display()
+            )
+        );
+        mode(&program, 0o775);
+        for dir in [&releases, &links] {
+            mode(dir, 0o777);
+            let said = says(&current, ROOT).unwrap();
+            let advice = format!("can be replaced by everybody; `chmod o-w {}`", dir.display());
+            assert!(said.ends_with(&advice), "{said}");
+            mode(dir, 0o1777);
+            assert_eq!(says(&current, ROOT), None);
+            mode(dir, 0o755);
+        }
+    }
+
+    /// The owner may change the mode, whatever it is; a root worker needs no permission.
+    #[test]
+    fn what_its_worker_can_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        fs::write(&program, "").unwrap();
+        mode(&program, 0o555);
+        let owner = fs::metadata(&program).unwrap().uid();
+        let stranger = owner + 1;
+        assert_eq!(says(&program, stranger), None);
+        if owner == ROOT {
+            std::os::unix::fs::chown(&program, Some(stranger), None).unwrap();
+            assert_eq!(says(&program, ROOT), None);
+            let said = says(&program, stranger).unwrap();
+            assert!(said.contains("written by the user of its worker; `chown root"), "{said}");
+        } else {
+            assert!(says(&program, owner).is_some());
+        }
+    }
+}

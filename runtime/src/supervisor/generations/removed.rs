@@ -1,0 +1,59 @@
+//! Listeners that a new generation does not have any more: the old one finishes them.
+
+use super::Generations;
+use crate::config::Address;
+use crate::listener::Bound;
+use crate::supervisor::event::Generation;
+
+impl Generations {
+    /// The names of the listeners of `old` at whose address `new` has none.
+    pub(crate) fn removed(&self, old: Generation, new: Generation) -> Vec<String> {
+        let (Some(old), Some(new)) = (self.known.get(&old), self.known.get(&new)) else {
+            return Vec::new();
+        };
+        let stays = |addr| new.listeners.values().any(|bound| bound.addr() == addr);
+        let removed = old.listeners.iter().filter(|(_, bound)| !stays(bound.addr()));
+        removed.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Closes this process' copies of what [`removed`](Generations::removed) names, so that its worker can
+    /// close the last one. `old` is not to come back, nor are those before it that do not `stay`. The files
+    /// of unix sockets stay until the last generation that had them is gone.
+    pub(crate) fn let_go(&mut self, old: Generation, new: Generation, stay: &[Generation]) {
+        let names = self.removed(old, new);
+        let Some(holdings) = self.known.get(&old) else { return };
+        let listeners = holdings.listeners.iter().filter(|(name, _)| names.contains(name));
+        let addrs: Vec<_> = listeners.map(|(_, bound)| bound.addr().clone()).collect();
+        for (_, holdings) in
+            self.known.range_mut(..=old).filter(|(generation, _)| !stay.contains(generation))
+        {
+            holdings.listeners.retain(|_, bound| {
+                let stays = !addrs.contains(bound.addr());
+                holdings.places.extend(bound.place().filter(|_| !stays));
+                stays
+            });
+        }
+    }
+
+    /// As [`let_go`](Generations::let_go), of what workers of an earlier supervisor have; returns where that
+    /// is.
+    pub(crate) fn let_inherited_go(&mut self, new: Generation) -> Vec<Address> {
+        let Some(new) = self.known.get(&new) else { return Vec::new() };
+        let stays = |bound: &Bound| new.listeners.values().any(|its| its.addr() == bound.addr());
+        let (stay, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.inherited).into_iter().partition(|(_, bound)| stays(bound));
+        self.inherited = stay;
+        self.inherited_places.extend(gone.iter().filter_map(|(_, bound)| bound.place()));
+        gone.into_iter().map(|(_, bound)| bound.addr().clone()).collect()
+    }
+
+    /// Unlinks what is left of unix sockets that a generation, which is gone, let go.
+    pub(super) fn clear(&self, places: &[crate::listener::Place]) {
+        for place in places {
+            let others = self.known.values().flat_map(|holdings| &holdings.places);
+            if !others.into_iter().any(|other| other == place) {
+                place.unlink();
+            }
+        }
+    }
+}

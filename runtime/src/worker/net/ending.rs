@@ -1,0 +1,114 @@
+//! The end of a listener that the next generation does not have. Newcomers are kept out, who waits is
+//! accepted, and then it is closed: with nobody between the last look and the close, nobody is reset.
+//!
+//! By then the socket is this worker's alone, so that changing it concerns nobody else.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use rustix::net::Shutdown;
+use socket2::{SockFilter, SockRef};
+
+use super::Addr;
+
+/// How long handshakes that have begun may take until they are in the queue: the round trip to a client.
+const HANDSHAKES: Duration = Duration::from_millis(500);
+
+/// Where the flags of a TCP segment are, and the one that asks for a connection (tcp(7), RFC 9293 §3.1).
+const TCP_FLAGS: u32 = 13;
+const SYN: u32 = 0x02;
+
+/// Keeps newcomers out, without touching those who wait. Returns until when some may still get into the
+/// queue.
+pub(crate) fn keep_out(socket: &OwnedFd, addr: &Addr) -> Instant {
+    let now = Instant::now();
+    let kept_out = match addr {
+        // connect(2) is refused from here on, and accept(2) goes on.
+        Addr::Unix(_) => {
+            rustix::net::shutdown(socket, Shutdown::Read).map(|()| now).map_err(io::Error::from)
+        }
+        // A request for a connection gets no answer, and when it is repeated, after a second, there is
+        // nobody: the client is refused.
+        Addr::Tcp(_) => {
+            SockRef::from(socket).attach_filter(&no_requests()).map(|()| now + HANDSHAKES)
+        }
+    };
+    kept_out.unwrap_or_else(|error| {
+        tracing::debug!(%error, listener = %addr, "newcomers cannot be kept out");
+        now
+    })
+}
+
+/// Ends it for all descriptors that lead to it. To be called when the queue is empty.
+pub(super) fn close(socket: &OwnedFd) {
+    // One that is closed already is what is wanted.
+    let _ = rustix::net::shutdown(socket, Shutdown::Both);
+}
+
+/// Whether a failed accept says that the listener has ended, by another thread's call perhaps.
+pub(super) fn has_ended(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::INVAL)
+}
+
+/// A filter that lets pass all but requests for connections (bpf(4) of BSD, as socket(7) has it).
+fn no_requests() -> [SockFilter; 4] {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    const IF_SET: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    let step = |code: u32, yes, no, value| SockFilter::new(code as u16, yes, no, value);
+    [
+        step(LOAD, 0, 0, TCP_FLAGS),
+        step(IF_SET, 0, 1, SYN),
+        step(RETURN, 0, 0, 0),
+        step(RETURN, 0, 0, u32::MAX),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn who_waits_on_tcp_is_accepted_and_nobody_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let waits = TcpStream::connect(addr).unwrap();
+        let listener = OwnedFd::from(listener);
+        assert!(keep_out(&listener, &Addr::Tcp(addr)) > Instant::now());
+        let late = std::thread::spawn(move || TcpStream::connect(addr).map_err(|e| e.kind()));
+        let listener = TcpListener::from(listener);
+        let (accepted, peer) = listener.accept().unwrap();
+        assert_eq!(peer, waits.local_addr().unwrap());
+        // Its connections are as any other.
+        io::Write::write_all(&mut &accepted, b"x").unwrap();
+        io::Read::read_exact(&mut &waits, &mut [0]).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let copy = OwnedFd::from(listener.try_clone().unwrap());
+        close(&copy);
+        assert_eq!(late.join().unwrap().unwrap_err(), io::ErrorKind::ConnectionRefused);
+        assert!(has_ended(&listener.accept().unwrap_err()));
+    }
+
+    #[test]
+    fn who_waits_on_a_unix_socket_is_accepted_and_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        let listener = OwnedFd::from(listener);
+        assert!(keep_out(&listener, &Addr::Unix(None)) <= Instant::now());
+        let refused = || UnixStream::connect(&path).unwrap_err().kind();
+        assert_eq!(refused(), io::ErrorKind::ConnectionRefused);
+        let listener = UnixListener::from(listener);
+        listener.accept().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let error = listener.accept().unwrap_err();
+        assert!(has_ended(&error) || error.kind() == io::ErrorKind::WouldBlock, "{error}");
+    }
+}

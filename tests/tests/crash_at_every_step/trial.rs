@@ -1,0 +1,314 @@
+//! One cell: a daemon under load, one fault, and what became of everything.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use unbroken::failpoint::VARIABLE;
+use unbroken_tests::accepted::Accepted;
+use unbroken_tests::load::{Ledger, Running};
+use unbroken_tests::{Bed, Child, Load, Output, Process, Report, Signal, eventually};
+
+use crate::cell::{Action, Cell, Scenario, Told};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// How long a stopped process stays so: the fault itself, and longer than anything here takes.
+const HELD: Duration = Duration::from_millis(150);
+
+/// What clients saw.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes {
+    pub(crate) told: Option<Told>,
+    pub(crate) requests: u64,
+    /// Accepted by a process that was killed.
+    pub(crate) lost: u64,
+    /// Accepted by nobody: the daemon had ended.
+    pub(crate) turned_away: u64,
+}
+
+impl Outcomes {
+    pub(crate) fn expected(told: Told) -> Outcomes {
+        Outcomes { told: Some(told), ..Outcomes::default() }
+    }
+}
+
+struct Trial {
+    cell: Cell,
+    bed: Bed,
+    armed: PathBuf,
+    load: Vec<Running>,
+    /// Those that were killed, by the step or by the trial.
+    killed: BTreeSet<u32>,
+    generation: u64,
+    supervisor: Process,
+    worker: Process,
+    /// How many descriptors they have at rest.
+    descriptors: (usize, usize),
+}
+
+pub(crate) fn run(cell: Cell) -> Outcomes {
+    let mut trial = Trial::begin(cell);
+    let verb = trial.provoke();
+    let hit = trial.wait_hit();
+    trial.fault(&hit);
+    let told = verb.map_or(Told::Unasked, |verb| trial.hear(verb.wait(SOON)));
+    assert_eq!(told, cell.told(), "{cell}");
+    if !trial.supervisor.is_alive() || cell.scenario == Scenario::Stop {
+        trial.after_the_end(told)
+    } else {
+        trial.goes_on(told)
+    }
+}
+
+impl Trial {
+    fn begin(cell: Cell) -> Trial {
+        let mut bed = Bed::new("http");
+        let armed = bed.path("failpoint");
+        bed.set(VARIABLE, armed.display().to_string());
+        // Long where the trial needs to see the window, else as short as something can happen in it.
+        let window = if cell.scenario == Scenario::Undone { "10s" } else { "100ms" };
+        for (name, value) in [
+            ("CONFIRM_WINDOW", window),
+            ("READY_TIMEOUT", "2s"),
+            ("DRAIN_TIMEOUT", "5s"),
+            ("KILL_TIMEOUT", "1s"),
+            ("BACKOFF_MIN", "10ms"),
+        ] {
+            bed.set(&format!("DAEMON_{name}"), value);
+        }
+        let target = bed.start().target("http");
+        if cell.scenario != Scenario::Undone {
+            // From the second generation on the image before is kept.
+            bed.deploy("http-v2");
+            bed.restart();
+        }
+        bed.get("/").expect("a response");
+        let (supervisor, worker) = (bed.supervisor(), bed.worker());
+        eventually("it is at rest", SOON, || bed.status().serving().connections == 0);
+        let descriptors = (supervisor.descriptors().len(), worker.descriptors().len());
+        let generation = bed.status().generation();
+        let load = || Load::on(target.clone()).paths(["/", "/wait/30"]).timeout(SOON);
+        let load = vec![
+            load().keep_alive(8).rate(300.0).start(),
+            load().new_connections(8).rate(200.0).start(),
+        ];
+        load.iter().for_each(|load| load.wait_for(10));
+        let killed = BTreeSet::new();
+        Trial { cell, bed, armed, load, killed, generation, supervisor, worker, descriptors }
+    }
+
+    /// Arms the step and begins what leads to it.
+    fn provoke(&mut self) -> Option<Child> {
+        let Cell { scenario, point, action } = self.cell;
+        let new = self.generation + 1;
+        let from = if self.cell.of_new() { format!("@{new}") } else { String::new() };
+        self.bed.deploy(match scenario {
+            Scenario::Listener => "http-v3-listeners",
+            _ => "http",
+        });
+        let arm = || {
+            let next = self.bed.path("failpoint.next");
+            std::fs::write(&next, format!("{}{from}={}", point.name, action.word()))
+                .and_then(|()| std::fs::rename(&next, &self.armed))
+                .expect("an armed step");
+        };
+        if scenario == Scenario::Undone {
+            let restart = self.bed.spawn(["restart", "--json"]);
+            // It serves on probation.
+            eventually("the new generation serves", SOON, || {
+                let status = self.bed.status();
+                status.generation() == new && status.workers.iter().any(|it| it.state == "quiesced")
+            });
+            self.load.iter().for_each(|load| load.wait_for(10));
+            arm();
+            let worker = self.bed.worker();
+            self.killed.insert(worker.pid());
+            worker.signal(Signal::KILL);
+            return Some(restart);
+        }
+        arm();
+        match scenario {
+            Scenario::Restart | Scenario::Listener => Some(self.bed.spawn(["restart", "--json"])),
+            Scenario::Stop => Some(self.bed.spawn(["stop", "--json"])),
+            Scenario::Respawn => {
+                self.killed.insert(self.worker.pid());
+                self.worker.signal(Signal::KILL);
+                None
+            }
+            Scenario::Serving | Scenario::Undone => None,
+        }
+    }
+
+    /// Waits until somebody has got there, and says who.
+    fn wait_hit(&self) -> u32 {
+        let mut pid = None;
+        eventually(&format!("{}: it is reached", self.cell), SOON, || {
+            pid = hit(&self.bed.dir().join("failpoint"));
+            pid.is_some()
+        });
+        let pid = pid.expect("it is there");
+        let supervises = pid == self.supervisor.pid();
+        assert_eq!(supervises, self.cell.is_supervisor(), "{}: {pid} got there", self.cell);
+        pid
+    }
+
+    fn fault(&mut self, pid: &u32) {
+        match self.cell.action {
+            Action::Kill => {
+                self.killed.insert(*pid);
+                if let Some(process) = Process::open(*pid) {
+                    assert!(process.wait_gone(SOON), "{}: {pid} goes on", self.cell);
+                }
+            }
+            Action::Stop => {
+                let process = Process::open(*pid).expect("a process that is stopped");
+                eventually("it is stopped", SOON, || process.state() == Some('T'));
+                if !self.cell.is_supervisor() {
+                    // Whoever is asked does not wait for it.
+                    let _ = self.bed.status();
+                }
+                std::thread::sleep(HELD);
+                process.signal(Signal::CONT);
+            }
+            // It takes no order, and so is killed in the end.
+            Action::Error if self.cell.point.name == "supervisor.before-drain" => {
+                self.killed.insert(self.worker.pid());
+            }
+            Action::Delay | Action::Error => {}
+        }
+    }
+
+    fn hear(&self, output: Output) -> Told {
+        let parsed: Option<Report> = serde_json::from_str(&output.stdout).ok();
+        match parsed.as_ref().map(|report| report.result.as_str()) {
+            Some("stopped") if !self.supervisor.is_alive() && parsed_without_account(&parsed) => {
+                output.expect_code(0);
+                Told::Ended
+            }
+            Some("ok" | "stopped") => {
+                output.expect_code(0);
+                // What whoever asked is told is whole.
+                parsed.expect("a report").account().assert_balanced();
+                Told::Done
+            }
+            Some("aborted") => {
+                output.expect_code(1);
+                Told::Undone
+            }
+            _ => {
+                assert!(output.code() != 0 && !output.text().is_empty(), "{}: {output}", self.cell);
+                Told::Nothing
+            }
+        }
+    }
+
+    /// The supervisor is there: so is the service, and everything is as it was or as it was to be.
+    fn goes_on(mut self, told: Told) -> Outcomes {
+        let cell = self.cell;
+        let expected = self.generation + u64::from(told == Told::Done);
+        eventually(&format!("{cell}: it is settled"), SOON, || {
+            let status = self.bed.status();
+            status.state == "running"
+                && status.generation == Some(expected)
+                && status.workers.len() == 1
+                && status.workers[0].state == "serving"
+        });
+        self.load.iter().for_each(|load| load.wait_for(30));
+        let ledgers: Vec<Ledger> = self.load.drain(..).map(Running::stop).collect();
+        let outcomes = self.judge(&ledgers, told, false);
+        self.assert_at_rest(expected);
+
+        // And the next one works.
+        self.bed.deploy("http-v2");
+        // Numbers are not used twice.
+        let next = self.generation + if told == Told::Unasked { 1 } else { 2 };
+        let report = self.bed.restart();
+        assert_eq!(report.generation, Some(next), "{cell}: {report:?}");
+        let response = self.bed.get("/").expect("a response");
+        assert_eq!(response.number("generation"), Some(next), "{cell}");
+        self.bed.stop();
+        outcomes
+    }
+
+    /// One supervisor, one worker, no zombie, no descriptor more, and a status that is true.
+    fn assert_at_rest(&self, expected: u64) {
+        let (cell, bed) = (self.cell, &self.bed);
+        let status = bed.status();
+        assert_eq!(status.pid, self.supervisor.pid(), "{cell}");
+        let response = bed.get("/").expect("a response");
+        let answered = (response.number("generation"), response.number("pid"));
+        let claimed = status.serving();
+        assert_eq!(answered, (Some(expected), Some(claimed.pid.into())), "{cell}");
+        let pids: BTreeSet<u32> = bed.processes().iter().map(Process::pid).collect();
+        assert_eq!(pids, [status.pid, claimed.pid].into(), "{cell}");
+        let children: Vec<_> =
+            self.supervisor.children().iter().map(|it| (it.pid(), it.state())).collect();
+        assert_eq!(children.len(), 1, "{cell}: {children:?}");
+        let worker = Process::open(claimed.pid).expect("the worker");
+        let more = if cell.scenario == Scenario::Listener { 3 } else { 0 };
+        let (ours, theirs) = self.descriptors;
+        let kept = usize::from(cell.scenario == Scenario::Undone || cell.keeps_image());
+        eventually(&format!("{cell}: no descriptor is left open"), SOON, || {
+            self.supervisor.descriptors().len() <= ours + more + kept
+                && worker.descriptors().len() <= theirs + more
+        });
+    }
+
+    /// The daemon has ended, as it was told or as it was killed: nobody stays behind, and it can be
+    /// started again.
+    fn after_the_end(mut self, told: Told) -> Outcomes {
+        let cell = self.cell;
+        self.bed.wait_empty(SOON);
+        let ledgers: Vec<Ledger> = self.load.drain(..).map(Running::stop).collect();
+        let outcomes = self.judge(&ledgers, told, true);
+        if !self.killed.contains(&self.supervisor.pid()) {
+            self.bed.assert_nothing_left();
+        }
+        let status = self.bed.start();
+        assert_eq!((status.generation(), status.workers.len()), (1, 1), "{cell}");
+        self.bed.get("/").expect("a response");
+        self.bed.restart();
+        self.bed.stop();
+        outcomes
+    }
+
+    /// Whether each request that failed may have failed. `ended`: nobody serves any more.
+    fn judge(&self, ledgers: &[Ledger], told: Told, ended: bool) -> Outcomes {
+        let cell = self.cell;
+        let accepted = Accepted::read(&self.armed);
+        let mut outcomes = Outcomes { told: Some(told), ..Outcomes::default() };
+        let mut unaccepted = 0;
+        for ledger in ledgers {
+            outcomes.requests += ledger.total();
+            let explained = accepted.explain(ledger, &self.killed);
+            let wrong = &explained.wrong;
+            assert!(wrong.is_empty(), "{cell}: {wrong:#?}\nkilled: {:?}\n{ledger}", self.killed);
+            assert!(ended || explained.refused == 0, "{cell}\n{ledger}");
+            outcomes.lost += explained.lost;
+            outcomes.turned_away += explained.refused;
+            unaccepted += explained.unaccepted;
+        }
+        if ended {
+            outcomes.turned_away += unaccepted;
+        } else {
+            // A process that is killed just after accept(2) has no time to write that down.
+            let limit = u64::from(!self.killed.is_empty());
+            assert!(unaccepted <= limit, "{cell}: {unaccepted} failed, and nobody accepted them");
+            outcomes.lost += unaccepted;
+        }
+        outcomes
+    }
+}
+
+/// The daemon was gone before it could give one.
+fn parsed_without_account(report: &Option<Report>) -> bool {
+    report.as_ref().is_some_and(|report| report.ledger.is_none())
+}
+
+/// Who got there, if anybody.
+fn hit(armed: &Path) -> Option<u32> {
+    let dir = std::fs::read_dir(armed.parent()?).ok()?;
+    let names = dir.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_prefix("failpoint.hit.")?.parse().ok()).next()
+}

@@ -1,0 +1,353 @@
+//! Listeners that the new generation does not have: who connects before they are closed is answered, who
+//! comes later is refused, and nobody is reset.
+
+#![allow(clippy::expect_used)]
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::load::{Ledger, Outcome, Progress};
+use unbroken_tests::{Bed, Load, Signal, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A bed with this confirm window and configuration.
+fn bed(fixture: &str, window: &str, configuration: &str) -> Bed {
+    let mut bed = Bed::new(fixture);
+    bed.set("DAEMON_CONFIRM_WINDOW", window).set("DAEMON_DRAIN_TIMEOUT", "10s");
+    bed.set("DAEMON_CONFIG", bed.path("app.toml").display().to_string());
+    configure(&bed, configuration);
+    bed
+}
+
+fn configure(bed: &Bed, text: &str) {
+    fs::write(bed.path("app.toml"), text).expect("a file");
+}
+
+fn unix(path: &Path) -> String {
+    format!("unix:{}", path.display())
+}
+
+/// Everybody was answered, until everybody was refused.
+#[track_caller]
+fn assert_answered_or_refused(ledger: &Ledger) {
+    let refused = ledger.count(Outcome::ConnectRefused);
+    // A unix socket that is gone has no path either.
+    let gone = |detail: &str| detail.contains("No such file");
+    let nowhere = ledger
+        .failures
+        .iter()
+        .all(|failure| failure.outcome != Outcome::ConnectOther || gone(&failure.detail));
+    let other = if nowhere { ledger.count(Outcome::ConnectOther) } else { 0 };
+    assert_eq!(ledger.failed(), refused + other, "{ledger}");
+    assert!(ledger.count(Outcome::Ok) > 0 && ledger.failed() > 0, "{ledger}");
+}
+
+/// A restart under load that takes a listener away.
+#[track_caller]
+fn through_a_restart(window: &str, configuration: impl Fn(&Bed) -> String) {
+    let bed = bed("http-v3-listeners", window, "");
+    configure(&bed, &configuration(&bed));
+    let status = bed.start();
+    let (http, admin) = (status.target("http"), status.target("admin"));
+    let stays = Load::on(http).new_connections(4).start();
+    let goes = Load::on(admin.clone()).new_connections(8).start();
+    let rare = Load::on(admin.clone()).new_connections(1).rate(50.0).start();
+    goes.wait_for(200);
+    bed.deploy("http");
+    configure(&bed, "");
+    let report = bed.restart();
+    report.account().assert_balanced();
+    assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+    assert!(!admin.accepts());
+    stays.wait_for(200);
+    stays.stop().assert_nothing_failed();
+    for load in [goes, rare] {
+        load.wait_for(5);
+        assert_answered_or_refused(&load.stop());
+    }
+    assert_eq!(bed.status().listeners.len(), 1);
+    bed.stop();
+}
+
+#[test]
+fn at_once() {
+    through_a_restart("0s", |_| String::new());
+}
+
+#[test]
+fn after_a_confirm_window() {
+    through_a_restart("1s", |_| String::new());
+}
+
+#[test]
+fn of_a_unix_socket() {
+    for window in ["0s", "1s"] {
+        through_a_restart(window, |bed| {
+            format!("[listen]\nadmin = \"{}\"\n", unix(&bed.path("admin.sock")))
+        });
+    }
+}
+
+/// Until it is confirmed the new generation is not asked, and the old one serves what it has alone.
+#[test]
+fn within_the_window() {
+    let bed = bed("http-v3-listeners", "60s", "");
+    let status = bed.start();
+    let (http, admin) = (status.target("http"), status.target("admin"));
+    bed.deploy("probation");
+    configure(&bed, "[app]\nmode = \"good\"\n");
+    let restart = bed.spawn(["restart", "--json"]);
+    eventually("it is committed", SOON, || bed.status().generation == Some(2));
+    let asked = |target: &Target| {
+        let response = Connection::open(target).and_then(|mut it| it.get("/"));
+        response.expect("a response").number("generation")
+    };
+    for _ in 0..50 {
+        assert_eq!((asked(&http), asked(&admin)), (Some(2), Some(1)));
+    }
+    bed.worker().kill();
+    restart.wait(SOON).expect_code(1);
+    assert_eq!((asked(&http), asked(&admin)), (Some(1), Some(1)));
+    bed.stop();
+}
+
+/// A restart that is undone within the window has cost nobody anything.
+#[test]
+fn undone() {
+    let bed = bed("http-v3-listeners", "2s", "");
+    let admin = bed.start().target("admin");
+    let load = Load::on(admin.clone()).new_connections(8).start();
+    load.wait_for(200);
+    bed.deploy("probation");
+    for mode in ["sick", "check fails", "sick at start"] {
+        configure(&bed, &format!("[app]\nmode = \"{mode}\"\n"));
+        bed.restart_aborts();
+        load.wait_for(200);
+    }
+    let ledger = load.stop();
+    ledger.assert_nothing_failed();
+    assert!(ledger.seen.iter().all(|seen| seen.generation == 1), "{ledger}");
+    bed.deploy("http-v3-listeners");
+    bed.restart();
+    assert_eq!(bed.target("admin"), admin);
+    assert!(admin.accepts());
+    bed.stop();
+}
+
+/// Who waits in the queue of a worker that does not get to run is answered when it does.
+#[test]
+fn queued_at_a_stopped_worker() {
+    for window in ["0s", "1s"] {
+        for socket in ["tcp", "unix"] {
+            let bed = bed("http-v3-listeners", window, "");
+            if socket == "unix" {
+                let path = unix(&bed.path("admin.sock"));
+                configure(&bed, &format!("[listen]\nadmin = \"{path}\"\n"));
+            }
+            let admin = bed.start().target("admin");
+            let old = bed.worker();
+            old.signal(Signal::STOP);
+            let load = Load::on(admin.clone()).new_connections(100).requests(100).start();
+            let all = |progress: &Progress| progress.connections() == 100;
+            assert!(load.progress().wait(Instant::now() + SOON, all));
+            bed.deploy("http");
+            configure(&bed, "");
+            let restart = bed.spawn(["restart", "--json"]);
+            let retired = || {
+                let workers = bed.status().workers;
+                workers.iter().any(|worker| worker.generation == 1 && worker.state == "draining")
+            };
+            eventually("it is to drain", SOON, retired);
+            old.signal(Signal::CONT);
+            load.join().assert_nothing_failed();
+            restart.wait(SOON).expect_code(0);
+            assert!(!admin.accepts());
+            bed.stop();
+        }
+    }
+}
+
+/// The file of a unix socket is there as long as a generation that had it, and ours alone to remove.
+#[test]
+fn the_path_of_a_unix_socket() {
+    let bed = bed("http-v3-listeners", "0s", "");
+    let path = bed.path("admin.sock");
+    let declared = format!("[listen]\nadmin = \"{}\"\n", unix(&path));
+    configure(&bed, &declared);
+    let refused = || {
+        let error = UnixStream::connect(&path).err();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    for theirs in [false, true] {
+        bed.deploy("http-v3-listeners");
+        match theirs {
+            false => drop(bed.start()),
+            true => drop(bed.restart()),
+        }
+        let admin = bed.target("admin");
+        let slow = Load::on(admin).new_connections(1).paths(["/slow"]).requests(1).start();
+        eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
+        bed.deploy("http");
+        configure(&bed, "");
+        let restart = bed.spawn(["restart", "--json"]);
+        eventually("it is closed", SOON, refused);
+        assert!(path.exists());
+        if theirs {
+            fs::remove_file(&path).expect("a socket");
+            fs::write(&path, "precious").expect("a file");
+        }
+        restart.wait(SOON).expect_code(0);
+        slow.join().assert_nothing_failed();
+        assert_eq!(path.exists(), theirs);
+        configure(&bed, &declared);
+    }
+    assert_eq!(fs::read_to_string(&path).expect("a file"), "precious");
+    fs::remove_file(&path).expect("a file");
+    configure(&bed, "");
+    bed.stop();
+}
+
+/// At the same address under another name it is not removed, and the other one at its old address is.
+#[test]
+fn renamed() {
+    let bed = bed("http-v3-listeners", "1s", "");
+    let (a, b) = (bed.path("a.sock"), bed.path("b.sock"));
+    configure(&bed, &format!("[listen]\nhttp = \"{}\"\nadmin = \"{}\"\n", unix(&a), unix(&b)));
+    let status = bed.start();
+    let goes = Load::on(status.target("http")).new_connections(4).start();
+    let stays = Load::on(status.target("admin")).new_connections(4).start();
+    stays.wait_for(100);
+    bed.deploy("http");
+    configure(&bed, &format!("[listen]\nhttp = \"{}\"\n", unix(&b)));
+    bed.restart();
+    stays.wait_for_generation(2);
+    goes.wait_for(5);
+    stays.stop().assert_nothing_failed();
+    assert_answered_or_refused(&goes.stop());
+    assert!(b.exists() && !a.exists());
+    bed.stop();
+}
+
+/// It comes back, at the same address.
+#[test]
+fn declared_again() {
+    let bed = bed("http-v3-listeners", "0s", "");
+    let path = bed.path("admin.sock");
+    let declared = format!("[listen]\nadmin = \"{}\"\n", unix(&path));
+    for _ in 0..3 {
+        bed.deploy("http-v3-listeners");
+        configure(&bed, &declared);
+        match bed.try_status() {
+            None => drop(bed.start()),
+            Some(_) => drop(bed.restart()),
+        }
+        assert!(bed.target("admin").accepts());
+        bed.deploy("http");
+        configure(&bed, "");
+        bed.restart();
+        assert!(!path.exists());
+    }
+    bed.stop();
+}
+
+// ---- without async ------------------------------------------------------------------------------
+
+/// Sends a line over a new connection and reads what comes back; `None` where nobody listens any more.
+fn asked(target: &Target) -> io::Result<Option<String>> {
+    fn exchange(stream: impl io::Read + Write) -> io::Result<String> {
+        let mut stream = BufReader::new(stream);
+        stream.get_mut().write_all(b"hello\n")?;
+        let mut line = String::new();
+        match stream.read_line(&mut line)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(line),
+        }
+    }
+    let connected = match target {
+        Target::Tcp(addr) => TcpStream::connect(addr).map(exchange),
+        Target::Unix(path) => UnixStream::connect(path).map(exchange),
+    };
+    match connected {
+        Ok(exchanged) => exchanged.map(Some),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks over and over until nobody is there; how many answers came.
+fn asks(target: &Target) -> JoinHandle<io::Result<u64>> {
+    let target = target.clone();
+    std::thread::spawn(move || {
+        let mut answers = 0;
+        while let Some(line) = asked(&target)? {
+            assert_eq!(line, "1 hello\n");
+            answers += 1;
+        }
+        Ok(answers)
+    })
+}
+
+#[test]
+fn of_a_blocking_listener() {
+    for window in ["0s", "1s"] {
+        for socket in ["tcp", "unix"] {
+            let bed = bed("sync", window, "");
+            let (old, new) = (bed.path("old.sock"), bed.path("new.sock"));
+            if socket == "unix" {
+                configure(&bed, &format!("[listen]\necho = \"{}\"\n", unix(&old)));
+            }
+            let target = bed.start().target("echo");
+            asked(&target).expect("an answer");
+            let clients: Vec<_> = (0..8).map(|_| asks(&target)).collect();
+            configure(&bed, &format!("[listen]\necho = \"{}\"\n", unix(&new)));
+            let report = bed.restart();
+            assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+            for client in clients {
+                let answers = client.join().expect("a client").expect("no connection lost");
+                assert!(answers > 0, "{window} {socket}");
+            }
+            let answer = asked(&Target::Unix(new)).expect("an answer");
+            assert_eq!(answer.as_deref(), Some("2 hello\n"));
+            bed.stop();
+        }
+    }
+}
+
+/// Undone within the window, and quiesced again: it accepts when it should and only then.
+#[test]
+fn of_a_blocking_listener_undone() {
+    let bed = bed("sync", "60s", "");
+    let target = bed.start().target("echo");
+    let clients: Vec<_> = (0..4).map(|_| asks(&target)).collect();
+    configure(&bed, &format!("[listen]\necho = \"{}\"\n", unix(&bed.path("new.sock"))));
+    for _ in 0..3 {
+        let restart = bed.spawn(["restart", "--json"]);
+        eventually("it is committed", SOON, || {
+            bed.status().generation.is_some_and(|generation| generation > 1)
+        });
+        assert_eq!(asked(&target).expect("an answer").as_deref(), Some("1 hello\n"));
+        bed.worker().kill();
+        restart.wait(SOON).expect_code(1);
+        assert_eq!(asked(&target).expect("an answer").as_deref(), Some("1 hello\n"));
+    }
+    bed.verb(["stop"]).expect_code(0);
+    for client in clients {
+        // The end of the daemon may have cut one that was queued.
+        let _ = client.join();
+    }
+    bed.assert_nothing_left();
+}

@@ -1,0 +1,164 @@
+//! P3: images that must not be run are refused with the reason, and what runs is not touched.
+
+#![allow(clippy::expect_used)]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+
+use unbroken_tests::{Bad, Bed, Child};
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// `start` fails with the reason and leaves nothing.
+#[track_caller]
+fn start_is_refused(bed: &Bed, exe: &Path, reason: &str) {
+    let set = format!("exe={}", exe.display());
+    let output = bed.verb(["start", "--set", &set]).expect_code(1);
+    output.expect_text(&exe.display().to_string()).expect_text(reason);
+    bed.assert_nothing_left();
+}
+
+/// `restart` fails with the reason, `status` warns of it, and the worker is the same.
+#[track_caller]
+fn restart_is_refused(bed: &Bed, reason: &str) {
+    let before = bed.status();
+    let disk = before.on_disk.as_ref().and_then(|disk| disk.reason.clone());
+    assert!(disk.as_ref().is_some_and(|said| said.contains(reason)), "{:?}", before.on_disk);
+    let said = bed.restart_aborts().reason.expect("a reason");
+    assert!(said.contains(reason), "`{reason}` not in `{said}`");
+    let now = bed.status();
+    assert_eq!(now.serving().pid, before.serving().pid);
+    assert_eq!((now.pid, now.workers.len()), (before.pid, 1), "{now:?}");
+    assert_eq!(bed.get("/").expect("a response").number("generation"), before.generation);
+}
+
+#[test]
+fn a_script() {
+    let bed = Bed::new("http");
+    let script = bed.path("script");
+    fs::write(&script, "#!/bin/sh\n").expect("a file");
+    mode(&script, 0o755);
+    start_is_refused(&bed, &script, "is a script");
+    bed.start();
+    bed.deploy_bad(Bad::Script);
+    restart_is_refused(&bed, "is a script");
+    bed.deploy("http");
+    bed.stop();
+}
+
+#[test]
+fn without_permission_to_execute() {
+    let bed = Bed::new("http");
+    bed.start();
+    bed.deploy_bad(Bad::NotExecutable);
+    restart_is_refused(&bed, "is not executable; `chmod +x` it");
+    bed.deploy("http");
+    bed.stop();
+}
+
+#[test]
+fn on_a_noexec_mount() {
+    if !is_root() {
+        unbroken_tests::skip("only root can mount");
+        return;
+    }
+    let bed = Bed::new("http");
+    let (dir, current) = (bed.path("noexec"), bed.path("current"));
+    let reason = "lies on a file system that is mounted noexec";
+    let start = |exe: &Path| {
+        let set = format!("exe={}", exe.display());
+        let arguments = ["start", "--set", &set];
+        let mut command = bed.on_noexec(dir.to_str().expect("a path"), bed.image(), arguments);
+        Child::spawn(&mut command).wait(unbroken_tests::bed::PATIENCE)
+    };
+    let there = dir.join("app");
+    let output = start(&there).expect_code(1);
+    output.expect_text(&format!("the image {} {reason}", there.display()));
+    bed.assert_nothing_left();
+
+    let switch = |to: &Path| {
+        symlink(to, bed.path("next")).expect("a link");
+        fs::rename(bed.path("next"), &current).expect("the link switched");
+    };
+    switch(&bed.image());
+    start(&current).expect_code(0);
+    switch(&there);
+    restart_is_refused(&bed, reason);
+    switch(&bed.image());
+    bed.restart();
+    bed.stop();
+}
+
+/// What everybody can write would be everybody's way to be root.
+#[test]
+fn that_everybody_can_write() {
+    if !is_root() {
+        unbroken_tests::skip("for a supervisor that is root");
+        return;
+    }
+    let bed = Bed::new("http");
+    let image = bed.image();
+    let written = format!("can be written by everybody; `chmod o-w {}`", image.display());
+    mode(&image, 0o757);
+    start_is_refused(&bed, &image, &written);
+    mode(&image, 0o755);
+    bed.start();
+    mode(&image, 0o757);
+    restart_is_refused(&bed, &written);
+    mode(&image, 0o755);
+
+    let replaced = format!("can be replaced by everybody; `chmod o-w {}`", bed.dir().display());
+    mode(bed.dir(), 0o777);
+    bed.deploy("http-v2");
+    restart_is_refused(&bed, &replaced);
+    mode(bed.dir(), 0o1777);
+    bed.restart();
+    mode(bed.dir(), 0o700);
+    bed.stop();
+    mode(bed.dir(), 0o777);
+    start_is_refused(&bed, &image, &replaced);
+    mode(bed.dir(), 0o700);
+}
+
+/// A developer's container: root, and a program that belongs to somebody else.
+#[test]
+fn of_another_user() {
+    if !is_root() {
+        unbroken_tests::skip("only root can give files away");
+        return;
+    }
+    let bed = Bed::new("http");
+    chown(bed.image(), Some(12_345), Some(12_345)).expect("an owner");
+    mode(&bed.image(), 0o775);
+    bed.start();
+    bed.restart();
+    bed.stop();
+}
+
+/// One that is not root runs what it may: it has no more to lose than its owner.
+#[test]
+fn of_a_supervisor_without_privileges() {
+    let bed = Bed::new("http");
+    mode(&bed.image(), 0o777);
+    let start = ["start"];
+    let mut command = match is_root() {
+        false => bed.command(start),
+        true => {
+            chown(bed.dir(), Some(12_345), None).expect("an owner");
+            let user = ["--reuid", "12345", "--regid", "12345", "--clear-groups"];
+            let mut command = bed.command_of("setpriv", user);
+            command.arg(bed.image()).args(start);
+            command
+        }
+    };
+    Child::spawn(&mut command).wait(unbroken_tests::bed::PATIENCE).expect_code(0);
+    bed.restart();
+    bed.stop();
+}
