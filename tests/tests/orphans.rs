@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 use rustix::process::Uid;
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::load::Running;
+use unbroken_tests::load::{Outcome, Running};
 use unbroken_tests::{Bed, Load, Process, Signal, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -531,4 +531,48 @@ fn others_at_such_sockets() {
     assert!(!at(4_000_001).exists(), "a dead socket is left");
     assert!(at(4_000_004).exists(), "a file that is no socket is gone");
     bed.stop();
+}
+
+/// What the new program does not listen to any more is finished by the orphan and closed, as at a restart.
+fn a_listener_goes(unix: bool) {
+    let mut bed = Bed::new("http-v3-listeners");
+    bed.set("DAEMON_ORPHAN_GRACE", "60s");
+    let path = bed.path("admin.sock");
+    if unix {
+        bed.set("DAEMON_LISTEN_ADMIN", format!("unix:{}", path.display()));
+    }
+    let status = bed.start();
+    let (http, admin) = (status.target("http"), status.target("admin"));
+    let loads = [
+        Load::on(http.clone()).new_connections(4).start(),
+        Load::on(http.clone()).keep_alive(4).start(),
+    ];
+    let going = Load::on(admin.clone()).new_connections(4).connect_timeout(SOON).start();
+    loads.iter().chain([&going]).for_each(|load| load.wait_for(200));
+    let worker = bed.worker();
+    bed.supervisor().kill();
+    going.wait_for(100);
+    bed.deploy("http");
+    bed.unset("DAEMON_LISTEN_ADMIN");
+    bed.start();
+    loads.iter().for_each(|load| load.wait_for_generation(2));
+    assert!(worker.wait_gone(SOON));
+    assert!(!admin.accepts());
+    eventually("its file is gone", SOON, || !path.exists());
+    let going = going.stop();
+    let lost = [Outcome::Reset, Outcome::Closed, Outcome::Truncated];
+    assert_eq!(lost.map(|outcome| going.count(outcome)), [0; 3], "{going}");
+    assert!(going.ok() >= 300, "{going}");
+    loads.into_iter().for_each(|load| load.stop().assert_nothing_failed());
+    stop_clean(&bed);
+}
+
+#[test]
+fn a_listener_that_is_declared_no_longer() {
+    a_listener_goes(false);
+}
+
+#[test]
+fn a_unix_listener_that_is_declared_no_longer() {
+    a_listener_goes(true);
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::driver::Driver;
 use super::event::{Event, Generation, WorkerId};
 use super::orphans;
+use crate::config::Address;
 use crate::control::rendezvous;
 use crate::sys::seqpacket::MAX_DESCRIPTORS;
 
@@ -45,7 +46,7 @@ impl Driver {
         let exclusive = self.setup.configuration.settings.exclusive || self.orphans.are_exclusive();
         if exclusive && !self.orphans.is_empty() {
             self.waits_for_orphans = true;
-            self.drain_orphans(true, None, false);
+            self.drain_orphans(true, &[], false);
         } else {
             self.events.push_back(Event::Begin);
         }
@@ -53,7 +54,9 @@ impl Driver {
 
     /// `generation` serves: those of an earlier supervisor have done their duty.
     pub(super) fn succeed_orphans(&mut self, generation: Generation) {
-        self.drain_orphans(false, Some(generation), false);
+        self.redirect_orphans(generation);
+        let gone = self.generations.let_inherited_go(generation);
+        self.drain_orphans(false, &gone, false);
         self.release_inherited();
     }
 
@@ -82,21 +85,18 @@ impl Driver {
         // As the machine takes it: the second signal is serious.
         let again = client.is_none() && self.machine.state_word() == "stopping";
         self.generations.release_inherited();
-        self.drain_orphans(true, None, *at_once || again);
+        self.drain_orphans(true, &[], *at_once || again);
     }
 
-    fn drain_orphans(&mut self, last: bool, successor: Option<Generation>, at_once: bool) {
-        let known = successor.and_then(|generation| self.generations.get(generation));
-        let settings = known
-            .and_then(|holdings| holdings.configuration.as_ref())
+    /// What they have at the addresses in `gone` is theirs alone.
+    fn drain_orphans(&mut self, last: bool, gone: &[Address], at_once: bool) {
+        let serving = self.machine.serving_generation();
+        let settings = serving
+            .and_then(|generation| self.generations.get(generation)?.configuration.as_ref())
             .map_or(&self.setup.configuration.settings, |configuration| &configuration.settings);
         let now = Instant::now();
         let deadline = if at_once { now } else { now + settings.drain_timeout };
-        let kill_timeout = settings.kill_timeout;
-        if let Some(generation) = successor {
-            self.redirect_orphans(generation);
-        }
-        self.orphans.tell(deadline, kill_timeout, last, &self.setup.say);
+        self.orphans.tell(deadline, settings.kill_timeout, last, gone, &self.setup.say);
     }
 
     /// An orphan has ended.

@@ -23,6 +23,8 @@ pub(crate) struct Generations {
     kept: Option<Kept>,
     /// What workers of an earlier supervisor listen to, as long as these are there: not ours to unlink.
     inherited: Vec<(String, Arc<Bound>)>,
+    /// The files of those of them that are closed here already.
+    inherited_places: Vec<Place>,
 }
 
 /// What is left of a generation without workers.
@@ -66,6 +68,8 @@ impl Generations {
                 bound.unlink();
             }
         }
+        let places = std::mem::take(&mut self.inherited_places);
+        self.clear(&places);
     }
 
     /// The latest listener that somebody has at the same address.
@@ -77,7 +81,7 @@ impl Generations {
     }
 
     /// Lets go of a listener that was of a generation which is no longer known.
-    fn release(&self, bound: &Arc<Bound>) {
+    fn let_be(&self, bound: &Arc<Bound>) {
         match self.other(bound) {
             Some(theirs) if Arc::ptr_eq(theirs, bound) => {}
             Some(theirs) => theirs.restore(),
@@ -174,7 +178,7 @@ impl Generations {
             let (image, configuration) = (Arc::clone(&holdings.image), configuration.clone());
             self.kept = Some(Kept { generation, image, configuration });
         }
-        holdings.listeners.values().for_each(|bound| self.release(bound));
+        holdings.listeners.values().for_each(|bound| self.let_be(bound));
         self.clear(&holdings.places);
     }
 
@@ -185,7 +189,7 @@ impl Generations {
             .values_mut()
             .flat_map(|holdings| std::mem::take(&mut holdings.listeners).into_values())
             .collect();
-        all.iter().for_each(|bound| self.release(bound));
+        all.iter().for_each(|bound| self.let_be(bound));
     }
 
     pub(crate) fn retire_all(&mut self) {
@@ -206,6 +210,8 @@ pub(super) struct Packed {
     kept: Option<PackedKept>,
     #[serde(default)]
     inherited: Vec<(String, usize)>,
+    #[serde(default)]
+    inherited_places: Vec<Place>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -270,7 +276,9 @@ impl Generations {
             .iter()
             .map(|(name, bound)| (name.clone(), sockets.place(bound, |bound| bound.pack(packing))));
         let inherited = inherited.collect();
-        Packed { images: images.packed, sockets: sockets.packed, known, kept, inherited }
+        let inherited_places = self.inherited_places.clone();
+        let (images, sockets) = (images.packed, sockets.packed);
+        Packed { images, sockets, known, kept, inherited, inherited_places }
     }
 
     pub(super) fn unpack(packed: Packed) -> Result<Generations> {
@@ -284,7 +292,8 @@ impl Generations {
             .into_iter()
             .map(|socket| Bound::unpack(socket).map(Arc::new))
             .collect::<Result<_>>()?;
-        let mut generations = Generations::default();
+        let mut generations =
+            Generations { inherited_places: packed.inherited_places, ..Generations::default() };
         for (name, place) in packed.inherited {
             generations.inherited.push((name, at(&sockets, place)?));
         }

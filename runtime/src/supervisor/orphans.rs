@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::event::Generation;
+use crate::config::Address;
 use crate::control::rendezvous;
 use crate::counters::{Counters, Ledger};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +36,8 @@ pub(crate) struct Orphans {
 struct Orphan {
     generation: Generation,
     exclusive: bool,
+    /// Until it was told to drain.
+    listeners: Vec<(String, Address)>,
     path: PathBuf,
     link: OwnedFd,
     process: OwnedFd,
@@ -70,7 +73,7 @@ pub(super) type Inherited = (String, Arc<Bound>);
 /// What an orphan said.
 struct Introduced {
     orphan: Orphan,
-    listeners: Vec<Inherited>,
+    inherited: Vec<Inherited>,
 }
 
 impl Orphans {
@@ -93,12 +96,12 @@ impl Orphans {
         let mut found = hear(called, say);
         found.sort_by_key(|(pid, it)| (std::cmp::Reverse(it.orphan.generation), *pid));
         let (mut orphans, mut inherited) = (Orphans::default(), Vec::new());
-        for (pid, Introduced { orphan, listeners }) in found {
+        for (pid, Introduced { orphan, inherited: its }) in found {
             say.line(&format!(
                 "generation {} of an earlier supervisor still serves as process {pid}, until this one does",
                 orphan.generation
             ));
-            inherited.extend(listeners);
+            inherited.extend(its);
             orphans.known.insert(pid, orphan);
         }
         (orphans, inherited)
@@ -139,22 +142,25 @@ impl Orphans {
         }
     }
 
-    /// Tells each to drain; what it then may take beyond `deadline` is `kill_timeout`.
+    /// Tells each to drain; what it then may take beyond `deadline` is `kill_timeout`. What it has at the
+    /// addresses in `gone` it finishes.
     pub(super) fn tell(
         &mut self,
         deadline: Instant,
         kill_timeout: Duration,
         last: bool,
+        gone: &[Address],
         say: &Say,
     ) {
         let since = Instant::now();
-        let order = ToWorker::Drain {
-            deadline: clock::to_monotonic_ns(deadline),
-            last,
-            finish: Vec::new(),
-        };
         for (pid, orphan) in &mut self.known {
             let first = orphan.told.is_none();
+            let names = orphan.listeners.iter().filter(|(_, addr)| gone.contains(addr));
+            let order = ToWorker::Drain {
+                deadline: clock::to_monotonic_ns(deadline),
+                last,
+                finish: names.map(|(name, _)| name.clone()).collect(),
+            };
             if link::send(&orphan.link, &order, &[]).is_err() {
                 // It is gone, or drains by itself.
                 orphan.signal(*pid, rustix::process::Signal::TERM, say);
@@ -271,11 +277,19 @@ fn introduced(
         let OrphanedListener { name, addr, settings } = listener;
         (name, Arc::new(Bound::adopt(settings, fd, addr)))
     };
-    let listeners = listeners.into_iter().zip(fds).map(adopt).collect();
-    let path = path.to_owned();
-    let orphan =
-        Orphan { generation, exclusive, path, link, process, counters, counters_fd, told: None };
-    Ok(Introduced { orphan, listeners })
+    let inherited: Vec<Inherited> = listeners.into_iter().zip(fds).map(adopt).collect();
+    let orphan = Orphan {
+        generation,
+        exclusive,
+        listeners: inherited.iter().map(|(name, it)| (name.clone(), it.addr().clone())).collect(),
+        path: path.to_owned(),
+        link,
+        process,
+        counters,
+        counters_fd,
+        told: None,
+    };
+    Ok(Introduced { orphan, inherited })
 }
 
 /// Whether nobody is behind the socket any more.
@@ -334,6 +348,7 @@ impl Orphans {
                 generation: it.generation,
                 // That was decided when it was found.
                 exclusive: false,
+                listeners: Vec::new(),
                 path: it.path,
                 link: it.link.duplicate("the link of an earlier worker")?,
                 process: it.process.duplicate("the process of an earlier worker")?,

@@ -1,6 +1,8 @@
 //! Listeners that a new generation does not have any more: the old one finishes them.
 
 use super::Generations;
+use crate::config::Address;
+use crate::listener::Bound;
 use crate::supervisor::event::Generation;
 
 impl Generations {
@@ -31,6 +33,18 @@ impl Generations {
                 stays
             });
         }
+    }
+
+    /// As [`let_go`](Generations::let_go), of what workers of an earlier supervisor have; returns where that
+    /// is.
+    pub(crate) fn let_inherited_go(&mut self, new: Generation) -> Vec<Address> {
+        let Some(new) = self.known.get(&new) else { return Vec::new() };
+        let stays = |bound: &Bound| new.listeners.values().any(|its| its.addr() == bound.addr());
+        let (stay, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.inherited).into_iter().partition(|(_, bound)| stays(bound));
+        self.inherited = stay;
+        self.inherited_places.extend(gone.iter().filter_map(|(_, bound)| bound.place()));
+        gone.into_iter().map(|(_, bound)| bound.addr().clone()).collect()
     }
 
     /// Unlinks what is left of unix sockets that a generation, which is gone, let go.
