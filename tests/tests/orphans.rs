@@ -32,13 +32,12 @@ fn on_unix_socket(mut bed: Bed) -> Bed {
     bed
 }
 
-fn loads(target: &Target) -> [Running; 3] {
-    [
-        Load::on(target.clone()).keep_alive(8).start(),
-        Load::on(target.clone()).new_connections(8).start(),
-        // Mostly idle.
-        Load::on(target.clone()).keep_alive(50).pause(Duration::from_millis(20)).start(),
-    ]
+/// Kept connections, all of them open and the second half of them mostly idle, and new ones.
+fn loads(bed: &Bed, target: &Target) -> [Running; 3] {
+    let kept = Load::on(target.clone()).keep_alive(8).start();
+    let idle = Load::on(target.clone()).keep_alive(50).pause(Duration::from_millis(20)).start();
+    eventually("all are open", SOON, || bed.status().serving().connections == 58);
+    [kept, Load::on(target.clone()).new_connections(8).start(), idle]
 }
 
 #[track_caller]
@@ -74,7 +73,7 @@ fn stop_clean(bed: &Bed) {
 /// Kills the supervisor, starts again at once and waits until only the new worker is left; three times.
 fn killed_three_times(bed: &Bed) {
     let target = bed.start().target("http");
-    let loads = loads(&target);
+    let loads = loads(&bed, &target);
     let descriptors = bed.supervisor().descriptors().len();
     for round in 1..=3 {
         loads.iter().for_each(|load| load.wait_for(200));
@@ -123,7 +122,7 @@ fn nothing_is_lost_on_a_unix_socket() {
 fn before_and_after_an_upgrade() {
     let bed = bed();
     let target = bed.start().target("http");
-    let loads = loads(&target);
+    let loads = loads(&bed, &target);
     for fixture in ["http-v2", "http"] {
         bed.deploy(fixture);
         let generation = bed.restart().generation.expect("a generation");
@@ -164,7 +163,7 @@ fn an_orphan_drains_through_an_upgrade() {
 /// A start that comes to nothing takes nothing away.
 fn a_start_fails(bed: &Bed) {
     let target = bed.start().target("http");
-    let loads = loads(&target);
+    let loads = loads(&bed, &target);
     let (worker, supervisor) = (bed.worker(), bed.supervisor());
     loads.iter().for_each(|load| load.wait_for(200));
     supervisor.kill();
@@ -199,7 +198,7 @@ fn killed_as_it_starts() {
     let mut bed = on_unix_socket(bed());
     bed.set("DAEMON_DRAIN_TIMEOUT", "2s");
     let target = bed.start().target("http");
-    let loads = loads(&target);
+    let loads = loads(&bed, &target);
     let worker = bed.worker();
     bed.supervisor().kill();
     bed.deploy("hangs-at-start");
@@ -228,7 +227,7 @@ fn killed_in_the_confirm_window() {
     let mut bed = bed();
     bed.set("DAEMON_CONFIRM_WINDOW", "60s");
     let target = bed.start().target("http");
-    let loads = loads(&target);
+    let loads = loads(&bed, &target);
     let old = bed.worker();
     let restart = bed.spawn(["restart"]);
     loads.iter().for_each(|load| load.wait_for(200));
@@ -260,7 +259,7 @@ fn both_generations_are_taken_over() {
     let mut bed = bed();
     bed.set("DAEMON_CONFIRM_WINDOW", "60s");
     let target = bed.start().target("http");
-    let loads = loads(&target);
+    let loads = loads(&bed, &target);
     let old = bed.worker();
     let restart = bed.spawn(["restart"]);
     eventually("committed", SOON, || bed.log().contains("generation 2 serves after"));
