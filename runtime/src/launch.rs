@@ -14,6 +14,7 @@ use crate::control::{ControlSocket, path_of, prepare_directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::{LogFile, Say};
 use crate::marker::{self, Marker, Origin, Role};
+use crate::notify::{self, Notifier};
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
 use crate::solo;
@@ -261,11 +262,17 @@ fn begin(
         }
     };
     *own_output = true;
+    let mut vars = process::variables();
+    if outset.detached {
+        // Whoever starts a daemon in the background is not what its service manager waits for.
+        vars.retain(|(name, _)| !notify::is_private(name));
+    }
     let setup = Setup {
         configuration: outset.configuration,
         origin: outset.origin,
         args: outset.args,
-        vars: process::variables(),
+        notifier: Notifier::new(&vars, None),
+        vars,
         pidfile,
         control,
         log,

@@ -115,6 +115,7 @@ mod link;
 mod listener;
 mod logs;
 mod marker;
+mod notify;
 mod pidfile;
 #[cfg(test)]
 mod recorded;

@@ -17,5 +17,6 @@ pages! {
     crashes "../../book/src/crashes.md"
     configuration "../../book/src/configuration.md"
     verbs "../../book/src/verbs.md"
+    systemd "../../book/src/systemd.md"
     troubleshooting "../../book/src/troubleshooting.md"
 }

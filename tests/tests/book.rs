@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-const CHAPTERS: [&str; 9] = [
+const CHAPTERS: [&str; 10] = [
     "introduction",
     "quick-start",
     "main",
@@ -26,6 +26,7 @@ const CHAPTERS: [&str; 9] = [
     "crashes",
     "configuration",
     "verbs",
+    "systemd",
     "troubleshooting",
 ];
 

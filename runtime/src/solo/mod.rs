@@ -25,6 +25,7 @@ use crate::image::Image;
 use crate::listener::Bound;
 use crate::logs::{LogFile, Say};
 use crate::marker::{Marker, Origin, Role, VARIABLE, adopt};
+use crate::notify;
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
 use crate::supervisor::driver::Setup;
@@ -183,6 +184,7 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
         log,
         say,
         hang_up: luggage.hang_up,
+        notifier: notify::take()?,
     })?;
     let handover = Handover {
         link: theirs,

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
@@ -18,6 +18,7 @@ use crate::link::{self, FromWorker, ToWorker};
 use crate::listener::Bound;
 use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
+use crate::notify::{self, Health, Notifier};
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
 use crate::sys::readiness::readable;
@@ -38,6 +39,7 @@ pub(super) struct Parts {
     pub(super) log: Option<LogFile>,
     pub(super) say: Say,
     pub(super) hang_up: HangUp,
+    pub(super) notifier: Notifier,
 }
 
 pub(super) struct StandIn {
@@ -101,6 +103,8 @@ impl StandIn {
 
     fn run(mut self) {
         while self.phase != Phase::Over {
+            let health = self.health();
+            self.parts.notifier.tell(health);
             if let Err(error) = self.step() {
                 self.parts.say.line(&format!("cannot wait for events: {error}"));
                 self.drain(Instant::now());
@@ -116,7 +120,8 @@ impl StandIn {
             Phase::Starting { deadline } => Some(deadline),
             _ => None,
         };
-        let next = [start_limit, self.clients.deadline()].into_iter().flatten().min();
+        let alive = self.parts.notifier.deadline();
+        let next = [start_limit, self.clients.deadline(), alive].into_iter().flatten().min();
         let ready = self.poll(next)?;
         for place in ready {
             match place {
@@ -132,6 +137,7 @@ impl StandIn {
         }
         let now = Instant::now();
         self.clients.expire(now);
+        self.parts.notifier.keep_alive(now, true);
         if start_limit.is_some_and(|deadline| deadline <= now)
             && matches!(self.phase, Phase::Starting { .. })
         {
@@ -243,6 +249,18 @@ impl StandIn {
             Heard::Gone => self.stopping.retain(|client| *client != id),
             Heard::Nothing => {}
         }
+    }
+
+    /// How it is, for its service manager.
+    fn health(&self) -> Health {
+        let settings = &self.parts.configuration.settings;
+        let (phase, text) = match self.phase {
+            Phase::Starting { .. } => (notify::Phase::Starting, "starting"),
+            Phase::Serving => (notify::Phase::Running, "serving"),
+            _ => (notify::Phase::Stopping, "stopping"),
+        };
+        let ends_within = settings.drain_timeout + settings.kill_timeout + Duration::from_secs(1);
+        Health { phase, text: text.into(), ends_within }
     }
 
     // ---- the end --------------------------------------------------------------------------------

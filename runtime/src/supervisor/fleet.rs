@@ -16,6 +16,7 @@ use crate::handed::{Handed, Packing};
 use crate::image::Image;
 use crate::link::{self, FromWorker, ToWorker};
 use crate::marker::{Marker, Origin, Role, VARIABLE};
+use crate::notify;
 use crate::sys::clock::in_ns;
 use crate::sys::exec::{self, Program};
 use crate::sys::process::{self, Child, Forked};
@@ -292,10 +293,13 @@ fn become_worker(link: &OwnedFd, plan: &Plan<'_>) -> Error {
             respawn: plan.respawn,
             origin: plan.origin.clone(),
         })?;
+        // What a service manager tells the daemon is no affair of its workers.
+        let vars: Vec<_> =
+            plan.vars.iter().filter(|(name, _)| !notify::is_private(name)).cloned().collect();
         let program = Program {
             image: plan.image.as_fd(),
             args: plan.args,
-            vars: plan.vars,
+            vars: &vars,
             marker: (VARIABLE, &marker),
         };
         let executed = failpoint::attempt(Step::SupervisorBeforeExec, plan.generation)

@@ -5,6 +5,7 @@
 
 mod exclusive;
 mod fallback;
+mod health;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]

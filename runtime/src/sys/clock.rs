@@ -12,6 +12,11 @@ fn monotonic_ns() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
+/// `CLOCK_MONOTONIC` in microseconds, as a service manager counts.
+pub(crate) fn monotonic_us() -> u64 {
+    monotonic_ns() / 1000
+}
+
 /// One moment on both clocks, the same for the life of this process: an instant is the same number
 /// however often it is converted.
 fn anchor() -> (Instant, u64) {

@@ -27,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// Between two looks at what the supervisor has.
 const SAMPLE: Duration = Duration::from_secs(5);
 
+/// What the supervisor's memory may grow by, in bytes: the last restarts are remembered, and there are
+/// none in the beginning.
+const GROWTH: u64 = 1024 * 1024;
+
 fn main() -> ExitCode {
     let seconds = option("--seconds").unwrap_or(60);
     let fresh = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
@@ -112,6 +116,9 @@ fn verdict(
         let grown = last.descriptors > first.descriptors + table::LISTENER;
         if grown {
             wrong.push(format!("descriptors: {} became {}", first.descriptors, last.descriptors));
+        }
+        if last.memory > first.memory + GROWTH {
+            wrong.push(format!("memory: {} bytes became {}", first.memory, last.memory));
         }
     }
     wrong

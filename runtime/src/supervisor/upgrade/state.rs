@@ -17,6 +17,7 @@ use crate::handed::{Handed, Packing};
 use crate::image::{self, Image};
 use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
+use crate::notify::{Health, Notifier};
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
 use crate::supervisor::driver::{Driver, Setup};
@@ -63,6 +64,9 @@ pub(crate) struct State {
     began_at: SystemTime,
     asked: VecDeque<(Generation, SystemTime)>,
     tenure: Tenure,
+    /// What the service manager was told.
+    #[serde(default)]
+    told: Option<Health>,
     /// When it was written: from then on nothing was done until it was read.
     #[serde(with = "in_ns")]
     pub(super) paused: Instant,
@@ -119,6 +123,7 @@ impl State {
             began_at: driver.began.1,
             asked: driver.asked.clone(),
             tenure: driver.tenure.clone(),
+            told: setup.notifier.told().cloned(),
             paused: now,
             machine: driver.machine.clone(),
             descriptors: packing.numbers(),
@@ -157,6 +162,7 @@ impl State {
     /// The supervisor that it describes, with duplicates of all descriptors: those it was handed stay open.
     pub(super) fn driver(self) -> Result<Driver> {
         let name = &self.configuration.settings.name;
+        let vars = process::variables();
         let setup = Setup {
             pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
             control: ControlSocket::adopt(
@@ -171,7 +177,8 @@ impl State {
             configuration: self.configuration,
             origin: self.origin,
             args: process::arguments(),
-            vars: process::variables(),
+            notifier: Notifier::new(&vars, self.told),
+            vars,
             reporter: Reporter::default(),
             hang_up: self.hang_up,
         };

@@ -111,4 +111,64 @@ mod tests {
         let error = listener.accept().unwrap_err();
         assert!(has_ended(&error) || error.kind() == io::ErrorKind::WouldBlock, "{error}");
     }
+    /// Clients that connect all the while are answered, and then refused, over many ends.
+    #[test]
+    fn nobody_is_reset() {
+        let ends: Vec<_> = (0..16).map(|_| std::thread::spawn(end_under_load)).collect();
+        let answered: u64 = ends.into_iter().map(|end| end.join().unwrap()).sum();
+        assert!(answered > 1000, "{answered}");
+    }
+
+    /// How many clients were answered.
+    fn end_under_load() -> u64 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let client = move || {
+            let mut answered = 0;
+            loop {
+                match TcpStream::connect(addr) {
+                    Ok(stream) => io::Read::read_exact(&mut &stream, &mut [0]).unwrap(),
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        return answered;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+                answered += 1;
+            }
+        };
+        let clients: Vec<_> = (0..4).map(|_| std::thread::spawn(client)).collect();
+        let answer = |accepted: io::Result<(TcpStream, _)>| {
+            let (stream, _) = accepted.unwrap();
+            io::Write::write_all(&mut &stream, b"x").unwrap();
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = io::Read::read(&mut &stream, &mut [0]);
+        };
+        for _ in 0..100 {
+            answer(listener.accept());
+        }
+        listener.set_nonblocking(true).unwrap();
+        let socket = OwnedFd::from(listener.try_clone().unwrap());
+        let until = keep_out(&socket, &Addr::Tcp(addr));
+        // Few are on their way when the door closes: 4 clients, each with one connection.
+        let mut left = 100;
+        loop {
+            let over = Instant::now() >= until;
+            match listener.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if over {
+                        break;
+                    }
+                    std::thread::yield_now();
+                }
+                accepted => {
+                    answer(accepted);
+                    left -= 1;
+                    assert!(left > 0, "newcomers are not kept out");
+                }
+            }
+        }
+        close(&socket);
+        drop((socket, listener));
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    }
 }

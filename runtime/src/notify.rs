@@ -1,0 +1,236 @@
+//! `sd_notify(3)`: telling the service manager how the daemon is.
+//!
+//! One datagram a change, to the unix socket that `NOTIFY_SOCKET` names. Sending never waits: a manager that
+//! does not read is told with the next change.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::sys::{clock, process};
+
+/// Variables that are meant for the daemon itself, and not for its workers.
+const PRIVATE: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// Whether a variable is the daemon's own affair.
+pub(crate) fn is_private(name: &OsStr) -> bool {
+    PRIVATE.iter().any(|private| name == *private)
+}
+
+/// Takes the manager's variables out of the environment, where user code is about to run in the same
+/// process.
+pub(crate) fn take() -> Result<Notifier> {
+    let notifier = Notifier::new(&process::variables(), None);
+    PRIVATE.iter().try_for_each(|name| process::remove_variable(name))?;
+    Ok(notifier)
+}
+
+/// How a daemon is, in the eyes of a service manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Health {
+    pub(crate) phase: Phase,
+    /// For people.
+    pub(crate) text: String,
+    /// How long a stop may take that has begun.
+    pub(crate) ends_within: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Phase {
+    Starting,
+    Running,
+    /// A restart is in progress.
+    Reloading,
+    Stopping,
+}
+
+/// Tells a service manager, if there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Notifier {
+    manager: Option<Manager>,
+    told: Option<Health>,
+}
+
+#[derive(Debug)]
+struct Manager {
+    socket: UnixDatagram,
+    addr: SocketAddr,
+    /// How often it wants to hear that all is well, and when the next time is.
+    watchdog: Option<(Duration, Instant)>,
+}
+
+impl Notifier {
+    /// As the manager's variables say; nobody where there are none. `told` is what it was told before.
+    pub(crate) fn new(vars: &[(OsString, OsString)], told: Option<Health>) -> Notifier {
+        let var = |name: &str| vars.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+        let manager = var("NOTIFY_SOCKET").and_then(|path| {
+            let addr = address(path).ok()?;
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.set_nonblocking(true).ok()?;
+            let number = |name: &str| var(name)?.to_str()?.parse::<u64>().ok();
+            let ours =
+                number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+            // Twice as often as it asks for, as sd_watchdog_enabled(3) recommends.
+            let every = number("WATCHDOG_USEC").map(|limit| Duration::from_micros(limit / 2));
+            let every = every.filter(|every| ours && !every.is_zero());
+            let watchdog = every.map(|every| (every, Instant::now()));
+            Some(Manager { socket, addr, watchdog })
+        });
+        Notifier { manager, told }
+    }
+
+    /// What the manager was told last.
+    pub(crate) fn told(&self) -> Option<&Health> {
+        self.told.as_ref()
+    }
+
+    /// Tells what is new, if anything is.
+    pub(crate) fn tell(&mut self, health: Health) {
+        let Some(manager) = &self.manager else { return };
+        if self.told.as_ref() == Some(&health) {
+            return;
+        }
+        let message = message(self.told.as_ref(), &health, clock::monotonic_us());
+        if manager.send(&message).is_ok() {
+            self.told = Some(health);
+        }
+    }
+
+    /// Says that all is well, when that is due.
+    pub(crate) fn keep_alive(&mut self, now: Instant, is_well: bool) {
+        let Some(manager) = &mut self.manager else { return };
+        let Some((every, next)) = &mut manager.watchdog else { return };
+        if *next > now {
+            return;
+        }
+        *next = now + *every;
+        if is_well {
+            // One that is lost is followed by another before the time is over.
+            let _ = manager.send("WATCHDOG=1\n");
+        }
+    }
+
+    /// When [`Notifier::keep_alive`] is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.manager.as_ref()?.watchdog.map(|(_, next)| next)
+    }
+}
+
+impl Manager {
+    fn send(&self, message: &str) -> io::Result<()> {
+        self.socket.send_to_addr(message.as_bytes(), &self.addr).map(drop)
+    }
+}
+
+fn address(path: &OsStr) -> io::Result<SocketAddr> {
+    match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        [b'/', ..] => SocketAddr::from_pathname(path),
+        _ => Err(io::Error::from(io::ErrorKind::Unsupported)),
+    }
+}
+
+fn message(before: Option<&Health>, now: &Health, monotonic_us: u64) -> String {
+    let mut text = String::new();
+    let before = before.map_or(Phase::Starting, |before| before.phase);
+    if before != now.phase {
+        match now.phase {
+            Phase::Starting => {}
+            Phase::Running => text += "READY=1\n",
+            Phase::Reloading if before == Phase::Starting => {}
+            Phase::Reloading => text += &format!("RELOADING=1\nMONOTONIC_USEC={monotonic_us}\n"),
+            Phase::Stopping => {
+                let limit = now.ends_within.as_micros();
+                text += &format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={limit}\n");
+            }
+        }
+    }
+    // One line, whatever a program says of itself.
+    text += &format!("STATUS={}\n", now.text.replace(['\n', '\0'], " "));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(phase: Phase, text: &str) -> Health {
+        Health { phase, text: text.into(), ends_within: Duration::from_secs(35) }
+    }
+
+    fn heard(socket: &UnixDatagram) -> String {
+        let mut bytes = [0; 4096];
+        let length = socket.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_manager_hears_each_change_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let vars = [("NOTIFY_SOCKET".into(), path.into_os_string())];
+        let mut notifier = Notifier::new(&vars, None);
+        notifier.tell(health(Phase::Starting, "starts"));
+        assert_eq!(heard(&socket), "STATUS=starts\n");
+        notifier.tell(health(Phase::Running, "generation 1 serves"));
+        assert_eq!(heard(&socket), "READY=1\nSTATUS=generation 1 serves\n");
+        notifier.tell(health(Phase::Running, "generation 1 serves"));
+        assert!(socket.recv(&mut [0]).is_err());
+        notifier.tell(health(Phase::Reloading, "a restart\nis in progress"));
+        let text = heard(&socket);
+        let fields: Vec<&str> = text.lines().collect();
+        assert_eq!((fields[0], fields[2]), ("RELOADING=1", "STATUS=a restart is in progress"));
+        assert!(fields[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse::<u64>().unwrap() > 0);
+        // Another image goes on where this one was.
+        let mut next = Notifier::new(&vars, notifier.told().cloned());
+        next.tell(health(Phase::Running, "generation 2 serves"));
+        assert_eq!(heard(&socket), "READY=1\nSTATUS=generation 2 serves\n");
+        next.tell(health(Phase::Stopping, "stops"));
+        assert_eq!(heard(&socket), "STOPPING=1\nEXTEND_TIMEOUT_USEC=35000000\nSTATUS=stops\n");
+        assert_eq!(next.deadline(), None);
+    }
+
+    #[test]
+    fn an_abstract_socket_and_a_watchdog() {
+        let name = format!("unbroken-notify-test-{}", std::process::id());
+        let addr = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
+        let socket = UnixDatagram::bind_addr(&addr).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let own = std::process::id().to_string();
+        let vars = |pid: &str| {
+            [
+                ("NOTIFY_SOCKET", format!("@{name}")),
+                ("WATCHDOG_USEC", "2000000".into()),
+                ("WATCHDOG_PID", pid.into()),
+            ]
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+        };
+        assert_eq!(Notifier::new(&vars("1"), None).deadline(), None);
+        let mut notifier = Notifier::new(&vars(&own), None);
+        let due = notifier.deadline().unwrap();
+        notifier.keep_alive(due, true);
+        assert_eq!(heard(&socket), "WATCHDOG=1\n");
+        assert_eq!(notifier.deadline(), Some(due + Duration::from_secs(1)));
+        notifier.keep_alive(due + Duration::from_secs(1), false);
+        assert!(socket.recv(&mut [0]).is_err());
+    }
+
+    #[test]
+    fn without_a_manager_nothing_is_said() {
+        for path in ["", "relative", "vsock:2:1"] {
+            let mut notifier = Notifier::new(&[("NOTIFY_SOCKET".into(), path.into())], None);
+            notifier.tell(health(Phase::Running, "generation 1 serves"));
+            notifier.keep_alive(Instant::now(), true);
+            assert_eq!((notifier.told(), notifier.deadline()), (None, None));
+        }
+        assert!(is_private(OsStr::new("NOTIFY_SOCKET")) && !is_private(OsStr::new("PATH")));
+    }
+}

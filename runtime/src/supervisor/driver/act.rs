@@ -1,0 +1,288 @@
+//! From actions to system calls.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::Driver;
+use crate::control::Reply;
+use crate::error::{Error, Result};
+use crate::failpoint::{self, Step};
+use crate::image::Image;
+use crate::link::{ListenerHandle, ToWorker};
+use crate::logs;
+use crate::supervisor::event::{Action, Answer, Event, Generation, Level, Order, Source, WorkerId};
+use crate::supervisor::fleet::Plan;
+use crate::supervisor::machine::MAX_RESTARTS;
+use crate::supervisor::report;
+use crate::sys::{clock, threads};
+
+impl Driver {
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Spawn { worker, generation, source } => {
+                if let Err(error) = self.spawn(worker, generation, source) {
+                    let reason = error.to_string();
+                    self.events.push_back(Event::SpawnFailed { worker, reason });
+                }
+            }
+            Action::Welcome { worker } => self.welcome(worker),
+            Action::Tell { worker, order } => {
+                let message = match order {
+                    Order::Go => ToWorker::Go {},
+                    Order::Quiesce => ToWorker::Quiesce { keep: self.removed(worker) },
+                    Order::Resume => ToWorker::Resume {},
+                    Order::Ping => ToWorker::Ping {},
+                    Order::Drain { deadline, last } => {
+                        let last = last || self.machine.state_word() == "stopping";
+                        let deadline = clock::to_monotonic_ns(deadline);
+                        ToWorker::Drain { deadline, last, finish: self.let_go(worker) }
+                    }
+                };
+                self.tell(worker, &message, &[]);
+            }
+            Action::Connect { from, to } => {
+                let generation = self.fleet.get(to).map_or(0, |process| process.generation);
+                let connected = failpoint::attempt(Step::SupervisorBeforeConnect, generation)
+                    .and_then(|()| self.fleet.connect(from, to));
+                if let Err(error) = connected {
+                    let text = format!("connections cannot be passed: {error}");
+                    self.log(Level::Warn, &text);
+                }
+            }
+            Action::Examine { worker } => self.examine(worker),
+            Action::Terminate { worker } => self.signal(worker, rustix::process::Signal::TERM),
+            Action::Kill { worker } => self.signal(worker, rustix::process::Signal::KILL),
+            Action::Answer { client, answer } => {
+                let reply = match answer {
+                    Answer::Restarted(told) => {
+                        Reply::Restarted { outcome: report::outcome(&told, Vec::new()) }
+                    }
+                    Answer::Aborted(told) => {
+                        Reply::Restarted { outcome: report::outcome(&told, self.output()) }
+                    }
+                    Answer::Stopped { ledger, to_drained } => {
+                        let to_drained_ms = Some(to_drained.as_secs_f64() * 1000.0);
+                        Reply::Stopped { ledger, to_drained_ms }
+                    }
+                    Answer::Refused { reason } => Reply::Refused { reason },
+                };
+                failpoint::reach(Step::SupervisorBeforeAnswer, 0);
+                if matches!(reply, Reply::Stopped { .. }) && self.orphans.are_draining() {
+                    self.farewells.push((client, reply));
+                } else {
+                    self.clients.reply(client, &reply);
+                }
+            }
+            Action::Progress { text } => self.clients.progress(&text),
+            Action::Log { level, text } => self.log(level, &text),
+            Action::Up { generation } => self.up(generation),
+            Action::Upgrade { generation } => self.begin_upgrade(generation),
+            Action::CloseListeners => {
+                (self.preflight, self.cleared) = (None, None);
+                failpoint::reach(Step::SupervisorBeforeClose, 0);
+                self.generations.close_listeners();
+            }
+            Action::Drained { report } => {
+                if let Some(text) = report::trace(&report) {
+                    self.setup.say.line(&text);
+                }
+            }
+            Action::Retire { generation, keep } => self.generations.retire(generation, keep),
+            Action::Exit { code, reason } => self.exit = Some((code, reason)),
+        }
+    }
+
+    /// The listeners that a worker's generation has, and the one that serves has not.
+    fn removed(&self, worker: WorkerId) -> Vec<String> {
+        let old = self.fleet.get(worker).map(|process| process.generation);
+        let removed = old.zip(self.machine.serving_generation());
+        removed.map_or(Vec::new(), |(old, new)| self.generations.removed(old, new))
+    }
+
+    /// As [`removed`](Driver::removed), of a worker that drains for good: it gets the last copies.
+    fn let_go(&mut self, worker: WorkerId) -> Vec<String> {
+        let stay = [self.machine.serving_generation(), self.machine.confirmed_generation()];
+        let stay: Vec<Generation> = stay.into_iter().flatten().collect();
+        let removed = self.removed(worker);
+        let old = self.fleet.get(worker).map(|process| process.generation);
+        match (old, stay.first()) {
+            (Some(old), Some(&new)) if !stay.contains(&old) => {
+                self.generations.let_go(old, new, &stay);
+                removed
+            }
+            // It may have to come back.
+            _ => Vec::new(),
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, generation: Generation, source: Source) -> Result<()> {
+        let image = match (source, self.generations.get(generation)) {
+            (Source::Pinned, Some(holdings)) => Arc::clone(&holdings.image),
+            (Source::KnownGood(good), _) => {
+                self.note_time(generation);
+                self.generations.begin_again(generation, good)?
+            }
+            _ => {
+                self.log_length = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
+                self.note_time(generation);
+                let path = self.next_image();
+                failpoint::attempt(Step::SupervisorBeforeOpen, generation).map_err(|error| {
+                    Error::io(format!("cannot open the image {}", path.display()), error)
+                })?;
+                let image = Image::open(&path)?;
+                failpoint::reach(Step::SupervisorAfterOpen, generation);
+                self.generations.begin(generation, image)
+            }
+        };
+        let plan = Plan {
+            generation,
+            image: &image,
+            args: &self.setup.args,
+            vars: &self.setup.vars,
+            origin: &self.setup.origin,
+            respawn: source != Source::Disk,
+        };
+        let pid = self.fleet.spawn(worker, &plan, Instant::now())?;
+        tracing::info!(pid, generation, "worker spawned");
+        Ok(())
+    }
+
+    /// Where the image of the next generation lies.
+    pub(in crate::supervisor) fn next_image(&self) -> PathBuf {
+        let serving = self.machine.serving_generation();
+        let exe = serving
+            .and_then(|serving| self.generations.get(serving))
+            .and_then(|holdings| holdings.configuration.as_ref())
+            .unwrap_or(&self.setup.configuration)
+            .settings
+            .exe
+            .clone();
+        exe.unwrap_or_else(|| self.setup.origin.exe.clone())
+    }
+
+    fn note_time(&mut self, generation: Generation) {
+        self.asked.push_front((generation, SystemTime::now()));
+        self.asked.truncate(MAX_RESTARTS + 1);
+    }
+
+    fn welcome(&mut self, worker: WorkerId) {
+        let rendezvous = self.rendezvous(worker);
+        let Some(process) = self.fleet.get(worker) else { return };
+        let Some(holdings) = self.generations.get(process.generation) else { return };
+        let Some(configuration) = holdings.configuration.clone() else { return };
+        let message = ToWorker::Welcome {
+            generation: process.generation,
+            configuration: Box::new(configuration),
+            listeners: holdings
+                .listeners
+                .iter()
+                .map(|(name, bound)| ListenerHandle {
+                    name: name.clone(),
+                    addr: bound.addr().clone(),
+                })
+                .collect(),
+            rendezvous: rendezvous.is_some(),
+        };
+        let mut fds = vec![process.counters_fd()];
+        fds.extend(holdings.listeners.values().map(|bound| bound.as_fd()));
+        fds.extend(rendezvous.as_ref().map(AsFd::as_fd));
+        let mut told = failpoint::attempt(Step::SupervisorBeforeWelcome, process.generation)
+            .and_then(|()| process.tell(&message, &fds));
+        failpoint::reach(Step::SupervisorAfterWelcome, process.generation);
+        if let (Ok(()), true, Some(log)) = (&told, process.old_output, &self.setup.log) {
+            told = process.tell(&ToWorker::Reopen {}, &[log.as_fd()]);
+        }
+        if let Err(error) = told {
+            let reason = format!("it did not take its welcome: {error}");
+            self.events.push_back(Event::Unacceptable { worker, reason });
+        }
+    }
+
+    pub(super) fn tell(&mut self, worker: WorkerId, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
+        let Some(process) = self.fleet.get(worker) else { return };
+        let generation = process.generation;
+        let step = match message {
+            ToWorker::Go {} => Some(Step::SupervisorBetween),
+            ToWorker::Drain { .. } => Some(Step::SupervisorBeforeDrain),
+            _ => None,
+        };
+        let told = step
+            .map_or(Ok(()), |step| failpoint::attempt(step, generation))
+            .and_then(|()| process.tell(message, fds));
+        if let Err(error) = told {
+            let reason = format!("it did not take an order: {error}");
+            self.events.push_back(Event::LinkLost { worker, reason });
+        } else if let ToWorker::Go {} = message {
+            failpoint::reach(Step::SupervisorAfterGo, generation);
+        }
+    }
+
+    fn signal(&self, worker: WorkerId, signal: rustix::process::Signal) {
+        let Some(process) = self.fleet.get(worker) else { return };
+        if let Err(error) = process.child.signal(signal) {
+            let pid = process.child.pid();
+            self.setup.say.line(&format!("cannot signal process {pid}: {error}"));
+        }
+    }
+
+    /// Writes down what a process that does not answer is doing.
+    fn examine(&self, worker: WorkerId) {
+        let Some(process) = self.fleet.get(worker) else { return };
+        for line in threads::of(process.child.pid()) {
+            self.log(Level::Warn, &line);
+        }
+    }
+
+    /// What the failed worker of the last transition wrote, where that can be told.
+    fn output(&self) -> Vec<String> {
+        let Some(log) = &self.setup.log else { return Vec::new() };
+        let mut lines = logs::tail(log.path(), self.log_length).unwrap_or_default();
+        lines.retain(|line| !self.setup.say.said(line));
+        lines
+    }
+
+    fn up(&mut self, generation: Generation) {
+        let addrs: Vec<String> = self
+            .generations
+            .get(generation)
+            .into_iter()
+            .flat_map(|holdings| &holdings.listeners)
+            .map(|(name, bound)| format!("{name} {}", bound.addr()))
+            .collect();
+        let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
+        let text = format!("generation {generation} serves{on}");
+        self.log(Level::Info, &text);
+        self.succeed_orphans(generation);
+        self.setup.reporter.ready(&addrs);
+    }
+
+    pub(super) fn log(&self, level: Level, text: &str) {
+        match level {
+            Level::Info => tracing::info!("{text}"),
+            Level::Warn => tracing::warn!("{text}"),
+            Level::Error => tracing::error!("{text}"),
+        }
+        self.setup.say.line(text);
+    }
+
+    pub(super) fn reopen_log(&mut self) {
+        let Some(log) = &mut self.setup.log else { return };
+        if let Err(error) = log.reopen() {
+            self.setup.say.line(&format!("{error}; the old file is kept"));
+            return;
+        }
+        let log = log.as_fd();
+        self.orphans.reopen(log);
+        for process in self.fleet.iter_mut() {
+            if process.greeted {
+                // One that cannot be told is about to be noticed as gone.
+                let _ = process.tell(&ToWorker::Reopen {}, &[log]);
+            } else {
+                // It waits for its welcome, and would take nothing else.
+                process.old_output = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! From descriptors to events: what workers, clients, signals and time have to say.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+
+use super::Driver;
+use crate::config::{Configuration, Ready};
+use crate::control::{Heard, Reply, Request};
+use crate::error::{Error, Result};
+use crate::failpoint::{self, Step};
+use crate::link::{FromWorker, Protocols, ToWorker};
+use crate::supervisor::event::{Event, Generation, Policy, WorkerId};
+use crate::supervisor::generations::check_successor;
+use crate::supervisor::report;
+use crate::supervisor::upgrade::preflight::Preflight;
+use crate::sys::process;
+use crate::sys::readiness::readable;
+use crate::sys::signals::HangUp;
+
+/// The most messages of one worker that are heard before others get their turn.
+const MESSAGES_AT_ONCE: usize = 64;
+
+/// More messages than the link of a worker that has ended can hold.
+const LAST_MESSAGES: usize = 4096;
+
+/// A descriptor that became readable.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::supervisor) enum Readable {
+    Signals,
+    Control,
+    Client(u64),
+    Link(WorkerId),
+    Child(WorkerId),
+    Preflight,
+    Orphan(i32),
+}
+
+impl Driver {
+    pub(super) fn wait(&mut self) -> Result<()> {
+        let rehearsal = self.preflight.as_ref().map(Preflight::deadline);
+        let next = [
+            self.machine.deadline(),
+            self.fleet.deadline(),
+            self.clients.deadline(),
+            self.orphans.deadline(),
+            self.setup.notifier.deadline(),
+            rehearsal,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        let ready = self.poll(next)?;
+        let now = Instant::now();
+        for source in ready {
+            match source {
+                Readable::Signals => self.read_signals()?,
+                Readable::Control => {
+                    if let Err(error) = self.clients.accept(&self.setup.control, now) {
+                        self.setup.say.line(&format!("cannot accept a control client: {error}"));
+                    }
+                }
+                Readable::Client(id) => self.hear_client(id),
+                Readable::Link(id) => self.hear_worker(id, MESSAGES_AT_ONCE),
+                Readable::Child(id) => self.reap(id),
+                Readable::Preflight => {}
+                Readable::Orphan(pid) => self.orphan_gone(pid),
+            }
+        }
+        self.hear_preflight();
+        let rehearses = |pid| self.preflight.as_ref().is_some_and(|preflight| preflight.is(pid));
+        process::reap_strangers(|pid| self.fleet.owns(pid) || rehearses(pid))
+            .map_err(|error| Error::io("cannot reap children", error))?;
+        for worker in self.fleet.mute(now) {
+            let reason = "it closed its link to the supervisor".to_owned();
+            self.events.push_back(Event::LinkLost { worker, reason });
+        }
+        self.orphans.enforce(now, &self.setup.say);
+        self.clients.expire(now);
+        self.setup.notifier.keep_alive(now, self.machine.is_well());
+        if self.machine.deadline().is_some_and(|at| at <= now) {
+            self.note_what_is_missing();
+            self.events.push_back(Event::Tick);
+        }
+        Ok(())
+    }
+
+    /// Sleeps until something is readable or the time is over.
+    pub(in crate::supervisor) fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Readable>> {
+        let mut sources: Vec<(Readable, BorrowedFd<'_>)> =
+            vec![(Readable::Signals, self.signals.as_fd())];
+        if self.clients.accepts(Instant::now()) {
+            sources.push((Readable::Control, self.setup.control.as_fd()));
+        }
+        sources.extend(self.clients.sockets().map(|(id, fd)| (Readable::Client(id), fd)));
+        for (id, process) in self.fleet.iter() {
+            // The link first: what a worker said counts before its end.
+            sources.extend(process.link().map(|link| (Readable::Link(id), link)));
+            sources.push((Readable::Child(id), process.child.as_fd()));
+        }
+        sources.extend(self.orphans.processes().map(|(pid, fd)| (Readable::Orphan(pid), fd)));
+        sources.extend(self.preflight.as_ref().map(|it| (Readable::Preflight, it.as_fd())));
+        readable(&sources, deadline).map_err(|error| Error::io("poll failed", error))
+    }
+
+    fn read_signals(&mut self) -> Result<()> {
+        while let Some(signal) =
+            self.signals.next().map_err(|error| Error::io("cannot read signals", error))?
+        {
+            let stop = |at_once| Event::Stop { client: None, at_once };
+            let restart = Event::Restart { client: None, wait: false };
+            match signal {
+                Signal::SIGTERM | Signal::SIGINT => self.events.push_back(stop(false)),
+                Signal::SIGQUIT => self.events.push_back(stop(true)),
+                Signal::SIGHUP => match self.setup.hang_up {
+                    HangUp::Request => self.events.push_back(restart),
+                    HangUp::End => self.events.push_back(stop(false)),
+                    HangUp::Ignored => {}
+                },
+                Signal::SIGUSR2 => self.events.push_back(restart),
+                Signal::SIGUSR1 => self.reopen_log(),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_client(&mut self, id: u64) {
+        let client = Some(id);
+        match self.clients.hear(id) {
+            Heard::Request(Request::Status {}) => {
+                let status = Box::new(report::status(self));
+                self.clients.reply(id, &Reply::Status { status });
+            }
+            Heard::Request(Request::Restart { wait }) => {
+                failpoint::reach(Step::SupervisorRequest, 0);
+                self.events.push_back(Event::Restart { client, wait });
+            }
+            Heard::Request(Request::Stop {}) => {
+                failpoint::reach(Step::SupervisorRequest, 0);
+                self.events.push_back(Event::Stop { client, at_once: false });
+            }
+            Heard::Request(Request::Unknown) => {
+                let reason = "this daemon is older than the command and does not know it".into();
+                self.clients.reply(id, &Reply::Refused { reason });
+            }
+            Heard::Gone => self.events.push_back(Event::ClientGone { client: id }),
+            Heard::Nothing => {}
+        }
+    }
+
+    /// Hears what a worker says, but not one that never stops talking and nobody else.
+    fn hear_worker(&mut self, worker: WorkerId, messages: usize) {
+        for _ in 0..messages {
+            let Some(process) = self.fleet.get_mut(worker) else { return };
+            let message = match process.hear(Instant::now()) {
+                Ok(Some(message)) => message,
+                Ok(None) => return,
+                Err(message) => {
+                    // One that cannot be read changes nothing; the worker is told.
+                    let _ = process.tell(&ToWorker::Error { message }, &[]);
+                    return;
+                }
+            };
+            let generation = process.generation;
+            let event = match message {
+                FromWorker::Hello { protocol, configuration, .. } => {
+                    if std::mem::replace(&mut process.greeted, true) {
+                        continue;
+                    }
+                    failpoint::reach(Step::SupervisorHello, generation);
+                    self.greet(worker, generation, protocol, configuration)
+                }
+                FromWorker::Misconfigured { reason }
+                | FromWorker::ExecFailed { reason }
+                | FromWorker::Failing { reason } => {
+                    Event::Failing { worker, reason: report::short(reason) }
+                }
+                FromWorker::Ready {} => {
+                    failpoint::reach(Step::SupervisorReady, generation);
+                    Event::Ready { worker }
+                }
+                FromWorker::Leaving {} => Event::Leaving { worker },
+                FromWorker::Unhealthy { reason } => {
+                    Event::Unhealthy { worker, reason: report::short(reason) }
+                }
+                FromWorker::Confirm {} => Event::Confirm { worker },
+                FromWorker::Check { passed } => Event::Check { worker, passed },
+                FromWorker::Pong {} => Event::Pong { worker },
+                FromWorker::Status { text } => {
+                    process.text = Some(report::short_status(text));
+                    continue;
+                }
+                FromWorker::Error { message } => {
+                    let message = report::short(message);
+                    self.setup.say.line(&format!(
+                        "the worker of generation {generation} did not understand: {message}"
+                    ));
+                    continue;
+                }
+                FromWorker::Orphan { .. } | FromWorker::Unknown => {
+                    let message = "not understood by this supervisor".to_owned();
+                    let _ = process.tell(&ToWorker::Error { message }, &[]);
+                    continue;
+                }
+            };
+            self.events.push_back(event);
+        }
+    }
+
+    /// Examines a *hello* and binds what it declares.
+    fn greet(
+        &mut self,
+        worker: WorkerId,
+        generation: Generation,
+        protocol: Protocols,
+        configuration: Option<Box<Configuration>>,
+    ) -> Event {
+        let settled = if Protocols::OURS.meets(protocol) {
+            self.settle(generation, configuration)
+        } else {
+            Err(format!(
+                "the image speaks protocol {} to {} and this supervisor {} to {}: stop and start",
+                protocol.min,
+                protocol.max,
+                Protocols::OURS.min,
+                Protocols::OURS.max
+            ))
+        };
+        match settled {
+            Ok(policy) => Event::Hello { worker, policy },
+            Err(reason) => Event::Unacceptable { worker, reason },
+        }
+    }
+
+    fn settle(
+        &mut self,
+        generation: Generation,
+        configuration: Option<Box<Configuration>>,
+    ) -> Result<Policy, String> {
+        let known = self.generations.get(generation).and_then(|h| h.configuration.as_ref());
+        match (known, configuration) {
+            (Some(known), _) => Ok(Policy::of(&known.settings)),
+            (None, Some(new)) => {
+                let policy = Policy::of(&new.settings);
+                check_successor(&self.setup.configuration.settings, &new.settings)
+                    .and_then(|()| self.generations.settle(generation, *new))
+                    .map_err(|error| error.to_string())?;
+                Ok(policy)
+            }
+            (None, None) => Err("the worker sent no settings".into()),
+        }
+    }
+
+    fn reap(&mut self, worker: WorkerId) {
+        // What it said last comes first.
+        self.hear_worker(worker, LAST_MESSAGES);
+        let Some(process) = self.fleet.get(worker) else { return };
+        let generation = process.generation;
+        let waited = failpoint::attempt(Step::SupervisorBeforeReap, generation)
+            .and_then(|()| process.child.try_wait());
+        match waited {
+            Ok(Some(exit)) => {
+                let ledger = process.final_ledger();
+                self.fleet.remove(worker);
+                failpoint::reach(Step::SupervisorAfterReap, generation);
+                self.events.push_back(Event::Exited { worker, exit, ledger });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let pid = process.child.pid();
+                self.setup.say.line(&format!("cannot wait for process {pid}: {error}"));
+            }
+        }
+    }
+
+    fn note_what_is_missing(&mut self) {
+        let starting = self.fleet.iter().filter(|(id, _)| {
+            self.machine.worker_state(*id).is_some_and(|state| state.word() == "starting")
+        });
+        for (worker, process) in starting {
+            let settings = self
+                .generations
+                .get(process.generation)
+                .and_then(|holdings| holdings.configuration.as_ref())
+                .map(|configuration| &configuration.settings);
+            let names: Vec<&str> =
+                settings.map_or(Vec::new(), |s| s.listen.keys().map(String::as_str).collect());
+            let manual = settings.is_some_and(|settings| settings.ready == Ready::Manual);
+            let what = process.missing(&names, manual);
+            self.events.push_back(Event::Missing { worker, what });
+        }
+    }
+}

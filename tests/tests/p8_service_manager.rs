@@ -1,0 +1,133 @@
+//! P8: a service manager is told how the daemon is, as sd_notify(3) has it.
+
+#![allow(clippy::expect_used)]
+
+use std::cell::RefCell;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use unbroken_tests::{Bad, Bed, Process, Signal};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What stands in for the manager: the socket that it has, and all it was told.
+struct Manager {
+    socket: UnixDatagram,
+    told: RefCell<Vec<String>>,
+}
+
+impl Manager {
+    fn of(bed: &mut Bed) -> Manager {
+        let path = bed.path("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(SOON)).expect("a limit");
+        bed.set("NOTIFY_SOCKET", path.display().to_string());
+        Manager { socket, told: RefCell::new(Vec::new()) }
+    }
+
+    /// Waits for a message that says this, and returns all until then.
+    #[track_caller]
+    fn hears(&self, wanted: &str) -> Vec<String> {
+        let mut heard = Vec::new();
+        loop {
+            let mut bytes = [0; 8192];
+            let length = self.socket.recv(&mut bytes);
+            let length = length.unwrap_or_else(|_| panic!("no {wanted} after {heard:#?}"));
+            let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            self.told.borrow_mut().push(text.clone());
+            heard.push(text);
+            if heard.last().is_some_and(|text| text.contains(wanted)) {
+                return heard;
+            }
+        }
+    }
+
+    fn hears_nothing(&self) {
+        self.socket.set_nonblocking(true).expect("a flag");
+        let told = self.socket.recv(&mut [0; 8192]);
+        assert!(told.is_err(), "told: {:#?}", self.told);
+        self.socket.set_nonblocking(false).expect("a flag");
+    }
+}
+
+fn environment(pid: u32) -> Vec<String> {
+    Process::open(pid).expect("a process").environment()
+}
+
+#[test]
+fn a_supervised_daemon() {
+    let mut bed = Bed::new("http");
+    let manager = Manager::of(&mut bed);
+    let _child = bed.foreground();
+    let ready = manager.hears("READY=1");
+    assert!(ready.last().expect("it").contains("STATUS=generation 1 serves\n"), "{ready:#?}");
+    let status = bed.status();
+    let private = |line: &String| line.starts_with("NOTIFY_SOCKET=");
+    assert!(!environment(status.serving().pid).iter().any(private));
+
+    // One that succeeds, and changes the supervisor's image too.
+    bed.deploy("http-v2");
+    bed.restart();
+    let reload = manager.hears("READY=1");
+    assert!(reload[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reload:#?}");
+    let ready = reload.iter().filter(|text| text.contains("READY=1")).count();
+    assert_eq!(ready, 1, "{reload:#?}");
+    assert!(reload.last().expect("it").contains("STATUS=generation 2 serves"), "{reload:#?}");
+
+    // One that does not: it is ready again, and says why it is what it was.
+    bed.deploy_bad(Bad::Script);
+    let reason = bed.restart_aborts().reason.expect("a reason");
+    let undone = manager.hears("READY=1");
+    let told = format!("STATUS=generation 2 serves; last restart: {reason}");
+    assert!(undone.iter().any(|text| text.contains("RELOADING=1")), "{undone:#?}");
+    assert!(undone.last().expect("it").contains(&told), "`{told}`: {undone:#?}");
+    assert_eq!(bed.status().pid, status.pid);
+
+    bed.stop();
+    let end = manager.hears("STOPPING=1");
+    assert!(end.last().expect("it").contains("EXTEND_TIMEOUT_USEC=12000000"), "{end:#?}");
+}
+
+#[test]
+fn a_solo_daemon() {
+    let mut bed = Bed::new("solo-http");
+    let manager = Manager::of(&mut bed);
+    let _child = bed.foreground();
+    manager.hears("READY=1");
+    let status = bed.status();
+    // What user code sees is not what the process was executed with.
+    assert!(!bed.get("/").expect("a response").text().is_empty());
+    Process::open(status.pid).expect("it").signal(Signal::TERM);
+    manager.hears("STOPPING=1");
+    bed.wait_empty(SOON);
+}
+
+/// The manager's watchdog is kept quiet by the supervisor.
+#[test]
+fn a_watchdog() {
+    let mut bed = Bed::new("http");
+    let manager = Manager::of(&mut bed);
+    bed.set("WATCHDOG_USEC", "200000");
+    let _child = bed.foreground();
+    for _ in 0..5 {
+        manager.hears("WATCHDOG=1");
+    }
+    bed.deploy("http-v2");
+    bed.restart();
+    for _ in 0..5 {
+        manager.hears("WATCHDOG=1");
+    }
+    bed.stop();
+}
+
+/// A daemon in the background is not what the manager waits for.
+#[test]
+fn a_detached_daemon_is_silent() {
+    let mut bed = Bed::new("http");
+    let manager = Manager::of(&mut bed);
+    bed.start();
+    bed.deploy("http-v2");
+    bed.restart();
+    bed.stop();
+    manager.hears_nothing();
+}
