@@ -81,7 +81,7 @@ impl Generations {
     }
 
     /// Lets go of a listener that was of a generation which is no longer known.
-    fn let_be(&self, bound: &Arc<Bound>) {
+    fn release(&self, bound: &Arc<Bound>) {
         match self.other(bound) {
             Some(theirs) if Arc::ptr_eq(theirs, bound) => {}
             Some(theirs) => theirs.restore(),
@@ -178,7 +178,7 @@ impl Generations {
             let (image, configuration) = (Arc::clone(&holdings.image), configuration.clone());
             self.kept = Some(Kept { generation, image, configuration });
         }
-        holdings.listeners.values().for_each(|bound| self.let_be(bound));
+        holdings.listeners.values().for_each(|bound| self.release(bound));
         self.clear(&holdings.places);
     }
 
@@ -189,7 +189,7 @@ impl Generations {
             .values_mut()
             .flat_map(|holdings| std::mem::take(&mut holdings.listeners).into_values())
             .collect();
-        all.iter().for_each(|bound| self.let_be(bound));
+        all.iter().for_each(|bound| self.release(bound));
     }
 
     pub(crate) fn retire_all(&mut self) {
