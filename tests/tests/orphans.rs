@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 use rustix::process::Uid;
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::load::{Outcome, Running};
+use unbroken_tests::load::{Outcome, Progress, Running};
 use unbroken_tests::{Bed, Load, Process, Signal, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -574,4 +574,32 @@ fn a_listener_that_is_declared_no_longer() {
 #[test]
 fn a_unix_listener_that_is_declared_no_longer() {
     a_listener_goes(true);
+}
+
+/// Who waits at such a listener when the orphan is told to drain is served before it is closed.
+#[test]
+fn who_waits_at_a_listener_that_goes_is_served() {
+    let mut bed = Bed::new("http-v3-listeners");
+    bed.set("DAEMON_ORPHAN_GRACE", "60s").set("DAEMON_DRAIN_TIMEOUT", "20s");
+    bed.set("UNBROKEN_FAILPOINTS", bed.path("fail").display().to_string());
+    let admin = bed.start().target("admin");
+    let worker = bed.worker();
+    bed.supervisor().kill();
+    bed.deploy("http");
+    fs::write(bed.path("fail"), "supervisor.before-welcome=stop").expect("a file");
+    let start = bed.spawn(["start"]);
+    let pid = || fs::read_to_string(bed.pidfile()).ok()?.trim().parse().ok();
+    let stopped = || pid().and_then(Process::open).filter(|it| it.state() == Some('T'));
+    eventually("the new supervisor has it, and is stopped", SOON, || stopped().is_some());
+    worker.signal(Signal::STOP);
+    eventually("the worker is stopped", SOON, || worker.state() == Some('T'));
+    let waiting = Load::on(admin).new_connections(20).requests(20).start();
+    let all = |progress: &Progress| progress.connections() == 20;
+    assert!(waiting.progress().wait(Instant::now() + SOON, all));
+    stopped().expect("a supervisor").signal(Signal::CONT);
+    start.wait(SOON).expect_code(0);
+    worker.signal(Signal::CONT);
+    waiting.join().assert_nothing_failed();
+    assert!(worker.wait_gone(SOON));
+    stop_clean(&bed);
 }
