@@ -289,9 +289,10 @@ fn a_worker_s_child_holds_nothing() {
     let response = bed.get("/child").expect("a response");
     let child =
         response.number("child").and_then(|pid| Process::open(pid as u32)).expect("a child");
-    for (number, what) in child.descriptors() {
-        assert!(number < 3, "{number}: {}", what.display());
-    }
+    // Its loader has a library open for a moment.
+    unbroken_tests::eventually("it has nothing but the standard streams", SOON, || {
+        child.descriptors().iter().all(|(number, _)| *number < 3)
+    });
     bed.supervisor().kill();
     bed.processes().iter().filter(|process| process.pid() != child.pid()).for_each(Process::kill);
     assert!(!target.accepts());
