@@ -73,7 +73,7 @@ fn stop_clean(bed: &Bed) {
 /// Kills the supervisor, starts again at once and waits until only the new worker is left; three times.
 fn killed_three_times(bed: &Bed) {
     let target = bed.start().target("http");
-    let loads = loads(&bed, &target);
+    let loads = loads(bed, &target);
     let descriptors = bed.supervisor().descriptors().len();
     for round in 1..=3 {
         loads.iter().for_each(|load| load.wait_for(200));
@@ -163,7 +163,7 @@ fn an_orphan_drains_through_an_upgrade() {
 /// A start that comes to nothing takes nothing away.
 fn a_start_fails(bed: &Bed) {
     let target = bed.start().target("http");
-    let loads = loads(&bed, &target);
+    let loads = loads(bed, &target);
     let (worker, supervisor) = (bed.worker(), bed.supervisor());
     loads.iter().for_each(|load| load.wait_for(200));
     supervisor.kill();
