@@ -316,9 +316,9 @@ fn of_a_blocking_listener() {
             configure(&bed, &format!("[listen]\necho = \"{}\"\n", unix(&new)));
             let report = bed.restart();
             assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+            // One may have had no turn before the end.
             for client in clients {
-                let answers = client.join().expect("a client").expect("no connection lost");
-                assert!(answers > 0, "{window} {socket}");
+                client.join().expect("a client").expect("no connection lost");
             }
             let answer = asked(&Target::Unix(new)).expect("an answer");
             assert_eq!(answer.as_deref(), Some("2 hello\n"));
