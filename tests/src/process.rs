@@ -123,6 +123,16 @@ impl Process {
         descriptors
     }
 
+    /// How many descriptors it has when nobody is being answered. A client that was told a moment ago is
+    /// closed a moment later, and would otherwise be among what later counts are compared with.
+    pub fn descriptors_at_rest(&self) -> usize {
+        let counts = (0..30).map(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            self.descriptors().len()
+        });
+        counts.min().unwrap_or_default()
+    }
+
     /// Its children.
     pub fn children(&self) -> Vec<Process> {
         let tasks = fs::read_dir(self.proc("task")).into_iter().flatten().flatten();

@@ -74,7 +74,7 @@ fn stop_clean(bed: &Bed) {
 fn killed_three_times(bed: &Bed) {
     let target = bed.start().target("http");
     let loads = loads(bed, &target);
-    let descriptors = bed.supervisor().descriptors().len();
+    let descriptors = bed.supervisor().descriptors_at_rest();
     for round in 1..=3 {
         loads.iter().for_each(|load| load.wait_for(200));
         let (supervisor, worker) = (bed.supervisor(), bed.worker());
