@@ -109,6 +109,7 @@ pub mod failpoint;
 #[doc(hidden)]
 pub mod fuzz;
 mod handed;
+mod holder;
 mod image;
 mod launch;
 mod link;

@@ -13,6 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
+use crate::holder;
 
 /// How often, and how long in between, the lock of a directory is tried.
 const LOCK_ATTEMPTS: u32 = 25;
@@ -369,7 +370,17 @@ fn socket_file(path: &Path) -> io::Result<SocketFile> {
 
 fn cannot_bind(name: &str, addr: &Address, error: io::Error) -> Error {
     let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "; stop what listens there or set another address",
+        io::ErrorKind::AddrInUse => {
+            let holder = holder::of(addr).map(|holder| format!("; {holder}")).unwrap_or_default();
+            return Error::os(
+                ErrorKind::Listen,
+                format!(
+                    "cannot bind listener `{name}` to {addr}{holder}; stop what listens there or set \
+                     another address"
+                ),
+                error,
+            );
+        }
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 and foreign directories need privileges: run as root or set another \
              address"
@@ -396,6 +407,7 @@ mod tests {
         let taken = settings(first.addr().clone());
         let error = Bound::bind("api", &taken).unwrap_err().to_string();
         assert!(error.contains("`api`") && error.contains(&first.addr().to_string()), "{error}");
+        assert!(error.contains("this daemon listens there already"), "{error}");
     }
 
     #[test]
