@@ -32,11 +32,28 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
 fn attempts() -> Router {
     Router::new()
         .route("/root", get(async || said(setuid(Uid::from_raw(0)))))
-        .route("/signal/{pid}", get(async |Path(pid): Path<i32>| said(kill(Pid::from_raw(pid), Signal::SIGTERM))))
-        .route("/trace/{pid}", get(async |Path(pid): Path<i32>| said(ptrace::seize(Pid::from_raw(pid), ptrace::Options::empty()))))
-        .route("/memory/{pid}", get(async |Path(pid): Path<i32>| said(fs::read(format!("/proc/{pid}/environ")))))
-        .route("/bind/{addr}", get(async |Path(addr): Path<String>| said(std::net::TcpListener::bind(addr))))
-        .route("/touch/{*path}", get(async |Path(path): Path<String>| said(fs::write(format!("/{path}"), "hello\n"))))
+        .route(
+            "/signal/{pid}",
+            get(async |Path(pid): Path<i32>| said(kill(Pid::from_raw(pid), Signal::SIGTERM))),
+        )
+        .route(
+            "/trace/{pid}",
+            get(async |Path(pid): Path<i32>| {
+                said(ptrace::seize(Pid::from_raw(pid), ptrace::Options::empty()))
+            }),
+        )
+        .route(
+            "/memory/{pid}",
+            get(async |Path(pid): Path<i32>| said(fs::read(format!("/proc/{pid}/environ")))),
+        )
+        .route(
+            "/bind/{addr}",
+            get(async |Path(addr): Path<String>| said(std::net::TcpListener::bind(addr))),
+        )
+        .route(
+            "/touch/{*path}",
+            get(async |Path(path): Path<String>| said(fs::write(format!("/{path}"), "hello\n"))),
+        )
         .route("/list/{*path}", get(async |Path(path): Path<String>| list(&path)))
         .route("/here", get(async || here()))
 }
@@ -50,8 +67,10 @@ fn said<T, E: std::fmt::Display>(done: Result<T, E>) -> String {
 
 fn list(path: &str) -> String {
     let entries = fs::read_dir(format!("/{path}")).map(|entries| {
-        let mut names: Vec<_> =
-            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         names.join(" ")
     });
