@@ -118,6 +118,7 @@ mod logs;
 mod marker;
 mod notify;
 mod pidfile;
+mod privileges;
 #[cfg(test)]
 mod recorded;
 mod reporter;

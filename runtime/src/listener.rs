@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, ErrorKind, Result};
@@ -352,6 +352,30 @@ fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Whether a descriptor is a listening socket at `addr`, and that is what was `declared`.
+pub(crate) fn is(fd: impl AsFd, addr: &Address, declared: &ListenSettings) -> bool {
+    let socket = SockRef::from(&fd);
+    let listens = socket.is_listener().unwrap_or(false);
+    let Ok(local) = socket.local_addr() else { return false };
+    listens
+        && match (addr, &declared.addr) {
+            (Address::Tcp(addr), Address::Tcp(wanted)) => {
+                let same = wanted.port() == addr.port() || wanted.port() == 0;
+                local.as_socket() == Some(*addr) && same && wanted.ip() == addr.ip()
+            }
+            (Address::Unix(path), Address::Unix(wanted)) => {
+                let file = std::fs::symlink_metadata(path);
+                // Bound by its name in an open directory where it is long.
+                let bound =
+                    local.as_pathname().is_some_and(|bound| bound.file_name() == path.file_name());
+                // One that was replaced or removed is not ours to unlink.
+                let is_socket = file.map_or(true, |file| file.file_type().is_socket());
+                path == wanted && bound && is_socket
+            }
+            _ => false,
+        }
 }
 
 fn inode(path: &Path) -> Option<(u64, u64)> {

@@ -3,13 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::libc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sys::descriptors;
 
 /// The most lines of a failing program that are repeated to the caller.
@@ -35,13 +35,40 @@ impl LogFile {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(cannot)?;
         }
+        let shared = is_shared(path);
+        // Nobody's link is followed there, and nobody's pipe waited for.
+        let more = if shared { libc::O_NOFOLLOW | libc::O_NONBLOCK } else { 0 };
         let file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o640)
-            .custom_flags(libc::O_CLOEXEC | libc::O_NOCTTY)
-            .open(path)
-            .map_err(cannot)?;
+            .custom_flags(libc::O_CLOEXEC | libc::O_NOCTTY | more)
+            .open(path);
+        let file = match file {
+            Err(error) if shared && refused_there(&error) => {
+                return Err(planted(path, &error.to_string()));
+            }
+            file => file.map_err(cannot)?,
+        };
+        if shared {
+            let meta = file.metadata().map_err(cannot)?;
+            let own = rustix::process::geteuid().as_raw();
+            let why = match () {
+                () if !meta.is_file() => Some("it is not a regular file".to_owned()),
+                () if meta.uid() != own && meta.uid() != 0 => {
+                    Some(format!("it belongs to user {}", meta.uid()))
+                }
+                () if meta.nlink() > 1 => {
+                    Some("it has another name besides, a hard link".to_owned())
+                }
+                () => None,
+            };
+            if let Some(why) = why {
+                return Err(planted(path, &why));
+            }
+            rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::APPEND)
+                .map_err(|error| cannot(error.into()))?;
+        }
         Ok(LogFile { path: path.to_owned(), file })
     }
 
@@ -73,6 +100,28 @@ impl AsFd for LogFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Whether everybody may put something at this path, as in `/tmp`.
+fn is_shared(path: &Path) -> bool {
+    let parent = path.parent().and_then(|dir| std::fs::metadata(dir).ok());
+    parent.is_some_and(|dir| dir.mode() & 0o002 != 0)
+}
+
+/// What opening a link, a pipe without a reader, or what the kernel protects is answered with.
+fn refused_there(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO | libc::EACCES))
+}
+
+fn planted(path: &Path, why: &str) -> Error {
+    Error::new(
+        ErrorKind::Refused,
+        format!(
+            "the log {} lies where everybody may write and is not taken: {why}; remove it, or set `log` \
+             to a directory of yours",
+            path.display()
+        ),
+    )
 }
 
 /// How long the file is now: what is written later starts there.

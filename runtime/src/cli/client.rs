@@ -86,6 +86,7 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
         }
     }
     conversation.wait_gone()?;
+    pidfile::clear_abandoned(&settings.pidfile, &path_of(&settings.runtime_dir, &settings.pidfile));
     if json {
         let (ledger, to_drained_ms) = farewell.unzip();
         let to_drained_ms = to_drained_ms.flatten();

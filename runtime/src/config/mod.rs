@@ -31,7 +31,7 @@ use crate::spec::Spec;
 
 pub(crate) use keys::reference;
 #[cfg(test)]
-pub(crate) use keys::{Fallback, KEYS, LISTEN_FIELDS};
+pub(crate) use keys::{Fallback, KEYS, LIMITS, LISTEN_FIELDS};
 pub(crate) use settings::*;
 
 use layers::Layer;

@@ -366,7 +366,7 @@ impl StandIn {
             image: ImageStatus::of(&self.parts.image, super::GENERATION, self.serves),
             known_good: None,
             supervisor_image: None,
-            on_disk: Some(DiskStatus::of(&self.parts.image, exe)),
+            on_disk: Some(DiskStatus::of(&self.parts.image, exe, &[])),
             pidfile: settings.pidfile.clone(),
             log: self.parts.log.as_ref().map(|log| log.path().to_owned()),
             note: None,

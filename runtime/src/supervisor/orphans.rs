@@ -19,9 +19,10 @@ use crate::counters::{Counters, Ledger};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
 use crate::link::{self, FromWorker, OrphanedListener, Protocols, ToWorker};
-use crate::listener::Bound;
+use crate::listener::{self, Bound};
 use crate::logs::Say;
 use crate::sys::clock::{self, in_ns};
+use crate::sys::process;
 use crate::sys::readiness::readable;
 
 /// How long they may take to answer, all together: they are asked while nobody waits for anything else.
@@ -235,7 +236,7 @@ fn hear(mut called: BTreeMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, I
         for pid in ready {
             let Some((path, link)) = called.remove(&pid) else { continue };
             match link::receive::<FromWorker>(&link) {
-                Ok(Some((message, fds))) => match introduced(&path, link, message, fds) {
+                Ok(Some((message, fds))) => match introduced(pid, &path, link, message, fds) {
                     Ok(it) => found.push((pid, it)),
                     Err(error) => say.line(&unreachable(pid, &path, &error.to_string())),
                 },
@@ -253,6 +254,7 @@ fn hear(mut called: BTreeMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, I
 }
 
 fn introduced(
+    pid: i32,
     path: &Path,
     link: OwnedFd,
     message: FromWorker,
@@ -271,8 +273,19 @@ fn introduced(
     else {
         return Err(odd("it sent another number of descriptors than it named".into()));
     };
+    // It may be of a user who has fewer privileges than this process, which will signal what it was handed
+    // as a process, and bind, unlink and give away what it was handed as a listener.
+    if process::number_of(&process) != Some(pid) {
+        return Err(odd(format!("it handed over another process than {pid}")));
+    }
     let counters = Counters::open(&counters_fd)
         .map_err(|error| Error::io("its counters cannot be shared", error))?;
+    let fds: Vec<OwnedFd> = fds.collect();
+    for (OrphanedListener { name, addr, settings }, fd) in listeners.iter().zip(&fds) {
+        if !listener::is(fd, addr, settings) {
+            return Err(odd(format!("what it handed over as listener `{name}` is not {addr}")));
+        }
+    }
     let adopt = |(listener, fd): (OrphanedListener, OwnedFd)| {
         let OrphanedListener { name, addr, settings } = listener;
         (name, Arc::new(Bound::adopt(settings, fd, addr)))

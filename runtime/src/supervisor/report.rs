@@ -62,7 +62,10 @@ pub(super) fn status(driver: &Driver) -> Status {
             .confirmed_generation()
             .and_then(|good| image(driver, good, driver.tenure.confirmed(good))),
         supervisor_image: Some(ImageStatus::of(&driver.image, None, None)),
-        on_disk: holdings.map(|holdings| DiskStatus::of(&holdings.image, driver.next_image())),
+        on_disk: holdings.map(|holdings| {
+            let workers = driver.generations.identities();
+            DiskStatus::of(&holdings.image, driver.next_image(), &workers)
+        }),
         pidfile: settings.pidfile.clone(),
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
         note: driver.machine.fallen_back().map(str::to_owned),

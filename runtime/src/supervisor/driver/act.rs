@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::Driver;
+use crate::config::Settings;
 use crate::control::Reply;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
@@ -131,22 +132,34 @@ impl Driver {
                 failpoint::attempt(Step::SupervisorBeforeOpen, generation).map_err(|error| {
                     Error::io(format!("cannot open the image {}", path.display()), error)
                 })?;
-                let image = Image::open(&path)?;
+                let image = Image::open(&path, &self.generations.identities())?;
                 failpoint::reach(Step::SupervisorAfterOpen, generation);
                 self.generations.begin(generation, image)
             }
         };
+        let settings = self.settings_of(generation, source).cloned();
         let plan = Plan {
             generation,
             image: &image,
             args: &self.setup.args,
             vars: &self.setup.vars,
             origin: &self.setup.origin,
+            settings: settings.as_ref(),
             respawn: source != Source::Disk,
         };
         let pid = self.fleet.spawn(worker, &plan, Instant::now())?;
         tracing::info!(pid, generation, "worker spawned");
         Ok(())
+    }
+
+    /// What is known before the worker says it: its generation's settings, or those of the start.
+    fn settings_of(&self, generation: Generation, source: Source) -> Option<&Settings> {
+        let holdings = self.generations.get(generation);
+        let known = holdings.and_then(|holdings| holdings.configuration.as_ref());
+        let first = source == Source::Disk && self.machine.serving_generation().is_none();
+        known
+            .or_else(|| first.then_some(&self.setup.configuration))
+            .map(|configuration| &configuration.settings)
     }
 
     /// Where the image of the next generation lies.

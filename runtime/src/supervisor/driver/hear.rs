@@ -15,6 +15,7 @@ use crate::supervisor::event::{Event, Generation, Policy, WorkerId};
 use crate::supervisor::generations::check_successor;
 use crate::supervisor::report;
 use crate::supervisor::upgrade::preflight::Preflight;
+use crate::sys::privileges::Account;
 use crate::sys::process;
 use crate::sys::readiness::readable;
 use crate::sys::signals::HangUp;
@@ -176,6 +177,13 @@ impl Driver {
                 | FromWorker::ExecFailed { reason }
                 | FromWorker::Failing { reason } => {
                     Event::Failing { worker, reason: report::short(reason) }
+                }
+                FromWorker::Settled { uid, gid, groups } => {
+                    let identity = Account { uid, gid, groups };
+                    match self.generations.settled(generation, identity) {
+                        Ok(()) => continue,
+                        Err(error) => Event::Unacceptable { worker, reason: error.to_string() },
+                    }
                 }
                 FromWorker::Ready {} => {
                     failpoint::reach(Step::SupervisorReady, generation);
