@@ -54,6 +54,9 @@ use proc_macro2::TokenStream;
 /// | `umask` | octal: `"0027"` or `0o027` | inherited |
 /// | `workdir` | directory | `"/"` when detached, else unchanged |
 /// | `log` | file for stdout and stderr | stderr in the foreground, `<name>.log` when detached |
+/// | `log_mode` | permissions of a log file that is made, octal | `"0640"` |
+/// | `log_format` | how events are written: `"none"`, `"text"`, `"json"`, `"journald"` or `"auto"` | `"none"` |
+/// | `log_level` | `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"` | `"info"` |
 /// | `config` | configuration file | none |
 /// | `exe` ¹ | image of the next generation | the path the program was started by |
 /// | `graceful_restart` | run under a supervisor | `false` |

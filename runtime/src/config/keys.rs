@@ -38,6 +38,10 @@ pub(crate) enum Kind {
     Address,
     /// A user or group: a name or a number.
     Account,
+    /// `none`, `text`, `json`, `journald` or `auto`.
+    LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    LogLevel,
 }
 
 /// What holds when no layer sets a key.
@@ -103,6 +107,9 @@ pub(crate) const KEYS: &[Key] = &[
         Absent("stderr; when detached <name>.log"),
         "where stdout and stderr go",
     ),
+    solo("log_mode", Kind::Mode, Value("0640"), "permissions of a log file that is made"),
+    solo("log_format", Kind::LogFormat, Value("none"), "how events are written"),
+    solo("log_level", Kind::LogLevel, Value("info"), "events below are not written"),
     Key {
         name: "exe",
         kind: Kind::Path,
@@ -158,6 +165,8 @@ impl Kind {
             Kind::Restart => "no, on-failure or always",
             Kind::Address => "a literal address",
             Kind::Account => "a name or a number",
+            Kind::LogFormat => "none, text, json, journald or auto",
+            Kind::LogLevel => "error, warn, info, debug or trace",
         }
     }
 }

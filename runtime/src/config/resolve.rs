@@ -11,8 +11,8 @@ use figment::{Figment, Profile, Provider};
 use super::origin::{Origin, Rank};
 use super::values::{Raw, shown};
 use super::{
-    Address, Configuration, ListenSettings, Ready, RestartPolicy, Settings, Surroundings, app,
-    defaults, keys, mistakes, values,
+    Address, Configuration, LOG_MODE, ListenSettings, Ready, RestartPolicy, Settings, Surroundings,
+    app, defaults, keys, mistakes, values,
 };
 use crate::error::{Error, Result};
 use crate::spec::Spec;
@@ -151,6 +151,9 @@ impl Reader<'_> {
             umask: self.get("umask", values::mode),
             workdir: self.get("workdir", values::path),
             log,
+            log_mode: self.get("log_mode", values::mode).unwrap_or(LOG_MODE),
+            log_format: self.some("log_format", values::log_format),
+            log_level: self.some("log_level", values::log_level),
             detached_log,
             config: self.get("config", values::path),
             exe: self.get("exe", values::path),

@@ -124,6 +124,9 @@ fn defaults_hold_where_nothing_is_said() {
         umask,
         workdir,
         log,
+        log_mode,
+        log_format,
+        log_level,
         detached_log,
         config,
         exe,
@@ -144,6 +147,7 @@ fn defaults_hold_where_nothing_is_said() {
     assert_eq!(start_limit_burst, 5);
     assert_eq!(start_limit_interval, Duration::from_secs(60));
     assert_eq!((umask, workdir, log, config, exe), (None, None, None, None, None));
+    assert_eq!((log_mode, log_format, log_level), (0o640, LogFormat::None, LogLevel::Info));
     assert_eq!(detached_log, Path::new("/tmp/hello-1000/hello.log"));
     for key in KEYS {
         assert_eq!(source(&loaded, key.name), "default", "{}", key.name);
@@ -214,6 +218,9 @@ fn every_key_can_be_set_by_every_layer() {
         ("umask", Literal::Int(0o27)),
         ("workdir", Literal::Str("/w")),
         ("log", Literal::Str("/l/x.log")),
+        ("log_mode", Literal::Int(0o600)),
+        ("log_format", Literal::Str(if cfg!(feature = "log") { "json" } else { "none" })),
+        ("log_level", Literal::Str("debug")),
         ("exe", Literal::Str("/e")),
         ("listen.http", Literal::Str("unix:/s.sock")),
         ("listen.http.backlog", Literal::Int(16)),

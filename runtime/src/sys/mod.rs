@@ -4,6 +4,7 @@ pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod exec;
 pub(crate) mod guard;
+pub(crate) mod holders;
 pub(crate) mod memory;
 pub(crate) mod page;
 pub(crate) mod process;
