@@ -209,15 +209,13 @@ impl StandIn {
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
                 Signal::SIGHUP if self.parts.hang_up == HangUp::End => self.stop(),
                 Signal::SIGQUIT => self.hurry(),
-                Signal::SIGUSR1 => {
-                    match self.parts.log.as_mut().map(LogFile::reopen) {
-                        Some(Ok(())) => self.parts.say.line(REOPENED),
-                        Some(Err(error)) => {
-                            self.parts.say.warn(&format!("{error}; the old file is kept"));
-                        }
-                        None => {}
+                Signal::SIGUSR1 => match self.parts.log.as_mut().map(LogFile::reopen) {
+                    Some(Ok(())) => self.parts.say.line(REOPENED),
+                    Some(Err(error)) => {
+                        self.parts.say.warn(&format!("{error}; the old file is kept"));
                     }
-                }
+                    None => {}
+                },
                 _ => {}
             }
         }

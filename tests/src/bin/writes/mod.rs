@@ -1,7 +1,7 @@
 //! An application that writes: lines without end, and events when it is asked.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use unbroken::Daemon;
 
 /// Writes numbered lines beside the service, and how many they were at the end.
 pub(crate) async fn serve(daemon: Daemon) -> anyhow::Result<()> {
-    let lines = std::env::var("LINES").is_ok().then(|| Lines::begin(daemon.generation()));
+    let lines = std::env::var("WRITE_LINES").is_ok().then(|| Lines::begin(daemon.generation()));
     let app = Router::new()
         .route("/", get(async || "hello\n"))
         .route("/events", get(events))
@@ -39,11 +39,11 @@ impl Lines {
             thread::spawn(move || {
                 let mut number = 0;
                 while !end.load(Ordering::Relaxed) {
-                    eprintln!("line {generation} {number}");
+                    write(format!("line {generation} {number}\n"));
                     number += 1;
                     thread::sleep(Duration::from_micros(200));
                 }
-                eprintln!("lines {generation} {number}");
+                write(format!("lines {generation} {number}\n"));
             })
         };
         Self { end, writer }
@@ -53,6 +53,11 @@ impl Lines {
         self.end.store(true, Ordering::Relaxed);
         let _ = self.writer.join();
     }
+}
+
+/// In one write: `eprintln!` makes one of each piece of its text, and others come in between.
+fn write(line: String) {
+    eprint!("{line}");
 }
 
 async fn events() {
