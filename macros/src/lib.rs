@@ -61,6 +61,9 @@ use proc_macro2::TokenStream;
 /// | `oom_score_adj`, `nice` | numbers from -1000 to 1000, from -20 to 19 | inherited |
 /// | `limits(…)` | resource limits by name, soft and hard: `limits(nofile = "4096:65536", core = 0)` | inherited |
 /// | `log` | file for stdout and stderr | stderr in the foreground, `<name>.log` when detached |
+/// | `log_mode` | permissions of a log file that is made, octal | `"0640"` |
+/// | `log_format` | how events are written: `"none"`, `"text"`, `"json"`, `"journald"` or `"auto"` | `"none"` |
+/// | `log_level` | `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"` | `"info"` |
 /// | `config` | configuration file | none |
 /// | `exe` ¹ | image of the next generation | the path the program was started by |
 /// | `graceful_restart` | run under a supervisor | `false` |

@@ -1,6 +1,8 @@
 //! The command line: verbs in the first argument, everything else is the program's.
 
 pub(crate) mod client;
+mod follow;
+pub(crate) mod logs;
 mod show;
 mod verbs;
 

@@ -46,6 +46,10 @@ pub(crate) enum Kind {
     Limit,
     /// A whole number that may be negative.
     Integer,
+    /// `none`, `text`, `json`, `journald` or `auto`.
+    LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    LogLevel,
 }
 
 /// What holds when no layer sets a key.
@@ -129,6 +133,9 @@ pub(crate) const KEYS: &[Key] = &[
         Absent("stderr; when detached <name>.log"),
         "where stdout and stderr go",
     ),
+    solo("log_mode", Kind::Mode, Value("0640"), "permissions of a log file that is made"),
+    solo("log_format", Kind::LogFormat, Value("none"), "how events are written"),
+    solo("log_level", Kind::LogLevel, Value("info"), "events below are not written"),
     Key {
         name: "exe",
         kind: Kind::Path,
@@ -213,6 +220,8 @@ impl Kind {
             Kind::Capabilities => "names of capabilities",
             Kind::Limit => "a limit such as \"1024:4096\"",
             Kind::Integer => "a number, also below 0",
+            Kind::LogFormat => "none, text, json, journald or auto",
+            Kind::LogLevel => "error, warn, info, debug or trace",
         }
     }
 }

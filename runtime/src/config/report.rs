@@ -62,6 +62,7 @@ impl Configuration {
                 ("umask", Fallback::Absent(otherwise)) => {
                     (octal(settings.umask), otherwise.to_owned())
                 }
+                ("log_mode", _) => (octal(Some(settings.log_mode)), String::new()),
                 ("log", _) => (value("log"), log_default(settings)),
                 (name, Fallback::Absent(otherwise)) => (value(name), otherwise.to_owned()),
                 (name, _) => (value(name), String::new()),

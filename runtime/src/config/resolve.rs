@@ -11,8 +11,8 @@ use figment::{Figment, Profile, Provider};
 use super::origin::{Origin, Rank};
 use super::values::{Raw, shown};
 use super::{
-    Address, Configuration, Limit, ListenSettings, Ready, RestartPolicy, Settings, Surroundings,
-    app, defaults, keys, mistakes, values,
+    Address, Configuration, LOG_MODE, Limit, ListenSettings, Ready, RestartPolicy, Settings,
+    Surroundings, app, defaults, keys, mistakes, values,
 };
 use crate::error::{Error, Result};
 use crate::spec::Spec;
@@ -160,6 +160,9 @@ impl Reader<'_> {
             oom_score_adj: self.get("oom_score_adj", |raw| values::within(raw, -1000, 1000)),
             nice: self.get("nice", |raw| values::within(raw, -20, 19)),
             log,
+            log_mode: self.get("log_mode", values::mode).unwrap_or(LOG_MODE),
+            log_format: self.some("log_format", values::log_format),
+            log_level: self.some("log_level", values::log_level),
             detached_log,
             config: self.get("config", values::path),
             exe: self.get("exe", values::path),

@@ -98,6 +98,15 @@ pub(crate) struct Settings {
     pub(crate) nice: Option<i32>,
     /// Where stdout and stderr go. Default: stderr in the foreground, a file when detached.
     pub(crate) log: Option<PathBuf>,
+    /// Permissions of a log file that is made. Default: `0640`.
+    #[serde(default = "log_mode")]
+    pub(crate) log_mode: u32,
+    /// How events are written. Default: `none`, as the program itself does it.
+    #[serde(default)]
+    pub(crate) log_format: LogFormat,
+    /// Events below this level are not written. Default: `info`.
+    #[serde(default)]
+    pub(crate) log_level: LogLevel,
     /// Where they go when detached: `log`, or the default, which needs an environment to be found.
     #[serde(default)]
     pub(crate) detached_log: PathBuf,
@@ -173,6 +182,38 @@ pub(crate) enum RestartPolicy {
     Always,
 }
 
+/// Permissions of a log file, by default.
+pub(crate) const LOG_MODE: u32 = 0o640;
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogFormat {
+    /// Those of the program not at all, unless it installs a subscriber; the daemon's own as plain lines.
+    #[default]
+    None,
+    /// Lines for people.
+    Text,
+    /// An object a line.
+    Json,
+    /// To the journal, field by field.
+    Journald,
+    /// To the journal where stderr is connected to it, else text on a terminal, else JSON.
+    Auto,
+}
+
+/// How grave an event is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -218,6 +259,10 @@ impl TryFrom<String> for Limit {
             false => Ok(Limit { soft, hard }),
         }
     }
+}
+
+fn log_mode() -> u32 {
+    LOG_MODE
 }
 
 fn yes() -> bool {

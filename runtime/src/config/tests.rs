@@ -133,6 +133,9 @@ fn defaults_hold_where_nothing_is_said() {
         oom_score_adj,
         nice,
         log,
+        log_mode,
+        log_format,
+        log_level,
         detached_log,
         config,
         exe,
@@ -156,6 +159,7 @@ fn defaults_hold_where_nothing_is_said() {
     assert_eq!((user, group, groups, chroot), (None, None, None, None));
     assert_eq!((no_new_privileges, capabilities, oom_score_adj, nice), (None, None, None, None));
     assert!(limits.is_empty());
+    assert_eq!((log_mode, log_format, log_level), (0o640, LogFormat::None, LogLevel::Info));
     assert_eq!(detached_log, Path::new("/tmp/hello-1000/hello.log"));
     for key in KEYS {
         assert_eq!(source(&loaded, key.name), "default", "{}", key.name);
@@ -236,6 +240,9 @@ fn every_key_can_be_set_by_every_layer() {
         ("oom_score_adj", Literal::Int(-7)),
         ("nice", Literal::Int(-5)),
         ("log", Literal::Str("/l/x.log")),
+        ("log_mode", Literal::Int(0o600)),
+        ("log_format", Literal::Str(if cfg!(feature = "log") { "json" } else { "none" })),
+        ("log_level", Literal::Str("debug")),
         ("exe", Literal::Str("/e")),
         ("listen.http", Literal::Str("unix:/s.sock")),
         ("listen.http.backlog", Literal::Int(16)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use figment::value::{Num, Value};
 
 use super::origin::Origin;
-use super::{Address, Limit, Ready, RestartPolicy, address, keys};
+use super::{Address, Limit, LogFormat, LogLevel, Ready, RestartPolicy, address, keys};
 use crate::sys::capabilities;
 
 /// A value, and what its reading depends on.
@@ -131,6 +131,34 @@ pub(super) fn restart(raw: &Raw<'_>) -> Parsed<RestartPolicy> {
         Some("on-failure") => Ok(RestartPolicy::OnFailure),
         Some("always") => Ok(RestartPolicy::Always),
         _ => Err("expected `no`, `on-failure` or `always`".into()),
+    }
+}
+
+pub(super) fn log_format(raw: &Raw<'_>) -> Parsed<LogFormat> {
+    let format = match raw.text() {
+        Some("none") => return Ok(LogFormat::None),
+        Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some("journald") => LogFormat::Journald,
+        Some("auto") => LogFormat::Auto,
+        _ => return Err("expected `none`, `text`, `json`, `journald` or `auto`".into()),
+    };
+    match cfg!(feature = "log") {
+        true => Ok(format),
+        false => Err("this program was built without the feature `log` of unbroken: expected \
+                `none`, or build it with the feature"
+            .into()),
+    }
+}
+
+pub(super) fn log_level(raw: &Raw<'_>) -> Parsed<LogLevel> {
+    match raw.text() {
+        Some("error") => Ok(LogLevel::Error),
+        Some("warn") => Ok(LogLevel::Warn),
+        Some("info") => Ok(LogLevel::Info),
+        Some("debug") => Ok(LogLevel::Debug),
+        Some("trace") => Ok(LogLevel::Trace),
+        _ => Err("expected `error`, `warn`, `info`, `debug` or `trace`".into()),
     }
 }
 

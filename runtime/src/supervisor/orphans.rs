@@ -84,14 +84,14 @@ impl Orphans {
         let mut called = BTreeMap::new();
         let sockets = rendezvous::all(runtime_dir, pidfile).unwrap_or_else(|error| {
             let dir = runtime_dir.display();
-            say.line(&format!("cannot look for workers in {dir}: {error}"));
+            say.warn(&format!("cannot look for workers in {dir}: {error}"));
             Vec::new()
         });
         for (pid, path) in sockets {
             match rendezvous::connect(&path) {
                 Ok(link) => _ = called.insert(pid, (path, link)),
                 Err(error) if is_dead(&error) => remove(&path),
-                Err(error) => say.line(&unreachable(pid, &path, &error.to_string())),
+                Err(error) => say.warn(&unreachable(pid, &path, &error.to_string())),
             }
         }
         let mut found = hear(called, say);
@@ -203,7 +203,7 @@ impl Orphans {
     pub(super) fn enforce(&mut self, now: Instant, say: &Say) {
         for (pid, orphan) in &mut self.known {
             if let Some(told) = orphan.told.as_mut().filter(|told| told.kill_at <= now) {
-                say.line(&format!("process {pid} did not end in time: killed"));
+                say.warn(&format!("process {pid} did not end in time: killed"));
                 told.kill_at = now + PATIENCE;
                 orphan.signal(*pid, rustix::process::Signal::KILL, say);
             }
@@ -215,7 +215,7 @@ impl Orphan {
     fn signal(&self, pid: i32, signal: rustix::process::Signal, say: &Say) {
         match rustix::process::pidfd_send_signal(&self.process, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => say.line(&format!("cannot signal process {pid}: {error}")),
+            Err(error) => say.warn(&format!("cannot signal process {pid}: {error}")),
         }
     }
 }
@@ -229,7 +229,7 @@ fn hear(mut called: BTreeMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, I
         let ready = match readable(&links, Some(deadline)) {
             Ok(ready) => ready,
             Err(error) => {
-                say.line(&format!("cannot wait for earlier workers: {error}"));
+                say.warn(&format!("cannot wait for earlier workers: {error}"));
                 break;
             }
         };
@@ -238,17 +238,17 @@ fn hear(mut called: BTreeMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, I
             match link::receive::<FromWorker>(&link) {
                 Ok(Some((message, fds))) => match introduced(pid, &path, link, message, fds) {
                     Ok(it) => found.push((pid, it)),
-                    Err(error) => say.line(&unreachable(pid, &path, &error.to_string())),
+                    Err(error) => say.warn(&unreachable(pid, &path, &error.to_string())),
                 },
                 // It has ended, or drains.
                 Ok(None) => remove(&path),
                 Err(error) if is_dead(&error) => remove(&path),
-                Err(error) => say.line(&unreachable(pid, &path, &error.to_string())),
+                Err(error) => say.warn(&unreachable(pid, &path, &error.to_string())),
             }
         }
     }
     for (pid, (path, _)) in called {
-        say.line(&unreachable(pid, &path, "it does not answer"));
+        say.warn(&unreachable(pid, &path, "it does not answer"));
     }
     found
 }

@@ -146,6 +146,24 @@ pub(super) fn trace(report: &Report) -> Option<String> {
     Some(format!("generation {generation} is gone after {:.0} ms: {ledger}", ms(took)))
 }
 
+/// The account of that generation, as fields of the line.
+pub(super) fn fields(report: &Report) -> Vec<(String, serde_json::Value)> {
+    let Some(ledger) = report.ledger else { return Vec::new() };
+    [
+        ("to", u64::from(report.to)),
+        ("accepted", ledger.accepted),
+        ("received", ledger.received),
+        ("finished", ledger.finished),
+        ("passed", ledger.passed),
+        ("told", ledger.told),
+        ("forced", ledger.forced),
+        ("lost", ledger.lost),
+        ("requests", ledger.requests),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.into()))
+    .into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod exec;
 pub(crate) mod guard;
+pub(crate) mod holders;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod page;

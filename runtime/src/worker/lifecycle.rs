@@ -19,9 +19,13 @@ use crate::counters::{Counters, Stage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker, Protocols, ToWorker};
+#[cfg(feature = "log")]
+use crate::logs;
+use crate::logs::Say;
 use crate::privileges;
 use crate::spec::{Flavor, Spec};
 use crate::sys::privileges::Account;
+use crate::sys::signals;
 
 /// How long the runtime's threads may take to drop what they hold.
 const SHUTDOWN: Duration = Duration::from_millis(500);
@@ -129,6 +133,9 @@ impl Worker {
                 return Err(error);
             }
         }
+        signals::outlive_full_files().map_err(|error| Error::io("cannot catch a signal", error))?;
+        #[cfg(feature = "log")]
+        logs::subscriber::install(&configuration.settings, generation);
         let state = State::new(configuration, generation, counters, listeners, link)
             .map_err(|error| Error::io("cannot prepare the worker", error))?;
         Ok(Worker { state: Arc::new(state), duty, rendezvous })
@@ -226,7 +233,7 @@ impl Worker {
     /// Tells the supervisor why this worker cannot run, and what its exit code is.
     fn fail(self, error: &Error) -> ExitCode {
         self.state.say(&FromWorker::Failing { reason: error.to_string() });
-        eprintln!("{}: {error}", self.state.configuration.settings.name);
+        Say::new(&self.state.configuration.settings, false).error(&error.to_string());
         self.state.part();
         ExitCode::from(error.exit_code())
     }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::Driver;
-use crate::config::Settings;
+use crate::config::{LogLevel, Settings};
 use crate::control::Reply;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::link::{ListenerHandle, ToWorker};
-use crate::logs;
+use crate::logs::{self, About};
 use crate::supervisor::event::{Action, Answer, Event, Generation, Level, Order, Source, WorkerId};
 use crate::supervisor::fleet::Plan;
 use crate::supervisor::machine::MAX_RESTARTS;
@@ -87,7 +87,10 @@ impl Driver {
             }
             Action::Drained { report } => {
                 if let Some(text) = report::trace(&report) {
-                    self.setup.say.line(&text);
+                    let fields = report::fields(&report);
+                    let about =
+                        About { generation: report.from, fields: &fields, ..About::default() };
+                    self.setup.say.event(LogLevel::Info, &text, about);
                 }
             }
             Action::Retire { generation, keep } => self.generations.retire(generation, keep),
@@ -236,15 +239,17 @@ impl Driver {
         let Some(process) = self.fleet.get(worker) else { return };
         if let Err(error) = process.child.signal(signal) {
             let pid = process.child.pid();
-            self.setup.say.line(&format!("cannot signal process {pid}: {error}"));
+            self.setup.say.warn(&format!("cannot signal process {pid}: {error}"));
         }
     }
 
     /// Writes down what a process that does not answer is doing.
     fn examine(&self, worker: WorkerId) {
         let Some(process) = self.fleet.get(worker) else { return };
+        let (generation, worker) = (Some(process.generation), Some(process.child.pid()));
         for line in threads::of(process.child.pid()) {
-            self.log(Level::Warn, &line);
+            let about = About { generation, worker, ..About::default() };
+            self.log_about(Level::Warn, &line, about);
         }
     }
 
@@ -266,26 +271,40 @@ impl Driver {
             .collect();
         let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
         let text = format!("generation {generation} serves{on}");
-        self.log(Level::Info, &text);
+        self.log_about(
+            Level::Info,
+            &text,
+            About { generation: Some(generation), ..About::default() },
+        );
         self.succeed_orphans(generation);
         self.setup.reporter.ready(&addrs);
     }
 
     pub(super) fn log(&self, level: Level, text: &str) {
+        self.log_about(level, text, About::default());
+    }
+
+    fn log_about(&self, level: Level, text: &str, about: About<'_>) {
         match level {
             Level::Info => tracing::info!("{text}"),
             Level::Warn => tracing::warn!("{text}"),
             Level::Error => tracing::error!("{text}"),
         }
-        self.setup.say.line(text);
+        let level = match level {
+            Level::Info => LogLevel::Info,
+            Level::Warn => LogLevel::Warn,
+            Level::Error => LogLevel::Error,
+        };
+        self.setup.say.event(level, text, about);
     }
 
     pub(super) fn reopen_log(&mut self) {
         let Some(log) = &mut self.setup.log else { return };
         if let Err(error) = log.reopen() {
-            self.setup.say.line(&format!("{error}; the old file is kept"));
+            self.setup.say.warn(&format!("{error}; the old file is kept"));
             return;
         }
+        self.setup.say.line(crate::logs::REOPENED);
         let log = log.as_fd();
         self.orphans.reopen(log);
         for process in self.fleet.iter_mut() {

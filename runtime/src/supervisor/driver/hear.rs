@@ -59,7 +59,7 @@ impl Driver {
                 Readable::Signals => self.read_signals()?,
                 Readable::Control => {
                     if let Err(error) = self.clients.accept(&self.setup.control, now) {
-                        self.setup.say.line(&format!("cannot accept a control client: {error}"));
+                        self.setup.say.warn(&format!("cannot accept a control client: {error}"));
                     }
                 }
                 Readable::Client(id) => self.hear_client(id),
@@ -202,7 +202,7 @@ impl Driver {
                 }
                 FromWorker::Error { message } => {
                     let message = report::short(message);
-                    self.setup.say.line(&format!(
+                    self.setup.say.warn(&format!(
                         "the worker of generation {generation} did not understand: {message}"
                     ));
                     continue;
@@ -278,7 +278,7 @@ impl Driver {
             Ok(None) => {}
             Err(error) => {
                 let pid = process.child.pid();
-                self.setup.say.line(&format!("cannot wait for process {pid}: {error}"));
+                self.setup.say.warn(&format!("cannot wait for process {pid}: {error}"));
             }
         }
     }
