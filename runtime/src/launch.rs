@@ -146,6 +146,11 @@ fn command(spec: &Spec) -> ExitCode {
                 cli::client::run(&Configuration::locate(spec, &around)?, &inquiry)
             }
             Command::Check { json } => cli::check(&Configuration::load(spec, &around)?, json),
+            Command::Unit(options) => {
+                let around = cli::unit::surroundings(&around);
+                let configuration = Configuration::load(spec, &around)?;
+                cli::unit::run(&configuration, &around, &parsed.args, options)
+            }
         }
     });
     match done {

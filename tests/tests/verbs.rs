@@ -77,7 +77,7 @@ fn settings_of_a_running_daemon() {
 #[test]
 fn verbs_to_come() {
     let bed = Bed::new("http");
-    for verb in ["logs", "unit"] {
+    for verb in ["logs"] {
         says(&bed.verb([verb]).expect_code(2), &[verb, "run --"]);
     }
     bed.assert_nothing_left();
@@ -86,7 +86,7 @@ fn verbs_to_come() {
 #[test]
 fn help() {
     let bed = Bed::new("http");
-    for verb in ["run", "start", "stop", "restart", "status", "check"] {
+    for verb in ["run", "start", "stop", "restart", "status", "check", "unit"] {
         says(&bed.verb([verb, "--help"]).expect_code(0), &["usage", verb]);
     }
 }

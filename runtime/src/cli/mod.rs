@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 mod show;
+pub(crate) mod unit;
 mod verbs;
 
 use std::io::Write;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
+use super::unit::Options;
 use crate::config::reference;
 use crate::spec::Spec;
 
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Check {
         json: bool,
     },
+    /// The units for systemd.
+    Unit(Options),
 }
 
 /// What is asked of a running daemon.
@@ -37,10 +40,10 @@ pub(crate) enum Inquiry {
     Status { json: bool },
 }
 
-const VERBS: [&str; 7] = ["run", "start", "stop", "restart", "status", "check", "help"];
+const VERBS: [&str; 8] = ["run", "start", "stop", "restart", "status", "check", "unit", "help"];
 
 /// Verbs of later releases: a program that took them as its own would lose them then.
-const RESERVED: [&str; 2] = ["logs", "unit"];
+const RESERVED: [&str; 1] = ["logs"];
 
 /// Parses the arguments. `Err`: help was shown or the arguments are wrong, and this is the exit code.
 pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode> {
@@ -83,6 +86,12 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode
         "restart" => Command::Client(Inquiry::Restart { json, wait: !flag(options, "no-wait") }),
         "status" => Command::Client(Inquiry::Status { json }),
         "check" => Command::Check { json },
+        "unit" => Command::Unit(Options {
+            sockets: flag(options, "socket"),
+            notify_reload: flag(options, "notify-reload"),
+            install: flag(options, "install"),
+            yes: flag(options, "yes"),
+        }),
         _ => Command::Run { detach: Some(false) },
     };
     let overrides = options.get_many::<String>("set").into_iter().flatten().cloned().collect();
@@ -135,6 +144,9 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
     let verb = |verb: &'static str, about: &'static str| {
         clap::Command::new(verb).about(about).arg(set.clone())
     };
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
     let program_args = "What follows `--` are the program's own arguments.";
     clap::Command::new(name)
         .version(spec.version.unwrap_or(""))
@@ -162,6 +174,15 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
                      DAEMON_LISTEN_HTTP__MODE:\n{}",
                     reference()
                 )),
+            verb("unit", "Prints the unit for systemd, from the effective configuration")
+                .arg(switch("socket", "With a .socket unit for each listener"))
+                .arg(switch("notify-reload", "Reloads by signal (Type=notify-reload, systemd 253)"))
+                .arg(switch("install", "Writes to /etc/systemd/system, and enables it"))
+                .arg(switch("yes", "Does not ask").requires("install"))
+                .after_help(
+                    "DAEMON_* variables and --set options become part of the unit, and so do the \
+                     program's own arguments, behind `--`.",
+                ),
         ])
 }
 
