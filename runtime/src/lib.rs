@@ -20,6 +20,7 @@
 //! | `hello status` | shows what runs |
 //! | `hello stop` | drains and ends it |
 //! | `hello check` | shows the effective configuration, and where each value is from |
+//! | `hello unit` | prints a unit for systemd, or installs it |
 //!
 //! - [`daemon`] is the attribute, with all its keys.
 //! - [`Daemon`] is what `main` gets: listeners, readiness, draining, configuration.

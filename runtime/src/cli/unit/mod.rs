@@ -69,10 +69,15 @@ pub(crate) fn run(
     if options.install {
         install::install(&units, options.yes)?;
     } else {
-        let files = units.iter().map(|unit| format!("# {DIRECTORY}/{}\n{}", unit.name, unit.text));
-        super::print(&files.collect::<Vec<_>>().join("\n"))?;
+        super::print(&printed(&units))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// One behind the other, each with its name.
+fn printed(units: &[Unit]) -> String {
+    let files = units.iter().map(|unit| format!("# {DIRECTORY}/{}\n{}", unit.name, unit.text));
+    files.collect::<Vec<_>>().join("\n")
 }
 
 /// The service, and its sockets where systemd is to bind them.
@@ -82,6 +87,13 @@ fn units(plan: &Plan) -> Result<Vec<Unit>> {
         return Err(usage(
             "`--notify-reload` needs graceful_restart in the attribute: leave it out, as without a \
              supervisor nothing can be reloaded",
+        ));
+    }
+    let image = plan.image.to_string_lossy();
+    if image.contains(|c: char| "\"'\\".contains(c) || c.is_control()) {
+        return Err(Error::new(
+            ErrorKind::Image,
+            format!("systemd runs no program whose path has quotes in it: rename {image}"),
         ));
     }
     let name = text::escape(&settings.name);

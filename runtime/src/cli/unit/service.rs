@@ -46,7 +46,8 @@ fn head(text: &mut Text, plan: &Plan, sockets: &[String]) {
 
 fn process(text: &mut Text, plan: &Plan, sockets: &[String]) {
     let settings = &plan.settings;
-    let image = text::argument(&plan.image.to_string_lossy());
+    // Variables are not replaced in a program's path.
+    let image = text::path(&plan.image);
     let options = |keys: &[&str]| -> String {
         let given = plan.overrides.iter().filter(|option| {
             let key = option.split_once('=').map_or("", |(key, _)| key);
