@@ -65,6 +65,11 @@ impl Machine {
         self.suite
     }
 
+    /// A path of the machine, as it can be reached from outside.
+    pub fn path(&self, path: &str) -> PathBuf {
+        format!("/proc/{}/root{path}", self.init).into()
+    }
+
     /// Runs a command as root.
     #[track_caller]
     pub fn run<A: AsRef<std::ffi::OsStr>>(&self, command: impl IntoIterator<Item = A>) -> Output {

@@ -141,8 +141,12 @@ fn resources(text: &mut Text, plan: &Plan, places: &Places) {
     text.group("A connection is a descriptor, and a file may be one.").set("LimitNOFILE", 65536);
     if !plan.settings.listen.is_empty() {
         let most = plan.settings.listen.len() + SPARE_DESCRIPTORS;
-        text.group("Listeners stay open over `systemctl restart`: systemd keeps them.")
-            .set("FileDescriptorStoreMax", most);
+        text.group(
+            "Listeners stay open over `systemctl restart`: systemd keeps so many. It says so itself from\n\
+             254 on.",
+        )
+        .set("FileDescriptorStoreMax", most)
+        .set("Environment", format_args!("FDSTORE={most}"));
     }
     if let Some(dir) = &places.runtime {
         text.group("For pidfile and control socket.")
