@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::{Child, Output, eventually, skip};
+use crate::{Child, Output, Process, eventually, skip};
 
 /// How long a command in a machine may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,6 +24,7 @@ const IMPOSSIBLE: &str = "UNBROKEN_NO_SYSTEMD";
 pub struct Machine {
     suite: &'static str,
     init: u32,
+    keeper: std::process::Child,
     _input: ChildStdin,
 }
 
@@ -52,7 +53,7 @@ impl Machine {
             skip(&format!("no {suite}: {}", String::from_utf8_lossy(&failed.stderr).trim()));
             return None;
         };
-        let machine = Machine { suite, init, _input: input };
+        let machine = Machine { suite, init, keeper, _input: input };
         eventually(&format!("{suite} is booted"), PATIENCE, || {
             let said = machine.run(["systemctl", "is-system-running"]).stdout;
             ["running", "degraded"].contains(&said.trim())
@@ -63,6 +64,16 @@ impl Machine {
     /// The Debian suite.
     pub fn suite(&self) -> &'static str {
         self.suite
+    }
+
+    /// Its process 1.
+    pub fn init(&self) -> Process {
+        Process::open(self.init).expect("a machine that runs")
+    }
+
+    /// The process outside that ends it.
+    pub fn keeper(&self) -> Process {
+        Process::open(self.keeper.id()).expect("our own child")
     }
 
     /// A path of the machine, as it can be reached from outside.

@@ -15,9 +15,10 @@ mod starts;
 #[path = "p8_systemd/units.rs"]
 mod units;
 
+use std::process::Command;
 use std::sync::OnceLock;
 
-use unbroken_tests::Machine;
+use unbroken_tests::{Machine, eventually};
 
 /// Each scenario is a test of each suite; one machine is booted for all of a suite.
 macro_rules! scenarios {
@@ -52,4 +53,30 @@ fn on(machine: &OnceLock<Option<Machine>>, suite: &'static str, scenario: fn(&Ma
     if let Some(machine) = machine.get_or_init(|| Machine::boot(suite)) {
         scenario(machine);
     }
+}
+
+/// A machine ends with who uses it, and with its keeper.
+#[test]
+fn nothing_is_left_of_a_machine() {
+    let cgroup = |init: u32| {
+        let mut find = Command::new("find");
+        let found =
+            find.args(["/sys/fs/cgroup", "-name", &format!("unbroken-box.{init}")]).output();
+        !found.expect("find").stdout.is_empty()
+    };
+    let Some(machine) = Machine::boot("bookworm") else { return };
+    let (init, keeper) = (machine.init(), machine.keeper());
+    assert!(cgroup(init.pid()));
+    drop(machine);
+    assert!(init.wait_gone(service::SOON) && keeper.wait_gone(service::SOON));
+    assert!(!cgroup(init.pid()));
+
+    let Some(machine) = Machine::boot("bookworm") else { return };
+    let init = machine.init();
+    machine.keeper().kill();
+    assert!(init.wait_gone(service::SOON));
+    drop(machine);
+    // The next one sweeps up.
+    let Some(_machine) = Machine::boot("bookworm") else { return };
+    eventually("it is swept up", service::SOON, || !cgroup(init.pid()));
 }
