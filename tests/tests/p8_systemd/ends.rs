@@ -40,7 +40,7 @@ pub(crate) fn systemds_watchdog(machine: &Machine) {
     assert_eq!((service.show("MainPID"), service.show("NRestarts")), (main.clone(), "0".into()));
     assert_eq!(service.serves().1, reloads + 1);
 
-    machine.run(["kill", "-STOP", &main]).expect_code(0);
+    machine.shell(&format!("kill -STOP {main}")).expect_code(0);
     eventually("another one serves", SOON, || {
         service.show("ActiveState") == "active" && service.show("MainPID") != main
     });

@@ -49,9 +49,10 @@ pub(crate) fn failing_start(machine: &Machine) {
     service.unit(&[], &["--install", "--yes"]).expect_code(0);
     assert_ne!(service.systemctl("start").code(), 0);
     assert_eq!(service.show("ExecMainStatus"), "1");
-    service.systemctl("status").expect_text("cannot open the database");
+    assert_eq!(service.show("Result"), "exit-code");
     eventually("it is given up", SOON, || service.show("ActiveState") == "failed");
     assert_eq!(service.show("NRestarts"), "5");
+    service.systemctl("status").expect_text("cannot open the database");
     assert!(service.journal().matches("cannot open the database").count() >= 5);
 }
 
