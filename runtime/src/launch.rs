@@ -153,6 +153,11 @@ fn command(spec: &Spec) -> ExitCode {
                 cli::logs::run(&Configuration::locate(spec, &around, keys)?, &options)
             }
             Command::Check { json } => cli::check(&Configuration::load(spec, &around)?, json),
+            Command::Unit(options) => {
+                let around = cli::unit::surroundings(&around);
+                let configuration = Configuration::load(spec, &around)?;
+                cli::unit::run(&configuration, &around, &parsed.args, options)
+            }
         }
     });
     match done {

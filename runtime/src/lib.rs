@@ -21,6 +21,7 @@
 //! | `hello stop` | drains and ends it |
 //! | `hello logs` | shows what it wrote, wherever that goes |
 //! | `hello check` | shows the effective configuration, and where each value is from |
+//! | `hello unit` | prints a unit for systemd, or installs it |
 //!
 //! - [`daemon`] is the attribute, with all its keys.
 //! - [`Daemon`] is what `main` gets: listeners, readiness, draining, configuration.

@@ -8,6 +8,7 @@
 //! - [`http::Connection`] is one connection in the test's own hands, byte by byte.
 //! - [`Control`] is one connection to the control socket, packet by packet.
 //! - [`Process`] is a process held by a pidfd; [`Terminal`] a pseudo terminal with a child on it.
+//! - [`Machine`] is one with a real systemd, in namespaces of its own.
 //! - [`Browser`] is a Chromium without a window.
 //! - [`eventually`] waits, with a bound, for what announces itself in no other way.
 
@@ -24,6 +25,7 @@ pub mod control;
 pub mod example;
 pub mod http;
 pub mod load;
+pub mod machine;
 pub mod process;
 pub mod report;
 mod skip;
@@ -35,6 +37,7 @@ pub use browser::Browser;
 pub use child::{Child, Output};
 pub use control::Control;
 pub use load::Load;
+pub use machine::Machine;
 pub use process::Process;
 pub use report::{Report, Status};
 pub use rustix::process::Signal;

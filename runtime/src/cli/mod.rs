@@ -4,6 +4,7 @@ pub(crate) mod client;
 mod follow;
 pub(crate) mod logs;
 mod show;
+pub(crate) mod unit;
 mod verbs;
 
 use std::io::Write;

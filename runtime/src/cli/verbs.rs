@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches};
 
 use super::logs;
+use super::unit::Options;
 use crate::config::reference;
 use crate::spec::Spec;
 
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     },
     /// What a daemon wrote, whether it runs or not.
     Logs(logs::Options),
+    /// The units for systemd.
+    Unit(Options),
 }
 
 /// What is asked of a running daemon.
@@ -40,10 +43,8 @@ pub(crate) enum Inquiry {
     Status { json: bool },
 }
 
-const VERBS: [&str; 8] = ["run", "start", "stop", "restart", "status", "logs", "check", "help"];
-
-/// Verbs of later releases: a program that took them as its own would lose them then.
-const RESERVED: [&str; 1] = ["unit"];
+const VERBS: [&str; 9] =
+    ["run", "start", "stop", "restart", "status", "logs", "check", "unit", "help"];
 
 /// The lines that `logs` shows, as tail(1) does.
 const LINES: u32 = 10;
@@ -60,13 +61,6 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode
             eprintln!(
                 "{name}: there is no verb `{first}`; did you mean `{name} {verb}`? \
                  To pass it to the program: `{name} run -- {first}`"
-            );
-            return Err(ExitCode::from(2));
-        }
-        if RESERVED.contains(&first) {
-            eprintln!(
-                "{name}: there is no verb `{first}` yet; to pass it to the program: \
-                 `{name} run -- {first}`"
             );
             return Err(ExitCode::from(2));
         }
@@ -92,6 +86,12 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode
         "logs" => Command::Logs(logs::Options {
             lines: options.get_one::<u32>("lines").copied().unwrap_or(LINES),
             follow: flag(options, "follow"),
+        }),
+        "unit" => Command::Unit(Options {
+            sockets: flag(options, "socket"),
+            notify_reload: flag(options, "notify-reload"),
+            install: flag(options, "install"),
+            yes: flag(options, "yes"),
         }),
         _ => Command::Run { detach: Some(false) },
     };
@@ -145,6 +145,9 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
     let verb = |verb: &'static str, about: &'static str| {
         clap::Command::new(verb).about(about).arg(set.clone())
     };
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
     let program_args = "What follows `--` are the program's own arguments.";
     clap::Command::new(name)
         .version(spec.version.unwrap_or(""))
@@ -188,6 +191,15 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
                      DAEMON_LISTEN_HTTP__MODE:\n{}",
                     reference()
                 )),
+            verb("unit", "Prints the unit for systemd, from the effective configuration")
+                .arg(switch("socket", "With a .socket unit for each listener"))
+                .arg(switch("notify-reload", "Reloads by signal (Type=notify-reload, systemd 253)"))
+                .arg(switch("install", "Writes to /etc/systemd/system, and enables it"))
+                .arg(switch("yes", "Does not ask").requires("install"))
+                .after_help(
+                    "DAEMON_* variables and --set options become part of the unit, and so do the \
+                     program's own arguments, behind `--`.",
+                ),
         ])
 }
 

@@ -47,6 +47,13 @@ pub(super) fn environment(
     layer
 }
 
+/// Whether a variable is configuration. Kubernetes announces a service called "daemon" by some.
+pub(super) fn is_ours(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(|rest| {
+        rest != "PORT" && !rest.starts_with("PORT_") && !rest.starts_with("SERVICE_")
+    })
+}
+
 /// The value of one variable, where it is UTF-8 text.
 pub(super) fn var<'a>(vars: &'a [(OsString, OsString)], name: &str) -> Option<&'a str> {
     let (_, value) = vars.iter().find(|(n, _)| n == OsStr::new(name))?;
@@ -90,8 +97,8 @@ impl<'a> Known<'a> {
     /// The key path that a variable sets; `None` if the variable is none of ours.
     fn path(&self, name: &str) -> Result<Option<Vec<String>>, String> {
         let rest = name.strip_prefix(PREFIX).unwrap_or(name);
-        if rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_") {
-            return Ok(None); // Kubernetes announces a service called "daemon" by these.
+        if !is_ours(name) {
+            return Ok(None);
         }
         if let Some(key) = keys::KEYS.iter().find(|k| variable(&[k.name]) == name) {
             return Ok(Some(vec![key.name.to_owned()]));

@@ -9,6 +9,7 @@ pub(crate) mod fuzz;
 mod keys;
 mod layers;
 mod origin;
+mod relocate;
 mod report;
 mod resolve;
 mod settings;
