@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Mode,
     /// A listen address.
     Address,
+    /// An address and a port.
+    Socket,
     /// The listeners.
     Listen,
     /// The path of the `unbroken` crate.
@@ -43,6 +45,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("ready_timeout", Kind::Duration),
     key("drain_timeout", Kind::Duration),
     key("kill_timeout", Kind::Duration),
+    key("lame_duck", Kind::Duration),
     supervised("confirm_window", Kind::Duration),
     supervised("exclusive", Kind::Switch),
     supervised("watchdog", Kind::Duration),
@@ -58,6 +61,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("log", Kind::Text),
     key("config", Kind::Text),
     supervised("exe", Kind::Text),
+    key("probe", Kind::Socket),
     key("flavor", Kind::Choice(&["current_thread", "multi_thread"])),
     key("worker_threads", Kind::Count(u16::MAX as u32)),
     key("crate", Kind::Crate),

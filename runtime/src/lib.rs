@@ -117,6 +117,7 @@ mod logs;
 mod marker;
 mod notify;
 mod pidfile;
+mod probe;
 #[cfg(test)]
 mod recorded;
 mod reporter;

@@ -111,6 +111,7 @@ fn defaults_hold_where_nothing_is_said() {
         ready_timeout,
         drain_timeout,
         kill_timeout,
+        lame_duck,
         confirm_window,
         exclusive,
         watchdog,
@@ -127,6 +128,7 @@ fn defaults_hold_where_nothing_is_said() {
         detached_log,
         config,
         exe,
+        probe,
     } = loaded.settings.clone();
     assert_eq!(name, "hello");
     assert_eq!(pidfile, Path::new("/tmp/hello-1000/hello.pid"));
@@ -144,6 +146,7 @@ fn defaults_hold_where_nothing_is_said() {
     assert_eq!(start_limit_burst, 5);
     assert_eq!(start_limit_interval, Duration::from_secs(60));
     assert_eq!((umask, workdir, log, config, exe), (None, None, None, None, None));
+    assert_eq!((lame_duck, probe), (Duration::ZERO, None));
     assert_eq!(detached_log, Path::new("/tmp/hello-1000/hello.log"));
     for key in KEYS {
         assert_eq!(source(&loaded, key.name), "default", "{}", key.name);
@@ -201,6 +204,7 @@ fn every_key_can_be_set_by_every_layer() {
         ("ready_timeout", Literal::Str("1m 1s")),
         ("drain_timeout", Literal::Str("1m 2s")),
         ("kill_timeout", Literal::Str("1m 3s")),
+        ("lame_duck", Literal::Str("4s")),
         ("confirm_window", Literal::Str("1m 4s")),
         ("exclusive", Literal::Bool(true)),
         ("watchdog", Literal::Str("1m 9s")),
@@ -215,6 +219,7 @@ fn every_key_can_be_set_by_every_layer() {
         ("workdir", Literal::Str("/w")),
         ("log", Literal::Str("/l/x.log")),
         ("exe", Literal::Str("/e")),
+        ("probe", Literal::Str("127.0.0.1:8086")),
         ("listen.http", Literal::Str("unix:/s.sock")),
         ("listen.http.backlog", Literal::Int(16)),
         ("listen.http.mode", Literal::Int(0o660)),
