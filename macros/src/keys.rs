@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Mode,
     /// A listen address.
     Address,
+    /// An address and a port.
+    Socket,
     /// The listeners.
     Listen,
     /// Names, in an array or in one text with commas.
@@ -53,6 +55,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("ready_timeout", Kind::Duration),
     key("drain_timeout", Kind::Duration),
     key("kill_timeout", Kind::Duration),
+    key("lame_duck", Kind::Duration),
     supervised("confirm_window", Kind::Duration),
     supervised("exclusive", Kind::Switch),
     supervised("watchdog", Kind::Duration),
@@ -80,6 +83,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("log_level", Kind::Choice(&["error", "warn", "info", "debug", "trace"])),
     key("config", Kind::Text),
     supervised("exe", Kind::Text),
+    key("probe", Kind::Socket),
     key("flavor", Kind::Choice(&["current_thread", "multi_thread"])),
     key("worker_threads", Kind::Count(u16::MAX as u32)),
     key("crate", Kind::Crate),

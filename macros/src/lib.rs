@@ -43,6 +43,7 @@ use proc_macro2::TokenStream;
 /// | `ready_timeout` | duration | `"60s"` |
 /// | `drain_timeout` | duration | `"30s"` |
 /// | `kill_timeout` | duration | `"5s"` |
+/// | `lame_duck` | duration for which it accepts on when told to stop, and says that it is not ready | `"0s"` |
 /// | `confirm_window` ¹ | duration in which a new generation can be undone | `"2s"` |
 /// | `exclusive` ¹ | the old worker is gone before the new one begins | `false` |
 /// | `watchdog` ¹ | duration after which a worker that does not answer is replaced | off |
@@ -66,6 +67,7 @@ use proc_macro2::TokenStream;
 /// | `log_level` | `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"` | `"info"` |
 /// | `config` | configuration file | none |
 /// | `exe` ¹ | image of the next generation | the path the program was started by |
+/// | `probe` | address that answers `/livez`, `/readyz` and `/startupz` | none |
 /// | `graceful_restart` | run under a supervisor | `false` |
 /// | `flavor` ² | `"multi_thread"` or `"current_thread"` | `"multi_thread"` |
 /// | `worker_threads` ² | threads of a multi-thread runtime | as Tokio decides |

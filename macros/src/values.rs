@@ -37,6 +37,12 @@ pub(crate) fn read(key: &str, kind: Kind, value: &Value) -> Result<Setting, Stri
         Kind::Mode => mode(key, value).map(Setting::Str),
         Kind::Count(most) => count(key, value, most).map(|it| Setting::Int(it.into())),
         Kind::Address => address(key, value).map(|(text, _)| Setting::Str(text)),
+        Kind::Socket => match address(key, value)? {
+            (text, Address::Tcp(_)) => Ok(Setting::Str(text)),
+            (_, Address::Unix(_)) => {
+                Err(format!("`{key}` is an address and a port: write `{key} = \"0.0.0.0:8086\"`"))
+            }
+        },
         Kind::Choice(words) => choice(key, value, words).map(Setting::Str),
         Kind::Name => {
             let text = text(key, value, "name", "hello")?;

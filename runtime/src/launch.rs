@@ -17,6 +17,7 @@ use crate::logs::{LogFile, Say};
 use crate::marker::{self, Marker, Origin, Role};
 use crate::notify::{self, Notifier};
 use crate::pidfile::PidFile;
+use crate::probe;
 use crate::reporter::Reporter;
 use crate::solo;
 use crate::spec::Spec;
@@ -274,6 +275,14 @@ fn begin(
             return Err(error);
         }
     };
+    let probes = match probe::Server::bind(settings.probe) {
+        Ok(probes) => probes,
+        Err(error) => {
+            control.remove();
+            pidfile.remove();
+            return Err(error);
+        }
+    };
     let mut vars = process::variables();
     if outset.detached {
         // Whoever starts a daemon in the background is not what its service manager waits for.
@@ -291,6 +300,7 @@ fn begin(
         reporter: std::mem::take(reporter),
         say: say.clone(),
         hang_up,
+        probes,
     };
     if setup.configuration.settings.graceful_restart {
         return Driver::new(setup);

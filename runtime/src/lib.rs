@@ -124,6 +124,7 @@ mod marker;
 mod notify;
 mod pidfile;
 mod privileges;
+mod probe;
 #[cfg(test)]
 mod recorded;
 mod reporter;

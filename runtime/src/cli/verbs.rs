@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches};
 use super::logs;
 use super::unit::Options;
 use crate::config::reference;
+use crate::probe::Probe;
 use crate::spec::Spec;
 
 /// What the command line asks for.
@@ -41,6 +42,7 @@ pub(crate) enum Inquiry {
     Stop { json: bool },
     Restart { json: bool, wait: bool },
     Status { json: bool },
+    Probe { json: bool, probe: Probe },
 }
 
 const VERBS: [&str; 9] =
@@ -81,7 +83,10 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode
         "start" => Command::Run { detach: Some(true) },
         "stop" => Command::Client(Inquiry::Stop { json }),
         "restart" => Command::Client(Inquiry::Restart { json, wait: !flag(options, "no-wait") }),
-        "status" => Command::Client(Inquiry::Status { json }),
+        "status" => Command::Client(match options.get_one::<Probe>("probe") {
+            Some(&probe) => Inquiry::Probe { json, probe },
+            None => Inquiry::Status { json },
+        }),
         "check" => Command::Check { json },
         "logs" => Command::Logs(logs::Options {
             lines: options.get_one::<u32>("lines").copied().unwrap_or(LINES),
@@ -117,6 +122,11 @@ fn key_value(text: &str) -> Result<String, String> {
         Some((key, _)) if !key.is_empty() => Ok(text.to_owned()),
         _ => Err(format!("write it as KEY=VALUE, as in {text}=…")),
     }
+}
+
+fn probe(text: &str) -> Result<Probe, String> {
+    let found = Probe::ALL.into_iter().find(|probe| probe.word() == text);
+    found.ok_or_else(|| "expected live, ready or startup".into())
 }
 
 fn flag(options: &ArgMatches, name: &str) -> bool {
@@ -167,7 +177,14 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
                         .help("Returns when the new generation serves, not when the old is gone"),
                 ),
             verb("status", "Shows what runs. Exit code: 0 running, 1 dead, 3 not running")
-                .arg(json.clone()),
+                .arg(json.clone())
+                .arg(
+                    Arg::new("probe")
+                        .long("probe")
+                        .value_name("PROBE")
+                        .value_parser(probe)
+                        .help("Asks only this: live, ready or startup. Exit code: 0 yes, 1 no"),
+                ),
             verb("logs", "Shows what the daemon wrote, wherever that goes")
                 .arg(
                     Arg::new("follow")

@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Restart,
     /// A literal address.
     Address,
+    /// An address and a port.
+    Socket,
     /// A user or group: a name or a number.
     Account,
     /// Several of them.
@@ -76,6 +78,7 @@ pub(crate) const KEYS: &[Key] = &[
     solo("ready_timeout", Kind::Duration, Value("60s"), "a worker not ready by then has failed"),
     solo("drain_timeout", Kind::Duration, Value("30s"), "time to finish what is in flight"),
     solo("kill_timeout", Kind::Duration, Value("5s"), "time between SIGTERM and SIGKILL"),
+    solo("lame_duck", Kind::Duration, Value("0s"), "how long it accepts on when told to stop"),
     supervised("confirm_window", Kind::Duration, "2s", "how long a new generation can be undone"),
     supervised("exclusive", Kind::Bool, "false", "the old worker is gone before the new begins"),
     Key {
@@ -143,6 +146,7 @@ pub(crate) const KEYS: &[Key] = &[
         meaning: "the image of the next generation",
         supervised: true,
     },
+    solo("probe", Kind::Socket, Absent("none"), "answers /livez, /readyz and /startupz"),
 ];
 
 /// The resource limits that `limits.<name>` knows, by their names in getrlimit(2).
@@ -215,6 +219,7 @@ impl Kind {
             Kind::Ready => "auto or manual",
             Kind::Restart => "no, on-failure or always",
             Kind::Address => "a literal address",
+            Kind::Socket => "an address and a port",
             Kind::Account => "a name or a number",
             Kind::Accounts => "names or numbers",
             Kind::Capabilities => "names of capabilities",

@@ -138,6 +138,7 @@ impl Reader<'_> {
             ready_timeout: self.some("ready_timeout", values::positive_duration),
             drain_timeout: self.some("drain_timeout", values::duration),
             kill_timeout: self.some("kill_timeout", values::duration),
+            lame_duck: self.some("lame_duck", values::duration),
             confirm_window: self.some("confirm_window", values::duration),
             exclusive: self.some("exclusive", values::flag),
             watchdog: self.get("watchdog", values::duration).unwrap_or_default(),
@@ -166,6 +167,7 @@ impl Reader<'_> {
             detached_log,
             config: self.get("config", values::path),
             exe: self.get("exe", values::path),
+            probe: self.get("probe", values::socket),
             name,
         }
     }
@@ -245,6 +247,17 @@ impl Reader<'_> {
                         other_origin.of(&keys::join(&["listen", other])),
                         origin.of(&keys::join(&["listen", name])),
                         listener.addr
+                    ));
+                }
+            }
+        }
+        if let Some(probe) = settings.probe {
+            for (name, (listener, origin)) in listeners {
+                if listener.addr.collides(&Address::Tcp(probe)) {
+                    let of = origin.of(&keys::join(&["listen", name]));
+                    let source = self.sources.get("probe").map_or("default", String::as_str);
+                    self.problems.push(format!(
+                        "{of} and `probe` ({source}) have one address, {probe}: change one"
                     ));
                 }
             }

@@ -37,6 +37,9 @@ pub(crate) struct Settings {
     /// Default: 5 s.
     #[serde(with = "humantime_text")]
     pub(crate) kill_timeout: Duration,
+    /// Accepts for so long after it was told to stop, while it is not ready. Default: zero.
+    #[serde(default, with = "humantime_text")]
+    pub(crate) lame_duck: Duration,
     /// Default: 2 s.
     #[serde(with = "humantime_text")]
     pub(crate) confirm_window: Duration,
@@ -114,6 +117,9 @@ pub(crate) struct Settings {
     pub(crate) config: Option<PathBuf>,
     /// The image of the next generation. Default: the path the program was started by.
     pub(crate) exe: Option<PathBuf>,
+    /// Where probes are answered by HTTP. Default: nowhere.
+    #[serde(default)]
+    pub(crate) probe: Option<SocketAddr>,
 }
 
 impl Settings {

@@ -111,6 +111,7 @@ fn defaults_hold_where_nothing_is_said() {
         ready_timeout,
         drain_timeout,
         kill_timeout,
+        lame_duck,
         confirm_window,
         exclusive,
         watchdog,
@@ -139,6 +140,7 @@ fn defaults_hold_where_nothing_is_said() {
         detached_log,
         config,
         exe,
+        probe,
     } = loaded.settings.clone();
     assert_eq!(name, "hello");
     assert_eq!(pidfile, Path::new("/tmp/hello-1000/hello.pid"));
@@ -160,6 +162,7 @@ fn defaults_hold_where_nothing_is_said() {
     assert_eq!((no_new_privileges, capabilities, oom_score_adj, nice), (None, None, None, None));
     assert!(limits.is_empty());
     assert_eq!((log_mode, log_format, log_level), (0o640, LogFormat::None, LogLevel::Info));
+    assert_eq!((lame_duck, probe), (Duration::ZERO, None));
     assert_eq!(detached_log, Path::new("/tmp/hello-1000/hello.log"));
     for key in KEYS {
         assert_eq!(source(&loaded, key.name), "default", "{}", key.name);
@@ -217,6 +220,7 @@ fn every_key_can_be_set_by_every_layer() {
         ("ready_timeout", Literal::Str("1m 1s")),
         ("drain_timeout", Literal::Str("1m 2s")),
         ("kill_timeout", Literal::Str("1m 3s")),
+        ("lame_duck", Literal::Str("4s")),
         ("confirm_window", Literal::Str("1m 4s")),
         ("exclusive", Literal::Bool(true)),
         ("watchdog", Literal::Str("1m 9s")),
@@ -244,6 +248,7 @@ fn every_key_can_be_set_by_every_layer() {
         ("log_format", Literal::Str(if cfg!(feature = "log") { "json" } else { "none" })),
         ("log_level", Literal::Str("debug")),
         ("exe", Literal::Str("/e")),
+        ("probe", Literal::Str("127.0.0.1:8086")),
         ("listen.http", Literal::Str("unix:/s.sock")),
         ("listen.http.backlog", Literal::Int(16)),
         ("listen.http.mode", Literal::Int(0o660)),

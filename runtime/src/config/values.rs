@@ -174,6 +174,15 @@ pub(super) fn address(raw: &Raw<'_>) -> Parsed<Address> {
     }
 }
 
+/// An address and a port: what probes are sent to is no path.
+pub(super) fn socket(raw: &Raw<'_>) -> Parsed<std::net::SocketAddr> {
+    match raw.text().map(str::parse) {
+        Some(Ok(Address::Tcp(addr))) => Ok(addr),
+        Some(Err(expected)) => Err(expected),
+        _ => Err("expected an address and a port, such as \"0.0.0.0:8086\"".into()),
+    }
+}
+
 /// A user or group, looked up where it is used.
 pub(super) fn account(raw: &Raw<'_>) -> Parsed<String> {
     let named = |t: &&str| !t.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control());

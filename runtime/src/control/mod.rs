@@ -3,6 +3,7 @@
 //! One JSON object a packet over a unix socket of mode 0600 in the runtime directory. Peers are checked
 //! by `SO_PEERCRED` (unix(7)); requests are bounded in size, number and time.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counters::Ledger;
 use crate::image::{Image, OnDisk};
+use crate::probe::Probe;
 use crate::sys::privileges::Account;
 
 mod clients;
@@ -31,6 +33,8 @@ pub(crate) enum Request {
         #[serde(default)]
         wait: bool,
     },
+    /// Is it alive, ready, started?
+    Probe { probe: Probe },
     /// Drain and end.
     Stop {},
     /// A request of a later release.
@@ -46,6 +50,12 @@ pub(crate) enum Reply {
     Progress { text: String },
     /// The answer to `Status`.
     Status { status: Box<Status> },
+    /// The answer to `Probe`.
+    Probed {
+        ok: bool,
+        /// Why, in a few words.
+        text: String,
+    },
     /// The end of a restart.
     Restarted {
         #[serde(flatten)]
@@ -98,7 +108,7 @@ pub(crate) struct Status {
     pub(crate) pid: u32,
     /// `supervised` or `solo`.
     pub(crate) mode: String,
-    /// `starting`, `running` or `stopping`.
+    /// `starting`, `running`, `lame-duck` or `stopping`.
     pub(crate) state: String,
     /// Seconds since the daemon began.
     pub(crate) uptime: f64,
@@ -108,6 +118,9 @@ pub(crate) struct Status {
     pub(crate) generation: Option<u32>,
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) listeners: Vec<ListenerStatus>,
+    /// Where probes are answered.
+    #[serde(default)]
+    pub(crate) probes: Vec<SocketAddr>,
     pub(crate) image: ImageStatus,
     /// The image that last confirmed.
     #[serde(default)]

@@ -11,6 +11,7 @@ use crate::config::{Address, Configuration, ListenSettings};
 use crate::control::{Outcome, Reply, Request, Status};
 use crate::counters::Ledger;
 use crate::link::{FromWorker, ListenerHandle, OrphanedListener, Protocols, ToWorker};
+use crate::probe::Probe;
 
 const FILE: &str = "name = \"hello\"\ndrain_timeout = \"1m 30s\"\numask = 0o027\nrestart = \"always\"\n\
     [listen]\nhttp = \"127.0.0.1:80\"\n[listen.admin]\naddr = \"unix:/run/a.sock\"\nmode = \"0660\"\n\
@@ -59,6 +60,11 @@ pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
             })
             .into(),
         "state" => vec![crate::recorded::STATE.into()],
+        "probe" => vec![
+            "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+            format!("HEAD /readyz?{number} HTTP/1.0\n\n").into(),
+            format!("POST /startupz HTTP/2.0\r\n{text}\r\n\r\n").into(),
+        ],
         "pid" => vec![format!("{number}\n").into(), b" 17 ".into()],
         other => unreachable!("no target {other}"),
     }
@@ -149,6 +155,7 @@ fn requests() -> Vec<Request> {
         Request::Status {},
         Request::Restart { wait: true },
         Request::Restart { wait: false },
+        Request::Probe { probe: Probe::Startup },
         Request::Stop {},
         Request::Unknown,
     ]
@@ -172,7 +179,7 @@ fn replies(text: &str, number: u64) -> Vec<Reply> {
         "uptime": Duration::from_nanos(number).as_secs_f64(), "since": number, "generation": 2,
         "workers": [{ "pid": 8, "generation": 2, "state": "serving", "uptime": 0.1,
                       "connections": number, "requests_in_flight": 1, "text": text }],
-        "listeners": [{ "name": "http", "addr": "127.0.0.1:80" }],
+        "listeners": [{ "name": "http", "addr": "127.0.0.1:80" }], "probes": ["[::]:8086"],
         "image": { "path": "/usr/bin/hello", "release": "1.0", "build_id": text, "since": number },
         "known_good": { "path": "/usr/bin/hello", "generation": 1, "size": number },
         "on_disk": { "path": "/usr/bin/hello", "state": "unusable", "reason": text }, "pidfile": "/run/hello.pid",
@@ -182,6 +189,7 @@ fn replies(text: &str, number: u64) -> Vec<Reply> {
     vec![
         Reply::Progress { text: text.into() },
         Reply::Status { status: Box::new(status) },
+        Reply::Probed { ok: number.is_multiple_of(2), text: text.into() },
         Reply::Restarted { outcome },
         Reply::Stopped { ledger, to_drained_ms: Some(2.5) },
         Reply::Refused { reason: text.into() },

@@ -9,6 +9,7 @@ mod stand_in;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{Read, Seek, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -27,6 +28,7 @@ use crate::logs::{LogFile, Say};
 use crate::marker::{Marker, Origin, Role, VARIABLE, adopt};
 use crate::notify;
 use crate::pidfile::PidFile;
+use crate::probe;
 use crate::reporter::Reporter;
 use crate::supervisor::driver::Setup;
 use crate::sys::exec::{self, Program};
@@ -50,6 +52,8 @@ struct Luggage {
     reporter: Option<RawFd>,
     log: Option<PathBuf>,
     hang_up: HangUp,
+    /// Where probes are answered.
+    probe: Option<(SocketAddr, RawFd)>,
 }
 
 /// A bound listener on its way through the exec.
@@ -96,6 +100,10 @@ fn exec(setup: &Setup, bound: &[(String, Bound)]) -> Result<Infallible> {
         reporter: setup.reporter.descriptor().map(keep).transpose()?,
         log: setup.log.as_ref().map(|log| log.path().to_owned()),
         hang_up: setup.hang_up,
+        probe: match setup.probes.listeners().next() {
+            Some((addr, listener)) => Some((addr, keep(listener)?)),
+            None => None,
+        },
     };
     let packed = pack(&luggage)?;
     let marker = Marker::text(Role::Solo { luggage: keep(packed.as_fd())? })?;
@@ -186,6 +194,10 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
         say,
         hang_up: luggage.hang_up,
         notifier: notify::take()?,
+        probes: match luggage.probe {
+            Some((addr, number)) => probe::Server::adopt(addr, adopt(number)?),
+            None => probe::Server::default(),
+        },
     })?;
     let handover = Handover {
         link: theirs,

@@ -81,11 +81,9 @@ impl Driver {
 
     /// Who stops the daemon means all of it.
     pub(super) fn stop_orphans(&mut self, event: &Event) {
-        let Event::Stop { client, at_once } = event else { return };
-        // As the machine takes it: the second signal is serious.
-        let again = client.is_none() && self.machine.state_word() == "stopping";
+        let Some(at_once) = self.machine.stops_by(event, Instant::now()) else { return };
         self.generations.release_inherited();
-        self.drain_orphans(true, &[], *at_once || again);
+        self.drain_orphans(true, &[], at_once);
     }
 
     /// What they have at the addresses in `gone` is theirs alone.

@@ -8,6 +8,7 @@ mod hear;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -27,6 +28,7 @@ use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
 use crate::notify::Notifier;
 use crate::pidfile::PidFile;
+use crate::probe;
 use crate::reporter::Reporter;
 use crate::sys::signals::{HangUp, Signals};
 
@@ -44,6 +46,7 @@ pub(crate) struct Setup {
     pub(crate) say: Say,
     pub(crate) hang_up: HangUp,
     pub(crate) notifier: Notifier,
+    pub(crate) probes: probe::Server,
 }
 
 pub(crate) struct Driver {
@@ -131,6 +134,7 @@ impl Driver {
                 if confirms && confirmed.is_some() {
                     self.redirect_orphans(generation);
                 }
+                self.close_old_probes();
                 self.setup.notifier.tell(self.machine.health());
                 if confirms {
                     failpoint::reach(Step::SupervisorAfterConfirm, generation);
@@ -150,6 +154,22 @@ impl Driver {
                 self.events.push_back(Event::Stop { client: None, at_once: true });
             }
         }
+    }
+
+    /// A restart that is over leaves one address at which probes are answered.
+    fn close_old_probes(&mut self) {
+        let standing = self.machine.standing();
+        let wanted: Vec<SocketAddr> = standing
+            .filter_map(|generation| self.generations.get(generation)?.configuration.as_ref())
+            .chain(self.first_configuration())
+            .filter_map(|configuration| configuration.settings.probe)
+            .collect();
+        self.setup.probes.keep(&wanted);
+    }
+
+    /// That of the start, as long as no generation is committed.
+    fn first_configuration(&self) -> Option<&Configuration> {
+        self.machine.confirmed_generation().is_none().then_some(&self.setup.configuration)
     }
 
     fn leave(mut self, code: u8, reason: Option<String>) -> u8 {

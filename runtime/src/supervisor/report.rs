@@ -54,6 +54,7 @@ pub(super) fn status(driver: &Driver) -> Status {
         generation,
         workers,
         listeners,
+        probes: driver.setup.probes.addrs().collect(),
         image: generation
             .and_then(|serving| image(driver, serving, driver.tenure.serves(serving)))
             .unwrap_or_else(|| ImageStatus { path: driver.next_image(), ..ImageStatus::default() }),

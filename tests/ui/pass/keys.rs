@@ -42,6 +42,8 @@ mod all {
         ready_timeout = "1m 30s",
         drain_timeout = "30s",
         kill_timeout = "500ms",
+        lame_duck = "5s",
+        probe = "0.0.0.0:8086",
         confirm_window = "2s",
         exclusive,
         watchdog = "10s",

@@ -106,7 +106,7 @@ fn ends(text: &mut Text, plan: &Plan) {
     let settings = &plan.settings;
     text.group("Longer than `ready_timeout`, and for a reload than the confirm window behind it.")
         .set("TimeoutStartSec", text::seconds(start_limit(plan)));
-    text.group("Longer than `drain_timeout` and `kill_timeout` together.")
+    text.group("Longer than `lame_duck`, `drain_timeout` and `kill_timeout` together.")
         .set("TimeoutStopSec", text::seconds(stop_limit(plan)));
     if settings.orphan_grace.is_zero() {
         text.group(
@@ -247,5 +247,6 @@ fn start_limit(plan: &Plan) -> Duration {
 }
 
 fn stop_limit(plan: &Plan) -> Duration {
-    plan.settings.drain_timeout + plan.settings.kill_timeout + MARGIN
+    let settings = &plan.settings;
+    settings.lame_duck + settings.drain_timeout + settings.kill_timeout + MARGIN
 }

@@ -11,6 +11,7 @@ use crate::control::{Heard, Reply, Request};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::link::{FromWorker, Protocols, ToWorker};
+use crate::probe::{self, Verdict};
 use crate::supervisor::event::{Event, Generation, Policy, WorkerId};
 use crate::supervisor::generations::check_successor;
 use crate::supervisor::report;
@@ -36,6 +37,7 @@ pub(in crate::supervisor) enum Readable {
     Child(WorkerId),
     Preflight,
     Orphan(i32),
+    Probe(probe::Source),
 }
 
 impl Driver {
@@ -46,6 +48,7 @@ impl Driver {
             self.fleet.deadline(),
             self.clients.deadline(),
             self.orphans.deadline(),
+            self.setup.probes.deadline(),
             self.setup.notifier.deadline(),
             rehearsal,
         ]
@@ -67,6 +70,7 @@ impl Driver {
                 Readable::Child(id) => self.reap(id),
                 Readable::Preflight => {}
                 Readable::Orphan(pid) => self.orphan_gone(pid),
+                Readable::Probe(source) => self.answer_probe(source, now),
             }
         }
         self.hear_preflight();
@@ -79,6 +83,7 @@ impl Driver {
         }
         self.orphans.enforce(now, &self.setup.say);
         self.clients.expire(now);
+        self.setup.probes.expire(now);
         self.setup.notifier.keep_alive(now, self.machine.is_well());
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.note_what_is_missing();
@@ -102,7 +107,16 @@ impl Driver {
         }
         sources.extend(self.orphans.processes().map(|(pid, fd)| (Readable::Orphan(pid), fd)));
         sources.extend(self.preflight.as_ref().map(|it| (Readable::Preflight, it.as_fd())));
+        let probes = self.setup.probes.sources(Instant::now());
+        sources.extend(probes.map(|(source, fd)| (Readable::Probe(source), fd)));
         readable(&sources, deadline).map_err(|error| Error::io("poll failed", error))
+    }
+
+    fn answer_probe(&mut self, source: probe::Source, now: Instant) {
+        let machine = &self.machine;
+        if let Err(error) = self.setup.probes.serve(source, now, |probe| machine.probe(probe)) {
+            self.setup.say.line(&format!("cannot accept a probe: {error}"));
+        }
     }
 
     fn read_signals(&mut self) -> Result<()> {
@@ -133,6 +147,10 @@ impl Driver {
             Heard::Request(Request::Status {}) => {
                 let status = Box::new(report::status(self));
                 self.clients.reply(id, &Reply::Status { status });
+            }
+            Heard::Request(Request::Probe { probe }) => {
+                let Verdict { ok, text } = self.machine.probe(probe);
+                self.clients.reply(id, &Reply::Probed { ok, text: text.into() });
             }
             Heard::Request(Request::Restart { wait }) => {
                 failpoint::reach(Step::SupervisorRequest, 0);
@@ -249,10 +267,22 @@ impl Driver {
     ) -> Result<Policy, String> {
         let known = self.generations.get(generation).and_then(|h| h.configuration.as_ref());
         match (known, configuration) {
-            (Some(known), _) => Ok(Policy::of(&known.settings)),
+            (Some(known), _) => {
+                let policy = Policy::of(&known.settings);
+                // Of an earlier generation that is gone back to: it serves with or without.
+                if let Some(addr) = known.settings.probe
+                    && let Err(error) = self.setup.probes.listen(addr)
+                {
+                    self.setup.say.line(&error.to_string());
+                }
+                Ok(policy)
+            }
             (None, Some(new)) => {
                 let policy = Policy::of(&new.settings);
                 check_successor(&self.setup.configuration.settings, &new.settings)
+                    .and_then(|()| {
+                        new.settings.probe.map_or(Ok(()), |it| self.setup.probes.listen(it))
+                    })
                     .and_then(|()| self.generations.settle(generation, *new))
                     .map_err(|error| error.to_string())?;
                 Ok(policy)

@@ -55,7 +55,7 @@ impl Machine {
         out: &mut Actions,
     ) {
         let waiter = Waiter { client, wait };
-        if self.stopping.is_some() {
+        if self.stopping.is_some() || self.lame_duck.is_some() {
             refuse(client, "the daemon is stopping", out);
         } else if self.last_generation == self.before {
             refuse(client, "the daemon has not begun", out);

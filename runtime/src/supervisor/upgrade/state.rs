@@ -19,6 +19,7 @@ use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
 use crate::notify::{Health, Notifier};
 use crate::pidfile::PidFile;
+use crate::probe;
 use crate::reporter::Reporter;
 use crate::supervisor::driver::{Driver, Setup};
 use crate::supervisor::event::{Generation, WorkerId};
@@ -67,6 +68,8 @@ pub(crate) struct State {
     /// What the service manager was told.
     #[serde(default)]
     told: Option<Health>,
+    #[serde(default)]
+    probes: probe::Packed,
     /// When it was written: from then on nothing was done until it was read.
     #[serde(with = "in_ns")]
     pub(super) paused: Instant,
@@ -124,6 +127,7 @@ impl State {
             asked: driver.asked.clone(),
             tenure: driver.tenure.clone(),
             told: setup.notifier.told().cloned(),
+            probes: setup.probes.pack(&mut packing),
             paused: now,
             machine: driver.machine.clone(),
             descriptors: packing.numbers(),
@@ -182,6 +186,7 @@ impl State {
             notifier: Notifier::new(&vars, self.told),
             vars,
             reporter: Reporter::default(),
+            probes: probe::Server::unpack(self.probes)?,
             hang_up: self.hang_up,
         };
         let signals =
