@@ -25,7 +25,7 @@ use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
-use crate::notify::Notifier;
+use crate::notify::{Health, Notifier};
 use crate::pidfile::PidFile;
 use crate::reporter::Reporter;
 use crate::sys::signals::{HangUp, Signals};
@@ -163,6 +163,9 @@ impl Driver {
         let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
         if code != 0 {
             self.setup.say.line(&reason);
+            // What a service manager shows of a daemon that is gone.
+            let text = format!("failed: {reason}");
+            self.setup.notifier.tell(Health { text, ..self.machine.health() });
         }
         self.setup.reporter.failed(code, &reason);
         for (client, reply) in std::mem::take(&mut self.farewells) {

@@ -113,7 +113,8 @@ fn a_plain_service() {
             "WantedBy=multi-user.target",
         ],
     );
-    let absent = ["Environment", "AmbientCapabilities", "ReadWritePaths", "LogsDirectory", "User="];
+    let absent =
+        ["Environment=DAEMON", "AmbientCapabilities", "ReadWritePaths", "LogsDirectory", "User="];
     has_not(&text, &absent);
 }
 
