@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{ExitCode, Termination};
 
@@ -121,7 +122,8 @@ fn surroundings(origin: &Origin) -> Surroundings {
 /// One line on stderr.
 fn complain(spec: &Spec, error: &Error) {
     for line in error.to_string().lines() {
-        eprintln!("{}: {line}", spec.bin.unwrap_or("daemon"));
+        // Nothing is left to do where nobody reads it.
+        let _ = writeln!(std::io::stderr(), "{}: {line}", spec.bin.unwrap_or("daemon"));
     }
 }
 
@@ -142,8 +144,13 @@ fn command(spec: &Spec) -> ExitCode {
                 Ok(run(spec, configuration, origin, parsed.args, detach))
             }
             Command::Client(inquiry) => {
-                refuse_settings(&around.overrides)?;
-                cli::client::run(&Configuration::locate(spec, &around)?, &inquiry)
+                refuse_settings(&around.overrides, &LOCATION)?;
+                cli::client::run(&Configuration::locate(spec, &around, &LOCATION)?, &inquiry)
+            }
+            Command::Logs(options) => {
+                let keys = &cli::logs::KEYS;
+                refuse_settings(&around.overrides, keys)?;
+                cli::logs::run(&Configuration::locate(spec, &around, keys)?, &options)
             }
             Command::Check { json } => cli::check(&Configuration::load(spec, &around)?, json),
             Command::Unit(options) => {
@@ -163,9 +170,9 @@ fn command(spec: &Spec) -> ExitCode {
 }
 
 /// A daemon that runs has its settings: a command can only say where to find it.
-fn refuse_settings(overrides: &[String]) -> Result<()> {
+fn refuse_settings(overrides: &[String], location: &[&str]) -> Result<()> {
     let keys = overrides.iter().filter_map(|text| Some(text.split_once('=')?.0.trim()));
-    match keys.into_iter().find(|key| !LOCATION.contains(key)) {
+    match keys.into_iter().find(|key| !location.contains(key)) {
         None => Ok(()),
         Some(key) => Err(Error::new(
             ErrorKind::Usage,
@@ -223,14 +230,14 @@ pub(crate) struct Outset {
 
 /// Runs the daemon in this process to its end; returns its exit code.
 fn become_daemon(outset: Outset, mut reporter: Reporter) -> u8 {
-    let say = Say::new(&outset.configuration.settings.name, outset.log.is_some());
+    let say = Say::new(&outset.configuration.settings, outset.log.is_some());
     // A detached daemon still has the caller's stderr until it has its log: the launcher will tell.
     let mut own_output = !outset.detached;
     match begin(outset, &mut reporter, &say, &mut own_output) {
         Ok(driver) => driver.run(),
         Err(error) => {
             if own_output {
-                say.line(&error.to_string());
+                say.error(&error.to_string());
             }
             reporter.failed(error.exit_code(), &error.to_string());
             error.exit_code()
@@ -250,6 +257,15 @@ fn begin(
     prepare_directory(&settings.runtime_dir)?;
     create_parent(settings)?;
     let pidfile = PidFile::acquire(&settings.pidfile, &settings.name)?;
+    // Not before: until then it is the log of the daemon that has the pidfile.
+    let log = match open_log(outset.log.as_deref(), settings.log_mode) {
+        Ok(log) => log,
+        Err(error) => {
+            pidfile.remove();
+            return Err(error);
+        }
+    };
+    *own_output = true;
     let control_path = path_of(&settings.runtime_dir, &settings.pidfile);
     let control = match ControlSocket::bind(&control_path) {
         Ok(control) => control,
@@ -258,15 +274,6 @@ fn begin(
             return Err(error);
         }
     };
-    let log = match open_log(outset.log.as_deref()) {
-        Ok(log) => log,
-        Err(error) => {
-            control.remove();
-            pidfile.remove();
-            return Err(error);
-        }
-    };
-    *own_output = true;
     let mut vars = process::variables();
     if outset.detached {
         // Whoever starts a daemon in the background is not what its service manager waits for.
@@ -299,8 +306,8 @@ fn begin(
     }
 }
 
-fn open_log(path: Option<&std::path::Path>) -> Result<Option<LogFile>> {
-    let log = path.map(LogFile::open).transpose()?;
+fn open_log(path: Option<&std::path::Path>, mode: u32) -> Result<Option<LogFile>> {
+    let log = path.map(|path| LogFile::open(path, mode)).transpose()?;
     if let Some(log) = &log {
         log.become_output()?;
     }

@@ -30,6 +30,8 @@ pub(crate) enum FromWorker {
     },
     /// Its settings cannot be computed: why.
     Misconfigured { reason: String },
+    /// Whom it runs as from now on: before user code, and where the settings say so.
+    Settled { uid: u32, gid: u32, groups: Vec<u32> },
     /// It could serve.
     Ready {},
     /// Why it is about to end.

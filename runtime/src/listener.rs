@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
+use crate::sys::holders::{self, Holder};
 
 /// How often, and how long in between, the lock of a directory is tried.
 const LOCK_ATTEMPTS: u32 = 25;
@@ -55,8 +56,8 @@ impl Bound {
     pub(crate) fn bind(name: &str, settings: &ListenSettings) -> Result<Bound> {
         let (socket, addr, file) = match &settings.addr {
             Address::Tcp(addr) => {
-                let socket = tcp(*addr, settings)
-                    .map_err(|error| cannot_bind(name, &settings.addr, error))?;
+                let socket =
+                    tcp(*addr, settings).map_err(|error| cannot_bind(name, settings, error))?;
                 let local =
                     socket.local_addr().ok().and_then(|addr| addr.as_socket()).unwrap_or(*addr);
                 (socket, Address::Tcp(local), None)
@@ -112,7 +113,7 @@ impl Bound {
     ///
     /// The old generation shares the socket, and so what changes here changes for it too.
     pub(crate) fn adjusted(&self, name: &str, wanted: &ListenSettings) -> Result<Bound> {
-        let cannot = |error: io::Error| cannot_bind(name, &wanted.addr, error);
+        let cannot = |error: io::Error| cannot_bind(name, wanted, error);
         if self.settings.v6only != wanted.v6only {
             return Err(Error::new(
                 ErrorKind::Listen,
@@ -220,7 +221,7 @@ fn backlog(settings: &ListenSettings) -> i32 {
 
 /// Binds a unix socket; a dead one in its place is replaced, a live one is in use.
 fn unix(name: &str, path: &Path, settings: &ListenSettings) -> Result<(Socket, SocketFile)> {
-    let cannot = |error: io::Error| cannot_bind(name, &settings.addr, error);
+    let cannot = |error: io::Error| cannot_bind(name, settings, error);
     // Two daemons that both find the same dead socket must not remove each other's new one.
     let _lock = lock_directory(name, path, settings)?;
     let sock_addr = SockAddr::unix(path).map_err(cannot)?;
@@ -253,7 +254,7 @@ fn unix(name: &str, path: &Path, settings: &ListenSettings) -> Result<(Socket, S
 /// Locks the directory, which others of our kind do for a moment only. A supervisor has no time for those
 /// that do longer.
 fn lock_directory(name: &str, path: &Path, settings: &ListenSettings) -> Result<OwnedFd> {
-    let cannot = |error: io::Error| cannot_bind(name, &settings.addr, error);
+    let cannot = |error: io::Error| cannot_bind(name, settings, error);
     let parent = path.parent().unwrap_or(Path::new("/"));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir =
@@ -282,7 +283,7 @@ fn remove_dead(
     sock_addr: &SockAddr,
     settings: &ListenSettings,
 ) -> Result<()> {
-    let cannot = |error: io::Error| cannot_bind(name, &settings.addr, error);
+    let cannot = |error: io::Error| cannot_bind(name, settings, error);
     let meta = match std::fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -353,6 +354,30 @@ fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> Result<()> {
     Ok(())
 }
 
+/// Whether a descriptor is a listening socket at `addr`, and that is what was `declared`.
+pub(crate) fn is(fd: impl AsFd, addr: &Address, declared: &ListenSettings) -> bool {
+    let socket = SockRef::from(&fd);
+    let listens = socket.is_listener().unwrap_or(false);
+    let Ok(local) = socket.local_addr() else { return false };
+    listens
+        && match (addr, &declared.addr) {
+            (Address::Tcp(addr), Address::Tcp(wanted)) => {
+                let same = wanted.port() == addr.port() || wanted.port() == 0;
+                local.as_socket() == Some(*addr) && same && wanted.ip() == addr.ip()
+            }
+            (Address::Unix(path), Address::Unix(wanted)) => {
+                let file = std::fs::symlink_metadata(path);
+                // Bound by its name in an open directory where it is long.
+                let bound =
+                    local.as_pathname().is_some_and(|bound| bound.file_name() == path.file_name());
+                // One that was replaced or removed is not ours to unlink.
+                let is_socket = file.map_or(true, |file| file.file_type().is_socket());
+                path == wanted && bound && is_socket
+            }
+            _ => false,
+        }
+}
+
 fn inode(path: &Path) -> Option<(u64, u64)> {
     socket_file(path).ok().map(|file| file.inode)
 }
@@ -367,9 +392,35 @@ fn socket_file(path: &Path) -> io::Result<SocketFile> {
     })
 }
 
-fn cannot_bind(name: &str, addr: &Address, error: io::Error) -> Error {
+/// Names the process that has the address, where that can be seen.
+fn in_use(name: &str, addr: &Address, v6only: bool, error: io::Error) -> Error {
+    let holder = match addr {
+        Address::Tcp(addr) => holders::of_tcp(*addr, v6only),
+        Address::Unix(path) => holders::of_unix(path),
+    };
+    let advice = match holder {
+        Some(Holder::Process { pid, .. }) if pid == std::process::id() => {
+            "this daemon itself listens there; stop and start, or set another address".to_owned()
+        }
+        Some(Holder::Process { pid, command }) => {
+            format!("process {pid} ({command}) listens there; stop it or set another address")
+        }
+        Some(Holder::Hidden) => {
+            "a process of another user or namespace listens there; stop it or set \
+                                 another address"
+                .to_owned()
+        }
+        None => "stop what listens there or set another address".to_owned(),
+    };
+    let message = format!("cannot bind listener `{name}` to {addr}; {advice}");
+    Error::os(ErrorKind::Listen, message, error)
+}
+
+fn cannot_bind(name: &str, settings: &ListenSettings, error: io::Error) -> Error {
+    let ListenSettings { addr, v6only, .. } = settings;
+    let v6only = *v6only;
     let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "; stop what listens there or set another address",
+        io::ErrorKind::AddrInUse => return in_use(name, addr, v6only, error),
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 and foreign directories need privileges: run as root or set another \
              address"
@@ -396,6 +447,7 @@ mod tests {
         let taken = settings(first.addr().clone());
         let error = Bound::bind("api", &taken).unwrap_err().to_string();
         assert!(error.contains("`api`") && error.contains(&first.addr().to_string()), "{error}");
+        assert!(error.contains("this daemon itself listens there"), "{error}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pages! {
     crashes "../../book/src/crashes.md"
     configuration "../../book/src/configuration.md"
     verbs "../../book/src/verbs.md"
+    logging "../../book/src/logging.md"
     systemd "../../book/src/systemd.md"
     troubleshooting "../../book/src/troubleshooting.md"
 }

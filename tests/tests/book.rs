@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-const CHAPTERS: [&str; 10] = [
+const CHAPTERS: [&str; 11] = [
     "introduction",
     "quick-start",
     "main",
@@ -26,6 +26,7 @@ const CHAPTERS: [&str; 10] = [
     "crashes",
     "configuration",
     "verbs",
+    "logging",
     "systemd",
     "troubleshooting",
 ];
@@ -52,9 +53,14 @@ fn sessions_of_the_verbs() {
 }
 
 #[test]
+fn sessions_of_logging() {
+    run_session("logging", 2);
+}
+
+#[test]
 fn every_session_is_run() {
     for chapter in CHAPTERS {
-        let run = ["quick-start", "configuration", "verbs"].contains(&chapter);
+        let run = ["quick-start", "configuration", "verbs", "logging"].contains(&chapter);
         let has = blocks(&chapter_text(chapter)).iter().any(|block| block.language == "sh");
         assert_eq!(run, has, "{chapter}.md");
     }
@@ -150,6 +156,8 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
         "a duration such as \"30s\"" => "10s",
         "a whole number" => "7",
         "an octal mode" => "0022",
+        "none, text, json, journald or auto" => "auto",
+        "error, warn, info, debug or trace" => "debug",
         "a literal address" => "127.0.0.1:1",
         "a name or a number" => "root",
         _ => panic!("{key} is of an unknown type, {kind}"),

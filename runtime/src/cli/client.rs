@@ -50,20 +50,25 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
         }
         return Ok(ExitCode::from(if dead { 1 } else { 3 }));
     }
-    let mut conversation = Conversation::begin(settings, &Request::Status {})?;
-    let status: Box<Status> = loop {
-        match conversation.next(Some(STATUS_TIMEOUT))? {
-            Some(Reply::Status { status }) => break status,
-            Some(reply) => conversation.unexpected(reply)?,
-            None => return Err(conversation.silent()),
-        }
-    };
+    let status = ask_status(settings)?;
     if json {
         super::print_json(&status)?;
     } else {
         super::print(&show::status(&status))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a running daemon says of itself.
+pub(super) fn ask_status(settings: &Settings) -> Result<Box<Status>> {
+    let mut conversation = Conversation::begin(settings, &Request::Status {})?;
+    loop {
+        match conversation.next(Some(STATUS_TIMEOUT))? {
+            Some(Reply::Status { status }) => return Ok(status),
+            Some(reply) => conversation.unexpected(reply)?,
+            None => return Err(conversation.silent()),
+        }
+    }
 }
 
 fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
@@ -86,6 +91,7 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
         }
     }
     conversation.wait_gone()?;
+    pidfile::clear_abandoned(&settings.pidfile, &path_of(&settings.runtime_dir, &settings.pidfile));
     if json {
         let (ledger, to_drained_ms) = farewell.unzip();
         let to_drained_ms = to_drained_ms.flatten();

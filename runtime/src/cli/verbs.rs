@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
+use super::logs;
 use super::unit::Options;
 use crate::config::reference;
 use crate::spec::Spec;
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Check {
         json: bool,
     },
+    /// What a daemon wrote, whether it runs or not.
+    Logs(logs::Options),
     /// The units for systemd.
     Unit(Options),
 }
@@ -40,10 +43,11 @@ pub(crate) enum Inquiry {
     Status { json: bool },
 }
 
-const VERBS: [&str; 8] = ["run", "start", "stop", "restart", "status", "check", "unit", "help"];
+const VERBS: [&str; 9] =
+    ["run", "start", "stop", "restart", "status", "logs", "check", "unit", "help"];
 
-/// Verbs of later releases: a program that took them as its own would lose them then.
-const RESERVED: [&str; 1] = ["logs"];
+/// The lines that `logs` shows, as tail(1) does.
+const LINES: u32 = 10;
 
 /// Parses the arguments. `Err`: help was shown or the arguments are wrong, and this is the exit code.
 pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode> {
@@ -57,13 +61,6 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode
             eprintln!(
                 "{name}: there is no verb `{first}`; did you mean `{name} {verb}`? \
                  To pass it to the program: `{name} run -- {first}`"
-            );
-            return Err(ExitCode::from(2));
-        }
-        if RESERVED.contains(&first) {
-            eprintln!(
-                "{name}: there is no verb `{first}` yet; to pass it to the program: \
-                 `{name} run -- {first}`"
             );
             return Err(ExitCode::from(2));
         }
@@ -86,6 +83,10 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode
         "restart" => Command::Client(Inquiry::Restart { json, wait: !flag(options, "no-wait") }),
         "status" => Command::Client(Inquiry::Status { json }),
         "check" => Command::Check { json },
+        "logs" => Command::Logs(logs::Options {
+            lines: options.get_one::<u32>("lines").copied().unwrap_or(LINES),
+            follow: flag(options, "follow"),
+        }),
         "unit" => Command::Unit(Options {
             sockets: flag(options, "socket"),
             notify_reload: flag(options, "notify-reload"),
@@ -125,7 +126,7 @@ fn flag(options: &ArgMatches, name: &str) -> bool {
 /// Whether it is an option of a verb: a misspelt verb may have some.
 fn is_option(arg: &OsStr) -> bool {
     let arg = arg.to_string_lossy();
-    matches!(&*arg, "--json" | "--no-wait") || arg.starts_with("--set=")
+    matches!(&*arg, "--json" | "--no-wait" | "--follow" | "-f") || arg.starts_with("--set=")
 }
 
 /// The verb that is one slip of the finger away.
@@ -167,6 +168,22 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
                 ),
             verb("status", "Shows what runs. Exit code: 0 running, 1 dead, 3 not running")
                 .arg(json.clone()),
+            verb("logs", "Shows what the daemon wrote, wherever that goes")
+                .arg(
+                    Arg::new("follow")
+                        .short('f')
+                        .long("follow")
+                        .action(ArgAction::SetTrue)
+                        .help("Goes on with what is written, until it is interrupted"),
+                )
+                .arg(
+                    Arg::new("lines")
+                        .short('n')
+                        .long("lines")
+                        .value_name("N")
+                        .value_parser(clap::value_parser!(u32))
+                        .help("The last lines to begin with; 10 if not said"),
+                ),
             verb("check", "Shows the effective configuration and where each value is from")
                 .arg(json)
                 .after_help(format!(

@@ -11,8 +11,8 @@ use figment::{Figment, Profile, Provider};
 use super::origin::{Origin, Rank};
 use super::values::{Raw, shown};
 use super::{
-    Address, Configuration, ListenSettings, Ready, RestartPolicy, Settings, Surroundings, app,
-    defaults, keys, mistakes, values,
+    Address, Configuration, LOG_MODE, Limit, ListenSettings, Ready, RestartPolicy, Settings,
+    Surroundings, app, defaults, keys, mistakes, values,
 };
 use crate::error::{Error, Result};
 use crate::spec::Spec;
@@ -150,12 +150,36 @@ impl Reader<'_> {
             start_limit_interval: self.some("start_limit_interval", values::duration),
             umask: self.get("umask", values::mode),
             workdir: self.get("workdir", values::path),
+            user: self.get("user", values::account),
+            group: self.get("group", values::account),
+            groups: self.get("groups", values::accounts),
+            chroot: self.get("chroot", values::path),
+            no_new_privileges: self.get("no_new_privileges", values::flag),
+            capabilities: self.get("capabilities", values::capabilities),
+            limits: self.limits(),
+            oom_score_adj: self.get("oom_score_adj", |raw| values::within(raw, -1000, 1000)),
+            nice: self.get("nice", |raw| values::within(raw, -20, 19)),
             log,
+            log_mode: self.get("log_mode", values::mode).unwrap_or(LOG_MODE),
+            log_format: self.some("log_format", values::log_format),
+            log_level: self.some("log_level", values::log_level),
             detached_log,
             config: self.get("config", values::path),
             exe: self.get("exe", values::path),
             name,
         }
+    }
+
+    fn limits(&mut self) -> BTreeMap<String, Limit> {
+        let mut limits = BTreeMap::new();
+        for name in keys::LIMITS {
+            let path = ["limits", name];
+            if self.find(&path).is_some() {
+                let limit = self.read(&path, &keys::join(&path), values::limit);
+                limits.extend(limit.map(|limit| ((*name).to_owned(), limit)));
+            }
+        }
+        limits
     }
 
     fn path_or(&mut self, key: &str, (default, source): defaults::Found) -> PathBuf {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counters::Ledger;
 use crate::image::{Image, OnDisk};
+use crate::sys::privileges::Account;
 
 mod clients;
 pub(crate) mod rendezvous;
@@ -211,8 +212,8 @@ pub(crate) struct DiskStatus {
 
 impl DiskStatus {
     /// What the path leads to, compared with the image that serves.
-    pub(crate) fn of(image: &Image, path: PathBuf) -> DiskStatus {
-        let (state, build_id, reason) = match image.compare(&path) {
+    pub(crate) fn of(image: &Image, path: PathBuf, workers: &[Account]) -> DiskStatus {
+        let (state, build_id, reason) = match image.compare(&path, workers) {
             OnDisk::Same => ("same", None, None),
             OnDisk::SameBuild => ("same-build", None, None),
             OnDisk::Other { build_id } => ("other", build_id, None),

@@ -169,5 +169,10 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
     if meta.permissions().mode() & 0o022 != 0 {
         return Err(refused("can be written to by others"));
     }
+    // Whoever may rename it could put another in its place; in a sticky directory only its owner may.
+    let parent = path.parent().and_then(|parent| std::fs::metadata(parent).ok());
+    if parent.is_some_and(|parent| parent.mode() & 0o1002 == 0o002) {
+        return Err(refused("can be replaced by everybody, who may write to its parent"));
+    }
     Ok(())
 }

@@ -87,6 +87,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
         hello(None),
         hello(Some(loaded(text, number))),
         FromWorker::Misconfigured { reason: reason.clone() },
+        FromWorker::Settled { uid: 65_534, gid: 7, groups: vec![7, 33] },
         FromWorker::Ready {},
         FromWorker::Failing { reason },
         FromWorker::Leaving {},

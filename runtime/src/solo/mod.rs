@@ -156,8 +156,9 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
         let Some(declared) = settings.listen.get(&name) else { continue };
         bound.push((name, Bound::adopt(declared.clone(), adopt(packed.socket)?, packed.addr)));
     }
-    let say = Say::new(&settings.name, luggage.log.is_some());
-    let log = luggage.log.as_deref().map(LogFile::open).transpose()?;
+    let say = Say::new(&settings, luggage.log.is_some());
+    let open = |path| LogFile::open(path, settings.log_mode);
+    let log = luggage.log.as_deref().map(open).transpose()?;
     let (ours, theirs) =
         seqpacket::pair().map_err(|error| Error::io("cannot open a link", error))?;
     let (counters, counters_fd) =

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::link::{self, FromWorker, ToWorker};
 use crate::listener::Bound;
-use crate::logs::{LogFile, Say};
+use crate::logs::{LogFile, REOPENED, Say};
 use crate::marker::Origin;
 use crate::notify::{self, Health, Notifier};
 use crate::pidfile::PidFile;
@@ -106,7 +106,7 @@ impl StandIn {
             let health = self.health();
             self.parts.notifier.tell(health);
             if let Err(error) = self.step() {
-                self.parts.say.line(&format!("cannot wait for events: {error}"));
+                self.parts.say.warn(&format!("cannot wait for events: {error}"));
                 self.drain(Instant::now());
                 self.phase = Phase::Over;
             }
@@ -129,7 +129,7 @@ impl StandIn {
                 1 => self.signalled()?,
                 2 => {
                     if let Err(error) = self.clients.accept(&self.parts.control, Instant::now()) {
-                        self.parts.say.line(&format!("cannot accept a control client: {error}"));
+                        self.parts.say.warn(&format!("cannot accept a control client: {error}"));
                     }
                 }
                 client => self.hear_client(client - 3),
@@ -164,11 +164,11 @@ impl StandIn {
             Ok(Some((FromWorker::Ready {}, _))) => self.ready(),
             Ok(Some((FromWorker::Status { text }, _))) => self.text = Some(text),
             Ok(Some((FromWorker::Unhealthy { reason }, _))) => {
-                self.parts.say.line(&format!("the program is unhealthy: {reason}"));
+                self.parts.say.warn(&format!("the program is unhealthy: {reason}"));
             }
             Ok(Some(_)) => {}
             Ok(None) => self.phase = Phase::Over,
-            Err(error) => self.parts.say.line(&format!("the link failed: {error}")),
+            Err(error) => self.parts.say.warn(&format!("the link failed: {error}")),
         }
     }
 
@@ -195,7 +195,7 @@ impl StandIn {
             "{} was not ready within {limit}: {missing}; raise `ready_timeout` if it needs longer",
             settings.name
         );
-        self.parts.say.line(&reason);
+        self.parts.say.error(&reason);
         self.parts.reporter.failed(1, &reason);
         self.put_away();
         process::exit_now(1);
@@ -209,13 +209,13 @@ impl StandIn {
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
                 Signal::SIGHUP if self.parts.hang_up == HangUp::End => self.stop(),
                 Signal::SIGQUIT => self.hurry(),
-                Signal::SIGUSR1 => {
-                    if let Some(log) = &mut self.parts.log
-                        && let Err(error) = log.reopen()
-                    {
-                        self.parts.say.line(&format!("{error}; the old file is kept"));
+                Signal::SIGUSR1 => match self.parts.log.as_mut().map(LogFile::reopen) {
+                    Some(Ok(())) => self.parts.say.line(REOPENED),
+                    Some(Err(error)) => {
+                        self.parts.say.warn(&format!("{error}; the old file is kept"));
                     }
-                }
+                    None => {}
+                },
                 _ => {}
             }
         }
@@ -301,7 +301,7 @@ impl StandIn {
 
     fn tell(&self, message: &ToWorker) {
         if let Err(error) = link::send(&self.parts.link, message, &[]) {
-            self.parts.say.line(&format!("the link failed: {error}"));
+            self.parts.say.warn(&format!("the link failed: {error}"));
         }
     }
 
@@ -366,7 +366,7 @@ impl StandIn {
             image: ImageStatus::of(&self.parts.image, super::GENERATION, self.serves),
             known_good: None,
             supervisor_image: None,
-            on_disk: Some(DiskStatus::of(&self.parts.image, exe)),
+            on_disk: Some(DiskStatus::of(&self.parts.image, exe, &[])),
             pidfile: settings.pidfile.clone(),
             log: self.parts.log.as_ref().map(|log| log.path().to_owned()),
             note: None,

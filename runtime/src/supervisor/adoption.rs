@@ -32,7 +32,7 @@ impl Driver {
                 Some(socket)
             }
             Err(error) => {
-                self.setup.say.line(&format!(
+                self.setup.say.warn(&format!(
                     "cannot bind {}, so that process {pid} will have no `orphan_grace`: {error}",
                     path.display()
                 ));
@@ -74,7 +74,7 @@ impl Driver {
 
     fn channel_to(&self, generation: Generation) -> Option<OwnedFd> {
         self.fleet.channel_to(generation).unwrap_or_else(|error| {
-            self.setup.say.line(&format!("connections cannot be passed: {error}"));
+            self.setup.say.warn(&format!("connections cannot be passed: {error}"));
             None
         })
     }

@@ -146,7 +146,7 @@ impl Driver {
                 continue;
             }
             if let Err(error) = self.wait() {
-                self.setup.say.line(&format!("cannot wait for events: {error}"));
+                self.setup.say.warn(&format!("cannot wait for events: {error}"));
                 self.events.push_back(Event::Stop { client: None, at_once: true });
             }
         }
@@ -162,7 +162,7 @@ impl Driver {
         self.setup.pidfile.remove();
         let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
         if code != 0 {
-            self.setup.say.line(&reason);
+            self.setup.say.error(&reason);
             // What a service manager shows of a daemon that is gone.
             let text = format!("failed: {reason}");
             self.setup.notifier.tell(Health { text, ..self.machine.health() });

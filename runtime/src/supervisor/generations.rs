@@ -12,6 +12,7 @@ use crate::failpoint::{self, Step};
 use crate::handed::Packing;
 use crate::image::{self, Image};
 use crate::listener::{self, Bound, Place};
+use crate::sys::privileges::Account;
 
 mod removed;
 
@@ -42,6 +43,8 @@ pub(crate) struct Holdings {
     pub(crate) listeners: BTreeMap<String, Arc<Bound>>,
     /// Of unix sockets that are closed here, and to be unlinked when it is gone.
     places: Vec<Place>,
+    /// Whom its workers run as, where they said so.
+    identity: Option<Account>,
 }
 
 impl Holdings {
@@ -51,6 +54,7 @@ impl Holdings {
             configuration: None,
             listeners: BTreeMap::new(),
             places: Vec::new(),
+            identity: None,
         }
     }
 }
@@ -120,6 +124,22 @@ impl Generations {
 
     pub(crate) fn get(&self, generation: Generation) -> Option<&Holdings> {
         self.known.get(&generation)
+    }
+
+    /// A worker says whom it runs as: once, before user code could say anything else. Fails where that user
+    /// could change what this process executes.
+    pub(crate) fn settled(&mut self, generation: Generation, identity: Account) -> Result<()> {
+        let Some(holdings) = self.known.get_mut(&generation) else { return Ok(()) };
+        if holdings.identity.is_none() {
+            holdings.image.check_trust(std::slice::from_ref(&identity))?;
+            holdings.identity = Some(identity);
+        }
+        Ok(())
+    }
+
+    /// Whom all workers run as.
+    pub(crate) fn identities(&self) -> Vec<Account> {
+        self.known.values().filter_map(|holdings| holdings.identity.clone()).collect()
     }
 
     /// Binds what `configuration` declares and is not bound yet, all or nothing.
@@ -221,6 +241,8 @@ struct PackedHoldings {
     listeners: BTreeMap<String, usize>,
     #[serde(default)]
     places: Vec<Place>,
+    #[serde(default)]
+    identity: Option<Account>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -264,7 +286,9 @@ impl Generations {
             }
             let configuration = holdings.configuration.clone();
             let places = holdings.places.clone();
-            known.insert(*generation, PackedHoldings { image, configuration, listeners, places });
+            let identity = holdings.identity.clone();
+            let packed = PackedHoldings { image, configuration, listeners, places, identity };
+            known.insert(*generation, packed);
         }
         let kept = self.kept.as_ref().map(|kept| PackedKept {
             generation: kept.generation,
@@ -302,9 +326,9 @@ impl Generations {
             for (name, place) in &holdings.listeners {
                 listeners.insert(name.clone(), at(&sockets, *place)?);
             }
-            let PackedHoldings { configuration, places, .. } = holdings;
+            let PackedHoldings { configuration, places, identity, .. } = holdings;
             let image = at(&images, holdings.image)?;
-            let holdings = Holdings { image, configuration, listeners, places };
+            let holdings = Holdings { image, configuration, listeners, places, identity };
             generations.known.insert(generation, holdings);
         }
         if let Some(PackedKept { generation, image, configuration }) = packed.kept {

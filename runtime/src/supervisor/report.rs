@@ -62,7 +62,10 @@ pub(super) fn status(driver: &Driver) -> Status {
             .confirmed_generation()
             .and_then(|good| image(driver, good, driver.tenure.confirmed(good))),
         supervisor_image: Some(ImageStatus::of(&driver.image, None, None)),
-        on_disk: holdings.map(|holdings| DiskStatus::of(&holdings.image, driver.next_image())),
+        on_disk: holdings.map(|holdings| {
+            let workers = driver.generations.identities();
+            DiskStatus::of(&holdings.image, driver.next_image(), &workers)
+        }),
         pidfile: settings.pidfile.clone(),
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
         note: driver.machine.fallen_back().map(str::to_owned),
@@ -141,6 +144,24 @@ pub(super) fn trace(report: &Report) -> Option<String> {
         "generation drained"
     );
     Some(format!("generation {generation} is gone after {:.0} ms: {ledger}", ms(took)))
+}
+
+/// The account of that generation, as fields of the line.
+pub(super) fn fields(report: &Report) -> Vec<(String, serde_json::Value)> {
+    let Some(ledger) = report.ledger else { return Vec::new() };
+    [
+        ("to", u64::from(report.to)),
+        ("accepted", ledger.accepted),
+        ("received", ledger.received),
+        ("finished", ledger.finished),
+        ("passed", ledger.passed),
+        ("told", ledger.told),
+        ("forced", ledger.forced),
+        ("lost", ledger.lost),
+        ("requests", ledger.requests),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.into()))
+    .into()
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub(crate) struct Signals {
 impl Signals {
     /// Blocks the watched signals, and no others, and opens a descriptor for them.
     pub(crate) fn watch() -> io::Result<Signals> {
+        outlive_full_files()?;
         let mask: SigSet = WATCHED.into_iter().collect();
         mask.thread_set_mask()?;
         let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
@@ -161,6 +162,17 @@ impl AsFd for Caught {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
+}
+
+extern "C" fn ignore(_: libc::c_int) {}
+
+/// Makes a write past the size that a file may have (`RLIMIT_FSIZE`) an error, as one to a full disk is,
+/// and not the end of the process. By a handler, which programs started by this one do not inherit.
+pub(crate) fn outlive_full_files() -> io::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { signal::sigaction(Signal::SIGXFSZ, &action) }?;
+    Ok(())
 }
 
 /// Ends this process as the signal's default action would.

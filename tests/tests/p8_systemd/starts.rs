@@ -76,6 +76,29 @@ pub(crate) fn wrong_configuration(machine: &Machine) {
     assert!(service.journal().contains("DAEMON_DRAIN_TIMEOUT is \"soon\""));
 }
 
+/// With `user` the program is started as root, and makes its workers another user itself.
+pub(crate) fn drop_in_the_program(machine: &Machine) {
+    let service = Service::new(machine, "drops", "http");
+    service.unit(&[("DAEMON_USER", "daemon")], &["--install", "--yes"]).expect_code(0);
+    service.systemctl("start").expect_code(0);
+    let ids = || {
+        let worker = service.get("/").number("pid").expect("a worker");
+        let main = service.show("MainPID");
+        let ids = format!("grep -h -E '^(Uid|CapEff):' /proc/{main}/status /proc/{worker}/status");
+        machine.shell(&ids).expect_code(0).stdout.replace('\t', " ")
+    };
+    // CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP.
+    let expected =
+        "Uid: 0 0 0 0\nCapEff: 00000000000001e0\nUid: 1 1 1 1\nCapEff: 0000000000000000\n";
+    assert_eq!(ids(), expected);
+    service.deploy("http-v2");
+    service.systemctl("reload").expect_code(0);
+    assert_eq!(service.serves(), ("2".into(), 2));
+    assert_eq!(ids(), expected);
+    service.systemctl("stop").expect_code(0);
+    assert_eq!(service.show("Result"), "success");
+}
+
 /// Without a supervisor it starts and stops as well, and systemd knows that it cannot be reloaded.
 pub(crate) fn solo(machine: &Machine) {
     let service = Service::started(machine, "solo", "solo-http");

@@ -147,6 +147,25 @@ fn privileges_that_the_listeners_need() {
     has_not(&service(&plan), &["AmbientCapabilities", "RuntimeDirectoryPreserve"]);
 }
 
+/// Who drops privileges itself needs them first.
+#[test]
+fn a_program_that_changes_users() {
+    let mut plan = plan(&Place::new(HTTP));
+    plan.settings.user = Some("www-data".into());
+    plan.settings.nice = Some(-5);
+    let privileges = "CAP_KILL CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_NICE";
+    has(
+        &service(&plan),
+        &["User=root", &format!("CapabilityBoundingSet={privileges}"), "NoNewPrivileges=yes"],
+    );
+    has_not(&service(&plan), &["DynamicUser", "AmbientCapabilities", "ProtectProc"]);
+    plan.settings.user = None;
+    plan.settings.capabilities = Some(vec!["net_raw".into()]);
+    has(&service(&plan), &["DynamicUser=yes", "AmbientCapabilities=CAP_NET_RAW"]);
+    plan.settings.chroot = Some("/srv/root".into());
+    has(&service(&plan), &["User=root", "SystemCallFilter=@system-service chroot"]);
+}
+
 #[test]
 fn what_it_writes_elsewhere_needs_an_owner() {
     const PATHS: Keys = &[

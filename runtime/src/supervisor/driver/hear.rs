@@ -15,6 +15,7 @@ use crate::supervisor::event::{Event, Generation, Policy, WorkerId};
 use crate::supervisor::generations::check_successor;
 use crate::supervisor::report;
 use crate::supervisor::upgrade::preflight::Preflight;
+use crate::sys::privileges::Account;
 use crate::sys::process;
 use crate::sys::readiness::readable;
 use crate::sys::signals::HangUp;
@@ -58,7 +59,7 @@ impl Driver {
                 Readable::Signals => self.read_signals()?,
                 Readable::Control => {
                     if let Err(error) = self.clients.accept(&self.setup.control, now) {
-                        self.setup.say.line(&format!("cannot accept a control client: {error}"));
+                        self.setup.say.warn(&format!("cannot accept a control client: {error}"));
                     }
                 }
                 Readable::Client(id) => self.hear_client(id),
@@ -177,6 +178,13 @@ impl Driver {
                 | FromWorker::Failing { reason } => {
                     Event::Failing { worker, reason: report::short(reason) }
                 }
+                FromWorker::Settled { uid, gid, groups } => {
+                    let identity = Account { uid, gid, groups };
+                    match self.generations.settled(generation, identity) {
+                        Ok(()) => continue,
+                        Err(error) => Event::Unacceptable { worker, reason: error.to_string() },
+                    }
+                }
                 FromWorker::Ready {} => {
                     failpoint::reach(Step::SupervisorReady, generation);
                     Event::Ready { worker }
@@ -194,7 +202,7 @@ impl Driver {
                 }
                 FromWorker::Error { message } => {
                     let message = report::short(message);
-                    self.setup.say.line(&format!(
+                    self.setup.say.warn(&format!(
                         "the worker of generation {generation} did not understand: {message}"
                     ));
                     continue;
@@ -270,7 +278,7 @@ impl Driver {
             Ok(None) => {}
             Err(error) => {
                 let pid = process.child.pid();
-                self.setup.say.line(&format!("cannot wait for process {pid}: {error}"));
+                self.setup.say.warn(&format!("cannot wait for process {pid}: {error}"));
             }
         }
     }

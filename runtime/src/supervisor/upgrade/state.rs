@@ -161,7 +161,7 @@ impl State {
 
     /// The supervisor that it describes, with duplicates of all descriptors: those it was handed stay open.
     pub(super) fn driver(self) -> Result<Driver> {
-        let name = &self.configuration.settings.name;
+        let settings = &self.configuration.settings;
         let vars = process::variables();
         let setup = Setup {
             pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
@@ -170,10 +170,12 @@ impl State {
                 self.control.fd.duplicate("the control socket")?,
             ),
             log: match self.log {
-                Some(log) => Some(LogFile::adopt(log.path, log.fd.duplicate("the log")?)),
+                Some(log) => {
+                    Some(LogFile::adopt(log.path, settings.log_mode, log.fd.duplicate("the log")?))
+                }
                 None => None,
             },
-            say: Say::new(name, self.timestamps),
+            say: Say::new(settings, self.timestamps),
             configuration: self.configuration,
             origin: self.origin,
             args: process::arguments(),
