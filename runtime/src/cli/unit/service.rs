@@ -169,11 +169,11 @@ fn resources(text: &mut Text, plan: &Plan, places: &Places) {
 fn identity(text: &mut Text, plan: &Plan, places: &Places) {
     let user = text::user(&plan.settings.name);
     if plan.drops() {
+        // Without a line `User=root`, by which systemd 257 takes CAP_SETUID away.
         text.group(
             "Started as root: the program itself makes its worker what `user` and its like say. The image\n\
              must not be writable for that user.",
-        )
-        .set("User", "root");
+        );
     } else if places.writes.is_empty() && !places.in_tmp {
         text.group("A user of its own for as long as it runs. For one that stays:")
             .comment(&format!("User={user}"))
