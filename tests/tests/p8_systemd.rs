@@ -39,7 +39,7 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    starts: start failing_start wrong_configuration solo odd_paths_and_values;
+    starts: start failing_start wrong_configuration drop_in_the_program solo odd_paths_and_values;
     reloads: reload_under_load reload_with_a_bad_binary twenty_reloads reload_by_signal;
     ends: stop_within_the_drain systemds_watchdog own_watchdog;
     units: verify_and_security install;

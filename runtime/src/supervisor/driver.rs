@@ -26,7 +26,7 @@ use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
-use crate::notify::Notifier;
+use crate::notify::{Health, Notifier};
 use crate::pidfile::PidFile;
 use crate::probe;
 use crate::reporter::Reporter;
@@ -183,6 +183,9 @@ impl Driver {
         let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
         if code != 0 {
             self.setup.say.error(&reason);
+            // What a service manager shows of a daemon that is gone.
+            let text = format!("failed: {reason}");
+            self.setup.notifier.tell(Health { text, ..self.machine.health() });
         }
         self.setup.reporter.failed(code, &reason);
         for (client, reply) in std::mem::take(&mut self.farewells) {

@@ -6,10 +6,11 @@ use super::service::Service;
 
 /// systemd has nothing to say against them, and calls the exposure of the service OK or better.
 pub(crate) fn verify_and_security(machine: &Machine) {
-    let variants: [(&'static str, &str, &[&str]); 4] = [
+    let variants: [(&'static str, &str, &[&str]); 5] = [
         ("plain", "http", &[]),
         ("by-socket", "http", &["--socket"]),
         ("alone", "solo-http", &[]),
+        ("by-root", "http", &["--set", "user=daemon"]),
         ("by-hup", "http", &["--notify-reload"]),
     ];
     for (name, fixture, options) in variants {

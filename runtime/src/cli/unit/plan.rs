@@ -80,9 +80,31 @@ impl Plan {
         places
     }
 
+    /// Whether the program changes users itself, and so has to be started as root.
+    pub(super) fn drops(&self) -> bool {
+        let settings = &self.settings;
+        settings.user.is_some()
+            || settings.group.is_some()
+            || settings.groups.is_some()
+            || settings.chroot.is_some()
+    }
+
     /// The capabilities it needs, and what for.
-    pub(super) fn capabilities(&self) -> BTreeMap<&'static str, &'static str> {
-        let mut needed = BTreeMap::new();
+    pub(super) fn capabilities(&self) -> BTreeMap<String, &'static str> {
+        let settings = &self.settings;
+        let mut needed: BTreeMap<&str, &str> = BTreeMap::new();
+        if self.drops() {
+            let change = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL"];
+            needed.extend(change.map(|name| (name, "a worker of another user")));
+            let changes = [
+                ("CAP_SYS_CHROOT", settings.chroot.is_some(), "`chroot`"),
+                ("CAP_SYS_RESOURCE", !settings.limits.is_empty(), "`limits`"),
+                ("CAP_SYS_RESOURCE", settings.oom_score_adj.is_some(), "`oom_score_adj`"),
+                ("CAP_SYS_NICE", settings.nice.is_some(), "`nice`"),
+            ];
+            let changes = changes.into_iter().filter(|(_, needs, _)| *needs);
+            needed.extend(changes.map(|(name, _, what)| (name, what)));
+        }
         for listener in self.own() {
             match &listener.addr {
                 Address::Tcp(addr) if (1..1024).contains(&addr.port()) => {
@@ -94,7 +116,10 @@ impl Plan {
                 _ => {}
             }
         }
-        needed
+        let kept = settings.capabilities.iter().flatten();
+        let kept =
+            kept.map(|name| (format!("CAP_{}", name.to_ascii_uppercase()), "`capabilities`"));
+        needed.into_iter().map(|(name, what)| (name.to_owned(), what)).chain(kept).collect()
     }
 
     /// The families of addresses of its sockets. Its manager and its verbs have unix sockets.

@@ -1,5 +1,6 @@
 //! The `.service`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::plan::{Places, Plan};
@@ -167,7 +168,13 @@ fn resources(text: &mut Text, plan: &Plan, places: &Places) {
 
 fn identity(text: &mut Text, plan: &Plan, places: &Places) {
     let user = text::user(&plan.settings.name);
-    if places.writes.is_empty() && !places.in_tmp {
+    if plan.drops() {
+        // Without a line `User=root`, by which systemd 257 takes CAP_SETUID away.
+        text.group(
+            "Started as root: the program itself makes its worker what `user` and its like say. The image\n\
+             must not be writable for that user.",
+        );
+    } else if places.writes.is_empty() && !places.in_tmp {
         text.group("A user of its own for as long as it runs. For one that stays:")
             .comment(&format!("User={user}"))
             .set("DynamicUser", "yes");
@@ -179,18 +186,21 @@ fn identity(text: &mut Text, plan: &Plan, places: &Places) {
     }
     if !places.writes.is_empty() {
         let dirs: Vec<String> = places.writes.iter().map(|dir| text::path(dir)).collect();
-        text.group("These have to exist, and that user has to be able to write there.")
+        text.group("These have to exist, and it has to be able to write there.")
             .set("ReadWritePaths", dirs.join(" "));
     }
     let capabilities = plan.capabilities();
-    let names: Vec<&str> = capabilities.keys().copied().collect();
+    let names: Vec<&str> = capabilities.keys().map(String::as_str).collect();
     if names.is_empty() {
         text.group("No privileges, and none to be had.").set("CapabilityBoundingSet", "");
     } else {
-        let what: Vec<&str> = capabilities.values().copied().collect();
-        text.group(&format!("Privileges for {}, and no others.", what.join(" and ")))
-            .set("CapabilityBoundingSet", names.join(" "))
-            .set("AmbientCapabilities", names.join(" "));
+        let what: BTreeSet<&str> = capabilities.values().copied().collect();
+        let what = what.into_iter().collect::<Vec<_>>().join(", ");
+        text.group(&format!("Privileges for {what}, and no others."))
+            .set("CapabilityBoundingSet", names.join(" "));
+        if !plan.drops() {
+            text.set("AmbientCapabilities", names.join(" "));
+        }
     }
     text.set("NoNewPrivileges", "yes");
 }
@@ -211,7 +221,11 @@ fn sandbox(text: &mut Text, plan: &Plan, places: &Places) {
     } else {
         text.set("PrivateTmp", "yes");
     }
-    text.set("PrivateDevices", "yes").set("ProtectProc", "invisible");
+    text.set("PrivateDevices", "yes");
+    // A supervisor that is root sees its worker there.
+    if !plan.drops() {
+        text.set("ProtectProc", "invisible");
+    }
     text.group("The machine is not its affair.");
     for key in ["Tunables", "Modules", "Logs"] {
         text.set(&format!("ProtectKernel{key}"), "yes");
@@ -227,9 +241,10 @@ fn sandbox(text: &mut Text, plan: &Plan, places: &Places) {
         .set("RestrictAddressFamilies", plan.families().join(" "));
     text.group("Not for a program that compiles at run time: WebAssembly, Lua, the JIT of PCRE.")
         .set("MemoryDenyWriteExecute", "yes");
+    let chroot = if plan.settings.chroot.is_some() { " chroot" } else { "" };
     text.group("System calls of services. Others fail.")
         .set("SystemCallArchitectures", "native")
-        .set("SystemCallFilter", "@system-service")
+        .set("SystemCallFilter", format_args!("@system-service{chroot}"))
         .set("SystemCallErrorNumber", "EPERM");
 }
 

@@ -113,7 +113,8 @@ fn a_plain_service() {
             "WantedBy=multi-user.target",
         ],
     );
-    let absent = ["Environment", "AmbientCapabilities", "ReadWritePaths", "LogsDirectory", "User="];
+    let absent =
+        ["Environment=DAEMON", "AmbientCapabilities", "ReadWritePaths", "LogsDirectory", "User="];
     has_not(&text, &absent);
 }
 
@@ -144,6 +145,22 @@ fn privileges_that_the_listeners_need() {
     plan.sockets = true;
     has(&service(&plan), &["CapabilityBoundingSet="]);
     has_not(&service(&plan), &["AmbientCapabilities", "RuntimeDirectoryPreserve"]);
+}
+
+/// Who drops privileges itself needs them first.
+#[test]
+fn a_program_that_changes_users() {
+    let mut plan = plan(&Place::new(HTTP));
+    plan.settings.user = Some("www-data".into());
+    plan.settings.nice = Some(-5);
+    let privileges = "CAP_KILL CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_NICE";
+    has(&service(&plan), &[&format!("CapabilityBoundingSet={privileges}"), "NoNewPrivileges=yes"]);
+    has_not(&service(&plan), &["DynamicUser", "User", "AmbientCapabilities", "ProtectProc"]);
+    plan.settings.user = None;
+    plan.settings.capabilities = Some(vec!["net_raw".into()]);
+    has(&service(&plan), &["DynamicUser=yes", "AmbientCapabilities=CAP_NET_RAW"]);
+    plan.settings.chroot = Some("/srv/root".into());
+    has(&service(&plan), &["SystemCallFilter=@system-service chroot"]);
 }
 
 #[test]
