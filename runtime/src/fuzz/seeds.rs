@@ -11,6 +11,7 @@ use crate::config::{Address, Configuration, ListenSettings};
 use crate::control::{Outcome, Reply, Request, Status};
 use crate::counters::Ledger;
 use crate::link::{FromWorker, ListenerHandle, OrphanedListener, Protocols, ToWorker};
+use crate::listener::Source;
 
 const FILE: &str = "name = \"hello\"\ndrain_timeout = \"1m 30s\"\numask = 0o027\nrestart = \"always\"\n\
     [listen]\nhttp = \"127.0.0.1:80\"\n[listen.admin]\naddr = \"unix:/run/a.sock\"\nmode = \"0660\"\n\
@@ -111,6 +112,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
                     group: None,
                     v6only: true,
                 },
+                source: Source::Store,
             }],
         },
         FromWorker::Error { message },
@@ -119,7 +121,8 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
 }
 
 fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
-    let handle = |addr| ListenerHandle { name: text.into(), addr };
+    let source = Source::Manager;
+    let handle = |addr| ListenerHandle { name: text.into(), addr, source };
     let tcp = Address::Tcp(([127, 0, 0, 1], 80).into());
     vec![
         ToWorker::Welcome {

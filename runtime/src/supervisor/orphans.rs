@@ -274,8 +274,8 @@ fn introduced(
     let counters = Counters::open(&counters_fd)
         .map_err(|error| Error::io("its counters cannot be shared", error))?;
     let adopt = |(listener, fd): (OrphanedListener, OwnedFd)| {
-        let OrphanedListener { name, addr, settings } = listener;
-        (name, Arc::new(Bound::adopt(settings, fd, addr)))
+        let OrphanedListener { name, addr, settings, source } = listener;
+        (name, Arc::new(Bound::adopt(settings, fd, addr, source)))
     };
     let inherited: Vec<Inherited> = listeners.into_iter().zip(fds).map(adopt).collect();
     let orphan = Orphan {

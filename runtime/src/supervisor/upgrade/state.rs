@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Configuration;
+use crate::config::{Address, Configuration};
 use crate::control::{Clients, ControlSocket, PackedClients};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
@@ -67,6 +67,9 @@ pub(crate) struct State {
     /// What the service manager was told.
     #[serde(default)]
     told: Option<Health>,
+    /// What it keeps.
+    #[serde(default)]
+    held: BTreeMap<String, Address>,
     /// When it was written: from then on nothing was done until it was read.
     #[serde(with = "in_ns")]
     pub(super) paused: Instant,
@@ -124,6 +127,7 @@ impl State {
             asked: driver.asked.clone(),
             tenure: driver.tenure.clone(),
             told: setup.notifier.told().cloned(),
+            held: setup.notifier.held().clone(),
             paused: now,
             machine: driver.machine.clone(),
             descriptors: packing.numbers(),
@@ -163,6 +167,8 @@ impl State {
     pub(super) fn driver(self) -> Result<Driver> {
         let name = &self.configuration.settings.name;
         let vars = process::variables();
+        let mut notifier = Notifier::new(&vars, self.told);
+        notifier.set_held(self.held);
         let setup = Setup {
             pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
             control: ControlSocket::adopt(
@@ -177,7 +183,7 @@ impl State {
             configuration: self.configuration,
             origin: self.origin,
             args: process::arguments(),
-            notifier: Notifier::new(&vars, self.told),
+            notifier,
             vars,
             reporter: Reporter::default(),
             hang_up: self.hang_up,
