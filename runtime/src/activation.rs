@@ -90,6 +90,8 @@ pub(crate) struct Sockets {
     pub(crate) stored: Vec<(String, Bound)>,
     /// The names of what the manager keeps in vain.
     pub(crate) outdated: Vec<String>,
+    /// Where that is, with the name.
+    pub(crate) left: Vec<(String, Address)>,
     /// What the operator should know.
     pub(crate) remarks: Vec<String>,
 }
@@ -174,7 +176,10 @@ impl Sockets {
     ) -> Result<()> {
         let why = match (examined, wanted) {
             (Err(what), _) => format!("it is {what}"),
-            (Ok(_), None) => "it is not declared any more".into(),
+            (Ok(given), None) => {
+                self.left.push((name.to_owned(), given.addr().clone()));
+                "it is not declared any more".into()
+            }
             (Ok(given), Some(wanted)) => match given.differs(wanted) {
                 None if self.stored.iter().any(|(other, _)| other == name) => {
                     "there is another of it".into()
@@ -183,7 +188,10 @@ impl Sockets {
                     self.stored.push((name.to_owned(), given.of_store(name, wanted)?));
                     return Ok(());
                 }
-                Some(why) => format!("of {}, {why}", given.addr()),
+                Some(why) => {
+                    self.left.push((name.to_owned(), given.addr().clone()));
+                    format!("of {}, {why}", given.addr())
+                }
             },
         };
         self.remarks
@@ -211,5 +219,39 @@ impl Sockets {
                 wanted.addr
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announced_by(vars: &[(&str, &str)]) -> Result<Vec<String>> {
+        let vars: Vec<_> = vars.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        announced(&vars, 7)
+    }
+
+    #[test]
+    fn names_are_of_this_process() {
+        let given = [("LISTEN_PID", "7"), ("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "http:admin")];
+        assert_eq!(announced_by(&given).unwrap(), ["http", "admin"]);
+        assert_eq!(announced_by(&given[..2]).unwrap(), ["unknown", "unknown"]);
+        let none: [&str; 0] = [];
+        assert_eq!(announced_by(&given[..1]).unwrap(), none);
+        assert_eq!(announced_by(&given[1..]).unwrap(), none);
+        assert_eq!(announced_by(&[("LISTEN_PID", "8"), given[1], given[2]]).unwrap(), none);
+        assert_eq!(announced_by(&[given[0], ("LISTEN_FDS", "0"), given[2]]).unwrap(), none);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let pid = ("LISTEN_PID", "7");
+        for count in ["", "two", "-1", "1025", "99999999999999999999"] {
+            let error = announced_by(&[pid, ("LISTEN_FDS", count)]).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("LISTEN_FDS is `{count}`")), "{error}");
+        }
+        let named = [pid, ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "a:b")];
+        let error = announced_by(&named).unwrap_err().to_string();
+        assert!(error.contains("2 names for the 1 descriptors"), "{error}");
     }
 }

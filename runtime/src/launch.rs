@@ -13,6 +13,7 @@ use crate::cli::{self, Command};
 use crate::config::{Configuration, LOCATION, Surroundings};
 use crate::control::{ControlSocket, path_of, prepare_directory};
 use crate::error::{Error, ErrorKind, Result};
+use crate::listener;
 use crate::logs::{LogFile, Say};
 use crate::marker::{self, Marker, Origin, Role};
 use crate::notify::{self, Notifier};
@@ -300,8 +301,11 @@ fn begin(
         hang_up,
     };
     sockets.remarks.iter().for_each(|remark| say.line(remark));
-    if let Err(error) = setup.notifier.forget(&sockets.outdated) {
-        say.line(&format!("the service manager may keep listeners in vain: {error}"));
+    match setup.notifier.forget(&sockets.outdated) {
+        Ok(()) => sockets.left.iter().for_each(|(name, addr)| listener::clear_away(name, addr)),
+        Err(error) => {
+            say.line(&format!("the service manager may keep listeners in vain: {error}"));
+        }
     }
     if setup.configuration.settings.graceful_restart {
         return Driver::new(setup, sockets);

@@ -16,7 +16,7 @@ use crate::handed::{Handed, Packing};
 
 mod given;
 
-pub(crate) use given::{Given, examine};
+pub(crate) use given::{Given, clear_away, examine};
 
 /// How often, and how long in between, the lock of a directory is tried.
 const LOCK_ATTEMPTS: u32 = 25;

@@ -105,6 +105,31 @@ fn a_solo_daemon_at_a_path() {
     under_load("solo-http", Some("unix:BED/http.sock"));
 }
 
+/// Orphaned workers and the store have the same listener: together they lose nothing at all.
+#[test]
+fn orphans_have_it_too() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_ORPHAN_GRACE", "20s");
+    let path = bed.path("http.sock");
+    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    let manager = Manager::of(&mut bed, 8);
+    let mut child = manager.serve(&bed);
+    let target = bed.status().target("http");
+    let load = Load::on(target.clone()).new_connections(8).start();
+    load.wait_for(200);
+    for generation in 2..=3 {
+        child.process().kill();
+        drop(child);
+        load.wait_for(100);
+        child = manager.serve(&bed);
+        load.wait_for_generation(generation);
+        assert_eq!(source(&bed.status(), "http"), Some("store"));
+    }
+    load.stop().assert_nothing_failed();
+    stop(child);
+    assert!(target.accepts() && path.exists());
+}
+
 /// Restarts change what is kept, also when the supervisor changes its image with it, and only then.
 #[test]
 fn what_serves_is_what_is_kept() {
@@ -178,11 +203,14 @@ fn the_file_of_a_unix_socket() {
     assert_eq!(source(&bed.status(), "http"), None);
     assert!(bed.get("/").expect("a response").text().contains("generation=1"));
     manager.keeps(&["listen.http"]);
-    // One that moves away takes its file with it, as ever.
+    // One that moved away takes its file with it.
     bed.unset("DAEMON_LISTEN_HTTP__MODE");
     stop(child);
+    assert!(path.exists());
     bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
-    stop(manager.serve(&bed));
+    let child = manager.serve(&bed);
+    assert!(!path.exists(), "{}", bed.log());
+    stop(child);
 }
 
 /// Without a store, or with too small a one.

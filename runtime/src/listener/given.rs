@@ -2,14 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
-use socket2::Socket;
+use socket2::{SockAddr, Socket};
 
-use super::{Bound, Source, backlog, cannot_bind, set_owner, socket_file};
+use super::{
+    Bound, Source, backlog, cannot_bind, lock_directory, remove_dead, set_owner, socket_file,
+};
 use crate::config::{Address, ListenSettings};
 use crate::error::Result;
 use crate::sys::descriptors;
@@ -76,15 +78,8 @@ impl Given {
     /// As a listener that stays the service manager's.
     pub(crate) fn of_manager(self) -> Bound {
         let Given { fd, addr, v6only } = self;
-        let settings = ListenSettings {
-            // Where it is, and not where a listener of its name would be.
-            addr: addr.clone(),
-            backlog: 0,
-            mode: None,
-            user: None,
-            group: None,
-            v6only,
-        };
+        // Where it is, and not where a listener of its name would be.
+        let settings = bare(addr.clone(), v6only);
         Bound { settings, socket: Socket::from(fd), addr, file: None, source: Source::Manager }
     }
 
@@ -129,13 +124,23 @@ impl Given {
     }
 }
 
+/// Removes the file of a unix socket that was kept in vain and is closed, unless somebody listens there again.
+pub(crate) fn clear_away(name: &str, addr: &Address) {
+    let Address::Unix(path) = addr else { return };
+    let Ok(sock_addr) = SockAddr::unix(path) else { return };
+    let settings = bare(addr.clone(), false);
+    if let Ok(_lock) = lock_directory(name, path, &settings) {
+        // What cannot be removed is replaced by whoever binds there next.
+        let _ = remove_dead(name, path, &sock_addr, &settings);
+    }
+}
+
+/// An address, and nothing said of it.
+fn bare(addr: Address, v6only: bool) -> ListenSettings {
+    ListenSettings { addr, backlog: 0, mode: None, user: None, group: None, v6only }
+}
+
 fn is_socket(path: &std::path::Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
-}
-
-impl AsFd for Given {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
 }

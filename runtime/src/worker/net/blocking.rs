@@ -18,7 +18,8 @@ use crate::worker::state::{Access, State, Taken};
 
 /// A declared listener. Any number of threads may accept from clones of it.
 ///
-/// The socket is shared with other processes and non-blocking, as its flags are shared too; waiting is
+/// As a [`Listener`](super::Listener) it has several sockets where a service manager passed several of its
+/// name. A socket is shared with other processes and non-blocking, as its flags are shared too; waiting is
 /// done by poll(2) on it and on the daemon's wake descriptor.
 ///
 /// ```no_run
