@@ -9,10 +9,12 @@ use std::process::{ExitCode, Termination};
 use nix::sys::signal::Signal;
 use rustix::fs::{Mode, OFlags};
 
+use crate::activation::{self, Sockets};
 use crate::cli::{self, Command};
 use crate::config::{Configuration, LOCATION, Surroundings};
 use crate::control::{ControlSocket, path_of, prepare_directory};
 use crate::error::{Error, ErrorKind, Result};
+use crate::listener;
 use crate::logs::{LogFile, Say};
 use crate::marker::{self, Marker, Origin, Role};
 use crate::notify::{self, Notifier};
@@ -140,9 +142,13 @@ fn command(spec: &Spec) -> ExitCode {
         let around = surroundings(&origin);
         match parsed.command {
             Command::Run { detach } => {
+                let given = activation::take()?;
                 let configuration = Configuration::load(spec, &around)?;
                 let detach = detach.unwrap_or(configuration.settings.detach);
-                Ok(run(spec, configuration, origin, parsed.args, detach))
+                if detach && !given.is_empty() {
+                    return Err(cannot_detach(given.len()));
+                }
+                Ok(run(spec, configuration, origin, parsed.args, given, detach))
             }
             Command::Client(inquiry) => {
                 refuse_settings(&around.overrides, &LOCATION)?;
@@ -168,6 +174,14 @@ fn command(spec: &Spec) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// A service manager gives its sockets to the process that it watches.
+fn cannot_detach(given: usize) -> Error {
+    Error::config(format!(
+        "the service manager passed {given} sockets to a daemon that leaves it for the background: use \
+         `run`, and Type=notify in its unit"
+    ))
 }
 
 /// A daemon that runs has its settings: a command can only say where to find it.
@@ -197,6 +211,7 @@ fn run(
     configuration: Configuration,
     origin: Origin,
     args: Vec<OsString>,
+    given: Vec<activation::Named>,
     detach: bool,
 ) -> ExitCode {
     // Children of a process that ignores their end leave no exit code (wait(2)), and whoever started us
@@ -207,7 +222,7 @@ fn run(
         return ExitCode::from(error.exit_code());
     }
     let log = configuration.settings.log_path(detach).map(std::path::Path::to_owned);
-    let outset = Outset { configuration, origin, args, log, detached: detach };
+    let outset = Outset { configuration, origin, args, given, log, detached: detach };
     if detach {
         return match detach::detach(outset) {
             Ok(code) => code,
@@ -225,6 +240,8 @@ pub(crate) struct Outset {
     pub(crate) configuration: Configuration,
     pub(crate) origin: Origin,
     pub(crate) args: Vec<OsString>,
+    /// What a service manager gave to this process.
+    pub(crate) given: Vec<activation::Named>,
     pub(crate) log: Option<PathBuf>,
     pub(crate) detached: bool,
 }
@@ -255,6 +272,7 @@ fn begin(
 ) -> Result<Driver> {
     let settings = &outset.configuration.settings;
     let hang_up = hang_up(outset.detached)?;
+    let sockets = Sockets::sort(outset.given, &settings.listen)?;
     prepare_directory(&settings.runtime_dir)?;
     create_parent(settings)?;
     let pidfile = PidFile::acquire(&settings.pidfile, &settings.name)?;
@@ -284,6 +302,8 @@ fn begin(
         }
     };
     let mut vars = process::variables();
+    // They are taken.
+    vars.retain(|(name, _)| !activation::is_of_protocol(name));
     if outset.detached {
         // Whoever starts a daemon in the background is not what its service manager waits for.
         vars.retain(|(name, _)| !notify::is_private(name));
@@ -302,10 +322,17 @@ fn begin(
         hang_up,
         probes,
     };
-    if setup.configuration.settings.graceful_restart {
-        return Driver::new(setup);
+    sockets.remarks.iter().for_each(|remark| say.line(remark));
+    match setup.notifier.forget(&sockets.outdated) {
+        Ok(()) => sockets.left.iter().for_each(|(name, addr)| listener::clear_away(name, addr)),
+        Err(error) => {
+            say.line(&format!("the service manager may keep listeners in vain: {error}"));
+        }
     }
-    match solo::start(&setup) {
+    if setup.configuration.settings.graceful_restart {
+        return Driver::new(setup, sockets);
+    }
+    match solo::start(&setup, sockets) {
         Ok(never) => match never {},
         Err(error) => {
             setup.control.remove();

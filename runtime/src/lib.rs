@@ -101,6 +101,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("unbroken needs Linux 5.10 or later: it is built on pidfds, signalfd and memfds");
 
+mod activation;
 mod cli;
 mod config;
 mod control;

@@ -15,6 +15,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
 use crate::sys::holders::{self, Holder};
 
+mod given;
+
+pub(crate) use given::{Given, clear_away, examine};
+
 /// How often, and how long in between, the lock of a directory is tried.
 const LOCK_ATTEMPTS: u32 = 25;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -28,8 +32,34 @@ pub(crate) struct Bound {
     socket: Socket,
     /// The address it has, with the port that the kernel chose.
     addr: Address,
-    /// Of a unix socket.
+    /// Of a unix socket that is ours to unlink.
     file: Option<SocketFile>,
+    source: Source,
+}
+
+/// Who has bound a listener.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Source {
+    /// This daemon.
+    #[default]
+    Daemon,
+    /// This daemon, in an earlier life: the service manager has kept it since.
+    Store,
+    /// The service manager, which shares it with us. It is as its unit says, and never changed, ended or
+    /// unlinked by us.
+    Manager,
+}
+
+impl Source {
+    /// For people; nothing where there is nothing to say.
+    pub(crate) fn said(self) -> Option<&'static str> {
+        match self {
+            Source::Daemon => None,
+            Source::Store => Some("kept by the service manager"),
+            Source::Manager => Some("passed by the service manager"),
+        }
+    }
 }
 
 /// A listener on its way to the next program.
@@ -39,6 +69,8 @@ pub(crate) struct Packed {
     socket: Handed,
     addr: Address,
     file: Option<SocketFile>,
+    #[serde(default)]
+    source: Source,
 }
 
 /// What is known of the file of a unix socket.
@@ -67,16 +99,21 @@ impl Bound {
                 (socket, settings.addr.clone(), Some(file))
             }
         };
-        Ok(Bound { settings: settings.clone(), socket, addr, file })
+        Ok(Bound { settings: settings.clone(), socket, addr, file, source: Source::Daemon })
     }
 
-    /// Takes over a socket that this process bound before its last exec.
-    pub(crate) fn adopt(settings: ListenSettings, fd: OwnedFd, addr: Address) -> Bound {
+    /// Takes over a socket that this process had before its last exec, or a supervisor before this one.
+    pub(crate) fn adopt(
+        settings: ListenSettings,
+        fd: OwnedFd,
+        addr: Address,
+        source: Source,
+    ) -> Bound {
         let file = match &addr {
-            Address::Unix(path) => socket_file(path).ok(),
-            Address::Tcp(_) => None,
+            Address::Unix(path) if source != Source::Manager => socket_file(path).ok(),
+            _ => None,
         };
-        Bound { settings, socket: Socket::from(fd), addr, file }
+        Bound { settings, socket: Socket::from(fd), addr, file, source }
     }
 
     pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
@@ -85,13 +122,14 @@ impl Bound {
             socket: packing.hand(&self.socket),
             addr: self.addr.clone(),
             file: self.file,
+            source: self.source,
         }
     }
 
     pub(crate) fn unpack(packed: Packed) -> Result<Bound> {
         let socket = packed.socket.duplicate("a listener")?;
-        let Packed { settings, addr, file, .. } = packed;
-        Ok(Bound { settings, socket: Socket::from(socket), addr, file })
+        let Packed { settings, addr, file, source, .. } = packed;
+        Ok(Bound { settings, socket: Socket::from(socket), addr, file, source })
     }
 
     /// Whether a declaration asks for this address. Port 0 asks for whatever port was chosen before.
@@ -140,12 +178,15 @@ impl Bound {
             }
             (file, _) => *file,
         };
-        Ok(Bound { settings, socket, addr, file })
+        Ok(Bound { settings, socket, addr, file, source: self.source })
     }
 
     /// Makes it as it was when this was bound or [`adjusted`](Bound::adjusted): the generation that
     /// wanted the socket otherwise is gone.
     pub(crate) fn restore(&self) {
+        if self.is_managers() {
+            return;
+        }
         // What fails here is worth no more than that: the socket is what the last generation made it.
         let _ = self.socket.listen(backlog(&self.settings));
         if let (Address::Unix(path), Some(file)) = (&self.addr, self.file)
@@ -159,6 +200,19 @@ impl Bound {
 
     pub(crate) fn addr(&self) -> &Address {
         &self.addr
+    }
+
+    pub(crate) fn settings(&self) -> &ListenSettings {
+        &self.settings
+    }
+
+    pub(crate) fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Whether it is the service manager's, and only shared with us.
+    pub(crate) fn is_managers(&self) -> bool {
+        self.source == Source::Manager
     }
 
     /// Unlinks the path of a unix socket, if it is still ours. For the daemon's end only.

@@ -49,7 +49,8 @@ pub(super) fn status(status: &Status) -> String {
         None => line("log", &"stderr"),
     }
     for listener in &status.listeners {
-        line("listener", &format!("{} {}", listener.name, listener.addr));
+        let source = listener.source.said().map(|said| format!(", {said}")).unwrap_or_default();
+        line("listener", &format!("{} {}{source}", listener.name, listener.addr));
     }
     for addr in &status.probes {
         line("probes", addr);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counters::Ledger;
 use crate::image::{Image, OnDisk};
+use crate::listener::{Bound, Source};
 use crate::probe::Probe;
 use crate::sys::privileges::Account;
 
@@ -166,6 +167,20 @@ pub(crate) struct WorkerStatus {
 pub(crate) struct ListenerStatus {
     pub(crate) name: String,
     pub(crate) addr: String,
+    /// `manager`: the service manager passed it. `store`: it kept it since an earlier start.
+    #[serde(default, skip_serializing_if = "is_own")]
+    pub(crate) source: Source,
+}
+
+impl ListenerStatus {
+    pub(crate) fn of(name: &str, bound: &Bound) -> ListenerStatus {
+        let (addr, source) = (bound.addr().to_string(), bound.source());
+        ListenerStatus { name: name.to_owned(), addr, source }
+    }
+}
+
+fn is_own(source: &Source) -> bool {
+    *source == Source::Daemon
 }
 
 /// The image of a generation.

@@ -11,6 +11,7 @@ use crate::config::{Address, Configuration, ListenSettings};
 use crate::control::{Outcome, Reply, Request, Status};
 use crate::counters::Ledger;
 use crate::link::{FromWorker, ListenerHandle, OrphanedListener, Protocols, ToWorker};
+use crate::listener::Source;
 use crate::probe::Probe;
 
 const FILE: &str = "name = \"hello\"\ndrain_timeout = \"1m 30s\"\numask = 0o027\nrestart = \"always\"\n\
@@ -118,6 +119,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
                     group: None,
                     v6only: true,
                 },
+                source: Source::Store,
             }],
         },
         FromWorker::Error { message },
@@ -126,7 +128,8 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
 }
 
 fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
-    let handle = |addr| ListenerHandle { name: text.into(), addr };
+    let source = Source::Manager;
+    let handle = |addr| ListenerHandle { name: text.into(), addr, source };
     let tcp = Address::Tcp(([127, 0, 0, 1], 80).into());
     vec![
         ToWorker::Welcome {

@@ -210,6 +210,10 @@ impl StandIn {
         self.phase = Phase::Serving;
         self.serves = Some(unix_seconds(SystemTime::now()));
         self.tell(&ToWorker::Go {});
+        let listeners = self.parts.bound.iter().map(|(name, bound)| (name, bound));
+        if let Some(remark) = self.parts.notifier.keep(listeners) {
+            self.parts.say.line(&remark);
+        }
         let addrs: Vec<String> =
             self.parts.bound.iter().map(|(name, b)| format!("{name} {}", b.addr())).collect();
         let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
@@ -378,7 +382,9 @@ impl StandIn {
 
     fn close_listeners(&mut self) {
         for (_, bound) in std::mem::take(&mut self.parts.bound) {
-            bound.unlink();
+            if !self.parts.notifier.holds(bound.addr()) {
+                bound.unlink();
+            }
         }
     }
 
@@ -425,7 +431,7 @@ impl StandIn {
                 .parts
                 .bound
                 .iter()
-                .map(|(name, b)| ListenerStatus { name: name.clone(), addr: b.addr().to_string() })
+                .map(|(name, bound)| ListenerStatus::of(name, bound))
                 .collect(),
             probes: self.parts.probes.addrs().collect(),
             image: ImageStatus::of(&self.parts.image, super::GENERATION, self.serves),

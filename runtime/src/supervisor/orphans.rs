@@ -281,14 +281,14 @@ fn introduced(
     let counters = Counters::open(&counters_fd)
         .map_err(|error| Error::io("its counters cannot be shared", error))?;
     let fds: Vec<OwnedFd> = fds.collect();
-    for (OrphanedListener { name, addr, settings }, fd) in listeners.iter().zip(&fds) {
+    for (OrphanedListener { name, addr, settings, .. }, fd) in listeners.iter().zip(&fds) {
         if !listener::is(fd, addr, settings) {
             return Err(odd(format!("what it handed over as listener `{name}` is not {addr}")));
         }
     }
     let adopt = |(listener, fd): (OrphanedListener, OwnedFd)| {
-        let OrphanedListener { name, addr, settings } = listener;
-        (name, Arc::new(Bound::adopt(settings, fd, addr)))
+        let OrphanedListener { name, addr, settings, source } = listener;
+        (name, Arc::new(Bound::adopt(settings, fd, addr, source)))
     };
     let inherited: Vec<Inherited> = listeners.into_iter().zip(fds).map(adopt).collect();
     let orphan = Orphan {

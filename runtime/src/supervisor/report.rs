@@ -41,7 +41,7 @@ pub(super) fn status(driver: &Driver) -> Status {
     let listeners = holdings
         .into_iter()
         .flat_map(|holdings| &holdings.listeners)
-        .map(|(name, bound)| ListenerStatus { name: name.clone(), addr: bound.addr().to_string() })
+        .map(|(name, bound)| ListenerStatus::of(name, bound))
         .collect();
     let settings = &driver.setup.configuration.settings;
     Status {

@@ -14,11 +14,11 @@ use super::daemon::Daemon;
 use super::orphan::Rendezvous;
 use super::passing::Passage;
 use super::state::State;
-use crate::config::{Address, Configuration, Surroundings};
+use crate::config::{Configuration, Surroundings};
 use crate::counters::{Counters, Stage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
-use crate::link::{self, FromWorker, Protocols, ToWorker};
+use crate::link::{self, FromWorker, ListenerHandle, Protocols, ToWorker};
 #[cfg(feature = "log")]
 use crate::logs;
 use crate::logs::Say;
@@ -49,7 +49,7 @@ pub(crate) struct Handover {
     pub(crate) generation: u32,
     pub(crate) configuration: Configuration,
     pub(crate) counters: OwnedFd,
-    pub(crate) listeners: Vec<(String, Address, OwnedFd)>,
+    pub(crate) listeners: Vec<(ListenerHandle, OwnedFd)>,
     /// For what is to come if the supervisor is killed.
     pub(crate) rendezvous: Option<OwnedFd>,
 }
@@ -91,8 +91,7 @@ pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> R
     if fds.len() != names.len() + usize::from(rendezvous) {
         return Err(odd("sent another number of listeners than it named"));
     }
-    let listeners =
-        names.into_iter().zip(fds.by_ref()).map(|(l, fd)| (l.name, l.addr, fd)).collect();
+    let listeners = names.into_iter().zip(fds.by_ref()).collect();
     let (configuration, rendezvous) = (*configuration, fds.next());
     let handover = Handover { link, generation, configuration, counters, listeners, rendezvous };
     Worker::new(handover, SignalDuty::Worker)

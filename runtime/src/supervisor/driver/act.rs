@@ -197,12 +197,13 @@ impl Driver {
                 .map(|(name, bound)| ListenerHandle {
                     name: name.clone(),
                     addr: bound.addr().clone(),
+                    source: bound.source(),
                 })
                 .collect(),
             rendezvous: rendezvous.is_some(),
         };
         let mut fds = vec![process.counters_fd()];
-        fds.extend(holdings.listeners.values().map(|bound| bound.as_fd()));
+        fds.extend(holdings.listeners.iter().map(|(_, bound)| bound.as_fd()));
         fds.extend(rendezvous.as_ref().map(AsFd::as_fd));
         let mut told = failpoint::attempt(Step::SupervisorBeforeWelcome, process.generation)
             .and_then(|()| process.tell(&message, &fds));

@@ -279,12 +279,21 @@ impl Driver {
             }
             (None, Some(new)) => {
                 let policy = Policy::of(&new.settings);
+                let unclaimed = self.generations.unclaimed(&new.settings);
                 check_successor(&self.setup.configuration.settings, &new.settings)
                     .and_then(|()| {
                         new.settings.probe.map_or(Ok(()), |it| self.setup.probes.listen(it))
                     })
                     .and_then(|()| self.generations.settle(generation, *new))
                     .map_err(|error| error.to_string())?;
+                // Of the first generation it was said at the start.
+                if !unclaimed.is_empty() && self.machine.serving_generation().is_some() {
+                    self.setup.say.line(&format!(
+                        "generation {generation} does not declare {}, which the service manager passed: \
+                         once it serves, who connects there waits in vain; disable the .socket unit",
+                        unclaimed.join(" nor ")
+                    ));
+                }
                 Ok(policy)
             }
             (None, None) => Err("the worker sent no settings".into()),

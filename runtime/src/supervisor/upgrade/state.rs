@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Configuration;
+use crate::config::{Address, Configuration};
 use crate::control::{Clients, ControlSocket, PackedClients};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
@@ -70,6 +70,9 @@ pub(crate) struct State {
     told: Option<Health>,
     #[serde(default)]
     probes: probe::Packed,
+    /// What it keeps.
+    #[serde(default)]
+    held: BTreeMap<String, Address>,
     /// When it was written: from then on nothing was done until it was read.
     #[serde(with = "in_ns")]
     pub(super) paused: Instant,
@@ -128,6 +131,7 @@ impl State {
             tenure: driver.tenure.clone(),
             told: setup.notifier.told().cloned(),
             probes: setup.probes.pack(&mut packing),
+            held: setup.notifier.held().clone(),
             paused: now,
             machine: driver.machine.clone(),
             descriptors: packing.numbers(),
@@ -167,6 +171,8 @@ impl State {
     pub(super) fn driver(self) -> Result<Driver> {
         let settings = &self.configuration.settings;
         let vars = process::variables();
+        let mut notifier = Notifier::new(&vars, self.told);
+        notifier.set_held(self.held);
         let setup = Setup {
             pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
             control: ControlSocket::adopt(
@@ -183,7 +189,7 @@ impl State {
             configuration: self.configuration,
             origin: self.origin,
             args: process::arguments(),
-            notifier: Notifier::new(&vars, self.told),
+            notifier,
             vars,
             reporter: Reporter::default(),
             probes: probe::Server::unpack(self.probes)?,
