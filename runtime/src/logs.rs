@@ -50,25 +50,19 @@ impl LogFile {
         }
         let shared = is_shared(path);
         let file = match open_or_make(path, mode, shared) {
-            Err(error) if shared && refused_there(&error) => {
-                return Err(planted(path, &error.to_string()));
+            // The kernel may refuse it with no more than EACCES (proc_sys_fs(5), protected_*).
+            Err(error) => {
+                let there = std::fs::symlink_metadata(path).ok().filter(|_| shared);
+                return Err(match there.and_then(|meta| foreign(&meta)) {
+                    Some(why) => planted(path, &why),
+                    None => cannot(error),
+                });
             }
-            file => file.map_err(cannot)?,
+            Ok(file) => file,
         };
         if shared {
             let meta = file.metadata().map_err(cannot)?;
-            let own = rustix::process::geteuid().as_raw();
-            let why = match () {
-                () if !meta.is_file() => Some("it is not a regular file".to_owned()),
-                () if meta.uid() != own && meta.uid() != 0 => {
-                    Some(format!("it belongs to user {}", meta.uid()))
-                }
-                () if meta.nlink() > 1 => {
-                    Some("it has another name besides, a hard link".to_owned())
-                }
-                () => None,
-            };
-            if let Some(why) = why {
+            if let Some(why) = foreign(&meta) {
                 return Err(planted(path, &why));
             }
             rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::APPEND)
@@ -113,9 +107,18 @@ fn is_shared(path: &Path) -> bool {
     parent.is_some_and(|dir| dir.mode() & 0o002 != 0)
 }
 
-/// What opening a link, a pipe without a reader, or what the kernel protects is answered with.
-fn refused_there(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO | libc::EACCES))
+/// Why what is there is not ours to write to.
+fn foreign(meta: &std::fs::Metadata) -> Option<String> {
+    let own = rustix::process::geteuid().as_raw();
+    match () {
+        () if meta.is_symlink() => Some("it is a symbolic link".to_owned()),
+        () if !meta.is_file() => Some("it is not a regular file".to_owned()),
+        () if meta.uid() != own && meta.uid() != 0 => {
+            Some(format!("it belongs to user {}", meta.uid()))
+        }
+        () if meta.nlink() > 1 => Some("it has another name besides, a hard link".to_owned()),
+        () => None,
+    }
 }
 
 fn planted(path: &Path, why: &str) -> Error {
@@ -156,7 +159,14 @@ pub(crate) fn length(path: &Path) -> u64 {
 
 /// The last lines written since the file had `from` bytes.
 pub(crate) fn tail(path: &Path, from: u64) -> io::Result<Vec<String>> {
-    let mut file = File::open(path)?;
+    // Somebody may have put a pipe there, for whose writer nobody shall wait.
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Ok(Vec::new());
+    }
     let end = file.metadata()?.len();
     let from = if end < from { 0 } else { from };
     file.seek(SeekFrom::Start(from.max(end.saturating_sub(TAIL_BYTES))))?;

@@ -208,15 +208,17 @@ fn stranger(meta: &std::fs::Metadata) -> Option<u32> {
 }
 
 fn explain_open(path: &Path, error: io::Error) -> Error {
-    // In a sticky directory the kernel may refuse it first (fs.protected_regular).
-    let there = std::fs::symlink_metadata(path).ok().filter(|meta| meta.is_file());
-    if let Some(owner) = there.as_ref().and_then(stranger) {
-        return refused(path, &format!("belongs to user {owner}"));
+    // In a sticky directory the kernel may refuse it with no more than EACCES (proc_sys_fs(5), protected_*).
+    if let Ok(there) = std::fs::symlink_metadata(path) {
+        match stranger(&there) {
+            _ if there.is_symlink() => return refused(path, "is a symbolic link"),
+            _ if there.is_dir() => return refused(path, "is a directory"),
+            _ if !there.is_file() => return refused(path, "is not a regular file"),
+            Some(owner) => return refused(path, &format!("belongs to user {owner}")),
+            None => {}
+        }
     }
     match error.raw_os_error() {
-        Some(libc::ELOOP) => refused(path, "is a symbolic link"),
-        Some(libc::EISDIR) => refused(path, "is a directory"),
-        Some(libc::ENXIO) => refused(path, "is not a regular file"),
         Some(libc::EACCES | libc::EROFS | libc::EPERM) => Error::os(
             ErrorKind::Pidfile,
             format!(

@@ -16,6 +16,7 @@ pages! {
     clients "../../book/src/clients.md"
     crashes "../../book/src/crashes.md"
     configuration "../../book/src/configuration.md"
+    privileges "../../book/src/privileges.md"
     verbs "../../book/src/verbs.md"
     logging "../../book/src/logging.md"
     systemd "../../book/src/systemd.md"

@@ -98,7 +98,7 @@ fn a_runtime_directory_that_is_there_already() {
     assert_eq!(fs::read_dir(&theirs).expect("a directory").count(), 0);
     fs::remove_file(&dir).expect("a link");
 
-    refused(&bed, &dir, Planted::Link, "cannot use the runtime directory", &precious);
+    refused(&bed, &dir, Planted::Link, "is not a directory; set `runtime_dir`", &precious);
     refused(&bed, &dir, Planted::Directory, "belongs to user 4000000", &precious);
     refused(&bed, &dir, Planted::Open, "can be written to by others", &precious);
 
@@ -133,11 +133,11 @@ fn a_log_that_is_there_already() {
     let log = shared.join("app.log");
     bed.set("DAEMON_LOG", log.display().to_string());
     for (what, sentence) in [
-        (Planted::Link, "is not taken: Too many levels of symbolic links"),
+        (Planted::Link, "is not taken: it is a symbolic link"),
         (Planted::HardLink, "is not taken: it has another name besides, a hard link"),
         // Without a reader, for which a supervisor would wait.
-        (Planted::Fifo, "is not taken"),
-        (Planted::File, "is not taken"),
+        (Planted::Fifo, "is not taken: it is not a regular file"),
+        (Planted::File, "is not taken: it belongs to user 4000000"),
     ] {
         refused(&bed, &log, what, sentence, &precious);
     }
