@@ -23,7 +23,6 @@ use crate::link::{self, FromWorker, Protocols, ToWorker};
 use crate::logs;
 use crate::logs::Say;
 use crate::spec::{Flavor, Spec};
-use crate::sys::signals;
 
 /// How long the runtime's threads may take to drop what they hold.
 const SHUTDOWN: Duration = Duration::from_millis(500);
@@ -120,7 +119,6 @@ impl Worker {
         let rendezvous = rendezvous.map(|socket| Rendezvous::new(socket, shared)).transpose()?;
         counters.reached(Stage::Welcomed);
         settle(&configuration.settings)?;
-        signals::outlive_full_files().map_err(|error| Error::io("cannot catch a signal", error))?;
         #[cfg(feature = "log")]
         logs::subscriber::install(&configuration.settings, generation);
         let state = State::new(configuration, generation, counters, listeners, link)
