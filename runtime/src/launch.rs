@@ -61,6 +61,9 @@ where
 fn enter(spec: &Spec) -> Result<Worker, ExitCode> {
     let role = descriptors::fill_standard_streams()
         .map_err(|error| Error::io("cannot open /dev/null", error))
+        .and_then(|()| {
+            signals::outlive_full_files().map_err(|error| Error::io("cannot catch a signal", error))
+        })
         .and_then(|()| Marker::take());
     let entered = match role {
         Ok(Some(Role::Worker { link, respawn, origin })) => {

@@ -172,6 +172,8 @@ pub(crate) enum Action {
     Log {
         level: Level,
         text: String,
+        /// What it is about.
+        generation: Option<Generation>,
     },
     /// The first generation serves.
     Up {

@@ -282,7 +282,12 @@ fn refuse(client: Option<ClientId>, reason: &str, out: &mut Actions) {
 }
 
 fn log(level: Level, text: String) -> Action {
-    Action::Log { level, text }
+    Action::Log { level, text, generation: None }
+}
+
+/// A line about one generation.
+fn log_of(generation: Generation, level: Level, text: String) -> Action {
+    Action::Log { level, text, generation: Some(generation) }
 }
 
 /// A duration as people read it: `0.042 s`, `30 s`.

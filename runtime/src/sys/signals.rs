@@ -29,7 +29,6 @@ pub(crate) struct Signals {
 impl Signals {
     /// Blocks the watched signals, and no others, and opens a descriptor for them.
     pub(crate) fn watch() -> io::Result<Signals> {
-        outlive_full_files()?;
         let mask: SigSet = WATCHED.into_iter().collect();
         mask.thread_set_mask()?;
         let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;

@@ -25,7 +25,6 @@ use crate::logs::Say;
 use crate::privileges;
 use crate::spec::{Flavor, Spec};
 use crate::sys::privileges::Account;
-use crate::sys::signals;
 
 /// How long the runtime's threads may take to drop what they hold.
 const SHUTDOWN: Duration = Duration::from_millis(500);
@@ -132,7 +131,6 @@ impl Worker {
                 return Err(error);
             }
         }
-        signals::outlive_full_files().map_err(|error| Error::io("cannot catch a signal", error))?;
         #[cfg(feature = "log")]
         logs::subscriber::install(&configuration.settings, generation);
         let state = State::new(configuration, generation, counters, listeners, link)

@@ -77,7 +77,9 @@ impl Driver {
                 }
             }
             Action::Progress { text } => self.clients.progress(&text),
-            Action::Log { level, text } => self.log(level, &text),
+            Action::Log { level, text, generation } => {
+                self.log_about(level, &text, About { generation, ..About::default() });
+            }
             Action::Up { generation } => self.up(generation),
             Action::Upgrade { generation } => self.begin_upgrade(generation),
             Action::CloseListeners => {
