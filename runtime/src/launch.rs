@@ -242,6 +242,7 @@ fn begin(
     own_output: &mut bool,
 ) -> Result<Driver> {
     let settings = &outset.configuration.settings;
+    find_proc()?;
     let hang_up = hang_up(outset.detached)?;
     prepare_directory(&settings.runtime_dir)?;
     create_parent(settings)?;
@@ -302,6 +303,15 @@ fn begin(
             Err(error)
         }
     }
+}
+
+/// A program finds its own image there, and without it every error is a riddle.
+fn find_proc() -> Result<()> {
+    if std::path::Path::new("/proc/self").exists() {
+        return Ok(());
+    }
+    let what = "a daemon finds its own image below /proc, which is not there: mount /proc, read-only or not";
+    Err(Error::new(ErrorKind::Image, what))
 }
 
 fn open_log(path: Option<&std::path::Path>) -> Result<Option<LogFile>> {

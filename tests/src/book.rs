@@ -18,5 +18,7 @@ pages! {
     configuration "../../book/src/configuration.md"
     verbs "../../book/src/verbs.md"
     systemd "../../book/src/systemd.md"
+    containers "../../book/src/containers.md"
+    scale "../../book/src/scale.md"
     troubleshooting "../../book/src/troubleshooting.md"
 }

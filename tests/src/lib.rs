@@ -8,6 +8,7 @@
 //! - [`http::Connection`] is one connection in the test's own hands, byte by byte.
 //! - [`Control`] is one connection to the control socket, packet by packet.
 //! - [`Process`] is a process held by a pidfd; [`Terminal`] a pseudo terminal with a child on it.
+//! - [`Container`](container::Container) has a daemon as its first process, and little else.
 //! - [`Browser`] is a Chromium without a window.
 //! - [`eventually`] waits, with a bound, for what announces itself in no other way.
 
@@ -20,6 +21,7 @@ pub mod bed;
 mod book;
 pub mod browser;
 pub mod child;
+pub mod container;
 pub mod control;
 pub mod example;
 pub mod http;

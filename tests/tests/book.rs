@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-const CHAPTERS: [&str; 10] = [
+const CHAPTERS: [&str; 12] = [
     "introduction",
     "quick-start",
     "main",
@@ -27,6 +27,8 @@ const CHAPTERS: [&str; 10] = [
     "configuration",
     "verbs",
     "systemd",
+    "containers",
+    "scale",
     "troubleshooting",
 ];
 
@@ -150,7 +152,7 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
         "a duration such as \"30s\"" => "10s",
         "a whole number" => "7",
         "an octal mode" => "0022",
-        "a literal address" => "127.0.0.1:1",
+        "a literal address" | "an address and a port" => "127.0.0.1:1",
         "a name or a number" => "root",
         _ => panic!("{key} is of an unknown type, {kind}"),
     };
