@@ -179,7 +179,7 @@ fn formats() {
         let bad = dir.path().join(file);
         let wrong = text(file)
             .replace("FROM debian:13-slim", "FROM debian")
-            .replace("read_only: true", "read_only: perhaps")
+            .replace("healthcheck:", "health_check:")
             .replace("periodSeconds: 10", "periodSeconds: often");
         fs::write(&bad, wrong).expect("a file");
         let mut command = Command::new(&tool);
@@ -229,7 +229,12 @@ fn a_rollout() {
 
     let output = rollout("1").expect_code(1);
     assert_eq!(output.stdout, "a: ok\n", "{output}");
-    assert!(output.stderr.contains("b: ") && output.stderr.contains("database"), "{output}");
+    assert!(
+        output
+            .stderr
+            .contains("\nb: the worker of generation 2 exited with code 1 before it was ready\n"),
+        "{output}"
+    );
     assert!(output.stderr.contains("stopped; not touched: c"), "{output}");
     assert_eq!(generations(), [Some(2), Some(1), Some(1)]);
     assert!(beds[2].1.status().restarts.is_empty());
