@@ -274,6 +274,7 @@ fn begin(
     own_output: &mut bool,
 ) -> Result<Driver> {
     let settings = &outset.configuration.settings;
+    find_proc()?;
     let hang_up = hang_up(outset.detached)?;
     let sockets = Sockets::sort(outset.given, &settings.listen)?;
     prepare_directory(&settings.runtime_dir)?;
@@ -344,6 +345,15 @@ fn begin(
             Err(error)
         }
     }
+}
+
+/// A program finds its own image there, and without it every error is a riddle.
+fn find_proc() -> Result<()> {
+    if std::path::Path::new("/proc/self").exists() {
+        return Ok(());
+    }
+    let what = "a daemon finds its own image below /proc, which is not there: mount /proc, read-only or not";
+    Err(Error::new(ErrorKind::Image, what))
 }
 
 fn open_log(path: Option<&std::path::Path>, mode: u32) -> Result<Option<LogFile>> {

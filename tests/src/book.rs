@@ -20,5 +20,7 @@ pages! {
     verbs "../../book/src/verbs.md"
     logging "../../book/src/logging.md"
     systemd "../../book/src/systemd.md"
+    containers "../../book/src/containers.md"
+    scale "../../book/src/scale.md"
     troubleshooting "../../book/src/troubleshooting.md"
 }

@@ -10,6 +10,7 @@
 //! - [`Control`] is one connection to the control socket, packet by packet.
 //! - [`Process`] is a process held by a pidfd; [`Terminal`] a pseudo terminal with a child on it.
 //! - [`Machine`] is one with a real systemd, in namespaces of its own.
+//! - [`Container`](container::Container) has a daemon as its first process, and little else.
 //! - [`Browser`] is a Chromium without a window.
 //! - [`eventually`] waits, with a bound, for what announces itself in no other way.
 
@@ -22,6 +23,7 @@ pub mod bed;
 mod book;
 pub mod browser;
 pub mod child;
+pub mod container;
 pub mod control;
 pub mod example;
 pub mod http;

@@ -25,6 +25,9 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// The listeners and what they are bound to.
     pub listeners: Vec<Listener>,
+    /// Where probes are answered.
+    #[serde(default)]
+    pub probes: Vec<String>,
     /// The image of the serving generation.
     pub image: Image,
     /// The image that last confirmed.

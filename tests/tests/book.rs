@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-const CHAPTERS: [&str; 11] = [
+const CHAPTERS: [&str; 14] = [
     "introduction",
     "quick-start",
     "main",
@@ -29,6 +29,8 @@ const CHAPTERS: [&str; 11] = [
     "verbs",
     "logging",
     "systemd",
+    "containers",
+    "scale",
     "troubleshooting",
 ];
 
@@ -164,7 +166,7 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
         "an octal mode" => "0022",
         "none, text, json, journald or auto" => "auto",
         "error, warn, info, debug or trace" => "debug",
-        "a literal address" => "127.0.0.1:1",
+        "a literal address" | "an address and a port" => "127.0.0.1:1",
         "a name or a number" => "root",
         "names or numbers" => "root,7",
         "names of capabilities" => "none",

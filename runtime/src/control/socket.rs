@@ -146,10 +146,17 @@ pub(crate) fn path_of(runtime_dir: &Path, pidfile: &Path) -> PathBuf {
 /// Makes sure of the runtime directory: created with mode 0700, and nobody else may write to it.
 pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
     let cannot = |error: io::Error| {
+        // As in a container with a read-only root.
+        let advice = match (error.kind(), path.parent()) {
+            (io::ErrorKind::ReadOnlyFilesystem, Some(parent)) => {
+                format!("mount a tmpfs at {}, or set `runtime_dir`", parent.display())
+            }
+            _ => "set `runtime_dir`".into(),
+        };
         Error::os(
             ErrorKind::Pidfile,
             format!(
-                "cannot use the runtime directory {}; set `runtime_dir` to a directory of yours",
+                "cannot use the runtime directory {}; {advice} to a directory of yours",
                 path.display()
             ),
             error,

@@ -342,11 +342,8 @@ impl StandIn {
     }
 
     fn tell_of_lame_duck(&mut self, until: Instant) {
-        let left = until.saturating_duration_since(Instant::now());
-        let left = humantime::format_duration(Duration::from_millis(
-            u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
-        ));
-        self.clients.progress(&format!("lame duck for {left}"));
+        let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
+        self.clients.progress(&format!("lame duck for {left:.0} s"));
     }
 
     fn hurry(&mut self) {

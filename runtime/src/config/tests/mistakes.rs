@@ -218,6 +218,16 @@ fn what_does_not_go_together() {
     let place = Place::new(&[]).file("listen = {a = 'unix:s', b = 'unix:./s'}");
     assert!(place.error().contains("have one address, unix:"));
 
+    let place = Place::new(HTTP).var("DAEMON_PROBE", "127.0.0.1:80");
+    assert_eq!(
+        place.error(),
+        "`listen.http` in the attribute at src/main.rs:3 and `probe` (DAEMON_PROBE) have one address, 127.0.0.1:80: change one"
+    );
+    let place = Place::new(&[]).set("probe=unix:/run/probe.sock");
+    assert_eq!(
+        place.error(),
+        "`probe` from --set probe is \"unix:/run/probe.sock\": expected an address and a port, such as \"0.0.0.0:8086\""
+    );
     for field in ["mode='0660'", "user='www'", "group=33"] {
         let place = Place::new(&[]).file(&format!("listen.a = {{addr = '127.0.0.1:80', {field}}}"));
         assert!(

@@ -47,6 +47,7 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
         .route("/stream", get(stream))
         .route("/large", get(async || "x".repeat(32 * 1024 * 1024)))
         .route("/child", get(child))
+        .route("/orphans", get(orphans))
         .route("/log/{line}", get(|Path(line): Path<String>| async move { eprintln!("{line}") }))
         .route("/abort", get(abort))
         .route("/exit/{code}", get(exit))
@@ -92,6 +93,14 @@ async fn child() -> impl IntoResponse {
     match sleep.spawn() {
         Ok(child) => format!("child={}\n", child.id()),
         Err(error) => error.to_string(),
+    }
+}
+
+/// Leaves grandchildren behind, in a container of the tests.
+async fn orphans() -> Result<(), String> {
+    match std::process::Command::new("/bin/container").args(["orphans", "5"]).status() {
+        Ok(status) if status.success() => Ok(()),
+        ended => Err(format!("{ended:?}")),
     }
 }
 

@@ -1,0 +1,265 @@
+//! P8: probes are answered by command and by HTTP, and a lame duck is not ready while it still accepts.
+
+#![allow(clippy::expect_used)]
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::{Bed, Child, Load, Process, Signal, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Exit codes of the three probes: live, ready, startup.
+fn by_command(bed: &Bed) -> [i32; 3] {
+    ["live", "ready", "startup"].map(|probe| bed.verb(["status", "--probe", probe]).code())
+}
+
+/// The codes of the three answers by HTTP.
+fn by_http(target: &Target) -> [u16; 3] {
+    ["/livez", "/readyz", "/startupz"].map(|path| ask(target, path))
+}
+
+fn ask(target: &Target, path: &str) -> u16 {
+    let mut connection = Connection::open(target).expect("a connection for a probe");
+    let response = connection.get(path).expect("an answer");
+    connection.closed().expect("one answer a connection");
+    response.status
+}
+
+#[track_caller]
+fn probe(bed: &Bed) -> Target {
+    bed.status().probes[0].parse().expect("an address")
+}
+
+fn probing(fixture: &str) -> Bed {
+    let mut bed = Bed::new(fixture);
+    bed.set("DAEMON_PROBE", "127.0.0.1:0");
+    bed
+}
+
+const YES: [u16; 3] = [200, 200, 200];
+const STARTING: [u16; 3] = [200, 503, 503];
+const LEAVING: [u16; 3] = [200, 503, 200];
+
+#[test]
+fn from_nothing_to_serving_and_away() {
+    let bed = probing("http");
+    assert_eq!(by_command(&bed), [1, 1, 1]);
+    let output = bed.verb(["status", "--probe", "ready"]).expect_code(1);
+    assert!(
+        output.text().lines().count() == 1 && output.text().contains("is not running"),
+        "{output}"
+    );
+    bed.start();
+    assert_eq!(by_command(&bed), [0, 0, 0]);
+    assert_eq!(by_http(&probe(&bed)), YES);
+    let output = bed.verb(["status", "--probe", "ready", "--json"]).expect_code(0);
+    let told: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
+    assert_eq!((&told["probe"], &told["ok"]), (&"ready".into(), &true.into()), "{output}");
+    bed.verb(["status", "--probe", "well"]).expect_code(2).expect_text("live, ready or startup");
+    bed.stop();
+}
+
+#[test]
+fn before_the_first_generation_is_ready() {
+    for fixture in ["hangs-at-start"] {
+        let bed = probing(fixture);
+        let _child = bed.spawn(["run"]);
+        eventually("the daemon answers", SOON, || bed.try_status().is_some());
+        assert_eq!(by_command(&bed), [0, 1, 1], "{fixture}");
+        assert_eq!(by_http(&probe(&bed)), STARTING, "{fixture}");
+    }
+}
+
+#[test]
+fn a_worker_that_is_being_respawned_is_not_ready() {
+    let mut bed = probing("http");
+    bed.set("DAEMON_BACKOFF_MIN", "30s");
+    bed.start();
+    let target = probe(&bed);
+    bed.worker().kill();
+    eventually("it is not ready", SOON, || by_http(&target) == LEAVING);
+    assert_eq!(by_command(&bed), [0, 1, 0]);
+    bed.stop();
+}
+
+/// Readiness fails at once, clients are served for as long as it takes, and then the drain begins.
+#[test]
+fn a_lame_duck() {
+    for fixture in ["http", "solo-http"] {
+        let mut bed = probing(fixture);
+        bed.set("DAEMON_LAME_DUCK", "3s");
+        let child = bed.foreground();
+        let (status, target) = (bed.status(), probe(&bed));
+        let load =
+            Load::on(status.target("http")).new_connections(2).pause(Duration::from_millis(10));
+        let load = load.start();
+        load.wait_for(20);
+        let told = Instant::now();
+        Process::open(status.pid).expect("it").signal(Signal::TERM);
+        eventually("it is not ready", SOON, || by_http(&target) == LEAVING);
+        assert_eq!(by_command(&bed), [0, 1, 0], "{fixture}");
+        assert_eq!(bed.status().state, "lame-duck", "{fixture}");
+        bed.verb(["status"]).expect_code(0).expect_text("is a lame duck");
+        load.wait_for(20);
+        // Whoever sends clients has heard of it.
+        let ledger = load.stop();
+        ledger.assert_nothing_failed();
+        assert!(told.elapsed() < Duration::from_secs(3), "the machine is too slow for this test");
+        child.wait(SOON).expect_code(0);
+        assert!(told.elapsed() >= Duration::from_secs(3), "{fixture}: {:?}", told.elapsed());
+        bed.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_lame_duck() {
+    for fixture in ["http", "solo-http"] {
+        let mut bed = probing(fixture);
+        bed.set("DAEMON_LAME_DUCK", "1h");
+        let child = bed.foreground();
+        let daemon = Process::open(bed.status().pid).expect("it");
+        daemon.signal(Signal::TERM);
+        eventually("it is a lame duck", SOON, || bed.status().state == "lame-duck");
+        bed.verb(["status", "--probe", "ready"]).expect_code(1).expect_text("lame duck");
+        daemon.signal(Signal::TERM);
+        child.wait(SOON).expect_code(0);
+        bed.wait_empty(SOON);
+    }
+}
+
+#[test]
+fn stop_says_that_it_waits_for_a_lame_duck() {
+    for fixture in ["http", "solo-http"] {
+        let mut bed = probing(fixture);
+        bed.set("DAEMON_LAME_DUCK", "2s");
+        bed.start();
+        let output = bed.verb(["stop"]).expect_code(0);
+        assert!(output.stderr.contains("app: lame duck for 2"), "{output}");
+        assert!(output.elapsed >= Duration::from_secs(2), "{output}");
+        bed.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_taken_address_fails_the_start() {
+    for fixture in ["http", "solo-http"] {
+        let mut bed = Bed::new(fixture);
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = taken.local_addr().expect("an address").to_string();
+        bed.set("DAEMON_PROBE", addr.clone());
+        let output = bed.verb(["start"]).expect_code(1);
+        assert!(output.text().contains(&addr) && output.text().contains("`probe`"), "{output}");
+        bed.assert_nothing_left();
+    }
+}
+
+/// A restart moves it: the old address is answered until the new generation is confirmed. One that cannot
+/// be had undoes the restart.
+#[test]
+fn a_restart_changes_the_address() {
+    let mut bed = Bed::new("http");
+    let config = bed.path("app.toml");
+    bed.set("DAEMON_CONFIG", config.display().to_string());
+    let write = |text: &str| std::fs::write(&config, text).expect("a file");
+    write("probe = \"127.0.0.1:0\"\n");
+    bed.start();
+    let first = probe(&bed);
+
+    // The supervisor's own upgrade keeps it.
+    bed.deploy("http-v2");
+    bed.restart();
+    assert_eq!(probe(&bed), first);
+    assert_eq!(by_http(&first), YES);
+
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = taken.local_addr().expect("an address");
+    write(&format!("probe = \"{addr}\"\n"));
+    let reason = bed.restart_aborts().reason.expect("a reason");
+    assert!(reason.contains(&addr.to_string()), "{reason}");
+    assert_eq!((probe(&bed), by_http(&first)), (first.clone(), YES));
+    drop(taken);
+
+    bed.restart();
+    assert_eq!(probe(&bed), Target::Tcp(addr));
+    assert_eq!(by_http(&Target::Tcp(addr)), YES);
+    eventually("the old address is left", SOON, || !first.accepts());
+
+    write("");
+    bed.restart();
+    assert!(bed.status().probes.is_empty());
+    eventually("no address is left", SOON, || !Target::Tcp(addr).accepts());
+    bed.stop();
+}
+
+/// A connection that has asked half a question when the supervisor becomes another program gets its answer.
+#[test]
+fn a_question_survives_the_supervisors_upgrade() {
+    let bed = probing("http");
+    bed.start();
+    let mut connection = Connection::open(&probe(&bed)).expect("a connection");
+    connection.send("GET /readyz HT").expect("sent");
+    // Accepted, and read as far as it goes, once a later one is answered.
+    assert_eq!(by_http(&probe(&bed)), YES);
+    bed.deploy("http-v2");
+    bed.restart();
+    connection.send("TP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+    assert_eq!(connection.response().expect("an answer").status, 200);
+    bed.stop();
+}
+
+/// Whoever connects and says nothing, or little at a time, or too much, costs neither probes nor restarts.
+#[test]
+fn hostile_clients() {
+    for fixture in ["http", "solo-http"] {
+        let bed = probing(fixture);
+        bed.start();
+        let (target, supervisor) = (probe(&bed), bed.supervisor());
+        let descriptors = supervisor.descriptors_at_rest();
+        let mut slow: Vec<Connection> = Vec::new();
+        for round in 0..4 {
+            for number in 0..64 {
+                let mut connection = Connection::open(&target).expect("a connection");
+                let half =
+                    ["", "GET /readyz HTTP/1.1\r\nX: ", "\u{1}\u{2}\n", "POST / HTTP/1.1\r\n"];
+                connection.send(half[number % half.len()]).expect("sent");
+                slow.push(connection);
+            }
+            assert_eq!(by_http(&target), YES, "{fixture}, round {round}");
+        }
+        let open = supervisor.descriptors().len();
+        assert!(open <= descriptors + 64 + 3, "{fixture}: {open} after {descriptors}");
+        let mut flood = Connection::open(&target).expect("a connection");
+        let sent = flood.send(format!("GET /livez HTTP/1.1\r\nX: {}", "x".repeat(5000)));
+        // It may hang up before it has read all of it.
+        if sent.is_ok()
+            && let Ok(response) = flood.response()
+        {
+            assert_eq!(response.status, 431);
+        }
+        if fixture == "http" {
+            bed.deploy("http-v2");
+            bed.restart();
+            assert_eq!(supervisor.threads(), 1);
+        }
+        assert_eq!(by_http(&target), YES);
+        // Their time is over by itself.
+        let gone = || supervisor.descriptors_at_rest() <= descriptors + 1;
+        eventually("those who say nothing are gone", SOON, gone);
+        drop(slow);
+        bed.stop();
+    }
+}
+
+/// Fast, as it is asked every few seconds.
+#[test]
+fn a_probe_by_command_is_fast() {
+    let bed = Bed::new("http");
+    bed.start();
+    let mut command = bed.command(["status", "--probe", "ready"]);
+    let best = (0..10).map(|_| Child::spawn(&mut command).wait(SOON).expect_code(0).elapsed).min();
+    // A kubelet gives it a second, by default.
+    assert!(best.expect("ten") < Duration::from_millis(500), "{best:?}");
+    bed.stop();
+}
