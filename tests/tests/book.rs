@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-const CHAPTERS: [&str; 10] = [
+const CHAPTERS: [&str; 11] = [
     "introduction",
     "quick-start",
     "main",
@@ -27,6 +27,7 @@ const CHAPTERS: [&str; 10] = [
     "configuration",
     "verbs",
     "systemd",
+    "security",
     "troubleshooting",
 ];
 
