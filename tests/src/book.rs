@@ -18,6 +18,6 @@ pages! {
     configuration "../../book/src/configuration.md"
     verbs "../../book/src/verbs.md"
     systemd "../../book/src/systemd.md"
-    security "../../book/src/security.md"
     troubleshooting "../../book/src/troubleshooting.md"
+    security "../../book/src/security.md"
 }

@@ -27,8 +27,8 @@ const CHAPTERS: [&str; 11] = [
     "configuration",
     "verbs",
     "systemd",
-    "security",
     "troubleshooting",
+    "security",
 ];
 
 /// Where the book was written.
