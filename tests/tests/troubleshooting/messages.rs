@@ -101,11 +101,17 @@ impl Found<'_> {
     fn note(&mut self, line: usize, text: &str, words: usize) {
         let text = without_values(text);
         let is_word = |part: &&str| part.contains(char::is_alphabetic);
-        // With a capital begins what `--help` says, and nothing that goes wrong.
-        let is_sentence = text.split_whitespace().filter(is_word).count() >= words
-            && !text.starts_with(char::is_uppercase);
+        let is_sentence =
+            text.split_whitespace().filter(is_word).count() >= words && !is_help(&text);
         self.messages.push(Message { file: self.file.clone(), line, text, is_sentence });
     }
+}
+
+/// What `--help` says begins with a capital, and nothing that goes wrong, unless with a variable's name.
+fn is_help(text: &str) -> bool {
+    let first = text.split_whitespace().next().unwrap_or_default();
+    first.starts_with(char::is_uppercase)
+        && (first.len() == 1 || first.contains(char::is_lowercase))
 }
 
 fn for_tests(attribute: &str) -> bool {
