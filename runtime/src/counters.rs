@@ -152,7 +152,7 @@ impl Counters {
             told,
             forced,
             lost: 0,
-            open: (accepted + received).saturating_sub(finished + passed + told + forced),
+            open: sum([accepted, received]).saturating_sub(sum([finished, passed, told, forced])),
             requests,
             in_flight: requests.saturating_sub(ended),
         }
@@ -163,8 +163,8 @@ impl Counters {
         let mut ledger = self.read();
         let open = std::mem::take(&mut ledger.open);
         match self.page.connections.cut.load(Relaxed) {
-            0 => ledger.lost += open,
-            _ => ledger.forced += open,
+            0 => ledger.lost = sum([ledger.lost, open]),
+            _ => ledger.forced = sum([ledger.forced, open]),
         }
         ledger.in_flight = 0;
         ledger
@@ -192,6 +192,11 @@ pub(crate) struct Ledger {
     pub(crate) in_flight: u64,
 }
 
+/// Figures are what a worker wrote to its memory: none of them may be too much for its supervisor.
+fn sum<const N: usize>(figures: [u64; N]) -> u64 {
+    figures.into_iter().fold(0, u64::saturating_add)
+}
+
 impl std::iter::Sum for Ledger {
     fn sum<I: Iterator<Item = Ledger>>(ledgers: I) -> Ledger {
         ledgers.fold(Ledger::default(), |mut sum, ledger| {
@@ -203,16 +208,16 @@ impl std::iter::Sum for Ledger {
 
 impl std::ops::AddAssign for Ledger {
     fn add_assign(&mut self, other: Ledger) {
-        self.accepted += other.accepted;
-        self.received += other.received;
-        self.finished += other.finished;
-        self.passed += other.passed;
-        self.told += other.told;
-        self.forced += other.forced;
-        self.lost += other.lost;
-        self.open += other.open;
-        self.requests += other.requests;
-        self.in_flight += other.in_flight;
+        self.accepted = sum([self.accepted, other.accepted]);
+        self.received = sum([self.received, other.received]);
+        self.finished = sum([self.finished, other.finished]);
+        self.passed = sum([self.passed, other.passed]);
+        self.told = sum([self.told, other.told]);
+        self.forced = sum([self.forced, other.forced]);
+        self.lost = sum([self.lost, other.lost]);
+        self.open = sum([self.open, other.open]);
+        self.requests = sum([self.requests, other.requests]);
+        self.in_flight = sum([self.in_flight, other.in_flight]);
     }
 }
 
@@ -221,7 +226,7 @@ impl std::fmt::Display for Ledger {
         write!(
             f,
             "{} connections: {} finished, {} passed on, {} told to go, {} forced, {} lost; {} requests",
-            self.accepted + self.received,
+            sum([self.accepted, self.received]),
             self.finished,
             self.passed,
             self.told,

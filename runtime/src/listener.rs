@@ -19,6 +19,8 @@ mod given;
 
 pub(crate) use given::{Given, clear_away, examine};
 
+mod file;
+
 /// How often, and how long in between, the lock of a directory is tried.
 const LOCK_ATTEMPTS: u32 = 25;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -165,8 +167,7 @@ impl Bound {
         if let Address::Unix(path) = &wanted.addr {
             set_owner(name, path, wanted)?;
             if let Some(mode) = wanted.mode {
-                let mode = std::fs::Permissions::from_mode(mode);
-                std::fs::set_permissions(path, mode).map_err(cannot)?;
+                file::set_mode(path, mode).map_err(cannot)?;
             }
         }
         // On a listening socket it changes the backlog alone (listen(2)).
@@ -192,9 +193,8 @@ impl Bound {
         if let (Address::Unix(path), Some(file)) = (&self.addr, self.file)
             && inode(path) == Some(file.inode)
         {
-            let _ = std::os::unix::fs::lchown(path, Some(file.user), Some(file.group));
-            let mode = std::fs::Permissions::from_mode(file.mode);
-            let _ = std::fs::set_permissions(path, mode);
+            let _ = file::set_owner(path, Some(file.user), Some(file.group));
+            let _ = file::set_mode(path, file.mode);
         }
     }
 
@@ -290,8 +290,7 @@ fn unix(name: &str, path: &Path, settings: &ListenSettings) -> Result<(Socket, S
     let finish = || -> Result<SocketFile> {
         set_owner(name, path, settings)?;
         if let Some(mode) = settings.mode {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-                .map_err(cannot)?;
+            file::set_mode(path, mode).map_err(cannot)?;
         }
         socket.listen(backlog(settings)).map_err(cannot)?;
         socket_file(path).map_err(cannot)
@@ -397,7 +396,7 @@ fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> Result<()> {
         },
     };
     if user.is_some() || group.is_some() {
-        std::os::unix::fs::lchown(path, user, group).map_err(|error| {
+        file::set_owner(path, user, group).map_err(|error| {
             Error::os(
                 ErrorKind::Listen,
                 format!("cannot give the socket {} of listener `{name}` away", path.display()),
@@ -538,6 +537,22 @@ mod tests {
         std::fs::write(&path, "x").unwrap();
         bound.unlink();
         assert!(path.exists());
+    }
+
+    #[test]
+    fn what_took_the_place_of_its_file_is_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, precious) = (dir.path().join("a.sock"), dir.path().join("precious"));
+        let bound = Bound::bind("a", &settings(Address::Unix(path.clone()))).unwrap();
+        std::fs::write(&precious, "x").unwrap();
+        std::fs::set_permissions(&precious, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        let wanted = ListenSettings { mode: Some(0o666), ..settings(Address::Unix(path)) };
+        let error = bound.adjusted("a", &wanted).unwrap_err().to_string();
+        assert!(error.contains("`a`") && error.contains("another file"), "{error}");
+        let mode = std::fs::metadata(&precious).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

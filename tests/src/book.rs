@@ -23,4 +23,5 @@ pages! {
     containers "../../book/src/containers.md"
     scale "../../book/src/scale.md"
     troubleshooting "../../book/src/troubleshooting.md"
+    security "../../book/src/security.md"
 }

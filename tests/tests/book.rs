@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-const CHAPTERS: [&str; 14] = [
+const CHAPTERS: [&str; 15] = [
     "introduction",
     "quick-start",
     "main",
@@ -32,6 +32,7 @@ const CHAPTERS: [&str; 14] = [
     "containers",
     "scale",
     "troubleshooting",
+    "security",
 ];
 
 /// Where the book was written.

@@ -57,6 +57,35 @@ fn a_worker_talks_nonsense() {
     bed.stop();
 }
 
+/// What a worker writes to the memory that it shares is only ever shown, in whatever sums it leads to.
+#[test]
+fn a_worker_scribbles() {
+    let bed = Bed::new("hostile");
+    bed.start();
+    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+    assert_eq!(bed.get("/link/counters").expect("a response").text(), "counters 1\n");
+    for _ in 0..2 {
+        assert_eq!(bed.status().serving().pid, worker.pid());
+    }
+    bed.deploy("http");
+    bed.restart();
+    assert_eq!(bed.supervisor().pid(), supervisor.pid());
+    bed.get("/").expect("a response");
+    bed.stop();
+}
+
+/// What a worker says of itself does nothing to the terminal on which it is shown.
+#[test]
+fn a_worker_s_text_is_text() {
+    let bed = Bed::new("hostile");
+    bed.start();
+    assert_eq!(bed.get("/link/escape").expect("a response").text(), "escape 1\n");
+    eventually("it is shown", SOON, || bed.verb(["status"]).stdout.contains("b�c"));
+    let shown = bed.verb(["status"]).stdout;
+    assert!(shown.contains("a�[2Jb�c�"), "{shown:?}");
+    bed.stop();
+}
+
 /// A worker that never stops talking takes its supervisor's time, and nobody else's.
 #[test]
 fn a_worker_never_stops_talking() {
@@ -127,6 +156,21 @@ fn strangers() {
     bed.restart();
     load.wait_for_generation(2);
     load.stop().assert_nothing_failed();
+    bed.stop();
+}
+
+/// The reasons of the last ten restarts have a place in one answer, whatever they are.
+#[test]
+fn strangers_with_odd_reasons() {
+    let bed = Bed::new("http");
+    bed.start();
+    bed.deploy("strangers");
+    std::fs::write(bed.path("stranger"), "odd-reason").expect("a file");
+    for round in 0..11 {
+        let reason = bed.restart_aborts().reason.expect("a reason");
+        assert!(reason.len() > 1_000 && !reason.contains('\u{1}'), "{round}: {reason:?}");
+        assert_eq!(bed.status().restarts.len(), (round + 1).min(10), "{round}");
+    }
     bed.stop();
 }
 

@@ -512,9 +512,13 @@ fn others_at_such_sockets() {
     let _silent = listening(4_000_002);
     let talks = listening(4_000_003);
     fs::write(at(4_000_004), "a file").expect("a file");
+    let counts = listening(4_000_005);
     let start = bed.spawn(["start"]);
     let caller = rustix::net::accept(&talks).expect("it calls");
     rustix::net::send(&caller, b"nonsense", SendFlags::NOSIGNAL).expect("sent");
+    let caller = rustix::net::accept(&counts).expect("it calls");
+    let beyond = br#"{"type":"orphan","protocol":{"min":1,"max":1},"release":"9","generation":4294967295,"listeners":[]}"#;
+    rustix::net::send(&caller, beyond, SendFlags::NOSIGNAL).expect("sent");
     start.wait(SOON).expect_code(0);
     new.wait_for_generation(2);
     assert!(worker.wait_gone(SOON));
@@ -524,6 +528,7 @@ fn others_at_such_sockets() {
         "process 4000002 of an earlier supervisor cannot be taken over",
         "it does not answer",
         "process 4000003 of an earlier supervisor cannot be taken over",
+        "its generation is said to be 4294967295",
     ] {
         assert!(log.contains(said), "`{said}` is not in\n{log}");
     }

@@ -176,6 +176,38 @@ fn a_failing_rehearsal_changes_nothing() {
     kept("supervisor.in-rehearsal=kill", &["the rehearsal was killed by SIGKILL"]);
 }
 
+/// The new program is given up, and the image before put back to work, while the rehearsal goes on: the
+/// supervisor says so, and the next restart is not kept waiting.
+#[test]
+fn a_generation_that_is_gone_by_then() {
+    let mut bed = bed();
+    bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
+    let status = bed.start();
+    bed.deploy("http-v2");
+    fs::write(bed.path("fail"), "supervisor.in-rehearsal=stop").expect("a file");
+    let restart = bed.spawn(["restart", "--json"]);
+    let supervisor = Process::open(status.pid).expect("a supervisor");
+    let rehearsal = || supervisor.children().into_iter().find(|it| it.state() == Some('T'));
+    eventually("the rehearsal is stopped", SOON, || rehearsal().is_some());
+    let rehearsal = rehearsal().expect("a rehearsal");
+    for wanted in [Some(2), Some(3)] {
+        let old = bed.status().serving().pid;
+        // The connection ends with the worker.
+        let _ = bed.get("/abort");
+        eventually("another one serves, alone", SOON, || {
+            let now = bed.status();
+            let serves = now.workers.iter().any(|it| it.pid != old && it.state == "serving");
+            serves && now.generation == wanted && now.workers.len() == 1
+        });
+    }
+    rehearsal.signal(Signal::CONT);
+    let told = restart.wait(SOON).expect_code(0);
+    assert!(told.stdout.contains("because generation 2 is gone again"), "{told}");
+    assert_eq!(bed.restart().generation, Some(4));
+    assert_eq!(runs(status.pid), inode(&bed.image()));
+    bed.stop();
+}
+
 /// What is asked for while nobody listens is there when somebody does again.
 #[test]
 fn nothing_that_comes_meanwhile_is_lost() {

@@ -81,11 +81,20 @@ impl AsFd for ControlSocket {
 
 /// Connects to the daemon behind `path`; returns the socket and the daemon's process id, which is 0 for
 /// one in a pid namespace that this process cannot see.
+///
+/// Where others can write, as in `/tmp`, somebody else may have been there first: who is not root asks a
+/// daemon of its own user or of root only.
 pub(crate) fn connect(path: &Path) -> io::Result<(OwnedFd, i32)> {
     let socket = socket()?;
     let (addr, _dir) = address(path)?;
     rustix::net::connect(&socket, &addr)?;
     let peer = getsockopt(&socket, PeerCredentials)?;
+    if !rustix::process::geteuid().is_root()
+        && let Some(uid) = stranger(&socket)?
+    {
+        let why = format!("it is user {uid} who listens");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
     Ok((socket, peer.pid()))
 }
 

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
@@ -114,8 +113,7 @@ impl Given {
         if let Address::Unix(path) = &addr {
             set_owner(name, path, wanted)?;
             if let Some(mode) = wanted.mode {
-                let mode = std::fs::Permissions::from_mode(mode);
-                std::fs::set_permissions(path, mode).map_err(cannot)?;
+                super::file::set_mode(path, mode).map_err(cannot)?;
             }
             file = Some(socket_file(path).map_err(cannot)?);
         }

@@ -25,6 +25,9 @@ use crate::sys::clock::{self, in_ns};
 use crate::sys::process;
 use crate::sys::readiness::readable;
 
+/// No daemon comes so far; from the latest generation of an orphan the next ones are counted on.
+const MAX_GENERATION: Generation = 1 << 31;
+
 /// How long they may take to answer, all together: they are asked while nobody waits for anything else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -266,6 +269,9 @@ fn introduced(
     };
     if !Protocols::OURS.meets(protocol) {
         return Err(odd(format!("it speaks the protocol of release {release}")));
+    }
+    if generation > MAX_GENERATION {
+        return Err(odd(format!("its generation is said to be {generation}")));
     }
     let mut fds = fds.into_iter();
     let (Some(counters_fd), Some(process), true) =

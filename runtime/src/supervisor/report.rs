@@ -9,10 +9,10 @@ use crate::control::{
     unix_seconds,
 };
 
-/// Characters of a reason; what is beyond is cut.
+/// Bytes of a reason; what is beyond is cut.
 const MAX_REASON: usize = 2000;
 
-/// Characters of a status line, as a worker of this release cuts them itself.
+/// Bytes of a status line.
 const MAX_STATUS: usize = 1000;
 
 /// Everything that `status` shows.
@@ -101,9 +101,14 @@ pub(super) fn short_status(text: String) -> String {
     cut(text, MAX_STATUS)
 }
 
-fn cut(mut text: String, characters: usize) -> String {
-    if let Some((end, _)) = text.char_indices().nth(characters) {
-        text.truncate(end);
+/// What a worker says is shown on terminals, and has to fit into a packet with all that others say: as JSON
+/// a control character has six bytes.
+fn cut(text: String, bytes: usize) -> String {
+    let odd = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let mut text = text.replace(odd, "\u{fffd}");
+    if text.len() > bytes {
+        let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
         text.push('…');
     }
     text
@@ -184,6 +189,15 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_a_worker_says_is_short_and_harmless() {
+        assert_eq!(short("two\nlines\tof it".into()), "two\nlines\tof it");
+        assert_eq!(short_status("\u{1b}[2J\u{9b}2J".into()), "\u{fffd}[2J\u{fffd}2J");
+        let worst = serde_json::to_string(&short("\u{1}\"ä".repeat(5_000))).unwrap();
+        assert!(worst.len() < 2 * MAX_REASON, "{}", worst.len());
+        assert!(short("ä".repeat(5_000)).ends_with("ä…"));
     }
 
     #[test]

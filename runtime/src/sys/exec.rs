@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-use super::{guard, signals};
+use super::{alarm, signals};
 
 /// A program to become: an open image, its arguments and its environment.
 #[derive(Clone, Copy)]
@@ -34,9 +34,9 @@ pub(crate) fn exec(program: &Program<'_>) -> io::Result<Infallible> {
 pub(crate) fn exec_blocked(program: &Program<'_>, limit: Duration) -> io::Result<Infallible> {
     let strings = Strings::of(program)?;
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    guard::arm(limit);
+    alarm::arm(limit);
     let error = execute(program.image.as_raw_fd(), &strings);
-    guard::disarm();
+    alarm::disarm();
     before.thread_set_mask()?;
     Err(error)
 }

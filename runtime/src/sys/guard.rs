@@ -10,11 +10,11 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::time::Duration;
 
 use nix::libc;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
 
+use super::alarm;
 use super::exec::{self, Program, Strings};
 
 /// What goes wrong with a program that is broken or hangs.
@@ -80,7 +80,7 @@ impl Guard {
 
     /// The program stands on its own feet.
     pub(crate) fn lift(self) {
-        disarm();
+        alarm::disarm();
         for (signal, action) in &self.actions {
             // SAFETY: what was installed before, by the standard library or by nobody.
             let _ = unsafe { signal::sigaction(*signal, action) };
@@ -92,24 +92,6 @@ impl Guard {
             // SAFETY: it was made by `Box::into_raw` in `install`, and nobody else took it out.
             drop(unsafe { Box::from_raw(way) });
         }
-    }
-}
-
-/// Lets a SIGALRM come after `limit`, in whole seconds, also when this process has become another program
-/// by then.
-pub(crate) fn arm(limit: Duration) {
-    let seconds = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
-    // SAFETY: alarm(2) has no preconditions.
-    unsafe { libc::alarm(seconds) };
-}
-
-/// Takes it back, also where it has come already and is blocked.
-pub(crate) fn disarm() {
-    arm(Duration::ZERO);
-    let handler = |handler| SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-    for action in [handler(SigHandler::SigIgn), handler(SigHandler::SigDfl)] {
-        // SAFETY: runs no code of ours; to ignore a signal discards one that is pending (sigaction(2)).
-        let _ = unsafe { signal::sigaction(Signal::SIGALRM, &action) };
     }
 }
 

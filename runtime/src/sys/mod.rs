@@ -1,5 +1,6 @@
 //! System calls with the types of this crate. The only `unsafe` code lives here.
 
+pub(crate) mod alarm;
 pub(crate) mod capabilities;
 pub(crate) mod clock;
 pub(crate) mod descriptors;

@@ -11,7 +11,7 @@ use nix::libc;
 use nix::unistd::ForkResult;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
-use super::guard;
+use super::alarm;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How a process ended.
@@ -211,7 +211,7 @@ pub(crate) fn reap_strangers(known: impl Fn(i32) -> bool) -> io::Result<()> {
 /// than `limit`, in whole seconds.
 pub(crate) fn end_with_parent(limit: Duration) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    guard::arm(limit);
+    alarm::arm(limit);
     Ok(())
 }
 

@@ -48,6 +48,12 @@ fn main() -> io::Result<()> {
             say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;
             std::process::abort();
         }
+        // The longest, once it is written as JSON.
+        "odd-reason" => {
+            let reason = "\\u0001".repeat(20_000);
+            say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;
+            std::process::abort();
+        }
         other => panic!("no word `{other}`"),
     }
     // Heard and not acted on, until the supervisor is tired of it.

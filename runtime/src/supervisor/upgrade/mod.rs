@@ -34,7 +34,7 @@ impl Driver {
     pub(super) fn begin_upgrade(&mut self, generation: Generation) {
         let Some(image) = self.generations.get(generation).map(|known| Arc::clone(&known.image))
         else {
-            self.keep(None);
+            self.keep_for_want_of(generation);
             return;
         };
         if image.is(&self.image) {
@@ -68,6 +68,11 @@ impl Driver {
         self.events.push_back(Event::Upgraded { kept });
     }
 
+    /// Its generation was given up meanwhile, and its image let go.
+    fn keep_for_want_of(&mut self, generation: Generation) {
+        self.keep(Some(format!("generation {generation} is gone again")));
+    }
+
     /// Becomes the image whose rehearsal went well. Returns where that failed, with everything as it was.
     pub(super) fn become_cleared(&mut self) {
         let Some(generation) = self.cleared.take() else { return };
@@ -76,6 +81,7 @@ impl Driver {
         }
         let Some(image) = self.generations.get(generation).map(|known| Arc::clone(&known.image))
         else {
+            self.keep_for_want_of(generation);
             return;
         };
         let Err(error) = self.become_image(&image, generation);

@@ -14,7 +14,7 @@ use crate::supervisor::event::{Event, Generation};
 use crate::supervisor::report;
 use crate::sys::exec::{Program, exec_blocked};
 use crate::sys::guard::{self, Guard};
-use crate::sys::{descriptors, memory, process, seqpacket};
+use crate::sys::{alarm, descriptors, memory, process, seqpacket};
 
 /// How long a takeover may take from the exec on, in whole seconds.
 pub(super) const LIMIT: Duration = Duration::from_secs(3);
@@ -64,7 +64,7 @@ pub(crate) fn take_over(state: RawFd, back: RawFd, generation: Generation) -> Re
 
 /// Begins again in the image that was to be replaced: as if nothing had been, but for the reason.
 pub(crate) fn come_back(state: RawFd, undone: &str, by: &str) -> Result<Driver> {
-    guard::disarm();
+    alarm::disarm();
     let (mut driver, _, mut handed) = read(state)?;
     handed.push(state);
     descriptors::close(handed);

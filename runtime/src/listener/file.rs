@@ -1,0 +1,30 @@
+//! The file of a unix socket, opened before it is changed: whoever may write to its directory could put a
+//! link in its place, and have a daemon that is root change what that leads to.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+        FileType::Socket => Ok(file),
+        _ => Err(io::Error::other("another file has taken the place of the socket")),
+    }
+}
+
+pub(super) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let file = open(path)?;
+    // fchmod(2) takes no such descriptor, and chmod(2) takes no other way to it.
+    let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::set_permissions(by_descriptor, std::fs::Permissions::from_mode(mode))
+}
+
+pub(super) fn set_owner(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+    let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
+    Ok(rustix::fs::chownat(open(path)?, "", user, group, AtFlags::EMPTY_PATH)?)
+}

@@ -1,0 +1,211 @@
+//! The chapter on security: each claim has its test, each bound is that of the code; and what no other
+//! test shows.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
+use rustix::process::Uid;
+use unbroken_tests::{Bed, Child, skip};
+
+const SOON: Duration = Duration::from_secs(20);
+
+// ---- the chapter --------------------------------------------------------------------------------
+
+/// Names such as `faults_workers::strangers`, or `runtime::link::…` of a module's own tests.
+#[test]
+fn each_claim_has_its_test() {
+    let chapter = chapter();
+    let named = chapter.split('`').skip(1).step_by(2).filter(|name| {
+        name.contains("::") && name.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
+    });
+    let mut found = 0;
+    for name in named {
+        let parts: Vec<&str> = name.split("::").collect();
+        let (test, modules) = parts.split_last().unwrap();
+        let (dir, modules) = match modules.split_first().unwrap() {
+            (&"runtime", modules) => ("runtime/src", modules),
+            (&"file", _) => continue,
+            _ => ("tests/tests", modules),
+        };
+        let place = root().join(dir).join(modules.join("/"));
+        let source = [place.with_extension("rs"), place.join("mod.rs")]
+            .iter()
+            .find_map(|path| fs::read_to_string(path).ok())
+            .unwrap_or_else(|| panic!("`{name}`: there is no such file"));
+        let at = source.find(&format!("fn {test}(")).unwrap_or_else(|| panic!("no test `{name}`"));
+        let above = source[..at].trim_end().rsplit("\n\n").next().unwrap();
+        assert!(above.contains("#[test]"), "`{name}` is no test");
+        found += 1;
+    }
+    assert!(found > 40, "only {found} tests are named");
+}
+
+#[test]
+fn each_bound_is_that_of_the_code() {
+    let chapter = chapter();
+    let rows = chapter.lines().filter(|line| line.starts_with("| ") && line.contains(".rs` |"));
+    let mut found = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [_, said, place] = cells[..] else { panic!("{row}") };
+        let mut names = place.split('`').skip(1).step_by(2);
+        let (constant, file) = (names.next().unwrap(), names.next().unwrap());
+        let source = fs::read_to_string(root().join("runtime/src").join(file)).unwrap();
+        let declared = source
+            .lines()
+            .find_map(|line| line.split_once(&format!("const {constant}: ")))
+            .and_then(|(_, rest)| rest.strip_suffix(';')?.split_once(" = "))
+            .unwrap_or_else(|| panic!("{file} has no {constant}"));
+        assert_eq!(as_said(said), of_code(declared.1), "{row}");
+        found += 1;
+    }
+    assert!(found > 15, "only {found} bounds are there");
+}
+
+/// A number with its unit; times in milliseconds.
+fn as_said(text: &str) -> u64 {
+    let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
+    let unit = match unit {
+        "" | "ms" => 1,
+        "s" => 1000,
+        "KiB" => 1024,
+        "MiB" => 1024 * 1024,
+        _ => panic!("what is {text}?"),
+    };
+    number.parse::<u64>().unwrap() * unit
+}
+
+/// The value of a constant: a product, or a duration in milliseconds.
+fn of_code(expression: &str) -> u64 {
+    let call = |of: &str| expression.strip_prefix(of)?.strip_suffix(')');
+    let product = |text: &str| -> u64 {
+        text.split('*').map(|it| it.trim().replace('_', "").parse::<u64>().unwrap()).product()
+    };
+    match (call("Duration::from_secs("), call("Duration::from_millis(")) {
+        (Some(seconds), _) => product(seconds) * 1000,
+        (_, Some(milliseconds)) => product(milliseconds),
+        _ => product(expression),
+    }
+}
+
+fn chapter() -> String {
+    fs::read_to_string(root().join("book/src/security.md")).unwrap()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+// ---- what it claims -----------------------------------------------------------------------------
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+}
+
+fn mode_of(path: &Path) -> u32 {
+    fs::symlink_metadata(path).expect("a file").permissions().mode() & 0o777
+}
+
+#[test]
+fn the_control_socket_is_private() {
+    let bed = Bed::new("http");
+    bed.start();
+    assert_eq!(mode_of(&bed.runtime_dir()), 0o700);
+    assert_eq!(mode_of(&bed.socket()), 0o600);
+    bed.stop();
+}
+
+/// Who could write to it could take the place of everything in it.
+#[test]
+fn a_runtime_directory_of_others() {
+    let bed = Bed::new("http");
+    let dir = bed.runtime_dir();
+    let refused = |why: &str| {
+        let said = bed.verb(["start"]).expect_code(1);
+        assert!(said.stderr.contains(why) && said.stderr.contains("`runtime_dir`"), "{said}");
+    };
+    fs::create_dir_all(&dir).expect("a directory");
+    mode(&dir, 0o777);
+    refused("can be written to by others");
+    mode(&dir, 0o770);
+    refused("can be written to by others");
+    if rustix::process::geteuid().is_root() {
+        mode(&dir, 0o700);
+        chown(&dir, Some(65_533), None).expect("another owner");
+        refused("belongs to user 65533");
+    } else {
+        skip("a directory of another user needs root");
+    }
+    let real = bed.path("real");
+    fs::rename(&dir, &real).expect("moved");
+    mode(&real, 0o700);
+    symlink(&real, &dir).expect("a link");
+    refused("is not a directory");
+    fs::remove_file(&dir).expect("a link");
+    bed.start();
+    bed.stop();
+}
+
+/// Whoever made a pidfile and a socket where those of a daemon should be is asked nothing, and shows
+/// nothing.
+#[test]
+fn somebody_who_pretends() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("other users need root");
+    }
+    let (pretender, victim) = (65_533, 65_534);
+    let bed = Bed::new("http");
+    let dir = bed.runtime_dir();
+    fs::create_dir_all(&dir).expect("a directory");
+    mode(bed.dir(), 0o755);
+    mode(&dir, 0o755);
+    chown(&dir, Some(pretender), None).expect("another owner");
+    let mut pidfile = fs::File::create(bed.pidfile()).expect("a pidfile");
+    writeln!(pidfile, "1").expect("written");
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&pidfile, FcntlArg::F_OFD_SETLK(&lock)).expect("the lock");
+    let path = bed.socket();
+    // The thread is another user then, and only it: the kernel notes who listens.
+    let listening = std::thread::spawn(move || {
+        let uid = Uid::from_raw(pretender);
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;
+        rustix::net::listen(&socket, 4)?;
+        Ok::<OwnedFd, rustix::io::Errno>(socket)
+    });
+    let socket = listening.join().expect("no panic").expect("a socket");
+    mode(&bed.socket(), 0o666);
+    for verb in ["status", "stop", "restart"] {
+        let ids = [format!("--reuid={victim}"), format!("--regid={victim}")];
+        let mut arguments: Vec<std::ffi::OsString> = ids.into_iter().map(Into::into).collect();
+        arguments.extend(["--clear-groups".into(), bed.image().into(), verb.into()]);
+        let client = Child::spawn(&mut bed.command_of("setpriv", arguments));
+        let caller = rustix::net::accept(&socket).expect("it calls");
+        let mut asked = [0; 1000];
+        let heard = rustix::net::recv(&caller, &mut asked[..], RecvFlags::empty());
+        if heard.is_ok_and(|(_, length)| length > 0) {
+            let lie = br#"{"type":"refused","reason":"believe me"}"#;
+            let _ = rustix::net::send(&caller, lie, SendFlags::NOSIGNAL);
+        }
+        drop(caller);
+        let said = client.wait(SOON).expect_code(1);
+        assert!(said.stderr.contains("belongs to another user"), "{said}");
+        assert!(!said.stderr.contains("believe me"), "{said}");
+    }
+}

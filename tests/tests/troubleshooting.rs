@@ -1,0 +1,167 @@
+//! The chapter on troubleshooting has every message, and none that is gone.
+//!
+//! A message stands there between two backticks, as it is in the sources, with `…` for what varies: at the
+//! beginning of an item, before its cause and cure, or in a text.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[path = "troubleshooting/messages.rs"]
+mod messages;
+
+use messages::Message;
+
+const CHAPTER: &str = "book/src/troubleshooting.md";
+
+/// Texts that nobody looks up there, by the reason.
+const EXEMPT: [(&str, &[&str]); 4] = [
+    (
+        "a piece of what `status` and `check` show, or systemd, and nothing that went wrong",
+        &[
+            "`stop` and `start`",
+            "… is … as process … since … (…)",
+            "the same, confirmed …",
+            "… generation … … for …, … connections, … requests in flight…",
+            "… bytes written …, without build id",
+            "`…` in the attribute at …",
+            "leave it out",
+            "stderr; when detached …",
+            "not used without graceful_restart",
+            "as process … since …",
+            "one worker drains",
+            "it is on probation for …",
+        ],
+    ),
+    (
+        "names a descriptor, in a message that has an entry",
+        &[
+            "a control client",
+            "the control socket",
+            "the counters of a worker",
+            "the process of a worker",
+            "the link of a worker",
+            "the counters of an earlier worker",
+            "the process of an earlier worker",
+            "the link of an earlier worker",
+        ],
+    ),
+    (
+        "cannot happen: nothing of ours is empty, and a marker is always JSON",
+        &["an empty message looks like an end", "cannot write the marker"],
+    ),
+    ("a word of serde's that is replaced", &["a borrowed string"]),
+];
+
+/// Files whose texts nobody looks up there.
+const EXEMPT_FILES: [(&str, &str); 2] = [
+    ("runtime/src/config/keys.rs", "what `check --help` and the reference say of each key"),
+    ("runtime/src/failpoint/armed.rs", "for tests only"),
+];
+
+#[test]
+fn no_entry_is_of_a_message_that_is_gone() {
+    let texts: BTreeSet<String> =
+        ["runtime", "macros"].into_iter().flat_map(said_by).map(|message| message.text).collect();
+    let gone: Vec<String> = entries().into_iter().filter(|entry| !texts.contains(entry)).collect();
+    assert!(
+        gone.is_empty(),
+        "no such text is in runtime/src or macros/src. Was the message changed? Then change {CHAPTER} \
+         too: {gone:#?}"
+    );
+}
+
+#[test]
+fn every_message_has_an_entry() {
+    let entries = entries();
+    let exempt = |message: &Message| {
+        EXEMPT.iter().any(|(_, texts)| texts.contains(&message.text.as_str()))
+            || EXEMPT_FILES.iter().any(|(file, _)| *file == message.file)
+    };
+    let mut missing: BTreeMap<String, String> = BTreeMap::new();
+    let messages = said_by("runtime").into_iter().filter(|message| message.is_sentence);
+    for message in messages.filter(|message| !entries.contains(&message.text) && !exempt(message)) {
+        let Message { file, line, text, .. } = message;
+        missing.entry(text).or_insert(format!("{file}:{line}"));
+    }
+    if missing.is_empty() {
+        return;
+    }
+    let mut report = format!("{CHAPTER} has no entry for these. Add, as items of the list:\n\n");
+    for (text, place) in &missing {
+        writeln!(report, "- {}: what causes it. What to do.    ({place})", quoted(text)).unwrap();
+    }
+    report.push_str("\nunder the heading that tells what the user did:\n\n");
+    for heading in chapter().lines().filter(|line| line.starts_with("##")) {
+        writeln!(report, "{heading}").unwrap();
+    }
+    report.push_str(
+        "\nMessages of one cause share an item: - ``one``, ``the other``: …. A text that is none which \
+         a user would look up goes to EXEMPT in tests/tests/troubleshooting.rs, with the reason.",
+    );
+    panic!("{report}");
+}
+
+#[test]
+fn nothing_is_exempt_without_need() {
+    let (entries, messages) = (entries(), said_by("runtime"));
+    for text in EXEMPT.iter().flat_map(|(_, texts)| texts.iter()) {
+        let known = messages.iter().any(|message| message.is_sentence && message.text == *text);
+        assert!(known, "{text:?} is no sentence of runtime/src: remove it from EXEMPT");
+        assert!(!entries.contains(*text), "{text:?} has an entry: remove it from EXEMPT");
+    }
+    for (file, _) in EXEMPT_FILES {
+        let known = messages.iter().any(|message| message.file == file);
+        assert!(known, "{file} says nothing: remove it from EXEMPT_FILES");
+    }
+}
+
+/// An item that begins with messages says something of them, and no message has two.
+#[test]
+fn entries_tell_a_cause() {
+    let mut seen = BTreeSet::new();
+    for item in chapter().lines().filter(|line| line.starts_with("- ``")) {
+        let (messages, told) = item
+            .split_once("``: ")
+            .unwrap_or_else(|| panic!("no `: ` between the messages and their cause: {item}"));
+        assert!(told.split_whitespace().count() >= 3, "say why that is, and what to do: {item}");
+        for text in messages_in(messages) {
+            assert!(seen.insert(text.clone()), "{text:?} has an entry above: {item}");
+        }
+    }
+    assert!(seen.len() > 200, "only {} entries were found", seen.len());
+}
+
+fn entries() -> BTreeSet<String> {
+    messages_in(&chapter()).collect()
+}
+
+/// What stands between double backticks.
+fn messages_in(text: &str) -> impl Iterator<Item = String> {
+    text.split("``").skip(1).step_by(2).map(|text| text.trim().to_owned())
+}
+
+/// As it has to be written in the chapter.
+fn quoted(text: &str) -> String {
+    let before = if text.starts_with('`') { " " } else { "" };
+    let behind = if text.ends_with('`') || !before.is_empty() { " " } else { "" };
+    let before = if behind.is_empty() { before } else { " " };
+    format!("``{before}{text}{behind}``")
+}
+
+fn chapter() -> String {
+    fs::read_to_string(root().join(CHAPTER)).unwrap()
+}
+
+/// The texts of a crate, by its directory.
+fn said_by(krate: &str) -> Vec<Message> {
+    let src = Path::new(krate).join("src");
+    messages::of_crate(&root(), &src)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
