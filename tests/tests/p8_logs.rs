@@ -333,8 +333,8 @@ fn a_pipe_that_nobody_reads_blocks_no_supervisor() {
     }
     assert_eq!(bed.status().generation, Some(4));
 
-    // There is room, as poll(2) tells, and a longer line comes: to wait for the rest is to wait forever.
-    reader.read_exact(&mut [0; 8192]).unwrap();
+    // A page is free, as poll(2) tells, and a longer line comes: to wait for the rest is to wait forever.
+    reader.read_exact(&mut [0; 4096]).unwrap();
     bed.deploy("strangers");
     fs::write(bed.path("stranger"), "wide-reason").unwrap();
     for _ in 0..3 {
@@ -344,7 +344,7 @@ fn a_pipe_that_nobody_reads_blocks_no_supervisor() {
     assert_eq!(bed.get("/").unwrap().status, 200);
 
     // What was there before has shifted the filling.
-    reader.read_exact(&mut vec![0; filled - 8192]).unwrap();
+    reader.read_exact(&mut vec![0; filled - 4096]).unwrap();
     bed.deploy("http");
     bed.restart();
     bed.stop();
