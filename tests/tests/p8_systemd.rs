@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used)]
 
+#[path = "p8_systemd/activation.rs"]
+mod activation;
 #[path = "p8_systemd/ends.rs"]
 mod ends;
 #[path = "p8_systemd/reloads.rs"]
@@ -43,6 +45,7 @@ scenarios! {
     reloads: reload_under_load reload_with_a_bad_binary twenty_reloads reload_by_signal;
     ends: stop_within_the_drain systemds_watchdog own_watchdog;
     units: verify_and_security install;
+    activation: socket_activation store_over_restarts store_over_a_kill store_of_a_unix_socket;
 }
 
 static BOOKWORM: OnceLock<Option<Machine>> = OnceLock::new();

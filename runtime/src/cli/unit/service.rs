@@ -147,7 +147,8 @@ fn resources(text: &mut Text, plan: &Plan, places: &Places) {
              254 on.",
         )
         .set("FileDescriptorStoreMax", most)
-        .set("Environment", format_args!("FDSTORE={most}"));
+        .set("Environment", format_args!("FDSTORE={most}"))
+        .set("NonBlocking", "yes");
     }
     if let Some(dir) = &places.runtime {
         text.group("For pidfile and control socket.")
