@@ -128,7 +128,7 @@ fn without_parents(path: &Path) -> Result<PathBuf> {
     let real = std::fs::canonicalize(&front).map_err(|error| {
         Error::os(ErrorKind::Image, format!("cannot resolve {}", front.display()), error)
     })?;
-    Ok(real.into_iter().chain(parts[last + 1..].iter().map(|part| part.as_os_str())).collect())
+    Ok(real.iter().chain(parts[last + 1..].iter().map(|part| part.as_os_str())).collect())
 }
 
 fn usage(message: impl Into<String>) -> Error {
