@@ -103,7 +103,7 @@ fn that_everybody_can_write() {
         unbroken_tests::skip("for a supervisor that is root");
         return;
     }
-    let bed = Bed::new("http");
+    let mut bed = Bed::new("http");
     let image = bed.image();
     let written = format!("can be written by everybody; `chmod o-w {}`", image.display());
     mode(&image, 0o757);
@@ -122,6 +122,8 @@ fn that_everybody_can_write() {
     bed.restart();
     mode(bed.dir(), 0o700);
     bed.stop();
+    // A runtime directory that everybody could replace is refused before.
+    bed.set("DAEMON_RUNTIME_DIR", bed.path("own/run").display().to_string());
     mode(bed.dir(), 0o777);
     start_is_refused(&bed, &image, &replaced);
     mode(bed.dir(), 0o700);

@@ -380,3 +380,75 @@ impl Orphans {
         Ok(orphans)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use rustix::process::{Pid, PidfdFlags, getpid, getppid, pidfd_open};
+
+    use super::*;
+    use crate::config::ListenSettings;
+    use crate::sys::seqpacket;
+
+    /// What a worker says that has this process and listens there.
+    fn says(process: Pid, socket: OwnedFd, addr: Address) -> Result<Introduced> {
+        let pid = getpid().as_raw_nonzero().get();
+        let (link, _theirs) = seqpacket::pair().unwrap();
+        let (_counters, counters) = Counters::create().unwrap();
+        let process = pidfd_open(process, PidfdFlags::empty()).unwrap();
+        let settings = ListenSettings {
+            addr: addr.clone(),
+            backlog: 16,
+            mode: Some(0o777),
+            user: None,
+            group: None,
+            v6only: true,
+        };
+        let message = FromWorker::Orphan {
+            protocol: Protocols::OURS,
+            release: String::new(),
+            generation: 1,
+            exclusive: false,
+            listeners: vec![OrphanedListener { name: "http".into(), addr, settings }],
+        };
+        introduced(pid, Path::new("/nowhere"), link, message, vec![counters, process, socket])
+    }
+
+    /// It may have fewer privileges than this process, and would use those of this one.
+    #[test]
+    fn what_is_not_its_own_is_not_taken() {
+        let bound = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = |listener: &TcpListener| Address::Tcp(listener.local_addr().unwrap());
+        let why = |said: Result<Introduced>| said.err().map(|error| error.to_string());
+
+        let listener = bound();
+        let there = addr(&listener);
+        assert_eq!(why(says(getpid(), listener.into(), there)), None);
+
+        let listener = bound();
+        let there = addr(&listener);
+        let said = why(says(getppid().unwrap(), listener.into(), there)).unwrap();
+        assert!(said.contains("it handed over another process than"), "{said}");
+
+        let not_it = |said: Result<Introduced>| {
+            let said = why(said).unwrap();
+            assert!(said.contains("what it handed over as listener `http` is not"), "{said}");
+        };
+        let (listener, other) = (bound(), bound());
+        not_it(says(getpid(), listener.into(), addr(&other)));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        not_it(says(getpid(), file.into(), addr(&other)));
+        // It would be unlinked at the end, and given away where the settings say so.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let cloned = socket.try_clone().unwrap();
+        not_it(says(getpid(), cloned.into(), Address::Unix("/etc/passwd".into())));
+        let cloned = socket.try_clone().unwrap();
+        assert_eq!(why(says(getpid(), cloned.into(), Address::Unix(path.clone()))), None);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        not_it(says(getpid(), socket.into(), Address::Unix(path)));
+    }
+}

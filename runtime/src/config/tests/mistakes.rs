@@ -37,6 +37,15 @@ fn wrong_values_name_key_source_and_what_is_allowed() {
         ("listen.a = 'localhost:80'", "`listen.a` in FILE is \"localhost:80\": host names are not resolved: expected a literal address such as \"127.0.0.1:80\"".into()),
         ("listen.a.addr = 80", "`listen.a.addr` in FILE is 80: expected a literal address such as \"127.0.0.1:80\", \"[::1]:80\" or \"unix:/run/app.sock\"".into()),
         ("listen.a = {addr = '127.0.0.1:80', backlog = 0}", "`listen.a.backlog` in FILE is 0: expected a whole number from 1 to 2147483647".into()),
+        ("user = 'a b'", "`user` in FILE is \"a b\": expected a name or a number".into()),
+        ("groups = [true]", "`groups` in FILE is an array: expected names or numbers, such as \"adm, ssl-cert\", or \"none\"".into()),
+        ("capabilities = ['net_bind_servce']", "`capabilities` in FILE is an array: `net_bind_servce` is no capability: did you mean `net_bind_service`?".into()),
+        ("nice = 20", "`nice` in FILE is 20: expected a whole number from -20 to 19".into()),
+        ("oom_score_adj = '1'", "`oom_score_adj` in FILE is \"1\": expected a whole number from -1000 to 1000".into()),
+        ("limits.nofile = '5:4'", "`limits.nofile` in FILE is \"5:4\": its soft limit is above the hard one: lower the first number".into()),
+        ("limits.core = 'many'", "`limits.core` in FILE is \"many\": expected a limit such as \"4096\", \"1024:4096\" (soft and hard) or \"unlimited\"".into()),
+        ("limits.nofiles = 1", "`limits.nofiles` in FILE is not a known key: did you mean `limits.nofile`?".into()),
+        ("limits = 1", "`limits` in FILE is not a table of limits: name one below it".into()),
         ("listen.a = {addr = 'unix:/s', user = 'a b'}", "`listen.a.user` in FILE is \"a b\": expected a name or a number".into()),
     ] {
         assert_eq!(Place::new(&[]).file(toml).error(), answer, "{toml}");
