@@ -13,7 +13,7 @@ pub struct Status {
     pub pid: u32,
     /// `supervised` or `solo`.
     pub mode: String,
-    /// `starting`, `running` or `stopping`.
+    /// `starting`, `running`, `lame-duck` or `stopping`.
     pub state: String,
     /// Seconds since the start.
     pub uptime: f64,

@@ -63,13 +63,11 @@ fn from_nothing_to_serving_and_away() {
 
 #[test]
 fn before_the_first_generation_is_ready() {
-    for fixture in ["hangs-at-start"] {
-        let bed = probing(fixture);
-        let _child = bed.spawn(["run"]);
-        eventually("the daemon answers", SOON, || bed.try_status().is_some());
-        assert_eq!(by_command(&bed), [0, 1, 1], "{fixture}");
-        assert_eq!(by_http(&probe(&bed)), STARTING, "{fixture}");
-    }
+    let bed = probing("hangs-at-start");
+    let _child = bed.spawn(["run"]);
+    eventually("the daemon answers", SOON, || bed.try_status().is_some());
+    assert_eq!(by_command(&bed), [0, 1, 1]);
+    assert_eq!(by_http(&probe(&bed)), STARTING);
 }
 
 #[test]
