@@ -410,7 +410,7 @@ mod tests {
             release: String::new(),
             generation: 1,
             exclusive: false,
-            listeners: vec![OrphanedListener { name: "http".into(), addr, settings }],
+            listeners: vec![OrphanedListener { name: "http".into(), addr, settings, source: Source::Own }],
         };
         introduced(pid, Path::new("/nowhere"), link, message, vec![counters, process, socket])
     }
