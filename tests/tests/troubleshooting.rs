@@ -18,7 +18,7 @@ use messages::Message;
 const CHAPTER: &str = "book/src/troubleshooting.md";
 
 /// Texts that nobody looks up there, by the reason.
-const EXEMPT: [(&str, &[&str]); 4] = [
+const EXEMPT: [(&str, &[&str]); 6] = [
     (
         "a piece of what `status` and `check` show, or systemd, and nothing that went wrong",
         &[
@@ -34,6 +34,9 @@ const EXEMPT: [(&str, &[&str]); 4] = [
             "as process … since …",
             "one worker drains",
             "it is on probation for …",
+            "kept by the service manager",
+            "passed by the service manager",
+            "a lame duck",
         ],
     ),
     (
@@ -47,6 +50,8 @@ const EXEMPT: [(&str, &[&str]); 4] = [
             "the counters of an earlier worker",
             "the process of an earlier worker",
             "the link of an earlier worker",
+            "the listener of probes",
+            "a client that probes",
         ],
     ),
     (
@@ -54,6 +59,22 @@ const EXEMPT: [(&str, &[&str]); 4] = [
         &["an empty message looks like an end", "cannot write the marker"],
     ),
     ("a word of serde's that is replaced", &["a borrowed string"]),
+    (
+        "a status line of HTTP",
+        &[
+            "405 Method Not Allowed",
+            "431 Request Header Fields Too Large",
+            "505 HTTP Version Not Supported",
+        ],
+    ),
+    (
+        "a comment in a unit",
+        &[
+            "systemd has the socket; connections that come while the service is away wait in it.",
+            "a port below 1024",
+            "the owner of a unix socket",
+        ],
+    ),
 ];
 
 /// Files whose texts nobody looks up there.
