@@ -18,7 +18,7 @@ use messages::Message;
 const CHAPTER: &str = "book/src/troubleshooting.md";
 
 /// Texts that nobody looks up there, by the reason.
-const EXEMPT: [(&str, &[&str]); 6] = [
+const EXEMPT: [(&str, &[&str]); 8] = [
     (
         "a piece of what `status` and `check` show, or systemd, and nothing that went wrong",
         &[
@@ -60,11 +60,21 @@ const EXEMPT: [(&str, &[&str]); 6] = [
     ),
     ("a word of serde's that is replaced", &["a borrowed string"]),
     (
-        "a status line of HTTP",
+        "a piece of HTTP",
         &[
+            "HTTP/1.1 … Content-Type: text/plain; charset=utf-8 Content-Length: … Cache-Control: \
+             no-store …Connection: close …",
             "405 Method Not Allowed",
             "431 Request Header Fields Too Large",
             "505 HTTP Version Not Supported",
+        ],
+    ),
+    ("is said to the service manager", &["FDSTORE=1 FDNAME=… FDPOLL=0"]),
+    (
+        "help of a verb",
+        &[
+            "DAEMON_* variables and --set options become part of the unit, and so do the program's own \
+           arguments, behind `--`.",
         ],
     ),
     (
