@@ -83,6 +83,7 @@ const EXEMPT: [(&str, &[&str]); 8] = [
             "systemd has the socket; connections that come while the service is away wait in it.",
             "a port below 1024",
             "the owner of a unix socket",
+            "a worker of another user",
         ],
     ),
 ];
