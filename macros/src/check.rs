@@ -6,7 +6,7 @@ use std::time::Duration;
 use syn::{Error, Lit, LitStr, Path};
 
 use crate::args::{Entry, Value};
-use crate::keys::{FIELDS, KEYS, Kind, find};
+use crate::keys::{FIELDS, KEYS, Kind, LIMITS, find};
 use crate::signature::Main;
 use crate::values::{self, Address, Setting};
 
@@ -76,6 +76,7 @@ impl Checker<'_> {
         match (key.kind, &entry.value) {
             (_, Value::Broken) => {}
             (Kind::Listen, _) => self.listen(entry),
+            (Kind::Limits, _) => self.limits(entry),
             (Kind::Crate, _) => self.krate(entry),
             (kind, value) => match values::read(key.name, kind, value) {
                 Ok(setting) => self.set(key.name, setting),
@@ -91,7 +92,9 @@ impl Checker<'_> {
             ("flavor", Setting::Str(flavor)) => {
                 daemon.current_thread = flavor.value() == "current_thread";
             }
-            ("worker_threads", Setting::Int(count)) => daemon.worker_threads = Some(count),
+            ("worker_threads", Setting::Int(count)) => {
+                daemon.worker_threads = u32::try_from(count).ok();
+            }
             (key, setting) => daemon.keys.push((key.to_owned(), setting)),
         }
     }
@@ -130,6 +133,36 @@ impl Checker<'_> {
                 self.mistake(&listener.tokens, message);
             }
             self.listener(listener);
+        }
+    }
+
+    fn limits(&mut self, entry: &Entry) {
+        const EXAMPLE: &str = "write `limits(nofile = \"65536\")`";
+        let Value::List(limits, _) = &entry.value else {
+            let message = format!("`limits` takes limits by name: {EXAMPLE}");
+            return self.mistake(entry.value_or_key(), message);
+        };
+        if limits.is_empty() {
+            self.mistake(entry.value_or_key(), format!("`limits` names no limit: {EXAMPLE}"));
+        }
+        duplicates(limits, "limit", self.mistakes);
+        for entry in limits {
+            let limit = match find(LIMITS, "limit", &entry.key) {
+                Ok(limit) => limit,
+                Err(message) => {
+                    self.mistake(&entry.tokens, message);
+                    continue;
+                }
+            };
+            match &entry.value {
+                Value::Broken => {}
+                value => match values::read(limit.name, limit.kind, value) {
+                    Ok(setting) => {
+                        self.daemon.keys.push((format!("limits.{}", limit.name), setting));
+                    }
+                    Err(message) => self.mistake(entry.value_or_key(), message),
+                },
+            }
         }
     }
 

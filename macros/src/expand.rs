@@ -51,8 +51,9 @@ fn spec(daemon: &Daemon, main: &Main, private: &TokenStream) -> TokenStream {
         let literal = match setting {
             Setting::Str(text) => quote!(Str(#text)),
             Setting::Int(number) => {
-                let number = i64::from(*number);
-                quote!(Int(#number))
+                let sign = (*number < 0).then(|| quote!(-));
+                let number = i64::try_from(number.unsigned_abs()).unwrap_or(i64::MAX);
+                quote!(Int(#sign #number))
             }
             Setting::Bool(value) => quote!(Bool(#value)),
         };

@@ -26,8 +26,20 @@ pub(crate) enum Kind {
     Mode,
     /// A listen address.
     Address,
+    /// An address and a port.
+    Socket,
     /// The listeners.
     Listen,
+    /// Names, in an array or in one text with commas.
+    Names,
+    /// Some of these words, in an array or in one text with commas.
+    Words(&'static [&'static str]),
+    /// A whole number between these.
+    Within(i32, i32),
+    /// A resource limit: `4096` or `"soft:hard"`.
+    Limit,
+    /// Resource limits by name.
+    Limits,
     /// The path of the `unbroken` crate.
     Crate,
 }
@@ -43,6 +55,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("ready_timeout", Kind::Duration),
     key("drain_timeout", Kind::Duration),
     key("kill_timeout", Kind::Duration),
+    key("lame_duck", Kind::Duration),
     supervised("confirm_window", Kind::Duration),
     supervised("exclusive", Kind::Switch),
     supervised("watchdog", Kind::Duration),
@@ -55,12 +68,90 @@ pub(crate) const KEYS: &[Key] = &[
     supervised("start_limit_interval", Kind::Duration),
     key("umask", Kind::Mode),
     key("workdir", Kind::Text),
+    key("user", Kind::Text),
+    key("group", Kind::Text),
+    key("groups", Kind::Names),
+    key("chroot", Kind::Text),
+    key("no_new_privileges", Kind::Switch),
+    key("capabilities", Kind::Words(CAPABILITIES)),
+    key("oom_score_adj", Kind::Within(-1000, 1000)),
+    key("nice", Kind::Within(-20, 19)),
+    key("limits", Kind::Limits),
     key("log", Kind::Text),
+    key("log_mode", Kind::Mode),
+    key("log_format", Kind::Choice(&["none", "text", "json", "journald", "auto"])),
+    key("log_level", Kind::Choice(&["error", "warn", "info", "debug", "trace"])),
     key("config", Kind::Text),
     supervised("exe", Kind::Text),
+    key("probe", Kind::Socket),
     key("flavor", Kind::Choice(&["current_thread", "multi_thread"])),
     key("worker_threads", Kind::Count(u16::MAX as u32)),
     key("crate", Kind::Crate),
+];
+
+/// The names of capabilities(7).
+const CAPABILITIES: &[&str] = &[
+    "audit_control",
+    "audit_read",
+    "audit_write",
+    "block_suspend",
+    "bpf",
+    "checkpoint_restore",
+    "chown",
+    "dac_override",
+    "dac_read_search",
+    "fowner",
+    "fsetid",
+    "ipc_lock",
+    "ipc_owner",
+    "kill",
+    "lease",
+    "linux_immutable",
+    "mac_admin",
+    "mac_override",
+    "mknod",
+    "net_admin",
+    "net_bind_service",
+    "net_broadcast",
+    "net_raw",
+    "perfmon",
+    "setfcap",
+    "setgid",
+    "setpcap",
+    "setuid",
+    "sys_admin",
+    "sys_boot",
+    "sys_chroot",
+    "sys_module",
+    "sys_nice",
+    "sys_pacct",
+    "sys_ptrace",
+    "sys_rawio",
+    "sys_resource",
+    "sys_time",
+    "sys_tty_config",
+    "syslog",
+    "wake_alarm",
+];
+
+/// The names of resource limits, as in getrlimit(2).
+pub(crate) const LIMITS: &[Key] = &[
+    key("as", Kind::Limit),
+    key("core", Kind::Limit),
+    key("cpu", Kind::Limit),
+    key("data", Kind::Limit),
+    key("fsize", Kind::Limit),
+    key("locks", Kind::Limit),
+    key("memlock", Kind::Limit),
+    key("msgqueue", Kind::Limit),
+    key("nice", Kind::Limit),
+    key("nofile", Kind::Limit),
+    key("nproc", Kind::Limit),
+    key("rss", Kind::Limit),
+    key("rtprio", Kind::Limit),
+    key("rttime", Kind::Limit),
+    key("sigpending", Kind::Limit),
+    key("stack", Kind::Limit),
 ];
 
 /// The fields of a listener's table.

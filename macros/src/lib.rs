@@ -43,6 +43,7 @@ use proc_macro2::TokenStream;
 /// | `ready_timeout` | duration | `"60s"` |
 /// | `drain_timeout` | duration | `"30s"` |
 /// | `kill_timeout` | duration | `"5s"` |
+/// | `lame_duck` | duration for which it accepts on when told to stop, and says that it is not ready | `"0s"` |
 /// | `confirm_window` ¹ | duration in which a new generation can be undone | `"2s"` |
 /// | `exclusive` ¹ | the old worker is gone before the new one begins | `false` |
 /// | `watchdog` ¹ | duration after which a worker that does not answer is replaced | off |
@@ -53,9 +54,20 @@ use proc_macro2::TokenStream;
 /// | `start_limit_burst`, `start_limit_interval` ¹ | number of respawns within a duration | `5`, `"60s"` |
 /// | `umask` | octal: `"0027"` or `0o027` | inherited |
 /// | `workdir` | directory | `"/"` when detached, else unchanged |
+/// | `user`, `group` | whom the worker runs as: a name, or a number in quotes | the daemon's own, the user's |
+/// | `groups` | supplementary groups: `["adm", "ssl-cert"]` | those of the user |
+/// | `chroot` | root directory of the worker | none |
+/// | `no_new_privileges` | nothing that the worker executes gains privileges | `true` with `user`, else `false` |
+/// | `capabilities` | what the worker keeps of root's privileges: `["net_bind_service"]` | none with `user`, else all |
+/// | `oom_score_adj`, `nice` | numbers from -1000 to 1000, from -20 to 19 | inherited |
+/// | `limits(…)` | resource limits by name, soft and hard: `limits(nofile = "4096:65536", core = 0)` | inherited |
 /// | `log` | file for stdout and stderr | stderr in the foreground, `<name>.log` when detached |
+/// | `log_mode` | permissions of a log file that is made, octal | `"0640"` |
+/// | `log_format` | how events are written: `"none"`, `"text"`, `"json"`, `"journald"` or `"auto"` | `"none"` |
+/// | `log_level` | `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"` | `"info"` |
 /// | `config` | configuration file | none |
 /// | `exe` ¹ | image of the next generation | the path the program was started by |
+/// | `probe` | address that answers `/livez`, `/readyz` and `/startupz` | none |
 /// | `graceful_restart` | run under a supervisor | `false` |
 /// | `flavor` ² | `"multi_thread"` or `"current_thread"` | `"multi_thread"` |
 /// | `worker_threads` ² | threads of a multi-thread runtime | as Tokio decides |

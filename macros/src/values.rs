@@ -8,11 +8,13 @@ use syn::{Lit, LitInt, LitStr};
 use crate::args::Value;
 use crate::keys::{Kind, list, nearest};
 
+mod lists;
+
 /// What a literal means to the configuration.
 #[derive(Clone)]
 pub(crate) enum Setting {
     Str(LitStr),
-    Int(u32),
+    Int(i64),
     Bool(bool),
 }
 
@@ -33,8 +35,14 @@ pub(crate) fn read(key: &str, kind: Kind, value: &Value) -> Result<Setting, Stri
         },
         Kind::Duration => duration(key, value).map(|(text, _)| Setting::Str(text)),
         Kind::Mode => mode(key, value).map(Setting::Str),
-        Kind::Count(most) => count(key, value, most).map(Setting::Int),
+        Kind::Count(most) => count(key, value, most).map(|it| Setting::Int(it.into())),
         Kind::Address => address(key, value).map(|(text, _)| Setting::Str(text)),
+        Kind::Socket => match address(key, value)? {
+            (text, Address::Tcp(_)) => Ok(Setting::Str(text)),
+            (_, Address::Unix(_)) => {
+                Err(format!("`{key}` is an address and a port: write `{key} = \"0.0.0.0:8086\"`"))
+            }
+        },
         Kind::Choice(words) => choice(key, value, words).map(Setting::Str),
         Kind::Name => {
             let text = text(key, value, "name", "hello")?;
@@ -48,7 +56,11 @@ pub(crate) fn read(key: &str, kind: Kind, value: &Value) -> Result<Setting, Stri
                 _ => Ok(Setting::Str(text)),
             }
         }
-        Kind::Text | Kind::Listen | Kind::Crate => {
+        Kind::Names => lists::names(key, value).map(Setting::Str),
+        Kind::Words(words) => lists::words(key, value, words).map(Setting::Str),
+        Kind::Within(low, high) => lists::within(key, value, low, high).map(Setting::Int),
+        Kind::Limit => lists::limit(key, value).map(Setting::Str),
+        Kind::Text | Kind::Listen | Kind::Limits | Kind::Crate => {
             let (what, example) = match key {
                 "user" | "group" => ("name", "www"),
                 _ => ("path", "/path"),

@@ -29,6 +29,7 @@ pub fn from_worker(bytes: &[u8]) {
             settings.ready_timeout,
             settings.drain_timeout,
             settings.kill_timeout,
+            settings.lame_duck,
             settings.confirm_window,
             settings.watchdog,
             settings.orphan_grace,
@@ -89,6 +90,19 @@ pub fn address(bytes: &[u8]) {
 /// A duration.
 pub fn duration(bytes: &[u8]) {
     config::fuzz::duration(&String::from_utf8_lossy(bytes));
+}
+
+/// What is sent to the address of probes.
+pub fn probe(bytes: &[u8]) {
+    use crate::probe::{Parsed, Verdict, parse, response};
+    let parsed = parse(bytes);
+    let answer = response(parsed, |_| Verdict::passes("yes"));
+    assert_eq!(answer.is_none(), parsed == Parsed::Partial);
+    // More bytes change nothing of an answer that was given.
+    if parsed != Parsed::Partial {
+        let longer = [bytes, b"\r\n\r\n"].concat();
+        assert_eq!(parse(&longer), parsed);
+    }
 }
 
 /// The content of a pidfile.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
+use crate::sys::privileges::Account;
 
 pub(crate) mod build_id;
 mod disk;
@@ -39,8 +40,9 @@ struct Identity {
 }
 
 impl Image {
-    /// Opens the program at `path` and refuses what could not run as a worker.
-    pub(crate) fn open(path: &Path) -> Result<Image> {
+    /// Opens the program at `path` and refuses what could not run as a worker, or what one of `workers`
+    /// could change where this process has more privileges than they have.
+    pub(crate) fn open(path: &Path, workers: &[Account]) -> Result<Image> {
         let file = std::fs::OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
@@ -54,10 +56,8 @@ impl Image {
         if rustix::fs::accessat(CWD, by_descriptor, Access::EXEC_OK, AtFlags::EACCESS).is_err() {
             return Err(not_executable(path, &file));
         }
-        let user = rustix::process::geteuid();
-        if user.is_root() {
-            // Its workers are what it is itself.
-            trust::check(path, &meta, user.as_raw())?;
+        if rustix::process::geteuid().is_root() {
+            trust::check(path, &meta, workers)?;
         }
         let image = Image::held(path, file)?;
         let mut header = Vec::with_capacity(20);
@@ -67,6 +67,15 @@ impl Image {
             .map_err(|error| cannot("read", path, error))?;
         check_header(path, &header)?;
         Ok(image)
+    }
+
+    /// As at [`Image::open`], for workers that were not known then.
+    pub(crate) fn check_trust(&self, workers: &[Account]) -> Result<()> {
+        let meta = self.file.metadata().map_err(|error| cannot("examine", &self.path, error))?;
+        match rustix::process::geteuid().is_root() {
+            true => trust::check(&self.path, &meta, workers),
+            false => Ok(()),
+        }
     }
 
     /// The program that this process runs, wherever it lies by now.
@@ -251,7 +260,7 @@ mod tests {
     #[test]
     fn refuses_what_cannot_run() {
         let dir = tempfile::tempdir().unwrap();
-        let says = |path: &Path| Image::open(path).unwrap_err().to_string();
+        let says = |path: &Path| Image::open(path, &[]).unwrap_err().to_string();
         assert!(says(&dir.path().join("none")).contains("No such file"));
         assert!(says(dir.path()).contains("not a regular file"));
         assert!(says(&file(dir.path(), "a", b"\x7fELF", 0o644)).contains("not executable"));
@@ -268,13 +277,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let exe = std::fs::read("/proc/self/exe").unwrap();
         let path = file(dir.path(), "a", &exe, 0o755);
-        let image = Image::open(&path).unwrap();
+        let image = Image::open(&path, &[]).unwrap();
         image.verify().unwrap();
         std::fs::rename(&path, dir.path().join("b")).unwrap();
         std::fs::remove_file(dir.path().join("b")).unwrap();
         image.verify().unwrap();
         let path = file(dir.path(), "c", &exe, 0o755);
-        let image = Image::open(&path).unwrap();
+        let image = Image::open(&path, &[]).unwrap();
         std::fs::write(&path, &exe[..100]).unwrap();
         assert!(image.verify().unwrap_err().to_string().contains("written to"));
     }
@@ -292,7 +301,7 @@ mod tests {
     fn notices_another_build_under_the_old_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = build(dir.path(), "a", 1);
-        let image = Image::open(&path).unwrap();
+        let image = Image::open(&path, &[]).unwrap();
         let written = std::fs::metadata(&path).unwrap().modified().unwrap();
         let put_back = || {
             let file = File::options().write(true).open(&path).unwrap();
@@ -304,7 +313,7 @@ mod tests {
         build(dir.path(), "a", 2);
         put_back();
         assert!(image.verify().unwrap_err().to_string().contains("written to"));
-        assert!(matches!(image.compare(&path), OnDisk::Other { .. }));
+        assert!(matches!(image.compare(&path, &[]), OnDisk::Other { .. }));
     }
 
     #[test]
@@ -319,9 +328,9 @@ mod tests {
         build(dir.path(), "1 again", 1);
         build(dir.path(), "2", 2);
         link("1");
-        let image = Image::open(&at("current")).unwrap();
+        let image = Image::open(&at("current"), &[]).unwrap();
         assert_eq!(image.build_id(), Some("01".repeat(20).as_str()));
-        let now = || image.compare(&at("current"));
+        let now = || image.compare(&at("current"), &[]);
         assert!(matches!(now(), OnDisk::Same));
         link("1 again");
         assert!(matches!(now(), OnDisk::SameBuild));

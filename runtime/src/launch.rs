@@ -2,20 +2,24 @@
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{ExitCode, Termination};
 
 use nix::sys::signal::Signal;
 use rustix::fs::{Mode, OFlags};
 
+use crate::activation::{self, Sockets};
 use crate::cli::{self, Command};
 use crate::config::{Configuration, LOCATION, Surroundings};
 use crate::control::{ControlSocket, path_of, prepare_directory};
 use crate::error::{Error, ErrorKind, Result};
+use crate::listener;
 use crate::logs::{LogFile, Say};
 use crate::marker::{self, Marker, Origin, Role};
 use crate::notify::{self, Notifier};
 use crate::pidfile::PidFile;
+use crate::probe;
 use crate::reporter::Reporter;
 use crate::solo;
 use crate::spec::Spec;
@@ -57,6 +61,9 @@ where
 fn enter(spec: &Spec) -> Result<Worker, ExitCode> {
     let role = descriptors::fill_standard_streams()
         .map_err(|error| Error::io("cannot open /dev/null", error))
+        .and_then(|()| {
+            signals::outlive_full_files().map_err(|error| Error::io("cannot catch a signal", error))
+        })
         .and_then(|()| Marker::take());
     let entered = match role {
         Ok(Some(Role::Worker { link, respawn, origin })) => {
@@ -121,7 +128,8 @@ fn surroundings(origin: &Origin) -> Surroundings {
 /// One line on stderr.
 fn complain(spec: &Spec, error: &Error) {
     for line in error.to_string().lines() {
-        eprintln!("{}: {line}", spec.bin.unwrap_or("daemon"));
+        // Nothing is left to do where nobody reads it.
+        let _ = writeln!(std::io::stderr(), "{}: {line}", spec.bin.unwrap_or("daemon"));
     }
 }
 
@@ -137,15 +145,29 @@ fn command(spec: &Spec) -> ExitCode {
         let around = surroundings(&origin);
         match parsed.command {
             Command::Run { detach } => {
+                let given = activation::take()?;
                 let configuration = Configuration::load(spec, &around)?;
                 let detach = detach.unwrap_or(configuration.settings.detach);
-                Ok(run(spec, configuration, origin, parsed.args, detach))
+                if detach && !given.is_empty() {
+                    return Err(cannot_detach(given.len()));
+                }
+                Ok(run(spec, configuration, origin, parsed.args, given, detach))
             }
             Command::Client(inquiry) => {
-                refuse_settings(&around.overrides)?;
-                cli::client::run(&Configuration::locate(spec, &around)?, &inquiry)
+                refuse_settings(&around.overrides, &LOCATION)?;
+                cli::client::run(&Configuration::locate(spec, &around, &LOCATION)?, &inquiry)
+            }
+            Command::Logs(options) => {
+                let keys = &cli::logs::KEYS;
+                refuse_settings(&around.overrides, keys)?;
+                cli::logs::run(&Configuration::locate(spec, &around, keys)?, &options)
             }
             Command::Check { json } => cli::check(&Configuration::load(spec, &around)?, json),
+            Command::Unit(options) => {
+                let around = cli::unit::surroundings(&around);
+                let configuration = Configuration::load(spec, &around)?;
+                cli::unit::run(&configuration, &around, &parsed.args, options)
+            }
         }
     });
     match done {
@@ -157,10 +179,18 @@ fn command(spec: &Spec) -> ExitCode {
     }
 }
 
+/// A service manager gives its sockets to the process that it watches.
+fn cannot_detach(given: usize) -> Error {
+    Error::config(format!(
+        "the service manager passed {given} sockets to a daemon that leaves it for the background: use \
+         `run`, and Type=notify in its unit"
+    ))
+}
+
 /// A daemon that runs has its settings: a command can only say where to find it.
-fn refuse_settings(overrides: &[String]) -> Result<()> {
+fn refuse_settings(overrides: &[String], location: &[&str]) -> Result<()> {
     let keys = overrides.iter().filter_map(|text| Some(text.split_once('=')?.0.trim()));
-    match keys.into_iter().find(|key| !LOCATION.contains(key)) {
+    match keys.into_iter().find(|key| !location.contains(key)) {
         None => Ok(()),
         Some(key) => Err(Error::new(
             ErrorKind::Usage,
@@ -184,6 +214,7 @@ fn run(
     configuration: Configuration,
     origin: Origin,
     args: Vec<OsString>,
+    given: Vec<activation::Named>,
     detach: bool,
 ) -> ExitCode {
     // Children of a process that ignores their end leave no exit code (wait(2)), and whoever started us
@@ -194,7 +225,7 @@ fn run(
         return ExitCode::from(error.exit_code());
     }
     let log = configuration.settings.log_path(detach).map(std::path::Path::to_owned);
-    let outset = Outset { configuration, origin, args, log, detached: detach };
+    let outset = Outset { configuration, origin, args, given, log, detached: detach };
     if detach {
         return match detach::detach(outset) {
             Ok(code) => code,
@@ -212,20 +243,22 @@ pub(crate) struct Outset {
     pub(crate) configuration: Configuration,
     pub(crate) origin: Origin,
     pub(crate) args: Vec<OsString>,
+    /// What a service manager gave to this process.
+    pub(crate) given: Vec<activation::Named>,
     pub(crate) log: Option<PathBuf>,
     pub(crate) detached: bool,
 }
 
 /// Runs the daemon in this process to its end; returns its exit code.
 fn become_daemon(outset: Outset, mut reporter: Reporter) -> u8 {
-    let say = Say::new(&outset.configuration.settings.name, outset.log.is_some());
+    let say = Say::new(&outset.configuration.settings, outset.log.is_some());
     // A detached daemon still has the caller's stderr until it has its log: the launcher will tell.
     let mut own_output = !outset.detached;
     match begin(outset, &mut reporter, &say, &mut own_output) {
         Ok(driver) => driver.run(),
         Err(error) => {
             if own_output {
-                say.line(&error.to_string());
+                say.error(&error.to_string());
             }
             reporter.failed(error.exit_code(), &error.to_string());
             error.exit_code()
@@ -242,9 +275,19 @@ fn begin(
 ) -> Result<Driver> {
     let settings = &outset.configuration.settings;
     let hang_up = hang_up(outset.detached)?;
+    let sockets = Sockets::sort(outset.given, &settings.listen)?;
     prepare_directory(&settings.runtime_dir)?;
     create_parent(settings)?;
     let pidfile = PidFile::acquire(&settings.pidfile, &settings.name)?;
+    // Not before: until then it is the log of the daemon that has the pidfile.
+    let log = match open_log(outset.log.as_deref(), settings.log_mode) {
+        Ok(log) => log,
+        Err(error) => {
+            pidfile.remove();
+            return Err(error);
+        }
+    };
+    *own_output = true;
     let control_path = path_of(&settings.runtime_dir, &settings.pidfile);
     let control = match ControlSocket::bind(&control_path) {
         Ok(control) => control,
@@ -253,16 +296,17 @@ fn begin(
             return Err(error);
         }
     };
-    let log = match open_log(outset.log.as_deref()) {
-        Ok(log) => log,
+    let probes = match probe::Server::bind(settings.probe) {
+        Ok(probes) => probes,
         Err(error) => {
             control.remove();
             pidfile.remove();
             return Err(error);
         }
     };
-    *own_output = true;
     let mut vars = process::variables();
+    // They are taken.
+    vars.retain(|(name, _)| !activation::is_of_protocol(name));
     if outset.detached {
         // Whoever starts a daemon in the background is not what its service manager waits for.
         vars.retain(|(name, _)| !notify::is_private(name));
@@ -279,11 +323,19 @@ fn begin(
         reporter: std::mem::take(reporter),
         say: say.clone(),
         hang_up,
+        probes,
     };
-    if setup.configuration.settings.graceful_restart {
-        return Driver::new(setup);
+    sockets.remarks.iter().for_each(|remark| say.line(remark));
+    match setup.notifier.forget(&sockets.outdated) {
+        Ok(()) => sockets.left.iter().for_each(|(name, addr)| listener::clear_away(name, addr)),
+        Err(error) => {
+            say.line(&format!("the service manager may keep listeners in vain: {error}"));
+        }
     }
-    match solo::start(&setup) {
+    if setup.configuration.settings.graceful_restart {
+        return Driver::new(setup, sockets);
+    }
+    match solo::start(&setup, sockets) {
         Ok(never) => match never {},
         Err(error) => {
             setup.control.remove();
@@ -294,8 +346,8 @@ fn begin(
     }
 }
 
-fn open_log(path: Option<&std::path::Path>) -> Result<Option<LogFile>> {
-    let log = path.map(LogFile::open).transpose()?;
+fn open_log(path: Option<&std::path::Path>, mode: u32) -> Result<Option<LogFile>> {
+    let log = path.map(|path| LogFile::open(path, mode)).transpose()?;
     if let Some(log) = &log {
         log.become_output()?;
     }

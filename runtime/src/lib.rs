@@ -19,7 +19,9 @@
 //! | `hello restart` | replaces the running code by the program on disk |
 //! | `hello status` | shows what runs |
 //! | `hello stop` | drains and ends it |
+//! | `hello logs` | shows what it wrote, wherever that goes |
 //! | `hello check` | shows the effective configuration, and where each value is from |
+//! | `hello unit` | prints a unit for systemd, or installs it |
 //!
 //! - [`daemon`] is the attribute, with all its keys.
 //! - [`Daemon`] is what `main` gets: listeners, readiness, draining, configuration.
@@ -85,7 +87,11 @@
 //!   `ConnectInfo<SocketAddr>` available in handlers. Axum's `Router` needs neither: it is a tower
 //!   service.
 //!
-//! Events are emitted by [`tracing`]; no subscriber is installed.
+//! - **`log`** (default): a subscriber for [`tracing`], installed where the configuration asks for one by
+//!   `log_format`. Without the feature that key takes only `none`.
+//!
+//! Events are emitted by [`tracing`]; without `log_format` no subscriber is installed, and the program's own
+//! `init()` finds none.
 //!
 //! # Platform
 //!
@@ -95,6 +101,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("unbroken needs Linux 5.10 or later: it is built on pidfds, signalfd and memfds");
 
+mod activation;
 mod cli;
 mod config;
 mod control;
@@ -117,6 +124,8 @@ mod logs;
 mod marker;
 mod notify;
 mod pidfile;
+mod privileges;
+mod probe;
 #[cfg(test)]
 mod recorded;
 mod reporter;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Configuration;
+use crate::listener::Source;
 use crate::sys::seqpacket;
 
 /// The protocol this release speaks.
@@ -30,6 +31,8 @@ pub(crate) enum FromWorker {
     },
     /// Its settings cannot be computed: why.
     Misconfigured { reason: String },
+    /// Whom it runs as from now on: before user code, and where the settings say so.
+    Settled { uid: u32, gid: u32, groups: Vec<u32> },
     /// It could serve.
     Ready {},
     /// Why it is about to end.
@@ -130,12 +133,15 @@ impl Protocols {
     }
 }
 
-/// A listener as it is handed over; its descriptor travels beside the message.
+/// A listener as it is handed over; its descriptor travels beside the message. A name may have several, of
+/// the service manager.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ListenerHandle {
     pub(crate) name: String,
     /// With the port that the kernel chose.
     pub(crate) addr: crate::config::Address,
+    #[serde(default)]
+    pub(crate) source: Source,
 }
 
 /// A listener that a worker hands to the next supervisor, with all that one has to know of it.
@@ -146,6 +152,8 @@ pub(crate) struct OrphanedListener {
     pub(crate) addr: crate::config::Address,
     /// As it was declared.
     pub(crate) settings: crate::config::ListenSettings,
+    #[serde(default)]
+    pub(crate) source: Source,
 }
 
 /// Sends one message.

@@ -8,11 +8,16 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
+use crate::sys::holders::{self, Holder};
+
+mod given;
+
+pub(crate) use given::{Given, clear_away, examine};
 
 mod file;
 
@@ -29,8 +34,34 @@ pub(crate) struct Bound {
     socket: Socket,
     /// The address it has, with the port that the kernel chose.
     addr: Address,
-    /// Of a unix socket.
+    /// Of a unix socket that is ours to unlink.
     file: Option<SocketFile>,
+    source: Source,
+}
+
+/// Who has bound a listener.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Source {
+    /// This daemon.
+    #[default]
+    Daemon,
+    /// This daemon, in an earlier life: the service manager has kept it since.
+    Store,
+    /// The service manager, which shares it with us. It is as its unit says, and never changed, ended or
+    /// unlinked by us.
+    Manager,
+}
+
+impl Source {
+    /// For people; nothing where there is nothing to say.
+    pub(crate) fn said(self) -> Option<&'static str> {
+        match self {
+            Source::Daemon => None,
+            Source::Store => Some("kept by the service manager"),
+            Source::Manager => Some("passed by the service manager"),
+        }
+    }
 }
 
 /// A listener on its way to the next program.
@@ -40,6 +71,8 @@ pub(crate) struct Packed {
     socket: Handed,
     addr: Address,
     file: Option<SocketFile>,
+    #[serde(default)]
+    source: Source,
 }
 
 /// What is known of the file of a unix socket.
@@ -57,8 +90,8 @@ impl Bound {
     pub(crate) fn bind(name: &str, settings: &ListenSettings) -> Result<Bound> {
         let (socket, addr, file) = match &settings.addr {
             Address::Tcp(addr) => {
-                let socket = tcp(*addr, settings)
-                    .map_err(|error| cannot_bind(name, &settings.addr, error))?;
+                let socket =
+                    tcp(*addr, settings).map_err(|error| cannot_bind(name, settings, error))?;
                 let local =
                     socket.local_addr().ok().and_then(|addr| addr.as_socket()).unwrap_or(*addr);
                 (socket, Address::Tcp(local), None)
@@ -68,16 +101,21 @@ impl Bound {
                 (socket, settings.addr.clone(), Some(file))
             }
         };
-        Ok(Bound { settings: settings.clone(), socket, addr, file })
+        Ok(Bound { settings: settings.clone(), socket, addr, file, source: Source::Daemon })
     }
 
-    /// Takes over a socket that this process bound before its last exec.
-    pub(crate) fn adopt(settings: ListenSettings, fd: OwnedFd, addr: Address) -> Bound {
+    /// Takes over a socket that this process had before its last exec, or a supervisor before this one.
+    pub(crate) fn adopt(
+        settings: ListenSettings,
+        fd: OwnedFd,
+        addr: Address,
+        source: Source,
+    ) -> Bound {
         let file = match &addr {
-            Address::Unix(path) => socket_file(path).ok(),
-            Address::Tcp(_) => None,
+            Address::Unix(path) if source != Source::Manager => socket_file(path).ok(),
+            _ => None,
         };
-        Bound { settings, socket: Socket::from(fd), addr, file }
+        Bound { settings, socket: Socket::from(fd), addr, file, source }
     }
 
     pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
@@ -86,13 +124,14 @@ impl Bound {
             socket: packing.hand(&self.socket),
             addr: self.addr.clone(),
             file: self.file,
+            source: self.source,
         }
     }
 
     pub(crate) fn unpack(packed: Packed) -> Result<Bound> {
         let socket = packed.socket.duplicate("a listener")?;
-        let Packed { settings, addr, file, .. } = packed;
-        Ok(Bound { settings, socket: Socket::from(socket), addr, file })
+        let Packed { settings, addr, file, source, .. } = packed;
+        Ok(Bound { settings, socket: Socket::from(socket), addr, file, source })
     }
 
     /// Whether a declaration asks for this address. Port 0 asks for whatever port was chosen before.
@@ -114,7 +153,7 @@ impl Bound {
     ///
     /// The old generation shares the socket, and so what changes here changes for it too.
     pub(crate) fn adjusted(&self, name: &str, wanted: &ListenSettings) -> Result<Bound> {
-        let cannot = |error: io::Error| cannot_bind(name, &wanted.addr, error);
+        let cannot = |error: io::Error| cannot_bind(name, wanted, error);
         if self.settings.v6only != wanted.v6only {
             return Err(Error::new(
                 ErrorKind::Listen,
@@ -140,12 +179,15 @@ impl Bound {
             }
             (file, _) => *file,
         };
-        Ok(Bound { settings, socket, addr, file })
+        Ok(Bound { settings, socket, addr, file, source: self.source })
     }
 
     /// Makes it as it was when this was bound or [`adjusted`](Bound::adjusted): the generation that
     /// wanted the socket otherwise is gone.
     pub(crate) fn restore(&self) {
+        if self.is_managers() {
+            return;
+        }
         // What fails here is worth no more than that: the socket is what the last generation made it.
         let _ = self.socket.listen(backlog(&self.settings));
         if let (Address::Unix(path), Some(file)) = (&self.addr, self.file)
@@ -158,6 +200,19 @@ impl Bound {
 
     pub(crate) fn addr(&self) -> &Address {
         &self.addr
+    }
+
+    pub(crate) fn settings(&self) -> &ListenSettings {
+        &self.settings
+    }
+
+    pub(crate) fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Whether it is the service manager's, and only shared with us.
+    pub(crate) fn is_managers(&self) -> bool {
+        self.source == Source::Manager
     }
 
     /// Unlinks the path of a unix socket, if it is still ours. For the daemon's end only.
@@ -220,7 +275,7 @@ fn backlog(settings: &ListenSettings) -> i32 {
 
 /// Binds a unix socket; a dead one in its place is replaced, a live one is in use.
 fn unix(name: &str, path: &Path, settings: &ListenSettings) -> Result<(Socket, SocketFile)> {
-    let cannot = |error: io::Error| cannot_bind(name, &settings.addr, error);
+    let cannot = |error: io::Error| cannot_bind(name, settings, error);
     // Two daemons that both find the same dead socket must not remove each other's new one.
     let _lock = lock_directory(name, path, settings)?;
     let sock_addr = SockAddr::unix(path).map_err(cannot)?;
@@ -252,7 +307,7 @@ fn unix(name: &str, path: &Path, settings: &ListenSettings) -> Result<(Socket, S
 /// Locks the directory, which others of our kind do for a moment only. A supervisor has no time for those
 /// that do longer.
 fn lock_directory(name: &str, path: &Path, settings: &ListenSettings) -> Result<OwnedFd> {
-    let cannot = |error: io::Error| cannot_bind(name, &settings.addr, error);
+    let cannot = |error: io::Error| cannot_bind(name, settings, error);
     let parent = path.parent().unwrap_or(Path::new("/"));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir =
@@ -281,7 +336,7 @@ fn remove_dead(
     sock_addr: &SockAddr,
     settings: &ListenSettings,
 ) -> Result<()> {
-    let cannot = |error: io::Error| cannot_bind(name, &settings.addr, error);
+    let cannot = |error: io::Error| cannot_bind(name, settings, error);
     let meta = match std::fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -352,6 +407,30 @@ fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> Result<()> {
     Ok(())
 }
 
+/// Whether a descriptor is a listening socket at `addr`, and that is what was `declared`.
+pub(crate) fn is(fd: impl AsFd, addr: &Address, declared: &ListenSettings) -> bool {
+    let socket = SockRef::from(&fd);
+    let listens = socket.is_listener().unwrap_or(false);
+    let Ok(local) = socket.local_addr() else { return false };
+    listens
+        && match (addr, &declared.addr) {
+            (Address::Tcp(addr), Address::Tcp(wanted)) => {
+                let same = wanted.port() == addr.port() || wanted.port() == 0;
+                local.as_socket() == Some(*addr) && same && wanted.ip() == addr.ip()
+            }
+            (Address::Unix(path), Address::Unix(wanted)) => {
+                let file = std::fs::symlink_metadata(path);
+                // Bound by its name in an open directory where it is long.
+                let bound =
+                    local.as_pathname().is_some_and(|bound| bound.file_name() == path.file_name());
+                // One that was replaced or removed is not ours to unlink.
+                let is_socket = file.map_or(true, |file| file.file_type().is_socket());
+                path == wanted && bound && is_socket
+            }
+            _ => false,
+        }
+}
+
 fn inode(path: &Path) -> Option<(u64, u64)> {
     socket_file(path).ok().map(|file| file.inode)
 }
@@ -366,9 +445,35 @@ fn socket_file(path: &Path) -> io::Result<SocketFile> {
     })
 }
 
-fn cannot_bind(name: &str, addr: &Address, error: io::Error) -> Error {
+/// Names the process that has the address, where that can be seen.
+fn in_use(name: &str, addr: &Address, v6only: bool, error: io::Error) -> Error {
+    let holder = match addr {
+        Address::Tcp(addr) => holders::of_tcp(*addr, v6only),
+        Address::Unix(path) => holders::of_unix(path),
+    };
+    let advice = match holder {
+        Some(Holder::Process { pid, .. }) if pid == std::process::id() => {
+            "this daemon itself listens there; stop and start, or set another address".to_owned()
+        }
+        Some(Holder::Process { pid, command }) => {
+            format!("process {pid} ({command}) listens there; stop it or set another address")
+        }
+        Some(Holder::Hidden) => {
+            "a process of another user or namespace listens there; stop it or set \
+                                 another address"
+                .to_owned()
+        }
+        None => "stop what listens there or set another address".to_owned(),
+    };
+    let message = format!("cannot bind listener `{name}` to {addr}; {advice}");
+    Error::os(ErrorKind::Listen, message, error)
+}
+
+fn cannot_bind(name: &str, settings: &ListenSettings, error: io::Error) -> Error {
+    let ListenSettings { addr, v6only, .. } = settings;
+    let v6only = *v6only;
     let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "; stop what listens there or set another address",
+        io::ErrorKind::AddrInUse => return in_use(name, addr, v6only, error),
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 and foreign directories need privileges: run as root or set another \
              address"
@@ -395,6 +500,7 @@ mod tests {
         let taken = settings(first.addr().clone());
         let error = Bound::bind("api", &taken).unwrap_err().to_string();
         assert!(error.contains("`api`") && error.contains(&first.addr().to_string()), "{error}");
+        assert!(error.contains("this daemon itself listens there"), "{error}");
     }
 
     #[test]

@@ -12,15 +12,20 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::activation;
 use crate::error::Result;
 use crate::sys::{clock, process};
 
+mod store;
+
+pub(crate) use store::STORED;
+
 /// Variables that are meant for the daemon itself, and not for its workers.
-const PRIVATE: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+const PRIVATE: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE"];
 
 /// Whether a variable is the daemon's own affair.
 pub(crate) fn is_private(name: &OsStr) -> bool {
-    PRIVATE.iter().any(|private| name == *private)
+    PRIVATE.iter().any(|private| name == *private) || activation::is_of_protocol(name)
 }
 
 /// Takes the manager's variables out of the environment, where user code is about to run in the same
@@ -55,6 +60,7 @@ pub(crate) enum Phase {
 pub(crate) struct Notifier {
     manager: Option<Manager>,
     told: Option<Health>,
+    store: store::Store,
 }
 
 #[derive(Debug)]
@@ -82,7 +88,7 @@ impl Notifier {
             let watchdog = every.map(|every| (every, Instant::now()));
             Some(Manager { socket, addr, watchdog })
         });
-        Notifier { manager, told }
+        Notifier { manager, told, store: store::Store::new(vars) }
     }
 
     /// What the manager was told last.

@@ -139,6 +139,23 @@ pub(crate) fn remove_abandoned(path: &Path) {
     }
 }
 
+/// As [`remove_abandoned`], with the control socket: a solo daemon that gave up its privileges could remove
+/// neither.
+pub(crate) fn clear_abandoned(path: &Path, socket: &Path) {
+    let Ok(file) = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+    else {
+        return;
+    };
+    if lock(&file).unwrap_or(false) {
+        // What is not removed is replaced by the next start.
+        let _ = std::fs::remove_file(socket);
+        PidFile { path: path.to_owned(), file }.remove();
+    }
+}
+
 /// What a second `start` says.
 pub(crate) fn already_running(name: &str, path: &Path, holder: Option<Holder>) -> Error {
     let who = match holder {
@@ -174,14 +191,34 @@ fn open(path: &Path) -> Result<File> {
     if !meta.is_file() {
         return Err(refused(path, "is not a regular file"));
     }
+    // Somebody else's, or another name of something else: nothing of ours to write to.
+    if let Some(owner) = stranger(&meta) {
+        return Err(refused(path, &format!("belongs to user {owner}")));
+    }
+    if meta.nlink() > 1 {
+        return Err(refused(path, "has another name besides, a hard link"));
+    }
     Ok(file)
 }
 
+/// The owner of a file that is neither ours nor root's.
+fn stranger(meta: &std::fs::Metadata) -> Option<u32> {
+    let own = rustix::process::geteuid().as_raw();
+    (meta.uid() != own && meta.uid() != 0).then_some(meta.uid())
+}
+
 fn explain_open(path: &Path, error: io::Error) -> Error {
+    // In a sticky directory the kernel may refuse it with no more than EACCES (proc_sys_fs(5), protected_*).
+    if let Ok(there) = std::fs::symlink_metadata(path) {
+        match stranger(&there) {
+            _ if there.is_symlink() => return refused(path, "is a symbolic link"),
+            _ if there.is_dir() => return refused(path, "is a directory"),
+            _ if !there.is_file() => return refused(path, "is not a regular file"),
+            Some(owner) => return refused(path, &format!("belongs to user {owner}")),
+            None => {}
+        }
+    }
     match error.raw_os_error() {
-        Some(libc::ELOOP) => refused(path, "is a symbolic link"),
-        Some(libc::EISDIR) => refused(path, "is a directory"),
-        Some(libc::ENXIO) => refused(path, "is not a regular file"),
         Some(libc::EACCES | libc::EROFS | libc::EPERM) => Error::os(
             ErrorKind::Pidfile,
             format!(
@@ -276,6 +313,17 @@ mod tests {
         std::fs::write(&path, "someone else's\n").unwrap();
         file.remove();
         assert!(path.exists());
+    }
+
+    #[test]
+    fn other_names_of_files_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, precious) = (dir.path().join("a.pid"), dir.path().join("precious"));
+        std::fs::write(&precious, "precious\n").unwrap();
+        std::fs::hard_link(&precious, &path).unwrap();
+        let said = PidFile::acquire(&path, "a").unwrap_err().to_string();
+        assert!(said.contains("a hard link; remove it"), "{said}");
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious\n");
     }
 
     #[test]

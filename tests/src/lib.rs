@@ -6,8 +6,10 @@
 //! - [`Load`] asks a server many things and accounts for every request in a
 //!   [`Ledger`](load::Ledger).
 //! - [`http::Connection`] is one connection in the test's own hands, byte by byte.
+//! - [`Manager`] is a service manager that passes sockets and keeps some.
 //! - [`Control`] is one connection to the control socket, packet by packet.
 //! - [`Process`] is a process held by a pidfd; [`Terminal`] a pseudo terminal with a child on it.
+//! - [`Machine`] is one with a real systemd, in namespaces of its own.
 //! - [`Browser`] is a Chromium without a window.
 //! - [`eventually`] waits, with a bound, for what announces itself in no other way.
 
@@ -24,6 +26,8 @@ pub mod control;
 pub mod example;
 pub mod http;
 pub mod load;
+pub mod machine;
+pub mod manager;
 pub mod process;
 pub mod report;
 mod skip;
@@ -35,6 +39,8 @@ pub use browser::Browser;
 pub use child::{Child, Output};
 pub use control::Control;
 pub use load::Load;
+pub use machine::Machine;
+pub use manager::Manager;
 pub use process::Process;
 pub use report::{Report, Status};
 pub use rustix::process::Signal;

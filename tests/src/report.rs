@@ -68,6 +68,8 @@ pub struct Listener {
     pub name: String,
     /// The address it is bound to.
     pub addr: String,
+    /// `manager` or `store`, where a service manager had it first.
+    pub source: Option<String>,
 }
 
 /// An image in [`Status`].

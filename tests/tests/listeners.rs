@@ -68,11 +68,18 @@ fn one_more_that_is_taken() {
     fs::write(&file, format!("[listen]\nadmin = \"{addr}\"\n")).expect("a file");
     let reason = bed.restart_aborts().reason.expect("a reason");
     assert!(reason.contains("admin") && reason.contains(&addr), "{reason}");
+    assert!(reason.contains(&held_by_this_test()), "{reason}");
     assert_eq!(bed.status().serving().pid, status.serving().pid);
     drop(taken);
     bed.restart();
     assert_eq!(bed.target("admin").to_string(), addr);
     bed.stop();
+}
+
+/// What is said of who holds an address.
+fn held_by_this_test() -> String {
+    let name = fs::read_to_string("/proc/self/comm").expect("its name");
+    format!("process {} ({}) listens there", std::process::id(), name.trim_end())
 }
 
 #[test]
@@ -82,7 +89,8 @@ fn address_in_use() {
     let addr = taken.local_addr().expect("an address").to_string();
     bed.set("DAEMON_LISTEN_HTTP", addr.clone());
     let output = bed.verb(["start"]).expect_code(1);
-    output.expect_text("http").expect_text(&addr).expect_text("in use");
+    let output = output.expect_text("http").expect_text(&addr).expect_text("in use");
+    output.expect_text(&held_by_this_test());
     bed.assert_nothing_left();
 }
 
@@ -162,7 +170,8 @@ fn a_live_unix_socket_is_in_use() {
     let path = on_unix(&mut bed);
     let _taken = UnixListener::bind(&path).expect("a socket");
     let output = bed.verb(["start"]).expect_code(1);
-    output.expect_text("http").expect_text("http.sock").expect_text("in use");
+    let output = output.expect_text("http").expect_text("http.sock").expect_text("in use");
+    output.expect_text(&held_by_this_test());
     assert!(path.exists());
     assert!(bed.processes().is_empty());
 }

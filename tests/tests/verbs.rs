@@ -73,20 +73,10 @@ fn settings_of_a_running_daemon() {
     bed.assert_nothing_left();
 }
 
-/// A word that will be a verb does not start a daemon.
-#[test]
-fn verbs_to_come() {
-    let bed = Bed::new("http");
-    for verb in ["logs", "unit"] {
-        says(&bed.verb([verb]).expect_code(2), &[verb, "run --"]);
-    }
-    bed.assert_nothing_left();
-}
-
 #[test]
 fn help() {
     let bed = Bed::new("http");
-    for verb in ["run", "start", "stop", "restart", "status", "check"] {
+    for verb in ["run", "start", "stop", "restart", "status", "logs", "check", "unit"] {
         says(&bed.verb([verb, "--help"]).expect_code(0), &["usage", verb]);
     }
 }

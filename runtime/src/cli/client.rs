@@ -13,6 +13,7 @@ use crate::config::Settings;
 use crate::control::{Outcome, Reply, Request, Status, connect, path_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pidfile;
+use crate::probe::Probe;
 
 /// How long a daemon may take to answer `status`, which it does without waiting for anything.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +25,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub(crate) fn run(settings: &Settings, inquiry: &Inquiry) -> Result<ExitCode> {
     match *inquiry {
         Inquiry::Status { json } => status(settings, json),
+        Inquiry::Probe { json, probe } => self::probe(settings, json, probe),
         Inquiry::Stop { json } => stop(settings, json),
         Inquiry::Restart { json, wait } => restart(settings, json, wait),
     }
@@ -50,14 +52,7 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
         }
         return Ok(ExitCode::from(if dead { 1 } else { 3 }));
     }
-    let mut conversation = Conversation::begin(settings, &Request::Status {})?;
-    let status: Box<Status> = loop {
-        match conversation.next(Some(STATUS_TIMEOUT))? {
-            Some(Reply::Status { status }) => break status,
-            Some(reply) => conversation.unexpected(reply)?,
-            None => return Err(conversation.silent()),
-        }
-    };
+    let status = ask_status(settings)?;
     if json {
         super::print_json(&status)?;
     } else {
@@ -66,9 +61,50 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a running daemon says of itself.
+pub(super) fn ask_status(settings: &Settings) -> Result<Box<Status>> {
+    let mut conversation = Conversation::begin(settings, &Request::Status {})?;
+    loop {
+        match conversation.next(Some(STATUS_TIMEOUT))? {
+            Some(Reply::Status { status }) => return Ok(status),
+            Some(reply) => conversation.unexpected(reply)?,
+            None => return Err(conversation.silent()),
+        }
+    }
+}
+
+/// Whatever keeps the daemon from answering is an answer as well: no.
+fn probe(settings: &Settings, json: bool, probe: Probe) -> Result<ExitCode> {
+    let (ok, text) = asked(settings, probe).unwrap_or_else(|error| (false, error.to_string()));
+    if json {
+        super::print_json(&serde_json::json!({ "probe": probe.word(), "ok": ok, "text": text }))?;
+    } else {
+        let not = if ok { "" } else { "not " };
+        let word = match probe {
+            Probe::Live => "live",
+            Probe::Ready => "ready",
+            Probe::Startup => "started",
+        };
+        super::print(&format!("{not}{word}: {text}"))?;
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn asked(settings: &Settings, probe: Probe) -> Result<(bool, String)> {
+    let mut conversation = Conversation::begin(settings, &Request::Probe { probe })?;
+    loop {
+        match conversation.next(Some(STATUS_TIMEOUT))? {
+            Some(Reply::Probed { ok, text }) => return Ok((ok, text)),
+            Some(reply) => conversation.unexpected(reply)?,
+            None => return Err(conversation.silent()),
+        }
+    }
+}
+
 fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     let mut conversation = Conversation::begin(settings, &Request::Stop {})?;
-    let began = Instant::now();
+    let mut began = Instant::now();
+    let mut phase = "draining";
     let mut farewell = None;
     loop {
         match conversation.next(Some(Duration::from_secs(1))) {
@@ -76,9 +112,19 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
                 farewell = Some((ledger, to_drained_ms));
                 break;
             }
+            // Who stops is told so without having asked; only what comes before it is news.
+            Ok(Some(Reply::Progress { text })) => {
+                (phase, began) = match text.strip_prefix("lame duck") {
+                    Some(_) => {
+                        eprintln!("{}: {text}: not ready, and still accepting", settings.name);
+                        ("lame duck", Instant::now())
+                    }
+                    None => ("draining", Instant::now()),
+                };
+            }
             Ok(Some(reply)) => conversation.unexpected(reply)?,
             Ok(None) => {
-                eprintln!("{}: draining for {} s", settings.name, began.elapsed().as_secs())
+                eprintln!("{}: {phase} for {} s", settings.name, began.elapsed().as_secs())
             }
             // It died instead of saying farewell, which is gone as well.
             Err(error) if error.kind() == ErrorKind::Worker => break,
@@ -86,6 +132,7 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
         }
     }
     conversation.wait_gone()?;
+    pidfile::clear_abandoned(&settings.pidfile, &path_of(&settings.runtime_dir, &settings.pidfile));
     if json {
         let (ledger, to_drained_ms) = farewell.unzip();
         let to_drained_ms = to_drained_ms.flatten();

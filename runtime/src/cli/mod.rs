@@ -1,7 +1,10 @@
 //! The command line: verbs in the first argument, everything else is the program's.
 
 pub(crate) mod client;
+mod follow;
+pub(crate) mod logs;
 mod show;
+pub(crate) mod unit;
 mod verbs;
 
 use std::io::Write;
@@ -11,15 +14,24 @@ pub(crate) use verbs::{Command, parse};
 
 use crate::config::Configuration;
 use crate::error::{Error, Result};
+use crate::privileges::host;
 
-/// `check`: the effective configuration with the source of each value.
+/// `check`: the effective configuration with the source of each value, and whether this host is fit for it.
 pub(crate) fn check(configuration: &Configuration, json: bool) -> Result<ExitCode> {
     if json {
         print_json(&configuration.json())?;
     } else {
         print(&configuration.text())?;
     }
-    Ok(ExitCode::SUCCESS)
+    let findings = host::examine(configuration);
+    let name = &configuration.settings.name;
+    for advice in &findings.advice {
+        eprintln!("{name}: advice: {advice}");
+    }
+    match findings.errors.is_empty() {
+        true => Ok(ExitCode::SUCCESS),
+        false => Err(Error::config(findings.errors.join("\n"))),
+    }
 }
 
 fn print(text: &str) -> Result<()> {

@@ -11,7 +11,7 @@ pub(super) fn status(status: &Status) -> String {
     let mut out = format!(
         "{} is {} as process {} since {} ({})\n",
         status.name,
-        status.state,
+        if status.state == "lame-duck" { "a lame duck" } else { &status.state },
         status.pid,
         time(status.since),
         ago(status.uptime)
@@ -49,7 +49,11 @@ pub(super) fn status(status: &Status) -> String {
         None => line("log", &"stderr"),
     }
     for listener in &status.listeners {
-        line("listener", &format!("{} {}", listener.name, listener.addr));
+        let source = listener.source.said().map(|said| format!(", {said}")).unwrap_or_default();
+        line("listener", &format!("{} {}{source}", listener.name, listener.addr));
+    }
+    for addr in &status.probes {
+        line("probes", addr);
     }
     for worker in &status.workers {
         let text = worker.text.as_ref().map(|text| format!(": {text}")).unwrap_or_default();

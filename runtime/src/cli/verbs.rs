@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
+use super::logs;
+use super::unit::Options;
 use crate::config::reference;
+use crate::probe::Probe;
 use crate::spec::Spec;
 
 /// What the command line asks for.
@@ -28,6 +31,10 @@ pub(crate) enum Command {
     Check {
         json: bool,
     },
+    /// What a daemon wrote, whether it runs or not.
+    Logs(logs::Options),
+    /// The units for systemd.
+    Unit(Options),
 }
 
 /// What is asked of a running daemon.
@@ -35,12 +42,14 @@ pub(crate) enum Inquiry {
     Stop { json: bool },
     Restart { json: bool, wait: bool },
     Status { json: bool },
+    Probe { json: bool, probe: Probe },
 }
 
-const VERBS: [&str; 7] = ["run", "start", "stop", "restart", "status", "check", "help"];
+const VERBS: [&str; 9] =
+    ["run", "start", "stop", "restart", "status", "logs", "check", "unit", "help"];
 
-/// Verbs of later releases: a program that took them as its own would lose them then.
-const RESERVED: [&str; 2] = ["logs", "unit"];
+/// The lines that `logs` shows, as tail(1) does.
+const LINES: u32 = 10;
 
 /// Parses the arguments. `Err`: help was shown or the arguments are wrong, and this is the exit code.
 pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode> {
@@ -54,13 +63,6 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode
             eprintln!(
                 "{name}: there is no verb `{first}`; did you mean `{name} {verb}`? \
                  To pass it to the program: `{name} run -- {first}`"
-            );
-            return Err(ExitCode::from(2));
-        }
-        if RESERVED.contains(&first) {
-            eprintln!(
-                "{name}: there is no verb `{first}` yet; to pass it to the program: \
-                 `{name} run -- {first}`"
             );
             return Err(ExitCode::from(2));
         }
@@ -81,8 +83,21 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode
         "start" => Command::Run { detach: Some(true) },
         "stop" => Command::Client(Inquiry::Stop { json }),
         "restart" => Command::Client(Inquiry::Restart { json, wait: !flag(options, "no-wait") }),
-        "status" => Command::Client(Inquiry::Status { json }),
+        "status" => Command::Client(match options.get_one::<Probe>("probe") {
+            Some(&probe) => Inquiry::Probe { json, probe },
+            None => Inquiry::Status { json },
+        }),
         "check" => Command::Check { json },
+        "logs" => Command::Logs(logs::Options {
+            lines: options.get_one::<u32>("lines").copied().unwrap_or(LINES),
+            follow: flag(options, "follow"),
+        }),
+        "unit" => Command::Unit(Options {
+            sockets: flag(options, "socket"),
+            notify_reload: flag(options, "notify-reload"),
+            install: flag(options, "install"),
+            yes: flag(options, "yes"),
+        }),
         _ => Command::Run { detach: Some(false) },
     };
     let overrides = options.get_many::<String>("set").into_iter().flatten().cloned().collect();
@@ -109,6 +124,11 @@ fn key_value(text: &str) -> Result<String, String> {
     }
 }
 
+fn probe(text: &str) -> Result<Probe, String> {
+    let found = Probe::ALL.into_iter().find(|probe| probe.word() == text);
+    found.ok_or_else(|| "expected live, ready or startup".into())
+}
+
 fn flag(options: &ArgMatches, name: &str) -> bool {
     options.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
 }
@@ -116,7 +136,7 @@ fn flag(options: &ArgMatches, name: &str) -> bool {
 /// Whether it is an option of a verb: a misspelt verb may have some.
 fn is_option(arg: &OsStr) -> bool {
     let arg = arg.to_string_lossy();
-    matches!(&*arg, "--json" | "--no-wait") || arg.starts_with("--set=")
+    matches!(&*arg, "--json" | "--no-wait" | "--follow" | "-f") || arg.starts_with("--set=")
 }
 
 /// The verb that is one slip of the finger away.
@@ -134,6 +154,9 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
     let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Prints JSON");
     let verb = |verb: &'static str, about: &'static str| {
         clap::Command::new(verb).about(about).arg(set.clone())
+    };
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
     };
     let program_args = "What follows `--` are the program's own arguments.";
     clap::Command::new(name)
@@ -154,7 +177,30 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
                         .help("Returns when the new generation serves, not when the old is gone"),
                 ),
             verb("status", "Shows what runs. Exit code: 0 running, 1 dead, 3 not running")
-                .arg(json.clone()),
+                .arg(json.clone())
+                .arg(
+                    Arg::new("probe")
+                        .long("probe")
+                        .value_name("PROBE")
+                        .value_parser(probe)
+                        .help("Asks only this: live, ready or startup. Exit code: 0 yes, 1 no"),
+                ),
+            verb("logs", "Shows what the daemon wrote, wherever that goes")
+                .arg(
+                    Arg::new("follow")
+                        .short('f')
+                        .long("follow")
+                        .action(ArgAction::SetTrue)
+                        .help("Goes on with what is written, until it is interrupted"),
+                )
+                .arg(
+                    Arg::new("lines")
+                        .short('n')
+                        .long("lines")
+                        .value_name("N")
+                        .value_parser(clap::value_parser!(u32))
+                        .help("The last lines to begin with; 10 if not said"),
+                ),
             verb("check", "Shows the effective configuration and where each value is from")
                 .arg(json)
                 .after_help(format!(
@@ -162,6 +208,15 @@ fn command(name: &'static str, spec: &Spec) -> clap::Command {
                      DAEMON_LISTEN_HTTP__MODE:\n{}",
                     reference()
                 )),
+            verb("unit", "Prints the unit for systemd, from the effective configuration")
+                .arg(switch("socket", "With a .socket unit for each listener"))
+                .arg(switch("notify-reload", "Reloads by signal (Type=notify-reload, systemd 253)"))
+                .arg(switch("install", "Writes to /etc/systemd/system, and enables it"))
+                .arg(switch("yes", "Does not ask").requires("install"))
+                .after_help(
+                    "DAEMON_* variables and --set options become part of the unit, and so do the \
+                     program's own arguments, behind `--`.",
+                ),
         ])
 }
 

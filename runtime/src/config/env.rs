@@ -47,6 +47,13 @@ pub(super) fn environment(
     layer
 }
 
+/// Whether a variable is configuration. Kubernetes announces a service called "daemon" by some.
+pub(super) fn is_ours(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(|rest| {
+        rest != "PORT" && !rest.starts_with("PORT_") && !rest.starts_with("SERVICE_")
+    })
+}
+
 /// The value of one variable, where it is UTF-8 text.
 pub(super) fn var<'a>(vars: &'a [(OsString, OsString)], name: &str) -> Option<&'a str> {
     let (_, value) = vars.iter().find(|(n, _)| n == OsStr::new(name))?;
@@ -61,7 +68,7 @@ pub(super) fn variable(path: &[&str]) -> String {
         .iter()
         .enumerate()
         .map(|(i, part)| match (*head, i) {
-            ("listen", 0) => format!("_{}", upper(part)),
+            ("listen" | "limits", 0) => format!("_{}", upper(part)),
             _ => format!("__{}", upper(part)),
         })
         .collect();
@@ -90,14 +97,17 @@ impl<'a> Known<'a> {
     /// The key path that a variable sets; `None` if the variable is none of ours.
     fn path(&self, name: &str) -> Result<Option<Vec<String>>, String> {
         let rest = name.strip_prefix(PREFIX).unwrap_or(name);
-        if rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_") {
-            return Ok(None); // Kubernetes announces a service called "daemon" by these.
+        if !is_ours(name) {
+            return Ok(None);
         }
         if let Some(key) = keys::KEYS.iter().find(|k| variable(&[k.name]) == name) {
             return Ok(Some(vec![key.name.to_owned()]));
         }
         if let Some(key) = keys::ATTRIBUTE_ONLY.iter().find(|k| variable(&[k]) == name) {
             return Err(format!("{name}: `{key}` belongs in the attribute, unset the variable"));
+        }
+        if let Some(limit) = keys::LIMITS.iter().find(|it| variable(&["limits", it]) == name) {
+            return Ok(Some(vec!["limits".to_owned(), (*limit).to_owned()]));
         }
         if let Some(rest) = rest.strip_prefix("APP__") {
             return self.app_path(name, rest).map(Some);
@@ -181,11 +191,13 @@ impl<'a> Known<'a> {
             let plain = variable(&["listen", listener]);
             keys::LISTEN_FIELDS.iter().map(field).chain([plain])
         });
-        let plain = keys::KEYS.iter().map(|k| variable(&[k.name]));
+        let limits = keys::LIMITS.iter().map(|limit| variable(&["limits", limit]));
+        let plain = keys::KEYS.iter().map(|k| variable(&[k.name])).chain(limits);
         // Compared without the prefix, which would make everything look near.
         let known = plain.chain(fields).map(|v| v[PREFIX.len()..].to_owned());
         match name {
             "DAEMON_LISTEN" => format!("{name} names no listener: expected DAEMON_LISTEN_HTTP"),
+            "DAEMON_LIMITS" => format!("{name} names no limit: expected DAEMON_LIMITS_NOFILE"),
             "DAEMON_APP" => format!("{name} names no key: expected DAEMON_APP__KEY"),
             _ => match nearest(&name[PREFIX.len()..], known) {
                 Some(near) => {

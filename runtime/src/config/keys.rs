@@ -36,8 +36,22 @@ pub(crate) enum Kind {
     Restart,
     /// A literal address.
     Address,
+    /// An address and a port.
+    Socket,
     /// A user or group: a name or a number.
     Account,
+    /// Several of them.
+    Accounts,
+    /// Names of capabilities.
+    Capabilities,
+    /// A resource limit.
+    Limit,
+    /// A whole number that may be negative.
+    Integer,
+    /// `none`, `text`, `json`, `journald` or `auto`.
+    LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    LogLevel,
 }
 
 /// What holds when no layer sets a key.
@@ -64,6 +78,7 @@ pub(crate) const KEYS: &[Key] = &[
     solo("ready_timeout", Kind::Duration, Value("60s"), "a worker not ready by then has failed"),
     solo("drain_timeout", Kind::Duration, Value("30s"), "time to finish what is in flight"),
     solo("kill_timeout", Kind::Duration, Value("5s"), "time between SIGTERM and SIGKILL"),
+    solo("lame_duck", Kind::Duration, Value("0s"), "how long it accepts on when told to stop"),
     supervised("confirm_window", Kind::Duration, "2s", "how long a new generation can be undone"),
     supervised("exclusive", Kind::Bool, "false", "the old worker is gone before the new begins"),
     Key {
@@ -97,12 +112,33 @@ pub(crate) const KEYS: &[Key] = &[
         Absent("/ when detached, else the starting directory"),
         "the worker's directory",
     ),
+    solo("user", Kind::Account, Absent("the daemon's own"), "whom the worker runs as"),
+    solo("group", Kind::Account, Absent("that of the user"), "the worker's group"),
+    solo("groups", Kind::Accounts, Absent("those of the user"), "its supplementary groups"),
+    solo("chroot", Kind::Path, Absent("none"), "the worker's root directory"),
+    solo(
+        "no_new_privileges",
+        Kind::Bool,
+        Absent("true with a user, else false"),
+        "no program that it executes gains privileges",
+    ),
+    solo(
+        "capabilities",
+        Kind::Capabilities,
+        Absent("none with a user, else all"),
+        "what it keeps of root's privileges",
+    ),
+    solo("oom_score_adj", Kind::Integer, Absent("inherited"), "who is killed when memory is short"),
+    solo("nice", Kind::Integer, Absent("inherited"), "the worker's share of the processors"),
     solo(
         "log",
         Kind::Path,
         Absent("stderr; when detached <name>.log"),
         "where stdout and stderr go",
     ),
+    solo("log_mode", Kind::Mode, Value("0640"), "permissions of a log file that is made"),
+    solo("log_format", Kind::LogFormat, Value("none"), "how events are written"),
+    solo("log_level", Kind::LogLevel, Value("info"), "events below are not written"),
     Key {
         name: "exe",
         kind: Kind::Path,
@@ -110,7 +146,32 @@ pub(crate) const KEYS: &[Key] = &[
         meaning: "the image of the next generation",
         supervised: true,
     },
+    solo("probe", Kind::Socket, Absent("none"), "answers /livez, /readyz and /startupz"),
 ];
+
+/// The resource limits that `limits.<name>` knows, by their names in getrlimit(2).
+pub(crate) const LIMITS: &[&str] = &[
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// What each of them is.
+const LIMIT: Key =
+    solo("<name>", Kind::Limit, Absent("inherited"), "a resource limit of the worker");
 
 /// The fields of a listener. A plain string is its `addr`.
 pub(crate) const LISTEN_FIELDS: &[Key] = &[
@@ -132,7 +193,8 @@ pub(crate) fn reference() -> String {
         Value(text) | Computed(text) | Absent(text) => text.to_owned(),
     };
     let listen = LISTEN_FIELDS.iter().map(|key| (format!("listen.<name>.{}", key.name), key));
-    let all = KEYS.iter().map(|key| (key.name.to_owned(), key)).chain(listen);
+    let limit = [("limits.<name>".to_owned(), &LIMIT)];
+    let all = KEYS.iter().map(|key| (key.name.to_owned(), key)).chain(limit).chain(listen);
     all.map(|(name, key)| {
         let note = if key.supervised { " (with graceful_restart)" } else { "" };
         format!(
@@ -157,7 +219,14 @@ impl Kind {
             Kind::Ready => "auto or manual",
             Kind::Restart => "no, on-failure or always",
             Kind::Address => "a literal address",
+            Kind::Socket => "an address and a port",
             Kind::Account => "a name or a number",
+            Kind::Accounts => "names or numbers",
+            Kind::Capabilities => "names of capabilities",
+            Kind::Limit => "a limit such as \"1024:4096\"",
+            Kind::Integer => "a number, also below 0",
+            Kind::LogFormat => "none, text, json, journald or auto",
+            Kind::LogLevel => "error, warn, info, debug or trace",
         }
     }
 }
@@ -233,6 +302,7 @@ mod tests {
             assert!(key.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", key.name);
             assert!(KEYS[..i].iter().all(|other| other.name != key.name), "{}", key.name);
             assert!(!key.name.starts_with("listen") && !key.name.starts_with("app"));
+            assert!(!key.name.starts_with("limits"));
             assert!(!key.name.starts_with("port") && !key.name.starts_with("service"));
             assert!(!key.meaning.is_empty());
         }
@@ -241,7 +311,7 @@ mod tests {
     #[test]
     fn the_reference_has_a_line_for_each_key() {
         let text = reference();
-        assert_eq!(text.lines().count(), KEYS.len() + LISTEN_FIELDS.len());
+        assert_eq!(text.lines().count(), KEYS.len() + 1 + LISTEN_FIELDS.len());
         let line = "drain_timeout          time to finish what is in flight: a duration such as \"30s\"; default: 30s";
         assert!(text.lines().any(|l| l == line), "{text}");
     }

@@ -75,6 +75,15 @@ impl Layer {
                     return Err(unknown(&place(), nearest(&join(path), known)));
                 }
             }
+            ["limits", name] => {
+                if !keys::LIMITS.contains(name) {
+                    let known = keys::LIMITS.iter().map(|limit| join(&["limits", limit]));
+                    return Err(unknown(&place(), nearest(&join(path), known)));
+                }
+            }
+            ["limits"] => {
+                return Err(format!("{} is not a table of limits: name one below it", place()));
+            }
             ["config"] if self.rank == Rank::File => {
                 return Err(format!(
                     "{}: a configuration file cannot name another, remove it",
@@ -87,7 +96,7 @@ impl Layer {
             [key] if keys::key(key).is_some() => {}
             ["listen"] => return Err(format!("{} is not a table of listeners", place())),
             _ => {
-                let known = keys::KEYS.iter().map(|k| k.name).chain(["listen", "app"]);
+                let known = keys::KEYS.iter().map(|k| k.name).chain(["listen", "limits", "app"]);
                 return Err(unknown(&place(), nearest(&join(path), known).map(str::to_owned)));
             }
         }
@@ -168,6 +177,11 @@ pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<String>) -> Resul
                         }
                         value => put(&["listen", &name], value),
                     }
+                }
+            }
+            Value::Dict(_, limits) if key == "limits" => {
+                for (name, value) in limits {
+                    put(&["limits", &name], value);
                 }
             }
             value => put(&[&key], value),

@@ -9,6 +9,7 @@ pub(crate) mod fuzz;
 mod keys;
 mod layers;
 mod origin;
+mod relocate;
 mod report;
 mod resolve;
 mod settings;
@@ -31,7 +32,7 @@ use crate::spec::Spec;
 
 pub(crate) use keys::reference;
 #[cfg(test)]
-pub(crate) use keys::{Fallback, KEYS, LISTEN_FIELDS};
+pub(crate) use keys::{Fallback, KEYS, LIMITS, LISTEN_FIELDS};
 pub(crate) use settings::*;
 
 use layers::Layer;
@@ -83,12 +84,12 @@ impl Configuration {
     }
 
     /// Where the daemon is to be found, whatever else is wrong: one that runs can be stopped even when
-    /// the configuration no longer lets it start.
-    pub(crate) fn locate(spec: &Spec, around: &Surroundings) -> Result<Settings> {
+    /// the configuration no longer lets it start. Read are `keys`, as [`LOCATION`], alone.
+    pub(crate) fn locate(spec: &Spec, around: &Surroundings, keys: &[&str]) -> Result<Settings> {
         let (mut layers, _) = layers(spec, around, &mut Vec::new());
         // The lowest are the defaults.
         for layer in &mut layers[1..] {
-            layer.keep(&LOCATION);
+            layer.keep(keys);
         }
         let found = resolve::resolve(spec, around, &layers::merge(layers), Vec::new())?;
         Ok(found.settings)

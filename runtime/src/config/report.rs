@@ -23,6 +23,7 @@ impl Configuration {
                     Json::Null => row.otherwise?,
                     Json::String(text) if row.key.starts_with("app.") => format!("{text:?}"),
                     Json::String(text) => text,
+                    Json::Array(items) if !row.key.starts_with("app.") => listed(&items),
                     value => value.to_string(),
                 };
                 Some((row.key, value))
@@ -61,6 +62,7 @@ impl Configuration {
                 ("umask", Fallback::Absent(otherwise)) => {
                     (octal(settings.umask), otherwise.to_owned())
                 }
+                ("log_mode", _) => (octal(Some(settings.log_mode)), String::new()),
                 ("log", _) => (value("log"), log_default(settings)),
                 (name, Fallback::Absent(otherwise)) => (value(name), otherwise.to_owned()),
                 (name, _) => (value(name), String::new()),
@@ -70,6 +72,10 @@ impl Configuration {
                 let value = settings.graceful_restart.into();
                 rows.push(Row { key: "graceful_restart".into(), value, otherwise: None });
             }
+        }
+        for (name, limit) in &settings.limits {
+            let key = keys::join(&["limits", name]);
+            rows.push(Row { key, value: limit.to_string().into(), otherwise: None });
         }
         for (name, listener) in &settings.listen {
             let key = keys::join(&["listen", name]);
@@ -105,6 +111,12 @@ fn leaves(path: &str, table: &Map<String, Json>, rows: &mut Vec<Row>) {
             value => rows.push(Row { key, value: value.clone(), otherwise: None }),
         }
     }
+}
+
+/// As `--set` takes it.
+fn listed(items: &[Json]) -> String {
+    let items: Vec<&str> = items.iter().filter_map(Json::as_str).collect();
+    if items.is_empty() { "none".to_owned() } else { items.join(",") }
 }
 
 fn octal(mode: Option<u32>) -> Json {

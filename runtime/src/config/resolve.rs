@@ -11,8 +11,8 @@ use figment::{Figment, Profile, Provider};
 use super::origin::{Origin, Rank};
 use super::values::{Raw, shown};
 use super::{
-    Address, Configuration, ListenSettings, Ready, RestartPolicy, Settings, Surroundings, app,
-    defaults, keys, mistakes, values,
+    Address, Configuration, LOG_MODE, Limit, ListenSettings, Ready, RestartPolicy, Settings,
+    Surroundings, app, defaults, keys, mistakes, values,
 };
 use crate::error::{Error, Result};
 use crate::spec::Spec;
@@ -138,6 +138,7 @@ impl Reader<'_> {
             ready_timeout: self.some("ready_timeout", values::positive_duration),
             drain_timeout: self.some("drain_timeout", values::duration),
             kill_timeout: self.some("kill_timeout", values::duration),
+            lame_duck: self.some("lame_duck", values::duration),
             confirm_window: self.some("confirm_window", values::duration),
             exclusive: self.some("exclusive", values::flag),
             watchdog: self.get("watchdog", values::duration).unwrap_or_default(),
@@ -150,12 +151,37 @@ impl Reader<'_> {
             start_limit_interval: self.some("start_limit_interval", values::duration),
             umask: self.get("umask", values::mode),
             workdir: self.get("workdir", values::path),
+            user: self.get("user", values::account),
+            group: self.get("group", values::account),
+            groups: self.get("groups", values::accounts),
+            chroot: self.get("chroot", values::path),
+            no_new_privileges: self.get("no_new_privileges", values::flag),
+            capabilities: self.get("capabilities", values::capabilities),
+            limits: self.limits(),
+            oom_score_adj: self.get("oom_score_adj", |raw| values::within(raw, -1000, 1000)),
+            nice: self.get("nice", |raw| values::within(raw, -20, 19)),
             log,
+            log_mode: self.get("log_mode", values::mode).unwrap_or(LOG_MODE),
+            log_format: self.some("log_format", values::log_format),
+            log_level: self.some("log_level", values::log_level),
             detached_log,
             config: self.get("config", values::path),
             exe: self.get("exe", values::path),
+            probe: self.get("probe", values::socket),
             name,
         }
+    }
+
+    fn limits(&mut self) -> BTreeMap<String, Limit> {
+        let mut limits = BTreeMap::new();
+        for name in keys::LIMITS {
+            let path = ["limits", name];
+            if self.find(&path).is_some() {
+                let limit = self.read(&path, &keys::join(&path), values::limit);
+                limits.extend(limit.map(|limit| ((*name).to_owned(), limit)));
+            }
+        }
+        limits
     }
 
     fn path_or(&mut self, key: &str, (default, source): defaults::Found) -> PathBuf {
@@ -221,6 +247,17 @@ impl Reader<'_> {
                         other_origin.of(&keys::join(&["listen", other])),
                         origin.of(&keys::join(&["listen", name])),
                         listener.addr
+                    ));
+                }
+            }
+        }
+        if let Some(probe) = settings.probe {
+            for (name, (listener, origin)) in listeners {
+                if listener.addr.collides(&Address::Tcp(probe)) {
+                    let of = origin.of(&keys::join(&["listen", name]));
+                    let source = self.sources.get("probe").map_or("default", String::as_str);
+                    self.problems.push(format!(
+                        "{of} and `probe` ({source}) have one address, {probe}: change one"
                     ));
                 }
             }

@@ -37,6 +37,9 @@ pub(crate) struct Settings {
     /// Default: 5 s.
     #[serde(with = "humantime_text")]
     pub(crate) kill_timeout: Duration,
+    /// Accepts for so long after it was told to stop, while it is not ready. Default: zero.
+    #[serde(default, with = "humantime_text")]
+    pub(crate) lame_duck: Duration,
     /// Default: 2 s.
     #[serde(with = "humantime_text")]
     pub(crate) confirm_window: Duration,
@@ -69,8 +72,44 @@ pub(crate) struct Settings {
     pub(crate) umask: Option<u32>,
     /// Default: `/` when detached, else the starting directory.
     pub(crate) workdir: Option<PathBuf>,
+    /// Whom the worker runs as: a name or a number. Default: whom the daemon runs as.
+    #[serde(default)]
+    pub(crate) user: Option<String>,
+    /// Default: the user's group.
+    #[serde(default)]
+    pub(crate) group: Option<String>,
+    /// The worker's supplementary groups. Default: those of the user.
+    #[serde(default)]
+    pub(crate) groups: Option<Vec<String>>,
+    /// The worker's root directory. Default: that of the daemon.
+    #[serde(default)]
+    pub(crate) chroot: Option<PathBuf>,
+    /// What the worker executes gains no privileges. Default: `true` with `user`.
+    #[serde(default)]
+    pub(crate) no_new_privileges: Option<bool>,
+    /// The capabilities that the worker keeps. Default: none with `user`, else all.
+    #[serde(default)]
+    pub(crate) capabilities: Option<Vec<String>>,
+    /// The worker's resource limits. Default: inherited.
+    #[serde(default)]
+    pub(crate) limits: BTreeMap<String, Limit>,
+    /// Default: inherited.
+    #[serde(default)]
+    pub(crate) oom_score_adj: Option<i32>,
+    /// Default: inherited.
+    #[serde(default)]
+    pub(crate) nice: Option<i32>,
     /// Where stdout and stderr go. Default: stderr in the foreground, a file when detached.
     pub(crate) log: Option<PathBuf>,
+    /// Permissions of a log file that is made. Default: `0640`.
+    #[serde(default = "log_mode")]
+    pub(crate) log_mode: u32,
+    /// How events are written. Default: `none`, as the program itself does it.
+    #[serde(default)]
+    pub(crate) log_format: LogFormat,
+    /// Events below this level are not written. Default: `info`.
+    #[serde(default)]
+    pub(crate) log_level: LogLevel,
     /// Where they go when detached: `log`, or the default, which needs an environment to be found.
     #[serde(default)]
     pub(crate) detached_log: PathBuf,
@@ -78,6 +117,9 @@ pub(crate) struct Settings {
     pub(crate) config: Option<PathBuf>,
     /// The image of the next generation. Default: the path the program was started by.
     pub(crate) exe: Option<PathBuf>,
+    /// Where probes are answered by HTTP. Default: nowhere.
+    #[serde(default)]
+    pub(crate) probe: Option<SocketAddr>,
 }
 
 impl Settings {
@@ -116,6 +158,14 @@ pub(crate) enum Address {
     Unix(PathBuf),
 }
 
+/// A resource limit; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Limit {
+    pub(crate) soft: Option<u64>,
+    pub(crate) hard: Option<u64>,
+}
+
 /// How a worker becomes ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -138,6 +188,38 @@ pub(crate) enum RestartPolicy {
     Always,
 }
 
+/// Permissions of a log file, by default.
+pub(crate) const LOG_MODE: u32 = 0o640;
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogFormat {
+    /// Those of the program not at all, unless it installs a subscriber; the daemon's own as plain lines.
+    #[default]
+    None,
+    /// Lines for people.
+    Text,
+    /// An object a line.
+    Json,
+    /// To the journal, field by field.
+    Journald,
+    /// To the journal where stderr is connected to it, else text on a terminal, else JSON.
+    Auto,
+}
+
+/// How grave an event is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -145,6 +227,48 @@ impl fmt::Display for Address {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |bound: Option<u64>| bound.map_or("unlimited".to_owned(), |it| it.to_string());
+        match self.soft == self.hard {
+            true => f.write_str(&text(self.soft)),
+            false => write!(f, "{}:{}", text(self.soft), text(self.hard)),
+        }
+    }
+}
+
+impl From<Limit> for String {
+    fn from(limit: Limit) -> String {
+        limit.to_string()
+    }
+}
+
+impl TryFrom<String> for Limit {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Limit, String> {
+        const EXPECTED: &str =
+            "expected a limit such as \"4096\", \"1024:4096\" (soft and hard) or \"unlimited\"";
+        let bound = |text: &str| match text.trim() {
+            "unlimited" => Some(None),
+            // The largest number is how the kernel says that there is none.
+            number => number.parse().ok().filter(|it| *it != u64::MAX).map(Some),
+        };
+        let (soft, hard) = text.split_once(':').unwrap_or((&text, &text));
+        let (Some(soft), Some(hard)) = (bound(soft), bound(hard)) else {
+            return Err(EXPECTED.into());
+        };
+        match hard.is_some_and(|hard| soft.is_none_or(|soft| soft > hard)) {
+            true => Err("its soft limit is above the hard one: lower the first number".into()),
+            false => Ok(Limit { soft, hard }),
+        }
+    }
+}
+
+fn log_mode() -> u32 {
+    LOG_MODE
 }
 
 fn yes() -> bool {

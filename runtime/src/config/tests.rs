@@ -111,6 +111,7 @@ fn defaults_hold_where_nothing_is_said() {
         ready_timeout,
         drain_timeout,
         kill_timeout,
+        lame_duck,
         confirm_window,
         exclusive,
         watchdog,
@@ -123,10 +124,23 @@ fn defaults_hold_where_nothing_is_said() {
         start_limit_interval,
         umask,
         workdir,
+        user,
+        group,
+        groups,
+        chroot,
+        no_new_privileges,
+        capabilities,
+        limits,
+        oom_score_adj,
+        nice,
         log,
+        log_mode,
+        log_format,
+        log_level,
         detached_log,
         config,
         exe,
+        probe,
     } = loaded.settings.clone();
     assert_eq!(name, "hello");
     assert_eq!(pidfile, Path::new("/tmp/hello-1000/hello.pid"));
@@ -144,6 +158,11 @@ fn defaults_hold_where_nothing_is_said() {
     assert_eq!(start_limit_burst, 5);
     assert_eq!(start_limit_interval, Duration::from_secs(60));
     assert_eq!((umask, workdir, log, config, exe), (None, None, None, None, None));
+    assert_eq!((user, group, groups, chroot), (None, None, None, None));
+    assert_eq!((no_new_privileges, capabilities, oom_score_adj, nice), (None, None, None, None));
+    assert!(limits.is_empty());
+    assert_eq!((log_mode, log_format, log_level), (0o640, LogFormat::None, LogLevel::Info));
+    assert_eq!((lame_duck, probe), (Duration::ZERO, None));
     assert_eq!(detached_log, Path::new("/tmp/hello-1000/hello.log"));
     for key in KEYS {
         assert_eq!(source(&loaded, key.name), "default", "{}", key.name);
@@ -201,6 +220,7 @@ fn every_key_can_be_set_by_every_layer() {
         ("ready_timeout", Literal::Str("1m 1s")),
         ("drain_timeout", Literal::Str("1m 2s")),
         ("kill_timeout", Literal::Str("1m 3s")),
+        ("lame_duck", Literal::Str("4s")),
         ("confirm_window", Literal::Str("1m 4s")),
         ("exclusive", Literal::Bool(true)),
         ("watchdog", Literal::Str("1m 9s")),
@@ -213,8 +233,22 @@ fn every_key_can_be_set_by_every_layer() {
         ("start_limit_interval", Literal::Str("1m 8s")),
         ("umask", Literal::Int(0o27)),
         ("workdir", Literal::Str("/w")),
+        ("user", Literal::Str("www")),
+        ("group", Literal::Str("33")),
+        ("groups", Literal::Str("adm, 7")),
+        ("chroot", Literal::Str("/c")),
+        ("no_new_privileges", Literal::Bool(false)),
+        ("capabilities", Literal::Str("net_bind_service, CAP_CHOWN")),
+        ("limits.nofile", Literal::Str("1024:unlimited")),
+        ("limits.core", Literal::Int(0)),
+        ("oom_score_adj", Literal::Int(-7)),
+        ("nice", Literal::Int(-5)),
         ("log", Literal::Str("/l/x.log")),
+        ("log_mode", Literal::Int(0o600)),
+        ("log_format", Literal::Str(if cfg!(feature = "log") { "json" } else { "none" })),
+        ("log_level", Literal::Str("debug")),
         ("exe", Literal::Str("/e")),
+        ("probe", Literal::Str("127.0.0.1:8086")),
         ("listen.http", Literal::Str("unix:/s.sock")),
         ("listen.http.backlog", Literal::Int(16)),
         ("listen.http.mode", Literal::Int(0o660)),

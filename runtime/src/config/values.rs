@@ -6,7 +6,8 @@ use std::time::Duration;
 use figment::value::{Num, Value};
 
 use super::origin::Origin;
-use super::{Address, Ready, RestartPolicy, address};
+use super::{Address, Limit, LogFormat, LogLevel, Ready, RestartPolicy, address, keys};
+use crate::sys::capabilities;
 
 /// A value, and what its reading depends on.
 pub(super) struct Raw<'a> {
@@ -133,6 +134,34 @@ pub(super) fn restart(raw: &Raw<'_>) -> Parsed<RestartPolicy> {
     }
 }
 
+pub(super) fn log_format(raw: &Raw<'_>) -> Parsed<LogFormat> {
+    let format = match raw.text() {
+        Some("none") => return Ok(LogFormat::None),
+        Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some("journald") => LogFormat::Journald,
+        Some("auto") => LogFormat::Auto,
+        _ => return Err("expected `none`, `text`, `json`, `journald` or `auto`".into()),
+    };
+    match cfg!(feature = "log") {
+        true => Ok(format),
+        false => Err("this program was built without the feature `log` of unbroken: expected \
+                `none`, or build it with the feature"
+            .into()),
+    }
+}
+
+pub(super) fn log_level(raw: &Raw<'_>) -> Parsed<LogLevel> {
+    match raw.text() {
+        Some("error") => Ok(LogLevel::Error),
+        Some("warn") => Ok(LogLevel::Warn),
+        Some("info") => Ok(LogLevel::Info),
+        Some("debug") => Ok(LogLevel::Debug),
+        Some("trace") => Ok(LogLevel::Trace),
+        _ => Err("expected `error`, `warn`, `info`, `debug` or `trace`".into()),
+    }
+}
+
 pub(super) fn address(raw: &Raw<'_>) -> Parsed<Address> {
     let text = raw.text().ok_or_else(|| format!("expected {}", address::ALLOWED))?;
     match text.parse()? {
@@ -145,6 +174,15 @@ pub(super) fn address(raw: &Raw<'_>) -> Parsed<Address> {
     }
 }
 
+/// An address and a port: what probes are sent to is no path.
+pub(super) fn socket(raw: &Raw<'_>) -> Parsed<std::net::SocketAddr> {
+    match raw.text().map(str::parse) {
+        Some(Ok(Address::Tcp(addr))) => Ok(addr),
+        Some(Err(expected)) => Err(expected),
+        _ => Err("expected an address and a port, such as \"0.0.0.0:8086\"".into()),
+    }
+}
+
 /// A user or group, looked up where it is used.
 pub(super) fn account(raw: &Raw<'_>) -> Parsed<String> {
     let named = |t: &&str| !t.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control());
@@ -152,9 +190,68 @@ pub(super) fn account(raw: &Raw<'_>) -> Parsed<String> {
         Value::Num(_, number) => {
             integer(number).and_then(|n| u32::try_from(n).ok()).map(|n| n.to_string())
         }
-        value => value.as_str().filter(named).map(str::to_owned),
+        value => value.as_str().filter(named).filter(|t| !t.is_empty()).map(str::to_owned),
     };
     text.ok_or_else(|| "expected a name or a number".into())
+}
+
+/// Users or groups: an array, or text with commas. `none` is none of them.
+pub(super) fn accounts(raw: &Raw<'_>) -> Parsed<Vec<String>> {
+    let parse = |item: &Value| account(&Raw { value: item, ..*raw });
+    items(raw)
+        .and_then(|items| items.iter().map(parse).collect::<Parsed<_>>().ok())
+        .ok_or_else(|| "expected names or numbers, such as \"adm, ssl-cert\", or \"none\"".into())
+}
+
+/// Names of capabilities(7), without `CAP_` and in small letters, sorted.
+pub(super) fn capabilities(raw: &Raw<'_>) -> Parsed<Vec<String>> {
+    const EXPECTED: &str = "expected capabilities, such as \"net_bind_service\", or \"none\"";
+    let items = items(raw).ok_or(EXPECTED)?;
+    let mut names = items
+        .iter()
+        .map(|item| {
+            let text = item.as_str().ok_or(EXPECTED)?.to_ascii_lowercase();
+            let name = text.strip_prefix("cap_").unwrap_or(&text).to_owned();
+            if capabilities::named(&name).is_some() {
+                return Ok(name);
+            }
+            let near = keys::nearest(name.as_str(), capabilities::names());
+            Err(match near {
+                Some(near) => format!("`{name}` is no capability: did you mean `{near}`?"),
+                None => format!("`{name}` is no capability: {EXPECTED}"),
+            })
+        })
+        .collect::<Parsed<Vec<String>>>()?;
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// A resource limit: text, or a number that is soft and hard limit.
+pub(super) fn limit(raw: &Raw<'_>) -> Parsed<Limit> {
+    let text = match raw.value {
+        Value::Num(_, number) => integer(number).map(|number| number.to_string()),
+        value => value.as_str().map(str::to_owned),
+    };
+    Limit::try_from(text.unwrap_or_default())
+}
+
+/// A whole number from `min` to `max`.
+pub(super) fn within(raw: &Raw<'_>, min: i32, max: i32) -> Parsed<i32> {
+    let number = raw.integer().and_then(|number| i32::try_from(number).ok());
+    let number = number.filter(|number| (min..=max).contains(number));
+    number.ok_or_else(|| format!("expected a whole number from {min} to {max}"))
+}
+
+/// The items of an array, or of text with commas; none of `none`.
+fn items(raw: &Raw<'_>) -> Option<Vec<Value>> {
+    match raw.value {
+        Value::Array(_, items) => Some(items.clone()),
+        Value::String(_, text) if text == "none" => Some(Vec::new()),
+        Value::String(_, text) => Some(text.split(',').map(|item| item.trim().into()).collect()),
+        Value::Num(..) => Some(vec![raw.value.clone()]),
+        _ => None,
+    }
 }
 
 /// A value in a message.

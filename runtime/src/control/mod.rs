@@ -3,6 +3,7 @@
 //! One JSON object a packet over a unix socket of mode 0600 in the runtime directory. Peers are checked
 //! by `SO_PEERCRED` (unix(7)); requests are bounded in size, number and time.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::counters::Ledger;
 use crate::image::{Image, OnDisk};
+use crate::listener::{Bound, Source};
+use crate::probe::Probe;
+use crate::sys::privileges::Account;
 
 mod clients;
 pub(crate) mod rendezvous;
@@ -30,6 +34,8 @@ pub(crate) enum Request {
         #[serde(default)]
         wait: bool,
     },
+    /// Is it alive, ready, started?
+    Probe { probe: Probe },
     /// Drain and end.
     Stop {},
     /// A request of a later release.
@@ -45,6 +51,12 @@ pub(crate) enum Reply {
     Progress { text: String },
     /// The answer to `Status`.
     Status { status: Box<Status> },
+    /// The answer to `Probe`.
+    Probed {
+        ok: bool,
+        /// Why, in a few words.
+        text: String,
+    },
     /// The end of a restart.
     Restarted {
         #[serde(flatten)]
@@ -97,7 +109,7 @@ pub(crate) struct Status {
     pub(crate) pid: u32,
     /// `supervised` or `solo`.
     pub(crate) mode: String,
-    /// `starting`, `running` or `stopping`.
+    /// `starting`, `running`, `lame-duck` or `stopping`.
     pub(crate) state: String,
     /// Seconds since the daemon began.
     pub(crate) uptime: f64,
@@ -107,6 +119,9 @@ pub(crate) struct Status {
     pub(crate) generation: Option<u32>,
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) listeners: Vec<ListenerStatus>,
+    /// Where probes are answered.
+    #[serde(default)]
+    pub(crate) probes: Vec<SocketAddr>,
     pub(crate) image: ImageStatus,
     /// The image that last confirmed.
     #[serde(default)]
@@ -152,6 +167,20 @@ pub(crate) struct WorkerStatus {
 pub(crate) struct ListenerStatus {
     pub(crate) name: String,
     pub(crate) addr: String,
+    /// `manager`: the service manager passed it. `store`: it kept it since an earlier start.
+    #[serde(default, skip_serializing_if = "is_own")]
+    pub(crate) source: Source,
+}
+
+impl ListenerStatus {
+    pub(crate) fn of(name: &str, bound: &Bound) -> ListenerStatus {
+        let (addr, source) = (bound.addr().to_string(), bound.source());
+        ListenerStatus { name: name.to_owned(), addr, source }
+    }
+}
+
+fn is_own(source: &Source) -> bool {
+    *source == Source::Daemon
 }
 
 /// The image of a generation.
@@ -211,8 +240,8 @@ pub(crate) struct DiskStatus {
 
 impl DiskStatus {
     /// What the path leads to, compared with the image that serves.
-    pub(crate) fn of(image: &Image, path: PathBuf) -> DiskStatus {
-        let (state, build_id, reason) = match image.compare(&path) {
+    pub(crate) fn of(image: &Image, path: PathBuf, workers: &[Account]) -> DiskStatus {
+        let (state, build_id, reason) = match image.compare(&path, workers) {
             OnDisk::Same => ("same", None, None),
             OnDisk::SameBuild => ("same-build", None, None),
             OnDisk::Other { build_id } => ("other", build_id, None),

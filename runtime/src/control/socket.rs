@@ -13,6 +13,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// Packets of a stranger that are read, so that it hears the answer.
+const MOST_UNHEARD: usize = 16;
+
 /// The listening control socket.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
@@ -50,6 +53,14 @@ impl ControlSocket {
         let reason = format!("this daemon belongs to user {}", own.as_raw());
         // The peer is about to be turned away: whether it listens is its affair.
         let _ = crate::link::send(&client, &super::Reply::Refused { reason }, &[]);
+        // What it has said is read, or the answer would be lost in a reset; more it cannot say.
+        let _ = rustix::net::shutdown(&client, rustix::net::Shutdown::Read);
+        for _ in 0..MOST_UNHEARD {
+            match crate::sys::seqpacket::receive(&client) {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
         Ok(None)
     }
 
@@ -177,6 +188,11 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
     }
     if meta.permissions().mode() & 0o022 != 0 {
         return Err(refused("can be written to by others"));
+    }
+    // Whoever may rename it could put another in its place; in a sticky directory only its owner may.
+    let parent = path.parent().and_then(|parent| std::fs::metadata(parent).ok());
+    if parent.is_some_and(|parent| parent.mode() & 0o1002 == 0o002) {
+        return Err(refused("can be replaced by everybody, who may write to its parent"));
     }
     Ok(())
 }

@@ -11,6 +11,8 @@ use crate::config::{Address, Configuration, ListenSettings};
 use crate::control::{Outcome, Reply, Request, Status};
 use crate::counters::Ledger;
 use crate::link::{FromWorker, ListenerHandle, OrphanedListener, Protocols, ToWorker};
+use crate::listener::Source;
+use crate::probe::Probe;
 
 const FILE: &str = "name = \"hello\"\ndrain_timeout = \"1m 30s\"\numask = 0o027\nrestart = \"always\"\n\
     [listen]\nhttp = \"127.0.0.1:80\"\n[listen.admin]\naddr = \"unix:/run/a.sock\"\nmode = \"0660\"\n\
@@ -59,6 +61,11 @@ pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
             })
             .into(),
         "state" => vec![crate::recorded::STATE.into()],
+        "probe" => vec![
+            "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+            format!("HEAD /readyz?{number} HTTP/1.0\n\n").into(),
+            format!("POST /startupz HTTP/2.0\r\n{text}\r\n\r\n").into(),
+        ],
         "pid" => vec![format!("{number}\n").into(), b" 17 ".into()],
         other => unreachable!("no target {other}"),
     }
@@ -87,6 +94,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
         hello(None),
         hello(Some(loaded(text, number))),
         FromWorker::Misconfigured { reason: reason.clone() },
+        FromWorker::Settled { uid: 65_534, gid: 7, groups: vec![7, 33] },
         FromWorker::Ready {},
         FromWorker::Failing { reason },
         FromWorker::Leaving {},
@@ -111,6 +119,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
                     group: None,
                     v6only: true,
                 },
+                source: Source::Store,
             }],
         },
         FromWorker::Error { message },
@@ -119,7 +128,8 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
 }
 
 fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
-    let handle = |addr| ListenerHandle { name: text.into(), addr };
+    let source = Source::Manager;
+    let handle = |addr| ListenerHandle { name: text.into(), addr, source };
     let tcp = Address::Tcp(([127, 0, 0, 1], 80).into());
     vec![
         ToWorker::Welcome {
@@ -148,6 +158,7 @@ fn requests() -> Vec<Request> {
         Request::Status {},
         Request::Restart { wait: true },
         Request::Restart { wait: false },
+        Request::Probe { probe: Probe::Startup },
         Request::Stop {},
         Request::Unknown,
     ]
@@ -171,7 +182,7 @@ fn replies(text: &str, number: u64) -> Vec<Reply> {
         "uptime": Duration::from_nanos(number).as_secs_f64(), "since": number, "generation": 2,
         "workers": [{ "pid": 8, "generation": 2, "state": "serving", "uptime": 0.1,
                       "connections": number, "requests_in_flight": 1, "text": text }],
-        "listeners": [{ "name": "http", "addr": "127.0.0.1:80" }],
+        "listeners": [{ "name": "http", "addr": "127.0.0.1:80" }], "probes": ["[::]:8086"],
         "image": { "path": "/usr/bin/hello", "release": "1.0", "build_id": text, "since": number },
         "known_good": { "path": "/usr/bin/hello", "generation": 1, "size": number },
         "on_disk": { "path": "/usr/bin/hello", "state": "unusable", "reason": text }, "pidfile": "/run/hello.pid",
@@ -181,6 +192,7 @@ fn replies(text: &str, number: u64) -> Vec<Reply> {
     vec![
         Reply::Progress { text: text.into() },
         Reply::Status { status: Box::new(status) },
+        Reply::Probed { ok: number.is_multiple_of(2), text: text.into() },
         Reply::Restarted { outcome },
         Reply::Stopped { ledger, to_drained_ms: Some(2.5) },
         Reply::Refused { reason: text.into() },

@@ -22,6 +22,7 @@ pub(super) const TARGETS: &[(&str, Target)] = &[
     ("address", super::address),
     ("duration", super::duration),
     ("pid", super::pid),
+    ("probe", super::probe),
     ("elf", super::elf),
     ("state", super::state),
 ];
@@ -158,4 +159,4 @@ macro_rules! targets {
         }
     )* };
 }
-targets!(from_worker to_worker request reply parcel marker configuration address duration pid elf);
+targets!(from_worker to_worker request reply parcel marker configuration address duration pid probe elf);

@@ -3,7 +3,7 @@
 use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::path::Path;
 
-use super::{Identity, Image};
+use super::{Account, Identity, Image};
 
 /// The file at a path, compared with an image.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) enum OnDisk {
 impl Image {
     /// What the path leads to now, as the next restart would find it. For the file that is running this
     /// is one stat(2), and the little that is read at a restart else.
-    pub(crate) fn compare(&self, path: &Path) -> OnDisk {
+    pub(crate) fn compare(&self, path: &Path, workers: &[Account]) -> OnDisk {
         match std::fs::metadata(path) {
             // Where the mode was changed, the ctime was too.
             Ok(meta) if Identity::of(&meta) == self.identity => return OnDisk::Same,
@@ -35,7 +35,7 @@ impl Image {
             }
             _ => {}
         }
-        let found = match Image::open(path) {
+        let found = match Image::open(path, workers) {
             Ok(found) => found,
             Err(error) => return OnDisk::Unusable { reason: error.to_string() },
         };

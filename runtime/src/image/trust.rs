@@ -6,22 +6,38 @@ use std::path::{Path, PathBuf};
 
 use super::refused;
 use crate::error::Result;
+use crate::sys::privileges::Account;
 
 /// Permissions (inode(7)).
 const OTHERS_WRITE: u32 = 0o002;
+const GROUP_WRITES: u32 = 0o020;
 const STICKY: u32 = 0o1000;
 
 const ROOT: u32 = 0;
 
-/// Refuses an image that everybody, or the user of its worker, could write or replace: whoever could would
-/// have the supervisor run their code. Directories count where the image lies, and where a link to it does.
+/// Who that is in a message.
+const USER: &str = "the user of its worker";
+
+/// Refuses an image that everybody, or the user of one of the `workers`, could write or replace: whoever
+/// could would have the supervisor run their code. Directories count where the image lies, and where a link
+/// to it does.
 ///
 /// A worker that is root may do all of that anyway, so that then a file of any other user is fine: it is
 /// what a developer has in a container.
-pub(super) fn check(path: &Path, image: &Metadata, worker: u32) -> Result<()> {
-    if let Some((who, remedy)) = writer(image, worker) {
+pub(super) fn check(path: &Path, image: &Metadata, workers: &[Account]) -> Result<()> {
+    if let Some((who, remedy)) = writer(image, workers) {
         let text = path.display();
         return Err(refused(path, &format!("can be written by {who}; `{remedy} {text}`")));
+    }
+    let replaced = |dir: &Path, who, remedy| {
+        let text = dir.display();
+        Err(refused(path, &format!("can be replaced by {who}; `{remedy} {text}`")))
+    };
+    // The owner of a link may replace it in a sticky directory, too.
+    if let Ok(link) = std::fs::symlink_metadata(path)
+        && workers.iter().any(|worker| owns(&link, worker))
+    {
+        return replaced(path, USER, "chown -h root");
     }
     let directory = |path: &Path| path.parent().map(Path::to_owned);
     // What cannot be resolved is gone already: the file that is open was examined above.
@@ -29,22 +45,33 @@ pub(super) fn check(path: &Path, image: &Metadata, worker: u32) -> Result<()> {
     for dir in [directory(path), real].into_iter().flatten() {
         let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir };
         let Ok(meta) = std::fs::metadata(&dir) else { continue };
-        if let Some((who, remedy)) = writer(&meta, worker) {
-            let text = dir.display();
-            return Err(refused(path, &format!("can be replaced by {who}; `{remedy} {text}`")));
+        if let Some((who, remedy)) = writer(&meta, workers) {
+            return replaced(&dir, who, remedy);
         }
     }
     Ok(())
 }
 
 /// Who without privileges may write a file, or rename what lies in a directory, and how to change that.
-fn writer(meta: &Metadata, worker: u32) -> Option<(&'static str, &'static str)> {
-    if worker != ROOT && meta.uid() == worker {
-        return Some(("the user of its worker", "chown root"));
+fn writer(meta: &Metadata, workers: &[Account]) -> Option<(&'static str, &'static str)> {
+    if workers.iter().any(|worker| owns(meta, worker)) {
+        return Some((USER, "chown root"));
     }
     // In a sticky directory everybody may write, and replace what is theirs only.
-    let sticky = meta.is_dir() && meta.mode() & STICKY != 0;
-    (meta.mode() & OTHERS_WRITE != 0 && !sticky).then_some(("everybody", "chmod o-w"))
+    if meta.is_dir() && meta.mode() & STICKY != 0 {
+        return None;
+    }
+    let of_group = |worker: &Account| {
+        worker.uid != ROOT && (worker.gid == meta.gid() || worker.groups.contains(&meta.gid()))
+    };
+    if meta.mode() & GROUP_WRITES != 0 && workers.iter().any(of_group) {
+        return Some(("a group of its worker", "chmod g-w"));
+    }
+    (meta.mode() & OTHERS_WRITE != 0).then_some(("everybody", "chmod o-w"))
+}
+
+fn owns(meta: &Metadata, worker: &Account) -> bool {
+    worker.uid != ROOT && meta.uid() == worker.uid
 }
 
 #[cfg(test)]
@@ -54,8 +81,13 @@ mod tests {
 
     use super::*;
 
-    fn says(path: &Path, worker: u32) -> Option<String> {
-        check(path, &fs::metadata(path).unwrap(), worker).err().map(|error| error.to_string())
+    fn says(path: &Path, uid: u32) -> Option<String> {
+        says_of(path, Account { uid, gid: 4_000_000, groups: vec![] })
+    }
+
+    fn says_of(path: &Path, worker: Account) -> Option<String> {
+        let meta = fs::metadata(path).unwrap();
+        check(path, &meta, &[worker]).err().map(|error| error.to_string())
     }
 
     fn mode(path: &Path, mode: u32) {
@@ -113,6 +145,43 @@ mod tests {
             assert!(said.contains("written by the user of its worker; `chown root"), "{said}");
         } else {
             assert!(says(&program, owner).is_some());
+        }
+    }
+
+    /// A group counts where it may write, be it the first one or another.
+    #[test]
+    fn what_a_group_of_its_worker_can_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        fs::write(&program, "").unwrap();
+        let meta = fs::metadata(&program).unwrap();
+        let (uid, own) = (meta.uid() + 1, meta.gid());
+        for (gid, groups, counts) in
+            [(own, vec![], true), (own + 1, vec![own], true), (own + 1, vec![own + 2], false)]
+        {
+            let worker = Account { uid, gid, groups };
+            mode(&program, 0o755);
+            assert_eq!(says_of(&program, worker.clone()), None);
+            mode(&program, 0o775);
+            let said = says_of(&program, worker);
+            assert_eq!(
+                said.is_some_and(|it| it.contains("by a group of its worker; `chmod g-w")),
+                counts
+            );
+        }
+    }
+
+    #[test]
+    fn a_link_of_its_worker() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, link) = (dir.path().join("program"), dir.path().join("current"));
+        fs::write(&program, "").unwrap();
+        symlink(&program, &link).unwrap();
+        let owner = fs::metadata(&program).unwrap().uid();
+        if owner == ROOT {
+            std::os::unix::fs::lchown(&link, Some(77), None).unwrap();
+            assert!(says(&link, 77).unwrap().contains("replaced by the user of its worker"));
+            assert_eq!(says(&link, 78), None);
         }
     }
 }

@@ -181,13 +181,15 @@ fn tell(settings: &Settings, outcome: Outcome, log: Option<&Path>, already: u64)
             ExitCode::SUCCESS
         }
         Outcome::Failed { code, reason } => {
-            eprintln!("{name}: {reason}");
+            // As with stdout, above.
+            let mut err = std::io::stderr().lock();
+            let _ = writeln!(err, "{name}: {reason}");
             let mut lines = log.and_then(|log| logs::tail(log, already).ok()).unwrap_or_default();
-            lines.retain(|line| !line.ends_with(&reason));
+            lines.retain(|line| !logs::says(line, &reason));
             if let (Some(log), false) = (log, lines.is_empty()) {
-                eprintln!("{name}: the last lines it wrote to {}:", log.display());
+                let _ = writeln!(err, "{name}: the last lines it wrote to {}:", log.display());
                 for line in lines {
-                    eprintln!("  {line}");
+                    let _ = writeln!(err, "  {line}");
                 }
             }
             ExitCode::from(code)

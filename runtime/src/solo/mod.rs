@@ -6,9 +6,9 @@
 
 mod stand_in;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{Read, Seek, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -17,16 +17,19 @@ use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 
 use self::stand_in::StandIn;
-use crate::config::{Address, Configuration};
+use crate::activation::Sockets;
+use crate::config::{Address, Configuration, ListenSettings};
 use crate::control::{ControlSocket, path_of};
 use crate::counters::Counters;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
-use crate::listener::Bound;
+use crate::link::ListenerHandle;
+use crate::listener::{Bound, Source};
 use crate::logs::{LogFile, Say};
 use crate::marker::{Marker, Origin, Role, VARIABLE, adopt};
 use crate::notify;
 use crate::pidfile::PidFile;
+use crate::probe;
 use crate::reporter::Reporter;
 use crate::supervisor::driver::Setup;
 use crate::sys::exec::{self, Program};
@@ -44,25 +47,36 @@ const GENERATION: u32 = 1;
 struct Luggage {
     configuration: Configuration,
     origin: Origin,
-    listeners: BTreeMap<String, Packed>,
+    /// By name; one that the service manager passed may have several.
+    listeners: Vec<(String, Packed)>,
     pidfile: RawFd,
     control: RawFd,
     reporter: Option<RawFd>,
     log: Option<PathBuf>,
     hang_up: HangUp,
+    /// Where probes are answered.
+    probe: Option<(SocketAddr, RawFd)>,
 }
 
 /// A bound listener on its way through the exec.
 #[derive(Debug, Serialize, Deserialize)]
 struct Packed {
+    settings: ListenSettings,
     addr: Address,
+    source: Source,
     socket: RawFd,
 }
 
-/// Binds the listeners and execs the program again. Returns only with an error.
-pub(crate) fn start(setup: &Setup) -> Result<Infallible> {
-    let mut bound = Vec::new();
-    for (name, settings) in &setup.configuration.settings.listen {
+/// Binds the listeners that are not there yet and execs the program again. Returns only with an error.
+pub(crate) fn start(setup: &Setup, sockets: Sockets) -> Result<Infallible> {
+    let declared = &setup.configuration.settings.listen;
+    let Sockets { passed, stored, .. } = sockets;
+    let given = passed.into_iter().filter(|(name, _)| declared.contains_key(name)).chain(stored);
+    let mut bound: Vec<(String, Bound)> = given.collect();
+    for (name, settings) in declared {
+        if bound.iter().any(|(its, _)| its == name) {
+            continue;
+        }
         match Bound::bind(name, settings) {
             Ok(listener) => bound.push((name.clone(), listener)),
             Err(error) => {
@@ -71,11 +85,12 @@ pub(crate) fn start(setup: &Setup) -> Result<Infallible> {
             }
         }
     }
+    bound.sort_by(|(a, _), (b, _)| a.cmp(b));
     exec(setup, &bound).inspect_err(|_| unlink(&bound))
 }
 
 fn unlink(bound: &[(String, Bound)]) {
-    for (_, listener) in bound {
+    for (_, listener) in bound.iter().filter(|(_, it)| it.source() == Source::Daemon) {
         listener.unlink();
     }
 }
@@ -88,7 +103,9 @@ fn exec(setup: &Setup, bound: &[(String, Bound)]) -> Result<Infallible> {
             .iter()
             .map(|(name, listener)| {
                 let socket = keep(listener.as_fd())?;
-                Ok((name.clone(), Packed { addr: listener.addr().clone(), socket }))
+                let (settings, addr) = (listener.settings().clone(), listener.addr().clone());
+                let source = listener.source();
+                Ok((name.clone(), Packed { settings, addr, source, socket }))
             })
             .collect::<Result<_>>()?,
         pidfile: keep(setup.pidfile.as_fd())?,
@@ -96,6 +113,10 @@ fn exec(setup: &Setup, bound: &[(String, Bound)]) -> Result<Infallible> {
         reporter: setup.reporter.descriptor().map(keep).transpose()?,
         log: setup.log.as_ref().map(|log| log.path().to_owned()),
         hang_up: setup.hang_up,
+        probe: match setup.probes.listeners().next() {
+            Some((addr, listener)) => Some((addr, keep(listener)?)),
+            None => None,
+        },
     };
     let packed = pack(&luggage)?;
     let marker = Marker::text(Role::Solo { luggage: keep(packed.as_fd())? })?;
@@ -153,11 +174,12 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
     };
     let mut bound = Vec::new();
     for (name, packed) in luggage.listeners {
-        let Some(declared) = settings.listen.get(&name) else { continue };
-        bound.push((name, Bound::adopt(declared.clone(), adopt(packed.socket)?, packed.addr)));
+        let Packed { settings, addr, source, socket } = packed;
+        bound.push((name, Bound::adopt(settings, adopt(socket)?, addr, source)));
     }
-    let say = Say::new(&settings.name, luggage.log.is_some());
-    let log = luggage.log.as_deref().map(LogFile::open).transpose()?;
+    let say = Say::new(&settings, luggage.log.is_some());
+    let open = |path| LogFile::open(path, settings.log_mode);
+    let log = luggage.log.as_deref().map(open).transpose()?;
     let (ours, theirs) =
         seqpacket::pair().map_err(|error| Error::io("cannot open a link", error))?;
     let (counters, counters_fd) =
@@ -167,10 +189,15 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
         .map(|(name, listener)| {
             let socket = listener.as_fd().try_clone_to_owned();
             let socket = socket.map_err(|error| Error::io("cannot hand over a listener", error))?;
-            Ok((name.clone(), listener.addr().clone(), socket))
+            let (addr, source) = (listener.addr().clone(), listener.source());
+            Ok((ListenerHandle { name: name.clone(), addr, source }, socket))
         })
         .collect::<Result<_>>()?;
     let image = Image::own(&luggage.origin.exe)?;
+    let mut notifier = notify::take()?;
+    let stored = bound.iter().filter(|(_, listener)| listener.source() == Source::Store);
+    let held = stored.map(|(name, listener)| (name.clone(), listener.addr().clone()));
+    notifier.set_held(held.collect());
     let stand_in = StandIn::new(stand_in::Parts {
         configuration: luggage.configuration.clone(),
         origin: luggage.origin,
@@ -184,7 +211,11 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
         log,
         say,
         hang_up: luggage.hang_up,
-        notifier: notify::take()?,
+        notifier,
+        probes: match luggage.probe {
+            Some((addr, number)) => probe::Server::adopt(addr, adopt(number)?),
+            None => probe::Server::default(),
+        },
     })?;
     let handover = Handover {
         link: theirs,

@@ -16,10 +16,11 @@ use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::link::{self, FromWorker, ToWorker};
 use crate::listener::Bound;
-use crate::logs::{LogFile, Say};
+use crate::logs::{LogFile, REOPENED, Say};
 use crate::marker::Origin;
 use crate::notify::{self, Health, Notifier};
 use crate::pidfile::PidFile;
+use crate::probe::{self, Probe, Verdict};
 use crate::reporter::Reporter;
 use crate::sys::readiness::readable;
 use crate::sys::signals::{Caught, HANDLED, HangUp};
@@ -40,6 +41,17 @@ pub(super) struct Parts {
     pub(super) say: Say,
     pub(super) hang_up: HangUp,
     pub(super) notifier: Notifier,
+    pub(super) probes: probe::Server,
+}
+
+/// What may become readable.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Link,
+    Signals,
+    Control,
+    Client(u64),
+    Probe(probe::Source),
 }
 
 pub(super) struct StandIn {
@@ -61,6 +73,10 @@ enum Phase {
         deadline: Instant,
     },
     Serving,
+    /// Told to stop, and still accepting.
+    LameDuck {
+        until: Instant,
+    },
     Draining,
     /// The drain was cut short.
     Hurried,
@@ -106,7 +122,7 @@ impl StandIn {
             let health = self.health();
             self.parts.notifier.tell(health);
             if let Err(error) = self.step() {
-                self.parts.say.line(&format!("cannot wait for events: {error}"));
+                self.parts.say.warn(&format!("cannot wait for events: {error}"));
                 self.drain(Instant::now());
                 self.phase = Phase::Over;
             }
@@ -116,45 +132,60 @@ impl StandIn {
     }
 
     fn step(&mut self) -> Result<()> {
-        let start_limit = match self.phase {
+        let limit = match self.phase {
             Phase::Starting { deadline } => Some(deadline),
+            Phase::LameDuck { until } => Some(until),
             _ => None,
         };
-        let alive = self.parts.notifier.deadline();
-        let next = [start_limit, self.clients.deadline(), alive].into_iter().flatten().min();
+        let (alive, probes) = (self.parts.notifier.deadline(), self.parts.probes.deadline());
+        let next = [limit, self.clients.deadline(), alive, probes].into_iter().flatten().min();
         let ready = self.poll(next)?;
         for place in ready {
             match place {
-                0 => self.hear_worker(),
-                1 => self.signalled()?,
-                2 => {
+                Place::Link => self.hear_worker(),
+                Place::Signals => self.signalled()?,
+                Place::Control => {
                     if let Err(error) = self.clients.accept(&self.parts.control, Instant::now()) {
-                        self.parts.say.line(&format!("cannot accept a control client: {error}"));
+                        self.parts.say.warn(&format!("cannot accept a control client: {error}"));
                     }
                 }
-                client => self.hear_client(client - 3),
+                Place::Client(id) => self.hear_client(id),
+                Place::Probe(source) => self.answer_probe(source),
             }
         }
         let now = Instant::now();
         self.clients.expire(now);
+        self.parts.probes.expire(now);
         self.parts.notifier.keep_alive(now, true);
-        if start_limit.is_some_and(|deadline| deadline <= now)
-            && matches!(self.phase, Phase::Starting { .. })
-        {
-            self.not_ready();
+        match self.phase {
+            Phase::Starting { deadline } if deadline <= now => self.not_ready(),
+            Phase::LameDuck { until } if until <= now => self.begin_drain(),
+            _ => {}
         }
         Ok(())
     }
 
-    /// What became readable: 0 the link, 1 signals, 2 the control socket, 3 + n the client n.
-    fn poll(&self, deadline: Option<Instant>) -> Result<Vec<u64>> {
-        let mut places: Vec<(u64, BorrowedFd<'_>)> =
-            vec![(0, self.parts.link.as_fd()), (1, self.caught.as_fd())];
-        if self.clients.accepts(Instant::now()) {
-            places.push((2, self.parts.control.as_fd()));
+    fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Place>> {
+        let now = Instant::now();
+        let mut places: Vec<(Place, BorrowedFd<'_>)> =
+            vec![(Place::Link, self.parts.link.as_fd()), (Place::Signals, self.caught.as_fd())];
+        if self.clients.accepts(now) {
+            places.push((Place::Control, self.parts.control.as_fd()));
         }
-        places.extend(self.clients.sockets().map(|(id, fd)| (3 + id, fd)));
+        places.extend(self.clients.sockets().map(|(id, fd)| (Place::Client(id), fd)));
+        let probes = self.parts.probes.sources(now);
+        places.extend(probes.map(|(source, fd)| (Place::Probe(source), fd)));
         readable(&places, deadline).map_err(|error| Error::io("poll failed", error))
+    }
+
+    // ---- probes ---------------------------------------------------------------------------------
+
+    fn answer_probe(&mut self, source: probe::Source) {
+        let (phase, served) = (self.phase, self.serves.is_some());
+        let verdict = |probe| verdict(phase, served, probe);
+        if let Err(error) = self.parts.probes.serve(source, Instant::now(), verdict) {
+            self.parts.say.line(&format!("cannot accept a probe: {error}"));
+        }
     }
 
     // ---- what is heard --------------------------------------------------------------------------
@@ -164,11 +195,11 @@ impl StandIn {
             Ok(Some((FromWorker::Ready {}, _))) => self.ready(),
             Ok(Some((FromWorker::Status { text }, _))) => self.text = Some(text),
             Ok(Some((FromWorker::Unhealthy { reason }, _))) => {
-                self.parts.say.line(&format!("the program is unhealthy: {reason}"));
+                self.parts.say.warn(&format!("the program is unhealthy: {reason}"));
             }
             Ok(Some(_)) => {}
             Ok(None) => self.phase = Phase::Over,
-            Err(error) => self.parts.say.line(&format!("the link failed: {error}")),
+            Err(error) => self.parts.say.warn(&format!("the link failed: {error}")),
         }
     }
 
@@ -179,6 +210,10 @@ impl StandIn {
         self.phase = Phase::Serving;
         self.serves = Some(unix_seconds(SystemTime::now()));
         self.tell(&ToWorker::Go {});
+        let listeners = self.parts.bound.iter().map(|(name, bound)| (name, bound));
+        if let Some(remark) = self.parts.notifier.keep(listeners) {
+            self.parts.say.line(&remark);
+        }
         let addrs: Vec<String> =
             self.parts.bound.iter().map(|(name, b)| format!("{name} {}", b.addr())).collect();
         let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
@@ -195,7 +230,7 @@ impl StandIn {
             "{} was not ready within {limit}: {missing}; raise `ready_timeout` if it needs longer",
             settings.name
         );
-        self.parts.say.line(&reason);
+        self.parts.say.error(&reason);
         self.parts.reporter.failed(1, &reason);
         self.put_away();
         process::exit_now(1);
@@ -209,13 +244,13 @@ impl StandIn {
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
                 Signal::SIGHUP if self.parts.hang_up == HangUp::End => self.stop(),
                 Signal::SIGQUIT => self.hurry(),
-                Signal::SIGUSR1 => {
-                    if let Some(log) = &mut self.parts.log
-                        && let Err(error) = log.reopen()
-                    {
-                        self.parts.say.line(&format!("{error}; the old file is kept"));
+                Signal::SIGUSR1 => match self.parts.log.as_mut().map(LogFile::reopen) {
+                    Some(Ok(())) => self.parts.say.line(REOPENED),
+                    Some(Err(error)) => {
+                        self.parts.say.warn(&format!("{error}; the old file is kept"));
                     }
-                }
+                    None => {}
+                },
                 _ => {}
             }
         }
@@ -228,10 +263,16 @@ impl StandIn {
                 let status = Box::new(self.status());
                 self.clients.reply(id, &Reply::Status { status });
             }
+            Heard::Request(Request::Probe { probe }) => {
+                let Verdict { ok, text } = verdict(self.phase, self.serves.is_some(), probe);
+                self.clients.reply(id, &Reply::Probed { ok, text: text.into() });
+            }
             Heard::Request(Request::Stop {}) => {
                 self.stopping.push(id);
-                if matches!(self.phase, Phase::Starting { .. } | Phase::Serving) {
-                    self.stop();
+                match self.phase {
+                    Phase::Starting { .. } | Phase::Serving => self.stop(),
+                    Phase::LameDuck { until } => self.tell_of_lame_duck(until),
+                    _ => {}
                 }
             }
             Heard::Request(Request::Restart { .. }) => {
@@ -257,29 +298,55 @@ impl StandIn {
         let (phase, text) = match self.phase {
             Phase::Starting { .. } => (notify::Phase::Starting, "starting"),
             Phase::Serving => (notify::Phase::Running, "serving"),
+            Phase::LameDuck { .. } => {
+                (notify::Phase::Stopping, "lame duck: it accepts a little longer")
+            }
             _ => (notify::Phase::Stopping, "stopping"),
         };
-        let ends_within = settings.drain_timeout + settings.kill_timeout + Duration::from_secs(1);
+        let ends_within = settings.lame_duck
+            + settings.drain_timeout
+            + settings.kill_timeout
+            + Duration::from_secs(1);
         Health { phase, text: text.into(), ends_within }
     }
 
     // ---- the end --------------------------------------------------------------------------------
 
-    /// Drains; asked again it hurries, and then it ends at once.
+    /// Is a lame duck where that is wanted, and drains; asked again it hurries, and then it ends at once.
     fn stop(&mut self) {
+        let lame_duck = self.parts.configuration.settings.lame_duck;
         match self.phase {
-            Phase::Starting { .. } | Phase::Serving => {
-                self.parts.say.line("draining");
-                self.phase = Phase::Draining;
-                self.drain(Instant::now() + self.parts.configuration.settings.drain_timeout);
+            Phase::Serving if !lame_duck.is_zero() => {
+                let (now, length) = (Instant::now(), humantime::format_duration(lame_duck));
+                self.asked_to_stop = Some(now);
+                self.phase = Phase::LameDuck { until: now + lame_duck };
+                let text = format!("lame duck for {length}: not ready, and still accepting");
+                self.parts.say.line(&text);
+                self.tell_of_lame_duck(now + lame_duck);
             }
-            Phase::Draining => self.hurry(),
+            Phase::Starting { .. } | Phase::Serving => self.begin_drain(),
+            Phase::LameDuck { .. } | Phase::Draining => self.hurry(),
             Phase::Hurried => {
                 self.put_away();
                 process::exit_now(128 + 15);
             }
             Phase::Over => {}
         }
+    }
+
+    fn begin_drain(&mut self) {
+        self.parts.say.line("draining");
+        self.clients.progress("stopping");
+        self.phase = Phase::Draining;
+        self.drain(Instant::now() + self.parts.configuration.settings.drain_timeout);
+    }
+
+    fn tell_of_lame_duck(&mut self, until: Instant) {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = humantime::format_duration(Duration::from_millis(
+            u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        ));
+        self.clients.progress(&format!("lame duck for {left}"));
     }
 
     fn hurry(&mut self) {
@@ -301,7 +368,7 @@ impl StandIn {
 
     fn tell(&self, message: &ToWorker) {
         if let Err(error) = link::send(&self.parts.link, message, &[]) {
-            self.parts.say.line(&format!("the link failed: {error}"));
+            self.parts.say.warn(&format!("the link failed: {error}"));
         }
     }
 
@@ -315,7 +382,9 @@ impl StandIn {
 
     fn close_listeners(&mut self) {
         for (_, bound) in std::mem::take(&mut self.parts.bound) {
-            bound.unlink();
+            if !self.parts.notifier.holds(bound.addr()) {
+                bound.unlink();
+            }
         }
     }
 
@@ -336,6 +405,7 @@ impl StandIn {
         let (state, worker) = match self.phase {
             Phase::Starting { .. } => ("starting", "starting"),
             Phase::Serving => ("running", "serving"),
+            Phase::LameDuck { .. } => ("lame-duck", "serving"),
             Phase::Draining | Phase::Hurried | Phase::Over => ("stopping", "draining"),
         };
         Status {
@@ -361,16 +431,34 @@ impl StandIn {
                 .parts
                 .bound
                 .iter()
-                .map(|(name, b)| ListenerStatus { name: name.clone(), addr: b.addr().to_string() })
+                .map(|(name, bound)| ListenerStatus::of(name, bound))
                 .collect(),
+            probes: self.parts.probes.addrs().collect(),
             image: ImageStatus::of(&self.parts.image, super::GENERATION, self.serves),
             known_good: None,
             supervisor_image: None,
-            on_disk: Some(DiskStatus::of(&self.parts.image, exe)),
+            on_disk: Some(DiskStatus::of(&self.parts.image, exe, &[])),
             pidfile: settings.pidfile.clone(),
             log: self.parts.log.as_ref().map(|log| log.path().to_owned()),
             note: None,
             restarts: Vec::new(),
         }
+    }
+}
+
+/// What a probe is told. Who is one process cannot tell of itself that it hangs.
+fn verdict(phase: Phase, served: bool, probe: Probe) -> Verdict {
+    match (probe, phase) {
+        (Probe::Live, _) => Verdict::passes("the process answers"),
+        (Probe::Startup, _) if served => Verdict::passes("the program has been ready"),
+        (Probe::Startup, _) => Verdict::fails("the program has not been ready yet"),
+        (Probe::Ready, Phase::Starting { .. }) => {
+            Verdict::fails("the program has not been ready yet")
+        }
+        (Probe::Ready, Phase::Serving) => Verdict::passes("the program serves"),
+        (Probe::Ready, Phase::LameDuck { .. }) => {
+            Verdict::fails("the daemon is about to stop (lame duck)")
+        }
+        (Probe::Ready, _) => Verdict::fails("the daemon stops"),
     }
 }

@@ -32,7 +32,7 @@ impl Driver {
                 Some(socket)
             }
             Err(error) => {
-                self.setup.say.line(&format!(
+                self.setup.say.warn(&format!(
                     "cannot bind {}, so that process {pid} will have no `orphan_grace`: {error}",
                     path.display()
                 ));
@@ -74,18 +74,16 @@ impl Driver {
 
     fn channel_to(&self, generation: Generation) -> Option<OwnedFd> {
         self.fleet.channel_to(generation).unwrap_or_else(|error| {
-            self.setup.say.line(&format!("connections cannot be passed: {error}"));
+            self.setup.say.warn(&format!("connections cannot be passed: {error}"));
             None
         })
     }
 
     /// Who stops the daemon means all of it.
     pub(super) fn stop_orphans(&mut self, event: &Event) {
-        let Event::Stop { client, at_once } = event else { return };
-        // As the machine takes it: the second signal is serious.
-        let again = client.is_none() && self.machine.state_word() == "stopping";
+        let Some(at_once) = self.machine.stops_by(event, Instant::now()) else { return };
         self.generations.release_inherited();
-        self.drain_orphans(true, &[], *at_once || again);
+        self.drain_orphans(true, &[], at_once);
     }
 
     /// What they have at the addresses in `gone` is theirs alone.

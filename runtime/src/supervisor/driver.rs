@@ -8,6 +8,7 @@ mod hear;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -18,6 +19,7 @@ use super::machine::Machine;
 use super::orphans::Orphans;
 use super::tenure::Tenure;
 use super::upgrade::preflight::Preflight;
+use crate::activation::Sockets;
 use crate::config::Configuration;
 use crate::control::{Clients, ControlSocket, Reply};
 use crate::error::{Error, Result};
@@ -25,8 +27,9 @@ use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
-use crate::notify::Notifier;
+use crate::notify::{Health, Notifier};
 use crate::pidfile::PidFile;
+use crate::probe;
 use crate::reporter::Reporter;
 use crate::sys::signals::{HangUp, Signals};
 
@@ -44,6 +47,7 @@ pub(crate) struct Setup {
     pub(crate) say: Say,
     pub(crate) hang_up: HangUp,
     pub(crate) notifier: Notifier,
+    pub(crate) probes: probe::Server,
 }
 
 pub(crate) struct Driver {
@@ -75,19 +79,27 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(setup: Setup) -> Result<Driver> {
+    pub(crate) fn new(mut setup: Setup, sockets: Sockets) -> Result<Driver> {
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
         let image = Arc::new(Image::own(&setup.origin.exe)?);
         let settings = &setup.configuration.settings;
-        let (orphans, inherited) =
+        let (orphans, orphaned) =
             Orphans::find(&settings.runtime_dir, &settings.pidfile, &setup.say);
+        let Sockets { passed, stored, .. } = sockets;
+        let held = stored.iter().map(|(name, bound)| (name.clone(), bound.addr().clone()));
+        setup.notifier.set_held(held.collect());
+        let stored = stored.into_iter().map(|(name, bound)| (name, Arc::new(bound)));
+        let inherited = stored.chain(orphaned).collect();
+        let mut generations = Generations::after(inherited).with_passed(passed);
+        generations.set_kept(setup.notifier.held().values().cloned().collect());
+        let settings = &setup.configuration.settings;
         let machine = Machine::new(Policy::of(settings)).after(orphans.last_generation());
         let mut driver = Driver {
             machine,
             setup,
             fleet: Fleet::default(),
-            generations: Generations::after(inherited),
+            generations,
             orphans,
             waits_for_orphans: false,
             farewells: Vec::new(),
@@ -131,6 +143,9 @@ impl Driver {
                 if confirms && confirmed.is_some() {
                     self.redirect_orphans(generation);
                 }
+                self.close_old_probes();
+                // First, so that who waits until the daemon is ready finds them kept.
+                self.keep_listeners();
                 self.setup.notifier.tell(self.machine.health());
                 if confirms {
                     failpoint::reach(Step::SupervisorAfterConfirm, generation);
@@ -146,10 +161,41 @@ impl Driver {
                 continue;
             }
             if let Err(error) = self.wait() {
-                self.setup.say.line(&format!("cannot wait for events: {error}"));
+                self.setup.say.warn(&format!("cannot wait for events: {error}"));
                 self.events.push_back(Event::Stop { client: None, at_once: true });
             }
         }
+    }
+
+    /// A restart that is over leaves one address at which probes are answered.
+    fn close_old_probes(&mut self) {
+        let standing = self.machine.standing();
+        let wanted: Vec<SocketAddr> = standing
+            .filter_map(|generation| self.generations.get(generation)?.configuration.as_ref())
+            .chain(self.first_configuration())
+            .filter_map(|configuration| configuration.settings.probe)
+            .collect();
+        self.setup.probes.keep(&wanted);
+    }
+
+    /// That of the start, as long as no generation is committed.
+    fn first_configuration(&self) -> Option<&Configuration> {
+        self.machine.confirmed_generation().is_none().then_some(&self.setup.configuration)
+    }
+
+    /// Has the service manager keep the listeners of the generation that serves. What it keeps as the
+    /// daemon ends is for the next one.
+    fn keep_listeners(&mut self) {
+        if self.machine.state_word() != "running" {
+            return;
+        }
+        let serving = self.machine.serving_generation();
+        let Some(holdings) = serving.and_then(|it| self.generations.get(it)) else { return };
+        let listeners = holdings.listeners.iter().map(|(name, bound)| (name, &**bound));
+        if let Some(remark) = self.setup.notifier.keep(listeners) {
+            self.setup.say.line(&remark);
+        }
+        self.generations.set_kept(self.setup.notifier.held().values().cloned().collect());
     }
 
     fn leave(mut self, code: u8, reason: Option<String>) -> u8 {
@@ -162,7 +208,10 @@ impl Driver {
         self.setup.pidfile.remove();
         let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
         if code != 0 {
-            self.setup.say.line(&reason);
+            self.setup.say.error(&reason);
+            // What a service manager shows of a daemon that is gone.
+            let text = format!("failed: {reason}");
+            self.setup.notifier.tell(Health { text, ..self.machine.health() });
         }
         self.setup.reporter.failed(code, &reason);
         for (client, reply) in std::mem::take(&mut self.farewells) {

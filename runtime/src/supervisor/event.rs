@@ -21,6 +21,8 @@ pub(crate) struct Policy {
     pub(crate) ready_timeout: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) kill_timeout: Duration,
+    #[serde(default)]
+    pub(crate) lame_duck: Duration,
     pub(crate) confirm_window: Duration,
     /// Two generations must not run beside each other.
     pub(crate) exclusive: bool,
@@ -39,6 +41,7 @@ impl Policy {
             ready_timeout: settings.ready_timeout,
             drain_timeout: settings.drain_timeout,
             kill_timeout: settings.kill_timeout,
+            lame_duck: settings.lame_duck,
             confirm_window: settings.confirm_window,
             exclusive: settings.exclusive,
             watchdog: Some(settings.watchdog).filter(|limit| !limit.is_zero()),
@@ -169,6 +172,8 @@ pub(crate) enum Action {
     Log {
         level: Level,
         text: String,
+        /// What it is about.
+        generation: Option<Generation>,
     },
     /// The first generation serves.
     Up {

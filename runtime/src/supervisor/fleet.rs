@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::event::{Generation, WorkerId};
+use crate::config::Settings;
 use crate::counters::{Counters, Ledger};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
@@ -17,6 +18,7 @@ use crate::image::Image;
 use crate::link::{self, FromWorker, ToWorker};
 use crate::marker::{Marker, Origin, Role, VARIABLE};
 use crate::notify;
+use crate::privileges;
 use crate::sys::clock::in_ns;
 use crate::sys::exec::{self, Program};
 use crate::sys::process::{self, Child, Forked};
@@ -162,6 +164,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) args: &'a [std::ffi::OsString],
     pub(crate) vars: &'a [(std::ffi::OsString, std::ffi::OsString)],
     pub(crate) origin: &'a Origin,
+    /// Where they are known before it says hello.
+    pub(crate) settings: Option<&'a Settings>,
     pub(crate) respawn: bool,
 }
 
@@ -293,6 +297,7 @@ fn become_worker(link: &OwnedFd, plan: &Plan<'_>) -> Error {
             respawn: plan.respawn,
             origin: plan.origin.clone(),
         })?;
+        plan.settings.map_or(Ok(()), privileges::limit)?;
         // What a service manager tells the daemon is no affair of its workers.
         let vars: Vec<_> =
             plan.vars.iter().filter(|(name, _)| !notify::is_private(name)).cloned().collect();

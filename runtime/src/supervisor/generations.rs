@@ -1,18 +1,21 @@
 //! What a generation holds on to: its image, its configuration and its listeners.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::event::Generation;
-use crate::config::{Configuration, Settings};
+use crate::config::{Address, Configuration, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::handed::Packing;
 use crate::image::{self, Image};
 use crate::listener::{self, Bound, Place};
+use crate::sys::privileges::Account;
 
+mod passed;
 mod removed;
 
 /// The generations that have or may get workers.
@@ -25,6 +28,11 @@ pub(crate) struct Generations {
     inherited: Vec<(String, Arc<Bound>)>,
     /// The files of those of them that are closed here already.
     inherited_places: Vec<Place>,
+    /// What the service manager passed at the start, and has a copy of itself: for whatever generation
+    /// declares a listener of that name. A name may have several.
+    passed: Vec<(String, Arc<Bound>)>,
+    /// Where the service manager keeps our listeners: their files outlive this daemon.
+    kept_places: Vec<Address>,
 }
 
 /// What is left of a generation without workers.
@@ -39,9 +47,12 @@ pub(crate) struct Holdings {
     pub(crate) image: Arc<Image>,
     /// Since its first worker said hello.
     pub(crate) configuration: Option<Configuration>,
-    pub(crate) listeners: BTreeMap<String, Arc<Bound>>,
+    /// By name. One that the service manager passed may have several.
+    pub(crate) listeners: Vec<(String, Arc<Bound>)>,
     /// Of unix sockets that are closed here, and to be unlinked when it is gone.
     places: Vec<Place>,
+    /// Whom its workers run as, where they said so.
+    identity: Option<Account>,
 }
 
 impl Holdings {
@@ -49,8 +60,9 @@ impl Holdings {
         Holdings {
             image: Arc::clone(image),
             configuration: None,
-            listeners: BTreeMap::new(),
+            listeners: Vec::new(),
             places: Vec::new(),
+            identity: None,
         }
     }
 }
@@ -65,7 +77,7 @@ impl Generations {
     pub(crate) fn release_inherited(&mut self) {
         for (_, bound) in std::mem::take(&mut self.inherited) {
             if self.other(&bound).is_none() {
-                bound.unlink();
+                self.unlink(&bound);
             }
         }
         let places = std::mem::take(&mut self.inherited_places);
@@ -74,9 +86,10 @@ impl Generations {
 
     /// The latest listener that somebody has at the same address.
     fn other(&self, bound: &Bound) -> Option<&Arc<Bound>> {
-        let known = self.known.values().rev().flat_map(|holdings| holdings.listeners.values());
+        let known = self.known.values().rev().flat_map(|holdings| &holdings.listeners);
         known
-            .chain(self.inherited.iter().map(|(_, bound)| bound))
+            .chain(&self.inherited)
+            .map(|(_, bound)| bound)
             .find(|theirs| theirs.addr() == bound.addr())
     }
 
@@ -85,7 +98,13 @@ impl Generations {
         match self.other(bound) {
             Some(theirs) if Arc::ptr_eq(theirs, bound) => {}
             Some(theirs) => theirs.restore(),
-            None => bound.unlink(),
+            None => self.unlink(bound),
+        }
+    }
+
+    fn unlink(&self, bound: &Bound) {
+        if !self.kept_places.contains(bound.addr()) {
+            bound.unlink();
         }
     }
 
@@ -122,15 +141,36 @@ impl Generations {
         self.known.get(&generation)
     }
 
+    /// A worker says whom it runs as: once, before user code could say anything else. Fails where that user
+    /// could change what this process executes.
+    pub(crate) fn settled(&mut self, generation: Generation, identity: Account) -> Result<()> {
+        let Some(holdings) = self.known.get_mut(&generation) else { return Ok(()) };
+        if holdings.identity.is_none() {
+            holdings.image.check_trust(std::slice::from_ref(&identity))?;
+            holdings.identity = Some(identity);
+        }
+        Ok(())
+    }
+
+    /// Whom all workers run as.
+    pub(crate) fn identities(&self) -> Vec<Account> {
+        self.known.values().filter_map(|holdings| holdings.identity.clone()).collect()
+    }
+
     /// Binds what `configuration` declares and is not bound yet, all or nothing.
     pub(crate) fn settle(
         &mut self,
         generation: Generation,
         configuration: Configuration,
     ) -> Result<()> {
-        let mut listeners = BTreeMap::new();
+        let mut listeners = Vec::new();
         let (mut shared, mut fresh) = (Vec::new(), Vec::new());
         for (name, wanted) in &configuration.settings.listen {
+            let passed = self.passed_as(name);
+            if !passed.is_empty() {
+                listeners.extend(passed);
+                continue;
+            }
             let bound = match self.bound(name, &wanted.addr) {
                 Some(bound) if bound.is_like(wanted) => Ok(bound),
                 Some(bound) => {
@@ -148,7 +188,7 @@ impl Generations {
                 fresh.iter().for_each(|bound| bound.unlink());
                 shared.iter().for_each(|bound| bound.restore());
             })?;
-            listeners.insert(name.clone(), bound);
+            listeners.push((name.clone(), bound));
         }
         if let Some(holdings) = self.known.get_mut(&generation) {
             holdings.listeners = listeners;
@@ -159,13 +199,13 @@ impl Generations {
 
     /// The socket that some generation has at this address already, whatever its name there. A port
     /// that the kernel chose belongs to the name.
-    fn bound(&self, name: &str, addr: &crate::config::Address) -> Option<Arc<Bound>> {
+    fn bound(&self, name: &str, addr: &Address) -> Option<Arc<Bound>> {
         let all = || {
             let known = self.known.values().rev().flat_map(|holdings| &holdings.listeners);
-            known.chain(self.inherited.iter().map(|(name, bound)| (name, bound)))
+            known.chain(&self.inherited)
         };
         all()
-            .find(|(other, bound)| *other == name && bound.is_at(addr))
+            .find(|(other, bound)| other == name && bound.is_at(addr))
             .or_else(|| all().find(|(_, bound)| bound.is_at(addr) && !bound.has_chosen_port()))
             .map(|(_, bound)| Arc::clone(bound))
     }
@@ -178,7 +218,7 @@ impl Generations {
             let (image, configuration) = (Arc::clone(&holdings.image), configuration.clone());
             self.kept = Some(Kept { generation, image, configuration });
         }
-        holdings.listeners.values().for_each(|bound| self.release(bound));
+        holdings.listeners.iter().for_each(|(_, bound)| self.release(bound));
         self.clear(&holdings.places);
     }
 
@@ -187,9 +227,10 @@ impl Generations {
         let all: Vec<_> = self
             .known
             .values_mut()
-            .flat_map(|holdings| std::mem::take(&mut holdings.listeners).into_values())
+            .flat_map(|holdings| std::mem::take(&mut holdings.listeners))
             .collect();
-        all.iter().for_each(|bound| self.release(bound));
+        self.passed.clear();
+        all.iter().for_each(|(_, bound)| self.release(bound));
     }
 
     pub(crate) fn retire_all(&mut self) {
@@ -212,6 +253,10 @@ pub(super) struct Packed {
     inherited: Vec<(String, usize)>,
     #[serde(default)]
     inherited_places: Vec<Place>,
+    #[serde(default)]
+    passed: Vec<(String, usize)>,
+    #[serde(default)]
+    kept_places: Vec<Address>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -219,8 +264,13 @@ struct PackedHoldings {
     image: usize,
     configuration: Option<Configuration>,
     listeners: BTreeMap<String, usize>,
+    /// Further ones of these names.
+    #[serde(default)]
+    more: Vec<(String, usize)>,
     #[serde(default)]
     places: Vec<Place>,
+    #[serde(default)]
+    identity: Option<Account>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -252,33 +302,39 @@ impl<'a, T, P> Shared<'a, T, P> {
 }
 
 impl Generations {
-    pub(super) fn pack(&self, packing: &mut Packing) -> Packed {
+    pub(super) fn pack<'a>(&'a self, packing: &mut Packing) -> Packed {
         let (mut images, mut sockets) = (Shared::new(), Shared::new());
         let mut known = BTreeMap::new();
         for (generation, holdings) in &self.known {
             let image = images.place(&holdings.image, |image| image.pack(packing));
-            let mut listeners = BTreeMap::new();
+            let (mut listeners, mut more) = (BTreeMap::new(), Vec::new());
             for (name, bound) in &holdings.listeners {
                 let place = sockets.place(bound, |bound| bound.pack(packing));
-                listeners.insert(name.clone(), place);
+                match listeners.entry(name.clone()) {
+                    Entry::Vacant(first) => _ = first.insert(place),
+                    Entry::Occupied(_) => more.push((name.clone(), place)),
+                }
             }
             let configuration = holdings.configuration.clone();
             let places = holdings.places.clone();
-            known.insert(*generation, PackedHoldings { image, configuration, listeners, places });
+            let identity = holdings.identity.clone();
+            let packed = PackedHoldings { image, configuration, listeners, more, places, identity };
+            known.insert(*generation, packed);
         }
         let kept = self.kept.as_ref().map(|kept| PackedKept {
             generation: kept.generation,
             image: images.place(&kept.image, |image| image.pack(packing)),
             configuration: kept.configuration.clone(),
         });
-        let inherited = self
-            .inherited
-            .iter()
-            .map(|(name, bound)| (name.clone(), sockets.place(bound, |bound| bound.pack(packing))));
-        let inherited = inherited.collect();
+        let mut named = |(name, bound): &'a (String, Arc<Bound>)| {
+            (name.clone(), sockets.place(bound, |bound| bound.pack(packing)))
+        };
+        let inherited = self.inherited.iter().map(&mut named).collect();
+        let passed = self.passed.iter().map(&mut named).collect();
         let inherited_places = self.inherited_places.clone();
+        let kept_places = self.kept_places.clone();
         let (images, sockets) = (images.packed, sockets.packed);
-        Packed { images, sockets, known, kept, inherited, inherited_places }
+        Packed { images, sockets, known, kept, inherited, inherited_places, passed, kept_places }
     }
 
     pub(super) fn unpack(packed: Packed) -> Result<Generations> {
@@ -292,19 +348,28 @@ impl Generations {
             .into_iter()
             .map(|socket| Bound::unpack(socket).map(Arc::new))
             .collect::<Result<_>>()?;
-        let mut generations =
-            Generations { inherited_places: packed.inherited_places, ..Generations::default() };
+        let mut generations = Generations {
+            inherited_places: packed.inherited_places,
+            kept_places: packed.kept_places,
+            ..Generations::default()
+        };
         for (name, place) in packed.inherited {
             generations.inherited.push((name, at(&sockets, place)?));
         }
+        for (name, place) in packed.passed {
+            generations.passed.push((name, at(&sockets, place)?));
+        }
         for (generation, holdings) in packed.known {
-            let mut listeners = BTreeMap::new();
+            let mut listeners = Vec::new();
             for (name, place) in &holdings.listeners {
-                listeners.insert(name.clone(), at(&sockets, *place)?);
+                listeners.push((name.clone(), at(&sockets, *place)?));
+                for (_, place) in holdings.more.iter().filter(|(more, _)| more == name) {
+                    listeners.push((name.clone(), at(&sockets, *place)?));
+                }
             }
-            let PackedHoldings { configuration, places, .. } = holdings;
+            let PackedHoldings { configuration, places, identity, .. } = holdings;
             let image = at(&images, holdings.image)?;
-            let holdings = Holdings { image, configuration, listeners, places };
+            let holdings = Holdings { image, configuration, listeners, places, identity };
             generations.known.insert(generation, holdings);
         }
         if let Some(PackedKept { generation, image, configuration }) = packed.kept {

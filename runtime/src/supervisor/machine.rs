@@ -10,6 +10,7 @@ mod health;
 mod histories;
 #[cfg(test)]
 mod invariants;
+mod lame_duck;
 mod probation;
 mod respawn;
 mod retire;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use self::lame_duck::LameDuck;
 use self::respawn::Current;
 use self::retire::Retiring;
 use self::stop::Stopping;
@@ -58,6 +60,9 @@ pub(crate) struct Machine {
     upgrade: Option<Upgrade>,
     /// Generations that were replaced, while they have workers.
     retiring: Vec<Retiring>,
+    /// Told to stop, and still accepting.
+    #[serde(default)]
+    lame_duck: Option<LameDuck>,
     stopping: Option<Stopping>,
     /// Other code runs than was asked for: why.
     fallen_back: Option<String>,
@@ -86,6 +91,7 @@ impl Machine {
             pending: None,
             upgrade: None,
             retiring: Vec::new(),
+            lame_duck: None,
             stopping: None,
             fallen_back: None,
             last_worker: 0,
@@ -158,7 +164,8 @@ impl Machine {
         });
         let confirm = self.transition.as_ref().and_then(|transition| transition.confirm_at);
         let respawn = self.current.as_ref().and_then(|current| current.respawn_at);
-        workers.chain([confirm, respawn]).flatten().min()
+        let lame_duck = self.lame_duck.as_ref().map(LameDuck::until);
+        workers.chain([confirm, respawn, lame_duck]).flatten().min()
     }
 
     // ---- time and clients -----------------------------------------------------------------------
@@ -186,6 +193,7 @@ impl Machine {
         {
             self.respawn(now, out);
         }
+        self.tick_lame_duck(now, out);
     }
 
     fn client_gone(&mut self, client: ClientId) {
@@ -208,6 +216,9 @@ impl Machine {
         }
         if let Some(stopping) = &mut self.stopping {
             stopping.clients.retain(|waiting| *waiting != client);
+        }
+        if let Some(lame_duck) = &mut self.lame_duck {
+            lame_duck.forget(client);
         }
     }
 
@@ -250,6 +261,8 @@ impl Machine {
     pub(crate) fn state_word(&self) -> &'static str {
         if self.stopping.is_some() || self.exited {
             "stopping"
+        } else if self.lame_duck.is_some() {
+            "lame-duck"
         } else if self.current.is_none() {
             "starting"
         } else {
@@ -269,7 +282,12 @@ fn refuse(client: Option<ClientId>, reason: &str, out: &mut Actions) {
 }
 
 fn log(level: Level, text: String) -> Action {
-    Action::Log { level, text }
+    Action::Log { level, text, generation: None }
+}
+
+/// A line about one generation.
+fn log_of(generation: Generation, level: Level, text: String) -> Action {
+    Action::Log { level, text, generation: Some(generation) }
 }
 
 /// A duration as people read it: `0.042 s`, `30 s`.

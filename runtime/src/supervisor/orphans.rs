@@ -19,9 +19,10 @@ use crate::counters::{Counters, Ledger};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
 use crate::link::{self, FromWorker, OrphanedListener, Protocols, ToWorker};
-use crate::listener::Bound;
+use crate::listener::{self, Bound};
 use crate::logs::Say;
 use crate::sys::clock::{self, in_ns};
+use crate::sys::process;
 use crate::sys::readiness::readable;
 
 /// No daemon comes so far; from the latest generation of an orphan the next ones are counted on.
@@ -86,14 +87,14 @@ impl Orphans {
         let mut called = BTreeMap::new();
         let sockets = rendezvous::all(runtime_dir, pidfile).unwrap_or_else(|error| {
             let dir = runtime_dir.display();
-            say.line(&format!("cannot look for workers in {dir}: {error}"));
+            say.warn(&format!("cannot look for workers in {dir}: {error}"));
             Vec::new()
         });
         for (pid, path) in sockets {
             match rendezvous::connect(&path) {
                 Ok(link) => _ = called.insert(pid, (path, link)),
                 Err(error) if is_dead(&error) => remove(&path),
-                Err(error) => say.line(&unreachable(pid, &path, &error.to_string())),
+                Err(error) => say.warn(&unreachable(pid, &path, &error.to_string())),
             }
         }
         let mut found = hear(called, say);
@@ -205,7 +206,7 @@ impl Orphans {
     pub(super) fn enforce(&mut self, now: Instant, say: &Say) {
         for (pid, orphan) in &mut self.known {
             if let Some(told) = orphan.told.as_mut().filter(|told| told.kill_at <= now) {
-                say.line(&format!("process {pid} did not end in time: killed"));
+                say.warn(&format!("process {pid} did not end in time: killed"));
                 told.kill_at = now + PATIENCE;
                 orphan.signal(*pid, rustix::process::Signal::KILL, say);
             }
@@ -217,7 +218,7 @@ impl Orphan {
     fn signal(&self, pid: i32, signal: rustix::process::Signal, say: &Say) {
         match rustix::process::pidfd_send_signal(&self.process, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => say.line(&format!("cannot signal process {pid}: {error}")),
+            Err(error) => say.warn(&format!("cannot signal process {pid}: {error}")),
         }
     }
 }
@@ -231,31 +232,32 @@ fn hear(mut called: BTreeMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, I
         let ready = match readable(&links, Some(deadline)) {
             Ok(ready) => ready,
             Err(error) => {
-                say.line(&format!("cannot wait for earlier workers: {error}"));
+                say.warn(&format!("cannot wait for earlier workers: {error}"));
                 break;
             }
         };
         for pid in ready {
             let Some((path, link)) = called.remove(&pid) else { continue };
             match link::receive::<FromWorker>(&link) {
-                Ok(Some((message, fds))) => match introduced(&path, link, message, fds) {
+                Ok(Some((message, fds))) => match introduced(pid, &path, link, message, fds) {
                     Ok(it) => found.push((pid, it)),
-                    Err(error) => say.line(&unreachable(pid, &path, &error.to_string())),
+                    Err(error) => say.warn(&unreachable(pid, &path, &error.to_string())),
                 },
                 // It has ended, or drains.
                 Ok(None) => remove(&path),
                 Err(error) if is_dead(&error) => remove(&path),
-                Err(error) => say.line(&unreachable(pid, &path, &error.to_string())),
+                Err(error) => say.warn(&unreachable(pid, &path, &error.to_string())),
             }
         }
     }
     for (pid, (path, _)) in called {
-        say.line(&unreachable(pid, &path, "it does not answer"));
+        say.warn(&unreachable(pid, &path, "it does not answer"));
     }
     found
 }
 
 fn introduced(
+    pid: i32,
     path: &Path,
     link: OwnedFd,
     message: FromWorker,
@@ -277,11 +279,22 @@ fn introduced(
     else {
         return Err(odd("it sent another number of descriptors than it named".into()));
     };
+    // It may be of a user who has fewer privileges than this process, which will signal what it was handed
+    // as a process, and bind, unlink and give away what it was handed as a listener.
+    if process::number_of(&process) != Some(pid) {
+        return Err(odd(format!("it handed over another process than {pid}")));
+    }
     let counters = Counters::open(&counters_fd)
         .map_err(|error| Error::io("its counters cannot be shared", error))?;
+    let fds: Vec<OwnedFd> = fds.collect();
+    for (OrphanedListener { name, addr, settings, .. }, fd) in listeners.iter().zip(&fds) {
+        if !listener::is(fd, addr, settings) {
+            return Err(odd(format!("what it handed over as listener `{name}` is not {addr}")));
+        }
+    }
     let adopt = |(listener, fd): (OrphanedListener, OwnedFd)| {
-        let OrphanedListener { name, addr, settings } = listener;
-        (name, Arc::new(Bound::adopt(settings, fd, addr)))
+        let OrphanedListener { name, addr, settings, source } = listener;
+        (name, Arc::new(Bound::adopt(settings, fd, addr, source)))
     };
     let inherited: Vec<Inherited> = listeners.into_iter().zip(fds).map(adopt).collect();
     let orphan = Orphan {

@@ -41,7 +41,7 @@ pub(super) fn status(driver: &Driver) -> Status {
     let listeners = holdings
         .into_iter()
         .flat_map(|holdings| &holdings.listeners)
-        .map(|(name, bound)| ListenerStatus { name: name.clone(), addr: bound.addr().to_string() })
+        .map(|(name, bound)| ListenerStatus::of(name, bound))
         .collect();
     let settings = &driver.setup.configuration.settings;
     Status {
@@ -54,6 +54,7 @@ pub(super) fn status(driver: &Driver) -> Status {
         generation,
         workers,
         listeners,
+        probes: driver.setup.probes.addrs().collect(),
         image: generation
             .and_then(|serving| image(driver, serving, driver.tenure.serves(serving)))
             .unwrap_or_else(|| ImageStatus { path: driver.next_image(), ..ImageStatus::default() }),
@@ -62,7 +63,10 @@ pub(super) fn status(driver: &Driver) -> Status {
             .confirmed_generation()
             .and_then(|good| image(driver, good, driver.tenure.confirmed(good))),
         supervisor_image: Some(ImageStatus::of(&driver.image, None, None)),
-        on_disk: holdings.map(|holdings| DiskStatus::of(&holdings.image, driver.next_image())),
+        on_disk: holdings.map(|holdings| {
+            let workers = driver.generations.identities();
+            DiskStatus::of(&holdings.image, driver.next_image(), &workers)
+        }),
         pidfile: settings.pidfile.clone(),
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
         note: driver.machine.fallen_back().map(str::to_owned),
@@ -146,6 +150,24 @@ pub(super) fn trace(report: &Report) -> Option<String> {
         "generation drained"
     );
     Some(format!("generation {generation} is gone after {:.0} ms: {ledger}", ms(took)))
+}
+
+/// The account of that generation, as fields of the line.
+pub(super) fn fields(report: &Report) -> Vec<(String, serde_json::Value)> {
+    let Some(ledger) = report.ledger else { return Vec::new() };
+    [
+        ("to", u64::from(report.to)),
+        ("accepted", ledger.accepted),
+        ("received", ledger.received),
+        ("finished", ledger.finished),
+        ("passed", ledger.passed),
+        ("told", ledger.told),
+        ("forced", ledger.forced),
+        ("lost", ledger.lost),
+        ("requests", ledger.requests),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.into()))
+    .into()
 }
 
 #[cfg(test)]

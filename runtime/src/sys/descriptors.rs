@@ -80,6 +80,12 @@ pub(crate) fn takes_output(fd: impl AsFd) -> bool {
     !matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
 }
 
+/// Device and inode of the file behind `fd`.
+pub(crate) fn identity(fd: impl AsFd) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
 /// Makes `/dev/null` this process' stdin.
 pub(crate) fn stdin_from_null() -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

@@ -135,6 +135,15 @@ pub(crate) fn child_of(number: i32) -> Result<Child> {
     Ok(Child { pid, pidfd })
 }
 
+/// The number of the process that a pidfd leads to, if it is one (pidfd_open(2)).
+pub(crate) fn number_of(pidfd: impl AsFd) -> Option<i32> {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&pidfd.as_fd());
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    let mut lines = info.lines();
+    let number = lines.find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (number > 0).then_some(number)
+}
+
 fn pid_of(number: i32) -> Result<Pid> {
     Pid::from_raw(number)
         .ok_or_else(|| Error::new(ErrorKind::Protocol, format!("{number} is not a process id")))

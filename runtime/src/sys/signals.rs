@@ -163,6 +163,17 @@ impl AsFd for Caught {
     }
 }
 
+extern "C" fn ignore(_: libc::c_int) {}
+
+/// Makes a write past the size that a file may have (`RLIMIT_FSIZE`) an error, as one to a full disk is,
+/// and not the end of the process. By a handler, which programs started by this one do not inherit.
+pub(crate) fn outlive_full_files() -> io::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { signal::sigaction(Signal::SIGXFSZ, &action) }?;
+    Ok(())
+}
+
 /// Ends this process as the signal's default action would.
 pub(crate) fn die_by(signal: Signal) -> ! {
     let _ = default_action(&[signal]);

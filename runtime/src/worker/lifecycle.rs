@@ -14,12 +14,17 @@ use super::daemon::Daemon;
 use super::orphan::Rendezvous;
 use super::passing::Passage;
 use super::state::State;
-use crate::config::{Address, Configuration, Settings, Surroundings};
+use crate::config::{Configuration, Surroundings};
 use crate::counters::{Counters, Stage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
-use crate::link::{self, FromWorker, Protocols, ToWorker};
+use crate::link::{self, FromWorker, ListenerHandle, Protocols, ToWorker};
+#[cfg(feature = "log")]
+use crate::logs;
+use crate::logs::Say;
+use crate::privileges;
 use crate::spec::{Flavor, Spec};
+use crate::sys::privileges::Account;
 
 /// How long the runtime's threads may take to drop what they hold.
 const SHUTDOWN: Duration = Duration::from_millis(500);
@@ -43,7 +48,7 @@ pub(crate) struct Handover {
     pub(crate) generation: u32,
     pub(crate) configuration: Configuration,
     pub(crate) counters: OwnedFd,
-    pub(crate) listeners: Vec<(String, Address, OwnedFd)>,
+    pub(crate) listeners: Vec<(ListenerHandle, OwnedFd)>,
     /// For what is to come if the supervisor is killed.
     pub(crate) rendezvous: Option<OwnedFd>,
 }
@@ -85,8 +90,7 @@ pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> R
     if fds.len() != names.len() + usize::from(rendezvous) {
         return Err(odd("sent another number of listeners than it named"));
     }
-    let listeners =
-        names.into_iter().zip(fds.by_ref()).map(|(l, fd)| (l.name, l.addr, fd)).collect();
+    let listeners = names.into_iter().zip(fds.by_ref()).collect();
     let (configuration, rendezvous) = (*configuration, fds.next());
     let handover = Handover { link, generation, configuration, counters, listeners, rendezvous };
     Worker::new(handover, SignalDuty::Worker)
@@ -115,7 +119,20 @@ impl Worker {
             .map_err(|error| Error::io("cannot map the shared counters", error))?;
         let rendezvous = rendezvous.map(|socket| Rendezvous::new(socket, shared)).transpose()?;
         counters.reached(Stage::Welcomed);
-        settle(&configuration.settings)?;
+        match privileges::settle(&configuration.settings) {
+            Ok(None) => {}
+            Ok(Some(Account { uid, gid, groups })) => {
+                link::send(&link, &FromWorker::Settled { uid, gid, groups }, &[]).map_err(lost)?;
+            }
+            Err(error) => {
+                // The supervisor may be gone, and stderr has it too.
+                let reason = error.to_string();
+                let _ = link::send(&link, &FromWorker::Failing { reason }, &[]);
+                return Err(error);
+            }
+        }
+        #[cfg(feature = "log")]
+        logs::subscriber::install(&configuration.settings, generation);
         let state = State::new(configuration, generation, counters, listeners, link)
             .map_err(|error| Error::io("cannot prepare the worker", error))?;
         Ok(Worker { state: Arc::new(state), duty, rendezvous })
@@ -213,27 +230,10 @@ impl Worker {
     /// Tells the supervisor why this worker cannot run, and what its exit code is.
     fn fail(self, error: &Error) -> ExitCode {
         self.state.say(&FromWorker::Failing { reason: error.to_string() });
-        eprintln!("{}: {error}", self.state.configuration.settings.name);
+        Say::new(&self.state.configuration.settings, false).error(&error.to_string());
         self.state.part();
         ExitCode::from(error.exit_code())
     }
-}
-
-/// Enters the working directory and sets the umask.
-fn settle(settings: &Settings) -> Result<()> {
-    if let Some(umask) = settings.umask {
-        rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
-    }
-    if let Some(dir) = &settings.workdir {
-        std::env::set_current_dir(dir).map_err(|error| {
-            Error::os(
-                ErrorKind::Config,
-                format!("cannot enter `workdir` {}; create it or correct the key", dir.display()),
-                error,
-            )
-        })?;
-    }
-    Ok(())
 }
 
 fn build_runtime(spec: &Spec) -> io::Result<tokio::runtime::Runtime> {

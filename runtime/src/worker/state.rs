@@ -16,10 +16,11 @@ use tokio_util::task::TaskTracker;
 use super::connection::{Accepting, Connection};
 use super::net::{Addr, ending};
 use super::passing::Passage;
-use crate::config::{Address, Configuration, Ready};
+use crate::config::{Address, Configuration, ListenSettings, Ready};
 use crate::counters::{Counters, Stage};
 use crate::failpoint::{self, Step};
-use crate::link::{self, FromWorker, OrphanedListener};
+use crate::link::{self, FromWorker, ListenerHandle, OrphanedListener};
+use crate::listener::Source;
 
 /// What a worker may do with its listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,9 +81,10 @@ pub(crate) enum Access {
 
 /// A listener as the worker got it.
 struct Handed {
-    /// `None` once the worker drains.
-    socket: Option<OwnedFd>,
-    addr: Address,
+    /// Several, if the service manager passed several of one name. None once the worker drains.
+    sockets: Vec<Socket>,
+    /// Where the first of them is, or was.
+    addr: Addr,
     index: usize,
     /// Accepted on also while the worker is quiesced.
     kept: bool,
@@ -90,10 +92,18 @@ struct Handed {
     until: Option<Instant>,
 }
 
+/// A socket as the worker got it.
+struct Socket {
+    fd: OwnedFd,
+    addr: Address,
+    source: Source,
+}
+
 /// A handle on a declared listener.
 pub(crate) struct Taken {
-    /// `None` once the worker drains.
-    pub(crate) socket: Option<OwnedFd>,
+    /// None once the worker drains.
+    pub(crate) sockets: Vec<(OwnedFd, Addr)>,
+    /// Where the first of them is.
     pub(crate) addr: Addr,
     pub(crate) index: usize,
 }
@@ -113,16 +123,18 @@ impl State {
         configuration: Configuration,
         generation: u32,
         counters: Counters,
-        listeners: Vec<(String, Address, OwnedFd)>,
+        handed: Vec<(ListenerHandle, OwnedFd)>,
         link: OwnedFd,
     ) -> io::Result<State> {
-        let listeners = listeners
-            .into_iter()
-            .enumerate()
-            .map(|(index, (name, addr, socket))| {
-                (name, Handed { socket: Some(socket), addr, index, kept: false, until: None })
-            })
-            .collect::<BTreeMap<_, _>>();
+        let mut listeners = BTreeMap::new();
+        for (ListenerHandle { name, addr, source }, fd) in handed {
+            let index = listeners.len();
+            let first = Addr::from(&addr);
+            let new =
+                || Handed { sockets: Vec::new(), addr: first, index, kept: false, until: None };
+            let handed = listeners.entry(name).or_insert_with(new);
+            handed.sockets.push(Socket { fd, addr, source });
+        }
         let listener_count = listeners.len();
         Ok(State {
             configuration,
@@ -281,10 +293,10 @@ impl State {
         // The supervisor has its own: what waits in the queue is the next generation's, and where
         // there is none, newcomers are refused rather than left waiting.
         for (name, handed) in lock(&self.listeners).iter_mut() {
-            if let Some(socket) = handed.socket.take()
-                && finish.contains(name)
-            {
-                handed.until = Some(ending::keep_out(&socket, &Addr::from(&handed.addr)));
+            let sockets = std::mem::take(&mut handed.sockets);
+            if finish.contains(name) {
+                let outs = sockets.iter().map(|it| ending::keep_out(&it.fd, &Addr::from(&it.addr)));
+                handed.until = outs.max().or(handed.until);
             }
             handed.until = handed.until.map(|until| until.min(deadline));
         }
@@ -328,9 +340,9 @@ impl State {
     pub(crate) fn listener(&self, name: &str) -> Option<io::Result<Taken>> {
         let listeners = lock(&self.listeners);
         let handed = listeners.get(name)?;
-        let socket = handed.socket.as_ref().map(OwnedFd::try_clone).transpose();
-        let (addr, index) = (Addr::from(&handed.addr), handed.index);
-        Some(socket.map(|socket| Taken { socket, addr, index }))
+        let clones = handed.sockets.iter().map(|it| Ok((it.fd.try_clone()?, Addr::from(&it.addr))));
+        let (addr, index) = (handed.addr.clone(), handed.index);
+        Some(clones.collect::<io::Result<_>>().map(|sockets| Taken { sockets, addr, index }))
     }
 
     /// Calls `with` with all listeners and their sockets, in the same order; none once the worker drains.
@@ -342,10 +354,15 @@ impl State {
         let declared = &self.configuration.settings.listen;
         let (mut described, mut sockets) = (Vec::new(), Vec::new());
         for (name, handed) in listeners.iter() {
-            if let (Some(socket), Some(settings)) = (&handed.socket, declared.get(name)) {
-                let (name, addr, settings) = (name.clone(), handed.addr.clone(), settings.clone());
-                described.push(OrphanedListener { name, addr, settings });
-                sockets.push(socket.as_fd());
+            let Some(settings) = declared.get(name) else { continue };
+            for Socket { fd, addr, source } in &handed.sockets {
+                let (addr, source) = (addr.clone(), *source);
+                let settings = match source {
+                    Source::Manager => ListenSettings { addr: addr.clone(), ..settings.clone() },
+                    Source::Daemon | Source::Store => settings.clone(),
+                };
+                described.push(OrphanedListener { name: name.clone(), addr, settings, source });
+                sockets.push(fd.as_fd());
             }
         }
         with(described, sockets)

@@ -38,6 +38,11 @@ fn main() -> io::Result<()> {
         "flood-of-errors" => loop {
             say(&link, r#"{"type":"dance"}"#)?;
         },
+        "wide-reason" => {
+            let reason = "€".repeat(20_000);
+            say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;
+            std::process::abort();
+        }
         "long-reason" => {
             let reason = "x".repeat(100_000);
             say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::Driver;
+use crate::config::{LogLevel, Settings};
 use crate::control::Reply;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::link::{ListenerHandle, ToWorker};
-use crate::logs;
+use crate::logs::{self, About};
 use crate::supervisor::event::{Action, Answer, Event, Generation, Level, Order, Source, WorkerId};
 use crate::supervisor::fleet::Plan;
 use crate::supervisor::machine::MAX_RESTARTS;
@@ -76,7 +77,9 @@ impl Driver {
                 }
             }
             Action::Progress { text } => self.clients.progress(&text),
-            Action::Log { level, text } => self.log(level, &text),
+            Action::Log { level, text, generation } => {
+                self.log_about(level, &text, About { generation, ..About::default() });
+            }
             Action::Up { generation } => self.up(generation),
             Action::Upgrade { generation } => self.begin_upgrade(generation),
             Action::CloseListeners => {
@@ -86,7 +89,10 @@ impl Driver {
             }
             Action::Drained { report } => {
                 if let Some(text) = report::trace(&report) {
-                    self.setup.say.line(&text);
+                    let fields = report::fields(&report);
+                    let about =
+                        About { generation: report.from, fields: &fields, ..About::default() };
+                    self.setup.say.event(LogLevel::Info, &text, about);
                 }
             }
             Action::Retire { generation, keep } => self.generations.retire(generation, keep),
@@ -131,22 +137,34 @@ impl Driver {
                 failpoint::attempt(Step::SupervisorBeforeOpen, generation).map_err(|error| {
                     Error::io(format!("cannot open the image {}", path.display()), error)
                 })?;
-                let image = Image::open(&path)?;
+                let image = Image::open(&path, &self.generations.identities())?;
                 failpoint::reach(Step::SupervisorAfterOpen, generation);
                 self.generations.begin(generation, image)
             }
         };
+        let settings = self.settings_of(generation, source).cloned();
         let plan = Plan {
             generation,
             image: &image,
             args: &self.setup.args,
             vars: &self.setup.vars,
             origin: &self.setup.origin,
+            settings: settings.as_ref(),
             respawn: source != Source::Disk,
         };
         let pid = self.fleet.spawn(worker, &plan, Instant::now())?;
         tracing::info!(pid, generation, "worker spawned");
         Ok(())
+    }
+
+    /// What is known before the worker says it: its generation's settings, or those of the start.
+    fn settings_of(&self, generation: Generation, source: Source) -> Option<&Settings> {
+        let holdings = self.generations.get(generation);
+        let known = holdings.and_then(|holdings| holdings.configuration.as_ref());
+        let first = source == Source::Disk && self.machine.serving_generation().is_none();
+        known
+            .or_else(|| first.then_some(&self.setup.configuration))
+            .map(|configuration| &configuration.settings)
     }
 
     /// Where the image of the next generation lies.
@@ -181,12 +199,13 @@ impl Driver {
                 .map(|(name, bound)| ListenerHandle {
                     name: name.clone(),
                     addr: bound.addr().clone(),
+                    source: bound.source(),
                 })
                 .collect(),
             rendezvous: rendezvous.is_some(),
         };
         let mut fds = vec![process.counters_fd()];
-        fds.extend(holdings.listeners.values().map(|bound| bound.as_fd()));
+        fds.extend(holdings.listeners.iter().map(|(_, bound)| bound.as_fd()));
         fds.extend(rendezvous.as_ref().map(AsFd::as_fd));
         let mut told = failpoint::attempt(Step::SupervisorBeforeWelcome, process.generation)
             .and_then(|()| process.tell(&message, &fds));
@@ -223,15 +242,17 @@ impl Driver {
         let Some(process) = self.fleet.get(worker) else { return };
         if let Err(error) = process.child.signal(signal) {
             let pid = process.child.pid();
-            self.setup.say.line(&format!("cannot signal process {pid}: {error}"));
+            self.setup.say.warn(&format!("cannot signal process {pid}: {error}"));
         }
     }
 
     /// Writes down what a process that does not answer is doing.
     fn examine(&self, worker: WorkerId) {
         let Some(process) = self.fleet.get(worker) else { return };
+        let (generation, worker) = (Some(process.generation), Some(process.child.pid()));
         for line in threads::of(process.child.pid()) {
-            self.log(Level::Warn, &line);
+            let about = About { generation, worker, ..About::default() };
+            self.log_about(Level::Warn, &line, about);
         }
     }
 
@@ -253,26 +274,40 @@ impl Driver {
             .collect();
         let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
         let text = format!("generation {generation} serves{on}");
-        self.log(Level::Info, &text);
+        self.log_about(
+            Level::Info,
+            &text,
+            About { generation: Some(generation), ..About::default() },
+        );
         self.succeed_orphans(generation);
         self.setup.reporter.ready(&addrs);
     }
 
     pub(super) fn log(&self, level: Level, text: &str) {
+        self.log_about(level, text, About::default());
+    }
+
+    fn log_about(&self, level: Level, text: &str, about: About<'_>) {
         match level {
             Level::Info => tracing::info!("{text}"),
             Level::Warn => tracing::warn!("{text}"),
             Level::Error => tracing::error!("{text}"),
         }
-        self.setup.say.line(text);
+        let level = match level {
+            Level::Info => LogLevel::Info,
+            Level::Warn => LogLevel::Warn,
+            Level::Error => LogLevel::Error,
+        };
+        self.setup.say.event(level, text, about);
     }
 
     pub(super) fn reopen_log(&mut self) {
         let Some(log) = &mut self.setup.log else { return };
         if let Err(error) = log.reopen() {
-            self.setup.say.line(&format!("{error}; the old file is kept"));
+            self.setup.say.warn(&format!("{error}; the old file is kept"));
             return;
         }
+        self.setup.say.line(crate::logs::REOPENED);
         let log = log.as_fd();
         self.orphans.reopen(log);
         for process in self.fleet.iter_mut() {

@@ -11,10 +11,12 @@ use crate::control::{Heard, Reply, Request};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::link::{FromWorker, Protocols, ToWorker};
+use crate::probe::{self, Verdict};
 use crate::supervisor::event::{Event, Generation, Policy, WorkerId};
 use crate::supervisor::generations::check_successor;
 use crate::supervisor::report;
 use crate::supervisor::upgrade::preflight::Preflight;
+use crate::sys::privileges::Account;
 use crate::sys::process;
 use crate::sys::readiness::readable;
 use crate::sys::signals::HangUp;
@@ -35,6 +37,7 @@ pub(in crate::supervisor) enum Readable {
     Child(WorkerId),
     Preflight,
     Orphan(i32),
+    Probe(probe::Source),
 }
 
 impl Driver {
@@ -45,6 +48,7 @@ impl Driver {
             self.fleet.deadline(),
             self.clients.deadline(),
             self.orphans.deadline(),
+            self.setup.probes.deadline(),
             self.setup.notifier.deadline(),
             rehearsal,
         ]
@@ -58,7 +62,7 @@ impl Driver {
                 Readable::Signals => self.read_signals()?,
                 Readable::Control => {
                     if let Err(error) = self.clients.accept(&self.setup.control, now) {
-                        self.setup.say.line(&format!("cannot accept a control client: {error}"));
+                        self.setup.say.warn(&format!("cannot accept a control client: {error}"));
                     }
                 }
                 Readable::Client(id) => self.hear_client(id),
@@ -66,6 +70,7 @@ impl Driver {
                 Readable::Child(id) => self.reap(id),
                 Readable::Preflight => {}
                 Readable::Orphan(pid) => self.orphan_gone(pid),
+                Readable::Probe(source) => self.answer_probe(source, now),
             }
         }
         self.hear_preflight();
@@ -78,6 +83,7 @@ impl Driver {
         }
         self.orphans.enforce(now, &self.setup.say);
         self.clients.expire(now);
+        self.setup.probes.expire(now);
         self.setup.notifier.keep_alive(now, self.machine.is_well());
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.note_what_is_missing();
@@ -101,7 +107,16 @@ impl Driver {
         }
         sources.extend(self.orphans.processes().map(|(pid, fd)| (Readable::Orphan(pid), fd)));
         sources.extend(self.preflight.as_ref().map(|it| (Readable::Preflight, it.as_fd())));
+        let probes = self.setup.probes.sources(Instant::now());
+        sources.extend(probes.map(|(source, fd)| (Readable::Probe(source), fd)));
         readable(&sources, deadline).map_err(|error| Error::io("poll failed", error))
+    }
+
+    fn answer_probe(&mut self, source: probe::Source, now: Instant) {
+        let machine = &self.machine;
+        if let Err(error) = self.setup.probes.serve(source, now, |probe| machine.probe(probe)) {
+            self.setup.say.line(&format!("cannot accept a probe: {error}"));
+        }
     }
 
     fn read_signals(&mut self) -> Result<()> {
@@ -132,6 +147,10 @@ impl Driver {
             Heard::Request(Request::Status {}) => {
                 let status = Box::new(report::status(self));
                 self.clients.reply(id, &Reply::Status { status });
+            }
+            Heard::Request(Request::Probe { probe }) => {
+                let Verdict { ok, text } = self.machine.probe(probe);
+                self.clients.reply(id, &Reply::Probed { ok, text: text.into() });
             }
             Heard::Request(Request::Restart { wait }) => {
                 failpoint::reach(Step::SupervisorRequest, 0);
@@ -177,6 +196,13 @@ impl Driver {
                 | FromWorker::Failing { reason } => {
                     Event::Failing { worker, reason: report::short(reason) }
                 }
+                FromWorker::Settled { uid, gid, groups } => {
+                    let identity = Account { uid, gid, groups };
+                    match self.generations.settled(generation, identity) {
+                        Ok(()) => continue,
+                        Err(error) => Event::Unacceptable { worker, reason: error.to_string() },
+                    }
+                }
                 FromWorker::Ready {} => {
                     failpoint::reach(Step::SupervisorReady, generation);
                     Event::Ready { worker }
@@ -194,7 +220,7 @@ impl Driver {
                 }
                 FromWorker::Error { message } => {
                     let message = report::short(message);
-                    self.setup.say.line(&format!(
+                    self.setup.say.warn(&format!(
                         "the worker of generation {generation} did not understand: {message}"
                     ));
                     continue;
@@ -241,12 +267,33 @@ impl Driver {
     ) -> Result<Policy, String> {
         let known = self.generations.get(generation).and_then(|h| h.configuration.as_ref());
         match (known, configuration) {
-            (Some(known), _) => Ok(Policy::of(&known.settings)),
+            (Some(known), _) => {
+                let policy = Policy::of(&known.settings);
+                // Of an earlier generation that is gone back to: it serves with or without.
+                if let Some(addr) = known.settings.probe
+                    && let Err(error) = self.setup.probes.listen(addr)
+                {
+                    self.setup.say.line(&error.to_string());
+                }
+                Ok(policy)
+            }
             (None, Some(new)) => {
                 let policy = Policy::of(&new.settings);
+                let unclaimed = self.generations.unclaimed(&new.settings);
                 check_successor(&self.setup.configuration.settings, &new.settings)
+                    .and_then(|()| {
+                        new.settings.probe.map_or(Ok(()), |it| self.setup.probes.listen(it))
+                    })
                     .and_then(|()| self.generations.settle(generation, *new))
                     .map_err(|error| error.to_string())?;
+                // Of the first generation it was said at the start.
+                if !unclaimed.is_empty() && self.machine.serving_generation().is_some() {
+                    self.setup.say.line(&format!(
+                        "generation {generation} does not declare {}, which the service manager passed: \
+                         once it serves, who connects there waits in vain; disable the .socket unit",
+                        unclaimed.join(" nor ")
+                    ));
+                }
                 Ok(policy)
             }
             (None, None) => Err("the worker sent no settings".into()),
@@ -270,7 +317,7 @@ impl Driver {
             Ok(None) => {}
             Err(error) => {
                 let pid = process.child.pid();
-                self.setup.say.line(&format!("cannot wait for process {pid}: {error}"));
+                self.setup.say.warn(&format!("cannot wait for process {pid}: {error}"));
             }
         }
     }

@@ -6,13 +6,15 @@ use crate::listener::Bound;
 use crate::supervisor::event::Generation;
 
 impl Generations {
-    /// The names of the listeners of `old` at whose address `new` has none.
+    /// The names of the listeners of `old` at whose address `new` has none. Those of the service manager
+    /// are not for us to end.
     pub(crate) fn removed(&self, old: Generation, new: Generation) -> Vec<String> {
         let (Some(old), Some(new)) = (self.known.get(&old), self.known.get(&new)) else {
             return Vec::new();
         };
-        let stays = |addr| new.listeners.values().any(|bound| bound.addr() == addr);
-        let removed = old.listeners.iter().filter(|(_, bound)| !stays(bound.addr()));
+        let stays = |addr| new.listeners.iter().any(|(_, bound)| bound.addr() == addr);
+        let ours = old.listeners.iter().filter(|(_, bound)| !bound.is_managers());
+        let removed = ours.filter(|(_, bound)| !stays(bound.addr()));
         removed.map(|(name, _)| name.clone()).collect()
     }
 
@@ -27,7 +29,7 @@ impl Generations {
         for (_, holdings) in
             self.known.range_mut(..=old).filter(|(generation, _)| !stay.contains(generation))
         {
-            holdings.listeners.retain(|_, bound| {
+            holdings.listeners.retain(|(_, bound)| {
                 let stays = !addrs.contains(bound.addr());
                 holdings.places.extend(bound.place().filter(|_| !stays));
                 stays
@@ -39,12 +41,13 @@ impl Generations {
     /// is.
     pub(crate) fn let_inherited_go(&mut self, new: Generation) -> Vec<Address> {
         let Some(new) = self.known.get(&new) else { return Vec::new() };
-        let stays = |bound: &Bound| new.listeners.values().any(|its| its.addr() == bound.addr());
+        let stays = |bound: &Bound| new.listeners.iter().any(|(_, its)| its.addr() == bound.addr());
         let (stay, gone): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.inherited).into_iter().partition(|(_, bound)| stays(bound));
         self.inherited = stay;
         self.inherited_places.extend(gone.iter().filter_map(|(_, bound)| bound.place()));
-        gone.into_iter().map(|(_, bound)| bound.addr().clone()).collect()
+        let ours = gone.into_iter().filter(|(_, bound)| !bound.is_managers());
+        ours.map(|(_, bound)| bound.addr().clone()).collect()
     }
 
     /// Unlinks what is left of unix sockets that a generation, which is gone, let go.

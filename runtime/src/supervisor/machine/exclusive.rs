@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::worker::{WorkerState, drain};
-use super::{Actions, Machine, log};
+use super::{Actions, Machine, log_of};
 use crate::supervisor::event::{Action, Level, Order, WorkerId};
 
 impl Machine {
@@ -65,8 +65,9 @@ impl Machine {
         }
         if let Some(current) = self.current.as_mut().filter(|current| current.revive) {
             current.revive = false;
-            let text = format!("generation {} begins again", current.generation);
-            out.push(log(Level::Warn, text));
+            let generation = current.generation;
+            let text = format!("generation {generation} begins again");
+            out.push(log_of(generation, Level::Warn, text));
             self.respawn(now, out);
         }
     }

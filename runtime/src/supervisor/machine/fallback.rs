@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Actions, Machine, log};
+use super::{Actions, Machine, log_of};
 use crate::supervisor::event::{Action, Level, Source};
 
 impl Machine {
@@ -29,7 +29,7 @@ impl Machine {
             "generation {generation} is the image of generation {good} again, as {reason}; what is on \
              disk is not what runs"
         );
-        out.push(log(Level::Error, text.clone()));
+        out.push(log_of(generation, Level::Error, text.clone()));
         out.push(Action::Progress { text: text.clone() });
         self.fallen_back = Some(text);
     }

@@ -5,11 +5,14 @@ use std::time::Duration;
 use super::worker::WorkerState;
 use super::{Machine, seconds};
 use crate::notify::{Health, Phase};
+use crate::probe::{Probe, Verdict};
+use crate::supervisor::event::Generation;
 
 impl Machine {
     pub(crate) fn health(&self) -> Health {
         let changes = self.transition.is_some() || self.upgrade.is_some();
-        let phase = if self.stopping.is_some() || self.exited {
+        let stops = self.stopping.is_some() || self.lame_duck.is_some();
+        let phase = if stops || self.exited {
             Phase::Stopping
         } else if self.current.is_none() {
             Phase::Starting
@@ -21,7 +24,9 @@ impl Machine {
         let limit =
             |worker: &super::Worker| worker.policy.drain_timeout + worker.policy.kill_timeout;
         let longest = self.workers.values().map(limit).max().unwrap_or_default();
-        Health { phase, text: self.in_words(phase), ends_within: longest + Duration::from_secs(1) }
+        let lame_duck = self.lame_duck.as_ref().map_or(Duration::ZERO, |lame| lame.length());
+        let ends_within = lame_duck + longest + Duration::from_secs(1);
+        Health { phase, text: self.in_words(phase), ends_within }
     }
 
     /// Whether the service can be relied on: no worker hangs of which nobody has taken the place.
@@ -30,8 +35,39 @@ impl Machine {
         serves || !self.workers.values().any(|worker| worker.hung)
     }
 
+    /// What a probe is told: whether it passes, and why.
+    pub(crate) fn probe(&self, probe: Probe) -> Verdict {
+        let serves = self.workers.values().any(|worker| worker.state == WorkerState::Serving);
+        match probe {
+            Probe::Live if self.is_well() => Verdict::passes("the supervisor answers"),
+            Probe::Live => Verdict::fails("the worker does not answer its watchdog"),
+            Probe::Startup if self.serving_generation().is_some() => {
+                Verdict::passes("a generation has been ready")
+            }
+            Probe::Startup => Verdict::fails("no generation has been ready yet"),
+            Probe::Ready if self.stopping.is_some() || self.exited => {
+                Verdict::fails("the daemon stops")
+            }
+            Probe::Ready if self.lame_duck.is_some() => {
+                Verdict::fails("the daemon is about to stop (lame duck)")
+            }
+            Probe::Ready if serves => Verdict::passes("a generation serves"),
+            Probe::Ready => Verdict::fails("no worker serves"),
+        }
+    }
+
+    /// The generations that the daemon is about: the committed one and the one that may follow.
+    pub(crate) fn standing(&self) -> impl Iterator<Item = Generation> {
+        let current = self.current.as_ref().map(|current| current.generation);
+        let next = self.transition.as_ref().map(|transition| transition.generation);
+        current.into_iter().chain(next)
+    }
+
     fn in_words(&self, phase: Phase) -> String {
         let mut text = match (phase, self.serving_generation()) {
+            (Phase::Stopping, Some(generation)) if self.lame_duck.is_some() => {
+                format!("lame duck: generation {generation} accepts a little longer")
+            }
             (Phase::Stopping, _) => "stopping".to_owned(),
             (_, Some(generation)) => format!("generation {generation} serves"),
             (_, None) => "starting".to_owned(),

@@ -42,6 +42,7 @@ fn policy() -> impl Strategy<Value = Policy> {
         millis(&[0, 50, 400, 3000]),
         millis(&[0, 30, 200]),
         millis(&[0, 0, 100, 1500]),
+        millis(&[0, 0, 60, 700]),
     );
     let healing = (
         restart,
@@ -52,18 +53,21 @@ fn policy() -> impl Strategy<Value = Policy> {
     );
     let watchdog = select(vec![None, None, Some(Duration::from_millis(150))]);
     (waits, healing, watchdog).prop_map(
-        |((ready, drain, kill, confirm), (restart, min, max, burst, span), watchdog)| Policy {
-            ready_timeout: ready,
-            drain_timeout: drain,
-            kill_timeout: kill,
-            confirm_window: confirm,
-            exclusive: false,
-            watchdog,
-            restart,
-            backoff_min: min,
-            backoff_max: max,
-            start_limit_burst: burst,
-            start_limit_interval: span,
+        |((ready, drain, kill, confirm, lame_duck), (restart, min, max, burst, span), watchdog)| {
+            Policy {
+                ready_timeout: ready,
+                drain_timeout: drain,
+                kill_timeout: kill,
+                lame_duck,
+                confirm_window: confirm,
+                exclusive: false,
+                watchdog,
+                restart,
+                backoff_min: min,
+                backoff_max: max,
+                start_limit_burst: burst,
+                start_limit_interval: span,
+            }
         },
     )
 }

@@ -30,6 +30,10 @@
 //! will have none. Told to stop, the machine exits once its last worker is gone, says so once and is
 //! silent from then on. Its code is 0 only if somebody asked or the program was done.
 //!
+//! **Lame duck.** Told to stop while a worker accepts that has a lame duck, the daemon goes on as it was
+//! for exactly that long: it stops at its end, and before only by a second signal, at once, or as nobody
+//! accepts and nobody will. No restart begins meanwhile.
+//!
 //! **Clients.** Each is answered once, never after it hung up, at the latest with the exit. A restart
 //! is reported as done when it is confirmed and the supervisor has had its own upgrade or has not, to
 //! whoever waits when no worker of the old generation is left. Without a transition or an upgrade, nobody
@@ -76,6 +80,8 @@ pub(super) struct Watch {
     clients: BTreeMap<ClientId, bool>,
     up: bool,
     stopping: bool,
+    /// Told to stop, and to accept until then.
+    lame_duck: Option<Instant>,
     /// By somebody.
     asked_to_stop: bool,
     /// Told to stop at once, or twice by signal.
@@ -154,6 +160,7 @@ impl Watch {
             clients: BTreeMap::new(),
             up: false,
             stopping: false,
+            lame_duck: None,
             asked_to_stop: false,
             pressed: None,
             success: false,
@@ -202,6 +209,7 @@ impl Watch {
             return actions;
         }
 
+        self.check_lame_duck(&event);
         self.note_undone(transition);
         self.check_service(&event, accepted);
         self.check_transition();
@@ -269,6 +277,8 @@ impl Watch {
                 self.clients.extend(client.map(|client| (client, true)));
                 if *at_once || (client.is_none() && self.asked_to_stop) {
                     self.pressed.get_or_insert(self.now);
+                } else if !self.asked_to_stop && !self.stopping {
+                    self.lame_duck = self.lame_duck_of().map(|length| self.now + length);
                 }
                 self.asked_to_stop = true;
             }
@@ -282,6 +292,12 @@ impl Watch {
 
     pub(super) fn accepting(&self) -> Option<WorkerId> {
         self.workers.iter().find(|(_, worker)| worker.told == Told::Accept).map(|(id, _)| *id)
+    }
+
+    /// How long the worker that accepts goes on when the daemon is told to stop.
+    fn lame_duck_of(&self) -> Option<Duration> {
+        let worker = self.accepting().and_then(|id| self.workers.get(&id))?;
+        Some(worker.policy.lame_duck).filter(|length| !length.is_zero())
     }
 
     /// Whether generations must not run beside each other, of which stories alone tell.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Actions, Machine, log, seconds};
+use super::{Actions, Machine, log_of, seconds};
 use crate::supervisor::event::{Level, WorkerId};
 
 impl Machine {
@@ -21,7 +21,7 @@ impl Machine {
             self.failed(id, text, now, out);
         } else {
             // There is nothing to go back to; what is to be done is for others to decide.
-            out.push(log(Level::Warn, text));
+            out.push(log_of(generation, Level::Warn, text));
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::worker::{WorkerState, drain};
-use super::{Actions, Machine, log, seconds};
+use super::{Actions, Machine, log_of, seconds};
 use crate::config::RestartPolicy;
 use crate::supervisor::event::{Generation, Level, Policy, Source, WorkerId};
 use crate::sys::clock::in_ns;
@@ -58,7 +58,8 @@ impl Machine {
         }
         let generation = worker.generation;
         drain(id, worker, now + worker.policy.drain_timeout, out);
-        out.push(log(
+        out.push(log_of(
+            generation,
             Level::Info,
             format!("a worker of generation {generation} got SIGTERM: it drains and is replaced"),
         ));
@@ -93,7 +94,7 @@ impl Machine {
         let finished = exit.success() && state == WorkerState::Serving;
         match current.policy.restart {
             RestartPolicy::OnFailure if finished => {
-                out.push(log(Level::Info, format!("{what}: the program is done")));
+                out.push(log_of(generation, Level::Info, format!("{what}: the program is done")));
                 self.give_up(0, what, now, out);
                 return;
             }
@@ -135,7 +136,11 @@ impl Machine {
         }
         let delay = backoff(&current.policy, count);
         current.respawn_at = Some(now + delay);
-        out.push(log(Level::Warn, format!("{what}; respawn in {}", seconds(delay))));
+        out.push(log_of(
+            current.generation,
+            Level::Warn,
+            format!("{what}; respawn in {}", seconds(delay)),
+        ));
     }
 
     pub(super) fn respawn(&mut self, now: Instant, out: &mut Actions) {

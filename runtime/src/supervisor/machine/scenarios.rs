@@ -7,6 +7,7 @@ mod ends;
 mod exclusive;
 mod fallback;
 mod first_start;
+mod lame_duck;
 mod restarts;
 mod upgrade;
 mod watchdog;
@@ -25,6 +26,7 @@ fn policy() -> Policy {
         ready_timeout: Duration::from_secs(60),
         drain_timeout: Duration::from_secs(30),
         kill_timeout: Duration::from_secs(5),
+        lame_duck: Duration::ZERO,
         confirm_window: Duration::ZERO,
         exclusive: false,
         watchdog: None,

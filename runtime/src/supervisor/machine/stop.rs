@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::lame_duck::LameDuck;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, refuse};
 use crate::counters::Ledger;
@@ -43,6 +44,7 @@ impl Machine {
         now: Instant,
         out: &mut Actions,
     ) {
+        let Some(at_once) = self.lame_duck_first(client, at_once, now, out) else { return };
         let wanted = if at_once { Urgency::AtOnce } else { Urgency::Drain };
         let urgency = match &mut self.stopping {
             None => {
@@ -80,14 +82,15 @@ impl Machine {
         now: Instant,
         out: &mut Actions,
     ) {
+        let asked = self.lame_duck.take();
         self.stopping = Some(Stopping {
             code,
             reason,
-            clients: Vec::new(),
+            since: asked.as_ref().map_or(now, LameDuck::since),
+            asked: asked.is_some(),
+            clients: asked.map_or(Vec::new(), LameDuck::clients),
             ledger: self.ledgers.values().copied().sum(),
             urgency,
-            since: now,
-            asked: false,
         });
         out.push(Action::Progress { text: "stopping".into() });
         out.push(Action::CloseListeners);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::respawn::Current;
 use super::watchdog;
 use super::worker::{WorkerState, drain, kill};
-use super::{Actions, Machine, answer, log, refuse, seconds};
+use super::{Actions, Machine, answer, log, log_of, refuse, seconds};
 use crate::supervisor::event::{
     Action, Answer, ClientId, Generation, Level, Order, Policy, Report, Source, WorkerId,
 };
@@ -55,7 +55,7 @@ impl Machine {
         out: &mut Actions,
     ) {
         let waiter = Waiter { client, wait };
-        if self.stopping.is_some() {
+        if self.stopping.is_some() || self.lame_duck.is_some() {
             refuse(client, "the daemon is stopping", out);
         } else if self.last_generation == self.before {
             refuse(client, "the daemon has not begun", out);
@@ -147,7 +147,11 @@ impl Machine {
             let generation = worker.generation;
             self.kill_hung(out);
             self.connect(id, None, out);
-            out.push(log(Level::Info, format!("generation {generation} serves again")));
+            out.push(log_of(
+                generation,
+                Level::Info,
+                format!("generation {generation} serves again"),
+            ));
         }
     }
 
@@ -190,7 +194,7 @@ impl Machine {
         } else {
             let text = format!("generation {generation} serves after {}", seconds(took));
             out.push(Action::Progress { text: text.clone() });
-            out.push(log(Level::Info, text));
+            out.push(log_of(generation, Level::Info, text));
         }
         // One that used up its start limit does not begin again.
         let undoable = resumable || (transition.exclusive && !exhausted);
@@ -309,7 +313,7 @@ impl Machine {
         let kept = if current.worker.is_some() { "keeps serving" } else { "is kept" };
         let generation = current.generation;
         let text = format!("the restart failed: {reason}; generation {generation} {kept}");
-        out.push(log(Level::Error, text));
+        out.push(log_of(transition.generation, Level::Error, text));
         self.remember(report.clone());
         if transition.confirm_at.is_some() {
             // It had connections: whoever waits is told what became of them.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::worker::{Worker, WorkerState, drain, kill};
-use super::{Actions, Machine, log, seconds};
+use super::{Actions, Machine, log_of, seconds};
 use crate::supervisor::event::{Action, Level, Order, WorkerId};
 use crate::sys::clock::in_ns;
 use crate::sys::process::Exit;
@@ -75,7 +75,7 @@ impl Machine {
             worker.generation,
             seconds(limit)
         );
-        out.push(log(Level::Error, what.clone()));
+        out.push(log_of(worker.generation, Level::Error, what.clone()));
         out.push(Action::Examine { worker: id });
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
             self.failed(id, what, now, out);

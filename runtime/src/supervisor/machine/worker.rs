@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::watchdog::Watch;
-use super::{Actions, Machine, log, refuse, seconds};
+use super::{Actions, Machine, log_of, refuse, seconds};
 use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Generation, Level, Order, Policy, Source, WorkerId};
 use crate::sys::clock::in_ns;
@@ -210,7 +210,8 @@ impl Machine {
             if let Some(worker) = self.workers.get_mut(&id)
                 && worker.deadline.is_some_and(|deadline| deadline > now)
             {
-                out.push(log(
+                out.push(log_of(
+                    worker.generation,
                     Level::Warn,
                     format!(
                         "more than {MAX_DRAINING} workers drain: the one of generation {} is forced",

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Configuration;
+use crate::config::{Address, Configuration};
 use crate::control::{Clients, ControlSocket, PackedClients};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
@@ -19,6 +19,7 @@ use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
 use crate::notify::{Health, Notifier};
 use crate::pidfile::PidFile;
+use crate::probe;
 use crate::reporter::Reporter;
 use crate::supervisor::driver::{Driver, Setup};
 use crate::supervisor::event::{Generation, WorkerId};
@@ -67,6 +68,11 @@ pub(crate) struct State {
     /// What the service manager was told.
     #[serde(default)]
     told: Option<Health>,
+    #[serde(default)]
+    probes: probe::Packed,
+    /// What it keeps.
+    #[serde(default)]
+    held: BTreeMap<String, Address>,
     /// When it was written: from then on nothing was done until it was read.
     #[serde(with = "in_ns")]
     pub(super) paused: Instant,
@@ -124,6 +130,8 @@ impl State {
             asked: driver.asked.clone(),
             tenure: driver.tenure.clone(),
             told: setup.notifier.told().cloned(),
+            probes: setup.probes.pack(&mut packing),
+            held: setup.notifier.held().clone(),
             paused: now,
             machine: driver.machine.clone(),
             descriptors: packing.numbers(),
@@ -161,8 +169,10 @@ impl State {
 
     /// The supervisor that it describes, with duplicates of all descriptors: those it was handed stay open.
     pub(super) fn driver(self) -> Result<Driver> {
-        let name = &self.configuration.settings.name;
+        let settings = &self.configuration.settings;
         let vars = process::variables();
+        let mut notifier = Notifier::new(&vars, self.told);
+        notifier.set_held(self.held);
         let setup = Setup {
             pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
             control: ControlSocket::adopt(
@@ -170,16 +180,19 @@ impl State {
                 self.control.fd.duplicate("the control socket")?,
             ),
             log: match self.log {
-                Some(log) => Some(LogFile::adopt(log.path, log.fd.duplicate("the log")?)),
+                Some(log) => {
+                    Some(LogFile::adopt(log.path, settings.log_mode, log.fd.duplicate("the log")?))
+                }
                 None => None,
             },
-            say: Say::new(name, self.timestamps),
+            say: Say::new(settings, self.timestamps),
             configuration: self.configuration,
             origin: self.origin,
             args: process::arguments(),
-            notifier: Notifier::new(&vars, self.told),
+            notifier,
             vars,
             reporter: Reporter::default(),
+            probes: probe::Server::unpack(self.probes)?,
             hang_up: self.hang_up,
         };
         let signals =

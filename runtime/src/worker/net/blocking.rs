@@ -2,10 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::SocketFlags;
 
 use super::{Addr, ending};
@@ -18,7 +18,8 @@ use crate::worker::state::{Access, State, Taken};
 
 /// A declared listener. Any number of threads may accept from clones of it.
 ///
-/// The socket is shared with other processes and non-blocking, as its flags are shared too; waiting is
+/// As a [`Listener`](super::Listener) it has several sockets where a service manager passed several of its
+/// name. A socket is shared with other processes and non-blocking, as its flags are shared too; waiting is
 /// done by poll(2) on it and on the daemon's wake descriptor.
 ///
 /// ```no_run
@@ -45,9 +46,14 @@ pub struct Listener {
     state: Arc<State>,
     index: usize,
     addr: Addr,
-    /// `None` once the worker drains; threads in poll(2) hold on to it until they are woken.
-    socket: Mutex<Option<Arc<OwnedFd>>>,
+    /// Mostly one, and none once the worker drains; threads in poll(2) hold on to them until they are woken.
+    sockets: Mutex<Sockets>,
+    /// Which is asked first, of those where somebody waits.
+    turn: AtomicUsize,
 }
+
+/// What is behind a listener.
+type Sockets = Arc<[(OwnedFd, Addr)]>;
 
 /// A counted connection. Reads and writes block.
 pub struct Stream {
@@ -62,9 +68,9 @@ enum Kind {
 
 impl Listener {
     pub(crate) fn new(state: &Arc<State>, name: &str) -> Result<Listener> {
-        let Taken { socket, addr, index } = take(state, name)?;
-        let socket = Mutex::new(socket.map(Arc::new));
-        Ok(Listener { state: Arc::clone(state), index, addr, socket })
+        let Taken { sockets, addr, index } = take(state, name)?;
+        let sockets = Mutex::new(sockets.into());
+        Ok(Listener { state: Arc::clone(state), index, addr, sockets, turn: AtomicUsize::new(0) })
     }
 
     /// Blocks until a connection comes. `None` once this worker drains.
@@ -75,18 +81,18 @@ impl Listener {
         self.state.polled(self.index);
         loop {
             let access = self.state.wait_access(self.index);
-            let socket = match access {
-                Access::Over => None,
-                _ => self.socket().clone(),
+            let sockets = match access {
+                Access::Over => Sockets::default(),
+                _ => self.sockets().clone(),
             };
-            let Some(socket) = socket else {
-                *self.socket() = None;
+            if sockets.is_empty() {
+                *self.sockets() = sockets;
                 return None;
-            };
-            if let Access::Finish { until } = access {
-                return self.finish(&socket, until);
             }
-            match self.try_accept(&socket) {
+            if let Access::Finish { until } = access {
+                return self.finish(&sockets, until);
+            }
+            match self.try_accept(&sockets) {
                 Ok(Some(accepted)) => return Some(Ok(accepted)),
                 Ok(None) => {}
                 Err(error) => return Some(Err(error)),
@@ -117,36 +123,33 @@ impl Listener {
     /// # Errors
     /// As dup(2): no descriptor left.
     pub fn try_clone(&self) -> io::Result<Listener> {
-        let socket = match &*self.socket() {
-            Some(socket) => Some(Arc::new(socket.try_clone()?)),
-            None => None,
-        };
+        let sockets = self.sockets().clone();
+        let clones = sockets.iter().map(|(fd, addr)| Ok((fd.try_clone()?, addr.clone())));
         Ok(Listener {
             state: Arc::clone(&self.state),
             index: self.index,
             addr: self.addr.clone(),
-            socket: Mutex::new(socket),
+            sockets: Mutex::new(clones.collect::<io::Result<_>>()?),
+            turn: AtomicUsize::new(0),
         })
     }
 
-    fn socket(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn try_accept(&self, listening: &OwnedFd) -> io::Result<Option<(Stream, Addr)>> {
+    fn try_accept(&self, sockets: &Sockets) -> io::Result<Option<(Stream, Addr)>> {
         let gate = self.state.changed_gate();
-        let mut fds = [
-            PollFd::from_borrowed_fd(gate, PollFlags::IN),
-            PollFd::from_borrowed_fd(listening.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut fds, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-        if !fds[0].revents().is_empty() {
+        let mut sources = vec![(None, gate)];
+        sources.extend(sockets.iter().enumerate().map(|(at, (fd, _))| (Some(at), fd.as_fd())));
+        let ready = readable(&sources, None)?;
+        if ready.is_empty() || ready.contains(&None) {
             return Ok(None);
         }
+        // Each in its turn.
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let chosen = ready.get(turn % ready.len()).copied().flatten();
+        let Some(listening) = chosen.and_then(|at| sockets.get(at)) else { return Ok(None) };
         let accepted = failpoint::attempt(Step::WorkerBeforeAccept, self.state.generation)
             .and_then(|()| self.accept_now(listening));
         match accepted {
@@ -163,34 +166,40 @@ impl Listener {
 
     /// Who is left in the queue of a listener that no later generation has, and who gets into it until then;
     /// `None` once nobody is, and it is closed.
-    fn finish(&self, listening: &OwnedFd, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
+    fn finish(&self, sockets: &Sockets, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
         loop {
             let over = Instant::now() >= until;
-            match self.accept_now(listening) {
-                Ok(Some(accepted)) => return Some(Ok(accepted)),
-                Ok(None) if over => break,
-                Ok(None) => {
-                    if let Err(error) = readable(&[((), listening.as_fd())], Some(until)) {
+            let waiting = sockets.iter().map(|socket| self.accept_now(socket));
+            let mut waiting = waiting.skip_while(|accepted| matches!(accepted, Ok(None)));
+            match waiting.next() {
+                Some(Ok(Some(accepted))) => return Some(Ok(accepted)),
+                None | Some(Ok(None)) if over => break,
+                None | Some(Ok(None)) => {
+                    let sources: Vec<_> = sockets.iter().map(|(fd, _)| ((), fd.as_fd())).collect();
+                    if let Err(error) = readable(&sources, Some(until)) {
                         return Some(Err(error));
                     }
                 }
-                Err(error) if ending::has_ended(&error) => break,
-                Err(error) if super::is_exhaustion(&error) => {
+                Some(Err(error)) if ending::has_ended(&error) => break,
+                Some(Err(error)) if super::is_exhaustion(&error) => {
                     // Until the process is ended at the drain deadline.
                     tracing::error!(%error, listener = %self.addr, "accepting rests");
                     std::thread::sleep(super::EXHAUSTED_PAUSE);
                 }
-                Err(error) if super::is_passing(&error) => {}
-                Err(error) => return Some(Err(error)),
+                Some(Err(error)) if super::is_passing(&error) => {}
+                Some(Err(error)) => return Some(Err(error)),
             }
         }
-        ending::close(listening);
-        *self.socket() = None;
+        sockets.iter().for_each(|(fd, _)| ending::close(fd));
+        *self.sockets() = Sockets::default();
         None
     }
 
     /// A connection that waits in the queue.
-    fn accept_now(&self, listening: &OwnedFd) -> io::Result<Option<(Stream, Addr)>> {
+    fn accept_now(
+        &self,
+        (listening, addr): &(OwnedFd, Addr),
+    ) -> io::Result<Option<(Stream, Addr)>> {
         let attempt = self.state.accepting();
         let socket = match rustix::net::accept_with(listening, SocketFlags::CLOEXEC) {
             Ok(socket) => socket,
@@ -200,11 +209,11 @@ impl Listener {
         let connection = attempt.succeeded();
         failpoint::note_peer(&socket);
         failpoint::reach(Step::WorkerAfterAccept, self.state.generation);
-        let (kind, peer) = match self.addr {
+        let (kind, peer) = match addr {
             Addr::Tcp(_) => {
                 let stream = std::net::TcpStream::from(socket);
                 // A peer that is gone already has no address; its stream says so when read.
-                let peer = stream.peer_addr().map_or_else(|_| self.addr.clone(), Addr::Tcp);
+                let peer = stream.peer_addr().map_or_else(|_| addr.clone(), Addr::Tcp);
                 (Kind::Tcp(stream), peer)
             }
             Addr::Unix(_) => (Kind::Unix(socket.into()), Addr::Unix(None)),

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -18,6 +18,9 @@ use crate::worker::daemon::take;
 use crate::worker::state::{Access, Phase, State, Taken};
 
 /// A declared listener of either kind, as the environment may choose the kind.
+///
+/// Behind it is the socket that the daemon bound, or what a service manager passed under its name
+/// (`FileDescriptorName=`, systemd.socket(5)): that may be several sockets, and of both kinds.
 ///
 /// [`accept`](Listener::accept) waits while this worker may not accept, and forever once it drains;
 /// [`next`](Listener::next) ends then, which is what an accept loop wants.
@@ -35,14 +38,23 @@ pub struct UnixListener {
     gated: Gated,
 }
 
-/// A socket, and its registration with the runtime for as long as accepting is allowed.
+/// The sockets of a listener, mostly one, and their registration with the runtime for as long as accepting is
+/// allowed.
 struct Gated {
     state: Arc<State>,
     phase: watch::Receiver<Phase>,
     index: usize,
+    /// Where the first of them is.
     addr: Addr,
-    /// `None` once the worker drains.
-    socket: Option<OwnedFd>,
+    /// None once the worker drains.
+    sockets: Vec<Socket>,
+    /// Which is asked first: each in its turn.
+    turn: usize,
+}
+
+struct Socket {
+    fd: OwnedFd,
+    addr: Addr,
     registered: Option<Registered>,
 }
 
@@ -53,9 +65,11 @@ enum Registered {
 
 impl Gated {
     fn new(state: &Arc<State>, name: &str) -> Result<Gated> {
-        let Taken { socket, addr, index } = take(state, name)?;
+        let Taken { sockets, addr, index } = take(state, name)?;
         let state = Arc::clone(state);
-        Ok(Gated { phase: state.phase(), state, index, addr, socket, registered: None })
+        let sockets = sockets.into_iter().map(|(fd, addr)| Socket { fd, addr, registered: None });
+        let sockets = sockets.collect();
+        Ok(Gated { phase: state.phase(), state, index, addr, sockets, turn: 0 })
     }
 
     /// The next connection; `None` when draining.
@@ -67,13 +81,12 @@ impl Gated {
                 Access::Accept => {}
                 Access::Finish { until } => return self.finish(until).await,
                 Access::Over => {
-                    self.registered = None;
-                    self.socket = None;
+                    self.sockets.clear();
                     return None;
                 }
                 Access::Wait => {
                     // Dropping the registration takes the socket out of the event queue.
-                    self.registered = None;
+                    self.sockets.iter_mut().for_each(|socket| socket.registered = None);
                     self.phase.changed().await.ok()?;
                     continue;
                 }
@@ -85,14 +98,14 @@ impl Gated {
             {
                 error
             } else {
-                let Some(registered) = &self.registered else { continue };
+                let accept = accept(&self.sockets, &mut self.turn, &self.state);
                 tokio::select! {
                     biased;
                     changed = self.phase.changed() => {
                         changed.ok()?;
                         continue;
                     }
-                    accepted = registered.accept(&self.state) => match accepted {
+                    accepted = accept => match accepted {
                         Ok(accepted) => return Some(Ok(accepted)),
                         Err(error) => error,
                     },
@@ -121,13 +134,15 @@ impl Gated {
                 Ok(None) if over => break,
                 Ok(None) => match self.register() {
                     Err(error) => error,
+                    Ok(()) if self.sockets.is_empty() => return None,
                     Ok(()) => {
-                        let registered = self.registered.as_ref()?;
                         tokio::select! {
-                            accepted = registered.accept(&self.state) => match accepted {
-                                Ok(accepted) => return Some(Ok(accepted)),
-                                Err(error) => error,
-                            },
+                            accepted = accept(&self.sockets, &mut self.turn, &self.state) => {
+                                match accepted {
+                                    Ok(accepted) => return Some(Ok(accepted)),
+                                    Err(error) => error,
+                                }
+                            }
                             () = tokio::time::sleep_until(until.into()) => continue,
                         }
                     }
@@ -145,26 +160,57 @@ impl Gated {
                 return Some(Err(error));
             }
         }
-        if let Some(socket) = self.socket.take() {
-            ending::close(&socket);
-        }
-        self.registered = None;
+        self.sockets.drain(..).for_each(|socket| ending::close(&socket.fd));
         None
     }
 
-    /// A connection that waits in the queue, whatever the runtime knows of it.
+    /// A connection that waits in a queue, whatever the runtime knows of it.
     fn accept_now(&mut self) -> io::Result<Option<(Stream, Addr)>> {
-        let Some(socket) = &self.socket else { return Ok(None) };
-        let attempt = self.state.accepting();
+        for socket in &self.sockets {
+            if let Some(accepted) = socket.accept_now(&self.state)? {
+                return Ok(Some(accepted));
+            }
+        }
+        Ok(None)
+    }
+
+    fn register(&mut self) -> io::Result<()> {
+        self.sockets.iter_mut().try_for_each(Socket::register)
+    }
+}
+
+/// Accepts from any of them; waits if there is none.
+async fn accept(
+    sockets: &[Socket],
+    turn: &mut usize,
+    state: &Arc<State>,
+) -> io::Result<(Stream, Addr)> {
+    poll_fn(|cx| {
+        for _ in sockets {
+            *turn = (*turn + 1) % sockets.len();
+            let registered = sockets.get(*turn).and_then(|socket| socket.registered.as_ref());
+            if let Some(Poll::Ready(accepted)) = registered.map(|it| it.poll_accept(cx, state)) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+    .inspect(|_| failpoint::reach(Step::WorkerAfterAccept, state.generation))
+}
+
+impl Socket {
+    fn accept_now(&self, state: &Arc<State>) -> io::Result<Option<(Stream, Addr)>> {
+        let attempt = state.accepting();
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let accepted = match rustix::net::accept_with(socket, flags) {
+        let accepted = match rustix::net::accept_with(&self.fd, flags) {
             Ok(accepted) => accepted,
             Err(Errno::AGAIN) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let connection = attempt.succeeded();
         failpoint::note_peer(&accepted);
-        failpoint::reach(Step::WorkerAfterAccept, self.state.generation);
+        failpoint::reach(Step::WorkerAfterAccept, state.generation);
         Ok(Some(match self.addr {
             Addr::Tcp(_) => {
                 let stream = tokio::net::TcpStream::from_std(accepted.into())?;
@@ -181,10 +227,8 @@ impl Gated {
     }
 
     fn register(&mut self) -> io::Result<()> {
-        if self.registered.is_none()
-            && let Some(socket) = &self.socket
-        {
-            let socket = socket.try_clone()?;
+        if self.registered.is_none() {
+            let socket = self.fd.try_clone()?;
             self.registered = Some(match self.addr {
                 Addr::Tcp(_) => Registered::Tcp(tokio::net::TcpListener::from_std(socket.into())?),
                 Addr::Unix(_) => {
@@ -198,24 +242,22 @@ impl Gated {
 
 impl Registered {
     /// Counts what it accepts.
-    async fn accept(&self, state: &Arc<State>) -> io::Result<(Stream, Addr)> {
-        poll_fn(|cx| {
-            let attempt = state.accepting();
-            Poll::Ready(match self {
-                Registered::Tcp(listener) => ready!(listener.poll_accept(cx)).map(|(tcp, peer)| {
-                    failpoint::note_peer(&tcp);
-                    (Stream::Tcp(Tracked::new(tcp, attempt.succeeded())), Addr::Tcp(peer))
-                }),
-                Registered::Unix(listener) => {
-                    ready!(listener.poll_accept(cx)).map(|(unix, peer)| {
-                        let stream = Tracked::new(unix, attempt.succeeded());
-                        (Stream::Unix(stream), Addr::of_unix(&peer))
-                    })
-                }
-            })
+    fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+        state: &Arc<State>,
+    ) -> Poll<io::Result<(Stream, Addr)>> {
+        let attempt = state.accepting();
+        Poll::Ready(match self {
+            Registered::Tcp(listener) => ready!(listener.poll_accept(cx)).map(|(tcp, peer)| {
+                failpoint::note_peer(&tcp);
+                (Stream::Tcp(Tracked::new(tcp, attempt.succeeded())), Addr::Tcp(peer))
+            }),
+            Registered::Unix(listener) => ready!(listener.poll_accept(cx)).map(|(unix, peer)| {
+                let stream = Tracked::new(unix, attempt.succeeded());
+                (Stream::Unix(stream), Addr::of_unix(&peer))
+            }),
         })
-        .await
-        .inspect(|_| failpoint::reach(Step::WorkerAfterAccept, state.generation))
     }
 }
 
@@ -260,7 +302,8 @@ impl Listener {
         }
     }
 
-    /// The address it is bound to, with the port that the kernel chose.
+    /// The address it is bound to, with the port that the kernel chose. If the service manager passed several
+    /// sockets of its name, that of the first.
     pub fn local_addr(&self) -> &Addr {
         &self.gated.addr
     }
@@ -270,9 +313,9 @@ impl Listener {
     /// # Errors
     /// [`ErrorKind::Listen`] where the configuration made it a unix socket.
     pub fn into_tcp(self) -> Result<TcpListener> {
-        match self.gated.addr {
-            Addr::Tcp(_) => Ok(TcpListener { gated: self.gated }),
-            Addr::Unix(_) => Err(self.other_kind("TCP")),
+        match self.gated.sockets.iter().find(|it| !matches!(it.addr, Addr::Tcp(_))) {
+            None if self.gated.addr.tcp().is_some() => Ok(TcpListener { gated: self.gated }),
+            other => Err(other_kind(other.map_or(&self.gated.addr, |it| &it.addr), "TCP")),
         }
     }
 
@@ -281,21 +324,22 @@ impl Listener {
     /// # Errors
     /// [`ErrorKind::Listen`] where the configuration made it TCP.
     pub fn into_unix(self) -> Result<UnixListener> {
-        match self.gated.addr {
-            Addr::Unix(_) => Ok(UnixListener { gated: self.gated }),
-            Addr::Tcp(_) => Err(self.other_kind("a unix socket")),
+        match self.gated.sockets.iter().find(|it| !matches!(it.addr, Addr::Unix(_))) {
+            None if self.gated.addr.tcp().is_none() => Ok(UnixListener { gated: self.gated }),
+            other => {
+                Err(other_kind(other.map_or(&self.gated.addr, |it| &it.addr), "a unix socket"))
+            }
         }
     }
+}
 
-    fn other_kind(&self, wanted: &str) -> Error {
-        Error::new(
-            ErrorKind::Listen,
-            format!(
-                "the listener at {} is not {wanted}, as this program needs; change its address",
-                self.gated.addr
-            ),
-        )
-    }
+fn other_kind(addr: &Addr, wanted: &str) -> Error {
+    Error::new(
+        ErrorKind::Listen,
+        format!(
+            "the listener at {addr} is not {wanted}, as this program needs; change its address"
+        ),
+    )
 }
 
 impl TcpListener {

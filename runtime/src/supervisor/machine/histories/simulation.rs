@@ -52,6 +52,7 @@ impl Random {
             ready_timeout: self.millis(&[0, 100, 300, 300, 300]),
             drain_timeout: self.millis(&[0, 50, 400, 3000]),
             kill_timeout: self.millis(&[0, 30, 200]),
+            lame_duck: self.millis(&[0, 0, 60, 700]),
             confirm_window: self.millis(&[0, 0, 100, 1500]),
             exclusive,
             watchdog: self.pick(&[None, None, Some(Duration::from_millis(150))]),

@@ -145,6 +145,8 @@ impl Watch {
             Source::Disk | Source::KnownGood(_) => {
                 let waits = self.upgrading.is_some() && source == Source::Disk;
                 holds!(self, !waits, "a restart beside an upgrade");
+                let ends = self.lame_duck.is_some() && source == Source::Disk;
+                holds!(self, !ends, "a restart of a lame duck");
                 holds!(
                     self,
                     generation == self.last_generation + 1,

@@ -11,13 +11,27 @@ impl Watch {
     pub(super) fn check_end(&mut self, event: &Event, accepted: Option<WorkerId>) {
         let mute = |worker: &Seen| worker.asked.is_some_and(|limit| limit <= self.now);
         let nobody = accepted.is_none_or(|id| self.workers.get(&id).is_none_or(mute));
-        let asked = matches!(event, Event::Stop { .. });
+        let over = self.lame_duck.is_some_and(|until| until <= self.now);
+        let asked = matches!(event, Event::Stop { .. }) || over;
+        let patient = self.lame_duck.is_none() || over || self.pressed.is_some() || nobody;
+        holds!(self, patient, "the lame duck is cut short");
         holds!(self, asked || nobody, "it gives up although a worker accepts");
         let done = match event {
             Event::Exited { worker, exit, .. } => exit.success() && accepted == Some(*worker),
             _ => false,
         };
         self.success = asked || done;
+    }
+
+    /// Told to stop, and not stopping yet.
+    pub(super) fn check_lame_duck(&self, event: &Event) {
+        let Some(until) = self.lame_duck.filter(|_| !self.stopping) else { return };
+        let word = self.machine.state_word();
+        holds!(self, word == "lame-duck", "a lame duck is {word}");
+        let over = matches!(event, Event::Tick) && until <= self.now;
+        holds!(self, !over && self.pressed.is_none(), "a lame duck does not end");
+        let due = self.machine.deadline().is_some_and(|at| at <= until);
+        holds!(self, due, "a lame duck has no limit");
     }
 
     pub(super) fn check_service(&self, event: &Event, accepted: Option<WorkerId>) {
@@ -115,7 +129,9 @@ impl Watch {
     }
 
     pub(super) fn check_clients(&self) {
-        if self.stopping || self.transition().is_some() || self.upgrading.is_some() {
+        // Who told a lame duck to stop waits for its end.
+        let ends = self.stopping || self.lame_duck.is_some();
+        if ends || self.transition().is_some() || self.upgrading.is_some() {
             return;
         }
         let committed = self.machine.current.as_ref().map_or(0, |current| current.generation);

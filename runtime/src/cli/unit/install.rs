@@ -1,0 +1,164 @@
+//! `unit --install`: writes what changed, as one step for each file, and has systemd know of it.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use similar::TextDiff;
+
+use super::{DIRECTORY, Unit, usage};
+use crate::error::{Error, ErrorKind, Result};
+
+pub(super) fn install(units: &[Unit], yes: bool) -> Result<()> {
+    let refused = |message: String| Err(Error::new(ErrorKind::Refused, message));
+    if !rustix::process::geteuid().is_root() {
+        return refused(format!(
+            "`unit --install` writes to {DIRECTORY}, which is root's: be root (sudo keeps no DAEMON_* \
+             variables by itself), or give an administrator what `unit` prints"
+        ));
+    }
+    if !Path::new("/run/systemd/system").is_dir() {
+        return refused("systemd does not run here: `unit` prints what could be installed".into());
+    }
+    let changes = units.iter().map(|unit| Change::of(unit, Path::new(DIRECTORY)));
+    let changes = changes.collect::<Result<Vec<_>>>()?;
+    let changes: Vec<&Change<'_>> = changes.iter().filter(|change| change.is_one()).collect();
+    for change in &changes {
+        super::super::print(&change.diff())?;
+    }
+    if !changes.is_empty() && !yes && !agreed(changes.len())? {
+        return refused("nothing was written".into());
+    }
+    for change in &changes {
+        change.write()?;
+    }
+    let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
+    systemctl(&["daemon-reload"])?;
+    systemctl(&[&["enable", "--"], names.as_slice()].concat())?;
+    let done = if changes.is_empty() { "was installed already" } else { "is installed" };
+    super::super::print(&format!(
+        "{} {done} and starts at boot; now: systemctl start {}\n",
+        names[0],
+        names.join(" ")
+    ))
+}
+
+/// What becomes of a file.
+struct Change<'a> {
+    path: PathBuf,
+    old: Option<String>,
+    new: &'a str,
+}
+
+impl Change<'_> {
+    fn of<'a>(unit: &'a Unit, directory: &Path) -> Result<Change<'a>> {
+        let path = directory.join(&unit.name);
+        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("{} is a link, to mask the unit perhaps; remove it", path.display()),
+            ));
+        }
+        let old = match fs::read_to_string(&path) {
+            Ok(old) => Some(old),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Error::io(format!("cannot read {}", path.display()), error)),
+        };
+        Ok(Change { path, old, new: &unit.text })
+    }
+
+    fn is_one(&self) -> bool {
+        self.old.as_deref() != Some(self.new)
+    }
+
+    fn diff(&self) -> String {
+        let path = self.path.display().to_string();
+        let before = if self.old.is_some() { &path } else { "/dev/null" };
+        let diff = TextDiff::from_lines(self.old.as_deref().unwrap_or(""), self.new);
+        diff.unified_diff().context_radius(3).header(before, &path).to_string()
+    }
+
+    /// Aside, then renamed: nobody ever reads half a unit.
+    fn write(&self) -> Result<()> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(self.path.file_name().unwrap_or_default());
+        name.push(format!(".{}", std::process::id()));
+        let aside = self.path.with_file_name(name);
+        let written = write(&aside, self.new).and_then(|()| fs::rename(&aside, &self.path));
+        written.map_err(|error| {
+            // It may not be there, which is why.
+            let _ = fs::remove_file(&aside);
+            Error::io(format!("cannot write {}", self.path.display()), error)
+        })
+    }
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Asks, where there is somebody to ask.
+fn agreed(files: usize) -> Result<bool> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Err(usage("nothing was written, as there is no terminal to ask on: add --yes"));
+    }
+    let what = if files == 1 { "this file" } else { "these files" };
+    eprint!("write {what} to {DIRECTORY}? [y/N] ");
+    let mut answer = String::new();
+    stdin.read_line(&mut answer).map_err(|error| Error::io("cannot read an answer", error))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn systemctl(arguments: &[&str]) -> Result<()> {
+    let called = format!("systemctl {}", arguments.join(" "));
+    let status = Command::new("systemctl")
+        .args(arguments)
+        .status()
+        .map_err(|error| Error::io(format!("cannot run `{called}`"), error))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::Io, format!("`{called}` failed ({status})"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let unit = |text: &str| Unit { name: "a.service".into(), text: text.into() };
+        let old = unit("[Unit]\nDescription=a\n");
+        let change = Change::of(&old, dir.path()).unwrap();
+        assert!(
+            change.is_one() && change.diff().starts_with("--- /dev/null\n+++ /"),
+            "{}",
+            change.diff()
+        );
+        change.write().unwrap();
+        assert!(!Change::of(&old, dir.path()).unwrap().is_one());
+
+        let new = unit("[Unit]\nDescription=b\n");
+        let change = Change::of(&new, dir.path()).unwrap();
+        assert!(change.diff().ends_with("-Description=a\n+Description=b\n"), "{}", change.diff());
+        change.write().unwrap();
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["a.service"]);
+        assert_eq!(fs::read_to_string(dir.path().join("a.service")).unwrap(), new.text);
+    }
+
+    #[test]
+    fn a_masked_unit_stays_masked() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("a.service")).unwrap();
+        let unit = Unit { name: "a.service".into(), text: String::new() };
+        assert!(Change::of(&unit, dir.path()).is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! `unit`: the systemd units of this program, from its effective configuration.
+
+mod install;
+mod plan;
+mod service;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::config::{Address, Configuration, Surroundings};
+use crate::error::{Error, ErrorKind, Result};
+
+use plan::Plan;
+
+/// Where an administrator's units are.
+const DIRECTORY: &str = "/etc/systemd/system";
+
+/// The options of the verb.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Options {
+    pub(crate) sockets: bool,
+    pub(crate) notify_reload: bool,
+    pub(crate) install: bool,
+    pub(crate) yes: bool,
+}
+
+/// A unit file.
+#[derive(Debug, PartialEq, Eq)]
+struct Unit {
+    name: String,
+    text: String,
+}
+
+/// What a service started by systemd has around it: nothing but its configuration.
+pub(crate) fn surroundings(around: &Surroundings) -> Surroundings {
+    let configures = |name: &OsString| name.as_encoded_bytes().starts_with(b"DAEMON_");
+    let vars = around.vars.iter().filter(|(name, _)| configures(name)).cloned().collect();
+    Surroundings { vars, uid: 0, ..around.clone() }
+}
+
+/// Prints or installs the units. `around` and `configuration` are those of the service.
+pub(crate) fn run(
+    configuration: &Configuration,
+    around: &Surroundings,
+    args: &[OsString],
+    options: Options,
+) -> Result<ExitCode> {
+    let arguments = args.iter().skip(1).map(|argument| {
+        argument.to_str().map(str::to_owned).ok_or_else(|| {
+            usage(format!("{} is not UTF-8 text, which a unit is", argument.display()))
+        })
+    });
+    let image = configuration.settings.exe.as_deref().unwrap_or(&around.exe);
+    let plan = Plan {
+        settings: configuration.settings.clone(),
+        image: without_parents(image)?,
+        variables: configuration.variables(&around.vars),
+        overrides: configuration.options(&around.overrides),
+        arguments: arguments.collect::<Result<_>>()?,
+        sockets: options.sockets,
+        notify_reload: options.notify_reload,
+    };
+    let units = units(&plan)?;
+    if options.install {
+        install::install(&units, options.yes)?;
+    } else {
+        super::print(&printed(&units))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One behind the other, each with its name.
+fn printed(units: &[Unit]) -> String {
+    let files = units.iter().map(|unit| format!("# {DIRECTORY}/{}\n{}", unit.name, unit.text));
+    files.collect::<Vec<_>>().join("\n")
+}
+
+/// The service, and its sockets where systemd is to bind them.
+fn units(plan: &Plan) -> Result<Vec<Unit>> {
+    let settings = &plan.settings;
+    if plan.notify_reload && !settings.graceful_restart {
+        return Err(usage(
+            "`--notify-reload` needs graceful_restart in the attribute: leave it out, as without a \
+             supervisor nothing can be reloaded",
+        ));
+    }
+    let image = plan.image.to_string_lossy();
+    if image.contains(|c: char| "\"'\\".contains(c) || c.is_control()) {
+        return Err(Error::new(
+            ErrorKind::Image,
+            format!("systemd runs no program whose path has quotes in it: rename {image}"),
+        ));
+    }
+    let name = text::escape(&settings.name);
+    let service = format!("{name}.service");
+    let mut sockets = Vec::new();
+    if plan.sockets {
+        if settings.listen.is_empty() {
+            return Err(usage("`--socket` needs a listener, and none is declared: leave it out"));
+        }
+        for (listener, at) in &settings.listen {
+            if matches!(&at.addr, Address::Tcp(addr) if addr.port() == 0) {
+                return Err(usage(format!(
+                    "`--socket` needs a port, and that of listener `{listener}` is 0: give it one"
+                )));
+            }
+            let text = socket::socket(&service, &settings.name, listener, at);
+            sockets.push(Unit { name: format!("{name}-{listener}.socket"), text });
+        }
+    }
+    let names: Vec<String> = sockets.iter().map(|unit| unit.name.clone()).collect();
+    let text = service::service(plan, &names);
+    Ok(std::iter::once(Unit { name: service, text }).chain(sockets).collect())
+}
+
+/// The same path without `..`, which systemd refuses; links behind the last of them stay as they are.
+fn without_parents(path: &Path) -> Result<PathBuf> {
+    let parts: Vec<Component<'_>> = path.components().collect();
+    let Some(last) = parts.iter().rposition(|part| *part == Component::ParentDir) else {
+        return Ok(parts.iter().collect());
+    };
+    let front: PathBuf = parts[..=last].iter().collect();
+    let real = std::fs::canonicalize(&front).map_err(|error| {
+        Error::os(ErrorKind::Image, format!("cannot resolve {}", front.display()), error)
+    })?;
+    Ok(real.into_iter().chain(parts[last + 1..].iter().map(|part| part.as_os_str())).collect())
+}
+
+fn usage(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Usage, message)
+}

@@ -1,0 +1,155 @@
+//! What a unit has to provide for, found in the settings.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Address, ListenSettings, Settings};
+
+/// All that a unit depends on.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) settings: Settings,
+    /// Absolute, with its links as they are.
+    pub(crate) image: PathBuf,
+    /// The `DAEMON_*` variables that are set.
+    pub(crate) variables: Vec<(String, String)>,
+    /// The `key=value` of each `--set`.
+    pub(crate) overrides: Vec<String>,
+    /// The program's own arguments, without its name.
+    pub(crate) arguments: Vec<String>,
+    /// systemd binds the listeners.
+    pub(crate) sockets: bool,
+    /// Reloads by signal.
+    pub(crate) notify_reload: bool,
+}
+
+/// Where what a service needs lies, in the eyes of a sandbox.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Below `/run`, made by systemd.
+    pub(super) runtime: Option<String>,
+    /// Below `/var/log`, made by systemd.
+    pub(super) logs: Option<String>,
+    /// Directories it writes to, made by whoever installs it.
+    pub(super) writes: BTreeSet<PathBuf>,
+    /// Something is in a home directory.
+    pub(super) in_home: bool,
+    /// Something is in a directory for temporary files.
+    pub(super) in_tmp: bool,
+}
+
+/// Home directories, as `ProtectHome=` has them.
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+
+/// Temporary directories, as `PrivateTmp=` has them.
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+
+impl Plan {
+    /// The listeners that the program binds itself.
+    pub(super) fn own(&self) -> impl Iterator<Item = &ListenSettings> {
+        self.settings.listen.values().filter(|_| !self.sockets)
+    }
+
+    pub(super) fn places(&self) -> Places {
+        let settings = &self.settings;
+        let mut places =
+            Places { runtime: below("/run", &settings.runtime_dir), ..Places::default() };
+        let mut writes = BTreeSet::new();
+        if places.runtime.is_none() {
+            writes.insert(settings.runtime_dir.clone());
+        }
+        let parent = |path: &Path| path.parent().map(Path::to_owned);
+        if let Some(dir) = settings.log.as_deref().and_then(parent) {
+            places.logs = below("/var/log", &dir);
+            writes.extend(Some(dir).filter(|_| places.logs.is_none()));
+        }
+        writes.extend(parent(&settings.pidfile));
+        writes.extend(self.own().filter_map(|listener| match &listener.addr {
+            Address::Unix(path) => parent(path),
+            Address::Tcp(_) => None,
+        }));
+        writes.retain(|dir| places.runtime.is_none() || !dir.starts_with(&settings.runtime_dir));
+        let read = [Some(&self.image), settings.config.as_ref(), settings.workdir.as_ref()];
+        let all: Vec<&Path> =
+            read.into_iter().flatten().chain(&writes).map(PathBuf::as_path).collect();
+        let any =
+            |dirs: &[&str]| all.iter().any(|path| dirs.iter().any(|dir| path.starts_with(dir)));
+        (places.in_home, places.in_tmp) = (any(&HOMES), any(&TEMPORARY));
+        places.writes = writes;
+        places
+    }
+
+    /// Whether the program changes users itself, and so has to be started as root.
+    pub(super) fn drops(&self) -> bool {
+        let settings = &self.settings;
+        settings.user.is_some()
+            || settings.group.is_some()
+            || settings.groups.is_some()
+            || settings.chroot.is_some()
+    }
+
+    /// The capabilities it needs, and what for.
+    pub(super) fn capabilities(&self) -> BTreeMap<String, &'static str> {
+        let settings = &self.settings;
+        let mut needed: BTreeMap<&str, &str> = BTreeMap::new();
+        if self.drops() {
+            let change = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL"];
+            needed.extend(change.map(|name| (name, "a worker of another user")));
+            let changes = [
+                ("CAP_SYS_CHROOT", settings.chroot.is_some(), "`chroot`"),
+                ("CAP_SYS_RESOURCE", !settings.limits.is_empty(), "`limits`"),
+                ("CAP_SYS_RESOURCE", settings.oom_score_adj.is_some(), "`oom_score_adj`"),
+                ("CAP_SYS_NICE", settings.nice.is_some(), "`nice`"),
+            ];
+            let changes = changes.into_iter().filter(|(_, needs, _)| *needs);
+            needed.extend(changes.map(|(name, _, what)| (name, what)));
+        }
+        for listener in self.own() {
+            match &listener.addr {
+                Address::Tcp(addr) if (1..1024).contains(&addr.port()) => {
+                    needed.insert("CAP_NET_BIND_SERVICE", "a port below 1024");
+                }
+                Address::Unix(_) if listener.user.is_some() || listener.group.is_some() => {
+                    needed.insert("CAP_CHOWN", "the owner of a unix socket");
+                }
+                _ => {}
+            }
+        }
+        let kept = settings.capabilities.iter().flatten();
+        let kept =
+            kept.map(|name| (format!("CAP_{}", name.to_ascii_uppercase()), "`capabilities`"));
+        needed.into_iter().map(|(name, what)| (name.to_owned(), what)).chain(kept).collect()
+    }
+
+    /// The families of addresses of its sockets. Its manager and its verbs have unix sockets.
+    pub(super) fn families(&self) -> Vec<&'static str> {
+        let addrs = || self.settings.listen.values().map(|listener| &listener.addr);
+        let v6 = addrs().any(Address::is_ipv6);
+        let v4 = addrs().any(|addr| !addr.is_unix() && !addr.is_ipv6());
+        let families = [("AF_UNIX", true), ("AF_INET", v4), ("AF_INET6", v6)];
+        families.into_iter().filter_map(|(name, used)| used.then_some(name)).collect()
+    }
+
+    /// Whether it binds an address that a network has to bring.
+    pub(super) fn needs_network(&self) -> bool {
+        let own = |ip: IpAddr| !ip.is_unspecified() && !ip.is_loopback();
+        self.own().any(|listener| matches!(&listener.addr, Address::Tcp(addr) if own(addr.ip())))
+    }
+
+    /// Whether something in the runtime directory has to outlive the main process.
+    pub(super) fn keeps_runtime(&self) -> bool {
+        let inside = |path: &Path| path.starts_with(&self.settings.runtime_dir);
+        !self.settings.orphan_grace.is_zero()
+            || self.own().any(|l| matches!(&l.addr, Address::Unix(path) if inside(path)))
+    }
+}
+
+/// A directory in one where systemd makes them, relative to it.
+fn below(base: &str, dir: &Path) -> Option<String> {
+    let relative = dir.strip_prefix(base).ok()?;
+    let text = relative.to_str().filter(|text| !text.is_empty())?;
+    let normal = relative.components().all(|c| matches!(c, std::path::Component::Normal(_)));
+    // Whoever may use it is not decided here: /run/user is the users'.
+    (normal && !HOMES.iter().any(|home| dir.starts_with(home))).then(|| text.to_owned())
+}

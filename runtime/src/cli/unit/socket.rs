@@ -1,0 +1,39 @@
+//! The `.socket` of a listener. One each: all sockets of a unit have one name.
+
+use super::text::{self, Text};
+use crate::config::{Address, ListenSettings};
+
+pub(super) fn socket(service: &str, daemon: &str, name: &str, listener: &ListenSettings) -> String {
+    let mut text = Text::default();
+    text.section("Unit")
+        .set("Description", format_args!("{}, listener {name}", text::whole(daemon)));
+    text.section("Socket").comment(
+        "systemd has the socket; connections that come while the service is away wait in it.",
+    );
+    match &listener.addr {
+        Address::Tcp(addr) => {
+            text.set("ListenStream", addr);
+            if addr.is_ipv6() {
+                let only = if listener.v6only { "ipv6-only" } else { "both" };
+                text.set("BindIPv6Only", only);
+            }
+        }
+        Address::Unix(path) => {
+            text.set("ListenStream", text::whole(&path.to_string_lossy()));
+        }
+    }
+    text.set("FileDescriptorName", name).set("Service", service).set("Backlog", listener.backlog);
+    if listener.addr.is_unix() {
+        let mode = listener.mode.unwrap_or(0o600);
+        text.group("Who may connect is said by `mode`, `user` and `group` of the listener.")
+            .set("SocketMode", format_args!("{mode:04o}"));
+        for (key, account) in [("SocketUser", &listener.user), ("SocketGroup", &listener.group)] {
+            if let Some(account) = account {
+                text.set(key, text::whole(account));
+            }
+        }
+        text.set("RemoveOnStop", "yes");
+    }
+    text.section("Install").set("WantedBy", "sockets.target");
+    text.into_string()
+}

@@ -1,0 +1,52 @@
+//! What was said relative to a starting directory, for a start from another one.
+
+use std::ffi::OsString;
+
+use super::keys::{KEYS, Kind};
+use super::{Address, Configuration, env};
+
+impl Configuration {
+    /// The variables among `vars` that are configuration, with paths made absolute.
+    pub(crate) fn variables(&self, vars: &[(OsString, OsString)]) -> Vec<(String, String)> {
+        let text = vars.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
+        let mut ours: Vec<_> = text
+            .filter(|(name, _)| env::is_ours(name))
+            .map(|(name, value)| (name.to_owned(), self.absolute(name, value)))
+            .collect();
+        ours.sort();
+        ours
+    }
+
+    /// The `key=value` of `--set` options, with paths made absolute.
+    pub(crate) fn options(&self, overrides: &[String]) -> Vec<String> {
+        let option = |text: &String| match text.split_once('=') {
+            Some((key, value)) => {
+                let value = self.absolute(&format!("--set {}", key.trim()), value);
+                format!("{}={value}", key.trim())
+            }
+            None => text.clone(),
+        };
+        overrides.iter().map(option).collect()
+    }
+
+    /// The value that a variable or option has, where it was read as a path; else as it was given.
+    fn absolute(&self, spelled: &str, given: &str) -> String {
+        let keys = self.sources.iter().filter(|(_, source)| *source == spelled);
+        let path = keys.filter_map(|(key, _)| self.path_at(key)).next();
+        path.unwrap_or_else(|| given.to_owned())
+    }
+
+    fn path_at(&self, key: &str) -> Option<String> {
+        if KEYS.iter().any(|known| known.name == key && known.kind == Kind::Path) {
+            let settings = serde_json::to_value(&self.settings).ok()?;
+            return settings.get(key)?.as_str().map(str::to_owned);
+        }
+        let mut listeners = self.settings.listen.iter();
+        let (_, listener) =
+            listeners.find(|(name, _)| super::keys::join(&["listen", name]) == key)?;
+        match &listener.addr {
+            addr @ Address::Unix(_) => Some(addr.to_string()),
+            Address::Tcp(_) => None,
+        }
+    }
+}

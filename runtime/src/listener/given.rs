@@ -1,0 +1,146 @@
+//! Sockets that somebody else bound, and this process was given at its start.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
+use socket2::{SockAddr, Socket};
+
+use super::{
+    Bound, Source, backlog, cannot_bind, lock_directory, remove_dead, set_owner, socket_file,
+};
+use crate::config::{Address, ListenSettings};
+use crate::error::Result;
+use crate::sys::descriptors;
+
+/// A socket that accepts connections.
+#[derive(Debug)]
+pub(crate) struct Given {
+    fd: OwnedFd,
+    addr: Address,
+    v6only: bool,
+}
+
+/// Why a descriptor cannot be a listener: what it is.
+pub(crate) type Unsuitable = String;
+
+/// Looks at a descriptor that should be a listener.
+pub(crate) fn examine(fd: OwnedFd) -> Result<Given, Unsuitable> {
+    let kind = sockopt::socket_type(&fd).map_err(|_| "no socket".to_owned())?;
+    match kind {
+        SocketType::STREAM => {}
+        SocketType::DGRAM => return Err("a datagram socket".into()),
+        SocketType::SEQPACKET => return Err("a sequential-packet socket".into()),
+        _ => return Err("a socket of another kind".into()),
+    }
+    if !matches!(sockopt::socket_acceptconn(&fd), Ok(true)) {
+        return Err("a socket that does not listen".into());
+    }
+    let addr = address(&fd)?;
+    let v6only = addr.is_ipv6() && matches!(sockopt::ipv6_v6only(&fd), Ok(true));
+    // It may have been taken away by the manager, as its units say by default.
+    descriptors::set_nonblocking(&fd).map_err(|error| format!("a socket in disorder: {error}"))?;
+    Ok(Given { fd, addr, v6only })
+}
+
+fn address(fd: &OwnedFd) -> Result<Address, Unsuitable> {
+    let name = rustix::net::getsockname(fd)
+        .map_err(|error| format!("a socket without address: {}", io::Error::from(error)))?;
+    match name.address_family() {
+        AddressFamily::INET | AddressFamily::INET6 => SocketAddr::try_from(name)
+            .map(Address::Tcp)
+            .map_err(|error| format!("a socket of an odd address: {}", io::Error::from(error))),
+        AddressFamily::UNIX => unix_path(name),
+        _ => Err("a socket that is neither TCP nor a unix socket".into()),
+    }
+}
+
+fn unix_path(name: SocketAddrAny) -> Result<Address, Unsuitable> {
+    use std::os::unix::ffi::OsStrExt;
+    let odd = |error| format!("a socket of an odd address: {}", io::Error::from(error));
+    let name = rustix::net::SocketAddrUnix::try_from(name).map_err(odd)?;
+    match name.path() {
+        Some(path) if !path.is_empty() => {
+            Ok(Address::Unix(std::ffi::OsStr::from_bytes(path.to_bytes()).into()))
+        }
+        _ => Err("a unix socket without a path".into()),
+    }
+}
+
+impl Given {
+    pub(crate) fn addr(&self) -> &Address {
+        &self.addr
+    }
+
+    /// As a listener that stays the service manager's.
+    pub(crate) fn of_manager(self) -> Bound {
+        let Given { fd, addr, v6only } = self;
+        // Where it is, and not where a listener of its name would be.
+        let settings = bare(addr.clone(), v6only);
+        Bound { settings, socket: Socket::from(fd), addr, file: None, source: Source::Manager }
+    }
+
+    /// Why it cannot be the listener that is declared now, if it was bound by this daemon before.
+    pub(crate) fn differs(&self, wanted: &ListenSettings) -> Option<String> {
+        let same = match (&self.addr, &wanted.addr) {
+            // The kernel chose the port once, and is not asked again.
+            (Address::Tcp(is), Address::Tcp(asked)) if asked.port() == 0 => is.ip() == asked.ip(),
+            (is, asked) => is == asked,
+        };
+        if !same {
+            return Some(format!("it is declared at {} now", wanted.addr));
+        }
+        if self.addr.is_ipv6() && self.v6only != wanted.v6only {
+            return Some("its `v6only` is another now".into());
+        }
+        match &self.addr {
+            Address::Unix(path) if !is_socket(path) => Some(format!(
+                "{} is gone; if it was in the runtime directory, set RuntimeDirectoryPreserve=restart",
+                path.display()
+            )),
+            _ => None,
+        }
+    }
+
+    /// As the listener that is declared as `wanted`, which this daemon bound in an earlier life.
+    pub(crate) fn of_store(self, name: &str, wanted: &ListenSettings) -> Result<Bound> {
+        let cannot = |error: io::Error| cannot_bind(name, wanted, error);
+        let Given { fd, addr, .. } = self;
+        let socket = Socket::from(fd);
+        let mut file = None;
+        if let Address::Unix(path) = &addr {
+            set_owner(name, path, wanted)?;
+            if let Some(mode) = wanted.mode {
+                let mode = std::fs::Permissions::from_mode(mode);
+                std::fs::set_permissions(path, mode).map_err(cannot)?;
+            }
+            file = Some(socket_file(path).map_err(cannot)?);
+        }
+        socket.listen(backlog(wanted)).map_err(cannot)?;
+        Ok(Bound { settings: wanted.clone(), socket, addr, file, source: Source::Store })
+    }
+}
+
+/// Removes the file of a unix socket that was kept in vain and is closed, unless somebody listens there again.
+pub(crate) fn clear_away(name: &str, addr: &Address) {
+    let Address::Unix(path) = addr else { return };
+    let Ok(sock_addr) = SockAddr::unix(path) else { return };
+    let settings = bare(addr.clone(), false);
+    if let Ok(_lock) = lock_directory(name, path, &settings) {
+        // What cannot be removed is replaced by whoever binds there next.
+        let _ = remove_dead(name, path, &sock_addr, &settings);
+    }
+}
+
+/// An address, and nothing said of it.
+fn bare(addr: Address, v6only: bool) -> ListenSettings {
+    ListenSettings { addr, backlog: 0, mode: None, user: None, group: None, v6only }
+}
+
+fn is_socket(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}

@@ -1,0 +1,320 @@
+//! One event, and the forms in which it is written. Workers and supervisor write the same.
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::config::LogLevel;
+
+/// A name and a value that an event has beside its message.
+pub(crate) type Field = (String, Json);
+
+/// Whose events they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    /// The daemon's name.
+    pub(crate) name: String,
+    /// The process that writes.
+    pub(crate) pid: u32,
+}
+
+/// Something that happened.
+#[derive(Debug, Default)]
+pub(crate) struct Event<'a> {
+    pub(crate) level: LogLevel,
+    pub(crate) message: &'a str,
+    /// The generation and the worker that it is about, or that writes.
+    pub(crate) generation: Option<u32>,
+    pub(crate) worker: Option<u32>,
+    /// The module it is from, and the place in its source.
+    pub(crate) target: Option<&'a str>,
+    pub(crate) place: Option<(&'a str, u32)>,
+    pub(crate) fields: &'a [Field],
+    /// The spans it happened in, the outermost first.
+    pub(crate) spans: &'a [(&'a str, Vec<Field>)],
+}
+
+impl LogLevel {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            LogLevel::Error => "ERROR",
+            LogLevel::Warn => "WARN",
+            LogLevel::Info => "INFO",
+            LogLevel::Debug => "DEBUG",
+            LogLevel::Trace => "TRACE",
+        }
+    }
+
+    /// The number that syslog(3) and the journal have for it.
+    pub(crate) fn priority(self) -> u8 {
+        match self {
+            LogLevel::Error => 3,
+            LogLevel::Warn => 4,
+            LogLevel::Info => 6,
+            LogLevel::Debug | LogLevel::Trace => 7,
+        }
+    }
+}
+
+impl Event<'_> {
+    /// For people, without an end of line: `2026-05-01T10:00:00.123Z INFO hello[812]: app::db: slow ms=70`.
+    pub(crate) fn text(&self, writer: &Writer, now: SystemTime) -> String {
+        let time = humantime::format_rfc3339_millis(now);
+        let (level, name, pid) = (self.level.word(), &writer.name, writer.pid);
+        let mut line = format!("{time} {level} {name}[{pid}]: ");
+        let mut put = |text: &str| line.extend(text.chars().flat_map(printable));
+        if let Some(target) = self.target {
+            put(&format!("{target}: "));
+        }
+        for (name, fields) in self.spans {
+            put(name);
+            if !fields.is_empty() {
+                put(&format!("{{{}}}", pairs(fields).trim_start()));
+            }
+            put(": ");
+        }
+        put(self.message);
+        put(&pairs(self.fields));
+        line
+    }
+
+    /// One object, without an end of line.
+    pub(crate) fn json(&self, writer: &Writer, now: SystemTime) -> String {
+        let mut object = Map::new();
+        let mut put = |key: &str, value: Json| object.insert(key.into(), value);
+        put("timestamp", humantime::format_rfc3339_micros(now).to_string().into());
+        put("level", self.level.word().into());
+        put("name", writer.name.clone().into());
+        put("pid", writer.pid.into());
+        if let Some(generation) = self.generation {
+            put("generation", generation.into());
+        }
+        if let Some(worker) = self.worker {
+            put("worker", worker.into());
+        }
+        if let Some(target) = self.target {
+            put("target", target.into());
+        }
+        let mut fields = Map::from_iter([("message".into(), self.message.into())]);
+        fields.extend(self.fields.iter().cloned());
+        put("fields", fields.into());
+        if !self.spans.is_empty() {
+            let span = |(name, fields): &(&str, Vec<Field>)| {
+                let mut span = Map::from_iter(fields.iter().cloned());
+                span.insert("name".into(), json!(name));
+                Json::from(span)
+            };
+            put("spans", self.spans.iter().map(span).collect());
+        }
+        Json::from(object).to_string()
+    }
+
+    /// As systemd's native journal protocol has it: a field a line, those of several lines by length.
+    pub(crate) fn journal(&self, writer: &Writer) -> Vec<u8> {
+        let mut entry = Entry::default();
+        entry.put("MESSAGE", self.message);
+        entry.put("PRIORITY", &self.level.priority().to_string());
+        entry.put("LEVEL", self.level.word());
+        entry.put("SYSLOG_IDENTIFIER", &writer.name);
+        entry.put("SYSLOG_PID", &writer.pid.to_string());
+        if let Some(generation) = self.generation {
+            entry.put("GENERATION", &generation.to_string());
+        }
+        if let Some(worker) = self.worker {
+            entry.put("WORKER", &worker.to_string());
+        }
+        if let Some(target) = self.target {
+            entry.put("TARGET", target);
+        }
+        if let Some((file, line)) = self.place {
+            entry.put("CODE_FILE", file);
+            entry.put("CODE_LINE", &line.to_string());
+        }
+        for (name, value) in self.fields {
+            entry.put_foreign(name, value);
+        }
+        // The innermost is the nearest to the event.
+        for (name, fields) in self.spans.iter().rev() {
+            entry.add("SPAN", name);
+            for (name, value) in fields {
+                entry.put_foreign(name, value);
+            }
+        }
+        entry.bytes
+    }
+}
+
+/// ` key=value` of each.
+fn pairs(fields: &[Field]) -> String {
+    fields.iter().fold(String::new(), |mut text, (name, value)| {
+        // Writing to a string cannot fail.
+        let _ = match value {
+            Json::String(value) if value.contains([' ', '"', '=']) || value.is_empty() => {
+                write!(text, " {name}={value:?}")
+            }
+            Json::String(value) => write!(text, " {name}={value}"),
+            value => write!(text, " {name}={value}"),
+        };
+        text
+    })
+}
+
+/// An event is one line, and no more than text on a terminal, whatever a client made the program write.
+fn printable(c: char) -> impl Iterator<Item = char> {
+    let escaped = c.is_control() && c != '\t';
+    let (plain, escape) = if escaped { (None, Some(c.escape_default())) } else { (Some(c), None) };
+    plain.into_iter().chain(escape.into_iter().flatten())
+}
+
+/// An entry of the journal.
+#[derive(Default)]
+struct Entry {
+    bytes: Vec<u8>,
+    names: Vec<String>,
+}
+
+impl Entry {
+    fn put(&mut self, name: &str, value: &str) {
+        self.add(name, value);
+        self.names.push(name.to_owned());
+    }
+
+    /// A field may have several values.
+    fn add(&mut self, name: &str, value: &str) {
+        self.bytes.extend(name.as_bytes());
+        if value.contains('\n') {
+            self.bytes.push(b'\n');
+            self.bytes.extend((value.len() as u64).to_le_bytes());
+        } else {
+            self.bytes.push(b'=');
+        }
+        self.bytes.extend(value.as_bytes());
+        self.bytes.push(b'\n');
+    }
+
+    /// A field that the program named: as the journal takes names, and no second value of one that is there.
+    fn put_foreign(&mut self, name: &str, value: &Json) {
+        let mut name: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+            .collect();
+        // What begins with `_` is the journal's own, and with a digit is refused.
+        let begins = name.bytes().next().is_some_and(|b| b.is_ascii_uppercase());
+        if !begins || self.names.contains(&name) {
+            name.insert_str(0, "F_");
+        }
+        name.truncate(64);
+        if self.names.contains(&name) {
+            return;
+        }
+        match value {
+            Json::String(text) => self.put(&name, text),
+            value => self.put(&name, &value.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    fn writer() -> Writer {
+        Writer { name: "hello".into(), pid: 812 }
+    }
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(1_777_626_000_123)
+    }
+
+    fn fields() -> Vec<Field> {
+        vec![
+            ("ms".into(), json!(70)),
+            ("listener".into(), json!("http")),
+            ("peer".into(), json!("a b")),
+        ]
+    }
+
+    #[test]
+    fn as_text() {
+        let fields = fields();
+        let spans = [("request", vec![("id".to_owned(), json!(7))]), ("query", vec![])];
+        let event = Event {
+            level: LogLevel::Warn,
+            message: "slow\nforged \u{1b}[31m",
+            target: Some("app::db"),
+            fields: &fields,
+            spans: &spans,
+            ..Event::default()
+        };
+        assert_eq!(
+            event.text(&writer(), now()),
+            "2026-05-01T09:00:00.123Z WARN hello[812]: app::db: request{id=7}: query: \
+             slow\\nforged \\u{1b}[31m ms=70 listener=http peer=\"a b\""
+        );
+    }
+
+    #[test]
+    fn as_json() {
+        let fields = fields();
+        let event = Event {
+            message: "a \"b\"\n",
+            generation: Some(2),
+            worker: Some(812),
+            target: Some("app"),
+            fields: &fields,
+            spans: &[("request", vec![("id".to_owned(), json!(7))])],
+            ..Event::default()
+        };
+        let line = event.json(&writer(), now());
+        assert!(!line.contains('\n'));
+        let read: Json = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            read,
+            json!({
+                "timestamp": "2026-05-01T09:00:00.123000Z", "level": "INFO", "name": "hello",
+                "pid": 812, "generation": 2, "worker": 812, "target": "app",
+                "fields": { "message": "a \"b\"\n", "ms": 70, "listener": "http", "peer": "a b" },
+                "spans": [{ "name": "request", "id": 7 }],
+            })
+        );
+    }
+
+    #[test]
+    fn as_an_entry_of_the_journal() {
+        let fields = [
+            ("http.method", json!("GET")),
+            ("priority", json!(1)),
+            ("_uid", json!(0)),
+            ("9lives", json!("two\nlines")),
+            ("ok", json!(true)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value));
+        let event = Event {
+            level: LogLevel::Error,
+            message: "a\nb",
+            generation: Some(2),
+            worker: Some(812),
+            place: Some(("src/main.rs", 7)),
+            fields: &fields,
+            spans: &[("request", vec![("ok".to_owned(), json!(false))])],
+            ..Event::default()
+        };
+        let mut expected = b"MESSAGE\n\x03\0\0\0\0\0\0\0a\nb\nPRIORITY=3\nLEVEL=ERROR\n\
+            SYSLOG_IDENTIFIER=hello\nSYSLOG_PID=812\nGENERATION=2\nWORKER=812\n\
+            CODE_FILE=src/main.rs\nCODE_LINE=7\nHTTP_METHOD=GET\nF_PRIORITY=1\nF__UID=0\nF_9LIVES\n"
+            .to_vec();
+        expected.extend(b"\x09\0\0\0\0\0\0\0two\nlines\nOK=true\nSPAN=request\nF_OK=false\n");
+        let entry = event.journal(&writer());
+        assert_eq!(String::from_utf8_lossy(&entry), String::from_utf8_lossy(&expected));
+    }
+
+    #[test]
+    fn levels_have_the_numbers_of_syslog() {
+        let levels =
+            [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+        assert_eq!(levels.map(LogLevel::priority), [3, 4, 6, 7, 7]);
+    }
+}

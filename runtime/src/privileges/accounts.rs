@@ -1,0 +1,79 @@
+//! Users and groups of the configuration as the numbers that the kernel knows.
+
+use crate::config::Settings;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::privileges::{self as sys, Account, User};
+
+/// Whom the settings mean; `None` where they name nobody.
+pub(super) fn resolve(settings: &Settings) -> Result<Option<Account>> {
+    let (user, group, groups) = (&settings.user, &settings.group, &settings.groups);
+    if user.is_none() && group.is_none() && groups.is_none() {
+        return Ok(None);
+    }
+    let own = Account::own()
+        .map_err(|error| Error::io("cannot examine the privileges of this process", error))?;
+    let entry = user.as_deref().map(find).transpose()?;
+    let (uid, entry) = match entry {
+        None => (own.uid, None),
+        Some(Found::Entry(entry)) => (entry.uid, Some(entry)),
+        Some(Found::Number(uid)) => (uid, None),
+    };
+    // Who stays what it is keeps its groups.
+    let stays = uid == own.uid && uid != 0;
+    let gid = match (group, &entry) {
+        (Some(name), _) => group_of("group", name)?,
+        (None, Some(entry)) => entry.gid,
+        (None, None) if user.is_none() || stays => own.gid,
+        (None, None) => {
+            return Err(Error::config(format!(
+                "`user` {uid} has no entry in the user database that would tell its group; set `group`"
+            )));
+        }
+    };
+    let groups = match (groups, entry) {
+        (Some(names), _) => {
+            let groups = names.iter().map(|name| group_of("groups", name));
+            sys::sorted(groups.collect::<Result<Vec<u32>>>()?)
+        }
+        (None, _) if user.is_none() || stays => own.groups,
+        (None, Some(entry)) => sys::groups_of(&entry.name, gid).map_err(|error| {
+            let what = format!("cannot look up the groups of `{}`", entry.name);
+            Error::os(ErrorKind::Config, what, error)
+        })?,
+        (None, None) => vec![gid],
+    };
+    Ok(Some(Account { uid, gid, groups }))
+}
+
+enum Found {
+    Entry(User),
+    /// A number that the database does not have.
+    Number(u32),
+}
+
+fn find(text: &str) -> Result<Found> {
+    let found = sys::user(text).map_err(|error| {
+        Error::os(ErrorKind::Config, format!("cannot look up `user` {text}"), error)
+    })?;
+    match (found, text.parse()) {
+        (Some(entry), _) => Ok(Found::Entry(entry)),
+        (None, Ok(number)) => Ok(Found::Number(number)),
+        (None, Err(_)) => Err(Error::config(format!(
+            "`user` {text} does not exist on this host; create it or correct the key"
+        ))),
+    }
+}
+
+fn group_of(key: &str, text: &str) -> Result<u32> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let found = sys::group(text).map_err(|error| {
+        Error::os(ErrorKind::Config, format!("cannot look up `{key}` {text}"), error)
+    })?;
+    found.ok_or_else(|| {
+        Error::config(format!(
+            "`{key}` {text} does not exist on this host; create it or correct the key"
+        ))
+    })
+}

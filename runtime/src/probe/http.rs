@@ -1,0 +1,178 @@
+//! As much of HTTP/1 (RFC 9112) as a probe speaks: one GET or HEAD, one answer, and the connection ends.
+
+use super::{Probe, Verdict};
+
+/// The longest head of a request that is read.
+pub(crate) const LONGEST: usize = 4096;
+
+/// What the bytes so far amount to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parsed {
+    /// The head has not ended yet.
+    Partial,
+    /// A question, of which a HEAD wants no body.
+    Asks { probe: Probe, head: bool },
+    /// Something else: the status to answer.
+    Refused(Status),
+}
+
+/// Why a request is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    BadRequest,
+    NotFound,
+    MethodNotAllowed,
+    HeadTooLarge,
+    Version,
+}
+
+impl Status {
+    fn line(self) -> &'static str {
+        match self {
+            Status::BadRequest => "400 Bad Request",
+            Status::NotFound => "404 Not Found",
+            Status::MethodNotAllowed => "405 Method Not Allowed",
+            Status::HeadTooLarge => "431 Request Header Fields Too Large",
+            Status::Version => "505 HTTP Version Not Supported",
+        }
+    }
+}
+
+/// Reads the head of a request. What follows it is none of a probe's.
+pub(crate) fn parse(bytes: &[u8]) -> Parsed {
+    let Some(line_end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return partial(bytes);
+    };
+    let line = bytes[..line_end].strip_suffix(b"\r").unwrap_or(&bytes[..line_end]);
+    let asked = match request_line(line) {
+        Ok(asked) => asked,
+        Err(status) => return Parsed::Refused(status),
+    };
+    // The fields do not matter, only where they end.
+    let rest = &bytes[line_end + 1..];
+    let ends = rest.starts_with(b"\n")
+        || rest.starts_with(b"\r\n")
+        || rest.windows(2).any(|pair| pair == b"\n\n")
+        || rest.windows(3).any(|three| three == b"\n\r\n");
+    if ends { asked } else { partial(bytes) }
+}
+
+fn partial(bytes: &[u8]) -> Parsed {
+    match bytes.len() < LONGEST {
+        true => Parsed::Partial,
+        false => Parsed::Refused(Status::HeadTooLarge),
+    }
+}
+
+fn request_line(line: &[u8]) -> Result<Parsed, Status> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Status::BadRequest);
+    };
+    match version {
+        b"HTTP/1.1" | b"HTTP/1.0" => {}
+        other if other.starts_with(b"HTTP/") => return Err(Status::Version),
+        _ => return Err(Status::BadRequest),
+    }
+    let head = match method {
+        b"GET" => false,
+        b"HEAD" => true,
+        _ => return Err(Status::MethodNotAllowed),
+    };
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let probe = Probe::ALL.into_iter().find(|probe| probe.path() == path);
+    probe.map(|probe| Parsed::Asks { probe, head }).ok_or(Status::NotFound)
+}
+
+/// The answer to a whole request.
+pub(crate) fn response(parsed: Parsed, verdict: impl FnOnce(Probe) -> Verdict) -> Option<Vec<u8>> {
+    let (status, text, head) = match parsed {
+        Parsed::Partial => return None,
+        Parsed::Asks { probe, head } => {
+            let verdict = verdict(probe);
+            let status = if verdict.ok { "200 OK" } else { "503 Service Unavailable" };
+            (status, verdict.text, head)
+        }
+        Parsed::Refused(status) => (status.line(), status.line(), false),
+    };
+    let allow = match parsed {
+        Parsed::Refused(Status::MethodNotAllowed) => "Allow: GET, HEAD\r\n",
+        _ => "",
+    };
+    let body = if head { String::new() } else { format!("{text}\n") };
+    Some(
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+             Cache-Control: no-store\r\n{allow}Connection: close\r\n\r\n{body}",
+            text.len() + 1
+        )
+        .into_bytes(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asks(probe: Probe) -> Parsed {
+        Parsed::Asks { probe, head: false }
+    }
+
+    #[test]
+    fn questions() {
+        assert_eq!(parse(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"), asks(Probe::Live));
+        assert_eq!(parse(b"GET /readyz?verbose HTTP/1.0\r\n\r\n"), asks(Probe::Ready));
+        assert_eq!(parse(b"GET /startupz HTTP/1.1\n\n"), asks(Probe::Startup));
+        assert_eq!(parse(b"GET /startupz HTTP/1.1\nA: b\n\nbody"), asks(Probe::Startup));
+        let head = Parsed::Asks { probe: Probe::Live, head: true };
+        assert_eq!(parse(b"HEAD /livez HTTP/1.1\r\n\r\n"), head);
+    }
+
+    #[test]
+    fn a_head_may_come_in_pieces() {
+        let whole = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+        for length in 0..whole.len() {
+            assert_eq!(parse(&whole[..length]), Parsed::Partial, "{length}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        let refused = |bytes: &[u8]| match parse(bytes) {
+            Parsed::Refused(status) => status,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(refused(b"GET / HTTP/1.1\r\n\r\n"), Status::NotFound);
+        assert_eq!(refused(b"GET /livez/ HTTP/1.1\r\n\r\n"), Status::NotFound);
+        assert_eq!(refused(b"POST /livez HTTP/1.1\r\n"), Status::MethodNotAllowed);
+        assert_eq!(refused(b"GET /livez HTTP/2.0\r\n"), Status::Version);
+        assert_eq!(refused(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Status::Version);
+        for line in ["\n", "GET\n", "GET /livez\n", "GET  /livez HTTP/1.1\n", "\x16\x03\x01 a b\n"]
+        {
+            assert_eq!(refused(line.as_bytes()), Status::BadRequest, "{line:?}");
+        }
+        assert_eq!(refused(&[b'a'; LONGEST]), Status::HeadTooLarge);
+        let endless = [b"GET /livez HTTP/1.1\r\n".to_vec(), vec![b'a'; LONGEST]].concat();
+        assert_eq!(refused(&endless), Status::HeadTooLarge);
+    }
+
+    #[test]
+    fn answers() {
+        let text = |parsed, ok| {
+            let verdict = if ok { Verdict::passes("yes") } else { Verdict::fails("no") };
+            response(parsed, |_| verdict).map(|bytes| String::from_utf8(bytes).unwrap())
+        };
+        let yes = text(asks(Probe::Ready), true).unwrap();
+        assert!(yes.starts_with("HTTP/1.1 200 OK\r\n") && yes.ends_with("\r\n\r\nyes\n"), "{yes}");
+        assert!(yes.contains("Content-Length: 4\r\n"), "{yes}");
+        let no = text(asks(Probe::Ready), false).unwrap();
+        assert!(no.starts_with("HTTP/1.1 503 ") && no.ends_with("\r\n\r\nno\n"), "{no}");
+        let head = text(Parsed::Asks { probe: Probe::Live, head: true }, true).unwrap();
+        assert!(head.contains("Content-Length: 4\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+        let post = text(Parsed::Refused(Status::MethodNotAllowed), true).unwrap();
+        assert!(post.starts_with("HTTP/1.1 405 ") && post.contains("\r\nAllow: GET, HEAD\r\n"));
+        assert_eq!(text(Parsed::Partial, true), None);
+    }
+}

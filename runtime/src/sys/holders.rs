@@ -1,0 +1,233 @@
+//! `proc_net(5)`, `proc_pid_fd(5)`: which process has a socket or a pipe open.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long is looked for a process. A supervisor has something else to do.
+const EFFORT: Duration = Duration::from_millis(100);
+
+/// The state of a socket that listens, in `/proc/net/tcp`.
+const LISTENS: &str = "0A";
+
+/// And its flag in `/proc/net/unix` (`SO_ACCEPTCON`).
+const ACCEPTS: u32 = 1 << 16;
+
+/// Who has something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Holder {
+    Process {
+        pid: u32,
+        command: String,
+    },
+    /// It is there, and we may not see whose it is.
+    Hidden,
+}
+
+/// Who listens at a TCP address, or at one that includes it or is included. `None`: nobody was found, or
+/// not soon enough.
+pub(crate) fn of_tcp(wanted: SocketAddr, v6only: bool) -> Option<Holder> {
+    let deadline = Instant::now() + EFFORT;
+    let mut found = Vec::new();
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        let Ok(file) = File::open(table) else { continue };
+        for line in BufReader::new(file).lines().skip(1).map_while(Result::ok) {
+            let Some((address, state, inode)) = tcp_line(&line) else { continue };
+            // Those that listen come first, and connections may be very many.
+            if state != LISTENS || Instant::now() > deadline {
+                break;
+            }
+            if overlap(wanted, address, v6only) {
+                found.push((address != wanted, inode));
+            }
+        }
+    }
+    // The address itself before one that includes it.
+    found.sort_unstable();
+    let (_, inode) = found.first()?;
+    holder(&format!("socket:[{inode}]"), 0, deadline)
+}
+
+/// Who listens at a path.
+pub(crate) fn of_unix(path: &Path) -> Option<Holder> {
+    let deadline = Instant::now() + EFFORT;
+    let file = File::open("/proc/self/net/unix").ok()?;
+    let lines = BufReader::new(file).lines().skip(1).map_while(Result::ok);
+    let mut lines = lines.take_while(|_| Instant::now() <= deadline);
+    let inode = lines.find_map(|line| unix_line(&line, path))?;
+    holder(&format!("socket:[{inode}]"), 0, deadline)
+}
+
+/// Which process but `pid` has the pipe open that is stderr of `pid`: its reader, most likely.
+pub(crate) fn other_end(pid: u32) -> Option<Holder> {
+    let link = fs::read_link(format!("/proc/{pid}/fd/2")).ok()?;
+    // Members of the daemon have it open to write to it.
+    let deadline = Instant::now() + 10 * EFFORT;
+    holder_where(deadline, |other, fd| {
+        other != pid && fs::read_link(fd).is_ok_and(|at| at == link) && !writes(other, fd)
+    })
+}
+
+/// Whether a descriptor is open for writing only.
+fn writes(pid: u32, fd: &Path) -> bool {
+    let number = fd.file_name().unwrap_or_default().to_string_lossy();
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags.is_some_and(|flags| flags.trim().ends_with('1'))
+}
+
+fn holder(link: &str, except: u32, deadline: Instant) -> Option<Holder> {
+    holder_where(deadline, |pid, fd| {
+        pid != except && fs::read_link(fd).is_ok_and(|at| at.as_os_str() == link)
+    })
+}
+
+/// The first process, by number, with a descriptor that `is` it: whoever made it, where children share it.
+fn holder_where(deadline: Instant, is: impl Fn(u32, &Path) -> bool) -> Option<Holder> {
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Of others' processes nothing is seen.
+        let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            if Instant::now() > deadline {
+                return None;
+            }
+            if is(pid, &descriptor.path()) {
+                return Some(Holder::Process { pid, command: command(pid) });
+            }
+        }
+    }
+    Some(Holder::Hidden)
+}
+
+fn command(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim().chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Address, state and inode of a line.
+fn tcp_line(line: &str) -> Option<(SocketAddr, &str, u64)> {
+    let mut columns = line.split_whitespace();
+    let address = tcp_address(columns.nth(1)?)?;
+    let state = columns.nth(1)?;
+    Some((address, state, columns.nth(5)?.parse().ok()?))
+}
+
+/// `0100007F:1F90`: words as the processor has them, and the port as people write it.
+fn tcp_address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| -> Option<[u8; 4]> {
+        Some(u32::from_str_radix(ip.get(at..at + 8)?, 16).ok()?.to_ne_bytes())
+    };
+    let ip = match ip.len() {
+        8 => IpAddr::from(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let mut bytes = [0; 16];
+            for (index, part) in bytes.chunks_exact_mut(4).enumerate() {
+                part.copy_from_slice(&word(index * 8)?);
+            }
+            Ipv6Addr::from(bytes).into()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// Whether one of them cannot be bound beside the other. Of `[::]` it cannot be seen whether it has IPv4
+/// too: it may.
+fn overlap(wanted: SocketAddr, held: SocketAddr, v6only: bool) -> bool {
+    let (ours, theirs) = (wanted.ip().to_canonical(), held.ip().to_canonical());
+    let any = ours.is_unspecified() || theirs.is_unspecified();
+    wanted.port() == held.port()
+        && match (ours, theirs) {
+            (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => {
+                ours == theirs || any
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) => theirs.is_unspecified(),
+            (IpAddr::V6(_), IpAddr::V4(_)) => ours.is_unspecified() && !v6only,
+        }
+}
+
+/// The inode of the socket that listens at `path`, if this line is its.
+fn unix_line(line: &str, path: &Path) -> Option<u64> {
+    let mut rest = line;
+    let mut column = || {
+        rest = rest.trim_start();
+        let (word, after) = rest.split_once(' ').unwrap_or((rest, ""));
+        rest = after;
+        word
+    };
+    let words: [&str; 7] = std::array::from_fn(|_| column());
+    let flags = u32::from_str_radix(words[3], 16).ok()?;
+    (flags & ACCEPTS != 0 && Path::new(rest) == path).then(|| words[6].parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn this() -> Option<Holder> {
+        Some(Holder::Process { pid: std::process::id(), command: command(std::process::id()) })
+    }
+
+    #[test]
+    fn a_listener_of_each_kind_is_found() {
+        let four = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(of_tcp(four, true), None, "closed");
+        let four = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = four.local_addr().unwrap();
+        assert_eq!(of_tcp(at, true), this());
+        let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port());
+        assert_eq!(of_tcp(any, true), this(), "included");
+        let six = TcpListener::bind("[::1]:0").unwrap();
+        assert_eq!(of_tcp(six.local_addr().unwrap(), true), this());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("with a space.sock");
+        assert_eq!(of_unix(&path), None);
+        let _unix = UnixListener::bind(&path).unwrap();
+        assert_eq!(of_unix(&path), this());
+    }
+
+    #[test]
+    fn what_overlaps() {
+        let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        for (wanted, held, v6only, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true, true),
+            ("127.0.0.1:80", "127.0.0.1:81", true, false),
+            ("127.0.0.1:80", "127.0.0.2:80", true, false),
+            ("0.0.0.0:80", "127.0.0.2:80", true, true),
+            ("127.0.0.1:80", "[::]:80", true, true),
+            ("127.0.0.1:80", "[::1]:80", true, false),
+            ("[::]:80", "0.0.0.0:80", true, false),
+            ("[::]:80", "0.0.0.0:80", false, true),
+            ("[::1]:80", "127.0.0.1:80", false, false),
+        ] {
+            assert_eq!(overlap(at(wanted), at(held), v6only), expected, "{wanted} {held} {v6only}");
+        }
+    }
+
+    #[test]
+    fn lines_of_the_tables() {
+        let line = "  12: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  \
+                    1000        0 68011 1 0000000000000000 100 0 0 10 0";
+        if cfg!(target_endian = "little") {
+            let at = "127.0.0.1:8080".parse().unwrap();
+            assert_eq!(tcp_line(line), Some((at, LISTENS, 68011)));
+        }
+        for line in ["", "x", "0: 01:1 0 0A", "0: zz00007F:1F90 0:0 0A 0 0 0 0 0 1"] {
+            assert_eq!(tcp_line(line), None, "{line}");
+        }
+        let line = "0000000000000000: 00000002 00000000 00010000 0001 01 4242 /run/a b.sock";
+        assert_eq!(unix_line(line, Path::new("/run/a b.sock")), Some(4242));
+        assert_eq!(unix_line(line, Path::new("/run/a")), None);
+        assert_eq!(unix_line("0: 2 0 0 1 1 7 /s", Path::new("/s")), None, "it only connects");
+    }
+}

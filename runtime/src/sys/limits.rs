@@ -1,0 +1,78 @@
+//! `setrlimit(2)`, `setpriority(2)` and `oom_score_adj`: how much of the machine a process may have.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit};
+
+/// The resource of this name in getrlimit(2), in small letters.
+fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
+        "as" => Resource::As,
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        _ => return None,
+    })
+}
+
+/// Sets a limit of this process, unless it is so already.
+pub(crate) fn set(name: &str, soft: Option<u64>, hard: Option<u64>) -> io::Result<()> {
+    let Some(resource) = resource(name) else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "this release knows no such limit",
+        ));
+    };
+    let now = rustix::process::getrlimit(resource);
+    if (now.current, now.maximum) == (soft, hard) {
+        return Ok(());
+    }
+    Ok(rustix::process::setrlimit(resource, Rlimit { current: soft, maximum: hard })?)
+}
+
+/// The hard limit of this process; the inner `None` is no limit.
+pub(crate) fn hard(name: &str) -> Option<Option<u64>> {
+    Some(rustix::process::getrlimit(resource(name)?).maximum)
+}
+
+/// Sets the nice value, unless it is so already.
+pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
+    match rustix::process::getpriority_process(None)? == nice {
+        true => Ok(()),
+        false => Ok(rustix::process::setpriority_process(None, nice)?),
+    }
+}
+
+/// Sets `oom_score_adj` (proc_pid_oom_score_adj(5)), unless it is so already.
+pub(crate) fn set_oom_score_adj(score: i32) -> io::Result<()> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    match std::fs::read_to_string(FILE)?.trim() == score.to_string() {
+        true => Ok(()),
+        false => std::fs::write(FILE, score.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_of_the_configuration_is_known() {
+        for name in crate::config::LIMITS {
+            assert!(hard(name).is_some(), "{name}");
+        }
+        assert!(set("later", None, None).is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! What a service manager's child does between fork and exec: it gets descriptors from its standard input,
+//! at the numbers that sd_listen_fds(3) promises, and becomes the program that they are for.
+
+use std::io::{IoSliceMut, stdin};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+fn main() -> anyhow::Result<()> {
+    // What whoever runs the tests has left open.
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for number in open.into_iter().filter(|number| *number > 2) {
+        // That of the directory is closed already.
+        let _ = nix::unistd::close(number);
+    }
+    let mut bytes = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(&mut bytes)];
+    let received = recvmsg(stdin(), parts, &mut control, RecvFlags::empty())?;
+    let names = std::str::from_utf8(&bytes[..received.bytes])?.to_owned();
+    let mut fds: Vec<OwnedFd> = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(its) = message {
+            fds.extend(its);
+        }
+    }
+    for (number, fd) in (3..).zip(&fds) {
+        anyhow::ensure!(fd.as_raw_fd() == number, "{number} was open already");
+    }
+    let mut arguments = std::env::args_os().skip(1);
+    let program = arguments.next().ok_or_else(|| anyhow::anyhow!("which program?"))?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    if !fds.is_empty() {
+        command.env("LISTEN_FDS", fds.len().to_string());
+        command.env("LISTEN_PID", std::process::id().to_string());
+        match names.as_str() {
+            "no names" => {}
+            names => _ = command.env("LISTEN_FDNAMES", names),
+        }
+    }
+    // They are the program's.
+    fds.into_iter().for_each(|fd| _ = fd.into_raw_fd());
+    Err(command.exec().into())
+}

@@ -1,0 +1,135 @@
+//! A machine with a real systemd, in namespaces of its own: `tests/systemd/box` says how.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::{Child, Output, Process, eventually, skip};
+
+/// How long a command in a machine may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why no machine can be booted here, as `.ci/run` found out: then the tests are skipped in any case.
+const IMPOSSIBLE: &str = "UNBROKEN_NO_SYSTEMD";
+
+/// A machine that runs. The fixtures are in `/box`.
+///
+/// It ends with this process, whatever ends that: its keeper waits for the end of its input.
+#[derive(Debug)]
+pub struct Machine {
+    suite: &'static str,
+    init: u32,
+    keeper: std::process::Child,
+    _input: ChildStdin,
+}
+
+impl Machine {
+    /// Boots a Debian of this suite. `None`: it cannot be done here, which was said.
+    pub fn boot(suite: &'static str) -> Option<Machine> {
+        if let Ok(why) = std::env::var(IMPOSSIBLE) {
+            // Not by a macro, whose output a test that passes does not show.
+            let _ = writeln!(io::stderr(), "\n!!! SKIPPED: no systemd of {suite}: {why}");
+            return None;
+        }
+        let possible = Child::spawn(&mut script(["probe"])).wait(PATIENCE);
+        if possible.code() != 0 {
+            skip(&format!("no systemd of {suite}: {}", possible.stderr.trim()));
+            return None;
+        }
+        let fixtures = fixtures();
+        let mut keeper = script(["boot".as_ref(), suite.as_ref(), fixtures.as_os_str()]);
+        keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut keeper = keeper.spawn().expect("bash");
+        let (input, output) = (keeper.stdin.take()?, keeper.stdout.take()?);
+        let mut line = String::new();
+        let read = BufReader::new(output).read_line(&mut line);
+        let Some(init) = read.ok().and_then(|_| line.trim().parse().ok()) else {
+            let failed = keeper.wait_with_output().expect("our own child");
+            skip(&format!("no {suite}: {}", String::from_utf8_lossy(&failed.stderr).trim()));
+            return None;
+        };
+        let machine = Machine { suite, init, keeper, _input: input };
+        eventually(&format!("{suite} is booted"), PATIENCE, || {
+            let said = machine.run(["systemctl", "is-system-running"]).stdout;
+            ["running", "degraded"].contains(&said.trim())
+        });
+        Some(machine)
+    }
+
+    /// The Debian suite.
+    pub fn suite(&self) -> &'static str {
+        self.suite
+    }
+
+    /// Its process 1.
+    pub fn init(&self) -> Process {
+        Process::open(self.init).expect("a machine that runs")
+    }
+
+    /// The process outside that ends it.
+    pub fn keeper(&self) -> Process {
+        Process::open(self.keeper.id()).expect("our own child")
+    }
+
+    /// A path of the machine, as it can be reached from outside.
+    pub fn path(&self, path: &str) -> PathBuf {
+        format!("/proc/{}/root{path}", self.init).into()
+    }
+
+    /// Runs a command as root.
+    #[track_caller]
+    pub fn run<A: AsRef<std::ffi::OsStr>>(&self, command: impl IntoIterator<Item = A>) -> Output {
+        self.spawn(command).wait(PATIENCE)
+    }
+
+    /// Starts a command as root, in a cgroup beside systemd's.
+    pub fn spawn<A: AsRef<std::ffi::OsStr>>(&self, command: impl IntoIterator<Item = A>) -> Child {
+        let mut enter = Command::new("nsenter");
+        enter.args(["--target", &self.init.to_string(), "--all", "--", "/bin/sh", "-c"]).args([
+            "mkdir -p /sys/fs/cgroup/tests && echo 0 > /sys/fs/cgroup/tests/cgroup.procs && exec \"$@\"",
+            "sh",
+        ]);
+        enter.args(command).env_clear().env("LANG", "C.UTF-8").env("SYSTEMD_PAGER", "cat");
+        enter.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        Child::spawn(&mut enter)
+    }
+
+    /// Runs a shell script as root.
+    #[track_caller]
+    pub fn shell(&self, script: &str) -> Output {
+        self.run(["/bin/sh", "-euc", script])
+    }
+
+    /// Does something in the machine's network: sockets made there stay there, and threads too.
+    pub fn in_network<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        let network = File::open(format!("/proc/{}/ns/net", self.init)).expect("its network");
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(network.as_fd(), kind).expect("root may");
+                f()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+/// The script of boxes. In a session of its own, so that a terminal's Ctrl-C ends the test only, and the
+/// end of the test the box.
+fn script<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/box");
+    let mut command = Command::new("setsid");
+    command.arg("bash").arg(script).args(arguments);
+    command
+}
+
+/// Where cargo put the fixtures: beside the directory of the running test.
+fn fixtures() -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    test.parent().and_then(Path::parent).expect("a target directory").to_owned()
+}

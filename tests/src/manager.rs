@@ -1,0 +1,207 @@
+//! A service manager, as far as its protocols go: sd_listen_fds(3) and sd_notify(3) with its store.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use crate::bed::fixture_path;
+use crate::{Bed, Child};
+
+/// How long a daemon may take to say something.
+const SOON: Duration = Duration::from_secs(20);
+
+/// It listens on a thread of its own, and keeps what it is given. Sockets of its own are the test's to add.
+#[derive(Debug)]
+pub struct Manager {
+    /// What a unit would have: by the names that the unit gives them.
+    pub units: Vec<(String, OwnedFd)>,
+    heard: Arc<Heard>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    told: Vec<String>,
+    stored: Vec<(String, OwnedFd)>,
+}
+
+impl Manager {
+    /// Opens the socket that the processes of `bed` are told of, and says that `room` descriptors can be
+    /// stored; nothing of that where it is zero.
+    pub fn of(bed: &mut Bed, room: usize) -> Manager {
+        let path = bed.path("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        bed.set("NOTIFY_SOCKET", path.display().to_string());
+        if room > 0 {
+            bed.set("FDSTORE", room.to_string());
+        }
+        let heard = Arc::new(Heard::default());
+        let theirs = Arc::clone(&heard);
+        std::thread::spawn(move || {
+            while let Some((text, fds)) = receive(&socket) {
+                theirs.hear(text, fds);
+            }
+        });
+        Manager { units: Vec::new(), heard }
+    }
+
+    /// Starts the daemon of `bed` in the foreground, with the descriptors of the units and those in the
+    /// store.
+    pub fn run(&self, bed: &Bed) -> Child {
+        self.spawn(bed, &["run"])
+    }
+
+    /// As [`run`](Self::run), until it serves.
+    #[track_caller]
+    pub fn serve(&self, bed: &Bed) -> Child {
+        let begun = self.said();
+        let child = self.run(bed);
+        self.wait("ready", |state| {
+            assert!(child.process().is_alive(), "it has ended: {}", child.stderr());
+            state.told[begun..].iter().any(|told| told.contains("READY=1"))
+        });
+        child
+    }
+
+    /// Starts the program with other arguments.
+    pub fn spawn(&self, bed: &Bed, arguments: &[&str]) -> Child {
+        let state = self.heard.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // What the order is is nobody's promise.
+        let given: Vec<_> = state.stored.iter().chain(&self.units).collect();
+        let names: Vec<&str> = given.iter().map(|(name, _)| name.as_str()).collect();
+        let fds: Vec<BorrowedFd<'_>> = given.iter().map(|(_, fd)| fd.as_fd()).collect();
+        give(bed, arguments, &names.join(":"), &fds)
+    }
+
+    /// How much it was told so far.
+    pub fn said(&self) -> usize {
+        self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).told.len()
+    }
+
+    /// Everything it was told.
+    pub fn told(&self) -> Vec<String> {
+        self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).told.clone()
+    }
+
+    /// The names of what is stored.
+    pub fn stored(&self) -> Vec<String> {
+        let state = self.heard.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.stored.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Closes what is stored, as a manager does at the end of a service.
+    pub fn discard(&self) {
+        self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).stored.clear();
+    }
+
+    /// Stores something that nobody asked for.
+    pub fn store(&self, name: &str, fd: OwnedFd) {
+        let mut state = self.heard.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.stored.push((name.to_owned(), fd));
+    }
+
+    /// Waits for a message that contains `text`, among those after the first `begun`.
+    ///
+    /// # Panics
+    ///
+    /// If there is none in time.
+    #[track_caller]
+    pub fn hears_after(&self, begun: usize, text: &str) {
+        self.wait(text, |state| state.told[begun..].iter().any(|told| told.contains(text)));
+    }
+
+    /// Waits until these are the names of what is stored.
+    ///
+    /// # Panics
+    ///
+    /// If they are not in time.
+    #[track_caller]
+    pub fn keeps(&self, names: &[&str]) {
+        self.wait("kept", |state| {
+            let mut stored: Vec<&str> =
+                state.stored.iter().map(|(name, _)| name.as_str()).collect();
+            stored.sort_unstable();
+            stored == names
+        });
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, is: impl Fn(&State) -> bool) {
+        let deadline = Instant::now() + SOON;
+        let mut state = self.heard.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while !is(&state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "not in time: {what}: {state:#?}");
+            let waited = self.heard.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Starts the image of `bed` with these arguments and descriptors.
+pub fn give(bed: &Bed, arguments: &[&str], names: &str, fds: &[BorrowedFd<'_>]) -> Child {
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .expect("a pair of sockets");
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(fds)), "too many descriptors");
+    }
+    let names = if names.is_empty() { "no names" } else { names };
+    let parts = [IoSlice::new(names.as_bytes())];
+    sendmsg(&ours, &parts, &mut control, SendFlags::empty()).expect("sent");
+    let image = bed.image();
+    let arguments = [image.as_os_str()].into_iter().chain(arguments.iter().map(AsRef::as_ref));
+    let mut command = bed.command_of(fixture_path("given"), arguments);
+    command.stdin(Stdio::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Child::spawn_as_is(&mut command)
+}
+
+impl Heard {
+    fn hear(&self, text: String, fds: Vec<OwnedFd>) {
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+        };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = field("FDNAME").unwrap_or_else(|| "stored".into());
+        if field("FDSTOREREMOVE").is_some() {
+            state.stored.retain(|(stored, _)| *stored != name);
+        } else if field("FDSTORE").is_some() {
+            state.stored.extend(fds.into_iter().map(|fd| (name.clone(), fd)));
+        }
+        // What comes with a barrier is closed here.
+        state.told.push(text);
+        self.changed.notify_all();
+    }
+}
+
+fn receive(socket: &UnixDatagram) -> Option<(String, Vec<OwnedFd>)> {
+    let mut bytes = [0; 8192];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(&mut bytes)];
+    let received = recvmsg(socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(its) = message {
+            fds.extend(its);
+        }
+    }
+    Some((String::from_utf8_lossy(&bytes[..received.bytes]).into_owned(), fds))
+}

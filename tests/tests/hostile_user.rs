@@ -1,0 +1,217 @@
+//! Another user of the host puts things where the daemon's files will be, and knocks at its socket.
+
+#![allow(clippy::expect_used)]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::process::{Uid, geteuid};
+use unbroken_tests::{Bed, Control, Load, skip};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Whoever that is.
+const STRANGER: u32 = 4_000_000;
+
+/// What belongs to somebody, and stays as it is.
+const PRECIOUS: &str = "precious\n";
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+}
+
+/// A bed with a directory in which everybody may write, as `/tmp`, and with somebody's file.
+fn bed() -> Option<(Bed, PathBuf, PathBuf)> {
+    if !geteuid().is_root() {
+        skip("another user needs root");
+        return None;
+    }
+    let bed = Bed::new("http");
+    let (shared, precious) = (bed.path("shared"), bed.path("precious"));
+    fs::create_dir(&shared).expect("a directory");
+    mode(&shared, 0o1777);
+    fs::write(&precious, PRECIOUS).expect("a file");
+    Some((bed, shared, precious))
+}
+
+/// What can stand at a path.
+#[derive(Debug, Clone, Copy)]
+enum Planted {
+    Link,
+    HardLink,
+    Fifo,
+    File,
+    Directory,
+    Open,
+}
+
+fn plant(what: Planted, path: &Path, precious: &Path) {
+    match what {
+        Planted::Link => symlink(precious, path).expect("a link"),
+        Planted::HardLink => fs::hard_link(precious, path).expect("a link"),
+        Planted::Fifo => mkfifoat(CWD, path, Mode::from_raw_mode(0o666)).expect("a fifo"),
+        Planted::File => fs::write(path, "mine\n").expect("a file"),
+        Planted::Directory | Planted::Open => fs::create_dir(path).expect("a directory"),
+    }
+    match what {
+        Planted::Link => {
+            std::os::unix::fs::lchown(path, Some(STRANGER), Some(STRANGER)).expect("root");
+        }
+        Planted::HardLink => {}
+        Planted::Open => mode(path, 0o777),
+        _ => chown(path, Some(STRANGER), Some(STRANGER)).expect("root"),
+    }
+}
+
+/// `start` is refused with the sentence, and touches nothing.
+#[track_caller]
+fn refused(bed: &Bed, path: &Path, what: Planted, sentence: &str, precious: &Path) {
+    plant(what, path, precious);
+    let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
+    assert!(output.stderr.contains(sentence), "{what:?}: {output}");
+    assert!(output.stderr.contains(&path.display().to_string()), "{what:?}: {output}");
+    assert_eq!(fs::read_to_string(precious).expect("a file"), PRECIOUS, "{what:?}");
+    assert!(fs::symlink_metadata(path).is_ok(), "{what:?} was removed");
+    assert!(bed.processes().is_empty(), "{what:?}");
+    if path.is_dir() && !path.is_symlink() {
+        assert_eq!(fs::read_dir(path).expect("a directory").count(), 0);
+        fs::remove_dir(path).expect("a directory");
+    } else {
+        fs::remove_file(path).expect("a file");
+    }
+}
+
+#[test]
+fn a_runtime_directory_that_is_there_already() {
+    let Some((mut bed, shared, precious)) = bed() else { return };
+    let dir = shared.join("app-0");
+    bed.set("DAEMON_RUNTIME_DIR", dir.display().to_string());
+    bed.set("DAEMON_PIDFILE", dir.join("app.pid").display().to_string());
+    let theirs = bed.path("theirs");
+    fs::create_dir(&theirs).expect("a directory");
+    symlink(&theirs, &dir).expect("a link");
+    let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
+    output.expect_text("is not a directory; set `runtime_dir`");
+    assert_eq!(fs::read_dir(&theirs).expect("a directory").count(), 0);
+    fs::remove_file(&dir).expect("a link");
+
+    refused(&bed, &dir, Planted::Link, "is not a directory; set `runtime_dir`", &precious);
+    refused(&bed, &dir, Planted::Directory, "belongs to user 4000000", &precious);
+    refused(&bed, &dir, Planted::Open, "can be written to by others", &precious);
+
+    // One of ours, that anybody could rename.
+    mode(&shared, 0o777);
+    let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
+    output.expect_text("can be replaced by everybody");
+    mode(&shared, 0o1777);
+    bed.verb(["start"]).expect_code(0);
+    bed.verb(["stop"]).expect_code(0);
+}
+
+#[test]
+fn a_pidfile_that_is_there_already() {
+    let Some((mut bed, shared, precious)) = bed() else { return };
+    let pidfile = shared.join("app.pid");
+    bed.set("DAEMON_PIDFILE", pidfile.display().to_string());
+    for (what, sentence) in [
+        (Planted::Link, "is a symbolic link"),
+        (Planted::HardLink, "has another name besides, a hard link"),
+        (Planted::Fifo, "is not a regular file"),
+        (Planted::File, "belongs to user 4000000"),
+        (Planted::Directory, "is a directory"),
+    ] {
+        refused(&bed, &pidfile, what, sentence, &precious);
+    }
+}
+
+#[test]
+fn a_log_that_is_there_already() {
+    let Some((mut bed, shared, precious)) = bed() else { return };
+    let log = shared.join("app.log");
+    bed.set("DAEMON_LOG", log.display().to_string());
+    for (what, sentence) in [
+        (Planted::Link, "is not taken: it is a symbolic link"),
+        (Planted::HardLink, "is not taken: it has another name besides, a hard link"),
+        // Without a reader, for which a supervisor would wait.
+        (Planted::Fifo, "is not taken: it is not a regular file"),
+        (Planted::File, "is not taken: it belongs to user 4000000"),
+    ] {
+        refused(&bed, &log, what, sentence, &precious);
+    }
+    bed.verb(["start"]).expect_code(0);
+    // It is moved away by root, and something else is there when it is opened again: the old file is kept.
+    let old = shared.join("app.log.1");
+    fs::rename(&log, &old).expect("a rotation");
+    plant(Planted::Link, &log, &precious);
+    bed.supervisor().signal(unbroken_tests::Signal::USR1);
+    let kept = || fs::read_to_string(&old).is_ok_and(|text| text.contains("the old file is kept"));
+    unbroken_tests::eventually("the old file is kept", SOON, kept);
+    assert_eq!(fs::read_to_string(&precious).expect("a file"), PRECIOUS);
+    bed.verb(["stop"]).expect_code(0);
+}
+
+/// As another user, in a thread of its own: the kernel changes threads one by one.
+fn as_stranger<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(move || {
+        let uid = Uid::from_raw(STRANGER);
+        rustix::thread::set_thread_res_uid(uid, uid, uid).expect("root");
+        act()
+    });
+    thread.join().expect("a thread")
+}
+
+/// The control socket is closed to others, and so is the daemon behind it where it lies open.
+#[test]
+fn a_stranger_at_the_control_socket() {
+    let Some((bed, ..)) = bed() else { return };
+    let target = bed.start().target("http");
+    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+    let load = Load::on(target).keep_alive(4).start();
+    let socket = bed.socket();
+    let denied =
+        as_stranger(move || Control::open(&socket).expect_err("a closed directory").kind());
+    assert_eq!(denied, std::io::ErrorKind::PermissionDenied);
+
+    for (path, bits) in
+        [(bed.dir().to_owned(), 0o755), (bed.runtime_dir(), 0o755), (bed.socket(), 0o666)]
+    {
+        mode(&path, bits);
+    }
+    for request in [
+        r#"{"type":"stop"}"#,
+        r#"{"type":"restart"}"#,
+        r#"{"type":"status"}"#,
+        r#"{"type":"hello","protocol":{"min":1,"max":1},"release":"9"}"#,
+        r#"{"type":"orphan","protocol":{"min":1,"max":1},"release":"9","generation":9,"listeners":[]}"#,
+    ] {
+        let socket = bed.socket();
+        let said = as_stranger(move || {
+            let control = Control::open(&socket).expect("an open directory");
+            // It may be turned away before it has said anything.
+            let _ = control.send(request);
+            String::from_utf8_lossy(&control.receive(SOON).expect("an answer")).into_owned()
+        });
+        assert!(said.contains("this daemon belongs to user 0"), "{request}: {said}");
+    }
+    // Many at once, and what they say is not heard.
+    let descriptors = supervisor.descriptors_at_rest();
+    let socket = bed.socket();
+    as_stranger(move || {
+        for _ in 0..2_000 {
+            if let Ok(control) = Control::open(&socket) {
+                let _ = control.send("x".repeat(60_000));
+            }
+        }
+    });
+    assert_eq!((bed.status().pid, bed.status().serving().pid), (supervisor.pid(), worker.pid()));
+    unbroken_tests::eventually("its descriptors are closed", SOON, || {
+        supervisor.descriptors().len() <= descriptors
+    });
+    bed.restart().account().assert_balanced();
+    load.wait_for_generation(2);
+    load.stop().assert_nothing_failed();
+    bed.stop();
+}

@@ -1,0 +1,89 @@
+//! P8: an address in use is told with the process that has it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+
+use socket2::{Domain, Socket, Type};
+use unbroken_tests::{Bed, skip};
+
+/// A start at `addr`, which fails with this process' number.
+#[track_caller]
+fn assert_names_us(addr: &str) {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_LISTEN_HTTP", addr);
+    let own = format!("process {} (", std::process::id());
+    let out = bed.verb(["start"]).expect_code(1);
+    assert!(out.stderr.contains(&own) && out.stderr.contains("listens there"), "{addr}\n{out}");
+    assert!(out.stderr.contains(addr), "{out}");
+}
+
+#[test]
+fn of_ipv4() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_names_us(&taken.local_addr().unwrap().to_string());
+}
+
+#[test]
+fn of_ipv6() {
+    let taken = TcpListener::bind("[::1]:0").unwrap();
+    assert_names_us(&taken.local_addr().unwrap().to_string());
+}
+
+#[test]
+fn of_an_address_that_includes_another() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_names_us(&format!("0.0.0.0:{}", taken.local_addr().unwrap().port()));
+
+    // [::] with IPv4 has 0.0.0.0 too.
+    let both = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+    both.set_only_v6(false).unwrap();
+    both.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()).unwrap();
+    both.listen(1).unwrap();
+    let port = both.local_addr().unwrap().as_socket().unwrap().port();
+    assert_names_us(&format!("0.0.0.0:{port}"));
+    assert_names_us(&format!("127.0.0.1:{port}"));
+    assert_names_us(&format!("[::]:{port}"));
+}
+
+#[test]
+fn of_a_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("taken.sock");
+    let _taken = UnixListener::bind(&path).unwrap();
+    assert_names_us(&format!("unix:{}", path.display()));
+}
+
+#[test]
+fn at_a_restart_the_old_generation_goes_on() {
+    let bed = Bed::new("http");
+    bed.start();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = bed.path("more.toml");
+    std::fs::write(&file, "[listen]\n").unwrap();
+    bed.stop();
+    let mut bed = bed;
+    bed.set("DAEMON_CONFIG", file.display().to_string());
+    bed.start();
+    let text = format!("[listen]\nmore = \"{}\"\n", taken.local_addr().unwrap());
+    std::fs::write(&file, text).unwrap();
+    let reason = bed.restart_aborts().reason.unwrap();
+    assert!(reason.contains(&format!("process {} (", std::process::id())), "{reason}");
+    assert_eq!(bed.get("/").unwrap().status, 200);
+    bed.stop();
+}
+
+#[test]
+fn of_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        skip("another user can be had by root alone");
+        return;
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_LISTEN_HTTP", taken.local_addr().unwrap().to_string());
+    let script = "chown -R 65534:65534 . && exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$1\" start";
+    let out = bed.shell(script).expect_code(1);
+    assert!(out.stderr.contains("a process of another user or namespace listens there"), "{out}");
+}

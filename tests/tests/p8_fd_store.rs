@@ -1,0 +1,275 @@
+//! P8: a service manager keeps the listeners while the daemon is away (`FDSTORE=1` of sd_notify(3)).
+
+#![allow(clippy::expect_used)]
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::load::{Ledger, Outcome};
+use unbroken_tests::{Bed, Child, Load, Manager, Signal, Status};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn stop(child: Child) {
+    child.process().signal(Signal::TERM);
+    child.wait(SOON).expect_code(0);
+}
+
+fn source<'a>(status: &'a Status, name: &str) -> Option<&'a str> {
+    status.listeners.iter().find(|it| it.name == name).and_then(|it| it.source.as_deref())
+}
+
+/// Kills may cost what a worker had accepted. Nobody is refused, and nobody who waited is reset.
+fn assert_nobody_refused(ledger: &Ledger, kills: u64, connections: u64) {
+    for outcome in [Outcome::ConnectRefused, Outcome::ConnectTimeout, Outcome::ConnectOther] {
+        assert_eq!(ledger.count(outcome), 0, "{ledger:#?}");
+    }
+    assert!(ledger.failed() <= kills * connections, "{ledger:#?}");
+}
+
+/// Stopped and started, and killed with everything, under load.
+fn under_load(fixture: &str, addr: Option<&str>) {
+    let mut bed = Bed::new(fixture);
+    if let Some(addr) = addr {
+        let addr = addr.replace("BED", &bed.dir().display().to_string());
+        bed.set("DAEMON_LISTEN_HTTP", addr);
+    }
+    let manager = Manager::of(&mut bed, 4);
+    let mut child = manager.serve(&bed);
+    // It is kept by the time the daemon is ready.
+    assert_eq!(manager.stored(), ["listen.http"]);
+    let status = bed.status();
+    let target = status.target("http");
+    assert_eq!(source(&status, "http"), None);
+    let load = Load::on(target.clone()).new_connections(8).start();
+    load.wait_for(200);
+    for _ in 0..3 {
+        stop(child);
+        child = manager.serve(&bed);
+        load.wait_for(200);
+        let status = bed.status();
+        assert_eq!(
+            (status.target("http"), source(&status, "http")),
+            (target.clone(), Some("store"))
+        );
+    }
+    load.stop().assert_nothing_failed();
+    let load = Load::on(target.clone()).new_connections(8).start();
+    load.wait_for(200);
+    for _ in 0..3 {
+        bed.kill_all();
+        drop(child);
+        child = manager.serve(&bed);
+        load.wait_for(200);
+        assert_eq!(bed.status().target("http"), target);
+    }
+    assert_nobody_refused(&load.stop(), 3, 8);
+    // It was given once.
+    let told = manager.told();
+    let given = told.iter().filter(|told| told.contains("FDSTORE=1")).collect::<Vec<_>>();
+    assert_eq!(given, ["FDSTORE=1\nFDNAME=listen.http\nFDPOLL=0\n"]);
+    assert!(!told.iter().any(|told| told.contains("FDSTOREREMOVE")), "{told:#?}");
+
+    // Who waits while nobody is there is served by the next.
+    stop(child);
+    let mut waits = Connection::open(&target).expect("a connection");
+    waits.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+    let child = manager.serve(&bed);
+    assert!(waits.response().expect("a response").text().contains("pid="));
+    stop(child);
+    // And the end is the end.
+    manager.discard();
+    assert!(!target.accepts());
+    stop(manager.serve(&bed));
+}
+
+#[test]
+fn a_supervised_daemon() {
+    under_load("http", None);
+}
+
+#[test]
+fn a_supervised_daemon_at_a_path() {
+    under_load("http", Some("unix:BED/http.sock"));
+}
+
+#[test]
+fn a_solo_daemon() {
+    under_load("solo-http", None);
+}
+
+#[test]
+fn a_solo_daemon_at_a_path() {
+    under_load("solo-http", Some("unix:BED/http.sock"));
+}
+
+/// Orphaned workers and the store have the same listener: together they lose nothing at all.
+#[test]
+fn orphans_have_it_too() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_ORPHAN_GRACE", "20s");
+    let path = bed.path("http.sock");
+    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    let manager = Manager::of(&mut bed, 8);
+    let mut child = manager.serve(&bed);
+    let target = bed.status().target("http");
+    let load = Load::on(target.clone()).new_connections(8).start();
+    load.wait_for(200);
+    for generation in 2..=3 {
+        child.process().kill();
+        drop(child);
+        load.wait_for(100);
+        child = manager.serve(&bed);
+        load.wait_for_generation(generation);
+        assert_eq!(source(&bed.status(), "http"), Some("store"));
+    }
+    load.stop().assert_nothing_failed();
+    stop(child);
+    assert!(target.accepts() && path.exists());
+}
+
+/// Restarts change what is kept, also when the supervisor changes its image with it, and only then.
+#[test]
+fn what_serves_is_what_is_kept() {
+    let mut bed = Bed::new("http-v3-listeners");
+    let manager = Manager::of(&mut bed, 8);
+    let child = manager.serve(&bed);
+    manager.keeps(&["listen.admin", "listen.http"]);
+    let admin = bed.status().target("admin");
+    bed.deploy("http");
+    bed.restart();
+    manager.keeps(&["listen.http"]);
+    assert!(!admin.accepts(), "{admin} is still open");
+    bed.deploy("http-v3-listeners");
+    bed.restart();
+    manager.keeps(&["listen.admin", "listen.http"]);
+    let kept = manager.told().iter().filter(|told| told.contains("FDNAME=listen.http")).count();
+    assert_eq!(kept, 1, "{:#?}", manager.told());
+    stop(child);
+    // One that is not declared any more when the daemon comes again.
+    bed.deploy("http");
+    let child = manager.serve(&bed);
+    assert_eq!(manager.stored(), ["listen.http"]);
+    assert!(bed.log().contains("`admin` was kept by the service manager in vain"), "{}", bed.log());
+    stop(child);
+}
+
+/// A listener that was moved while the daemon was away: the old one is closed before the new one is bound,
+/// as both could not be.
+#[test]
+fn a_moved_listener() {
+    let mut bed = Bed::new("http");
+    let manager = Manager::of(&mut bed, 8);
+    bed.set("DAEMON_LISTEN_HTTP", "0.0.0.0:0");
+    stop(manager.serve(&bed));
+    // The chosen port is kept, whoever asks for any.
+    let child = manager.serve(&bed);
+    let old = bed.status().target("http").tcp();
+    stop(child);
+    bed.set("DAEMON_LISTEN_HTTP", format!("127.0.0.1:{}", old.port()));
+    let child = manager.serve(&bed);
+    let status = bed.status();
+    assert_eq!(status.target("http").tcp().to_string(), format!("127.0.0.1:{}", old.port()));
+    assert_eq!(source(&status, "http"), None);
+    let said = format!("of {old}, it is declared at 127.0.0.1:{} now", old.port());
+    assert!(bed.log().contains(&said), "{}", bed.log());
+    manager.keeps(&["listen.http"]);
+    stop(child);
+    let child = manager.serve(&bed);
+    assert_eq!(source(&bed.status(), "http"), Some("store"));
+    stop(child);
+}
+
+/// A path whose file is gone leads nowhere, whatever is kept; one that is there gets the mode of now.
+#[test]
+fn the_file_of_a_unix_socket() {
+    let mut bed = Bed::new("http");
+    let manager = Manager::of(&mut bed, 8);
+    let path = bed.path("http.sock");
+    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    stop(manager.serve(&bed));
+    assert!(path.exists());
+    bed.set("DAEMON_LISTEN_HTTP__MODE", "0600");
+    let child = manager.serve(&bed);
+    let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(source(&bed.status(), "http"), Some("store"));
+    stop(child);
+    std::fs::remove_file(&path).expect("a file");
+    let child = manager.serve(&bed);
+    assert!(bed.log().contains("set RuntimeDirectoryPreserve=restart"), "{}", bed.log());
+    assert_eq!(source(&bed.status(), "http"), None);
+    assert!(bed.get("/").expect("a response").text().contains("generation=1"));
+    manager.keeps(&["listen.http"]);
+    // One that moved away takes its file with it.
+    bed.unset("DAEMON_LISTEN_HTTP__MODE");
+    stop(child);
+    assert!(path.exists());
+    bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
+    let child = manager.serve(&bed);
+    assert!(!path.exists(), "{}", bed.log());
+    stop(child);
+}
+
+/// Without a store, or with too small a one.
+#[test]
+fn a_store_without_room() {
+    let mut bed = Bed::new("http-v3-listeners");
+    let manager = Manager::of(&mut bed, 0);
+    let child = manager.serve(&bed);
+    let targets = ["http", "admin"].map(|name| bed.status().target(name));
+    stop(child);
+    assert!(manager.told().iter().all(|told| !told.contains("FD")), "{:#?}", manager.told());
+    assert!(!targets.iter().any(Target::accepts));
+
+    bed.set("FDSTORE", "1");
+    let child = manager.serve(&bed);
+    assert_eq!(manager.stored(), ["listen.admin"]);
+    let said = "keeps 1 of 2 listeners: raise FileDescriptorStoreMax=";
+    assert_eq!(bed.log().matches(said).count(), 1, "{}", bed.log());
+    stop(child);
+}
+
+/// What is in the store and is no listener that can be used.
+#[test]
+fn what_else_is_stored() {
+    let mut bed = Bed::new("http");
+    let manager = Manager::of(&mut bed, 8);
+    let file = std::fs::File::open("/dev/null").expect("a file");
+    manager.store("listen.http", file.try_clone().expect("a file").into());
+    manager.store("of-the-program", file.into());
+    // One that the store and a unit have: the unit's counts.
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = socket.local_addr().expect("an address");
+    let child = manager.serve(&bed);
+    assert!(bed.log().contains("passed no socket as `of-the-program`, which is not used"));
+    manager.keeps(&["listen.http", "of-the-program"]);
+    assert!(bed.get("/").expect("a response").text().contains("generation=1"));
+    stop(child);
+    let mut manager = manager;
+    manager.units.push(("http".into(), socket.into()));
+    let child = manager.serve(&bed);
+    let status = bed.status();
+    assert_eq!((status.target("http"), source(&status, "http")), (addr.into(), Some("manager")));
+    assert_eq!(manager.stored(), ["of-the-program"]);
+    stop(child);
+}
+
+/// A start that fails leaves the store as it is, with the file of a unix socket.
+#[test]
+fn a_start_that_fails() {
+    let mut bed = Bed::new("http");
+    let manager = Manager::of(&mut bed, 8);
+    let path = bed.path("http.sock");
+    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    stop(manager.serve(&bed));
+    bed.deploy("fails-at-start");
+    let output = manager.run(&bed).wait(SOON);
+    assert_ne!(output.code(), 0, "{output}");
+    bed.deploy("http");
+    let child = manager.serve(&bed);
+    assert_eq!(source(&bed.status(), "http"), Some("store"));
+    stop(child);
+}

@@ -1,0 +1,301 @@
+//! P8: events in the format that was asked for, of the program and of the supervisor alike.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{IoSliceMut, Read, Seek};
+use std::mem::MaybeUninit;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde_json::Value as Json;
+use unbroken_tests::{Bed, Child, Terminal, eventually, skip};
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn nothing_is_installed_unless_it_is_asked_for() {
+    let bed = Bed::new("logs");
+    bed.start();
+    bed.get("/events").unwrap();
+    bed.stop();
+    assert!(!bed.log().contains("an error"), "{}", bed.log());
+    assert!(bed.log().contains("generation 1 serves"), "{}", bed.log());
+}
+
+#[test]
+fn as_text() {
+    let mut bed = Bed::new("logs");
+    bed.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "debug");
+    let status = bed.start();
+    let worker = status.serving().pid;
+    bed.get("/events").unwrap();
+    bed.stop();
+    let log = bed.log();
+    for (level, text) in [
+        ("ERROR", "fixture_logs::writes: request{id=7 user=jo}: an error listener=http"),
+        ("WARN", "request{id=7 user=jo}: a warning\\nof two lines answer=42 ok=true"),
+        ("INFO", "elsewhere: request{id=7 user=jo}: an information"),
+        ("DEBUG", "debugged"),
+        ("WARN", "of the crate log"),
+    ] {
+        let begin = format!(" {level} app[{worker}]: ");
+        let found = log.lines().any(|line| line.contains(&begin) && line.ends_with(text));
+        assert!(found, "{begin}…{text}\n{log}");
+    }
+    assert!(!log.contains("traced"), "{log}");
+    let own = format!(" INFO app[{}]: generation 1 serves on http", status.pid);
+    assert!(log.contains(&own), "{log}");
+}
+
+#[test]
+fn as_json() {
+    for solo in [false, true] {
+        let mut bed = Bed::new(if solo { "logs-solo" } else { "logs" });
+        bed.set("DAEMON_LOG_FORMAT", "json").set("RUST_LOG", "info,elsewhere=trace");
+        let status = bed.start();
+        let worker = u64::from(status.serving().pid);
+        bed.get("/events").unwrap();
+        bed.stop();
+        let log = bed.log();
+        let lines: Vec<Json> =
+            log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let find = |text: &str| {
+            let of = |line: &&Json| line["fields"]["message"].as_str().unwrap().starts_with(text);
+            lines.iter().find(of).unwrap_or_else(|| panic!("no {text}\n{log}"))
+        };
+        let error = find("an error");
+        assert_eq!(error["level"], "ERROR");
+        assert_eq!((&error["name"], &error["generation"]), (&"app".into(), &1.into()));
+        assert_eq!((&error["pid"], &error["worker"]), (&worker.into(), &worker.into()));
+        assert_eq!(error["fields"]["listener"], "http");
+        assert_eq!(error["spans"][0]["user"], "jo");
+        assert_eq!(find("a warning")["fields"]["message"], "a warning\nof two lines");
+        assert_eq!(find("an information")["target"], "elsewhere");
+        assert_eq!(find("of the crate log")["fields"].as_object().unwrap().len(), 1);
+        assert!(!log.contains("debugged"), "{log}");
+        if !solo {
+            let own = find("generation 1 serves");
+            assert_eq!((&own["pid"], &own["generation"]), (&status.pid.into(), &1.into()));
+            assert_eq!(own["worker"], Json::Null);
+        }
+    }
+}
+
+#[test]
+fn the_level_holds_for_the_supervisor_too() {
+    let mut bed = Bed::new("logs");
+    bed.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "error");
+    bed.start();
+    bed.get("/events").unwrap();
+    bed.restart();
+    bed.stop();
+    assert_eq!(bed.log().lines().count(), 1, "{}", bed.log());
+}
+
+#[test]
+fn auto_is_text_on_a_terminal_and_json_elsewhere() {
+    let mut bed = Bed::new("logs");
+    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
+    // Of somebody else, and not connected to us.
+    bed.set("JOURNAL_STREAM", "1:1");
+    let terminal = Terminal::spawn(&bed.command(["run"]));
+    bed.wait_serving();
+    bed.get("/events").unwrap();
+    terminal.wait_for(" ERROR app[", SOON);
+    terminal.wait_for(" INFO app[", SOON);
+    bed.stop();
+    let child = bed.foreground();
+    bed.get("/events").unwrap();
+    child.wait_for_stderr("\"message\":\"an error\"", SOON);
+    child.wait_for_stderr("\"message\":\"generation 1 serves", SOON);
+    bed.stop();
+}
+
+/// What stands in for the journal: its socket, in a mount namespace with the daemon.
+struct Journal {
+    socket: UnixDatagram,
+}
+
+type Entry = BTreeMap<String, String>;
+
+impl Journal {
+    /// `None`, said loudly: there can be none.
+    fn of(bed: &Bed) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            skip("a socket can be mounted at the journal's path by root alone");
+            return None;
+        }
+        fs::create_dir(bed.path("journal")).unwrap();
+        let socket = UnixDatagram::bind(bed.path("journal/socket")).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        Some(Self { socket })
+    }
+
+    /// Runs the daemon in the foreground with this journal; `script` is run before it.
+    fn run(&self, bed: &Bed, script: &str) -> Child {
+        let script = format!(
+            "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
+             mount --bind \"$1\" /run/systemd/journal && shift && {script} exec \"$@\""
+        );
+        let mut command = bed.command_of("unshare", ["--mount", "--propagation", "private"]);
+        command.args(["sh", "-c", &script, "sh"]).arg(bed.path("journal"));
+        command.arg(bed.image()).arg("run");
+        let child = Child::spawn(&mut command);
+        bed.wait_serving();
+        child
+    }
+
+    fn next(&self) -> Entry {
+        let mut bytes = vec![0; 1 << 20];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut io = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg(&self.socket, &mut io, &mut control, RecvFlags::CMSG_CLOEXEC)
+            .expect("an entry");
+        let length = received.bytes;
+        let files = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(files) => Some(files),
+            _ => None,
+        });
+        match files.flatten().next() {
+            None => parse(&bytes[..length]),
+            Some(fd) => {
+                assert_eq!(length, 0);
+                let mut file = File::from(fd);
+                let mut bytes = Vec::new();
+                file.rewind().unwrap();
+                file.read_to_end(&mut bytes).unwrap();
+                parse(&bytes)
+            }
+        }
+    }
+
+    /// The entry with this message, beyond others.
+    fn until(&self, message: &str) -> Entry {
+        loop {
+            let entry = self.next();
+            if entry["MESSAGE"].starts_with(message) {
+                return entry;
+            }
+        }
+    }
+}
+
+fn parse(mut bytes: &[u8]) -> Entry {
+    let mut entry = Entry::new();
+    while !bytes.is_empty() {
+        let end = bytes.iter().position(|byte| *byte == b'\n').expect("a line");
+        let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
+        let (name, value, rest) = match line.iter().position(|byte| *byte == b'=') {
+            Some(at) => (&line[..at], &line[at + 1..], rest),
+            None => {
+                let (length, rest) = rest.split_at(8);
+                let length = u64::from_le_bytes(length.try_into().unwrap());
+                let (value, rest) = rest.split_at(usize::try_from(length).unwrap());
+                assert_eq!(rest[0], b'\n');
+                (line, value, &rest[1..])
+            }
+        };
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let before = entry.insert(text(name), text(value));
+        assert_eq!(before, None, "{} twice", text(name));
+        bytes = rest;
+    }
+    entry
+}
+
+#[test]
+fn to_the_journal_field_by_field() {
+    let mut bed = Bed::new("logs");
+    let Some(journal) = Journal::of(&bed) else { return };
+    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "journald").set("DAEMON_LOG_LEVEL", "trace");
+    let child = journal.run(&bed, "");
+    let status = bed.status();
+
+    let own = journal.until("generation 1 serves");
+    let field = |entry: &Entry, name: &str| entry.get(name).cloned().unwrap_or_default();
+    assert_eq!(field(&own, "PRIORITY"), "6");
+    assert_eq!(field(&own, "SYSLOG_IDENTIFIER"), "app");
+    assert_eq!(field(&own, "SYSLOG_PID"), status.pid.to_string());
+    assert_eq!((field(&own, "GENERATION"), field(&own, "WORKER")), ("1".into(), String::new()));
+
+    bed.get("/events").unwrap();
+    let worker = status.serving().pid.to_string();
+    for (message, priority, level) in [
+        ("an error", "3", "ERROR"),
+        ("a warning\nof two lines", "4", "WARN"),
+        ("an information", "6", "INFO"),
+        ("debugged", "7", "DEBUG"),
+        ("traced", "7", "TRACE"),
+        ("of the crate log", "4", "WARN"),
+    ] {
+        let entry = journal.until(message);
+        assert_eq!(field(&entry, "MESSAGE"), message);
+        assert_eq!(
+            (field(&entry, "PRIORITY"), field(&entry, "LEVEL")),
+            (priority.into(), level.into())
+        );
+        assert_eq!(
+            (field(&entry, "GENERATION"), field(&entry, "WORKER")),
+            ("1".into(), worker.clone())
+        );
+        assert_eq!((field(&entry, "ID"), field(&entry, "USER")), ("7".into(), "jo".into()));
+        if message == "an error" {
+            assert_eq!(field(&entry, "LISTENER"), "http");
+            assert!(field(&entry, "CODE_FILE").ends_with("writes/mod.rs"), "{entry:?}");
+        }
+    }
+
+    // Larger than a datagram.
+    bed.get("/large").unwrap();
+    let entry = journal.until("large");
+    assert_eq!(field(&entry, "LARGE").len(), 1024 * 1024);
+
+    bed.restart();
+    let entry = journal.until("generation 1 is gone");
+    assert_eq!((field(&entry, "GENERATION"), field(&entry, "TO")), ("1".into(), "2".into()));
+    assert_eq!(field(&entry, "LOST"), "0");
+    bed.stop();
+    assert_eq!(child.stderr(), "");
+}
+
+#[test]
+fn a_journal_that_does_not_read_stops_nothing() {
+    let mut bed = Bed::new("logs");
+    let Some(journal) = Journal::of(&bed) else { return };
+    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "journald");
+    let child = journal.run(&bed, "");
+    // More than its queue holds.
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"MESSAGE=filler\n", bed.path("journal/socket")).is_ok() {}
+    bed.restart();
+    child.wait_for_stderr(&format!(" INFO app[{}]: ", bed.status().pid), SOON);
+    bed.get("/events").unwrap();
+    child.wait_for_stderr(" ERROR app[", SOON);
+    drop(journal);
+    fs::remove_file(bed.path("journal/socket")).unwrap();
+    bed.restart();
+    eventually("what nobody takes is on stderr", SOON, || {
+        child.stderr().contains("generation 2 is gone")
+    });
+    bed.stop();
+}
+
+#[test]
+fn auto_is_the_journal_where_stderr_leads_to_it() {
+    let mut bed = Bed::new("logs");
+    let Some(journal) = Journal::of(&bed) else { return };
+    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
+    let child = journal.run(&bed, "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2);");
+    journal.until("generation 1 serves");
+    bed.get("/events").unwrap();
+    journal.until("an error");
+    bed.restart();
+    journal.until("generation 1 is gone");
+    bed.stop();
+    assert_eq!(child.stderr(), "");
+}

@@ -1,0 +1,408 @@
+//! P8: the log file: rotated without losing a line, and no fault of it stops the service.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use unbroken_tests::bed::PATIENCE;
+use unbroken_tests::{Bed, Child, Signal, eventually, skip};
+
+const SOON: Duration = Duration::from_secs(20);
+
+const REOPENED: &str = "the log was opened again";
+
+/// The log and all it was rotated to.
+fn files(bed: &Bed) -> Vec<PathBuf> {
+    let entries = fs::read_dir(bed.dir()).unwrap().flatten().map(|entry| entry.path());
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("app.log");
+    entries.filter(name).collect()
+}
+
+fn all_lines(bed: &Bed) -> Vec<String> {
+    let texts = files(bed).into_iter().map(|path| fs::read_to_string(path).unwrap());
+    texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+/// # Panics
+///
+/// If one of the lines that the workers wrote is missing. Returns how many there are.
+#[track_caller]
+fn assert_complete(lines: &[String]) -> usize {
+    let mut numbers: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    let mut totals: BTreeMap<u32, usize> = BTreeMap::new();
+    for line in lines {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["line", generation, number] => {
+                let number = number.parse().unwrap();
+                numbers.entry(generation.parse().unwrap()).or_default().push(number);
+            }
+            ["lines", generation, total] => {
+                totals.insert(generation.parse().unwrap(), total.parse().unwrap());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(
+        numbers.keys().collect::<Vec<_>>(),
+        totals.keys().collect::<Vec<_>>(),
+        "each worker said how many"
+    );
+    for (generation, numbers) in &mut numbers {
+        numbers.sort_unstable();
+        let total = totals[generation];
+        let lost: Vec<usize> =
+            (0..total).filter(|number| numbers.binary_search(number).is_err()).collect();
+        assert!(
+            lost.is_empty(),
+            "generation {generation} lost {} of {total}: {lost:?}",
+            lost.len()
+        );
+        assert_eq!(numbers.len(), total, "generation {generation} has lines twice");
+    }
+    totals.values().sum()
+}
+
+fn writing() -> Bed {
+    let mut bed = Bed::new("logs");
+    bed.set("WRITE_LINES", "yes");
+    bed
+}
+
+/// logrotate as Debian has it, with a configuration for this bed. `None`, said loudly: there is none.
+fn logrotate(bed: &Bed, how: &str) -> Option<impl Fn()> {
+    let found = Command::new("logrotate").arg("--version").stderr(Stdio::null()).output();
+    if found.is_err() {
+        skip("logrotate is not installed: install it from your distribution");
+        return None;
+    }
+    let config = bed.path("rotate.conf");
+    let log = bed.log_file();
+    let text =
+        format!("{} {{\n  rotate 1000\n  nocompress\n  missingok\n  {how}\n}}\n", log.display());
+    fs::write(&config, text).unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
+    let state = bed.path("rotate.state");
+    Some(move || {
+        let mut command = Command::new("logrotate");
+        command.arg("--force").arg("--state").arg(&state).arg(&config);
+        Child::spawn(&mut command).wait(PATIENCE).expect_code(0);
+    })
+}
+
+#[test]
+fn no_line_is_lost_when_logrotate_renames() {
+    let bed = writing();
+    let how = format!(
+        "create 0604\n  postrotate\n    kill -USR1 $(cat {})\n  endscript",
+        bed.pidfile().display()
+    );
+    let Some(rotate) = logrotate(&bed, &how) else { return };
+    bed.start();
+    const ROTATIONS: usize = 30;
+    for turn in 0..ROTATIONS {
+        rotate();
+        eventually("the new file is in use", SOON, || {
+            let log = bed.log();
+            log.contains(REOPENED) && log.contains("line ")
+        });
+        if turn % 5 == 4 {
+            bed.restart();
+        }
+    }
+    let mode = fs::metadata(bed.log_file()).unwrap().mode() & 0o777;
+    assert_eq!(mode, 0o604, "as logrotate made it");
+    bed.stop();
+    let lines = all_lines(&bed);
+    assert_eq!(files(&bed).len(), ROTATIONS + 1);
+    let written = assert_complete(&lines);
+    assert!(written > 1000, "{written}");
+    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count(REOPENED), ROTATIONS, "the supervisor's own");
+    assert_eq!(count(" serves"), 1 + ROTATIONS / 5);
+    assert_eq!(count(" is gone after "), ROTATIONS / 5);
+    eprintln!("{written} lines of workers in {} files", ROTATIONS + 1);
+}
+
+#[test]
+fn writing_goes_on_at_the_beginning_when_logrotate_copies() {
+    let bed = writing();
+    let Some(rotate) = logrotate(&bed, "copytruncate") else { return };
+    bed.start();
+    for _ in 0..10 {
+        eventually("there is something to rotate", SOON, || bed.log().lines().count() > 200);
+        let before = fs::metadata(bed.log_file()).unwrap();
+        rotate();
+        eventually("writing goes on", SOON, || bed.log().contains("line "));
+        let after = fs::metadata(bed.log_file()).unwrap();
+        assert_eq!(after.ino(), before.ino());
+    }
+    bed.stop();
+    for file in files(&bed) {
+        let bytes = fs::read(&file).unwrap();
+        assert!(!bytes.contains(&0), "{} has a hole", file.display());
+    }
+    // What is written between copy and truncation is lost, and that alone: each is there once at most.
+    let mut lines: Vec<String> =
+        all_lines(&bed).into_iter().filter(|line| line.starts_with("line ")).collect();
+    let all = lines.len();
+    lines.sort_unstable();
+    lines.dedup();
+    assert_eq!(lines.len(), all);
+}
+
+#[test]
+fn a_solo_daemon_opens_its_log_again() {
+    let mut bed = Bed::new("logs-solo");
+    bed.set("WRITE_LINES", "yes");
+    bed.start();
+    for turn in 0..10 {
+        fs::rename(bed.log_file(), bed.path(&format!("app.log.{turn}"))).unwrap();
+        bed.supervisor().signal(Signal::USR1);
+        eventually("the new file is in use", SOON, || bed.log().contains(REOPENED));
+    }
+    bed.stop();
+    assert!(assert_complete(&all_lines(&bed)) > 0);
+}
+
+#[test]
+fn panics_children_and_libraries_write_there_too() {
+    let mut bed = Bed::new("logs");
+    bed.set("DAEMON_LOG_MODE", "0600");
+    bed.start();
+    assert_eq!(fs::metadata(bed.log_file()).unwrap().mode() & 0o777, 0o600);
+    fs::rename(bed.log_file(), bed.path("app.log.1")).unwrap();
+    bed.supervisor().signal(Signal::USR1);
+    eventually("the new file is in use", SOON, || bed.log().contains(REOPENED));
+    assert_eq!(fs::metadata(bed.log_file()).unwrap().mode() & 0o777, 0o600);
+    for path in ["/panic", "/child", "/raw/by-the-number"] {
+        bed.get(path).unwrap();
+    }
+    eventually("all of it is there", SOON, || {
+        let log = bed.log();
+        ["a thread's panic", "the stderr of a child", "on its stdout", "by-the-number"]
+            .iter()
+            .all(|text| log.contains(text))
+    });
+    bed.stop();
+}
+
+#[test]
+fn a_directory_that_vanished_is_made_again_or_the_old_file_kept() {
+    let mut bed = writing();
+    let log = bed.path("logs/app.log");
+    bed.set("DAEMON_LOG", log.display().to_string());
+    bed.start();
+    let text = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+
+    fs::rename(bed.path("logs"), bed.path("gone")).unwrap();
+    bed.supervisor().signal(Signal::USR1);
+    eventually("the directory is there again", SOON, || {
+        text(&log).contains(REOPENED) && text(&log).contains("line ")
+    });
+
+    fs::rename(bed.path("logs"), bed.path("gone-too")).unwrap();
+    fs::write(bed.path("logs"), "no directory").unwrap();
+    let old = bed.path("gone-too/app.log");
+    bed.supervisor().signal(Signal::USR1);
+    eventually("the old file is kept", SOON, || text(&old).contains("; the old file is kept"));
+    let length = fs::metadata(&old).unwrap().len();
+    eventually("and written to", SOON, || fs::metadata(&old).unwrap().len() > length + 100);
+    assert_eq!(bed.get("/").unwrap().status, 200);
+    bed.stop();
+}
+
+/// Starts in the foreground by a shell script around `"$@"`, with its outputs as they are then.
+fn within(bed: &Bed, script: &str, stderr: Stdio) -> Child {
+    let mut command = bed.command_of("sh", ["-c", script, "sh"]);
+    command.arg(bed.image()).arg("run").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    let child = Child::spawn_as_is(&mut command);
+    bed.wait_serving();
+    child
+}
+
+/// Restarts, which has everybody write, answers, and stops.
+#[track_caller]
+fn assert_serves(bed: &Bed) {
+    bed.restart();
+    assert_eq!(bed.get("/").unwrap().status, 200);
+    bed.get("/events").unwrap();
+    let worker = bed.worker();
+    worker.signal(Signal::TERM);
+    eventually("another worker serves", SOON, || {
+        bed.status().workers.iter().any(|it| it.state == "serving" && it.pid != worker.pid())
+    });
+    assert_eq!(bed.get("/").unwrap().status, 200);
+    bed.stop();
+}
+
+fn foreground(fixture: &str) -> Bed {
+    let mut bed = Bed::new(fixture);
+    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "json");
+    bed
+}
+
+#[test]
+fn a_full_device_stops_nothing() {
+    for fixture in ["logs", "http"] {
+        let mut bed = foreground(fixture);
+        if fixture == "http" {
+            bed.unset("DAEMON_LOG_FORMAT");
+        }
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let _child = within(&bed, "exec \"$@\"", full.into());
+        bed.restart();
+        assert_eq!(bed.get("/").unwrap().status, 200);
+        bed.stop();
+    }
+}
+
+#[test]
+fn a_file_that_may_not_grow_stops_nothing() {
+    let bed = foreground("logs");
+    let file = fs::File::create(bed.path("small")).unwrap();
+    // SIGXFSZ, whose default is the end. The first lines fit.
+    let _child = within(&bed, "ulimit -f 1 && exec \"$@\"", file.into());
+    for _ in 0..20 {
+        bed.get("/events").unwrap();
+    }
+    assert_serves(&bed);
+    let length = fs::metadata(bed.path("small")).unwrap().len();
+    assert!((400..=1024).contains(&length), "it was full: {length}");
+}
+
+#[test]
+fn a_reader_that_is_gone_stops_nothing() {
+    let bed = foreground("logs");
+    let (reader, writer) = std::io::pipe().unwrap();
+    let _child = within(&bed, "exec \"$@\"", writer.into());
+    drop(reader);
+    assert_serves(&bed);
+}
+
+#[test]
+fn a_full_disk_stops_nothing_and_what_was_lost_is_told() {
+    if !rustix::process::geteuid().is_root() {
+        skip("a disk can be mounted by root alone");
+        return;
+    }
+    let mut bed = Bed::new("logs");
+    fs::create_dir(bed.path("disk")).unwrap();
+    bed.set("DAEMON_LOG", bed.path("disk/app.log").display().to_string());
+    bed.set("DAEMON_LOG_FORMAT", "text");
+    let mut command = bed.on_full_disk("disk", bed.image(), ["run"]);
+    let child = Child::spawn(&mut command);
+    bed.wait_serving();
+    bed.restart();
+    assert_eq!(bed.get("/events").unwrap().status, 200);
+    assert_eq!(bed.status().generation, Some(2));
+    // Room again, within its namespace.
+    let root = format!("/proc/{}/root{}", child.pid(), bed.path("disk").display());
+    fs::remove_file(format!("{root}/filler")).unwrap();
+    bed.restart();
+    let log = fs::read_to_string(format!("{root}/app.log")).unwrap();
+    assert!(log.contains(" lines dropped, as stderr did not take them"), "{log}");
+    assert!(log.contains("generation 2 is gone"), "{log}");
+    bed.stop();
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_blocks_no_supervisor() {
+    let bed = foreground("http");
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let _child = within(&bed, "exec \"$@\"", writer.try_clone().unwrap().into());
+    // Without waiting, by a flag of our own and not of the daemon's.
+    let filler = fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap())
+        .open(format!("/proc/self/fd/{}", writer.as_raw_fd()))
+        .unwrap();
+    let mut filled = 0;
+    while let Ok(written) = (&filler).write(&[b'.'; 4096]) {
+        filled += written;
+    }
+    for _ in 0..3 {
+        bed.restart();
+    }
+    assert_eq!(bed.status().generation, Some(4));
+
+    // There is room, as poll(2) tells, and a longer line comes: to wait for the rest is to wait forever.
+    reader.read_exact(&mut [0; 8192]).unwrap();
+    bed.deploy("strangers");
+    fs::write(bed.path("stranger"), "wide-reason").unwrap();
+    for _ in 0..3 {
+        let reason = bed.restart_aborts().reason.unwrap();
+        assert!(reason.len() > 4096, "{}", reason.len());
+    }
+    assert_eq!(bed.get("/").unwrap().status, 200);
+
+    // What was there before has shifted the filling.
+    reader.read_exact(&mut vec![0; filled - 8192]).unwrap();
+    bed.deploy("http");
+    bed.restart();
+    bed.stop();
+    drop((writer, filler));
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    let rest = rest.trim_start_matches('.');
+    assert!(rest.contains(" lines dropped, as stderr did not take them"), "{rest}");
+    assert!(rest.contains("generation 4 is gone"), "{rest}");
+    assert!(rest.ends_with('\n'), "{rest}");
+    for line in rest.lines() {
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "torn: {line}\n{rest}");
+    }
+}
+
+#[test]
+fn why_a_start_failed_is_said_on_the_terminal_and_in_the_log() {
+    // By the supervisor.
+    let mut bed = Bed::new("logs");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    bed.set("DAEMON_LISTEN_HTTP", taken.local_addr().unwrap().to_string());
+    let reason = "cannot bind listener `http`";
+    let out = bed.verb(["start"]).expect_code(1).expect_text(reason);
+    assert_eq!(out.text().matches(reason).count(), 1, "{out}");
+    assert!(bed.log().contains(reason), "{}", bed.log());
+
+    // In either format.
+    bed.set("DAEMON_LOG_FORMAT", "json");
+    let out = bed.verb(["start"]).expect_code(1).expect_text(reason);
+    assert_eq!(out.text().matches(reason).count(), 1, "{out}");
+
+    // By the program.
+    let bed = Bed::new("panics-at-start");
+    let out = bed.verb(["start"]);
+    assert_ne!(out.code(), 0, "{out}");
+    assert!(out.text().contains("panicked"), "{out}");
+    assert!(bed.log().contains("panicked"), "{}", bed.log());
+
+    // By the control socket, which comes after the log.
+    let bed = Bed::new("logs");
+    fs::create_dir(bed.runtime_dir()).unwrap();
+    fs::set_permissions(bed.runtime_dir(), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::create_dir(bed.socket()).unwrap();
+    let out = bed.verb(["start"]);
+    assert_ne!(out.code(), 0, "{out}");
+    let line = out.stderr.lines().next().unwrap();
+    let reason = line.strip_prefix("app: ").unwrap_or(line);
+    assert!(bed.log().contains(reason), "{out}\n{}", bed.log());
+
+    // Not where no log is known yet, nor in the log of the daemon that runs.
+    let mut bed = Bed::new("logs");
+    bed.set("DAEMON_DRAIN_TIMEOUT", "soon");
+    bed.verb(["start"]).expect_code(78).expect_text("drain_timeout");
+    assert!(!bed.log_file().exists());
+    bed.unset("DAEMON_DRAIN_TIMEOUT");
+    bed.start();
+    let log = bed.log();
+    bed.verb(["start"]).expect_code(1).expect_text("already running");
+    assert_eq!(bed.log(), log);
+    bed.stop();
+}

@@ -1,0 +1,496 @@
+//! P8: workers have the privileges that the settings name, and no others. The supervisor keeps its own.
+
+#![allow(clippy::expect_used)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use nix::unistd::{Group, User};
+use unbroken_tests::http::Connection;
+use unbroken_tests::{Bed, Child, Load, Process, eventually, skip};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Nobody's user and group.
+struct Nobody {
+    uid: u32,
+    gid: u32,
+}
+
+/// Who workers are here, where this can be tested.
+#[track_caller]
+fn nobody() -> Option<Nobody> {
+    if !rustix::process::geteuid().is_root() {
+        skip("only root has privileges to drop");
+        return None;
+    }
+    let user = User::from_name("nobody").expect("a user database").expect("a user `nobody`");
+    Some(Nobody { uid: user.uid.as_raw(), gid: user.gid.as_raw() })
+}
+
+fn group(name: &str) -> u32 {
+    Group::from_name(name).expect("a group database").expect(name).gid.as_raw()
+}
+
+/// A bed that other users can pass through.
+fn bed(fixture: &str) -> Bed {
+    let mut bed = Bed::new(fixture);
+    mode(bed.dir(), 0o711);
+    bed.set("DAEMON_USER", "nobody");
+    bed
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+}
+
+/// An address with a port that only root may bind, which no other test has.
+fn low_port() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [high, low, ..] = std::process::id().to_be_bytes()[2..] else { unreachable!() };
+    format!("127.{}.{high}.{low}:80", 100 + NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn says(bed: &Bed, path: &str) -> String {
+    bed.get(path).expect("a response").text().trim().to_owned()
+}
+
+fn numbers(process: &Process, field: &str) -> Vec<u32> {
+    let text = process.field(field).expect("a process");
+    text.split_whitespace().map(|number| number.parse().expect("a number")).collect()
+}
+
+fn set(process: &Process, field: &str) -> u64 {
+    u64::from_str_radix(&process.field(field).expect("a process"), 16).expect("a set")
+}
+
+/// Without any capability, and without a way to get one.
+#[track_caller]
+fn assert_is(worker: &Process, who: &Nobody) {
+    assert_eq!(numbers(worker, "Uid"), [who.uid; 4]);
+    assert_eq!(numbers(worker, "Gid"), [who.gid; 4]);
+    assert_eq!(numbers(worker, "Groups"), [who.gid]);
+    for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(set(worker, field), 0, "{field}");
+    }
+    assert_eq!(numbers(worker, "NoNewPrivs"), [1]);
+}
+
+/// A port of root's, served by nobody, through restarts, upgrades of the supervisor and a crash.
+#[test]
+fn port_80_is_served_by_nobody() {
+    let Some(nobody) = nobody() else { return };
+    let mut bed = bed("http");
+    bed.set("DAEMON_LISTEN_HTTP", low_port());
+    let target = bed.start().target("http");
+    let supervisor = bed.supervisor();
+    let load = Load::on(target.clone()).keep_alive(8).start();
+    let mut idle = Connection::open(&target).expect("a connection");
+    idle.get("/").expect("a response");
+    for (restart, fixture) in ["http-v2", "http", "http-v2"].into_iter().enumerate() {
+        assert_is(&bed.worker(), &nobody);
+        load.wait_for(200);
+        bed.deploy(fixture);
+        let report = bed.restart();
+        report.account().assert_balanced();
+        assert!(report.account().passed > 0, "{report:?}");
+        load.wait_for_generation(restart as u64 + 2);
+    }
+    let status = bed.status();
+    eventually("the supervisor is upgraded", SOON, || {
+        bed.log().contains("the supervisor runs the image of generation 4")
+    });
+    assert_eq!((supervisor.pid(), numbers(&supervisor, "Uid")), (status.pid, vec![0; 4]));
+    load.stop().assert_nothing_failed();
+    assert_eq!(idle.get("/").expect("it stayed open").number("generation"), Some(4));
+
+    let worker = bed.worker();
+    worker.kill();
+    eventually("it is replaced", SOON, || {
+        bed.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
+    });
+    assert_is(&bed.worker(), &nobody);
+    bed.stop();
+}
+
+/// What a worker may do, and what it may not do to its supervisor.
+#[test]
+fn a_worker_has_no_power_over_its_supervisor() {
+    let Some(nobody) = nobody() else { return };
+    let bed = bed("privileges");
+    let spool = bed.path("spool");
+    fs::create_dir(&spool).expect("a directory");
+    chown(&spool, Some(nobody.uid), None).expect("root");
+    bed.start();
+    let pid = bed.supervisor().pid();
+    assert_eq!(says(&bed, &format!("/touch{}/file", spool.display())), "ok");
+    let file = fs::metadata(spool.join("file")).expect("a file");
+    assert_eq!((file.uid(), file.gid()), (nobody.uid, nobody.gid));
+
+    for (path, answer) in [
+        ("/root".to_owned(), "EPERM"),
+        (format!("/signal/{pid}"), "EPERM"),
+        (format!("/trace/{pid}"), "EPERM"),
+        (format!("/memory/{pid}"), "Permission denied"),
+        (format!("/list{}", bed.runtime_dir().display()), "Permission denied"),
+        (format!("/touch{}", bed.pidfile().display()), "Permission denied"),
+        (format!("/touch{}", bed.image().display()), "Permission denied"),
+        ("/bind/127.0.0.1:79".to_owned(), "Permission denied"),
+    ] {
+        let said = says(&bed, &path);
+        assert!(said.contains(answer), "{path}: {said}");
+    }
+    assert_eq!(bed.status().pid, pid);
+    bed.restart();
+    bed.stop();
+}
+
+#[test]
+fn groups_are_those_that_are_named() {
+    let Some(nobody) = nobody() else { return };
+    let mut bed = bed("http");
+    bed.set("DAEMON_GROUP", "daemon").set("DAEMON_GROUPS", "sys, 4000000, sys");
+    bed.start();
+    for _ in 0..2 {
+        let worker = bed.worker();
+        assert_eq!(numbers(&worker, "Uid"), [nobody.uid; 4]);
+        assert_eq!(numbers(&worker, "Gid"), [group("daemon"); 4]);
+        assert_eq!(numbers(&worker, "Groups"), [group("sys"), 4_000_000]);
+        bed.restart();
+    }
+    bed.stop();
+
+    // None at all, and a user without an entry.
+    bed.set("DAEMON_USER", "4000001").set("DAEMON_GROUP", "4000002").set("DAEMON_GROUPS", "none");
+    bed.start();
+    let worker = bed.worker();
+    assert_eq!(numbers(&worker, "Uid"), [4_000_001; 4]);
+    assert_eq!((numbers(&worker, "Gid"), numbers(&worker, "Groups")), (vec![4_000_002; 4], vec![]));
+    bed.stop();
+}
+
+/// One capability is kept, also for what the worker executes, and may be used.
+#[test]
+fn capabilities_that_are_kept() {
+    let Some(nobody) = nobody() else { return };
+    const NET_BIND_SERVICE: u64 = 1 << 10;
+    let mut bed = bed("privileges");
+    bed.set("DAEMON_CAPABILITIES", "CAP_NET_BIND_SERVICE");
+    bed.start();
+    let worker = bed.worker();
+    for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(set(&worker, field), NET_BIND_SERVICE, "{field}");
+    }
+    assert_eq!(numbers(&worker, "Uid"), [nobody.uid; 4]);
+    assert_eq!(says(&bed, &format!("/bind/{}", low_port())), "ok");
+    assert_eq!(says(&bed, "/root"), "EPERM: Operation not permitted");
+    bed.stop();
+
+    // Root with fewer of them, which it does not get back.
+    bed.unset("DAEMON_USER").set("DAEMON_CAPABILITIES", "chown,net_bind_service");
+    bed.start();
+    let worker = bed.worker();
+    assert_eq!(numbers(&worker, "Uid"), [0; 4]);
+    for field in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(set(&worker, field), NET_BIND_SERVICE | 1, "{field}");
+    }
+    assert_eq!(numbers(&worker, "NoNewPrivs"), [0]);
+    bed.stop();
+}
+
+/// A program that needs sudo or sendmail says so.
+#[test]
+fn privileges_may_be_gained_where_that_is_said() {
+    let Some(nobody) = nobody() else { return };
+    let mut bed = bed("http");
+    bed.set("DAEMON_NO_NEW_PRIVILEGES", "false");
+    bed.start();
+    let (worker, supervisor) = (bed.worker(), bed.supervisor());
+    assert_eq!(numbers(&worker, "Uid"), [nobody.uid; 4]);
+    assert_eq!((numbers(&worker, "NoNewPrivs"), set(&worker, "CapEff")), (vec![0], 0));
+    assert_eq!(set(&worker, "CapBnd"), set(&supervisor, "CapBnd"));
+    bed.stop();
+}
+
+/// Soft and hard, as `/proc/<pid>/limits` has them.
+fn limit(process: &Process, name: &str) -> (String, String) {
+    let text = fs::read_to_string(format!("/proc/{}/limits", process.pid())).expect("limits");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+    let mut words = line.split_whitespace().map(str::to_owned);
+    (words.next().expect("soft"), words.next().expect("hard"))
+}
+
+#[track_caller]
+fn assert_limited(process: &Process, nofile: (&str, &str)) {
+    let (soft, hard) = limit(process, "Max open files");
+    assert_eq!((soft.as_str(), hard.as_str()), nofile);
+    assert_eq!(limit(process, "Max core file size"), ("0".into(), "0".into()));
+    let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", process.pid()));
+    assert_eq!(read("oom_score_adj").expect("a process").trim(), "300");
+    let stat = read("stat").expect("a process");
+    let nice = stat.rsplit_once(')').expect("a name").1.split_whitespace().nth(16);
+    assert_eq!(nice, Some("7"));
+}
+
+/// Also where a restart changes them; and a respawn has those of its generation.
+#[test]
+fn limits_are_the_workers_alone() {
+    if nobody().is_none() {
+        return;
+    }
+    let mut bed = bed("http");
+    let config = bed.path("app.toml");
+    let write = |nofile: &str| {
+        let text =
+            format!("oom_score_adj = 300\nnice = 7\n[limits]\ncore = 0\nnofile = {nofile}\n");
+        fs::write(&config, text).expect("a file");
+    };
+    write("'500:600'");
+    bed.set("DAEMON_CONFIG", config.display().to_string());
+    bed.start();
+    let untouched = limit(&bed.supervisor(), "Max open files");
+    assert_ne!(untouched.1, "600");
+    assert_limited(&bed.worker(), ("500", "600"));
+    write("800");
+    bed.restart();
+    assert_limited(&bed.worker(), ("800", "800"));
+    write("900");
+    let worker = bed.worker();
+    worker.kill();
+    eventually("it is replaced", SOON, || {
+        bed.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
+    });
+    assert_limited(&bed.worker(), ("800", "800"));
+    assert_eq!(limit(&bed.supervisor(), "Max open files"), untouched);
+    bed.stop();
+}
+
+/// The directory has nothing in it: no loader, no library, no `/proc`.
+#[test]
+fn an_empty_root_directory() {
+    let Some(nobody) = nobody() else { return };
+    let mut bed = bed("privileges");
+    let jail = bed.path("jail");
+    fs::create_dir_all(jail.join("spool")).expect("directories");
+    bed.set("DAEMON_CHROOT", jail.display().to_string()).set("DAEMON_WORKDIR", "/spool");
+    bed.start();
+    let inode = fs::metadata(&jail).expect("a directory").ino();
+    assert_eq!(says(&bed, "/here"), format!("/spool {inode}"));
+    assert_eq!(says(&bed, "/list/."), "spool");
+    assert_is(&bed.worker(), &nobody);
+    let target = bed.target("http");
+    let load = Load::on(target).keep_alive(4).start();
+    load.wait_for(100);
+    bed.deploy("http-v2");
+    bed.restart().account().assert_balanced();
+    load.wait_for_generation(2);
+    load.stop().assert_nothing_failed();
+    bed.stop();
+}
+
+/// Every step that fails has its sentence: at `check`, at the start, and at a restart, which changes nothing.
+#[test]
+fn each_step_that_fails_says_so() {
+    if nobody().is_none() {
+        return;
+    }
+    let mut bed = bed("http");
+    let config = bed.path("app.toml");
+    bed.set("DAEMON_CONFIG", config.display().to_string()).unset("DAEMON_USER");
+    fs::write(&config, "user = 'nobody'").expect("a file");
+    let target = bed.start().target("http");
+    let worker = bed.worker();
+    let load = Load::on(target).keep_alive(2).pause(Duration::from_millis(1)).start();
+    let gone = bed.path("gone").display().to_string();
+    for (text, key, sentence) in [
+        ("user = 'nobodi'", "user", "`user` nobodi does not exist on this host".to_owned()),
+        ("user = 4000000", "", "`user` 4000000 has no entry in the user database".into()),
+        (
+            "user = 'nobody'\ngroup = 'none-such'",
+            "group",
+            "`group` none-such does not exist".into(),
+        ),
+        (
+            "user = 'nobody'\ngroups = ['none-such']",
+            "groups",
+            "`groups` none-such does not exist".into(),
+        ),
+        (&format!("chroot = '{gone}'"), "chroot", format!("`chroot` {gone}")),
+        (&format!("workdir = '{gone}'"), "workdir", format!("`workdir` {gone}")),
+        ("limits.nofile = 4000000000", "limits.nofile", "`limits.nofile`".into()),
+    ] {
+        fs::write(&config, text).expect("a file");
+        let reason = bed.restart_aborts().reason.expect("a reason");
+        assert!(reason.contains(&sentence), "{text}: {reason}");
+        assert_eq!(bed.status().serving().pid, worker.pid(), "{text}");
+        let checked = bed.verb(["check"]).expect_code(78).expect_text(&sentence);
+        assert!(
+            key.is_empty()
+                || checked.stderr.contains(
+                    &format!("(FILE: {key})").replace("FILE", &config.display().to_string())
+                ),
+            "{checked}"
+        );
+    }
+    load.stop().assert_nothing_failed();
+    bed.stop();
+    fs::write(&config, "user = 'nobodi'").expect("a file");
+    bed.verb(["start"]).expect_code(78).expect_text("`user` nobodi does not exist on this host");
+    bed.assert_nothing_left();
+}
+
+/// Root in a user namespace is not allowed to change its groups.
+#[test]
+fn a_root_that_may_not_drop_is_told() {
+    if nobody().is_none() {
+        return;
+    }
+    let bed = bed("http");
+    let tried = Child::spawn(&mut bed.command_of("unshare", ["--user", "--map-root-user", "true"]));
+    if tried.wait(SOON).code() != 0 {
+        return skip("user namespaces are not to be had here");
+    }
+    let arguments = ["--user", "--map-root-user"].map(AsRef::as_ref).into_iter();
+    let image = bed.image();
+    let arguments = arguments.chain([image.as_os_str(), "start".as_ref()]);
+    let output = Child::spawn(&mut bed.command_of("unshare", arguments)).wait(SOON);
+    output
+        .expect_code(78)
+        .expect_text("cannot set the groups of `nobody` (setgroups); root here may not do that");
+    bed.assert_nothing_left();
+}
+
+/// Calls that succeed and do nothing are not believed.
+#[test]
+fn what_was_not_dropped_is_noticed() {
+    let Some(nobody) = nobody() else { return };
+    let bed = bed("http");
+    let test = std::env::current_exe().expect("this test");
+    let deceived =
+        test.parent().and_then(Path::parent).expect("a directory").join("fixture-deceived");
+    let target_file = bed.path("deceived");
+    fs::copy(deceived, &target_file).expect("a copy");
+    for (calls, sentence) in [
+        ("setresuid", format!("the process is user 0, group {} ", nobody.gid)),
+        ("setresgid", format!("the process is user {}, group 0 ", nobody.uid)),
+        ("setgroups", format!("user {}, group {} and in groups [", nobody.uid, nobody.gid)),
+        ("setresuid,setresgid,setgroups", "the process is user 0, group 0".to_owned()),
+    ] {
+        let image = bed.image();
+        let arguments = [calls.as_ref(), image.as_os_str(), "start".as_ref()];
+        let output = Child::spawn(&mut bed.command_of(&target_file, arguments)).wait(SOON);
+        let output = output.expect_code(1);
+        let output =
+            output.expect_text("privileges were not dropped, although every call succeeded");
+        output.expect_text(&sentence);
+        bed.assert_nothing_left();
+    }
+}
+
+/// Who is not root stays who it is, and is told before it tries.
+#[test]
+fn a_user_cannot_become_another() {
+    let Some(nobody) = nobody() else { return };
+    let mut bed = bed("http");
+    let home = bed.path("home");
+    fs::create_dir(&home).expect("a directory");
+    chown(&home, Some(nobody.uid), Some(nobody.gid)).expect("root");
+    for (variable, file) in
+        [("DAEMON_RUNTIME_DIR", ""), ("DAEMON_PIDFILE", "app.pid"), ("DAEMON_LOG", "app.log")]
+    {
+        bed.set(variable, home.join(file).display().to_string());
+    }
+    let as_nobody = |bed: &Bed, verb: &str| {
+        let mut command = bed.command([verb]);
+        Child::spawn(command.uid(nobody.uid).gid(nobody.gid)).wait(SOON)
+    };
+    // Itself is no other.
+    as_nobody(&bed, "check").expect_code(0);
+    as_nobody(&bed, "start").expect_code(0);
+    assert_eq!(numbers(&bed.worker(), "NoNewPrivs"), [1]);
+    as_nobody(&bed, "stop").expect_code(0);
+
+    bed.set("DAEMON_USER", "daemon");
+    as_nobody(&bed, "check")
+        .expect_code(78)
+        .expect_text("cannot become `user` daemon")
+        .expect_text("(DAEMON_USER)");
+    as_nobody(&bed, "start").expect_code(78).expect_text("start it as root");
+
+    bed.set("DAEMON_USER", "nobody").set("DAEMON_LISTEN_HTTP", low_port());
+    bed.set("DAEMON_CAPABILITIES", "chown").set("DAEMON_LIMITS_NOFILE", "unlimited");
+    as_nobody(&bed, "check")
+        .expect_code(78)
+        .expect_text("which only root may bind")
+        .expect_text("(DAEMON_LISTEN_HTTP)")
+        .expect_text("does not have the `capabilities` chown")
+        .expect_text("`limits.nofile` unlimited is above the hard limit");
+    bed.unset("DAEMON_CAPABILITIES").unset("DAEMON_LIMITS_NOFILE");
+    bed.set("DAEMON_LISTEN_HTTP", "192.0.2.7:8080");
+    as_nobody(&bed, "check").expect_code(78).expect_text("which no interface of this host has");
+}
+
+/// A worker must not write what its supervisor will execute as root.
+#[test]
+fn an_image_of_the_workers_user_is_refused() {
+    let Some(nobody) = nobody() else { return };
+    let bed = bed("http");
+    bed.start();
+    let worker = bed.worker();
+    chown(bed.image(), Some(nobody.uid), None).expect("root");
+    let reason = bed.restart_aborts().reason.expect("a reason");
+    assert!(reason.contains("can be written by the user of its worker; `chown root"), "{reason}");
+    bed.verb(["check"]).expect_code(78).expect_text("by the user of its worker");
+    chown(bed.image(), Some(0), Some(nobody.gid)).expect("root");
+    mode(&bed.image(), 0o775);
+    let reason = bed.restart_aborts().reason.expect("a reason");
+    assert!(reason.contains("by a group of its worker; `chmod g-w"), "{reason}");
+    assert_eq!(bed.status().serving().pid, worker.pid());
+    bed.stop();
+    // The first start is told by the worker itself.
+    bed.verb(["start"]).expect_code(1).expect_text("by a group of its worker");
+    bed.assert_nothing_left();
+}
+
+/// The next supervisor takes over what belongs to another user, and nobody notices.
+#[test]
+fn orphans_of_another_user_are_taken_over() {
+    let Some(nobody) = nobody() else { return };
+    let mut bed = bed("http");
+    bed.set("DAEMON_ORPHAN_GRACE", "60s");
+    let target = bed.start().target("http");
+    let load = Load::on(target).keep_alive(8).start();
+    load.wait_for(200);
+    let worker = bed.worker();
+    bed.supervisor().kill();
+    bed.start();
+    load.wait_for_generation(2);
+    assert!(worker.wait_gone(SOON));
+    assert_is(&bed.worker(), &nobody);
+    let ledger = load.stop();
+    ledger.assert_nothing_failed();
+    assert_eq!(ledger.ended_by_server(), 0, "{ledger}");
+    bed.stop();
+}
+
+/// One process: it drops after it bound.
+#[test]
+fn without_a_supervisor() {
+    let Some(nobody) = nobody() else { return };
+    let mut bed = bed("solo-http");
+    bed.set("DAEMON_LISTEN_HTTP", low_port());
+    let status = bed.start();
+    let process = Process::open(status.pid).expect("it");
+    assert_is(&process, &nobody);
+    bed.get("/").expect("a response");
+    bed.verb(["stop"]).expect_code(0);
+    assert!(!process.is_alive());
+    assert!(!bed.pidfile().exists() && !bed.socket().exists(), "something is left");
+    bed.set("DAEMON_USER", "nobodi");
+    bed.verb(["start"]).expect_code(78).expect_text("`user` nobodi does not exist on this host");
+    bed.assert_nothing_left();
+}

@@ -1,0 +1,249 @@
+//! P8: sockets that a service manager passes become the listeners of their names (sd_listen_fds(3)).
+
+#![allow(clippy::expect_used)]
+
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::time::Duration;
+
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::manager::give;
+use unbroken_tests::{Bed, Load, Manager, Process, Signal, Status, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn tcp() -> (SocketAddr, OwnedFd) {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    (socket.local_addr().expect("an address"), socket.into())
+}
+
+/// What the unit of a service with two addresses and a path has under the name `http`.
+fn three(bed: &Bed, manager: &mut Manager) -> [Target; 3] {
+    let (v4, socket) = tcp();
+    manager.units.push(("http".into(), socket));
+    let socket = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).expect("a port");
+    let v6 = socket.local_addr().expect("an address");
+    manager.units.push(("http".into(), socket.into()));
+    let path = bed.path("http.sock");
+    let socket = UnixListener::bind(&path).expect("a path");
+    manager.units.push(("http".into(), socket.into()));
+    [v4.into(), v6.into(), path.as_path().into()]
+}
+
+fn answers(target: &Target) -> String {
+    let mut connection = Connection::open(target).expect("a connection");
+    connection.get("/").expect("a response").text().to_owned()
+}
+
+fn listeners(status: &Status) -> Vec<(&str, Target, Option<&str>)> {
+    let parsed = |addr: &String| addr.parse().expect("an address");
+    let listeners = status.listeners.iter();
+    listeners.map(|it| (it.name.as_str(), parsed(&it.addr), it.source.as_deref())).collect()
+}
+
+/// Sockets of several kinds under one name, across restarts of workers and of the supervisor's image.
+#[test]
+fn all_sockets_of_a_name() {
+    let mut bed = Bed::new("http");
+    let mut manager = Manager::of(&mut bed, 8);
+    let targets = three(&bed, &mut manager);
+    // As for another process, which a worker is too.
+    bed.set("LISTEN_PID", "1");
+    let child = manager.serve(&bed);
+    let status = bed.status();
+    assert_eq!(status.pid, child.pid());
+    let expected: Vec<_> =
+        targets.iter().map(|target| ("http", target.clone(), Some("manager"))).collect();
+    assert_eq!(listeners(&status), expected);
+    let loads = targets.each_ref().map(|it| Load::on(it.clone()).new_connections(4).start());
+    loads.iter().for_each(|load| load.wait_for(50));
+    let private =
+        |line: &String| ["LISTEN_", "FDSTORE=", "NOTIFY_"].iter().any(|it| line.starts_with(it));
+    let environment = bed.worker().environment();
+    assert!(!environment.iter().any(private), "{environment:#?}");
+
+    // One name is one listener, for readiness and all else; restarts change the supervisor's image.
+    for (generation, image) in [(2, "http-v2"), (3, "http")] {
+        bed.deploy(image);
+        bed.restart();
+        loads.iter().for_each(|load| load.wait_for_generation(generation));
+        let status = bed.status();
+        assert_eq!(listeners(&status), expected);
+        assert_eq!((status.pid, status.note), (child.pid(), None));
+    }
+    // A crashed worker is replaced by one that has them all.
+    loads.into_iter().for_each(|load| load.stop().assert_nothing_failed());
+    bed.worker().kill();
+    let serves =
+        || bed.try_status().is_some_and(|it| it.workers.iter().any(|w| w.state == "serving"));
+    eventually("a new worker serves", SOON, serves);
+    targets.iter().for_each(|target| assert!(answers(target).contains("generation=3")));
+    // They are not ours to keep.
+    assert_eq!(manager.stored(), [""; 0]);
+    assert!(manager.told().iter().all(|told| !told.contains("FDSTORE")), "{:#?}", manager.told());
+
+    // And not ours to end: who comes while nobody is there waits for the next.
+    child.process().signal(Signal::TERM);
+    child.wait(SOON).expect_code(0);
+    let waiting = targets.each_ref().map(|target| {
+        let mut connection = Connection::open(target).expect("a connection");
+        connection.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+        connection
+    });
+    let child = manager.serve(&bed);
+    for mut connection in waiting {
+        assert!(connection.response().expect("a response").text().contains("generation=1"));
+    }
+    child.process().signal(Signal::TERM);
+    child.wait(SOON).expect_code(0);
+    let said = ", passed by the service manager, and not at 127.0.0.1:0 as configured";
+    assert!(bed.log().contains(said), "{}", bed.log());
+}
+
+#[test]
+fn a_solo_daemon() {
+    let mut bed = Bed::new("solo-http");
+    let mut manager = Manager::of(&mut bed, 0);
+    let targets = three(&bed, &mut manager);
+    let child = manager.serve(&bed);
+    let expected: Vec<_> =
+        targets.iter().map(|target| ("http", target.clone(), Some("manager"))).collect();
+    assert_eq!(listeners(&bed.status()), expected);
+    targets.iter().for_each(|target| assert!(answers(target).contains("version=solo")));
+    child.process().signal(Signal::TERM);
+    child.wait(SOON).expect_code(0);
+    assert!(bed.path("http.sock").exists(), "the file of the unit");
+    assert!(targets.iter().all(Target::accepts));
+}
+
+/// A `main` without async accepts from all of them too.
+#[test]
+fn a_blocking_listener() {
+    let mut bed = Bed::new("sync");
+    let mut manager = Manager::of(&mut bed, 0);
+    let targets = three(&bed, &mut manager);
+    manager.units.iter_mut().for_each(|(name, _)| *name = "echo".into());
+    let child = manager.serve(&bed);
+    for round in 1..=2 {
+        for target in &targets {
+            let mut connection = Connection::open(target).expect("a connection");
+            connection.send("hello\n").expect("sent");
+            let mut line = [0; 8];
+            std::io::Read::read_exact(&mut connection, &mut line).expect("an answer");
+            assert_eq!(line, *format!("{round} hello\n").as_bytes());
+        }
+        if round == 1 {
+            bed.restart();
+        }
+    }
+    child.process().signal(Signal::TERM);
+    child.wait(SOON).expect_code(0);
+    assert!(targets.iter().all(Target::accepts));
+}
+
+/// What is not passed is bound as it is configured, and what no listener wants is told of.
+#[test]
+fn some_are_passed() {
+    let mut bed = Bed::new("http-v3-listeners");
+    let mut manager = Manager::of(&mut bed, 0);
+    let (addr, socket) = tcp();
+    manager.units.push(("admin".into(), socket));
+    let (idle, socket) = tcp();
+    manager.units.push(("metrics".into(), socket));
+    let child = manager.serve(&bed);
+    let said = format!(
+        "the service manager passed the socket {idle} as `metrics`, and no listener has that name \
+         (`admin`, `http`)"
+    );
+    assert!(bed.log().contains(&said), "{}", bed.log());
+    let status = bed.status();
+    assert_eq!(status.target("admin"), addr.into());
+    assert!(answers(&status.target("http")).contains("version=3"));
+    assert!(answers(&addr.into()).contains("version=3"));
+
+    // One that a restart does not declare any more stays open, for one that does so again.
+    bed.deploy("http");
+    bed.restart();
+    assert!(bed.log().contains(&format!("does not declare `admin` at {addr}")), "{}", bed.log());
+    let mut waits = Connection::open(&addr.into()).expect("a connection");
+    waits.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+    bed.deploy("http-v3-listeners");
+    bed.restart();
+    assert!(waits.response().expect("a response").text().contains("generation=3"));
+    assert_eq!(bed.status().target("admin"), addr.into());
+    child.process().signal(Signal::TERM);
+    child.wait(SOON).expect_code(0);
+}
+
+/// A supervisor that is killed leaves workers with the manager's sockets, which the next one is passed too.
+#[test]
+fn orphans_have_them_too() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_ORPHAN_GRACE", "20s");
+    let mut manager = Manager::of(&mut bed, 0);
+    let targets = three(&bed, &mut manager);
+    let child = manager.serve(&bed);
+    let loads = targets.each_ref().map(|it| Load::on(it.clone()).new_connections(4).start());
+    loads.iter().for_each(|load| load.wait_for(50));
+    child.process().kill();
+    drop(child);
+    loads.iter().for_each(|load| load.wait_for(50));
+    let child = manager.serve(&bed);
+    loads.iter().for_each(|load| load.wait_for_generation(2));
+    loads.into_iter().for_each(|load| load.stop().assert_nothing_failed());
+    child.process().signal(Signal::TERM);
+    child.wait(SOON).expect_code(0);
+    assert!(targets.iter().all(Target::accepts));
+    assert!(bed.path("http.sock").exists(), "the file of the unit");
+}
+
+/// Each mistake in a unit is a sentence that says what to do.
+#[test]
+fn mistakes() {
+    let bed = Bed::new("http");
+    let (addr, good) = tcp();
+    let datagram: OwnedFd = UnixDatagram::unbound().expect("a socket").into();
+    let connected = std::net::TcpStream::connect(addr).expect("a connection");
+    let file = std::fs::File::open("/dev/null").expect("a file");
+    let unnamed = |name: &str| {
+        format!(
+            "the service manager passed the socket {addr} under the name `{name}`, so that it is not \
+             known for which listener (`http`): set FileDescriptorName="
+        )
+    };
+    let no_listener = |what: &str| {
+        format!("the service manager passed {what} as listener `http`: its .socket unit needs")
+    };
+    for (names, fd, said) in [
+        ("", good.as_fd(), unnamed("unknown")),
+        ("hello.socket", good.as_fd(), unnamed("hello.socket")),
+        ("http", datagram.as_fd(), no_listener("a datagram socket")),
+        ("http", connected.as_fd(), no_listener("a socket that does not listen")),
+        ("http", file.as_fd(), no_listener("no socket")),
+        ("http:more", good.as_fd(), "LISTEN_FDNAMES has 2 names for the 1 descriptors".into()),
+    ] {
+        let output = give(&bed, &["run"], names, &[fd]).wait(SOON);
+        output.expect_code(78).expect_text(&said);
+    }
+    for names in ["http", "http:http"] {
+        let fds = vec![good.as_fd(); names.split(':').count()];
+        let output = give(&bed, &["start"], names, &fds).wait(SOON).expect_code(78);
+        output.expect_text("to a daemon that leaves it for the background: use `run`");
+    }
+    bed.assert_nothing_left();
+}
+
+/// What was meant for another process is none of ours: a shell that was activated itself, say.
+#[test]
+fn those_of_another_process() {
+    let mut bed = Bed::new("http");
+    bed.set("LISTEN_PID", std::process::id().to_string());
+    bed.set("LISTEN_FDS", "1").set("LISTEN_FDNAMES", "http");
+    let status = bed.start();
+    assert_eq!(status.listeners[0].source, None);
+    let leaks = |line: &String| line.starts_with("LISTEN_");
+    let environment = Process::open(status.serving().pid).expect("a worker").environment();
+    assert!(!environment.iter().any(leaks), "{environment:#?}");
+    bed.stop();
+}

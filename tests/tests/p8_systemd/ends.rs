@@ -1,0 +1,67 @@
+//! How a service ends: by stop, and by watchdogs.
+
+use std::time::{Duration, Instant};
+
+use unbroken_tests::{Machine, eventually};
+
+use super::service::{SOON, Service};
+
+/// What is in flight is finished, and systemd has nobody to kill.
+pub(crate) fn stop_within_the_drain(machine: &Machine) {
+    let service = Service::started(machine, "drains", "http");
+    let mut connection = service.connect().expect("a connection");
+    connection.send("GET /wait/1500 HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+    let status = || machine.run(["env", "DAEMON_NAME=drains", &service.image, "status"]).stdout;
+    eventually("it is in flight", SOON, || status().contains("1 requests in flight"));
+    let begun = Instant::now();
+    service.systemctl("stop").expect_code(0);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let response = connection.response().expect("a response");
+    assert_eq!(response.number("generation"), Some(1));
+    assert_eq!(service.show("Result"), "success");
+    assert_eq!(service.show("ExecMainStatus"), "0");
+    let journal = machine.run(["journalctl", "--unit", "drains"]).stdout;
+    assert!(!journal.contains("SIGKILL"), "{journal}");
+}
+
+/// A main process that is silent is replaced by systemd. It is not silent over reloads.
+pub(crate) fn systemds_watchdog(machine: &Machine) {
+    let service = Service::new(machine, "watched", "http");
+    service.unit(&[], &["--install", "--yes"]).expect_code(0);
+    service.edit("WatchdogSec=1");
+    service.systemctl("start").expect_code(0);
+    let main = service.show("MainPID");
+    let begun = Instant::now();
+    let mut reloads = 0;
+    while begun.elapsed() < Duration::from_millis(2500) {
+        service.systemctl("reload").expect_code(0);
+        reloads += 1;
+    }
+    assert_eq!((service.show("MainPID"), service.show("NRestarts")), (main.clone(), "0".into()));
+    assert_eq!(service.serves().1, reloads + 1);
+
+    machine.shell(&format!("kill -STOP {main}")).expect_code(0);
+    eventually("another one serves", SOON, || {
+        service.show("NRestarts") == "1" && service.show("ActiveState") == "active"
+    });
+    assert_ne!(service.show("MainPID"), main);
+    assert_eq!(service.serves(), ("1".into(), 1));
+    let journal = machine.run(["journalctl", "--unit", "watched"]).stdout;
+    assert!(journal.contains("Watchdog timeout"), "{journal}");
+}
+
+/// A worker that hangs is replaced by its supervisor; systemd has nothing to do.
+pub(crate) fn own_watchdog(machine: &Machine) {
+    let service = Service::new(machine, "own-watchdog", "probation");
+    service.unit(&[("DAEMON_WATCHDOG", "500ms")], &["--install", "--yes"]).expect_code(0);
+    service.systemctl("start").expect_code(0);
+    let main = service.show("MainPID");
+    let first = service.get("/").number("pid");
+    let mut connection = service.connect().expect("a connection");
+    connection.send("GET /block HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+    eventually("it is replaced", SOON, || {
+        service.journal().contains("does not answer its watchdog for 0.5 s")
+    });
+    assert_ne!(service.get("/").number("pid"), first);
+    assert_eq!((service.show("MainPID"), service.show("NRestarts")), (main, "0".into()));
+}

@@ -1,0 +1,90 @@
+//! Reloads: new code in the same service.
+
+use std::time::Duration;
+
+use unbroken_tests::Machine;
+
+use super::service::Service;
+
+/// No request fails, over all kinds of connections.
+pub(crate) fn reload_under_load(machine: &Machine) {
+    let service = Service::started(machine, "load", "http");
+    let main = service.show("MainPID");
+    let loads = [
+        service.load(|load| load.keep_alive(8)),
+        service.load(|load| load.new_connections(8)),
+        service.load(|load| load.keep_alive(30).pause(Duration::from_millis(20))),
+    ];
+    for reload in 1..=6 {
+        service.deploy(if reload % 2 == 1 { "http-v2" } else { "http" });
+        loads.iter().for_each(|load| load.wait_for(50));
+        service.systemctl("reload").expect_code(0);
+        loads.iter().for_each(|load| load.wait_for_generation(reload + 1));
+        assert_eq!(service.show("MainPID"), main);
+    }
+    for ledger in loads.map(|load| load.stop()) {
+        ledger.assert_nothing_failed();
+        assert_eq!(ledger.generations().len(), 7, "{ledger}");
+        println!("{}: {} requests, none failed", machine.suite(), ledger.ok());
+    }
+}
+
+/// The reload fails and says why; the service is what it was.
+pub(crate) fn reload_with_a_bad_binary(machine: &Machine) {
+    let service = Service::started(machine, "bad-binary", "http");
+    let main = service.show("MainPID");
+    service.deploy("fails-at-start");
+    assert_ne!(service.systemctl("reload").code(), 0);
+    assert_eq!(service.show("ActiveState"), "active");
+    assert_eq!(service.show("MainPID"), main);
+    assert_eq!(service.serves(), ("1".into(), 1));
+    let text = service.show("StatusText");
+    assert!(text.starts_with("generation 1 serves; last restart: "), "{text}");
+    assert!(text.contains("exited with code 1"), "{text}");
+    assert!(service.journal().contains("cannot open the database"));
+    service.deploy("http-v2");
+    service.systemctl("reload").expect_code(0);
+    assert_eq!(service.serves().0, "2");
+    assert_eq!(service.show("NRestarts"), "0");
+}
+
+/// The main process is the same one, and runs the new program each time.
+pub(crate) fn twenty_reloads(machine: &Machine) {
+    let service = Service::started(machine, "twenty", "http");
+    let main = service.show("MainPID");
+    for reload in 1..=20 {
+        let (fixture, version) = if reload % 2 == 1 { ("http-v2", "2") } else { ("http", "1") };
+        service.deploy(fixture);
+        service.systemctl("reload").expect_code(0);
+        assert_eq!(service.serves(), (version.into(), reload + 1));
+        assert_eq!(service.show("MainPID"), main);
+        let exe = machine.run(["readlink", &format!("/proc/{main}/exe")]).expect_code(0);
+        assert_eq!(exe.stdout.trim(), format!("/box/fixture-{fixture}"));
+    }
+    assert_eq!(service.show("StatusText"), "generation 21 serves");
+    assert_eq!(service.show("NRestarts"), "0");
+}
+
+/// `--notify-reload`: the reload returns when the new code serves, where systemd knows this type.
+pub(crate) fn reload_by_signal(machine: &Machine) {
+    let service = Service::new(machine, "by-signal", "http");
+    service.unit(&[], &["--install", "--yes", "--notify-reload"]).expect_code(0);
+    service.systemctl("start").expect_code(0);
+    if machine.suite() == "bookworm" {
+        // As the comment in the unit says.
+        assert_eq!(service.show("Type"), "simple");
+        return;
+    }
+    let main = service.show("MainPID");
+    for reload in 1..=4 {
+        let (fixture, version) = if reload % 2 == 1 { ("http-v2", "2") } else { ("http", "1") };
+        service.deploy(fixture);
+        service.systemctl("reload").expect_code(0);
+        assert_eq!(service.serves(), (version.into(), reload + 1));
+    }
+    service.deploy("fails-at-start");
+    service.systemctl("reload").expect_code(0);
+    assert_eq!((service.show("ActiveState"), service.show("MainPID")), ("active".into(), main));
+    let text = service.show("StatusText");
+    assert!(text.starts_with("generation 5 serves; last restart: "), "{text}");
+}

@@ -1,0 +1,125 @@
+//! One service on a machine.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use unbroken_tests::http::{Connection, Response, Target};
+use unbroken_tests::{Load, Machine, Output, load};
+
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// Machines have networks of their own: any port is free, and each is given once.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
+
+/// A service, its program and its port. Dropped, it is stopped.
+pub(crate) struct Service<'a> {
+    pub(crate) machine: &'a Machine,
+    pub(crate) name: &'static str,
+    pub(crate) port: u16,
+    /// Where the program lies: a link, so that a deployment is a rename.
+    pub(crate) image: String,
+}
+
+impl<'a> Service<'a> {
+    /// A program that is deployed and not yet installed.
+    pub(crate) fn new(machine: &'a Machine, name: &'static str, fixture: &str) -> Service<'a> {
+        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        let service = Service { machine, name, port, image: format!("/usr/bin/{name}") };
+        service.deploy(fixture);
+        service
+    }
+
+    /// As `new`, installed by its own verb and started.
+    #[track_caller]
+    pub(crate) fn started(machine: &'a Machine, name: &'static str, fixture: &str) -> Service<'a> {
+        let service = Service::new(machine, name, fixture);
+        service.unit(&[], &["--install", "--yes"]).expect_code(0);
+        service.systemctl("start").expect_code(0);
+        service
+    }
+
+    /// Puts a fixture in the place of the program.
+    #[track_caller]
+    pub(crate) fn deploy(&self, fixture: &str) {
+        let image = &self.image;
+        let script =
+            format!("ln -s /box/fixture-{fixture} '{image}.new' && mv -fT '{image}.new' '{image}'");
+        self.machine.shell(&script).expect_code(0);
+    }
+
+    /// The program's verb `unit`, with these variables set beside name and address.
+    #[track_caller]
+    pub(crate) fn unit(&self, variables: &[(&str, &str)], options: &[&str]) -> Output {
+        let mut command = vec!["env".to_owned(), format!("DAEMON_NAME={}", self.name)];
+        command.push(format!("DAEMON_LISTEN_HTTP=127.0.0.1:{}", self.port));
+        command.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
+        command.extend([self.image.clone(), "unit".to_owned()]);
+        command.extend(options.iter().map(|&option| option.to_owned()));
+        self.machine.run(command)
+    }
+
+    /// Changes the unit beside its file, as `systemctl edit` does.
+    #[track_caller]
+    pub(crate) fn edit(&self, lines: &str) {
+        let dir = format!("/etc/systemd/system/{}.service.d", self.name);
+        let script = format!(
+            "mkdir -p {dir} && printf '[Service]\\n%s\\n' '{lines}' > {dir}/test.conf && \
+             systemctl daemon-reload"
+        );
+        self.machine.shell(&script).expect_code(0);
+    }
+
+    #[track_caller]
+    pub(crate) fn systemctl(&self, verb: &str) -> Output {
+        self.machine.run(["systemctl", verb, self.name])
+    }
+
+    /// A property, as systemd has it.
+    #[track_caller]
+    pub(crate) fn show(&self, property: &str) -> String {
+        let output = self.machine.run(["systemctl", "show", "--value", "-p", property, self.name]);
+        output.expect_code(0).stdout.trim_end_matches('\n').to_owned()
+    }
+
+    pub(crate) fn journal(&self) -> String {
+        self.machine.run(["journalctl", "--output", "cat", "--unit", self.name]).stdout
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        Target::Tcp(SocketAddr::from(([127, 0, 0, 1], self.port)))
+    }
+
+    pub(crate) fn connect(&self) -> std::io::Result<Connection> {
+        self.machine.in_network(|| Connection::open(&self.target()))
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Response {
+        let response = self.connect().and_then(|mut connection| connection.get(path));
+        response.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    pub(crate) fn load(&self, with: impl FnOnce(Load) -> Load + Send) -> load::Running {
+        self.machine.in_network(|| with(Load::on(self.target())).start())
+    }
+
+    /// The version that answers, and of which generation.
+    #[track_caller]
+    pub(crate) fn serves(&self) -> (String, u64) {
+        let response = self.get("/");
+        let text = response.text();
+        let version = text.split_whitespace().find_map(|word| word.strip_prefix("version="));
+        (version.expect("a version").to_owned(), response.number("generation").expect("a number"))
+    }
+}
+
+impl Drop for Service<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let status = self.machine.run(["systemctl", "status", "--no-pager", self.name]);
+            eprintln!("{status}\n--- journal of {}\n{}---", self.name, self.journal());
+        }
+        self.machine.run(["systemctl", "stop", "--no-block", self.name]);
+    }
+}

@@ -1,0 +1,78 @@
+//! The units themselves: what systemd thinks of them, and how they are installed.
+
+use unbroken_tests::Machine;
+
+use super::service::Service;
+
+/// systemd has nothing to say against them, and calls the exposure of the service OK or better.
+pub(crate) fn verify_and_security(machine: &Machine) {
+    let variants: [(&'static str, &str, &[&str]); 5] = [
+        ("plain", "http", &[]),
+        ("by-socket", "http", &["--socket"]),
+        ("alone", "solo-http", &[]),
+        ("by-root", "http", &["--set", "user=daemon"]),
+        ("by-hup", "http", &["--notify-reload"]),
+    ];
+    for (name, fixture, options) in variants {
+        if machine.suite() == "bookworm" && options.contains(&"--notify-reload") {
+            continue;
+        }
+        let service = Service::new(machine, name, fixture);
+        service.unit(&[], &[&["--install", "--yes"], options].concat()).expect_code(0);
+        let files = format!("/etc/systemd/system/{name}*.s*");
+        let verify = format!("systemd-analyze verify $(ls -d {files})");
+        let verified = machine.shell(&verify).expect_code(0);
+        // It looks at what is enabled beside, too, and that includes another scenario's.
+        let of_others = |line: &&str| line.contains("/by-signal.service:");
+        let said: Vec<String> =
+            verified.text().lines().filter(|line| !of_others(line)).map(str::to_owned).collect();
+        assert!(said.is_empty(), "{name}: {said:#?}");
+        let file = format!("/etc/systemd/system/{name}.service");
+        let offline = ["systemd-analyze", "security", "--no-pager", "--offline=yes", &file];
+        let output = machine.run(offline).expect_code(0);
+        let overall = output.stdout.lines().find(|line| line.contains("Overall exposure level"));
+        let overall = overall.unwrap_or_else(|| panic!("no exposure: {output}"));
+        println!("{} {name}: {}", machine.suite(), overall.trim());
+        // In tenths; MEDIUM begins at 5.0.
+        let least =
+            ["systemd-analyze", "security", "--no-pager", "--offline=yes", "--threshold=49"];
+        machine.run(least.into_iter().chain([file.as_str()])).expect_code(0);
+    }
+}
+
+/// It asks, shows what changes, and replaces whole files.
+pub(crate) fn install(machine: &Machine) {
+    let service = Service::new(machine, "installed", "http");
+    let file = "/etc/systemd/system/installed.service";
+    service.unit(&[], &["--install"]).expect_code(2).expect_text("add --yes");
+    machine.shell(&format!("test ! -e {file}")).expect_code(0);
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let refused = machine.run(nobody.into_iter().chain([&*service.image, "unit", "--install"]));
+    refused.expect_code(1).expect_text("be root");
+
+    let first = service.unit(&[], &["--install", "--yes"]).expect_code(0);
+    assert!(first.stdout.starts_with("--- /dev/null\n+++ /etc/systemd/system/"), "{first}");
+    assert_eq!(service.systemctl("is-enabled").stdout.trim(), "enabled");
+    let again = service.unit(&[], &["--install"]).expect_code(0);
+    assert!(again.stdout.starts_with("installed.service was installed already"), "{again}");
+
+    let other = service.unit(&[("DAEMON_DRAIN_TIMEOUT", "20s")], &["--install", "--yes"]);
+    let other = other.expect_code(0);
+    assert!(other.stdout.contains("\n+Environment=DAEMON_DRAIN_TIMEOUT=20s\n"), "{other}");
+    assert!(other.stdout.contains("\n-TimeoutStopSec="), "{other}");
+    // systemd knows of it without being told again.
+    assert_eq!(service.show("NeedDaemonReload"), "no");
+    assert!(service.show("Environment").contains("DAEMON_DRAIN_TIMEOUT=20s"));
+    let mode = machine.run(["stat", "-c", "%a %U", file]).expect_code(0);
+    assert_eq!(mode.stdout, "644 root\n");
+    let left = machine.shell("ls -A /etc/systemd/system | grep '^[.]' || true").stdout;
+    assert_eq!(left, "");
+
+    // What is printed is what is installed.
+    let printed = service.unit(&[("DAEMON_DRAIN_TIMEOUT", "20s")], &[]).expect_code(0).stdout;
+    let written = machine.run(["cat", file]).stdout;
+    assert_eq!(printed, format!("# {file}\n{written}"));
+    machine
+        .shell("rm /etc/systemd/system/installed.service && systemctl daemon-reload")
+        .expect_code(0);
+}
