@@ -555,6 +555,20 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
     }
 
+    /// A worker of another user could name what is its neighbour's, and have it unlinked.
+    #[test]
+    fn a_socket_elsewhere_is_not_what_is_declared() {
+        let dir = tempfile::tempdir().unwrap();
+        let [here, there] = ["here", "there"].map(|name| {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            let path = dir.path().join(name).join("a.sock");
+            Bound::bind("a", &settings(Address::Unix(path))).unwrap()
+        });
+        let is_at = |fd: &Bound, at: &Bound| is(fd, at.addr(), &settings(at.addr().clone()));
+        assert!(is_at(&here, &here) && is_at(&there, &there));
+        assert!(!is_at(&here, &there));
+    }
+
     #[test]
     fn the_mode_is_as_asked() {
         let dir = tempfile::tempdir().unwrap();
