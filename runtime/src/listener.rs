@@ -420,9 +420,8 @@ pub(crate) fn is(fd: impl AsFd, addr: &Address, declared: &ListenSettings) -> bo
             }
             (Address::Unix(path), Address::Unix(wanted)) => {
                 let file = std::fs::symlink_metadata(path);
-                // Bound by its name in an open directory where it is long.
-                let bound =
-                    local.as_pathname().is_some_and(|bound| bound.file_name() == path.file_name());
+                // Not by its last part alone: somebody else's may have the same.
+                let bound = local.as_pathname() == Some(path);
                 // One that was replaced or removed is not ours to unlink.
                 let is_socket = file.map_or(true, |file| file.file_type().is_socket());
                 path == wanted && bound && is_socket
