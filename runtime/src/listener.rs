@@ -420,9 +420,8 @@ pub(crate) fn is(fd: impl AsFd, addr: &Address, declared: &ListenSettings) -> bo
             }
             (Address::Unix(path), Address::Unix(wanted)) => {
                 let file = std::fs::symlink_metadata(path);
-                // Bound by its name in an open directory where it is long.
-                let bound =
-                    local.as_pathname().is_some_and(|bound| bound.file_name() == path.file_name());
+                // Not by its last part alone: somebody else's may have the same.
+                let bound = local.as_pathname() == Some(path);
                 // One that was replaced or removed is not ours to unlink.
                 let is_socket = file.map_or(true, |file| file.file_type().is_socket());
                 path == wanted && bound && is_socket
@@ -553,6 +552,20 @@ mod tests {
         assert!(error.contains("`a`") && error.contains("another file"), "{error}");
         let mode = std::fs::metadata(&precious).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    /// A worker of another user could name what is its neighbour's, and have it unlinked.
+    #[test]
+    fn a_socket_elsewhere_is_not_what_is_declared() {
+        let dir = tempfile::tempdir().unwrap();
+        let [here, there] = ["here", "there"].map(|name| {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            let path = dir.path().join(name).join("a.sock");
+            Bound::bind("a", &settings(Address::Unix(path))).unwrap()
+        });
+        let is_at = |fd: &Bound, at: &Bound| is(fd, at.addr(), &settings(at.addr().clone()));
+        assert!(is_at(&here, &here) && is_at(&there, &there));
+        assert!(!is_at(&here, &there));
     }
 
     #[test]

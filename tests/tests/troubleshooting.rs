@@ -18,7 +18,7 @@ use messages::Message;
 const CHAPTER: &str = "book/src/troubleshooting.md";
 
 /// Texts that nobody looks up there, by the reason.
-const EXEMPT: [(&str, &[&str]); 4] = [
+const EXEMPT: [(&str, &[&str]); 8] = [
     (
         "a piece of what `status` and `check` show, or systemd, and nothing that went wrong",
         &[
@@ -34,6 +34,9 @@ const EXEMPT: [(&str, &[&str]); 4] = [
             "as process … since …",
             "one worker drains",
             "it is on probation for …",
+            "kept by the service manager",
+            "passed by the service manager",
+            "a lame duck",
         ],
     ),
     (
@@ -47,6 +50,8 @@ const EXEMPT: [(&str, &[&str]); 4] = [
             "the counters of an earlier worker",
             "the process of an earlier worker",
             "the link of an earlier worker",
+            "the listener of probes",
+            "a client that probes",
         ],
     ),
     (
@@ -54,6 +59,33 @@ const EXEMPT: [(&str, &[&str]); 4] = [
         &["an empty message looks like an end", "cannot write the marker"],
     ),
     ("a word of serde's that is replaced", &["a borrowed string"]),
+    (
+        "a piece of HTTP",
+        &[
+            "HTTP/1.1 … Content-Type: text/plain; charset=utf-8 Content-Length: … Cache-Control: \
+             no-store …Connection: close …",
+            "405 Method Not Allowed",
+            "431 Request Header Fields Too Large",
+            "505 HTTP Version Not Supported",
+        ],
+    ),
+    ("is said to the service manager", &["FDSTORE=1 FDNAME=… FDPOLL=0"]),
+    (
+        "help of a verb",
+        &[
+            "DAEMON_* variables and --set options become part of the unit, and so do the program's own \
+           arguments, behind `--`.",
+        ],
+    ),
+    (
+        "a comment in a unit",
+        &[
+            "systemd has the socket; connections that come while the service is away wait in it.",
+            "a port below 1024",
+            "the owner of a unix socket",
+            "a worker of another user",
+        ],
+    ),
 ];
 
 /// Files whose texts nobody looks up there.

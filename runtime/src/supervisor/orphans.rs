@@ -410,7 +410,12 @@ mod tests {
             release: String::new(),
             generation: 1,
             exclusive: false,
-            listeners: vec![OrphanedListener { name: "http".into(), addr, settings, source: Source::Own }],
+            listeners: vec![OrphanedListener {
+                name: "http".into(),
+                addr,
+                settings,
+                source: Default::default(),
+            }],
         };
         introduced(pid, Path::new("/nowhere"), link, message, vec![counters, process, socket])
     }
