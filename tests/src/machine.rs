@@ -45,7 +45,8 @@ impl Machine {
         let mut keeper = script(["boot".as_ref(), suite.as_ref(), fixtures.as_os_str()]);
         keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut keeper = keeper.spawn().expect("bash");
-        let (input, output) = (keeper.stdin.take()?, keeper.stdout.take()?);
+        let input = keeper.stdin.take().expect("piped");
+        let output = keeper.stdout.take().expect("piped");
         let mut line = String::new();
         let read = BufReader::new(output).read_line(&mut line);
         let Some(init) = read.ok().and_then(|_| line.trim().parse().ok()) else {
