@@ -48,21 +48,21 @@ impl LogFile {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(cannot)?;
         }
-        let shared = is_shared(path);
-        let file = match open_or_make(path, mode, shared) {
+        let others = others(path);
+        let file = match open_or_make(path, mode, others.is_some()) {
             // The kernel may refuse it with no more than EACCES (proc_sys_fs(5), protected_*).
             Err(error) => {
-                let there = std::fs::symlink_metadata(path).ok().filter(|_| shared);
-                return Err(match there.and_then(|meta| foreign(&meta)) {
+                let there = others.zip(std::fs::symlink_metadata(path).ok());
+                return Err(match there.and_then(|(owner, meta)| foreign(&meta, owner)) {
                     Some(why) => planted(path, &why),
                     None => cannot(error),
                 });
             }
             Ok(file) => file,
         };
-        if shared {
+        if let Some(owner) = others {
             let meta = file.metadata().map_err(cannot)?;
-            if let Some(why) = foreign(&meta) {
+            if let Some(why) = foreign(&meta, owner) {
                 return Err(planted(path, &why));
             }
             rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::APPEND)
@@ -101,19 +101,22 @@ impl AsFd for LogFile {
     }
 }
 
-/// Whether everybody may put something at this path, as in `/tmp`.
-fn is_shared(path: &Path) -> bool {
-    let parent = path.parent().and_then(|dir| std::fs::metadata(dir).ok());
-    parent.is_some_and(|dir| dir.mode() & 0o002 != 0)
+/// Who owns the directory, if others than root and this daemon may put something at this path: everybody,
+/// as in `/tmp`, or the owner.
+fn others(path: &Path) -> Option<u32> {
+    let dir = std::fs::metadata(path.parent()?).ok()?;
+    let theirs = ![0, rustix::process::geteuid().as_raw()].contains(&dir.uid());
+    (theirs || dir.mode() & 0o002 != 0).then_some(dir.uid())
 }
 
-/// Why what is there is not ours to write to.
-fn foreign(meta: &std::fs::Metadata) -> Option<String> {
+/// Why what is there is not ours to write to. The owner of the directory may have made a file for us, as a
+/// rotation does, but leads us nowhere else.
+fn foreign(meta: &std::fs::Metadata, owner: u32) -> Option<String> {
     let own = rustix::process::geteuid().as_raw();
     match () {
         () if meta.is_symlink() => Some("it is a symbolic link".to_owned()),
         () if !meta.is_file() => Some("it is not a regular file".to_owned()),
-        () if meta.uid() != own && meta.uid() != 0 => {
+        () if ![own, 0, owner].contains(&meta.uid()) => {
             Some(format!("it belongs to user {}", meta.uid()))
         }
         () if meta.nlink() > 1 => Some("it has another name besides, a hard link".to_owned()),
@@ -125,7 +128,7 @@ fn planted(path: &Path, why: &str) -> Error {
     Error::new(
         ErrorKind::Refused,
         format!(
-            "the log {} lies where everybody may write and is not taken: {why}; remove it, or set `log` \
+            "the log {} lies where others may write and is not taken: {why}; remove it, or set `log` \
              to a directory of yours",
             path.display()
         ),

@@ -42,6 +42,9 @@ pub(crate) struct Health {
     pub(crate) phase: Phase,
     /// For people.
     pub(crate) text: String,
+    /// The generation that a restart tries, while it does.
+    #[serde(default)]
+    pub(crate) reload: Option<u32>,
     /// How long a stop may take that has begun.
     pub(crate) ends_within: Duration,
 }
@@ -144,8 +147,10 @@ fn address(path: &OsStr) -> io::Result<SocketAddr> {
 
 fn message(before: Option<&Health>, now: &Health, monotonic_us: u64) -> String {
     let mut text = String::new();
+    // Whoever asked for one more restart during one waits for its beginning, and then for its end.
+    let one_more = now.reload.is_some() && before.is_some_and(|before| before.reload != now.reload);
     let before = before.map_or(Phase::Starting, |before| before.phase);
-    if before != now.phase {
+    if before != now.phase || (now.phase == Phase::Reloading && one_more) {
         match now.phase {
             Phase::Starting => {}
             Phase::Running => text += "READY=1\n",
@@ -167,7 +172,7 @@ mod tests {
     use super::*;
 
     fn health(phase: Phase, text: &str) -> Health {
-        Health { phase, text: text.into(), ends_within: Duration::from_secs(35) }
+        Health { phase, text: text.into(), reload: None, ends_within: Duration::from_secs(35) }
     }
 
     fn heard(socket: &UnixDatagram) -> String {
@@ -202,6 +207,20 @@ mod tests {
         next.tell(health(Phase::Stopping, "stops"));
         assert_eq!(heard(&socket), "STOPPING=1\nEXTEND_TIMEOUT_USEC=35000000\nSTATUS=stops\n");
         assert_eq!(next.deadline(), None);
+    }
+
+    #[test]
+    fn a_restart_behind_a_restart_is_announced_as_well() {
+        let reloading = |reload| Health { reload, ..health(Phase::Reloading, "restarts") };
+        let message = |before: &Health, now: &Health| message(Some(before), now, 7);
+        let announced = "RELOADING=1\nMONOTONIC_USEC=7\nSTATUS=restarts\n";
+        let (running, two, three) =
+            (health(Phase::Running, "runs"), reloading(Some(2)), reloading(Some(3)));
+        assert_eq!(message(&running, &two), announced);
+        assert_eq!(message(&two, &three), announced);
+        // Its end, while the supervisor becomes the new image, is no beginning.
+        assert_eq!(message(&three, &reloading(None)), "STATUS=restarts\n");
+        assert_eq!(message(&three, &running), "READY=1\nSTATUS=runs\n");
     }
 
     #[test]

@@ -93,9 +93,20 @@ fn a_runtime_directory_that_is_there_already() {
     let theirs = bed.path("theirs");
     fs::create_dir(&theirs).expect("a directory");
     symlink(&theirs, &dir).expect("a link");
+    std::os::unix::fs::lchown(&dir, Some(STRANGER), Some(STRANGER)).expect("root");
     let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
     output.expect_text("is not a directory; set `runtime_dir`");
     assert_eq!(fs::read_dir(&theirs).expect("a directory").count(), 0);
+    fs::remove_file(&dir).expect("a link");
+
+    // Root's own link is followed, and what it leads to is looked at as well.
+    symlink(&theirs, &dir).expect("a link");
+    mode(&theirs, 0o777);
+    let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
+    output.expect_text("can be written to by others");
+    mode(&theirs, 0o700);
+    bed.verb(["start"]).expect_code(0);
+    bed.verb(["stop"]).expect_code(0);
     fs::remove_file(&dir).expect("a link");
 
     refused(&bed, &dir, Planted::Link, "is not a directory; set `runtime_dir`", &precious);
@@ -151,6 +162,30 @@ fn a_log_that_is_there_already() {
     unbroken_tests::eventually("the old file is kept", SOON, kept);
     assert_eq!(fs::read_to_string(&precious).expect("a file"), PRECIOUS);
     bed.verb(["stop"]).expect_code(0);
+}
+
+/// In a directory of another user, such as the one that workers run as: a supervisor that is root is led
+/// nowhere else, and takes a file of theirs, which a rotation may have made.
+#[test]
+fn a_log_in_a_directory_of_another_user() {
+    let Some((mut bed, _, precious)) = bed() else { return };
+    let theirs = bed.path("theirs");
+    fs::create_dir(&theirs).expect("a directory");
+    chown(&theirs, Some(STRANGER), Some(STRANGER)).expect("root");
+    let log = theirs.join("app.log");
+    bed.set("DAEMON_LOG", log.display().to_string());
+    for (what, sentence) in [
+        (Planted::Link, "is not taken: it is a symbolic link"),
+        (Planted::HardLink, "is not taken: it has another name besides, a hard link"),
+        (Planted::Fifo, "is not taken: it is not a regular file"),
+    ] {
+        refused(&bed, &log, what, sentence, &precious);
+    }
+    plant(Planted::File, &log, &precious);
+    bed.verb(["start"]).expect_code(0);
+    bed.verb(["stop"]).expect_code(0);
+    let text = fs::read_to_string(&log).expect("a log");
+    assert!(text.starts_with("mine\n") && text.contains("generation 1 serves"), "{text}");
 }
 
 /// As another user, in a thread of its own: the kernel changes threads one by one.

@@ -330,10 +330,12 @@ fn calls_by_tonic() {
         }
         eprintln!("tonic: {answered} calls answered, {} failed", failures.len());
         assert!(answered > 1000, "{answered}");
-        // A call that loses the race with the end of its connection tonic leaves to its caller.
+        // A call that loses the race with the end of its connection tonic leaves to its caller: the end has
+        // come as it was sent, before, or before the connection had room for it.
         let raced = |failure: &&String| {
-            failure.contains("GoAway(b\"\", NO_ERROR, Remote)")
-                || failure.contains("connection closed")
+            ["GoAway(b\"\", NO_ERROR, Remote)", "connection closed", "connection was not ready"]
+                .iter()
+                .any(|race| failure.contains(race))
         };
         let others: Vec<_> = failures.iter().filter(|failure| !raced(failure)).collect();
         assert!(others.is_empty(), "{others:#?}");

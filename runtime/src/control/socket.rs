@@ -176,7 +176,14 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(cannot(error)),
     }
-    let meta = std::fs::symlink_metadata(path).map_err(cannot)?;
+    let own = rustix::process::geteuid().as_raw();
+    let mut meta = std::fs::symlink_metadata(path).map_err(cannot)?;
+    let mut place = path.to_owned();
+    // Root's links lead where root wants: systemd makes one to a preserved directory of a dynamic user.
+    if meta.is_symlink() && [0, own].contains(&meta.uid()) {
+        place = std::fs::canonicalize(path).map_err(cannot)?;
+        meta = std::fs::symlink_metadata(&place).map_err(cannot)?;
+    }
     let refused = |why: &str| {
         Error::new(
             ErrorKind::Pidfile,
@@ -189,7 +196,6 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
     if !meta.is_dir() {
         return Err(refused("is not a directory"));
     }
-    let own = rustix::process::geteuid().as_raw();
     if meta.uid() != own && meta.uid() != 0 {
         return Err(refused(&format!("belongs to user {}", meta.uid())));
     }
@@ -197,8 +203,11 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
         return Err(refused("can be written to by others"));
     }
     // Whoever may rename it could put another in its place; in a sticky directory only its owner may.
-    let parent = path.parent().and_then(|parent| std::fs::metadata(parent).ok());
-    if parent.is_some_and(|parent| parent.mode() & 0o1002 == 0o002) {
+    let open = |path: &Path| {
+        let parent = path.parent().and_then(|parent| std::fs::metadata(parent).ok());
+        parent.is_some_and(|parent| parent.mode() & 0o1002 == 0o002)
+    };
+    if open(path) || open(&place) {
         return Err(refused("can be replaced by everybody, who may write to its parent"));
     }
     Ok(())

@@ -307,7 +307,7 @@ impl StandIn {
             + settings.drain_timeout
             + settings.kill_timeout
             + Duration::from_secs(1);
-        Health { phase, text: text.into(), ends_within }
+        Health { phase, text: text.into(), reload: None, ends_within }
     }
 
     // ---- the end --------------------------------------------------------------------------------

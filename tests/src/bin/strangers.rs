@@ -43,6 +43,12 @@ fn main() -> io::Result<()> {
             say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;
             std::process::abort();
         }
+        // As JSON each of its characters has two bytes.
+        "doubled-reason" => {
+            let reason = r"\\".repeat(20_000);
+            say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;
+            std::process::abort();
+        }
         "long-reason" => {
             let reason = "x".repeat(100_000);
             say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;

@@ -26,7 +26,8 @@ impl Machine {
         let longest = self.workers.values().map(limit).max().unwrap_or_default();
         let lame_duck = self.lame_duck.as_ref().map_or(Duration::ZERO, |lame| lame.length());
         let ends_within = lame_duck + longest + Duration::from_secs(1);
-        Health { phase, text: self.in_words(phase), ends_within }
+        let reload = self.transition.as_ref().map(|transition| transition.generation);
+        Health { phase, text: self.in_words(phase), reload, ends_within }
     }
 
     /// Whether the service can be relied on: no worker hangs of which nobody has taken the place.
