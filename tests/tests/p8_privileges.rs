@@ -343,6 +343,31 @@ fn each_step_that_fails_says_so() {
     bed.assert_nothing_left();
 }
 
+/// What the program opens itself it opens as its worker's user, at each restart.
+#[test]
+fn a_key_that_the_worker_may_not_read_is_told() {
+    let Some(nobody) = nobody() else { return };
+    let mut bed = bed("http");
+    let key = bed.path("tls.key");
+    fs::write(&key, "secret").expect("a file");
+    mode(&key, 0o640);
+    bed.set("DAEMON_APP__TLS__KEY", key.display().to_string());
+    let sentence = format!(
+        "user {}, the worker's, may not read {}, which `app.tls.key` names",
+        nobody.uid,
+        key.display()
+    );
+    bed.verb(["check"]).expect_code(0).expect_text(&sentence).expect_text("DAEMON_APP__TLS__KEY");
+    for allowed in ["capabilities", "groups"] {
+        match allowed {
+            "capabilities" => bed.set("DAEMON_CAPABILITIES", "dac_read_search"),
+            _ => bed.unset("DAEMON_CAPABILITIES").set("DAEMON_GROUPS", "0"),
+        };
+        let checked = bed.verb(["check"]).expect_code(0);
+        assert!(!checked.text().contains("may not read"), "{allowed}: {checked}");
+    }
+}
+
 /// Root in a user namespace is not allowed to change its groups.
 #[test]
 fn a_root_that_may_not_drop_is_told() {

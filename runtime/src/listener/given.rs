@@ -8,9 +8,7 @@ use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
 use socket2::{SockAddr, Socket};
 
-use super::{
-    Bound, Source, backlog, cannot_bind, lock_directory, remove_dead, set_owner, socket_file,
-};
+use super::{Bound, Source, backlog, cannot_bind, socket_file, unix};
 use crate::config::{Address, ListenSettings};
 use crate::error::Result;
 use crate::sys::descriptors;
@@ -111,7 +109,7 @@ impl Given {
         let socket = Socket::from(fd);
         let mut file = None;
         if let Address::Unix(path) = &addr {
-            set_owner(name, path, wanted)?;
+            unix::set_owner(name, path, wanted)?;
             if let Some(mode) = wanted.mode {
                 super::file::set_mode(path, mode).map_err(cannot)?;
             }
@@ -127,9 +125,9 @@ pub(crate) fn clear_away(name: &str, addr: &Address) {
     let Address::Unix(path) = addr else { return };
     let Ok(sock_addr) = SockAddr::unix(path) else { return };
     let settings = bare(addr.clone(), false);
-    if let Ok(_lock) = lock_directory(name, path, &settings) {
+    if let Ok(_lock) = unix::lock_directory(name, path, &settings) {
         // What cannot be removed is replaced by whoever binds there next.
-        let _ = remove_dead(name, path, &sock_addr, &settings);
+        let _ = unix::remove_dead(name, path, &sock_addr, &settings);
     }
 }
 

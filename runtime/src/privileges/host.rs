@@ -38,6 +38,7 @@ pub(crate) fn examine(configuration: &Configuration) -> Findings {
     };
     let worker = host.account();
     host.paths(worker.as_ref());
+    host.application(worker.as_ref());
     host.limits();
     host.capabilities();
     host.listeners();
@@ -154,6 +155,33 @@ impl Host<'_> {
             _ => {
                 let dir = within.display();
                 self.error("workdir", format!("`workdir` {dir} is not a directory; create it"));
+            }
+        }
+    }
+
+    /// Files that the program's own section names, as of a key: each generation opens them again, and is not
+    /// root then.
+    fn application(&mut self, worker: Option<&Account>) {
+        let reads_all = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+        let kept = self.settings().capabilities.iter().flatten();
+        let kept = kept.filter_map(|name| capabilities::named(name));
+        let reads_all = kept.into_iter().any(|capability| reads_all.contains(capability));
+        let Some(worker) = worker.filter(|_| !reads_all) else { return };
+        let configuration = self.configuration;
+        let mut texts = Vec::new();
+        collect("app", &configuration.app, &mut texts);
+        for (key, text) in texts {
+            let Some(below) = text.strip_prefix('/') else { continue };
+            let root = self.settings().chroot.as_deref().unwrap_or(Path::new("/"));
+            let Ok(meta) = fs::metadata(root.join(below)) else { continue };
+            if meta.is_file() && !allows(&meta, worker, 0o4) {
+                let advice = format!(
+                    "user {}, the worker's, may not read {text}, which `{key}` names; `chgrp` it to one of \
+                     the worker's groups",
+                    worker.uid
+                );
+                let advice = self.sourced(advice, &key);
+                self.advice(advice);
             }
         }
     }
@@ -289,6 +317,22 @@ fn is_here(ip: IpAddr) -> bool {
 fn first_free_port() -> u16 {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
+/// The texts below a key, with the keys that they have.
+fn collect<'a>(key: &str, value: &'a serde_json::Value, texts: &mut Vec<(String, &'a str)>) {
+    match value {
+        serde_json::Value::String(text) => texts.push((key.to_owned(), text)),
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                collect(&format!("{key}.{name}"), value, texts);
+            }
+        }
+        serde_json::Value::Array(values) => {
+            values.iter().for_each(|value| collect(key, value, texts));
+        }
+        _ => {}
+    }
 }
 
 /// Whether permissions allow an account `bits` of `rwx` on a file.

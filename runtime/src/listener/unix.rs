@@ -1,0 +1,161 @@
+//! Unix sockets: a dead one in the place of a new one is replaced, a live one is in use, and what is no
+//! socket is left alone.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{SocketFile, backlog, cannot_bind, file, socket_file};
+use crate::config::ListenSettings;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How often, and how long in between, the lock of a directory is tried.
+const LOCK_ATTEMPTS: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Binds a unix socket; a dead one in its place is replaced, a live one is in use.
+pub(super) fn bind(
+    name: &str,
+    path: &Path,
+    settings: &ListenSettings,
+) -> Result<(Socket, SocketFile)> {
+    let cannot = |error: io::Error| cannot_bind(name, settings, error);
+    // Two daemons that both find the same dead socket must not remove each other's new one.
+    let _lock = lock_directory(name, path, settings)?;
+    let sock_addr = SockAddr::unix(path).map_err(cannot)?;
+    remove_dead(name, path, &sock_addr, settings)?;
+    let socket =
+        Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None).map_err(cannot)?;
+    if settings.mode.is_some() {
+        // The new file takes the mode of the socket: nobody may connect before it is as asked.
+        rustix::fs::fchmod(&socket, Mode::empty()).map_err(|error| cannot(error.into()))?;
+    }
+    socket.bind(&sock_addr).map_err(cannot)?;
+    let finish = || -> Result<SocketFile> {
+        set_owner(name, path, settings)?;
+        if let Some(mode) = settings.mode {
+            file::set_mode(path, mode).map_err(cannot)?;
+        }
+        socket.listen(backlog(settings)).map_err(cannot)?;
+        socket_file(path).map_err(cannot)
+    };
+    match finish() {
+        Ok(file) => Ok((socket, file)),
+        Err(error) => {
+            let _ = std::fs::remove_file(path);
+            Err(error)
+        }
+    }
+}
+
+/// Locks the directory, which others of our kind do for a moment only. A supervisor has no time for those
+/// that do longer.
+pub(super) fn lock_directory(
+    name: &str,
+    path: &Path,
+    settings: &ListenSettings,
+) -> Result<OwnedFd> {
+    let cannot = |error: io::Error| cannot_bind(name, settings, error);
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir =
+        rustix::fs::open(parent, flags, Mode::empty()).map_err(|error| cannot(error.into()))?;
+    for _ in 0..LOCK_ATTEMPTS {
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(dir),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(error) => return Err(cannot(error.into())),
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Listen,
+        format!(
+            "cannot bind listener `{name}` to {}: another process holds a lock on {}; end it or choose \
+             another path",
+            settings.addr,
+            parent.display()
+        ),
+    ))
+}
+
+pub(super) fn remove_dead(
+    name: &str,
+    path: &Path,
+    sock_addr: &SockAddr,
+    settings: &ListenSettings,
+) -> Result<()> {
+    let cannot = |error: io::Error| cannot_bind(name, settings, error);
+    let meta = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot(error)),
+    };
+    if !meta.file_type().is_socket() {
+        return Err(Error::new(
+            ErrorKind::Listen,
+            format!(
+                "cannot bind listener `{name}` to {}: another file is there; remove it or choose \
+                 another path",
+                settings.addr
+            ),
+        ));
+    }
+    let probe =
+        Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None).map_err(cannot)?;
+    match probe.connect(sock_addr) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(cannot)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A full queue (EAGAIN) is a live listener too.
+        Ok(()) => Err(cannot(io::Error::from(rustix::io::Errno::ADDRINUSE))),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(cannot(io::Error::from(rustix::io::Errno::ADDRINUSE)))
+        }
+        Err(error) => Err(cannot(error)),
+    }
+}
+
+pub(super) fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> Result<()> {
+    let unknown = |kind: &str, who: &str| {
+        Error::new(
+            ErrorKind::Listen,
+            format!("listener `{name}`: there is no {kind} `{who}`; create it or correct `{kind}`"),
+        )
+    };
+    let user = match &settings.user {
+        None => None,
+        Some(text) => match text.parse::<u32>() {
+            Ok(number) => Some(number),
+            Err(_) => match nix::unistd::User::from_name(text) {
+                Ok(Some(user)) => Some(user.uid.as_raw()),
+                _ => return Err(unknown("user", text)),
+            },
+        },
+    };
+    let group = match &settings.group {
+        None => None,
+        Some(text) => match text.parse::<u32>() {
+            Ok(number) => Some(number),
+            Err(_) => match nix::unistd::Group::from_name(text) {
+                Ok(Some(group)) => Some(group.gid.as_raw()),
+                _ => return Err(unknown("group", text)),
+            },
+        },
+    };
+    if user.is_some() || group.is_some() {
+        file::set_owner(path, user, group).map_err(|error| {
+            Error::os(
+                ErrorKind::Listen,
+                format!("cannot give the socket {} of listener `{name}` away", path.display()),
+                error,
+            )
+        })?;
+    }
+    Ok(())
+}
