@@ -11,7 +11,6 @@ use std::os::fd::{OwnedFd, RawFd};
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, Result};
 use crate::listener::{self, Bound, Given};
-use crate::notify::STORED;
 use crate::sys::{descriptors, process};
 
 /// The variables of the protocol: for the process that they name, and none that it starts.
@@ -30,6 +29,9 @@ const UNNAMED: &str = "unknown";
 pub(crate) fn is_of_protocol(name: &OsStr) -> bool {
     VARIABLES.iter().any(|variable| name == *variable)
 }
+
+/// Before the name of a listener in the manager's store: sockets of units have the bare name.
+pub(crate) const STORED: &str = "listen.";
 
 /// A descriptor with its name.
 pub(crate) type Named = (String, OwnedFd);

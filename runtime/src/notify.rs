@@ -18,8 +18,6 @@ use crate::sys::{clock, process};
 
 mod store;
 
-pub(crate) use store::STORED;
-
 /// Variables that are meant for the daemon itself, and not for its workers.
 const PRIVATE: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE"];
 

@@ -13,13 +13,11 @@ use std::time::{Duration, Instant};
 use rustix::pipe::PipeFlags;
 
 use super::{Manager, Notifier};
+use crate::activation::STORED;
 use crate::config::Address;
 use crate::listener::{Bound, Source};
 use crate::sys::readiness::readable;
 use crate::sys::seqpacket;
-
-/// Before the name of a listener in the store: sockets of units have the bare name.
-pub(crate) const STORED: &str = "listen.";
 
 /// How long the manager may take to do what it was told.
 const PATIENCE: Duration = Duration::from_secs(5);
