@@ -127,33 +127,29 @@ pub(crate) fn pid(file: impl Read) -> Option<i32> {
 
 /// Removes a pidfile that nobody holds, after its owner was killed by us.
 pub(crate) fn remove_abandoned(path: &Path) {
-    let Ok(file) = OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)
-    else {
-        return;
-    };
-    if lock(&file).unwrap_or(false) {
-        PidFile { path: path.to_owned(), file }.remove();
+    if let Some(pidfile) = take_abandoned(path) {
+        pidfile.remove();
     }
 }
 
 /// As [`remove_abandoned`], with the control socket: a solo daemon that gave up its privileges could remove
 /// neither.
 pub(crate) fn clear_abandoned(path: &Path, socket: &Path) {
-    let Ok(file) = OpenOptions::new()
+    if let Some(pidfile) = take_abandoned(path) {
+        // What is not removed is replaced by the next start.
+        let _ = std::fs::remove_file(socket);
+        pidfile.remove();
+    }
+}
+
+/// Locks a pidfile that nobody holds.
+fn take_abandoned(path: &Path) -> Option<PidFile> {
+    let file = OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)
-    else {
-        return;
-    };
-    if lock(&file).unwrap_or(false) {
-        // What is not removed is replaced by the next start.
-        let _ = std::fs::remove_file(socket);
-        PidFile { path: path.to_owned(), file }.remove();
-    }
+        .ok()?;
+    lock(&file).unwrap_or(false).then(|| PidFile { path: path.to_owned(), file })
 }
 
 /// What a second `start` says.

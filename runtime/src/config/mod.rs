@@ -17,7 +17,7 @@ mod typed;
 mod values;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

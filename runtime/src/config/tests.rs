@@ -2,6 +2,7 @@
 
 mod app;
 mod mistakes;
+pub(crate) mod place;
 mod report;
 
 use std::ffi::OsString;
@@ -11,87 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tempfile::TempDir;
 
+use self::place::{Keys, Place};
 use super::*;
-use crate::spec::{Flavor, Literal};
-
-type Keys = &'static [(&'static str, Literal)];
-
-/// A supervised program with a `Daemon`.
-const SPEC: Spec = Spec {
-    bin: Some("hello"),
-    version: Some("1.2.3"),
-    location: "src/main.rs:3",
-    keys: &[],
-    graceful_restart: true,
-    takes_daemon: true,
-    flavor: Flavor::MultiThread,
-    worker_threads: None,
-};
-
-/// A place to load configurations in.
-struct Place {
-    dir: TempDir,
-    spec: Spec,
-    around: Surroundings,
-}
-
-impl Place {
-    fn new(keys: Keys) -> Place {
-        let dir = tempfile::tempdir().unwrap();
-        let around = Surroundings {
-            start_dir: dir.path().to_owned(),
-            vars: vec![],
-            uid: 1000,
-            overrides: vec![],
-            exe: "/usr/bin/hello".into(),
-        };
-        Place { dir, spec: Spec { keys, ..SPEC }, around }
-    }
-
-    fn solo(keys: Keys) -> Place {
-        let mut place = Place::new(keys);
-        place.spec.graceful_restart = false;
-        place
-    }
-
-    fn var(mut self, name: &str, value: &str) -> Place {
-        self.around.vars.push((name.into(), value.into()));
-        self
-    }
-
-    fn set(mut self, text: &str) -> Place {
-        self.around.overrides.push(text.into());
-        self
-    }
-
-    /// A configuration file in `conf/`, named by `--set`.
-    fn file(self, text: &str) -> Place {
-        fs::create_dir_all(self.dir.path().join("conf")).unwrap();
-        fs::write(self.path(), text).unwrap();
-        self.set("config=conf/hello.toml")
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("conf/hello.toml")
-    }
-
-    fn load(&self) -> Configuration {
-        Configuration::load(&self.spec, &self.around).unwrap()
-    }
-
-    /// The error, with the file's path shortened to `FILE`.
-    fn error(&self) -> String {
-        let error = Configuration::load(&self.spec, &self.around).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Config);
-        self.short(&error.to_string())
-    }
-
-    fn short(&self, text: &str) -> String {
-        text.replace(self.path().to_str().unwrap(), "FILE")
-    }
-}
+use crate::spec::Literal;
 
 fn source<'a>(configuration: &'a Configuration, key: &str) -> &'a str {
     configuration.sources.get(key).map_or("none", String::as_str)

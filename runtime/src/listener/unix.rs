@@ -13,6 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::{SocketFile, backlog, cannot_bind, file, socket_file};
 use crate::config::ListenSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::privileges;
 
 /// How often, and how long in between, the lock of a directory is tried.
 const LOCK_ATTEMPTS: u32 = 25;
@@ -128,26 +129,13 @@ pub(super) fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> R
             format!("listener `{name}`: there is no {kind} `{who}`; create it or correct `{kind}`"),
         )
     };
-    let user = match &settings.user {
-        None => None,
-        Some(text) => match text.parse::<u32>() {
-            Ok(number) => Some(number),
-            Err(_) => match nix::unistd::User::from_name(text) {
-                Ok(Some(user)) => Some(user.uid.as_raw()),
-                _ => return Err(unknown("user", text)),
-            },
-        },
+    let id = |kind: &str, text: &Option<String>, find: fn(&str) -> io::Result<Option<u32>>| {
+        let Some(text) = text else { return Ok(None) };
+        let number = text.parse().ok().or_else(|| find(text).ok().flatten());
+        number.map(Some).ok_or_else(|| unknown(kind, text))
     };
-    let group = match &settings.group {
-        None => None,
-        Some(text) => match text.parse::<u32>() {
-            Ok(number) => Some(number),
-            Err(_) => match nix::unistd::Group::from_name(text) {
-                Ok(Some(group)) => Some(group.gid.as_raw()),
-                _ => return Err(unknown("group", text)),
-            },
-        },
-    };
+    let user = id("user", &settings.user, |name| Ok(privileges::user(name)?.map(|it| it.uid)))?;
+    let group = id("group", &settings.group, privileges::group)?;
     if user.is_some() || group.is_some() {
         file::set_owner(path, user, group).map_err(|error| {
             Error::os(

@@ -47,7 +47,7 @@ pub(crate) fn of_tcp(wanted: SocketAddr, v6only: bool) -> Option<Holder> {
     // The address itself before one that includes it.
     found.sort_unstable();
     let (_, inode) = found.first()?;
-    holder(&format!("socket:[{inode}]"), 0, deadline)
+    holder(&format!("socket:[{inode}]"), deadline)
 }
 
 /// Who listens at a path.
@@ -57,7 +57,7 @@ pub(crate) fn of_unix(path: &Path) -> Option<Holder> {
     let lines = BufReader::new(file).lines().skip(1).map_while(Result::ok);
     let mut lines = lines.take_while(|_| Instant::now() <= deadline);
     let inode = lines.find_map(|line| unix_line(&line, path))?;
-    holder(&format!("socket:[{inode}]"), 0, deadline)
+    holder(&format!("socket:[{inode}]"), deadline)
 }
 
 /// Which process but `pid` has the pipe open that is stderr of `pid`: its reader, most likely.
@@ -78,10 +78,8 @@ fn writes(pid: u32, fd: &Path) -> bool {
     flags.is_some_and(|flags| flags.trim().ends_with('1'))
 }
 
-fn holder(link: &str, except: u32, deadline: Instant) -> Option<Holder> {
-    holder_where(deadline, |pid, fd| {
-        pid != except && fs::read_link(fd).is_ok_and(|at| at.as_os_str() == link)
-    })
+fn holder(link: &str, deadline: Instant) -> Option<Holder> {
+    holder_where(deadline, |_, fd| fs::read_link(fd).is_ok_and(|at| at.as_os_str() == link))
 }
 
 /// The first process, by number, with a descriptor that `is` it: whoever made it, where children share it.

@@ -1,54 +1,22 @@
 //! What is in a unit, for which settings. What systemd thinks of it: tests/tests/p8_systemd.rs.
 
-use crate::spec::{Flavor, Literal, Spec};
+use crate::config::tests::place::{Keys, Place};
+use crate::spec::Literal;
 
 use super::*;
 
-type Keys = &'static [(&'static str, Literal)];
-
 /// A program, and who asks for its unit where.
-struct Place {
-    spec: Spec,
-    around: Surroundings,
+fn place(keys: Keys) -> Place {
+    at_start(Place::new(keys))
 }
 
-impl Place {
-    fn new(keys: Keys) -> Place {
-        let spec = Spec {
-            bin: Some("hello"),
-            version: None,
-            location: "src/main.rs:3",
-            keys,
-            graceful_restart: true,
-            takes_daemon: true,
-            flavor: Flavor::MultiThread,
-            worker_threads: None,
-        };
-        let around = Surroundings {
-            start_dir: "/start".into(),
-            vars: vec![],
-            uid: 1000,
-            overrides: vec![],
-            exe: "/usr/bin/hello".into(),
-        };
-        Place { spec, around }
-    }
+fn solo(keys: Keys) -> Place {
+    at_start(Place::solo(keys))
+}
 
-    fn solo(keys: Keys) -> Place {
-        let mut place = Place::new(keys);
-        place.spec.graceful_restart = false;
-        place
-    }
-
-    fn var(mut self, name: &str, value: &str) -> Place {
-        self.around.vars.push((name.into(), value.into()));
-        self
-    }
-
-    fn set(mut self, text: &str) -> Place {
-        self.around.overrides.push(text.into());
-        self
-    }
+fn at_start(mut place: Place) -> Place {
+    place.around.start_dir = "/start".into();
+    place
 }
 
 fn plan(place: &Place) -> Plan {
@@ -88,7 +56,7 @@ fn has_not(text: &str, keys: &[&str]) {
 
 #[test]
 fn a_plain_service() {
-    let text = service(&plan(&Place::new(HTTP)));
+    let text = service(&plan(&place(HTTP)));
     has(
         &text,
         &[
@@ -121,7 +89,7 @@ fn a_plain_service() {
 /// Whoever asks for a unit has an environment of his own, which the service will not have.
 #[test]
 fn the_callers_directories_are_not_the_services() {
-    let place = Place::new(HTTP).var("XDG_RUNTIME_DIR", "/run/user/1").var("LOGS_DIRECTORY", "/l");
+    let place = place(HTTP).var("XDG_RUNTIME_DIR", "/run/user/1").var("LOGS_DIRECTORY", "/l");
     has(&service(&plan(&place)), &["RuntimeDirectory=hello"]);
 }
 
@@ -132,7 +100,7 @@ fn privileges_that_the_listeners_need() {
         ("listen.control", Literal::Str("unix:/run/hello/control")),
         ("listen.control.group", Literal::Str("staff")),
     ];
-    let mut plan = plan(&Place::new(LOW));
+    let mut plan = plan(&place(LOW));
     has(
         &service(&plan),
         &[
@@ -150,7 +118,7 @@ fn privileges_that_the_listeners_need() {
 /// Who drops privileges itself needs them first.
 #[test]
 fn a_program_that_changes_users() {
-    let mut plan = plan(&Place::new(HTTP));
+    let mut plan = plan(&place(HTTP));
     plan.settings.user = Some("www-data".into());
     plan.settings.nice = Some(-5);
     let privileges = "CAP_KILL CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_NICE";
@@ -169,7 +137,7 @@ fn what_it_writes_elsewhere_needs_an_owner() {
         ("log", Literal::Str("/srv/log/hello.log")),
         ("listen.http", Literal::Str("unix:/run/web/hello.sock")),
     ];
-    let mut plan = plan(&Place::new(PATHS));
+    let mut plan = plan(&place(PATHS));
     has(&service(&plan), &["User=hello", "ReadWritePaths=/run/web /srv/log"]);
     has_not(&service(&plan), &["DynamicUser"]);
     plan.sockets = true;
@@ -181,7 +149,7 @@ fn what_it_writes_elsewhere_needs_an_owner() {
 
 #[test]
 fn programs_in_homes_and_in_tmp_are_found_there() {
-    let mut plan = plan(&Place::new(HTTP));
+    let mut plan = plan(&place(HTTP));
     plan.image = "/home/me/hello".into();
     has(&service(&plan), &["ProtectHome=read-only", "DynamicUser=yes", "PrivateTmp=yes"]);
     plan.image = "/tmp/hello".into();
@@ -193,7 +161,7 @@ fn programs_in_homes_and_in_tmp_are_found_there() {
 fn configuration_comes_along_with_absolute_paths() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("hello.toml"), "drain_timeout = '90s'").unwrap();
-    let mut place = Place::new(HTTP)
+    let mut place = place(HTTP)
         .set("config=hello.toml")
         .var("DAEMON_LOG", "log/a.log")
         .var("DAEMON_LISTEN_HTTP", "unix:http.sock")
@@ -231,7 +199,7 @@ fn times_and_policies() {
         ("kill_timeout", Literal::Str("500ms")),
     ];
     has(
-        &service(&plan(&Place::new(keys))),
+        &service(&plan(&place(keys))),
         &[
             "TimeoutStartSec=103",
             "TimeoutStopSec=41",
@@ -245,7 +213,7 @@ fn times_and_policies() {
 
 #[test]
 fn a_solo_daemon_has_no_reload() {
-    let mut plan = plan(&Place::solo(HTTP));
+    let mut plan = plan(&solo(HTTP));
     let text = service(&plan);
     has(&text, &["Type=notify", "Restart=on-failure", "TimeoutStartSec=70"]);
     has_not(&text, &["ExecReload", "ReloadSignal"]);
@@ -255,7 +223,7 @@ fn a_solo_daemon_has_no_reload() {
 
 #[test]
 fn reloads_by_signal() {
-    let mut plan = plan(&Place::new(HTTP));
+    let mut plan = plan(&place(HTTP));
     plan.notify_reload = true;
     has(&service(&plan), &["Type=notify-reload", "ReloadSignal=SIGHUP"]);
     has_not(&service(&plan), &["ExecReload"]);
@@ -272,7 +240,7 @@ fn a_socket_for_each_listener() {
         ("listen.control.user", Literal::Str("www-data")),
         ("listen.control.backlog", Literal::Int(7)),
     ];
-    let mut plan = plan(&Place::new(BOTH));
+    let mut plan = plan(&place(BOTH));
     plan.sockets = true;
     let units = units(&plan).unwrap();
     let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
@@ -300,11 +268,11 @@ fn what_cannot_be() {
         units(&plan).unwrap_err().to_string()
     };
     let sockets = |plan: &mut Plan| plan.sockets = true;
-    assert!(refused(Place::new(&[]), &sockets).contains("needs a listener"));
-    let port = Place::new(HTTP).var("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
+    assert!(refused(place(&[]), &sockets).contains("needs a listener"));
+    let port = place(HTTP).var("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
     assert!(refused(port, &sockets).contains("`http` is 0"));
     let quotes = |plan: &mut Plan| plan.image = "/opt/it's/hello".into();
-    assert!(refused(Place::new(HTTP), &quotes).contains("rename /opt/it's/hello"));
+    assert!(refused(place(HTTP), &quotes).contains("rename /opt/it's/hello"));
 }
 
 #[test]
@@ -325,7 +293,7 @@ fn the_book_has_the_unit_as_it_is_printed() {
     let book = std::fs::read_to_string(path).unwrap();
     let (before, rest) = book.split_once("```text\n").unwrap();
     let (shown, after) = rest.split_once("```\n").unwrap();
-    let printed = printed(&units(&plan(&Place::new(HTTP))).unwrap());
+    let printed = printed(&units(&plan(&place(HTTP))).unwrap());
     if std::env::var_os("UPDATE_BOOK").is_some() {
         std::fs::write(path, format!("{before}```text\n{printed}```\n{after}")).unwrap();
         return;
