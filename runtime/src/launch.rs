@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use rustix::fs::{Mode, OFlags};
 
 use crate::activation::{self, Sockets};
-use crate::cli::{self, Command};
+use crate::cli::{self, Command, Line, Parsed};
 use crate::config::{Configuration, LOCATION, Surroundings};
 use crate::control::{ControlSocket, path_of, prepare_directory};
 use crate::error::{Error, ErrorKind, Result};
@@ -135,46 +135,45 @@ fn complain(spec: &Spec, error: &Error) {
 
 /// Does what the command line says.
 fn command(spec: &Spec) -> ExitCode {
-    let parsed = match cli::parse(spec, process::arguments()) {
-        Ok(parsed) => parsed,
-        Err(code) => return code,
-    };
-    let done = start_dir().and_then(|start_dir| {
-        let overrides = parsed.overrides;
-        let origin = Origin { exe: process::path_of_start(), start_dir, overrides };
-        let around = surroundings(&origin);
-        match parsed.command {
-            Command::Run { detach } => {
-                let given = activation::take()?;
-                let configuration = Configuration::load(spec, &around)?;
-                let detach = detach.unwrap_or(configuration.settings.detach);
-                if detach && !given.is_empty() {
-                    return Err(cannot_detach(given.len()));
-                }
-                Ok(run(spec, configuration, origin, parsed.args, given, detach))
-            }
-            Command::Client(inquiry) => {
-                refuse_settings(&around.overrides, &LOCATION)?;
-                cli::client::run(&Configuration::locate(spec, &around, &LOCATION)?, &inquiry)
-            }
-            Command::Logs(options) => {
-                let keys = &cli::logs::KEYS;
-                refuse_settings(&around.overrides, keys)?;
-                cli::logs::run(&Configuration::locate(spec, &around, keys)?, &options)
-            }
-            Command::Check { json } => cli::check(&Configuration::load(spec, &around)?, json),
-            Command::Unit(options) => {
-                let around = cli::unit::surroundings(&around);
-                let configuration = Configuration::load(spec, &around)?;
-                cli::unit::run(&configuration, &around, &parsed.args, options)
-            }
-        }
+    let done = cli::parse(spec, process::arguments()).and_then(|line| match line {
+        Line::Command(parsed) => obey(spec, parsed),
+        Line::Help(text) => cli::print(&text).map(|()| ExitCode::SUCCESS),
     });
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            complain(spec, &error);
-            ExitCode::from(error.exit_code())
+    done.unwrap_or_else(|error| {
+        complain(spec, &error);
+        ExitCode::from(error.exit_code())
+    })
+}
+
+fn obey(spec: &Spec, parsed: Parsed) -> Result<ExitCode> {
+    let start_dir = start_dir()?;
+    let overrides = parsed.overrides;
+    let origin = Origin { exe: process::path_of_start(), start_dir, overrides };
+    let around = surroundings(&origin);
+    match parsed.command {
+        Command::Run { detach } => {
+            let given = activation::take()?;
+            let configuration = Configuration::load(spec, &around)?;
+            let detach = detach.unwrap_or(configuration.settings.detach);
+            if detach && !given.is_empty() {
+                return Err(cannot_detach(given.len()));
+            }
+            Ok(run(spec, configuration, origin, parsed.args, given, detach))
+        }
+        Command::Client(inquiry) => {
+            refuse_settings(&around.overrides, &LOCATION)?;
+            cli::client::run(&Configuration::locate(spec, &around, &LOCATION)?, &inquiry)
+        }
+        Command::Logs(options) => {
+            let keys = &cli::logs::KEYS;
+            refuse_settings(&around.overrides, keys)?;
+            cli::logs::run(&Configuration::locate(spec, &around, keys)?, &options)
+        }
+        Command::Check { json } => cli::check(&Configuration::load(spec, &around)?, json),
+        Command::Unit(options) => {
+            let around = cli::unit::surroundings(&around);
+            let configuration = Configuration::load(spec, &around)?;
+            cli::unit::run(&configuration, &around, &parsed.args, options)
         }
     }
 }

@@ -18,7 +18,7 @@ use messages::Message;
 const CHAPTER: &str = "book/src/troubleshooting.md";
 
 /// Texts that nobody looks up there, by the reason.
-const EXEMPT: [(&str, &[&str]); 8] = [
+const EXEMPT: [(&str, &[&str]); 9] = [
     (
         "a piece of what `status` and `check` show, or systemd, and nothing that went wrong",
         &[
@@ -71,6 +71,14 @@ const EXEMPT: [(&str, &[&str]); 8] = [
     ),
     ("is said to the service manager", &["FDSTORE=1 FDNAME=… FDPOLL=0"]),
     (
+        "what an option has to be, in a message that has an entry",
+        &[
+            "live, ready or startup",
+            "KEY=VALUE, as in drain_timeout=10s",
+            "a whole number, as in -n 100",
+        ],
+    ),
+    (
         "help of a verb",
         &[
             "DAEMON_* variables and --set options become part of the unit, and so do the program's own \
@@ -89,7 +97,8 @@ const EXEMPT: [(&str, &[&str]); 8] = [
 ];
 
 /// Files whose texts nobody looks up there.
-const EXEMPT_FILES: [(&str, &str); 2] = [
+const EXEMPT_FILES: [(&str, &str); 3] = [
+    ("runtime/src/cli/help.rs", "what `help` shows"),
     ("runtime/src/config/keys.rs", "what `check --help` and the reference say of each key"),
     ("runtime/src/failpoint/armed.rs", "for tests only"),
 ];

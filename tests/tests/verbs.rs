@@ -339,3 +339,46 @@ fn a_misspelt_verb_with_options() {
     }
     bed.assert_nothing_left();
 }
+
+/// What other programs call a verb does nothing here, and starts no daemon beside the one that runs.
+#[test]
+fn words_of_others() {
+    let bed = Bed::new("leaky");
+    for (arguments, verb) in [
+        (&["reload"][..], "-leaky restart`"),
+        (&["kill", "4711"], "-leaky stop`"),
+        (&["quit"], "-leaky stop`"),
+        (&["ps"], "-leaky status`"),
+        (&["version"], "-leaky help`"),
+        (&["upgrade", "--now"], "-leaky restart`"),
+    ] {
+        let output = bed.verb(arguments).expect_code(2);
+        says(&output, &["did you mean", verb, &format!("run -- {}", arguments[0])]);
+    }
+    bed.assert_nothing_left();
+    let daemon = bed.spawn(["run", "--", "reload", "version"]);
+    bed.wait_serving();
+    let text = bed.get("/self").expect("a response").text();
+    let seen: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("arg ")).collect();
+    assert_eq!(seen[1..], ["reload", "version"]);
+    bed.verb(["stop"]).expect_code(0);
+    daemon.wait(SOON).expect_code(0);
+}
+
+/// Arguments of the program where no program would see them.
+#[test]
+fn arguments_for_nobody() {
+    let bed = Bed::new("leaky");
+    let hint = "start -- --greeting 'hello world'";
+    says(&bed.verb(["start", "--greeting", "hello world"]).expect_code(2), &["--greeting", hint]);
+    bed.assert_nothing_left();
+    bed.verb(["start", "--", "--greeting", "hello world"]).expect_code(0);
+    let pid = bed.status().serving().pid;
+    for verb in ["restart", "stop", "status", "logs"] {
+        let output = bed.verb([verb, "--", "--greeting", "two"]).expect_code(2);
+        says(&output, &["-- --greeting two", "nothing of a daemon that runs"]);
+    }
+    says(&bed.verb(["check", "--", "two"]).expect_code(2), &["-- two"]);
+    assert_eq!(bed.status().serving().pid, pid);
+    bed.stop();
+}

@@ -15,6 +15,7 @@ use crate::pidfile;
 use crate::sys::holders::{self, Holder};
 
 /// What is asked for.
+#[derive(Debug)]
 pub(crate) struct Options {
     /// The last lines to begin with.
     pub(crate) lines: u32,

@@ -2,18 +2,23 @@
 
 pub(crate) mod client;
 mod follow;
+mod help;
 pub(crate) mod logs;
+mod mistake;
+mod options;
+mod shell;
 mod show;
 pub(crate) mod unit;
 mod verbs;
+mod words;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-pub(crate) use verbs::{Command, parse};
+pub(crate) use verbs::{Command, Line, Parsed, parse};
 
 use crate::config::Configuration;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::privileges::host;
 
 /// `check`: the effective configuration with the source of each value, and whether this host is fit for it.
@@ -34,7 +39,7 @@ pub(crate) fn check(configuration: &Configuration, json: bool) -> Result<ExitCod
     }
 }
 
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") })
@@ -46,4 +51,8 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Error::io("cannot write JSON", error))?;
     print(&text)
+}
+
+fn usage(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Usage, message)
 }

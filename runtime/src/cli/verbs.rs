@@ -1,17 +1,25 @@
-//! Parsing: which verb, with what options, and what is left for the program.
+//! The verbs: what each takes, and what is left for the program.
 
 use std::ffi::{OsStr, OsString};
-use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches};
-
-use super::logs;
+use super::options::{self, Given, Opt};
 use super::unit::Options;
+use super::{help, logs, mistake, shell, usage, words};
 use crate::config::reference;
+use crate::error::Result;
 use crate::probe::Probe;
 use crate::spec::Spec;
 
+/// A command line.
+#[derive(Debug)]
+pub(crate) enum Line {
+    Command(Parsed),
+    /// Nothing but this text.
+    Help(String),
+}
+
 /// What the command line asks for.
+#[derive(Debug)]
 pub(crate) struct Parsed {
     pub(crate) command: Command,
     /// The `--set` options.
@@ -21,6 +29,7 @@ pub(crate) struct Parsed {
 }
 
 /// The verbs.
+#[derive(Debug)]
 pub(crate) enum Command {
     /// `run` (`Some(false)`), `start` (`Some(true)`), or no verb: as the configuration says.
     Run {
@@ -38,6 +47,7 @@ pub(crate) enum Command {
 }
 
 /// What is asked of a running daemon.
+#[derive(Debug)]
 pub(crate) enum Inquiry {
     Stop { json: bool },
     Restart { json: bool, wait: bool },
@@ -45,240 +55,243 @@ pub(crate) enum Inquiry {
     Probe { json: bool, probe: Probe },
 }
 
-const VERBS: [&str; 9] =
-    ["run", "start", "stop", "restart", "status", "logs", "check", "unit", "help"];
+/// A verb, as it is parsed and as its help shows it.
+pub(super) struct Verb {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    pub(super) options: &'static [Opt],
+    pub(super) behind: Behind,
+    /// What its help ends with.
+    pub(super) notes: fn() -> String,
+    command: fn(&Given) -> Command,
+}
+
+/// What arguments behind `--` are to a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// The program's.
+    Program,
+    /// A mistake: the daemon that runs has its arguments.
+    Running,
+    /// A mistake: no program will run.
+    Nothing,
+}
+
+/// All verbs but [`HELP`], which has nothing but words.
+pub(super) static VERBS: [Verb; 8] = [
+    Verb {
+        name: "run",
+        about: "Runs the daemon in the foreground",
+        options: &[options::SET],
+        behind: Behind::Program,
+        notes: || PROGRAM_ARGUMENTS.into(),
+        command: |_| Command::Run { detach: Some(false) },
+    },
+    Verb {
+        name: "start",
+        about: "Starts the daemon in the background; returns when it serves",
+        options: &[options::SET],
+        behind: Behind::Program,
+        notes: || PROGRAM_ARGUMENTS.into(),
+        command: |_| Command::Run { detach: Some(true) },
+    },
+    Verb {
+        name: "stop",
+        about: "Drains and ends the daemon; returns when it is gone",
+        options: &[options::SET, options::JSON],
+        behind: Behind::Running,
+        notes: String::new,
+        command: |given| Command::Client(Inquiry::Stop { json: given.json }),
+    },
+    Verb {
+        name: "restart",
+        about: "Replaces the running code by what is on disk, losing nothing",
+        options: &[options::SET, options::JSON, options::NO_WAIT],
+        behind: Behind::Running,
+        notes: String::new,
+        command: |given| {
+            Command::Client(Inquiry::Restart { json: given.json, wait: !given.no_wait })
+        },
+    },
+    Verb {
+        name: "status",
+        about: "Shows what runs. Exit code: 0 running, 1 dead, 3 not running",
+        options: &[options::SET, options::JSON, options::PROBE],
+        behind: Behind::Running,
+        notes: String::new,
+        command: |given| {
+            Command::Client(match given.probe {
+                Some(probe) => Inquiry::Probe { json: given.json, probe },
+                None => Inquiry::Status { json: given.json },
+            })
+        },
+    },
+    Verb {
+        name: "logs",
+        about: "Shows what the daemon wrote, wherever that goes",
+        options: &[options::SET, options::FOLLOW, options::LINES],
+        behind: Behind::Running,
+        notes: String::new,
+        command: |given| {
+            let lines = given.lines.unwrap_or(LINES);
+            Command::Logs(logs::Options { lines, follow: given.follow })
+        },
+    },
+    Verb {
+        name: "check",
+        about: "Shows the effective configuration and where each value is from",
+        options: &[options::SET, options::JSON],
+        behind: Behind::Nothing,
+        notes: || {
+            format!(
+                "Keys, in the file and in --set; as a variable DAEMON_DRAIN_TIMEOUT or \
+                 DAEMON_LISTEN_HTTP__MODE:\n{}",
+                reference()
+            )
+        },
+        command: |given| Command::Check { json: given.json },
+    },
+    Verb {
+        name: "unit",
+        about: "Prints the unit for systemd, from the effective configuration",
+        options: &[
+            options::SET,
+            options::SOCKET,
+            options::NOTIFY_RELOAD,
+            options::INSTALL,
+            options::YES,
+        ],
+        behind: Behind::Program,
+        notes: || {
+            "DAEMON_* variables and --set options become part of the unit, and so do the \
+             program's own arguments, behind `--`."
+                .into()
+        },
+        command: |given| {
+            Command::Unit(Options {
+                sockets: given.socket,
+                notify_reload: given.notify_reload,
+                install: given.install,
+                yes: given.yes,
+            })
+        },
+    },
+];
+
+/// Shows the verbs, or one of them.
+pub(super) const HELP: &str = "help";
+
+const PROGRAM_ARGUMENTS: &str = "What follows `--` are the program's own arguments.";
 
 /// The lines that `logs` shows, as tail(1) does.
 const LINES: u32 = 10;
 
-/// Parses the arguments. `Err`: help was shown or the arguments are wrong, and this is the exit code.
-pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Parsed, ExitCode> {
-    let program = args.first().cloned().unwrap_or_default();
+/// Parses the arguments, the program's name first.
+///
+/// # Errors
+/// Of the kind [`ErrorKind::Usage`](crate::ErrorKind::Usage): the arguments are wrong.
+pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Line> {
     let name = spec.bin.unwrap_or("daemon");
     let Some(first) = args.get(1).and_then(|arg| arg.to_str()) else {
         return Ok(plain(args));
     };
-    if !VERBS.contains(&first) {
-        if let Some(verb) = misspelt(first).filter(|_| args[2..].iter().all(|arg| is_option(arg))) {
-            eprintln!(
-                "{name}: there is no verb `{first}`; did you mean `{name} {verb}`? \
-                 To pass it to the program: `{name} run -- {first}`"
-            );
-            return Err(ExitCode::from(2));
-        }
-        return Ok(plain(args));
+    let (ours, theirs) = split(args.get(2..).unwrap_or_default());
+    if first == HELP {
+        return asked(name, spec.version, ours, theirs).map(Line::Help);
     }
-    let (ours, theirs) = split(&args);
-    let matches = match command(name, spec).try_get_matches_from(ours) {
-        Ok(matches) => matches,
-        Err(error) => {
-            // Nothing is left to do where the streams are closed.
-            let _ = error.print();
-            return Err(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)));
-        }
+    let Some(verb) = verb(first) else {
+        return match meant(first, ours) {
+            Some(verb) => Err(usage(format!(
+                "there is no verb `{first}`; did you mean `{name} {verb}`? To pass it to the program: \
+                 `{name} run -- {first}`"
+            ))),
+            None => Ok(plain(args)),
+        };
     };
-    let Some((verb, options)) = matches.subcommand() else { return Ok(plain(args)) };
-    let json = flag(options, "json");
-    let command = match verb {
-        "start" => Command::Run { detach: Some(true) },
-        "stop" => Command::Client(Inquiry::Stop { json }),
-        "restart" => Command::Client(Inquiry::Restart { json, wait: !flag(options, "no-wait") }),
-        "status" => Command::Client(match options.get_one::<Probe>("probe") {
-            Some(&probe) => Inquiry::Probe { json, probe },
-            None => Inquiry::Status { json },
-        }),
-        "check" => Command::Check { json },
-        "logs" => Command::Logs(logs::Options {
-            lines: options.get_one::<u32>("lines").copied().unwrap_or(LINES),
-            follow: flag(options, "follow"),
-        }),
-        "unit" => Command::Unit(Options {
-            sockets: flag(options, "socket"),
-            notify_reload: flag(options, "notify-reload"),
-            install: flag(options, "install"),
-            yes: flag(options, "yes"),
-        }),
-        _ => Command::Run { detach: Some(false) },
+    let given = match options::read(verb.options, ours) {
+        Ok(given) => given,
+        Err(wrong) => return Err(mistake::explain(&wrong, name, verb, ours, theirs)),
     };
-    let overrides = options.get_many::<String>("set").into_iter().flatten().cloned().collect();
-    let args = std::iter::once(program).chain(theirs).collect();
-    Ok(Parsed { command, overrides, args })
+    if given.help {
+        return Ok(Line::Help(help::of_verb(name, verb)));
+    }
+    refuse(verb, theirs)?;
+    Ok(Line::Command(Parsed {
+        command: (verb.command)(&given),
+        overrides: given.overrides,
+        args: args.first().into_iter().chain(theirs).cloned().collect(),
+    }))
 }
 
-fn plain(args: Vec<OsString>) -> Parsed {
-    Parsed { command: Command::Run { detach: None }, overrides: Vec::new(), args }
+fn plain(args: Vec<OsString>) -> Line {
+    let command = Command::Run { detach: None };
+    Line::Command(Parsed { command, overrides: Vec::new(), args })
+}
+
+fn verb(name: &str) -> Option<&'static Verb> {
+    VERBS.iter().find(|verb| verb.name == name)
+}
+
+/// The verb that a word stands for which is none itself, unless it is the program's.
+fn meant(word: &str, behind: &[OsString]) -> Option<&'static str> {
+    if let Some(verb) = words::of_others(word) {
+        return Some(verb);
+    }
+    let name = words::misspelt(word, VERBS.iter().map(|verb| verb.name).chain([HELP]))?;
+    // What the verb does not take may well be for the program, and then the word before it, too.
+    let fits = verb(name).is_none_or(|verb| options::read(verb.options, behind).is_ok());
+    fits.then_some(name)
 }
 
 /// Ours up to `--`, the program's after it.
-fn split(args: &[OsString]) -> (Vec<OsString>, Vec<OsString>) {
+fn split(args: &[OsString]) -> (&[OsString], &[OsString]) {
     match args.iter().position(|arg| arg == OsStr::new("--")) {
-        Some(at) => (args[..at].to_vec(), args[at + 1..].to_vec()),
-        None => (args.to_vec(), Vec::new()),
+        Some(at) => (&args[..at], &args[at + 1..]),
+        None => (args, &[]),
     }
 }
 
-fn key_value(text: &str) -> Result<String, String> {
-    match text.split_once('=') {
-        Some((key, _)) if !key.is_empty() => Ok(text.to_owned()),
-        _ => Err(format!("write it as KEY=VALUE, as in {text}=…")),
+/// What `help` shows.
+fn asked(
+    name: &str,
+    version: Option<&str>,
+    ours: &[OsString],
+    theirs: &[OsString],
+) -> Result<String> {
+    let words: Vec<&str> =
+        ours.iter().chain(theirs).map(|word| word.to_str().unwrap_or_default()).collect();
+    match words[..] {
+        [] | [HELP | "--help" | "-h"] => Ok(help::of_program(name, version)),
+        [word] => match verb(word) {
+            Some(verb) => Ok(help::of_verb(name, verb)),
+            None => Err(usage(format!(
+                "there is no verb `{}`; `{name} help` shows those that there are",
+                shell::words(ours.iter().chain(theirs))
+            ))),
+        },
+        [_, ..] => Err(usage(format!(
+            "`help` takes one verb, and was given {}; `{name} help` shows those that there are",
+            words.len()
+        ))),
     }
 }
 
-fn probe(text: &str) -> Result<Probe, String> {
-    let found = Probe::ALL.into_iter().find(|probe| probe.word() == text);
-    found.ok_or_else(|| "expected live, ready or startup".into())
-}
-
-fn flag(options: &ArgMatches, name: &str) -> bool {
-    options.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
-}
-
-/// Whether it is an option of a verb: a misspelt verb may have some.
-fn is_option(arg: &OsStr) -> bool {
-    let arg = arg.to_string_lossy();
-    matches!(&*arg, "--json" | "--no-wait" | "--follow" | "-f") || arg.starts_with("--set=")
-}
-
-/// The verb that is one slip of the finger away.
-fn misspelt(word: &str) -> Option<&'static str> {
-    VERBS.into_iter().find(|verb| strsim::osa_distance(word, verb) == 1)
-}
-
-fn command(name: &'static str, spec: &Spec) -> clap::Command {
-    let set = Arg::new("set")
-        .long("set")
-        .value_name("KEY=VALUE")
-        .action(ArgAction::Append)
-        .value_parser(key_value)
-        .help("Overrides a configuration key, as in --set drain_timeout=10s");
-    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Prints JSON");
-    let verb = |verb: &'static str, about: &'static str| {
-        clap::Command::new(verb).about(about).arg(set.clone())
-    };
-    let switch = |name: &'static str, help: &'static str| {
-        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
-    };
-    let program_args = "What follows `--` are the program's own arguments.";
-    clap::Command::new(name)
-        .version(spec.version.unwrap_or(""))
-        .about("Without a verb the daemon runs in the foreground, and all arguments are the program's.")
-        .subcommand_required(true)
-        .subcommands([
-            verb("run", "Runs the daemon in the foreground").after_help(program_args),
-            verb("start", "Starts the daemon in the background; returns when it serves")
-                .after_help(program_args),
-            verb("stop", "Drains and ends the daemon; returns when it is gone").arg(json.clone()),
-            verb("restart", "Replaces the running code by what is on disk, losing nothing")
-                .arg(json.clone())
-                .arg(
-                    Arg::new("no-wait")
-                        .long("no-wait")
-                        .action(ArgAction::SetTrue)
-                        .help("Returns when the new generation serves, not when the old is gone"),
-                ),
-            verb("status", "Shows what runs. Exit code: 0 running, 1 dead, 3 not running")
-                .arg(json.clone())
-                .arg(
-                    Arg::new("probe")
-                        .long("probe")
-                        .value_name("PROBE")
-                        .value_parser(probe)
-                        .help("Asks only this: live, ready or startup. Exit code: 0 yes, 1 no"),
-                ),
-            verb("logs", "Shows what the daemon wrote, wherever that goes")
-                .arg(
-                    Arg::new("follow")
-                        .short('f')
-                        .long("follow")
-                        .action(ArgAction::SetTrue)
-                        .help("Goes on with what is written, until it is interrupted"),
-                )
-                .arg(
-                    Arg::new("lines")
-                        .short('n')
-                        .long("lines")
-                        .value_name("N")
-                        .value_parser(clap::value_parser!(u32))
-                        .help("The last lines to begin with; 10 if not said"),
-                ),
-            verb("check", "Shows the effective configuration and where each value is from")
-                .arg(json)
-                .after_help(format!(
-                    "Keys, in the file and in --set; as a variable DAEMON_DRAIN_TIMEOUT or \
-                     DAEMON_LISTEN_HTTP__MODE:\n{}",
-                    reference()
-                )),
-            verb("unit", "Prints the unit for systemd, from the effective configuration")
-                .arg(switch("socket", "With a .socket unit for each listener"))
-                .arg(switch("notify-reload", "Reloads by signal (Type=notify-reload, systemd 253)"))
-                .arg(switch("install", "Writes to /etc/systemd/system, and enables it"))
-                .arg(switch("yes", "Does not ask").requires("install"))
-                .after_help(
-                    "DAEMON_* variables and --set options become part of the unit, and so do the \
-                     program's own arguments, behind `--`.",
-                ),
-        ])
+/// What a verb cannot do is said, rather than ignored.
+fn refuse(verb: &Verb, theirs: &[OsString]) -> Result<()> {
+    let given = shell::words(theirs);
+    match verb.behind {
+        Behind::Running if !theirs.is_empty() => Err(usage(format!(
+            "`-- {given}` changes nothing of a daemon that runs; `stop` it and `start` it with these \
+             arguments"
+        ))),
+        Behind::Nothing if !theirs.is_empty() => Err(usage(format!(
+            "`{}` calls no `main` that would see `-- {given}`; leave it out",
+            verb.name
+        ))),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(words: &[&str]) -> Parsed {
-        let spec = Spec {
-            bin: Some("app"),
-            version: None,
-            location: "src/main.rs:1",
-            keys: &[],
-            graceful_restart: true,
-            takes_daemon: true,
-            flavor: crate::spec::Flavor::MultiThread,
-            worker_threads: None,
-        };
-        let args = std::iter::once("app").chain(words.iter().copied()).map(OsString::from);
-        parse(&spec, args.collect()).unwrap_or_else(|_| panic!("{words:?} not parsed"))
-    }
-
-    #[test]
-    fn without_a_verb_everything_is_the_programs() {
-        let it = parsed(&["--port", "80", "start"]);
-        assert!(matches!(it.command, Command::Run { detach: None }));
-        assert_eq!(it.args, ["app", "--port", "80", "start"]);
-    }
-
-    #[test]
-    fn after_a_verb_only_what_follows_the_dashes() {
-        let it = parsed(&["start", "--set", "a=b", "--set=c=d", "--", "stop", "--", "x"]);
-        assert!(matches!(it.command, Command::Run { detach: Some(true) }));
-        assert_eq!(it.overrides, ["a=b", "c=d"]);
-        assert_eq!(it.args, ["app", "stop", "--", "x"]);
-    }
-
-    #[test]
-    fn a_slip_is_noticed() {
-        assert_eq!(misspelt("strat"), Some("start"));
-        assert_eq!(misspelt("restar"), Some("restart"));
-        assert_eq!(misspelt("serve"), None);
-    }
-
-    #[test]
-    fn options_of_a_verb_are_known() {
-        assert!(is_option("--no-wait".as_ref()) && is_option("--set=a=b".as_ref()));
-        assert!(!is_option("--port".as_ref()) && !is_option("80".as_ref()));
-    }
-
-    #[test]
-    fn the_command_is_consistent() {
-        let spec = Spec {
-            bin: None,
-            version: None,
-            location: "",
-            keys: &[],
-            graceful_restart: true,
-            takes_daemon: true,
-            flavor: crate::spec::Flavor::MultiThread,
-            worker_threads: None,
-        };
-        command("app", &spec).debug_assert();
-    }
-}
+#[path = "verbs/tests.rs"]
+mod tests;

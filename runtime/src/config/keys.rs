@@ -263,7 +263,7 @@ pub(super) fn is_listener_name(name: &str) -> bool {
 }
 
 /// The candidate that `word` was probably meant to be: a slip away, or what it is the beginning of.
-pub(super) fn nearest<S: AsRef<str>>(
+pub(crate) fn nearest<S: AsRef<str>>(
     word: &str,
     candidates: impl IntoIterator<Item = S>,
 ) -> Option<S> {

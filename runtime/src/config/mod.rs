@@ -30,9 +30,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::spec::Spec;
 
-pub(crate) use keys::reference;
 #[cfg(test)]
 pub(crate) use keys::{Fallback, KEYS, LIMITS, LISTEN_FIELDS};
+pub(crate) use keys::{nearest, reference};
 pub(crate) use settings::*;
 
 use layers::Layer;

@@ -8,7 +8,8 @@ use std::process::Command;
 
 use similar::TextDiff;
 
-use super::{DIRECTORY, Unit, usage};
+use super::super::usage;
+use super::{DIRECTORY, Unit};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn install(units: &[Unit], yes: bool) -> Result<()> {

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
+use super::usage;
 use crate::config::{Address, Configuration, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -129,8 +130,4 @@ fn without_parents(path: &Path) -> Result<PathBuf> {
         Error::os(ErrorKind::Image, format!("cannot resolve {}", front.display()), error)
     })?;
     Ok(real.iter().chain(parts[last + 1..].iter().map(|part| part.as_os_str())).collect())
-}
-
-fn usage(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Usage, message)
 }

@@ -1,0 +1,56 @@
+//! What `help` shows.
+
+use std::fmt::Write;
+
+use super::options::{HELP, Opt, Takes};
+use super::verbs::{self, Behind, VERBS, Verb};
+
+/// All verbs.
+pub(super) fn of_program(name: &str, version: Option<&str>) -> String {
+    let version = version.map_or(String::new(), |version| format!("{name} {version}\n\n"));
+    let rows = VERBS.iter().map(|verb| (verb.name.to_owned(), verb.about));
+    let help = (verbs::HELP.to_owned(), "Shows this, or the options of a verb: help start");
+    format!(
+        "{version}Without a verb the daemon runs in the foreground, and all arguments are the program's.\n\n\
+         Usage: {name} <VERB> [OPTIONS]\n\n\
+         Verbs:\n{}",
+        table(rows.chain([help]))
+    )
+}
+
+/// One verb with its options.
+pub(super) fn of_verb(name: &str, verb: &Verb) -> String {
+    let arguments = match verb.behind {
+        Behind::Program => " [-- ARGUMENTS]",
+        Behind::Running | Behind::Nothing => "",
+    };
+    let rows = verb.options.iter().chain([&HELP]).map(|option| (form(option), option.about));
+    let mut text = format!(
+        "{}\n\nUsage: {name} {} [OPTIONS]{arguments}\n\nOptions:\n{}",
+        verb.about,
+        verb.name,
+        table(rows)
+    );
+    let notes = (verb.notes)();
+    if !notes.is_empty() {
+        // Nothing can go wrong with a string.
+        let _ = write!(text, "\n{notes}");
+    }
+    text
+}
+
+fn form(option: &Opt) -> String {
+    let short = option.short.map_or("    ".to_owned(), |letter| format!("-{letter}, "));
+    let value = match option.takes {
+        Takes::Nothing(_) => String::new(),
+        Takes::Value { name, .. } => format!(" <{name}>"),
+    };
+    format!("{short}--{}{value}", option.long)
+}
+
+/// Two columns.
+fn table(rows: impl Iterator<Item = (String, &'static str)>) -> String {
+    let rows: Vec<_> = rows.collect();
+    let width = rows.iter().map(|(left, _)| left.len()).max().unwrap_or(0);
+    rows.iter().map(|(left, right)| format!("  {left:<width$}  {right}\n")).collect()
+}

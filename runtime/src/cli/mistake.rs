@@ -1,0 +1,70 @@
+//! What a wrong command line is told.
+
+use std::ffi::{OsStr, OsString};
+
+use super::options::Wrong;
+use super::verbs::{Behind, Verb};
+use super::{shell, usage};
+use crate::config::nearest;
+use crate::error::Error;
+
+/// The mistake in the words behind a verb, and what to write instead. `theirs` stand behind `--`.
+pub(super) fn explain(
+    wrong: &Wrong,
+    program: &str,
+    verb: &Verb,
+    ours: &[OsString],
+    theirs: &[OsString],
+) -> Error {
+    let called = verb.name;
+    let word = |at: usize| ours.get(at).map(OsString::as_os_str).unwrap_or_default().display();
+    usage(match wrong {
+        Wrong::Option { at, name } => {
+            let near = nearest(name, verb.options.iter().map(|option| option.long));
+            let cure = cure(near, *at, program, verb, ours, theirs);
+            format!("`{called}` has no option `{}`; {cure}", word(*at))
+        }
+        Wrong::Argument { at } => {
+            let cure = cure(None, *at, program, verb, ours, theirs);
+            format!("`{called}` takes no argument `{}`; {cure}", word(*at))
+        }
+        Wrong::Missing(option, value) => {
+            format!("`--{option}` has no value; write it as --{option} {value}")
+        }
+        Wrong::Idle(option) => format!("`--{option}` takes no value; write it without `=`"),
+        Wrong::Twice(option) => format!("`--{option}` was given twice; leave one out"),
+        Wrong::Value { option, value, expected } => {
+            format!("`--{option} {}`: expected {expected}", value.display())
+        }
+        Wrong::Alone(option, needs) => {
+            format!("`--{option}` means something only with `--{needs}`; add it")
+        }
+    })
+}
+
+fn cure(
+    near: Option<&str>,
+    at: usize,
+    program: &str,
+    verb: &Verb,
+    ours: &[OsString],
+    theirs: &[OsString],
+) -> String {
+    let called = verb.name;
+    let line = || {
+        let (before, behind) = ours.split_at(at.min(ours.len()));
+        let before = std::iter::once(OsStr::new(called)).chain(before.iter().map(OsString::as_ref));
+        let behind = behind.iter().chain(theirs);
+        format!("{program} {} -- {}", shell::words(before), shell::words(behind))
+    };
+    match (near, verb.behind) {
+        (Some(near), Behind::Program) => {
+            format!("did you mean `--{near}`? What is the program's goes behind `--`: {}", line())
+        }
+        (Some(near), _) => format!("did you mean `--{near}`?"),
+        (None, Behind::Program) => {
+            format!("the program's own arguments go behind `--`: {}", line())
+        }
+        (None, _) => format!("`{program} help {called}` shows what there is"),
+    }
+}

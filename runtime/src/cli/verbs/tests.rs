@@ -1,0 +1,243 @@
+use super::*;
+use crate::error::ErrorKind;
+use crate::spec::Flavor;
+
+fn parse(words: &[&str]) -> Result<Line> {
+    let spec = Spec {
+        bin: Some("app"),
+        version: Some("1.2.3"),
+        location: "src/main.rs:1",
+        keys: &[],
+        graceful_restart: true,
+        takes_daemon: true,
+        flavor: Flavor::MultiThread,
+        worker_threads: None,
+    };
+    super::parse(&spec, ["app"].iter().chain(words).map(OsString::from).collect())
+}
+
+#[track_caller]
+fn parsed(words: &[&str]) -> Parsed {
+    match parse(words) {
+        Ok(Line::Command(parsed)) => parsed,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn help(words: &[&str]) -> String {
+    match parse(words) {
+        Ok(Line::Help(text)) => text,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn refused(words: &[&str]) -> String {
+    let error = parse(words).map(|line| panic!("{words:?}: {line:?}")).unwrap_err();
+    assert_eq!((error.kind(), error.exit_code()), (ErrorKind::Usage, 2));
+    error.to_string()
+}
+
+#[test]
+fn without_a_verb_everything_is_the_programs() {
+    for words in
+        [&["--port", "80", "start"][..], &["serve", "--json"], &["--help"], &["--", "stop"], &[]]
+    {
+        let it = parsed(words);
+        assert!(matches!(it.command, Command::Run { detach: None }), "{words:?}");
+        assert_eq!(it.args[1..], *words);
+    }
+}
+
+#[test]
+fn after_a_verb_only_what_follows_the_dashes() {
+    let it = parsed(&["start", "--set", "a=b", "--set=c=d", "--", "stop", "--", "x"]);
+    assert!(matches!(it.command, Command::Run { detach: Some(true) }));
+    assert_eq!(it.overrides, ["a=b", "c=d"]);
+    assert_eq!(it.args, ["app", "stop", "--", "x"]);
+    assert_eq!(parsed(&["run"]).args, ["app"]);
+}
+
+#[test]
+fn each_verb_with_its_options() {
+    let command = |words: &[&str]| format!("{:?}", parsed(words).command);
+    for (words, wanted) in [
+        (&["run"][..], "Run { detach: Some(false) }"),
+        (&["stop", "--json"], "Client(Stop { json: true })"),
+        (&["restart"], "Client(Restart { json: false, wait: true })"),
+        (&["restart", "--no-wait", "--json", "--"], "Client(Restart { json: true, wait: false })"),
+        (&["status"], "Client(Status { json: false })"),
+        (&["status", "--probe=live", "--json"], "Client(Probe { json: true, probe: Live })"),
+        (&["logs"], "Logs(Options { lines: 10, follow: false })"),
+        (&["logs", "-fn3"], "Logs(Options { lines: 3, follow: true })"),
+        (&["check", "--json"], "Check { json: true }"),
+        (
+            &["unit", "--socket", "--install", "--yes", "--notify-reload"],
+            "Unit(Options { sockets: true, notify_reload: true, install: true, yes: true })",
+        ),
+        (
+            &["unit"],
+            "Unit(Options { sockets: false, notify_reload: false, install: false, yes: false })",
+        ),
+    ] {
+        assert_eq!(command(words), wanted, "{words:?}");
+    }
+}
+
+/// A verb is what it is called, and so are its options.
+#[test]
+fn the_table_is_consistent() {
+    for verb in &VERBS {
+        let mut names: Vec<&str> = verb.options.iter().map(|option| option.long).collect();
+        names.push("help");
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{}: {names:?}", verb.name);
+        assert!(words::of_others(verb.name).is_none(), "{}", verb.name);
+    }
+}
+
+#[test]
+fn help_of_the_program_and_of_each_verb() {
+    let all = help(&["help"]);
+    assert!(all.starts_with("app 1.2.3\n") && all.contains("\n  help     "), "{all}");
+    assert_eq!(help(&["help", "help"]), all);
+    assert_eq!(help(&["help", "--help"]), all);
+    for verb in &VERBS {
+        assert!(all.contains(&format!("\n  {:<7}  {}\n", verb.name, verb.about)), "{all}");
+        let text = help(&["help", verb.name]);
+        assert!(text.contains(&format!("\n\nUsage: app {} [OPTIONS]", verb.name)), "{text}");
+        for option in verb.options {
+            assert!(text.contains(&format!("--{}", option.long)), "{text}");
+        }
+        assert_eq!(help(&[verb.name, "--help"]), text);
+        assert_eq!(help(&[verb.name, "-h", "--frob"]), text);
+    }
+    assert_eq!(
+        help(&["logs", "--help"]),
+        "Shows what the daemon wrote, wherever that goes\n\n\
+         Usage: app logs [OPTIONS]\n\n\
+         Options:\n    \
+         --set <KEY=VALUE>  Overrides a configuration key, as in --set drain_timeout=10s\n  \
+         -f, --follow           Goes on with what is written, until it is interrupted\n  \
+         -n, --lines <N>        The last lines to begin with; 10 if not said\n  \
+         -h, --help             Shows this\n"
+            .replace("    --set", "      --set")
+    );
+    assert!(help(&["check", "--help"]).contains("drain_timeout"));
+    assert!(!help(&["start", "--help"]).contains("ready_timeout"));
+}
+
+#[test]
+fn help_of_what_is_no_verb() {
+    assert_eq!(
+        refused(&["help", "serve"]),
+        "there is no verb `serve`; `app help` shows those that there are"
+    );
+    assert_eq!(
+        refused(&["help", "start", "stop"]),
+        "`help` takes one verb, and was given 2; `app help` shows those that there are"
+    );
+}
+
+#[test]
+fn a_slip_is_noticed() {
+    for (words, verb) in [
+        (&["strat"][..], "start"),
+        (&["restar"], "restart"),
+        (&["restrat", "--no-wait"], "restart"),
+        (&["staus", "--json"], "status"),
+        (&["strt", "--set", "name=b", "--", "x"], "start"),
+        (&["log", "-f"], "logs"),
+        (&["halp"], "help"),
+    ] {
+        let first = words[0];
+        assert_eq!(
+            refused(words),
+            format!(
+                "there is no verb `{first}`; did you mean `app {verb}`? To pass it to the program: \
+                 `app run -- {first}`"
+            )
+        );
+    }
+    assert_eq!(parsed(&["strat", "--port", "80"]).args, ["app", "strat", "--port", "80"]);
+}
+
+/// A daemon with the argument `reload` is what nobody wants.
+#[test]
+fn what_others_call_a_verb() {
+    let mut seen = 0;
+    for (word, verb) in words::all_of_others() {
+        seen += 1;
+        for behind in [&[][..], &["--now"], &["x"]] {
+            let text = refused(&[&[word], behind].concat());
+            assert!(text.contains(&format!("did you mean `app {verb}`?")), "{text}");
+        }
+        // The advice is good.
+        match verb {
+            "help" => drop(help(&[verb])),
+            _ => drop(parsed(&verb.split(' ').collect::<Vec<_>>())),
+        }
+        assert_eq!(parsed(&["run", "--", word]).args, ["app", word]);
+    }
+    assert!(seen > 10);
+}
+
+#[test]
+fn the_program_s_arguments_need_the_dashes() {
+    for (words, wanted) in [
+        (
+            &["start", "--greeting", "a b"][..],
+            "`start` has no option `--greeting`; the program's own arguments go behind `--`: \
+             app start -- --greeting 'a b'",
+        ),
+        (
+            &["run", "--set", "a=b", "file", "--json", "--", "x"],
+            "`run` takes no argument `file`; the program's own arguments go behind `--`: \
+             app run --set a=b -- file --json x",
+        ),
+        (
+            &["unit", "--sockets"],
+            "`unit` has no option `--sockets`; did you mean `--socket`? What is the program's goes \
+             behind `--`: app unit -- --sockets",
+        ),
+    ] {
+        assert_eq!(refused(words), wanted);
+    }
+}
+
+#[test]
+fn options_that_are_none() {
+    for (words, wanted) in [
+        (&["status", "--jsno"][..], "`status` has no option `--jsno`; did you mean `--json`?"),
+        (&["stop", "--jsn=1"], "`stop` has no option `--jsn=1`; did you mean `--json`?"),
+        (&["stop", "--now"], "`stop` has no option `--now`; `app help stop` shows what there is"),
+        (&["logs", "-x"], "`logs` has no option `-x`; `app help logs` shows what there is"),
+        (&["stop", "now"], "`stop` takes no argument `now`; `app help stop` shows what there is"),
+        (&["stop", "--json=1"], "`--json` takes no value; write it without `=`"),
+        (&["restart", "--json", "--json"], "`--json` was given twice; leave one out"),
+        (&["start", "--set"], "`--set` has no value; write it as --set KEY=VALUE"),
+        (&["start", "--set", "--", "a=b"], "`--set` has no value; write it as --set KEY=VALUE"),
+        (&["start", "--set", "a"], "`--set a`: expected KEY=VALUE, as in drain_timeout=10s"),
+        (&["logs", "-n", "all"], "`--lines all`: expected a whole number, as in -n 100"),
+        (&["status", "--probe", "well"], "`--probe well`: expected live, ready or startup"),
+        (&["unit", "--yes"], "`--yes` means something only with `--install`; add it"),
+    ] {
+        assert_eq!(refused(words), wanted);
+    }
+}
+
+#[test]
+fn arguments_that_would_change_nothing() {
+    for verb in ["stop", "restart", "status", "logs"] {
+        assert_eq!(
+            refused(&[verb, "--", "--greeting", "a b"]),
+            "`-- --greeting 'a b'` changes nothing of a daemon that runs; `stop` it and `start` it with \
+             these arguments"
+        );
+    }
+    assert_eq!(
+        refused(&["check", "--", "x"]),
+        "`check` calls no `main` that would see `-- x`; leave it out"
+    );
+}
