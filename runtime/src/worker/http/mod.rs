@@ -75,6 +75,9 @@ impl Daemon {
     /// Upgraded connections, such as WebSockets, count as open until they are dropped; a program ends
     /// them when [`Daemon::draining`] completes.
     ///
+    /// The service is dropped, with all clones that were made of it, when this returns; when this future is
+    /// dropped, as soon as the connections that are open then have ended.
+    ///
     /// ```no_run
     /// use unbroken::{Daemon, daemon};
     ///
@@ -103,10 +106,15 @@ impl Daemon {
             service,
             connections: TaskTracker::new(),
         };
-        self.state.passage.adopt_by(Place::Listener(name.to_owned()), server.clone().adopter());
+        // It has a clone of the service, which goes with this future: a program may wait for the end of
+        // what the service holds, such as the senders of a channel.
+        let place = Place::Listener(name.to_owned());
+        let adoption = self.state.passage.adopt_while(place, server.clone().adopter());
         while let Some((stream, addr)) = listener.next_good().await {
             server.connections.spawn(server.accepted(stream, addr).run());
         }
+        // A worker that drains adopts nobody.
+        drop(adoption);
         server.connections.close();
         server.connections.wait().await;
         Ok(())

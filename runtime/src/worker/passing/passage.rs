@@ -21,6 +21,26 @@ pub(crate) struct Passage {
     channels: OnceLock<mpsc::UnboundedSender<Channel>>,
 }
 
+/// An adopter is registered for as long as this lives.
+#[cfg(feature = "http")]
+#[must_use = "the adopter goes when this is dropped"]
+pub(crate) struct Adoption<'a> {
+    passage: &'a Passage,
+    place: Place,
+    adopter: Adopter,
+}
+
+#[cfg(feature = "http")]
+impl Drop for Adoption<'_> {
+    fn drop(&mut self) {
+        let mut adopters = lock(&self.passage.adopters);
+        // A later one may have taken over.
+        if adopters.get(&self.place).is_some_and(|now| Arc::ptr_eq(now, &self.adopter)) {
+            adopters.remove(&self.place);
+        }
+    }
+}
+
 impl Passage {
     pub(crate) fn new() -> Passage {
         Passage {
@@ -42,6 +62,13 @@ impl Passage {
     /// What is passed to this worker for `place` is taken by `adopter`.
     pub(crate) fn adopt_by(&self, place: Place, adopter: Adopter) {
         lock(&self.adopters).insert(place, adopter);
+    }
+
+    /// As [`Passage::adopt_by`], until what is returned is dropped.
+    #[cfg(feature = "http")]
+    pub(crate) fn adopt_while(&self, place: Place, adopter: Adopter) -> Adoption<'_> {
+        self.adopt_by(place.clone(), Arc::clone(&adopter));
+        Adoption { passage: self, place, adopter }
     }
 
     pub(super) fn adopter(&self, place: &Place) -> Option<Adopter> {
