@@ -36,3 +36,26 @@ fn the_service_goes_with_the_future_that_serves() {
         assert_eq!(bed.log().matches("the actor has ended").count(), 2, "{mode}\n{}", bed.log());
     }
 }
+
+/// Its link is down a moment before its process is gone.
+#[test]
+fn a_worker_that_ends_does_not_miss_its_supervisor() {
+    for (fixture, mode) in [("fails-at-start", "-"), ("ends", "fails"), ("ends", "returns")] {
+        let mut bed = Bed::new(fixture);
+        bed.set("DAEMON_APP__MODE", mode);
+        bed.set("DAEMON_LOG_FORMAT", "text");
+        bed.set("DAEMON_RESTART", "no");
+        bed.set("UNBROKEN_FAILPOINTS", "worker.before-exit=delay(150ms)");
+        if fixture == "ends" {
+            let status = bed.start();
+            // Answered or cut.
+            let _ = open(&status).get("/end");
+            bed.wait_empty(unbroken_tests::bed::PATIENCE);
+        } else {
+            bed.verb(["start"]).expect_code(1);
+        }
+        let log = bed.log();
+        assert!(!log.contains("the supervisor is gone"), "{fixture} {mode}\n{log}");
+        bed.assert_nothing_left();
+    }
+}

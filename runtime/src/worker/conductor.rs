@@ -96,6 +96,10 @@ impl Conductor {
     fn run(mut self) {
         loop {
             if let Err(error) = self.step() {
+                if self.state.has_parted() {
+                    self.tie = Tie::Severed;
+                    continue;
+                }
                 // Without the link this worker could neither be told to go nor to stop.
                 tracing::error!(%error, "the link to the supervisor failed");
                 self.supervisor_gone();
@@ -245,6 +249,11 @@ impl Conductor {
     /// The link is the supervisor's life: without it there is nobody to serve for, unless another one may
     /// come.
     fn supervisor_gone(&mut self) {
+        if self.state.has_parted() {
+            // It is this worker that goes.
+            self.tie = Tie::Severed;
+            return;
+        }
         let next = match std::mem::replace(&mut self.tie, Tie::Severed) {
             Tie::Severed => return,
             Tie::Parent => self.grace(),

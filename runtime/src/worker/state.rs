@@ -55,6 +55,8 @@ pub(crate) struct State {
     deadline: Mutex<Option<Instant>>,
     ready: AtomicBool,
     last: AtomicBool,
+    /// It has hung up, and ends.
+    parted: AtomicBool,
     /// The token's state, for those who look at every request: a token takes a lock.
     is_draining: AtomicBool,
     /// Where a runtime is there to answer the watchdog.
@@ -151,6 +153,7 @@ impl State {
             deadline: Mutex::new(None),
             ready: AtomicBool::new(false),
             last: AtomicBool::new(false),
+            parted: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             pings: OnceLock::new(),
             passage: Passage::new(),
@@ -345,6 +348,11 @@ impl State {
         Some(clones.collect::<io::Result<_>>().map(|sockets| Taken { sockets, addr, index }))
     }
 
+    /// Whether this worker has hung up by itself.
+    pub(super) fn has_parted(&self) -> bool {
+        self.parted.load(Ordering::SeqCst)
+    }
+
     /// Calls `with` with all listeners and their sockets, in the same order; none once the worker drains.
     pub(super) fn with_listeners<T>(
         &self,
@@ -385,9 +393,11 @@ impl State {
 
     /// Hangs up and waits for the stand-in of a supervisor, if there is one, to put things away.
     pub(crate) fn part(&self) {
-        failpoint::reach(Step::WorkerBeforeExit, self.generation);
+        // First: whoever listens to the link shall not take the end of it for the supervisor's.
+        self.parted.store(true, Ordering::SeqCst);
         // A link that is down already is what is wanted.
         let _ = rustix::net::shutdown(&self.link, rustix::net::Shutdown::Both);
+        failpoint::reach(Step::WorkerBeforeExit, self.generation);
         let Some(stand_in) = self.stand_in.get() else { return };
         // Held while joining: whoever comes second may not end the process before that.
         let mut stand_in = lock(stand_in);
