@@ -3,12 +3,15 @@
 //! The worker writes them with atomics, the supervisor reads them: they survive a SIGKILL, and reading
 //! them waits for nobody.
 
+mod held;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::held::Held;
 use crate::sys::memory::{Mapping, shared_file};
 use crate::sys::page::Page;
 
@@ -20,6 +23,10 @@ pub(crate) enum Stage {
     /// `main` runs.
     Running = 2,
 }
+
+/// What is written of `main`, from when it runs on.
+const RUNS: u64 = 1;
+const ENDED: u64 = 2;
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +90,45 @@ impl Counters {
         self.page.connections.cut.store(1, Relaxed);
     }
 
+    /// `main` has returned, or panicked, or was dropped.
+    pub(crate) fn main_ended(&self) {
+        self.page.progress.main.store(ENDED, Relaxed);
+    }
+
+    pub(crate) fn task_begun(&self) {
+        self.page.progress.tasks.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn task_ended(&self) {
+        self.page.progress.tasks.fetch_sub(1, Relaxed);
+    }
+
+    /// The drain deadline is over: notes what beside connections it is over for.
+    pub(crate) fn force(&self) {
+        let progress = &self.page.progress;
+        let runs = progress.main.load(Relaxed) == RUNS;
+        progress.forced_main.store(runs.into(), Relaxed);
+        progress.forced_tasks.store(progress.tasks.load(Relaxed), Relaxed);
+    }
+
+    /// The drain is over, and so many tasks of `tokio::spawn` end with the runtime.
+    pub(crate) fn dropped_tasks(&self, tasks: u64) {
+        self.page.progress.dropped_tasks.store(tasks, Relaxed);
+    }
+
+    /// What the worker would wait for.
+    pub(crate) fn held(&self) -> Held {
+        let progress = &self.page.progress;
+        Held {
+            connections: self.read().open,
+            tasks: progress.tasks.load(Relaxed),
+            main: match progress.main.load(Relaxed) {
+                0 => None,
+                main => Some(main == RUNS),
+            },
+        }
+    }
+
     #[cfg(any(feature = "http", test))]
     pub(crate) fn request_begun(&self) {
         self.page.requests.begun.fetch_add(1, Relaxed);
@@ -95,6 +141,9 @@ impl Counters {
 
     pub(crate) fn reached(&self, stage: Stage) {
         self.page.progress.stage.store(stage as u64, Relaxed);
+        if stage == Stage::Running {
+            self.page.progress.main.store(RUNS, Relaxed);
+        }
     }
 
     /// Notes that the listener at `index` was polled for accept; returns whether all of `count` were.
@@ -144,6 +193,7 @@ impl Counters {
         let received = connections.received.load(Relaxed);
         let ended = self.page.requests.ended.load(Relaxed);
         let requests = self.page.requests.begun.load(Relaxed);
+        let progress = &self.page.progress;
         Ledger {
             accepted,
             received,
@@ -155,6 +205,9 @@ impl Counters {
             open: sum([accepted, received]).saturating_sub(sum([finished, passed, told, forced])),
             requests,
             in_flight: requests.saturating_sub(ended),
+            forced_main: progress.forced_main.load(Relaxed),
+            forced_tasks: progress.forced_tasks.load(Relaxed),
+            dropped_tasks: progress.dropped_tasks.load(Relaxed),
         }
     }
 
@@ -190,6 +243,25 @@ pub(crate) struct Ledger {
     pub(crate) open: u64,
     pub(crate) requests: u64,
     pub(crate) in_flight: u64,
+    /// Workers whose `main` had not ended at the drain deadline.
+    pub(crate) forced_main: u64,
+    /// Tasks of `Daemon::spawn` that had not ended at the drain deadline.
+    pub(crate) forced_tasks: u64,
+    /// Tasks of `tokio::spawn` that ended with the runtime, when the drain was over.
+    pub(crate) dropped_tasks: u64,
+}
+
+impl Ledger {
+    /// What the drain deadline cut, if it cut anything.
+    pub(crate) fn forced(&self) -> Option<Held> {
+        let (connections, tasks) = (self.forced, self.forced_tasks);
+        let main = self.forced_main > 0;
+        (connections > 0 || tasks > 0 || main).then_some(Held {
+            connections,
+            tasks,
+            main: Some(main),
+        })
+    }
 }
 
 /// Figures are what a worker wrote to its memory: none of them may be too much for its supervisor.
@@ -218,6 +290,9 @@ impl std::ops::AddAssign for Ledger {
         self.open = sum([self.open, other.open]);
         self.requests = sum([self.requests, other.requests]);
         self.in_flight = sum([self.in_flight, other.in_flight]);
+        self.forced_main = sum([self.forced_main, other.forced_main]);
+        self.forced_tasks = sum([self.forced_tasks, other.forced_tasks]);
+        self.dropped_tasks = sum([self.dropped_tasks, other.dropped_tasks]);
     }
 }
 
@@ -233,7 +308,20 @@ impl std::fmt::Display for Ledger {
             self.forced,
             self.lost,
             self.requests
-        )
+        )?;
+        match self.forced_tasks {
+            0 => {}
+            1 => f.write_str("; 1 task forced")?,
+            many => write!(f, "; {many} tasks forced")?,
+        }
+        if self.forced_main > 0 {
+            f.write_str("; `main` forced")?;
+        }
+        match self.dropped_tasks {
+            0 => Ok(()),
+            1 => f.write_str("; 1 task of `tokio::spawn` dropped"),
+            many => write!(f, "; {many} tasks of `tokio::spawn` dropped"),
+        }
     }
 }
 
@@ -291,6 +379,34 @@ mod tests {
         worker.accepting();
         let closed = supervisor.closed();
         assert_eq!((closed.accepted, closed.finished, closed.lost), (2, 1, 1));
+    }
+
+    #[test]
+    fn says_what_it_waits_for_and_what_was_forced() {
+        let (worker, fd) = Counters::create().unwrap();
+        let supervisor = Counters::open(&fd).unwrap();
+        // As of an earlier release.
+        assert_eq!(supervisor.held(), Held { connections: 0, tasks: 0, main: None });
+        worker.reached(Stage::Running);
+        worker.task_begun();
+        worker.task_begun();
+        worker.task_ended();
+        worker.accepting();
+        let held = Held { connections: 1, tasks: 1, main: Some(true) };
+        assert_eq!(supervisor.held(), held);
+        worker.force();
+        worker.ended(Ending::Forced);
+        // Dropped because of that.
+        worker.task_ended();
+        worker.main_ended();
+        worker.dropped_tasks(3);
+        assert_eq!(supervisor.held(), Held { connections: 0, tasks: 0, main: Some(false) });
+        let ledger = supervisor.closed();
+        assert_eq!(ledger.forced(), Some(held));
+        let text = "1 forced, 0 lost; 0 requests; 1 task forced; `main` forced; \
+                    3 tasks of `tokio::spawn` dropped";
+        assert!(ledger.to_string().ends_with(text), "{ledger}");
+        assert_eq!(Ledger { dropped_tasks: 3, ..Ledger::default() }.forced(), None);
     }
 
     #[test]

@@ -37,8 +37,11 @@ pub(crate) enum FromWorker {
     Ready {},
     /// Why it is about to end.
     Failing { reason: String },
-    /// It got SIGTERM and drains.
-    Leaving {},
+    /// It drains on its own: because it got SIGTERM, or because its `main` ended while it was quiesced.
+    Leaving {
+        #[serde(default)]
+        main_ended: bool,
+    },
     /// It should not serve.
     Unhealthy { reason: String },
     /// It needs no confirm window.

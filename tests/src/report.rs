@@ -41,6 +41,8 @@ pub struct Status {
     /// Why other code runs than was asked for.
     #[serde(default)]
     pub note: Option<String>,
+    /// What became of the connections of the serving generation, with those of its crashed workers.
+    pub ledger: Option<Account>,
     /// The last ten restarts, the latest first.
     pub restarts: Vec<PastRestart>,
 }
@@ -62,6 +64,11 @@ pub struct Worker {
     pub requests_in_flight: u64,
     /// What became of its connections so far.
     pub ledger: Account,
+    /// Tasks of `Daemon::spawn` that run.
+    #[serde(default)]
+    pub tasks: u64,
+    /// Whether `main` has returned.
+    pub main_ended: Option<bool>,
 }
 
 /// A listener in [`Status`].
@@ -149,6 +156,9 @@ pub struct Report {
     pub to_commit_ms: Option<f64>,
     /// From the request to the end of the old generation.
     pub to_drained_ms: Option<f64>,
+    /// What went wrong all the same.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// The ledger in a [`Report`].
@@ -173,6 +183,12 @@ pub struct Account {
     pub requests: u64,
     /// Connections still open.
     pub open: u64,
+    /// Workers whose `main` was cut at the deadline.
+    pub forced_main: u64,
+    /// Tasks of `Daemon::spawn` that were cut at the deadline.
+    pub forced_tasks: u64,
+    /// Tasks of `tokio::spawn` that were left.
+    pub dropped_tasks: u64,
 }
 
 impl Account {

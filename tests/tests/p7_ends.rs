@@ -2,8 +2,12 @@
 
 #![allow(clippy::expect_used)]
 
+use std::time::Duration;
+
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Status};
+use unbroken_tests::{Bed, Child, Report, Signal, Status, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// A daemon whose `main` ends like that.
 fn bed(mode: &str) -> Bed {
@@ -50,7 +54,7 @@ fn a_worker_that_ends_does_not_miss_its_supervisor() {
             let status = bed.start();
             // Answered or cut.
             let _ = open(&status).get("/end");
-            bed.wait_empty(unbroken_tests::bed::PATIENCE);
+            bed.wait_empty(SOON);
         } else {
             bed.verb(["start"]).expect_code(1);
         }
@@ -58,4 +62,192 @@ fn a_worker_that_ends_does_not_miss_its_supervisor() {
         assert!(!log.contains("the supervisor is gone"), "{fixture} {mode}\n{log}");
         bed.assert_nothing_left();
     }
+}
+
+#[track_caller]
+fn ask(connection: &mut Connection, path: &str) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+    connection.send(request).expect("a request");
+}
+
+#[track_caller]
+fn report(output: &unbroken_tests::Output) -> Report {
+    serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{output}"))
+}
+
+/// Has `main` end while a request is in flight, which is cut by that.
+#[track_caller]
+fn ends_while_serving(bed: &Bed) {
+    let status = bed.start();
+    let mut slow = open(&status);
+    ask(&mut slow, "/stream");
+    std::io::Read::read_exact(&mut slow, &mut [0; 64]).expect("the stream");
+    // Answered or cut.
+    let _ = open(&status).get("/end");
+    let ended = std::io::copy(&mut slow, &mut std::io::sink());
+    assert!(ended.is_ok() || ended.is_err_and(|error| error.raw_os_error() == Some(104)));
+}
+
+/// The worker that follows begins when this one is gone: what is open is lost, and everybody tells.
+#[test]
+fn what_is_open_when_main_fails_is_lost() {
+    for (mode, code) in [("fails", 1), ("panics", 101)] {
+        let bed = bed(mode);
+        ends_while_serving(&bed);
+        eventually("it is respawned", SOON, || {
+            bed.try_status().is_some_and(|it| it.workers.iter().any(|it| it.state == "serving"))
+        });
+        let status = bed.status();
+        let ledger = status.ledger.clone().expect("the ledger of the generation");
+        ledger.assert_balanced();
+        assert!(ledger.lost >= 1, "{ledger:?}");
+        let log = bed.log();
+        let said = format!("the worker of generation 1 exited with code {code}");
+        assert!(log.contains(&said), "{mode}\n{log}");
+        let said = "lost with a worker of generation 1 that exited with code";
+        assert!(log.contains(said), "{mode}\n{log}");
+        let text = bed.verb(["status"]).expect_code(0).stdout;
+        assert!(text.contains(&format!("{} lost", ledger.lost)), "{text}");
+        let report = bed.stop();
+        report.account().assert_balanced();
+        assert_eq!(
+            (report.account().lost, report.account().forced),
+            (ledger.lost, 0),
+            "{report:?}"
+        );
+    }
+}
+
+/// Without a supervisor, or where it gives up, the log tells.
+#[test]
+fn what_is_lost_with_the_daemon_is_in_the_log() {
+    for (mode, restart) in [("returns", "on-failure"), ("fails", "no")] {
+        let mut bed = bed(mode);
+        bed.set("DAEMON_RESTART", restart);
+        ends_while_serving(&bed);
+        bed.wait_empty(SOON);
+        let log = bed.log();
+        assert!(log.contains("lost with a worker of generation 1 that exited"), "{mode}\n{log}");
+        bed.assert_nothing_left();
+    }
+}
+
+/// Within the confirm window the new one serves already, so that what is open can be finished. Everybody
+/// tells.
+#[test]
+fn an_old_main_that_fails_within_the_confirm_window() {
+    let ended = "`main` of generation 1 ended while it waited for the confirm window";
+    for (mode, code) in [("fails", 1), ("panics", 101), ("returns", 0)] {
+        let mut bed = bed(mode);
+        bed.set("DAEMON_CONFIRM_WINDOW", "60s");
+        let status = bed.start();
+        let (mut slow, mut kept) = (open(&status), open(&status));
+        kept.get("/").expect("a response");
+        let restart = bed.spawn(["restart", "--json"]);
+        eventually("the new one serves", SOON, || bed.status().generation == Some(2));
+        let half = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhe";
+        slow.send(half).expect("half a request");
+        eventually("it is in flight", SOON, || {
+            let old = bed.status().workers.into_iter().find(|worker| worker.generation == 1);
+            old.expect("the old worker").requests_in_flight == 1
+        });
+        ask(&mut kept, "/end");
+        eventually("main has ended", SOON, || bed.log().contains(ended));
+        slow.send("llo").expect("the other half");
+        assert_eq!(slow.response().expect("an answer of the old worker").status, 200);
+        drop((slow, kept));
+        let exited = format!("generation 1 exited with code {code} while it drained");
+        eventually("the old worker is gone", SOON, || bed.status().workers.len() == 1);
+        let log = bed.log();
+        assert_eq!(log.contains(&exited), code != 0, "{mode}\n{log}");
+        // The window is as long as ever, and its end is not for this test to wait for.
+        bed.verb(["stop", "--json"]).expect_code(0);
+        let report = report(&restart.wait(SOON).expect_code(1));
+        assert!(report.warnings.iter().any(|it| it.contains(ended)), "{report:?}");
+        let told = report.warnings.iter().any(|it| it.starts_with(&exited));
+        assert_eq!(told, code != 0, "{report:?}");
+        bed.assert_nothing_left();
+    }
+}
+
+/// The restart is done, and says what happened.
+#[test]
+fn a_restart_tells_of_an_old_worker_that_was_killed_meanwhile() {
+    let mut bed = bed("joined");
+    bed.set("DAEMON_CONFIRM_WINDOW", "3s");
+    let status = bed.start();
+    let mut kept = open(&status);
+    kept.get("/").expect("a response");
+    let old = bed.worker();
+    let restart = bed.spawn(["restart"]);
+    eventually("the new one serves", SOON, || bed.status().generation == Some(2));
+    old.kill();
+    let output = restart.wait(SOON).expect_code(0);
+    let said = "generation 1 was killed by SIGKILL while it waited for the confirm window";
+    assert!(output.stdout.contains(said) && output.stdout.contains("1 lost"), "{output}");
+    let log = bed.log();
+    assert!(log.contains(said), "{log}");
+    let text = bed.verb(["status"]).expect_code(0).stdout;
+    assert!(text.contains(said), "{text}");
+    bed.stop();
+}
+
+/// A drain says what it waits for, and what it was over for at its deadline.
+#[test]
+fn a_main_that_stays_is_told_of() {
+    let held = "no connections, 1 task, `main` has not returned";
+    for verb in ["restart", "stop"] {
+        let mut bed = bed("stays");
+        bed.set("DAEMON_DRAIN_TIMEOUT", "60s");
+        let status = bed.start();
+        open(&status).get("/keep").expect("a response");
+        let script = format!("exec ./app {verb} --json 2> progress");
+        let waits = Child::spawn(&mut bed.command_of("sh", ["-c", &script]));
+        eventually("main stays", SOON, || bed.log().contains("main stays"));
+        let told = || std::fs::read_to_string(bed.path("progress")).unwrap_or_default();
+        eventually("a line of progress", SOON, || told().contains(&format!("s: {held}")));
+        let status = bed.status();
+        let old = status.workers.iter().find(|worker| worker.state == "draining");
+        let old = old.unwrap_or_else(|| panic!("nobody drains: {status:?}"));
+        assert_eq!((old.connections, old.tasks, old.main_ended), (0, 1, Some(false)), "{old:?}");
+        let text = bed.verb(["status"]).expect_code(0).stdout;
+        assert!(text.contains("in flight, 1 task, `main` has not returned"), "{text}");
+        // The deadline is now.
+        bed.supervisor().signal(Signal::QUIT);
+        let account = report(&waits.wait(SOON).expect_code(0)).account().clone();
+        account.assert_balanced();
+        assert_eq!((account.forced_main, account.forced_tasks), (1, 1), "{account:?}");
+        bed.wait_empty(SOON);
+        let log = bed.log();
+        let said = format!("generation 1 was forced at its drain deadline: {held}");
+        assert!(log.contains(&said), "{log}");
+        bed.assert_nothing_left();
+    }
+}
+
+/// Tasks of `tokio::spawn` that a handler left.
+#[test]
+fn tasks_that_are_left_are_counted() {
+    let bed = bed("joined");
+    let status = bed.start();
+    let mut kept = open(&status);
+    for _ in 0..3 {
+        kept.get("/leave").expect("a response");
+    }
+    let report = bed.restart();
+    let account = report.account();
+    account.assert_balanced();
+    assert_eq!(
+        (account.passed, account.dropped_tasks, account.forced_tasks),
+        (1, 3, 0),
+        "{account:?}"
+    );
+    let said = "3 tasks of `tokio::spawn` dropped";
+    assert!(bed.log().contains(said), "{}", bed.log());
+    // Those of the daemon itself, for the connection that was passed to it, are not among them.
+    kept.get("/leave").expect("a response");
+    drop(kept);
+    let output = bed.verb(["stop"]).expect_code(0);
+    assert!(output.stdout.contains("1 task of `tokio::spawn` dropped"), "{output}");
+    bed.assert_nothing_left();
 }

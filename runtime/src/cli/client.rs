@@ -108,8 +108,8 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     let mut farewell = None;
     loop {
         match conversation.next(Some(Duration::from_secs(1))) {
-            Ok(Some(Reply::Stopped { ledger, to_drained_ms })) => {
-                farewell = Some((ledger, to_drained_ms));
+            Ok(Some(Reply::Stopped { ledger, to_drained_ms, warnings })) => {
+                farewell = Some(show::Farewell { ledger, to_drained_ms, warnings });
                 break;
             }
             // Who stops is told so without having asked; only what comes before it is news.
@@ -124,7 +124,11 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
             }
             Ok(Some(reply)) => conversation.unexpected(reply)?,
             Ok(None) => {
-                eprintln!("{}: {phase} for {} s", settings.name, began.elapsed().as_secs())
+                // One that ends in this moment has no answer, and the next turn says so.
+                let waits = ask_status(settings).ok().and_then(|status| show::waits(&status));
+                let waits = waits.map_or(String::new(), |waits| format!(": {waits}"));
+                let seconds = began.elapsed().as_secs();
+                eprintln!("{}: {phase} for {seconds} s{waits}", settings.name);
             }
             // It died instead of saying farewell, which is gone as well.
             Err(error) if error.kind() == ErrorKind::Worker => break,
@@ -134,10 +138,12 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     conversation.wait_gone()?;
     pidfile::clear_abandoned(&settings.pidfile, &path_of(&settings.runtime_dir, &settings.pidfile));
     if json {
-        let (ledger, to_drained_ms) = farewell.unzip();
-        let to_drained_ms = to_drained_ms.flatten();
+        let ledger = farewell.as_ref().map(|farewell| farewell.ledger);
+        let to_drained_ms = farewell.as_ref().and_then(|farewell| farewell.to_drained_ms);
+        let warnings = farewell.map_or(Vec::new(), |farewell| farewell.warnings);
         super::print_json(&serde_json::json!({
             "result": "stopped", "ledger": ledger, "to_drained_ms": to_drained_ms,
+            "warnings": warnings,
         }))?;
     } else {
         super::print(&show::stopped(&settings.name, farewell))?;
@@ -147,12 +153,23 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
 
 fn restart(settings: &Settings, json: bool, wait: bool) -> Result<ExitCode> {
     let mut conversation = Conversation::begin(settings, &Request::Restart { wait })?;
+    let mut began = Instant::now();
     let outcome: Outcome = loop {
-        match conversation.next(None)? {
+        match conversation.next(Some(Duration::from_secs(1)))? {
             Some(Reply::Restarted { outcome }) => break outcome,
-            Some(Reply::Progress { text }) => eprintln!("{}: {text}", settings.name),
+            Some(Reply::Progress { text }) => {
+                began = Instant::now();
+                eprintln!("{}: {text}", settings.name);
+            }
             Some(reply) => conversation.unexpected(reply)?,
-            None => {}
+            None => {
+                // As above.
+                let waits = ask_status(settings).ok().and_then(|status| show::waits(&status));
+                if let Some(waits) = waits {
+                    let seconds = began.elapsed().as_secs();
+                    eprintln!("{}: draining for {seconds} s: {waits}", settings.name);
+                }
+            }
         }
     };
     let done = outcome.result == "ok";

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::control::{DiskStatus, ImageStatus, Outcome, PastRestart, Status};
-use crate::counters::Ledger;
+use crate::counters::{Held, Ledger};
 
 /// `status`.
 pub(super) fn status(status: &Status) -> String {
@@ -56,7 +56,15 @@ pub(super) fn status(status: &Status) -> String {
         line("probes", addr);
     }
     for worker in &status.workers {
-        let text = worker.text.as_ref().map(|text| format!(": {text}")).unwrap_or_default();
+        let mut text = match worker.tasks {
+            0 => String::new(),
+            1 => ", 1 task".to_owned(),
+            many => format!(", {many} tasks"),
+        };
+        if worker.state == "draining" && worker.main_ended == Some(false) {
+            text.push_str(", `main` has not returned");
+        }
+        text.extend(worker.text.as_ref().map(|text| format!(": {text}")));
         line(
             "worker",
             &format!(
@@ -70,6 +78,15 @@ pub(super) fn status(status: &Status) -> String {
             ),
         );
     }
+    let alive: Ledger = status
+        .workers
+        .iter()
+        .filter(|worker| Some(worker.generation) == status.generation)
+        .map(|worker| worker.ledger)
+        .sum();
+    if let Some(ledger) = status.ledger.filter(|ledger| *ledger != alive) {
+        line("ledger", &format!("of the generation, with its crashed workers: {ledger}"));
+    }
     if let Some(note) = &status.note {
         line("note", note);
     }
@@ -80,6 +97,23 @@ pub(super) fn status(status: &Status) -> String {
         line("restart", &past_restart(restart));
     }
     out
+}
+
+/// What workers that drain wait for; `None` where none does.
+pub(super) fn waits(status: &Status) -> Option<String> {
+    let draining: Vec<_> =
+        status.workers.iter().filter(|worker| worker.state == "draining").collect();
+    let several = draining.len() > 1;
+    let said = draining.into_iter().map(|worker| {
+        let main = worker.main_ended.map(|ended| !ended);
+        let held = Held { connections: worker.connections, tasks: worker.tasks, main };
+        match several {
+            true => format!("generation {}: {held}", worker.generation),
+            false => held.to_string(),
+        }
+    });
+    let said = said.collect::<Vec<_>>().join("; ");
+    (!said.is_empty()).then_some(said)
 }
 
 /// An image: path, build, and since when it is what it is.
@@ -130,6 +164,9 @@ fn past_restart(past: &PastRestart) -> String {
     if let Some(ledger) = &outcome.ledger {
         let _ = write!(text, "; {ledger}");
     }
+    for warning in &outcome.warnings {
+        let _ = write!(text, "; {warning}");
+    }
     text
 }
 
@@ -146,7 +183,15 @@ pub(super) fn restarted(name: &str, outcome: &Outcome) -> String {
         let _ = write!(text, ": {ledger}");
     }
     note(name, outcome, &mut text);
+    warn(name, &outcome.warnings, &mut text);
     text
+}
+
+/// What went wrong all the same.
+fn warn(name: &str, warnings: &[String], text: &mut String) {
+    for warning in warnings {
+        let _ = write!(text, "\n{name}: {warning}");
+    }
 }
 
 fn note(name: &str, outcome: &Outcome, text: &mut String) {
@@ -156,15 +201,23 @@ fn note(name: &str, outcome: &Outcome, text: &mut String) {
 }
 
 /// A daemon that has ended; with what it said of its connections, if it said farewell.
-pub(super) fn stopped(name: &str, farewell: Option<(Ledger, Option<f64>)>) -> String {
+pub(super) fn stopped(name: &str, farewell: Option<Farewell>) -> String {
     let mut text = format!("{name} stopped");
-    if let Some((ledger, took)) = farewell {
-        if let Some(ms) = took {
+    if let Some(Farewell { ledger, to_drained_ms, warnings }) = farewell {
+        if let Some(ms) = to_drained_ms {
             let _ = write!(text, " after {ms:.0} ms");
         }
         let _ = write!(text, ": {ledger}");
+        warn(name, &warnings, &mut text);
     }
     text
+}
+
+/// What a daemon says of its end.
+pub(super) struct Farewell {
+    pub(super) ledger: Ledger,
+    pub(super) to_drained_ms: Option<f64>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// A restart that was undone.
@@ -173,7 +226,12 @@ pub(super) fn aborted(name: &str, outcome: &Outcome) -> String {
     let kept =
         outcome.from.map_or(String::new(), |from| format!("; generation {from} keeps serving"));
     let mut text = format!("{name}: the restart failed: {reason}{kept}");
+    if let Some(ledger) = outcome.ledger.filter(|ledger| ledger.accepted > 0 || ledger.received > 0)
+    {
+        let _ = write!(text, "; generation {} had {ledger}", outcome.generation);
+    }
     note(name, outcome, &mut text);
+    warn(name, &outcome.warnings, &mut text);
     if !outcome.output.is_empty() {
         let _ = write!(text, "\n{name}: the last lines it wrote:");
         for line in &outcome.output {

@@ -68,6 +68,9 @@ pub(crate) enum Reply {
         /// From the request to the end of the last worker.
         #[serde(default)]
         to_drained_ms: Option<f64>,
+        /// Workers that did not end as they should.
+        #[serde(default)]
+        warnings: Vec<String>,
     },
     /// Not done: why, and what to do.
     Refused { reason: String },
@@ -100,6 +103,9 @@ pub(crate) struct Outcome {
     /// What the failed worker wrote last.
     #[serde(default)]
     pub(crate) output: Vec<String>,
+    /// What went wrong all the same: ends of workers that nobody had asked for.
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Everything `status` shows.
@@ -138,6 +144,10 @@ pub(crate) struct Status {
     /// Why other code runs than was asked for.
     #[serde(default)]
     pub(crate) note: Option<String>,
+    /// What became of the connections of the generation that serves so far, with those of its workers that
+    /// have crashed.
+    #[serde(default)]
+    pub(crate) ledger: Option<Ledger>,
     #[serde(default)]
     pub(crate) restarts: Vec<PastRestart>,
 }
@@ -157,6 +167,12 @@ pub(crate) struct WorkerStatus {
     /// What became of its connections so far.
     #[serde(default)]
     pub(crate) ledger: Ledger,
+    /// Tasks of `Daemon::spawn` that run.
+    #[serde(default)]
+    pub(crate) tasks: u64,
+    /// `None` of a worker of an earlier release.
+    #[serde(default)]
+    pub(crate) main_ended: Option<bool>,
     /// What the program said by `Daemon::status`.
     #[serde(default)]
     pub(crate) text: Option<String>,

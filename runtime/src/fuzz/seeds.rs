@@ -97,7 +97,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
         FromWorker::Settled { uid: 65_534, gid: 7, groups: vec![7, 33] },
         FromWorker::Ready {},
         FromWorker::Failing { reason },
-        FromWorker::Leaving {},
+        FromWorker::Leaving { main_ended: number.is_multiple_of(2) },
         FromWorker::Unhealthy { reason: text.into() },
         FromWorker::Confirm {},
         FromWorker::Check { passed: number.is_multiple_of(2) },
@@ -176,6 +176,7 @@ fn replies(text: &str, number: u64) -> Vec<Reply> {
         to_commit_ms: Some(Duration::from_nanos(number).as_secs_f64() * 1000.0),
         to_drained_ms: None,
         output: vec![text.into(); 3],
+        warnings: vec![text.into()],
     };
     let status: Status = serde_json::from_value(json!({
         "name": "hello", "pid": 7, "mode": "supervised", "state": "running",
@@ -194,7 +195,7 @@ fn replies(text: &str, number: u64) -> Vec<Reply> {
         Reply::Status { status: Box::new(status) },
         Reply::Probed { ok: number.is_multiple_of(2), text: text.into() },
         Reply::Restarted { outcome },
-        Reply::Stopped { ledger, to_drained_ms: Some(2.5) },
+        Reply::Stopped { ledger, to_drained_ms: Some(2.5), warnings: vec![text.into()] },
         Reply::Refused { reason: text.into() },
         Reply::Unknown,
     ]

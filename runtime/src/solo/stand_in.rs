@@ -372,8 +372,19 @@ impl StandIn {
     fn farewell(&mut self) {
         let ledger = self.parts.counters.closed();
         let to_drained_ms = self.asked_to_stop.map(|at| at.elapsed().as_secs_f64() * 1000.0);
+        if let Some(forced) = ledger.forced() {
+            self.parts.say.warn(&format!("forced at the drain deadline: {forced}"));
+        }
+        if ledger.dropped_tasks > 0 || ledger.lost > 0 || ledger.forced().is_some() {
+            let text = match self.asked_to_stop {
+                Some(_) => format!("stopped: {ledger}"),
+                None => format!("ended unasked: {ledger}"),
+            };
+            self.parts.say.warn(&text);
+        }
         for client in std::mem::take(&mut self.stopping) {
-            self.clients.reply(client, &Reply::Stopped { ledger, to_drained_ms });
+            let warnings = Vec::new();
+            self.clients.reply(client, &Reply::Stopped { ledger, to_drained_ms, warnings });
         }
     }
 
@@ -397,7 +408,7 @@ impl StandIn {
     fn status(&self) -> Status {
         let settings = &self.parts.configuration.settings;
         let exe = settings.exe.clone().unwrap_or_else(|| self.parts.origin.exe.clone());
-        let ledger = self.parts.counters.read();
+        let (ledger, held) = (self.parts.counters.read(), self.parts.counters.held());
         let uptime = self.began.0.elapsed().as_secs_f64();
         let (state, worker) = match self.phase {
             Phase::Starting { .. } => ("starting", "starting"),
@@ -422,6 +433,8 @@ impl StandIn {
                 requests_in_flight: ledger.in_flight,
                 requests: ledger.requests,
                 ledger,
+                tasks: held.tasks,
+                main_ended: held.main.map(|runs| !runs),
                 text: self.text.clone(),
             }],
             listeners: self
@@ -438,6 +451,7 @@ impl StandIn {
             pidfile: settings.pidfile.clone(),
             log: self.parts.log.as_ref().map(|log| log.path().to_owned()),
             note: None,
+            ledger: Some(ledger),
             restarts: Vec::new(),
         }
     }

@@ -69,8 +69,9 @@ pub(crate) enum Event {
     Ready { worker: WorkerId },
     /// The worker says why it is about to end.
     Failing { worker: WorkerId, reason: String },
-    /// The worker was sent SIGTERM by somebody and drains on its own.
-    Leaving { worker: WorkerId },
+    /// The worker drains on its own: it was sent SIGTERM by somebody, or its `main` ended while it was
+    /// quiesced.
+    Leaving { worker: WorkerId, main_ended: bool },
     /// The program says that it should not serve.
     Unhealthy { worker: WorkerId, reason: String },
     /// The program is content with itself: the confirm window may end.
@@ -218,7 +219,7 @@ pub(crate) enum Answer {
     /// The restart was undone.
     Aborted(Report),
     /// The daemon stopped.
-    Stopped { ledger: Ledger, to_drained: Duration },
+    Stopped { ledger: Ledger, to_drained: Duration, warnings: Vec<String> },
     /// Not now.
     Refused { reason: String },
 }
@@ -238,4 +239,7 @@ pub(crate) struct Report {
     pub(crate) to_drained: Option<Duration>,
     /// What became of the old worker's connections.
     pub(crate) ledger: Option<Ledger>,
+    /// What went wrong all the same: ends of workers that nobody had asked for.
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
 }

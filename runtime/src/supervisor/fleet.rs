@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Generation, WorkerId};
 use crate::config::Settings;
-use crate::counters::{Counters, Ledger};
+use crate::counters::{Counters, Held, Ledger};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::handed::{Handed, Packing};
@@ -57,6 +57,11 @@ impl Process {
     /// The figures as they are now.
     pub(crate) fn ledger(&self) -> Ledger {
         self.counters.read()
+    }
+
+    /// What it would wait for, were it to drain.
+    pub(crate) fn held(&self) -> Held {
+        self.counters.held()
     }
 
     /// The figures after its end.

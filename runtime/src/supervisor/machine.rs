@@ -133,7 +133,9 @@ impl Machine {
                     worker.failure.get_or_insert(reason);
                 }
             }
-            Event::Leaving { worker } => self.leaving(worker, now, &mut out),
+            Event::Leaving { worker, main_ended } => {
+                self.leaving(worker, main_ended, now, &mut out);
+            }
             Event::Unhealthy { worker, reason } => self.unhealthy(worker, reason, now, &mut out),
             Event::Confirm { worker } => self.confirm_early(worker, now, &mut out),
             Event::Check { worker, passed } => self.check(worker, passed, now, &mut out),
@@ -245,6 +247,26 @@ impl Machine {
     /// The last restarts, the latest first.
     pub(crate) fn restarts(&self) -> impl Iterator<Item = &Report> {
         self.restarts.iter()
+    }
+
+    /// What became of the connections of a generation's workers that have ended.
+    pub(crate) fn ledger_of(&self, generation: Generation) -> Ledger {
+        self.ledgers.get(&generation).copied().unwrap_or_default()
+    }
+
+    /// Tells of a worker that did not end as it should: in the log, and to whoever waits for its generation.
+    fn warn(&mut self, generation: Generation, text: String, out: &mut Actions) {
+        out.push(log_of(generation, Level::Warn, text.clone()));
+        let current = self.current.as_ref().map(|current| current.generation);
+        if let Some(retiring) = self.retiring.iter_mut().find(|it| it.generation == generation) {
+            retiring.report.warnings.push(text);
+        } else if let Some(transition) = &mut self.transition
+            && [Some(transition.generation), current].contains(&Some(generation))
+        {
+            transition.warnings.push(text);
+        } else if let Some(stopping) = &mut self.stopping {
+            stopping.warnings.push(text);
+        }
     }
 
     fn remember(&mut self, report: Report) {

@@ -8,6 +8,7 @@ use crate::control::{
     DiskStatus, ImageStatus, ListenerStatus, Outcome, PastRestart, Status, WorkerStatus,
     unix_seconds,
 };
+use crate::counters::Ledger;
 
 /// Bytes of a reason; what is beyond is cut.
 const MAX_REASON: usize = 2000;
@@ -24,9 +25,11 @@ pub(super) fn status(driver: &Driver) -> Status {
         .fleet
         .iter()
         .map(|(id, process)| {
-            let ledger = process.ledger();
+            let (ledger, held) = (process.ledger(), process.held());
             WorkerStatus {
                 ledger,
+                tasks: held.tasks,
+                main_ended: held.main.map(|runs| !runs),
                 pid: process.child.pid(),
                 generation: process.generation,
                 state: driver.machine.worker_state(id).map_or("stopping", |s| s.word()).to_owned(),
@@ -70,6 +73,12 @@ pub(super) fn status(driver: &Driver) -> Status {
         pidfile: settings.pidfile.clone(),
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
         note: driver.machine.fallen_back().map(str::to_owned),
+        ledger: generation.map(|serving| {
+            let alive = driver.fleet.iter().filter(|(_, process)| process.generation == serving);
+            let mut ledger: Ledger = alive.map(|(_, process)| process.ledger()).sum();
+            ledger += driver.machine.ledger_of(serving);
+            ledger
+        }),
         restarts: driver
             .machine
             .restarts()
@@ -127,6 +136,7 @@ pub(super) fn outcome(report: &Report, output: Vec<String>) -> Outcome {
         to_commit_ms: ms(report.to_commit),
         to_drained_ms: ms(report.to_drained),
         output,
+        warnings: report.warnings.clone(),
     }
 }
 
@@ -145,6 +155,9 @@ pub(super) fn trace(report: &Report) -> Option<String> {
         forced = ledger.forced,
         lost = ledger.lost,
         requests = ledger.requests,
+        forced_tasks = ledger.forced_tasks,
+        forced_main = ledger.forced_main,
+        dropped_tasks = ledger.dropped_tasks,
         to_commit_ms = report.to_commit.map(ms),
         to_drained_ms = ms(took),
         "generation drained"
@@ -165,6 +178,9 @@ pub(super) fn fields(report: &Report) -> Vec<(String, serde_json::Value)> {
         ("forced", ledger.forced),
         ("lost", ledger.lost),
         ("requests", ledger.requests),
+        ("forced_tasks", ledger.forced_tasks),
+        ("forced_main", ledger.forced_main),
+        ("dropped_tasks", ledger.dropped_tasks),
     ]
     .map(|(name, value)| (name.to_owned(), value.into()))
     .into()
@@ -176,7 +192,6 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::counters::Ledger;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -216,6 +231,7 @@ mod tests {
             to_commit: Some(Duration::from_micros(2500)),
             to_drained: Some(Duration::from_millis(20)),
             ledger: Some(ledger),
+            warnings: Vec::new(),
         };
         let text = tracing::subscriber::with_default(subscriber, || trace(&report));
         assert_eq!(

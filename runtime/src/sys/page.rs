@@ -32,12 +32,23 @@ pub(crate) struct Requests {
     pub(crate) ended: AtomicU64,
 }
 
-/// Written while starting.
+/// Written while starting, for each task of `Daemon::spawn`, and at the end; all of it in the one cache line
+/// that every release has mapped.
 #[repr(C, align(64))]
 pub(crate) struct Progress {
     pub(crate) stage: AtomicU64,
     /// One bit per declared listener, in the order of their names.
     pub(crate) polled: AtomicU64,
+    /// 0: not known, as of an earlier release; 1: `main` runs; 2: it has ended.
+    pub(crate) main: AtomicU64,
+    /// Tasks of `Daemon::spawn`.
+    pub(crate) tasks: AtomicU64,
+    /// Not 0: `main` had not ended at the drain deadline.
+    pub(crate) forced_main: AtomicU64,
+    /// Tasks of `Daemon::spawn` that had not ended at the drain deadline.
+    pub(crate) forced_tasks: AtomicU64,
+    /// Tasks of `tokio::spawn` that were left when the drain was over.
+    pub(crate) dropped_tasks: AtomicU64,
 }
 
 // SAFETY: plain `repr(C)` structs of atomic integers.

@@ -222,7 +222,7 @@ impl Conductor {
             terminated |= signal == Signal::SIGTERM;
         }
         if terminated && !self.state.draining.is_cancelled() {
-            self.state.say(&FromWorker::Leaving {});
+            self.state.say(&FromWorker::Leaving { main_ended: false });
             self.drain_for_timeout();
         }
         Ok(())
@@ -281,7 +281,7 @@ impl Conductor {
         if !self.state.draining.is_cancelled() {
             tracing::warn!("the supervisor is gone: draining");
             // Should it be there all the same, deaf in one direction: this is not the program's end.
-            self.state.say(&FromWorker::Leaving {});
+            self.state.say(&FromWorker::Leaving { main_ended: false });
             self.state.set_last();
             self.drain_for_timeout();
         }
@@ -313,7 +313,10 @@ impl Conductor {
         if now < deadline {
             return;
         }
-        self.state.forced.cancel();
+        if !self.state.forced.is_cancelled() {
+            self.state.counters.force();
+            self.state.forced.cancel();
+        }
         if self.ending == Ending::Returns || now >= self.hard_deadline(deadline) {
             self.state.counters.cut();
             self.state.part();

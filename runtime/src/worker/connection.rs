@@ -95,7 +95,12 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.state.counters.ended(if self.passed.load(Relaxed) {
+        let passed = self.passed.load(Relaxed);
+        if !passed && self.state.is_abandoned() {
+            // It is cut by the end of the process, and stays open in the account until then: it is lost.
+            return;
+        }
+        self.state.counters.ended(if passed {
             Ending::Passed
         } else if self.state.forced.is_cancelled() {
             Ending::Forced

@@ -81,6 +81,9 @@ impl Daemon {
     /// Spawns a task that a drain waits for. At the drain deadline it is cancelled: dropped where it
     /// awaits.
     ///
+    /// A task of [`tokio::spawn`] is dropped as soon as the drain is over, that is when `main` has returned
+    /// and the connections and the tasks of this method have ended. The ledger says how many were.
+    ///
     /// # Panics
     /// Outside of a Tokio runtime, as [`tokio::spawn`] does.
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
@@ -88,7 +91,7 @@ impl Daemon {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.state.tasks.spawn(future)
+        self.state.tasks.spawn(Counted { future, _count: TaskCount::begin(&self.state) })
     }
 
     /// Completes when this process begins to drain: it accepts nothing more, and what is in flight has
@@ -192,6 +195,41 @@ impl fmt::Debug for Daemon {
             .field("name", &self.name())
             .field("generation", &self.generation())
             .finish_non_exhaustive()
+    }
+}
+
+/// A task of [`Daemon::spawn`] in the worker's figures.
+struct TaskCount(Arc<State>);
+
+impl TaskCount {
+    fn begin(state: &Arc<State>) -> TaskCount {
+        state.counters.task_begun();
+        TaskCount(Arc::clone(state))
+    }
+}
+
+impl Drop for TaskCount {
+    fn drop(&mut self) {
+        self.0.counters.task_ended();
+    }
+}
+
+pin_project_lite::pin_project! {
+    struct Counted<F> {
+        #[pin]
+        future: F,
+        _count: TaskCount,
+    }
+}
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<F::Output> {
+        self.project().future.poll(cx)
     }
 }
 

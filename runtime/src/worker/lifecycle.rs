@@ -29,6 +29,10 @@ use crate::sys::privileges::Account;
 /// How long the runtime's threads may take to drop what they hold.
 const SHUTDOWN: Duration = Duration::from_millis(500);
 
+/// How often, a millisecond apart, it is looked whether tasks that ended are among the living no more: the
+/// runtime takes them off its list a moment after all that they held is dropped.
+const LOOKS: u32 = 50;
+
 /// Characters of the mistakes in a configuration that the supervisor is told of; stderr has them all.
 const MAX_REASON: usize = 10_000;
 
@@ -175,20 +179,23 @@ impl Worker {
                 if !state.configuration.settings.watchdog.is_zero() {
                     state.answer_pings();
                 }
-                let code = tokio::select! {
+                tokio::select! {
                     output = main(daemon) => output.report(),
                     () = abandoned.cancelled() => ExitCode::SUCCESS,
-                };
-                if state.draining.is_cancelled() {
-                    state.tasks.close();
-                    tokio::select! {
-                        () = state.tasks.wait() => {}
-                        () = state.forced.cancelled() => {}
-                    }
                 }
-                code
             })
         }));
+        if state.main_ended() {
+            let left = runtime.block_on(async {
+                state.tasks.close();
+                tokio::select! {
+                    () = state.tasks.wait() => {}
+                    () = state.forced.cancelled() => {}
+                }
+                left_tasks(state, runtime.handle()).await
+            });
+            state.counters.dropped_tasks(left);
+        }
         runtime.shutdown_timeout(SHUTDOWN);
         if state.forced.is_cancelled() {
             // Tasks that block could not be dropped, and what they hold ends with the process.
@@ -213,7 +220,7 @@ impl Worker {
         state.running();
         let daemon = Daemon { state: Arc::clone(state) };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| main(daemon).report()));
-        if state.draining.is_cancelled() {
+        if state.main_ended() {
             // Threads that `main` did not wait for have connections: the conductor ends the process
             // at the deadline.
             state.tasks.close();
@@ -234,6 +241,22 @@ impl Worker {
         self.state.part();
         ExitCode::from(error.exit_code())
     }
+}
+
+/// How many tasks of `tokio::spawn` are about to be dropped with the runtime.
+async fn left_tasks(state: &State, runtime: &tokio::runtime::Handle) -> u64 {
+    let count = || {
+        let alive = u64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(u64::MAX);
+        let own = u64::try_from(state.own.len()).unwrap_or(u64::MAX);
+        alive.saturating_sub(own).saturating_sub(state.counters.held().tasks)
+    };
+    for _ in 0..LOOKS {
+        if count() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    count()
 }
 
 fn build_runtime(spec: &Spec) -> io::Result<tokio::runtime::Runtime> {

@@ -64,7 +64,7 @@ impl Daemon {
     {
         self.state.say(&FromWorker::Check { passed: false });
         let daemon = Daemon { state: Arc::clone(&self.state) };
-        tokio::spawn(async move {
+        self.state.own.spawn(async move {
             let mut phase = daemon.state.phase();
             // Its sender lives as long as the state.
             let _ = phase.wait_for(|phase| *phase == Phase::Open).await;

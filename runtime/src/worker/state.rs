@@ -48,6 +48,8 @@ pub(crate) struct State {
     /// For threads that wait without a runtime.
     gate: Gate,
     pub(crate) tasks: TaskTracker,
+    /// Those of this crate on the program's runtime, to tell them from the program's.
+    pub(crate) own: TaskTracker,
     /// Cancelled when the drain begins.
     pub(crate) draining: CancellationToken,
     /// Cancelled at the drain deadline.
@@ -55,6 +57,8 @@ pub(crate) struct State {
     deadline: Mutex<Option<Instant>>,
     ready: AtomicBool,
     last: AtomicBool,
+    /// `main` has ended without being asked to, and what is open goes down with the process.
+    abandoned: AtomicBool,
     /// It has hung up, and ends.
     parted: AtomicBool,
     /// The token's state, for those who look at every request: a token takes a lock.
@@ -148,11 +152,13 @@ impl State {
             phase: watch::Sender::new(Phase::Waiting),
             gate: Gate::new()?,
             tasks: TaskTracker::new(),
+            own: TaskTracker::new(),
             draining: CancellationToken::new(),
             forced: CancellationToken::new(),
             deadline: Mutex::new(None),
             ready: AtomicBool::new(false),
             last: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             parted: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             pings: OnceLock::new(),
@@ -223,7 +229,7 @@ impl State {
     pub(crate) fn answer_pings(self: &Arc<Self>) {
         let state = Arc::clone(self);
         let pings = Arc::clone(self.pings.get_or_init(Arc::default));
-        tokio::spawn(async move {
+        self.own.spawn(async move {
             loop {
                 pings.notified().await;
                 state.say(&FromWorker::Pong {});
@@ -307,6 +313,31 @@ impl State {
         self.is_draining.store(true, Ordering::SeqCst);
         self.draining.cancel();
         self.set_phase(Phase::Draining);
+    }
+
+    /// `main` has ended. Returns whether what is open is waited for, as in a drain.
+    ///
+    /// It is where a drain was asked for, and where another generation serves already, as nobody has to wait
+    /// for the end of this one. Else the next worker begins when this one is gone: its connections are lost,
+    /// as with any other crash.
+    pub(crate) fn main_ended(&self) -> bool {
+        self.counters.main_ended();
+        if self.is_draining() {
+            return true;
+        }
+        if *self.phase.borrow() != Phase::Quiesced {
+            self.abandoned.store(true, Ordering::SeqCst);
+            return false;
+        }
+        // Before the drain: whoever resumes it would resume nobody.
+        self.say(&FromWorker::Leaving { main_ended: true });
+        self.drain(Instant::now() + self.configuration.settings.drain_timeout, &[]);
+        true
+    }
+
+    /// Whether what is open goes down with the process.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::SeqCst)
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {

@@ -63,9 +63,9 @@ impl Driver {
                     Answer::Aborted(told) => {
                         Reply::Restarted { outcome: report::outcome(&told, self.output()) }
                     }
-                    Answer::Stopped { ledger, to_drained } => {
+                    Answer::Stopped { ledger, to_drained, warnings } => {
                         let to_drained_ms = Some(to_drained.as_secs_f64() * 1000.0);
-                        Reply::Stopped { ledger, to_drained_ms }
+                        Reply::Stopped { ledger, to_drained_ms, warnings }
                     }
                     Answer::Refused { reason } => Reply::Refused { reason },
                 };

@@ -207,7 +207,7 @@ impl Driver {
                     failpoint::reach(Step::SupervisorReady, generation);
                     Event::Ready { worker }
                 }
-                FromWorker::Leaving {} => Event::Leaving { worker },
+                FromWorker::Leaving { main_ended } => Event::Leaving { worker, main_ended },
                 FromWorker::Unhealthy { reason } => {
                     Event::Unhealthy { worker, reason: report::short(reason) }
                 }

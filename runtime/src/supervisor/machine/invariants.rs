@@ -34,6 +34,11 @@
 //! for exactly that long: it stops at its end, and before only by a second signal, at once, or as nobody
 //! accepts and nobody will. No restart begins meanwhile.
 //!
+//! **The ledger.** What a report says of connections is the sum of what the generation's workers said at
+//! their ends. Connections that were lost with a worker are told of in the log, as is every end of a worker
+//! that served or was quiesced and was not told to go. What happened to the old one within the confirm window
+//! is in the report.
+//!
 //! **Clients.** Each is answered once, never after it hung up, at the latest with the exit. A restart
 //! is reported as done when it is confirmed and the supervisor has had its own upgrade or has not, to
 //! whoever waits when no worker of the old generation is left. Without a transition or an upgrade, nobody
@@ -52,12 +57,14 @@ macro_rules! holds {
 mod actions;
 mod between;
 mod known_good;
+mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::Machine;
+use crate::counters::Ledger;
 use crate::supervisor::event::{
     Action, ClientId, Event, Generation, Order, Policy, Source, WorkerId,
 };
@@ -95,6 +102,10 @@ pub(super) struct Watch {
     undone: BTreeSet<Generation>,
     /// Those that were started from an image known to be good.
     from_good: BTreeSet<Generation>,
+    /// What the workers of a generation said at their ends.
+    ledgers: BTreeMap<Generation, Ledger>,
+    /// Transitions during whose window the old worker ended, by the generation that they led to.
+    bereft: BTreeSet<Generation>,
     /// The transition in which the old worker was told to resume last.
     resumed: Option<Generation>,
     history: Vec<(Instant, Event, Vec<Action>)>,
@@ -168,6 +179,8 @@ impl Watch {
             transitions: BTreeMap::new(),
             undone: BTreeSet::new(),
             from_good: BTreeSet::new(),
+            ledgers: BTreeMap::new(),
+            bereft: BTreeSet::new(),
             resumed: None,
             history: Vec::new(),
         }
@@ -181,6 +194,7 @@ impl Watch {
         if let Some((last, ..)) = self.history.last() {
             holds!(self, *last <= self.now, "time runs backwards: the test is wrong");
         }
+        let ended = self.ended(&event);
         self.hear(&event);
         let actions = self.machine.on(event.clone(), self.now);
         self.history.push((self.now, event.clone(), actions.clone()));
@@ -194,6 +208,7 @@ impl Watch {
         {
             holds!(self, worker.lost.is_none(), "confirmed, though its link is lost: {worker:?}");
         }
+        self.check_told(ended, &actions);
         self.check_known_good(&event, kept.as_ref(), transition);
         let stops = self.machine.state_word() == "stopping";
         if stops && !self.stopping {
@@ -242,7 +257,7 @@ impl Watch {
                     worker.said.get_or_insert(*policy);
                 }
             }
-            Event::Leaving { worker } => {
+            Event::Leaving { worker, .. } => {
                 if let Some(worker) = self.workers.get_mut(worker) {
                     worker.leaving = true;
                 }

@@ -32,7 +32,13 @@ pub(super) struct Current {
 }
 
 impl Machine {
-    pub(super) fn leaving(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+    pub(super) fn leaving(
+        &mut self,
+        id: WorkerId,
+        main_ended: bool,
+        now: Instant,
+        out: &mut Actions,
+    ) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
             let reason = format!("the worker of generation {} got SIGTERM", worker.generation);
@@ -58,11 +64,21 @@ impl Machine {
         }
         let generation = worker.generation;
         drain(id, worker, now + worker.policy.drain_timeout, out);
-        out.push(log_of(
-            generation,
-            Level::Info,
-            format!("a worker of generation {generation} got SIGTERM: it drains and is replaced"),
-        ));
+        if main_ended {
+            let text = format!(
+                "`main` of generation {generation} ended while it waited for the confirm window: what is \
+                 open is finished as in a drain"
+            );
+            self.warn(generation, text, out);
+        } else {
+            out.push(log_of(
+                generation,
+                Level::Info,
+                format!(
+                    "a worker of generation {generation} got SIGTERM: it drains and is replaced"
+                ),
+            ));
+        }
         self.force_excess(now, out);
         self.tick(now, out);
     }
@@ -81,11 +97,16 @@ impl Machine {
         if self.stopping.is_some() || state == WorkerState::Draining {
             return;
         }
+        let generation = current.generation;
         if self.transition.as_ref().is_some_and(|t| t.confirm_at.is_some()) {
             // The new generation serves already; if it fails, this one is respawned.
+            let why = failure.as_ref().map_or(String::new(), |failure| format!(": {failure}"));
+            let text = format!(
+                "generation {generation} {exit} while it waited for the confirm window{why}"
+            );
+            self.warn(generation, text, out);
             return;
         }
-        let generation = current.generation;
         let what = match failure {
             Some(failure) => format!("the worker of generation {generation} {exit}: {failure}"),
             None => format!("the worker of generation {generation} {exit}"),

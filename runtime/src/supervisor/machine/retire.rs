@@ -14,7 +14,7 @@ use crate::sys::clock::in_ns;
 /// A generation that was replaced, or undone after it had served, and has workers left.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Retiring {
-    generation: Generation,
+    pub(super) generation: Generation,
     /// Of its replacement or undoing, complete but for the end.
     pub(super) report: Report,
     #[serde(with = "in_ns")]

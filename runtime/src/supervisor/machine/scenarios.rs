@@ -56,7 +56,11 @@ fn ready(worker: WorkerId) -> Event {
 }
 
 fn leaving(worker: WorkerId) -> Event {
-    Event::Leaving { worker }
+    Event::Leaving { worker, main_ended: false }
+}
+
+fn main_ended(worker: WorkerId) -> Event {
+    Event::Leaving { worker, main_ended: true }
 }
 
 fn lost(worker: WorkerId) -> Event {
@@ -222,6 +226,9 @@ fn report_of(report: Report) -> String {
     }
     if let Some(note) = report.note.filter(|note| note.contains("supervisor kept")) {
         text += &format!("; {note}");
+    }
+    for warning in report.warnings {
+        text += &format!("; {warning}");
     }
     text
 }

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::lame_duck::LameDuck;
 use super::worker::{WorkerState, drain, kill};
-use super::{Actions, Machine, answer, refuse};
+use super::{Actions, Machine, answer, log, refuse};
 use crate::counters::Ledger;
-use crate::supervisor::event::{Action, Answer, ClientId, Report};
+use crate::supervisor::event::{Action, Answer, ClientId, Level, Report};
 use crate::sys::clock::in_ns;
 
 /// How long a worker that was told to stop at once may take before it is killed.
@@ -26,6 +26,9 @@ pub(super) struct Stopping {
     pub(super) urgency: Urgency,
     /// By somebody; else the daemon ends by itself.
     asked: bool,
+    /// Workers that did not end as they should.
+    #[serde(default)]
+    pub(super) warnings: Vec<String>,
 }
 
 /// How much time the workers still get.
@@ -91,6 +94,7 @@ impl Machine {
             clients: asked.map_or(Vec::new(), LameDuck::clients),
             ledger: self.ledgers.values().copied().sum(),
             urgency,
+            warnings: Vec::new(),
         });
         out.push(Action::Progress { text: "stopping".into() });
         out.push(Action::CloseListeners);
@@ -119,6 +123,7 @@ impl Machine {
                 to_commit: None,
                 to_drained: None,
                 ledger: None,
+                warnings: transition.warnings,
             };
             for waiter in transition.waiters {
                 answer(waiter.client, Answer::Aborted(report.clone()), out);
@@ -158,7 +163,11 @@ impl Machine {
         let Some(stopping) = self.stopping.take() else { return };
         let (ledger, to_drained) = (stopping.ledger, now.saturating_duration_since(stopping.since));
         for client in stopping.clients {
-            answer(Some(client), Answer::Stopped { ledger, to_drained }, out);
+            let warnings = stopping.warnings.clone();
+            answer(Some(client), Answer::Stopped { ledger, to_drained, warnings }, out);
+        }
+        if ledger.dropped_tasks > 0 || ledger.lost > 0 || ledger.forced().is_some() {
+            out.push(log(Level::Warn, format!("stopped: {ledger}")));
         }
         self.exited = true;
         out.push(Action::Exit { code: stopping.code, reason: stopping.reason });

@@ -31,6 +31,9 @@ pub(super) struct Transition {
     /// As asked for; else of a known-good image.
     pub(super) from_disk: bool,
     pub(super) committed_after: Option<Duration>,
+    /// What went wrong meanwhile with the generation that is to be replaced.
+    #[serde(default)]
+    pub(super) warnings: Vec<String>,
 }
 
 /// Who asked for a restart, if anybody wants the answer, and whether it waits for the old worker's end.
@@ -97,6 +100,7 @@ impl Machine {
             exclusive: false,
             from_disk: source == Source::Disk,
             committed_after: None,
+            warnings: Vec::new(),
         });
         generation
     }
@@ -244,6 +248,7 @@ impl Machine {
             to_commit: transition.committed_after,
             to_drained: None,
             ledger: None,
+            warnings: transition.warnings,
         };
         if let Some(old) = &old {
             // Before it drains: a connection that is told to go could have been passed.
@@ -309,6 +314,7 @@ impl Machine {
             to_commit: None,
             to_drained: None,
             ledger: None,
+            warnings: transition.warnings,
         };
         let kept = if current.worker.is_some() { "keeps serving" } else { "is kept" };
         let generation = current.generation;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use super::watchdog::Watch;
@@ -166,6 +167,7 @@ impl Machine {
     ) {
         let Some(worker) = self.workers.remove(&id) else { return };
         self.account(worker.generation, ledger);
+        self.tell_of_end(&worker, exit, &ledger, out);
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
             let generation = worker.generation;
             let ended = format!("the worker of generation {generation} {exit}");
@@ -197,6 +199,36 @@ impl Machine {
         self.release(now, out);
     }
 
+    /// Says what ended with a worker otherwise than by itself.
+    fn tell_of_end(&mut self, worker: &Worker, exit: Exit, ledger: &Ledger, out: &mut Actions) {
+        let generation = worker.generation;
+        if ledger.lost > 0 {
+            let (lost, were) = match ledger.lost {
+                1 => ("1 connection".to_owned(), "was"),
+                many => (format!("{many} connections"), "were"),
+            };
+            let text =
+                format!("{lost} {were} lost with a worker of generation {generation} that {exit}");
+            out.push(log_of(generation, Level::Warn, text));
+        }
+        if let Some(forced) = ledger.forced() {
+            let text =
+                format!("generation {generation} was forced at its drain deadline: {forced}");
+            out.push(log_of(generation, Level::Warn, text));
+        }
+        // By SIGTERM a program ends that does not know of drains.
+        let asked = exit.success() || exit == Exit::Signal(libc::SIGTERM);
+        if worker.state == WorkerState::Draining && !asked {
+            let why =
+                worker.failure.as_ref().map_or(String::new(), |failure| format!(": {failure}"));
+            self.warn(
+                generation,
+                format!("generation {generation} {exit} while it drained{why}"),
+                out,
+            );
+        }
+    }
+
     /// Past [`MAX_DRAINING`] the oldest is forced.
     pub(super) fn force_excess(&mut self, now: Instant, out: &mut Actions) {
         let draining: Vec<WorkerId> = self
@@ -226,6 +258,13 @@ impl Machine {
     pub(super) fn tick_worker(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.kill_at.is_some_and(|at| at <= now) {
+            if worker.state == WorkerState::Draining && worker.failure.is_none() {
+                let text = format!(
+                    "the worker of generation {} is killed: it did not end at its drain deadline",
+                    worker.generation
+                );
+                out.push(log_of(worker.generation, Level::Warn, text));
+            }
             let reason = worker.failure.clone().unwrap_or_default();
             self.failed(id, reason, now, out);
             return;

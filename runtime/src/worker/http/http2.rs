@@ -24,9 +24,12 @@ use super::service::Observed;
 use crate::worker::net::Stream;
 use crate::worker::state::State;
 
-/// Where the streams of a connection run: among the tasks that a drain waits for.
+/// Where the streams of a connection run: among the tasks that a drain waits for, and among our own.
 #[derive(Clone)]
-struct Streams(TaskTracker);
+struct Streams {
+    tasks: TaskTracker,
+    own: TaskTracker,
+}
 
 impl<F> Executor<F> for Streams
 where
@@ -34,7 +37,7 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        self.0.spawn(stream);
+        self.tasks.spawn(self.own.track_future(stream));
     }
 }
 
@@ -56,7 +59,8 @@ where
 {
     let activity = Arc::clone(service.activity());
     let io = TokioIo::new(LingeringIo::http2(stream, bytes, Arc::clone(&activity)));
-    let mut connection = pin!(http2::Builder::new(Streams(tasks)).serve_connection(io, service));
+    let streams = Streams { tasks, own: state.own.clone() };
+    let mut connection = pin!(http2::Builder::new(streams).serve_connection(io, service));
     let mut draining = pin!(state.draining.cancelled());
     let (mut registered, mut told) = (false, false);
     poll_fn(|cx| {

@@ -111,7 +111,8 @@ impl Daemon {
         let place = Place::Listener(name.to_owned());
         let adoption = self.state.passage.adopt_while(place, server.clone().adopter());
         while let Some((stream, addr)) = listener.next_good().await {
-            server.connections.spawn(server.accepted(stream, addr).run());
+            let served = server.accepted(stream, addr).run();
+            server.connections.spawn(self.state.own.track_future(served));
         }
         // A worker that drains adopts nobody.
         drop(adoption);
@@ -187,10 +188,10 @@ where
                 None => Addr::Unix(path),
             };
             let connection = self.connection(stream, addr, bytes.into(), accepted, requests);
-            self.connections.spawn(async move {
+            self.connections.spawn(self.state.own.track_future(async move {
                 receipt.take().await;
                 connection.run().await;
-            });
+            }));
             drop(waited_for);
         })
     }

@@ -105,8 +105,9 @@ impl Channel {
 /// Works at the channels that the supervisor opens, on the worker's runtime.
 pub(super) async fn attend(state: Arc<State>, mut channels: mpsc::UnboundedReceiver<Channel>) {
     while let Some(channel) = channels.recv().await {
+        let own = state.own.clone();
         let state = Arc::clone(&state);
-        tokio::spawn(async move {
+        own.spawn(async move {
             let ended = match channel {
                 Channel::ToSuccessor(socket, queue) => send_all(&state, socket, queue).await,
                 Channel::FromPredecessor(socket) => take_all(&state, socket).await,
@@ -165,7 +166,7 @@ async fn send_all(
 async fn take_all(state: &Arc<State>, socket: OwnedFd) -> io::Result<()> {
     let socket = Arc::new(seqpacket::register(socket)?);
     let (answers, queue) = mpsc::unbounded_channel();
-    tokio::spawn(answer_all(Arc::clone(&socket), queue));
+    state.own.spawn(answer_all(Arc::clone(&socket), queue));
     let mut last = 0;
     loop {
         let decoded = match receive(&socket).await {

@@ -54,7 +54,7 @@ impl Passage {
     pub(crate) fn open_on_runtime(state: &Arc<State>) {
         state.passage.channels.get_or_init(|| {
             let (sender, channels) = mpsc::unbounded_channel();
-            tokio::spawn(channel::attend(Arc::clone(state), channels));
+            state.own.spawn(channel::attend(Arc::clone(state), channels));
             sender
         });
     }

@@ -29,6 +29,7 @@ enum What {
     Ready,
     Failing,
     Leaving,
+    Returning,
     Missing,
     LinkLost,
     Unhealthy,
@@ -46,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(What::Ready),
         1 => Just(What::Failing),
         2 => Just(What::Leaving),
+        2 => Just(What::Returning),
         1 => Just(What::Missing),
         2 => Just(What::LinkLost),
         1 => Just(What::Unhealthy),
@@ -89,14 +91,19 @@ fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
                     What::Unacceptable => Event::Unacceptable { worker, reason },
                     What::Ready => Event::Ready { worker },
                     What::Failing => Event::Failing { worker, reason },
-                    What::Leaving => Event::Leaving { worker },
+                    What::Leaving => Event::Leaving { worker, main_ended: false },
+                    What::Returning => Event::Leaving { worker, main_ended: true },
                     What::Missing => Event::Missing { worker, what: reason },
                     What::Unhealthy => Event::Unhealthy { worker, reason },
                     What::Confirm => Event::Confirm { worker },
                     What::Check(passed) => Event::Check { worker, passed },
                     What::Pong => Event::Pong { worker },
                     What::LinkLost => Event::LinkLost { worker, reason },
-                    What::Exited(exit) => Event::Exited { worker, exit, ledger: Ledger::default() },
+                    What::Exited(exit) => {
+                        let ledger =
+                            Ledger { accepted: 3, finished: 1, lost: 2, ..Ledger::default() };
+                        Event::Exited { worker, exit, ledger }
+                    }
                 });
             }
             Step::Replace(policy) => {

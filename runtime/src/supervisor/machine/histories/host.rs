@@ -40,6 +40,8 @@ pub(super) enum Life {
     Long,
     Ends(u64, Exit),
     Leaves(u64),
+    /// Its `main` ends, then, and what is open is finished where others serve.
+    Returns(u64),
     /// Says that it is unhealthy, then.
     Sickens(u64),
     /// With a check of its own, that passes then, if it does.
@@ -111,6 +113,7 @@ fn nature() -> impl Strategy<Value = Nature> {
         6 => Just(Life::Long),
         3 => (span(), exit()).prop_map(|(at, exit)| Life::Ends(at, exit)),
         1 => span().prop_map(|at| Life::Leaves(at.max(20))),
+        1 => span().prop_map(|at| Life::Returns(at.max(20))),
         1 => span().prop_map(Life::Sickens),
         1 => proptest::option::of(span()).prop_map(Life::Checks),
         1 => Just(Life::Confirms),
@@ -166,8 +169,8 @@ impl Host {
             {
                 return;
             }
-            Event::Leaving { worker } if !self.living.contains_key(worker) => return,
-            Event::Leaving { worker } => self.drains(*worker),
+            Event::Leaving { worker, .. } if !self.living.contains_key(worker) => return,
+            Event::Leaving { worker, .. } => self.drains(*worker),
             _ => {}
         }
         for action in self.watch.on(event) {
@@ -203,7 +206,12 @@ impl Host {
                         }
                     }
                     Some(Life::Confirms) => self.later(0, Event::Confirm { worker }),
-                    Some(Life::Leaves(after)) => self.later(after, Event::Leaving { worker }),
+                    Some(Life::Leaves(after)) => {
+                        self.later(after, Event::Leaving { worker, main_ended: false });
+                    }
+                    Some(Life::Returns(after)) => {
+                        self.later(after, Event::Leaving { worker, main_ended: true });
+                    }
                     Some(Life::Unlinks(after, gap)) => {
                         self.later(after, Event::LinkLost { worker, reason: "unlinked".into() });
                         if let Some(gap) = gap {
@@ -284,7 +292,7 @@ impl Host {
             }
             Ask::Gone(any) => Event::ClientGone { client: any % client },
             Ask::Term(back) => match nth(back) {
-                Some(worker) => Event::Leaving { worker },
+                Some(worker) => Event::Leaving { worker, main_ended: false },
                 None => return,
             },
             Ask::Crash(back, exit) => match nth(back) {

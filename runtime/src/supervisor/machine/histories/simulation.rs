@@ -83,7 +83,7 @@ impl Random {
             _ => Start::Ready(self.pick(&after), self.pick(&after)),
         };
         let span = [0, 20, 90, 800, 5000];
-        let life = match self.below(16) {
+        let life = match self.below(17) {
             0..3 => Life::Ends(self.pick(&span), self.exit()),
             3 => Life::Leaves(self.pick(&span).max(20)),
             4 => Life::Sickens(self.pick(&span)),
@@ -92,6 +92,7 @@ impl Random {
             7 => Life::Confirms,
             8 => Life::Unlinks(self.pick(&span), None),
             9 => Life::Unlinks(self.pick(&span), Some(self.pick(&after))),
+            10 => Life::Returns(self.pick(&span).max(20)),
             _ => Life::Long,
         };
         let end = match self.below(5) {

@@ -112,6 +112,7 @@ impl Watch {
                     report.committed && report.ledger.is_some() && report.to_drained.is_some(),
                     "incomplete: {report:?}"
                 );
+                self.check_report(report, generation);
             }
             Action::Retire { generation, .. } => {
                 holds!(self, self.unretired.remove(generation), "{generation} retires twice");
@@ -230,7 +231,7 @@ impl Watch {
                 worker.asked = worker.policy.watchdog.map(|limit| self.now + limit);
             }
             Order::Drain { deadline, .. } => {
-                let leaves = matches!(event, Event::Leaving { worker } if *worker == id);
+                let leaves = matches!(event, Event::Leaving { worker, .. } if *worker == id);
                 let limit = match worker.told {
                     Told::Drain => worker.limit,
                     _ => self.now + worker.policy.drain_timeout,
@@ -271,6 +272,7 @@ impl Watch {
                 );
                 let early = self.upgrading == Some(report.to) && !self.stopping;
                 holds!(self, !early, "told before the supervisor's part is done: {report:?}");
+                self.check_report(report, report.from.unwrap_or_default());
                 let left = report.from.map_or(0, |from| self.alive(from));
                 holds!(self, !waits || left == 0, "the old generation is not gone: {report:?}");
             }
@@ -280,6 +282,7 @@ impl Watch {
                     !report.committed && !self.confirmed.contains(&report.to),
                     "a report of what is not so: {report:?}"
                 );
+                self.check_report(report, report.to);
             }
             Answer::Stopped { .. } => {
                 holds!(self, self.workers.is_empty(), "stopped, with workers");

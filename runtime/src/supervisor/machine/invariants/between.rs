@@ -43,7 +43,7 @@ impl Watch {
         if let Some(id) = accepted
             && let Some(worker) = self.workers.get(&id)
         {
-            let left = matches!(event, Event::Leaving { worker } if *worker == id);
+            let left = matches!(event, Event::Leaving { worker, .. } if *worker == id);
             let lost = worker.told == Told::Die && worker.lost.is_some();
             let mute = worker.hung || worker.asked.is_some_and(|limit| limit <= self.now);
             // The old generation comes back: by resuming, or where it is dead by a respawn.

@@ -61,7 +61,7 @@ fn the_old_generation_is_respawned_when_both_die() {
         story.on(exited(2, 3)),
         [
             "tell 9: aborted 1→2 accepted 2: the worker of generation 2 exited with code 3 before it \
-             was confirmed",
+             was confirmed; generation 1 exited with code 3 while it waited for the confirm window",
             "retire 2"
         ]
     );
@@ -76,7 +76,11 @@ fn a_new_worker_is_confirmed_although_the_old_dies() {
     story.on(exited(1, 3));
     assert_eq!(
         story.tick(13.0),
-        ["retire 1", "tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1"]
+        [
+            "retire 1",
+            "tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1; \
+             generation 1 exited with code 3 while it waited for the confirm window"
+        ]
     );
 
     let mut story = Story::committed();
@@ -87,6 +91,31 @@ fn a_new_worker_is_confirmed_although_the_old_dies() {
         story.on(killed(1)),
         ["tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1", "retire 1"]
     );
+}
+
+/// What is open when the old `main` ends within the window is finished: the new one serves already.
+#[test]
+fn an_old_main_that_ends_is_waited_for() {
+    const ENDED: &str = "`main` of generation 1 ended while it waited for the confirm window: what is \
+                         open is finished as in a drain";
+    let mut story = Story::committed();
+    story.at(12.0);
+    assert_eq!(story.on(main_ended(1)), ["drain 1 by 42.0"]);
+    assert_eq!(story.tick(13.0), NOTHING, "it drains already");
+    story.at(20.0);
+    let said = story.on(exited(1, 1));
+    let told = format!(
+        "tell 9: restarted 1→2 committed 1.0 drained 10.0 accepted 1; {ENDED}; \
+         generation 1 exited with code 1 while it drained"
+    );
+    assert_eq!(said, [told.as_str(), "retire 1"]);
+
+    // It cannot resume: should the new one fail, a new worker takes its place.
+    let mut story = Story::committed();
+    story.on(main_ended(1));
+    assert_eq!(story.on(exited(2, 3)).len(), 2);
+    assert_eq!(story.tick(11.0), ["spawn 3 of 1 from pinned"]);
+    assert_eq!(story.boots(3), ["welcome 3", "go 3"]);
 }
 
 #[test]
