@@ -358,9 +358,17 @@ impl StandIn {
     /// Nobody new is let in, and the rest has until the deadline.
     fn drain(&mut self, deadline: Instant) {
         self.asked_to_stop.get_or_insert_with(Instant::now);
+        // The service manager's, and those that it keeps, are for the next start, and so is who waits there.
+        let notifier = &self.parts.notifier;
+        let ours = self
+            .parts
+            .bound
+            .iter()
+            .filter(|(_, bound)| !bound.is_managers() && !notifier.holds(bound.addr()));
+        let finish = ours.map(|(name, _)| name.clone()).collect();
         self.close_listeners();
         let deadline = clock::to_monotonic_ns(deadline);
-        self.tell(&ToWorker::Drain { deadline, last: true, finish: Vec::new() });
+        self.tell(&ToWorker::Drain { deadline, last: true, finish });
     }
 
     fn tell(&self, message: &ToWorker) {

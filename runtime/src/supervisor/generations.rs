@@ -53,6 +53,8 @@ pub(crate) struct Holdings {
     places: Vec<Place>,
     /// Whom its workers run as, where they said so.
     identity: Option<Account>,
+    /// Listeners that end with the daemon, by name, once it stops.
+    ending: Vec<String>,
 }
 
 impl Holdings {
@@ -63,6 +65,7 @@ impl Holdings {
             listeners: Vec::new(),
             places: Vec::new(),
             identity: None,
+            ending: Vec::new(),
         }
     }
 }
@@ -222,8 +225,20 @@ impl Generations {
         self.clear(&holdings.places);
     }
 
-    /// Closes this process' copies of all listeners; workers close theirs as they drain.
+    /// The listeners of a generation that its worker finishes as the daemon stops.
+    pub(crate) fn ending(&self, generation: Generation) -> Vec<String> {
+        self.known.get(&generation).map_or(Vec::new(), |holdings| holdings.ending.clone())
+    }
+
+    /// Closes this process' copies of all listeners, so that workers have the last ones. Those of the service
+    /// manager, and those that it keeps, are for the next start, and so is who waits there.
     pub(crate) fn close_listeners(&mut self) {
+        for holdings in self.known.values_mut() {
+            let ours = holdings.listeners.iter().filter(|(_, bound)| {
+                !bound.is_managers() && !self.kept_places.contains(bound.addr())
+            });
+            holdings.ending.extend(ours.map(|(name, _)| name.clone()));
+        }
         let all: Vec<_> = self
             .known
             .values_mut()
@@ -369,7 +384,9 @@ impl Generations {
             }
             let PackedHoldings { configuration, places, identity, .. } = holdings;
             let image = at(&images, holdings.image)?;
-            let holdings = Holdings { image, configuration, listeners, places, identity };
+            // Who stops is not upgraded.
+            let ending = Vec::new();
+            let holdings = Holdings { image, configuration, listeners, places, identity, ending };
             generations.known.insert(generation, holdings);
         }
         if let Some(PackedKept { generation, image, configuration }) = packed.kept {

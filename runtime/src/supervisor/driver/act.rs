@@ -36,9 +36,14 @@ impl Driver {
                     Order::Resume => ToWorker::Resume {},
                     Order::Ping => ToWorker::Ping {},
                     Order::Drain { deadline, last } => {
-                        let last = last || self.machine.state_word() == "stopping";
+                        let stops = self.machine.state_word() == "stopping";
                         let deadline = clock::to_monotonic_ns(deadline);
-                        ToWorker::Drain { deadline, last, finish: self.let_go(worker) }
+                        let generation = self.fleet.get(worker).map(|process| process.generation);
+                        let finish = match generation {
+                            Some(generation) if stops => self.generations.ending(generation),
+                            _ => self.let_go(worker),
+                        };
+                        ToWorker::Drain { deadline, last: last || stops, finish }
                     }
                 };
                 self.tell(worker, &message, &[]);

@@ -164,30 +164,41 @@ impl Listener {
         }
     }
 
-    /// Who is left in the queue of a listener that no later generation has, and who gets into it until then;
-    /// `None` once nobody is, and it is closed.
+    /// Who is left in the queue of a listener that nobody has after this worker, and who gets into it until
+    /// then; `None` once nobody is, and it is closed.
     fn finish(&self, sockets: &Sockets, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
+        let mut pause = ending::FIRST_PAUSE;
+        let first = || {
+            let mut waiting = sockets.iter().map(|socket| self.accept_now(socket));
+            waiting.find(|accepted| !matches!(accepted, Ok(None))).unwrap_or(Ok(None))
+        };
+        let mut over = false;
         loop {
-            let over = Instant::now() >= until;
-            let waiting = sockets.iter().map(|socket| self.accept_now(socket));
-            let mut waiting = waiting.skip_while(|accepted| matches!(accepted, Ok(None)));
-            match waiting.next() {
-                Some(Ok(Some(accepted))) => return Some(Ok(accepted)),
-                None | Some(Ok(None)) if over => break,
-                None | Some(Ok(None)) => {
+            match first() {
+                Ok(Some(accepted)) => return Some(Ok(accepted)),
+                Ok(None) if over => break,
+                Ok(None) => {
+                    over = Instant::now() >= until
+                        || !sockets.iter().any(|(_, addr)| ending::is_awaited(addr));
+                    if over {
+                        // Once more, for who came in between.
+                        continue;
+                    }
                     let sources: Vec<_> = sockets.iter().map(|(fd, _)| ((), fd.as_fd())).collect();
-                    if let Err(error) = readable(&sources, Some(until)) {
+                    let look = until.min(Instant::now() + pause);
+                    pause *= 2;
+                    if let Err(error) = readable(&sources, Some(look)) {
                         return Some(Err(error));
                     }
                 }
-                Some(Err(error)) if ending::has_ended(&error) => break,
-                Some(Err(error)) if super::is_exhaustion(&error) => {
+                Err(error) if ending::has_ended(&error) => break,
+                Err(error) if super::is_exhaustion(&error) => {
                     // Until the process is ended at the drain deadline.
                     tracing::error!(%error, listener = %self.addr, "accepting rests");
                     std::thread::sleep(super::EXHAUSTED_PAUSE);
                 }
-                Some(Err(error)) if super::is_passing(&error) => {}
-                Some(Err(error)) => return Some(Err(error)),
+                Err(error) if super::is_passing(&error) => {}
+                Err(error) => return Some(Err(error)),
             }
         }
         sockets.iter().for_each(|(fd, _)| ending::close(fd));

@@ -1,5 +1,6 @@
-//! The end of a listener that the next generation does not have. Newcomers are kept out, who waits is
-//! accepted, and then it is closed: with nobody between the last look and the close, nobody is reset.
+//! The end of a listener that nobody has after this worker: the next generation does not, or the daemon
+//! stops. Newcomers are kept out, who waits is accepted, and then it is closed: with nobody between the last
+//! look and the close, nobody is reset.
 //!
 //! By then the socket is this worker's alone, so that changing it concerns nobody else.
 
@@ -15,6 +16,15 @@ use super::Addr;
 
 /// How long handshakes that have begun may take until they are in the queue: the round trip to a client.
 const HANDSHAKES: Duration = Duration::from_millis(500);
+
+/// The first pause between two looks whether there are such handshakes; each is twice as long as the last.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+/// Where the kernel lists the connections of this network namespace (proc(5)).
+const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+
+/// A handshake that waits for its last segment, in these tables.
+const SYN_RECV: &str = "03";
 
 /// Where the flags of a TCP segment are, and the one that asks for a connection (tcp(7), RFC 9293 §3.1).
 const TCP_FLAGS: u32 = 13;
@@ -38,6 +48,30 @@ pub(crate) fn keep_out(socket: &OwnedFd, addr: &Addr) -> Instant {
     kept_out.unwrap_or_else(|error| {
         tracing::debug!(%error, listener = %addr, "newcomers cannot be kept out");
         now
+    })
+}
+
+/// Whether a handshake with a listener has begun and not ended. Once newcomers are kept out and none has, who
+/// is not in the queue will not be. Where that cannot be known, one may have.
+pub(super) fn is_awaited(addr: &Addr) -> bool {
+    match addr {
+        Addr::Unix(_) => false,
+        Addr::Tcp(addr) => TABLES.iter().any(|table| match std::fs::read_to_string(table) {
+            Ok(table) => has_handshake(&table, addr.port()),
+            // No IPv6 here.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && *table != TABLES[0] => false,
+            Err(_) => true,
+        }),
+    }
+}
+
+/// Lines of such a table: number, local and remote address and port in hexadecimal, state, and more.
+fn has_handshake(table: &str, port: u16) -> bool {
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let local = fields.next().and_then(|local| local.rsplit_once(':'));
+        let is_ours = local.is_some_and(|(_, its)| u16::from_str_radix(its, 16) == Ok(port));
+        is_ours && fields.nth(1) == Some(SYN_RECV)
     })
 }
 
@@ -72,6 +106,21 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
+
+    #[test]
+    fn handshakes_are_seen_in_the_table() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt\n   \
+                     0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000\n   \
+                     1: 0100007F:1F90 0100007F:9C40 03 00000000:00000000 01:00000000 00000000\n   \
+                     2: 0100007F:1F91 0100007F:9C41 01 00000000:00000000 00:00000000 00000000\n";
+        assert!(has_handshake(table, 8080));
+        assert!(!has_handshake(table, 8081));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let _waits = TcpStream::connect(addr).unwrap();
+        // It is in the queue.
+        assert!(!is_awaited(&Addr::Tcp(addr)));
+    }
 
     #[test]
     fn who_waits_on_tcp_is_accepted_and_nobody_else() {

@@ -124,18 +124,18 @@ impl Gated {
         }
     }
 
-    /// Who is left in the queue of a listener that no later generation has; `None` once nobody is, and it is
-    /// closed.
+    /// Who is left in the queue of a listener that nobody has after this worker; `None` once nobody is, and it
+    /// is closed.
     async fn finish(&mut self, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
+        let mut pause = ending::FIRST_PAUSE;
         loop {
-            let over = Instant::now() >= until;
-            let error = match self.accept_now() {
+            let error = match self.accept_last(until) {
                 Ok(Some(accepted)) => return Some(Ok(accepted)),
-                Ok(None) if over => break,
                 Ok(None) => match self.register() {
                     Err(error) => error,
-                    Ok(()) if self.sockets.is_empty() => return None,
                     Ok(()) => {
+                        let look = until.min(Instant::now() + pause);
+                        pause *= 2;
                         tokio::select! {
                             accepted = accept(&self.sockets, &mut self.turn, &self.state) => {
                                 match accepted {
@@ -143,11 +143,12 @@ impl Gated {
                                     Err(error) => error,
                                 }
                             }
-                            () = tokio::time::sleep_until(until.into()) => continue,
+                            () = tokio::time::sleep_until(look.into()) => continue,
                         }
                     }
                 },
-                Err(error) => error,
+                Err(None) => break,
+                Err(Some(error)) => error,
             };
             if ending::has_ended(&error) {
                 break;
@@ -162,6 +163,20 @@ impl Gated {
         }
         self.sockets.drain(..).for_each(|socket| ending::close(&socket.fd));
         None
+    }
+
+    /// As [`accept_now`](Gated::accept_now); `Err(None)` when there will be none any more.
+    fn accept_last(&mut self, until: Instant) -> Result<Option<(Stream, Addr)>, Option<io::Error>> {
+        if let Some(accepted) = self.accept_now()? {
+            return Ok(Some(accepted));
+        }
+        let over = Instant::now() >= until
+            || !self.sockets.iter().any(|socket| ending::is_awaited(&socket.addr));
+        // Who came in between.
+        match self.accept_now()? {
+            None if over => Err(None),
+            accepted => Ok(accepted),
+        }
     }
 
     /// A connection that waits in a queue, whatever the runtime knows of it.
@@ -282,8 +297,9 @@ impl Listener {
 
     /// As [`accept`](Listener::accept), but `None` once this worker drains. Cancel safe.
     ///
-    /// If the next generation does not have this listener, the drain begins before that: first this goes on
-    /// with the connections that are in the queue.
+    /// If nobody has this listener after this worker, because the daemon stops or the next generation does not
+    /// declare it, the drain begins before that: first this goes on with the connections that are in the
+    /// queue.
     pub async fn next(&mut self) -> Option<io::Result<(Stream, Addr)>> {
         self.gated.next().await
     }

@@ -1,0 +1,145 @@
+//! P1: nothing is dropped at a stop either. Who has a connection is answered, who comes too late is refused.
+
+#![allow(clippy::expect_used)]
+
+use std::io::Read;
+use std::time::Duration;
+
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::load::{Ledger, Outcome};
+use unbroken_tests::{Bed, Load, Signal, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Clients that wait in the queue while a daemon is told to stop.
+const QUEUED: usize = 30;
+
+fn queued(target: &Target, say: &str) -> Vec<Connection> {
+    let connect = || {
+        let mut connection = Connection::open(target).expect("a place in the queue");
+        connection.send(say).expect("room for a request");
+        connection
+    };
+    (0..QUEUED).map(|_| connect()).collect()
+}
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+
+#[track_caller]
+fn assert_answered(waiting: Vec<Connection>) {
+    for mut connection in waiting {
+        assert_eq!(connection.response().expect("a response").status, 200);
+    }
+}
+
+/// A worker that could not accept for a while has clients in its queue when it is told to drain.
+#[track_caller]
+fn stops_with_a_queue(bed: &Bed) {
+    let target = bed.start().target("http");
+    let worker = bed.worker();
+    worker.signal(Signal::STOP);
+    let waiting = queued(&target, REQUEST);
+    let stop = bed.spawn(["stop", "--json"]);
+    eventually("it stops", SOON, || bed.status().state == "stopping");
+    worker.signal(Signal::CONT);
+    assert_answered(waiting);
+    let output = stop.wait(SOON).expect_code(0);
+    let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
+    report.account().assert_balanced();
+    assert_eq!(report.account().accepted, QUEUED as u64, "{report:?}");
+    assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn who_waits_in_the_queue_is_answered() {
+    stops_with_a_queue(&Bed::new("http"));
+}
+
+#[test]
+fn who_waits_at_a_unix_socket_is_answered() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", bed.path("http.sock").display()));
+    stops_with_a_queue(&bed);
+}
+
+/// Within the confirm window two workers have the listener, and one of them accepts.
+#[test]
+fn who_waits_within_the_confirm_window_is_answered() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_CONFIRM_WINDOW", "60s");
+    let target = bed.start().target("http");
+    let restart = bed.spawn(["restart"]);
+    eventually("the new one serves", SOON, || bed.status().generation == Some(2));
+    let worker = bed.worker();
+    worker.signal(Signal::STOP);
+    let waiting = queued(&target, REQUEST);
+    let stop = bed.spawn(["stop"]);
+    eventually("it stops", SOON, || bed.status().state == "stopping");
+    worker.signal(Signal::CONT);
+    assert_answered(waiting);
+    stop.wait(SOON).expect_code(0);
+    restart.wait(SOON).expect_code(1);
+    bed.assert_nothing_left();
+}
+
+/// One process: it is told to stop in the moment in which it can accept again.
+#[test]
+fn who_waits_at_a_daemon_without_a_supervisor_is_answered() {
+    let bed = Bed::new("solo-http");
+    let target = bed.start().target("http");
+    let process = bed.supervisor();
+    process.signal(Signal::STOP);
+    let waiting = queued(&target, REQUEST);
+    process.signal(Signal::TERM);
+    process.signal(Signal::CONT);
+    assert_answered(waiting);
+    bed.wait_empty(SOON);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn who_waits_at_a_program_without_async_is_answered() {
+    let bed = Bed::new("sync");
+    let target = bed.start().target("echo");
+    let worker = bed.worker();
+    worker.signal(Signal::STOP);
+    let waiting = queued(&target, "hello\n");
+    let stop = bed.spawn(["stop"]);
+    eventually("it stops", SOON, || bed.status().state == "stopping");
+    worker.signal(Signal::CONT);
+    for mut connection in waiting {
+        let mut said = [0; 8];
+        connection.read_exact(&mut said).expect("an echo");
+        assert_eq!(&said, b"1 hello\n");
+    }
+    stop.wait(SOON).expect_code(0);
+    bed.assert_nothing_left();
+}
+
+/// Everybody was answered, until everybody was refused.
+#[track_caller]
+fn assert_answered_or_refused(ledger: &Ledger) {
+    assert_eq!(ledger.failed(), ledger.count(Outcome::ConnectRefused), "{ledger}");
+    assert!(ledger.count(Outcome::Ok) > 0 && ledger.failed() > 0, "{ledger}");
+}
+
+/// Again and again, in whatever moment it is.
+#[test]
+fn nobody_is_reset_while_clients_connect() {
+    for round in 0..12 {
+        let bed = Bed::new(if round % 4 == 3 { "solo-http" } else { "http" });
+        let target = bed.start().target("http");
+        let loads: Vec<_> =
+            (0..2).map(|_| Load::on(target.clone()).new_connections(6).start()).collect();
+        loads.iter().for_each(|load| load.wait_for(20));
+        let report = bed.stop();
+        report.account().assert_balanced();
+        assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+        for load in loads {
+            // Those that are refused, after the last that was answered.
+            eventually("refused", SOON, || load.progress().failed() > 0);
+            assert_answered_or_refused(&load.stop());
+        }
+    }
+}
