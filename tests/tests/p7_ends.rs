@@ -118,7 +118,7 @@ fn what_is_open_when_main_fails_is_lost() {
     }
 }
 
-/// Without a supervisor, or where it gives up, the log tells.
+/// Where nobody is left to be asked, the log tells.
 #[test]
 fn what_is_lost_with_the_daemon_is_in_the_log() {
     for (mode, restart) in [("returns", "on-failure"), ("fails", "no")] {

@@ -43,6 +43,11 @@ use crate::sys::process::Exit;
 /// endless ones, which no history has shown, shall not keep the supervisor from its other events.
 const TICK_ROUNDS: usize = 16;
 
+/// Warnings that a report has, and characters of a worker's own words in each: ten reports have to fit into the
+/// packet that `status` is.
+const MAX_WARNINGS: usize = 3;
+const MAX_WORDS: usize = 100;
+
 /// Restarts that are remembered.
 pub(super) const MAX_RESTARTS: usize = 10;
 
@@ -258,14 +263,21 @@ impl Machine {
     fn warn(&mut self, generation: Generation, text: String, out: &mut Actions) {
         out.push(log_of(generation, Level::Warn, text.clone()));
         let current = self.current.as_ref().map(|current| current.generation);
-        if let Some(retiring) = self.retiring.iter_mut().find(|it| it.generation == generation) {
-            retiring.report.warnings.push(text);
+        let warnings = if let Some(retiring) =
+            self.retiring.iter_mut().find(|it| it.generation == generation)
+        {
+            &mut retiring.report.warnings
         } else if let Some(transition) = &mut self.transition
             && [Some(transition.generation), current].contains(&Some(generation))
         {
-            transition.warnings.push(text);
+            &mut transition.warnings
         } else if let Some(stopping) = &mut self.stopping {
-            stopping.warnings.push(text);
+            &mut stopping.warnings
+        } else {
+            return;
+        };
+        if warnings.len() < MAX_WARNINGS {
+            warnings.push(text);
         }
     }
 
@@ -310,6 +322,15 @@ fn log(level: Level, text: String) -> Action {
 /// A line about one generation.
 fn log_of(generation: Generation, level: Level, text: String) -> Action {
     Action::Log { level, text, generation: Some(generation) }
+}
+
+/// Why a worker failed, behind what it did.
+fn why(failure: Option<&String>) -> String {
+    failure.map_or(String::new(), |failure| {
+        let words: String = failure.chars().take(MAX_WORDS).collect();
+        let more = if words.len() < failure.len() { "…" } else { "" };
+        format!(": {words}{more}")
+    })
 }
 
 /// A duration as people read it: `0.042 s`, `30 s`.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::worker::{WorkerState, drain};
-use super::{Actions, Machine, log_of, seconds};
+use super::{Actions, Machine, log_of, seconds, why};
 use crate::config::RestartPolicy;
 use crate::supervisor::event::{Generation, Level, Policy, Source, WorkerId};
 use crate::sys::clock::in_ns;
@@ -100,7 +100,7 @@ impl Machine {
         let generation = current.generation;
         if self.transition.as_ref().is_some_and(|t| t.confirm_at.is_some()) {
             // The new generation serves already; if it fails, this one is respawned.
-            let why = failure.as_ref().map_or(String::new(), |failure| format!(": {failure}"));
+            let why = why(failure.as_ref());
             let text = format!(
                 "generation {generation} {exit} while it waited for the confirm window{why}"
             );

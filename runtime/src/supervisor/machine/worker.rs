@@ -6,7 +6,7 @@ use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use super::watchdog::Watch;
-use super::{Actions, Machine, log_of, refuse, seconds};
+use super::{Actions, Machine, log_of, refuse, seconds, why};
 use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Generation, Level, Order, Policy, Source, WorkerId};
 use crate::sys::clock::in_ns;
@@ -219,13 +219,9 @@ impl Machine {
         // By SIGTERM a program ends that does not know of drains.
         let asked = exit.success() || exit == Exit::Signal(libc::SIGTERM);
         if worker.state == WorkerState::Draining && !asked {
-            let why =
-                worker.failure.as_ref().map_or(String::new(), |failure| format!(": {failure}"));
-            self.warn(
-                generation,
-                format!("generation {generation} {exit} while it drained{why}"),
-                out,
-            );
+            let why = why(worker.failure.as_ref());
+            let text = format!("generation {generation} {exit} while it drained{why}");
+            self.warn(generation, text, out);
         }
     }
 
