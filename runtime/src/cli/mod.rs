@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 mod follow;
+mod json;
 pub(crate) mod logs;
 mod show;
 pub(crate) mod unit;
@@ -43,7 +44,8 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Error::io("cannot write JSON", error))?;
-    print(&text)
+    // By way of the compact form, in which everything is written for others: generic code for one form.
+    let text =
+        serde_json::to_string(value).map_err(|error| Error::io("cannot write JSON", error))?;
+    print(&json::pretty(&text))
 }

@@ -66,7 +66,7 @@ impl Walk<'_> {
 }
 
 /// `None` for a number that JSON has not: NaN and the infinities.
-fn leaf_json(value: &Value) -> Option<Json> {
+pub(super) fn leaf_json(value: &Value) -> Option<Json> {
     Some(match value {
         Value::String(_, text) => Json::from(text.as_str()),
         Value::Char(_, c) => Json::from(c.to_string()),

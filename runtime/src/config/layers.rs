@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
+use super::document;
 use super::keys::{self, Fallback, join, nearest};
 use super::origin::{Origin, Rank};
 use crate::spec::{Literal, Spec};
@@ -157,11 +157,8 @@ pub(super) fn attribute(spec: &Spec, problems: &mut Vec<String>) -> Layer {
 /// What the text of a configuration file says; `Err` where it is not TOML.
 pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<String>) -> Result<Layer, String> {
     let place = path.display().to_string();
-    let dict: Dict = Toml::from_str(text).map_err(|e| {
-        let before = e.span().and_then(|span| text.get(..span.start));
-        let line = before.map_or(0, |before| before.matches('\n').count()) + 1;
-        let message = e.message().trim().replace('\n', ", ");
-        format!("{place} is not TOML: line {line}: {message}")
+    let dict = document::parse(text).map_err(|mistake| {
+        format!("{place} is not TOML: line {}: {}", mistake.line, mistake.message)
     })?;
     let mut layer = Layer::new(Rank::File, place);
     let mut put = |path: &[&str], value| problems.extend(layer.put(path, &join(path), value).err());

@@ -3,6 +3,7 @@
 mod address;
 mod app;
 mod defaults;
+mod document;
 mod env;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;

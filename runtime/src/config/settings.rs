@@ -123,6 +123,13 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// As they are recorded, to look a value up by its key.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        // By way of text, in which they are written for others anyway.
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
     /// The file that stdout and stderr go to; `None` where they stay.
     pub(crate) fn log_path(&self, detached: bool) -> Option<&Path> {
         match &self.log {

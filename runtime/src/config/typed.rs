@@ -85,7 +85,7 @@ impl<'a> Node<'a> {
 
     /// Array or table written as text, in JSON or TOML.
     fn structured(text: &str) -> Option<Json> {
-        serde_json::from_str(text).ok().or_else(|| scalar::toml(text))
+        serde_json::from_slice(text.as_bytes()).ok().or_else(|| scalar::toml(text))
     }
 
     fn items(&self) -> Option<Vec<Json>> {

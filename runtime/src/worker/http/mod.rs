@@ -21,8 +21,10 @@
 //! What is still open at the drain deadline is cut.
 
 mod connection;
+#[cfg(feature = "http2")]
 mod http2;
 mod io;
+#[cfg_attr(not(feature = "http2"), allow(dead_code))]
 mod late;
 mod preface;
 mod service;
