@@ -1,6 +1,5 @@
 //! The layers: each a figment provider that knows how a person finds its values.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Map, Value};
@@ -9,6 +8,7 @@ use figment::{Figment, Metadata, Profile, Provider, Source};
 use super::document;
 use super::keys::{self, Fallback, join, nearest};
 use super::origin::{Origin, Rank};
+use crate::sorted::SortedMap;
 use crate::spec::{Literal, Spec};
 
 /// The values of one layer. Listeners are always tables here: a string is an `addr`, so that a string
@@ -19,13 +19,13 @@ pub(super) struct Layer {
     place: String,
     dict: Dict,
     /// How this layer spells a key, where that is not the key itself.
-    spelled: BTreeMap<String, String>,
+    spelled: SortedMap<String, String>,
 }
 
 impl Layer {
     /// An empty layer. `place`: the attribute's location or the file's path.
     pub(super) fn new(rank: Rank, place: impl Into<String>) -> Self {
-        Layer { rank, place: place.into(), dict: Dict::new(), spelled: BTreeMap::new() }
+        Layer { rank, place: place.into(), dict: Dict::new(), spelled: SortedMap::new() }
     }
 
     /// Forgets all but these keys.
