@@ -4,13 +4,13 @@
 //! [`crate::notify`]). They are told apart, and matched to listeners, by their names: in what order they
 //! come is nobody's promise.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{OwnedFd, RawFd};
 
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, Result};
 use crate::listener::{self, Bound, Given};
+use crate::sorted::SortedMap;
 use crate::sys::{descriptors, process};
 
 /// The variables of the protocol: for the process that they name, and none that it starts.
@@ -102,7 +102,7 @@ impl Sockets {
     /// Sorts what was given.
     pub(crate) fn sort(
         given: Vec<Named>,
-        declared: &BTreeMap<String, ListenSettings>,
+        declared: &SortedMap<String, ListenSettings>,
     ) -> Result<Sockets> {
         let mut sockets = Sockets::default();
         for (name, fd) in given {
@@ -123,7 +123,7 @@ impl Sockets {
         &mut self,
         name: String,
         examined: Result<Given, String>,
-        declared: &BTreeMap<String, ListenSettings>,
+        declared: &SortedMap<String, ListenSettings>,
     ) -> Result<()> {
         let listeners = || -> String {
             let names: Vec<String> = declared.keys().map(|name| format!("`{name}`")).collect();

@@ -130,6 +130,7 @@ mod probe;
 mod recorded;
 mod reporter;
 mod solo;
+mod sorted;
 mod spec;
 mod supervisor;
 mod sys;

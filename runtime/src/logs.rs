@@ -1,8 +1,12 @@
 //! Where the daemon's own lines and its programs' output go.
 
 mod event;
+#[cfg(feature = "log")]
+mod filter;
 pub(crate) mod journal;
 mod say;
+#[cfg(feature = "log")]
+mod spans;
 mod stderr;
 #[cfg(feature = "log")]
 pub(crate) mod subscriber;

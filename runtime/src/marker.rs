@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -103,7 +104,7 @@ impl Marker {
 
 /// The marker in a variable's value; `None` if it is none of this release.
 pub(crate) fn parse(text: &OsStr) -> Option<Marker> {
-    serde_json::from_str(text.to_str()?).ok()
+    serde_json::from_slice(text.as_bytes()).ok()
 }
 
 /// Takes a descriptor that the marker names.

@@ -74,7 +74,7 @@ impl Reports {
     pub(crate) fn next(&mut self) -> Option<Report> {
         let mut line = String::new();
         match self.pipe.read_line(&mut line) {
-            Ok(1..) => serde_json::from_str(&line).ok(),
+            Ok(1..) => serde_json::from_slice(line.as_bytes()).ok(),
             Ok(0) | Err(_) => None,
         }
     }

@@ -178,7 +178,7 @@ fn formats() {
         let dir = tempfile::tempdir().expect("a directory");
         let bad = dir.path().join(file);
         let wrong = text(file)
-            .replace("FROM debian:13-slim", "FROM debian")
+            .replace("FROM rust:1.95-slim AS", "FROM rust AS")
             .replace("healthcheck:", "health_check:")
             .replace("periodSeconds: 10", "periodSeconds: often");
         fs::write(&bad, wrong).expect("a file");

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 mod follow;
 mod help;
+mod json;
 pub(crate) mod logs;
 mod mistake;
 mod options;
@@ -48,9 +49,10 @@ pub(crate) fn print(text: &str) -> Result<()> {
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Error::io("cannot write JSON", error))?;
-    print(&text)
+    // By way of the compact form, in which everything is written for others: generic code for one form.
+    let text =
+        serde_json::to_string(value).map_err(|error| Error::io("cannot write JSON", error))?;
+    print(&json::pretty(&text))
 }
 
 fn usage(message: impl Into<String>) -> Error {

@@ -1,7 +1,5 @@
 //! The application's own section.
 
-use std::collections::BTreeMap;
-
 use figment::Figment;
 use figment::value::{Num, Value};
 use serde::de::DeserializeOwned;
@@ -11,6 +9,7 @@ use super::origin::Origin;
 use super::values::datetime;
 use super::{Configuration, keys, typed};
 use crate::error::{Error, Result};
+use crate::sorted::SortedMap;
 
 impl Configuration {
     /// The application's section as the application's type.
@@ -27,7 +26,7 @@ impl Configuration {
 pub(super) fn section(
     figment: &Figment,
     section: &Value,
-    sources: &mut BTreeMap<String, String>,
+    sources: &mut SortedMap<String, String>,
     problems: &mut Vec<String>,
 ) -> Json {
     let mut walk = Walk { figment, sources, problems };
@@ -36,7 +35,7 @@ pub(super) fn section(
 
 struct Walk<'a> {
     figment: &'a Figment,
-    sources: &'a mut BTreeMap<String, String>,
+    sources: &'a mut SortedMap<String, String>,
     problems: &'a mut Vec<String>,
 }
 
@@ -66,7 +65,7 @@ impl Walk<'_> {
 }
 
 /// `None` for a number that JSON has not: NaN and the infinities.
-fn leaf_json(value: &Value) -> Option<Json> {
+pub(super) fn leaf_json(value: &Value) -> Option<Json> {
     Some(match value {
         Value::String(_, text) => Json::from(text.as_str()),
         Value::Char(_, c) => Json::from(c.to_string()),

@@ -1,14 +1,14 @@
 //! The layers: each a figment provider that knows how a person finds its values.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
+use super::document;
 use super::keys::{self, Fallback, join, nearest};
 use super::origin::{Origin, Rank};
+use crate::sorted::SortedMap;
 use crate::spec::{Literal, Spec};
 
 /// The values of one layer. Listeners are always tables here: a string is an `addr`, so that a string
@@ -19,13 +19,13 @@ pub(super) struct Layer {
     place: String,
     dict: Dict,
     /// How this layer spells a key, where that is not the key itself.
-    spelled: BTreeMap<String, String>,
+    spelled: SortedMap<String, String>,
 }
 
 impl Layer {
     /// An empty layer. `place`: the attribute's location or the file's path.
     pub(super) fn new(rank: Rank, place: impl Into<String>) -> Self {
-        Layer { rank, place: place.into(), dict: Dict::new(), spelled: BTreeMap::new() }
+        Layer { rank, place: place.into(), dict: Dict::new(), spelled: SortedMap::new() }
     }
 
     /// Forgets all but these keys.
@@ -157,11 +157,8 @@ pub(super) fn attribute(spec: &Spec, problems: &mut Vec<String>) -> Layer {
 /// What the text of a configuration file says; `Err` where it is not TOML.
 pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<String>) -> Result<Layer, String> {
     let place = path.display().to_string();
-    let dict: Dict = Toml::from_str(text).map_err(|e| {
-        let before = e.span().and_then(|span| text.get(..span.start));
-        let line = before.map_or(0, |before| before.matches('\n').count()) + 1;
-        let message = e.message().trim().replace('\n', ", ");
-        format!("{place} is not TOML: line {line}: {message}")
+    let dict = document::parse(text).map_err(|mistake| {
+        format!("{place} is not TOML: line {}: {}", mistake.line, mistake.message)
     })?;
     let mut layer = Layer::new(Rank::File, place);
     let mut put = |path: &[&str], value| problems.extend(layer.put(path, &join(path), value).err());

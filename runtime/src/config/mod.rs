@@ -3,6 +3,7 @@
 mod address;
 mod app;
 mod defaults;
+mod document;
 mod env;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -19,7 +20,6 @@ mod values;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ use figment::value::Dict;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::sorted::SortedMap;
 use crate::spec::Spec;
 
 #[cfg(test)]
@@ -66,7 +67,7 @@ pub(crate) struct Configuration {
     pub(crate) settings: Settings,
     /// Key path to source: `DAEMON_LISTEN_HTTP`, `/etc/hello.toml: drain_timeout`, `default`.
     #[serde(default)]
-    pub(crate) sources: BTreeMap<String, String>,
+    pub(crate) sources: SortedMap<String, String>,
     /// The merged `[app]` section.
     #[serde(default)]
     pub(crate) app: serde_json::Value,

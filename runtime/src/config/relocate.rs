@@ -38,8 +38,7 @@ impl Configuration {
 
     fn path_at(&self, key: &str) -> Option<String> {
         if KEYS.iter().any(|known| known.name == key && known.kind == Kind::Path) {
-            let settings = serde_json::to_value(&self.settings).ok()?;
-            return settings.get(key)?.as_str().map(str::to_owned);
+            return self.settings.json().get(key)?.as_str().map(str::to_owned);
         }
         let mut listeners = self.settings.listen.iter();
         let (_, listener) =

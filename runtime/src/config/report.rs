@@ -52,7 +52,7 @@ impl Configuration {
 
     fn rows(&self) -> Vec<Row> {
         let settings = &self.settings;
-        let values = serde_json::to_value(settings).unwrap_or_default();
+        let values = settings.json();
         let value = |key: &str| values.get(key).cloned().unwrap_or_default();
         let mut rows = Vec::new();
         for key in keys::KEYS {

@@ -2,7 +2,6 @@
 
 mod listeners;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Value};
@@ -15,6 +14,7 @@ use super::{
     Surroundings, app, defaults, keys, mistakes, values,
 };
 use crate::error::{Error, Result};
+use crate::sorted::SortedMap;
 use crate::spec::Spec;
 
 /// The configuration that the merged layers amount to. `problems`: what is already known to be wrong.
@@ -27,7 +27,7 @@ pub(super) fn resolve(
     let mut layers = figment.data().map_err(|e| Error::config(e.to_string()))?;
     let root = layers.remove(&Profile::Default).unwrap_or_default();
     let start_dir = around.start_dir.as_path();
-    let mut reader = Reader { figment, root, start_dir, problems, sources: BTreeMap::new() };
+    let mut reader = Reader { figment, root, start_dir, problems, sources: SortedMap::new() };
 
     let settings = reader.settings(spec, around);
     let listeners = reader.listeners();
@@ -55,10 +55,10 @@ struct Reader<'a> {
     root: Dict,
     start_dir: &'a Path,
     problems: Vec<String>,
-    sources: BTreeMap<String, String>,
+    sources: SortedMap<String, String>,
 }
 
-type Listeners = BTreeMap<String, (ListenSettings, Origin)>;
+type Listeners = SortedMap<String, (ListenSettings, Origin)>;
 
 impl Reader<'_> {
     fn find(&self, path: &[&str]) -> Option<(&Value, Origin)> {
@@ -133,7 +133,7 @@ impl Reader<'_> {
             runtime_dir,
             detach: self.some("detach", values::flag),
             graceful_restart: spec.graceful_restart,
-            listen: BTreeMap::new(),
+            listen: SortedMap::new(),
             ready: self.get("ready", values::ready).unwrap_or(Ready::Auto),
             ready_timeout: self.some("ready_timeout", values::positive_duration),
             drain_timeout: self.some("drain_timeout", values::duration),
@@ -172,8 +172,8 @@ impl Reader<'_> {
         }
     }
 
-    fn limits(&mut self) -> BTreeMap<String, Limit> {
-        let mut limits = BTreeMap::new();
+    fn limits(&mut self) -> SortedMap<String, Limit> {
+        let mut limits = SortedMap::new();
         for name in keys::LIMITS {
             let path = ["limits", name];
             if self.find(&path).is_some() {

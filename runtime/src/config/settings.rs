@@ -1,12 +1,13 @@
 //! The effective settings: what all layers together say, typed, with the defaults filled in.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::sorted::SortedMap;
 
 /// The effective settings of one generation.
 ///
@@ -25,7 +26,7 @@ pub(crate) struct Settings {
     /// Run under a supervisor. Decided by the attribute alone.
     pub(crate) graceful_restart: bool,
     /// The listeners, by name.
-    pub(crate) listen: BTreeMap<String, ListenSettings>,
+    pub(crate) listen: SortedMap<String, ListenSettings>,
     /// How a worker becomes ready. Default: `auto`.
     pub(crate) ready: Ready,
     /// Default: 60 s.
@@ -92,7 +93,7 @@ pub(crate) struct Settings {
     pub(crate) capabilities: Option<Vec<String>>,
     /// The worker's resource limits. Default: inherited.
     #[serde(default)]
-    pub(crate) limits: BTreeMap<String, Limit>,
+    pub(crate) limits: SortedMap<String, Limit>,
     /// Default: inherited.
     #[serde(default)]
     pub(crate) oom_score_adj: Option<i32>,
@@ -123,6 +124,13 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// As they are recorded, to look a value up by its key.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        // By way of text, in which they are written for others anyway.
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
     /// The file that stdout and stderr go to; `None` where they stay.
     pub(crate) fn log_path(&self, detached: bool) -> Option<&Path> {
         match &self.log {

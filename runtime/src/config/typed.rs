@@ -7,20 +7,20 @@ mod access;
 mod fault;
 mod scalar;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde_json::{Map, Value as Json};
 
 use super::{env, keys};
+use crate::sorted::SortedMap;
 use access::{Fields, Items, Variant};
 use fault::Fault;
 
 /// `section` as a `T`; the error is one sentence. `file`: the configuration file, if there is one.
 pub(super) fn read<T: DeserializeOwned>(
     section: &Json,
-    sources: &BTreeMap<String, String>,
+    sources: &SortedMap<String, String>,
     file: Option<&Path>,
 ) -> Result<T, String> {
     let section = match section {
@@ -38,7 +38,7 @@ pub(super) fn read<T: DeserializeOwned>(
 
 #[derive(Clone, Copy)]
 struct Scope<'a> {
-    sources: &'a BTreeMap<String, String>,
+    sources: &'a SortedMap<String, String>,
     /// Whether text may be a number or a flag where the type does not say.
     guess: bool,
 }
@@ -85,7 +85,7 @@ impl<'a> Node<'a> {
 
     /// Array or table written as text, in JSON or TOML.
     fn structured(text: &str) -> Option<Json> {
-        serde_json::from_str(text).ok().or_else(|| scalar::toml(text))
+        serde_json::from_slice(text.as_bytes()).ok().or_else(|| scalar::toml(text))
     }
 
     fn items(&self) -> Option<Vec<Json>> {

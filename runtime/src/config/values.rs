@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use figment::value::{Num, Value};
 
+use super::document::DATETIME;
 use super::origin::Origin;
 use super::{Address, Limit, LogFormat, LogLevel, Ready, RestartPolicy, address, keys};
 use crate::sys::capabilities;
@@ -285,7 +286,7 @@ pub(super) fn shown_text(text: &str) -> String {
 /// TOML's dates and times have no type of their own here: they arrive as a table of one key.
 pub(super) fn datetime(value: &Value) -> Option<&str> {
     let dict = value.as_dict()?;
-    dict.get("$__toml_private_datetime")?.as_str().filter(|_| dict.len() == 1)
+    dict.get(DATETIME)?.as_str().filter(|_| dict.len() == 1)
 }
 
 /// The words that systemd, too, takes for a flag.

@@ -1,6 +1,5 @@
 //! The clients connected to the control socket. A stuck one costs nothing: no call here waits.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{ControlSocket, Reply, Request};
 use crate::error::Result;
 use crate::handed::{Handed, Packing};
+use crate::sorted::SortedMap;
 use crate::sys::clock::in_ns;
 
 /// Clients served beside each other; past that one that says nothing makes room.
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// All connected clients.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
-    connected: BTreeMap<u64, Client>,
+    connected: SortedMap<u64, Client>,
     last: u64,
     /// Until when accepting rests, as it failed.
     rests: Option<Instant>,
@@ -49,7 +49,7 @@ pub(crate) enum Heard {
 /// The clients on their way to the next program, with what they wait for.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Packed {
-    connected: BTreeMap<u64, PackedClient>,
+    connected: SortedMap<u64, PackedClient>,
     last: u64,
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Writer {
 }
 
 /// Something that happened.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Event<'a> {
     pub(crate) level: LogLevel,
     pub(crate) message: &'a str,

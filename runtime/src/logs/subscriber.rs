@@ -2,20 +2,22 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value as Json;
 use tracing::field::{Field as Key, Visit};
+use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
 use tracing::{Level, Metadata, Subscriber};
-use tracing_log::{AsLog, LogTracer, NormalizeEvent};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
-use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_core::span::Current;
 
 use super::event::{Event, Field, Writer};
+use super::filter::Filter;
 use super::journal::Journal;
 use super::say::{fallen_back, resolve};
+use super::spans::{self, Spans};
 use crate::config::{LogFormat, LogLevel, Settings};
 
 /// How long a program waits for a journal that is busy, before its line goes to stderr.
@@ -38,28 +40,34 @@ pub(crate) fn install(settings: &Settings, generation: u32) {
         _ => None,
     };
     let (filter, mistake) = filter(settings.log_level, std::env::var(FILTER).ok().as_deref());
-    let lines = Lines { writer, generation, format, journal };
-    let subscriber = Registry::default().with(lines).with(filter);
+    let lines =
+        Arc::new(Lines { writer, generation, format, journal, filter, spans: Spans::default() });
     // A library that starts before `main` may have been faster; it has what it wanted.
-    if tracing::subscriber::set_global_default(subscriber).is_err() {
+    if tracing::subscriber::set_global_default(Shared(Arc::clone(&lines))).is_err() {
         return;
     }
     // Records of the crate `log`, unless something takes them already.
-    let _ = LogTracer::builder().with_max_level(LevelFilter::current().as_log()).init();
+    let most = match lines.filter.most().into_level() {
+        None => log::LevelFilter::Off,
+        Some(level) => record_level(level).to_level_filter(),
+    };
+    if log::set_boxed_logger(Box::new(Shared(lines))).is_ok() {
+        log::set_max_level(most);
+    }
     if let Some(mistake) = mistake {
         tracing::warn!("{mistake}");
     }
 }
 
-fn filter(level: LogLevel, variable: Option<&str>) -> (Targets, Option<String>) {
-    let own = Targets::new().with_default(match level {
+fn filter(level: LogLevel, variable: Option<&str>) -> (Filter, Option<String>) {
+    let own = Filter::all(match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     });
-    match variable.filter(|text| !text.is_empty()).map(|text| (text, text.parse::<Targets>())) {
+    match variable.filter(|text| !text.is_empty()).map(|text| (text, Filter::parse(text))) {
         None => (own, None),
         Some((_, Ok(filter))) => (filter, None),
         Some((text, Err(error))) => {
@@ -75,64 +83,113 @@ struct Lines {
     generation: u32,
     format: LogFormat,
     journal: Option<Journal>,
+    filter: Filter,
+    spans: Spans,
 }
 
-/// The fields of a span, kept with it.
-struct Kept(Vec<Field>);
+/// The one writer of events and of records.
+struct Shared(Arc<Lines>);
 
-impl<S> Layer<S> for Lines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if let Some(span) = context.span(id) {
-            let mut fields = Fields::default();
-            attributes.record(&mut fields);
-            span.extensions_mut().insert(Kept(fields.others));
+impl Subscriber for Shared {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        match self.enabled(metadata) {
+            true => Interest::always(),
+            false => Interest::never(),
         }
     }
 
-    fn on_record(&self, id: &Id, record: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
-            && let Some(Kept(kept)) = span.extensions_mut().get_mut()
-        {
-            let mut fields = Fields::default();
-            record.record(&mut fields);
-            kept.retain(|(name, _)| fields.others.iter().all(|(other, _)| other != name));
-            kept.extend(fields.others);
-        }
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.0.filter.most())
     }
 
-    fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.filter.enables(metadata)
+    }
+
+    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        self.0.spans.add(attributes, fields.others)
+    }
+
+    fn record(&self, id: &Id, record: &Record<'_>) {
+        let mut fields = Fields::default();
+        record.record(&mut fields);
+        self.0.spans.record(id, fields.others);
+    }
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        // A record of `log` tells in fields what an event has in its metadata.
-        let normalized = event.normalized_metadata();
-        if normalized.is_some() {
-            fields.others.retain(|(name, _)| !name.starts_with("log."));
-        }
-        let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
-        let mut spans = Vec::new();
-        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
-            let kept = span.extensions().get::<Kept>().map(|kept| kept.0.clone());
-            spans.push((span.name(), kept.unwrap_or_default()));
-        }
-        self.write(metadata, &fields, &spans);
-    }
-}
-
-impl Lines {
-    fn write(&self, metadata: &Metadata<'_>, fields: &Fields, spans: &[(&str, Vec<Field>)]) {
-        let event = Event {
+        let metadata = event.metadata();
+        let innermost = match event.is_contextual() {
+            true => spans::current(),
+            false => event.parent().cloned(),
+        };
+        self.0.write(&Event {
             level: level(*metadata.level()),
             message: &fields.message,
-            generation: Some(self.generation),
-            worker: Some(self.writer.pid),
             target: Some(metadata.target()),
             place: metadata.file().zip(metadata.line()),
             fields: &fields.others,
-            spans,
-        };
+            spans: &self.0.spans.scope(innermost),
+            ..Event::default()
+        });
+    }
+
+    fn enter(&self, id: &Id) {
+        spans::enter(id);
+    }
+
+    fn exit(&self, id: &Id) {
+        spans::exit(id);
+    }
+
+    fn clone_span(&self, id: &Id) -> Id {
+        self.0.spans.hold(id);
+        id.clone()
+    }
+
+    fn try_close(&self, id: Id) -> bool {
+        self.0.spans.release(&id)
+    }
+
+    fn current_span(&self) -> Current {
+        match self.0.spans.current() {
+            Some((id, metadata)) => Current::new(id, metadata),
+            None => Current::none(),
+        }
+    }
+}
+
+impl log::Log for Shared {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.filter.enables_plain(metadata.target(), event_level(metadata.level()))
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !log::Log::enabled(self, record.metadata()) {
+            return;
+        }
+        self.0.write(&Event {
+            level: level(event_level(record.level())),
+            message: &record.args().to_string(),
+            target: Some(record.target()),
+            place: record.file().zip(record.line()),
+            spans: &self.0.spans.scope(spans::current()),
+            ..Event::default()
+        });
+    }
+
+    fn flush(&self) {}
+}
+
+impl Lines {
+    fn write(&self, event: &Event<'_>) {
+        let (generation, worker) = (Some(self.generation), Some(self.writer.pid));
+        let event = Event { generation, worker, ..event.clone() };
         let now = SystemTime::now();
         let line = match (self.format, &self.journal) {
             (LogFormat::Json, _) => event.json(&self.writer, now) + "\n",
@@ -158,6 +215,26 @@ fn level(level: Level) -> LogLevel {
         Level::INFO => LogLevel::Info,
         Level::DEBUG => LogLevel::Debug,
         Level::TRACE => LogLevel::Trace,
+    }
+}
+
+fn event_level(level: log::Level) -> Level {
+    match level {
+        log::Level::Error => Level::ERROR,
+        log::Level::Warn => Level::WARN,
+        log::Level::Info => Level::INFO,
+        log::Level::Debug => Level::DEBUG,
+        log::Level::Trace => Level::TRACE,
+    }
+}
+
+fn record_level(level: Level) -> log::Level {
+    match level {
+        Level::ERROR => log::Level::Error,
+        Level::WARN => log::Level::Warn,
+        Level::INFO => log::Level::Info,
+        Level::DEBUG => log::Level::Debug,
+        Level::TRACE => log::Level::Trace,
     }
 }
 
@@ -226,7 +303,7 @@ mod tests {
     #[test]
     fn the_variable_wins_where_it_is_understood() {
         let shows = |level, variable: Option<&str>, target: &str, at: Level| {
-            filter(level, variable).0.would_enable(target, &at)
+            filter(level, variable).0.enables_plain(target, at)
         };
         assert!(shows(LogLevel::Info, None, "app", Level::INFO));
         assert!(!shows(LogLevel::Info, None, "app", Level::DEBUG));

@@ -3,7 +3,6 @@
 //!
 //! What was kept comes back at the next start, see [`crate::activation`].
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,6 +15,7 @@ use super::{Manager, Notifier};
 use crate::activation::STORED;
 use crate::config::Address;
 use crate::listener::{Bound, Source};
+use crate::sorted::SortedMap;
 use crate::sys::readiness::readable;
 use crate::sys::seqpacket;
 
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Store {
     /// How much it keeps.
     room: usize,
-    held: BTreeMap<String, Address>,
+    held: SortedMap<String, Address>,
     /// That was said.
     is_full: bool,
 }
@@ -44,12 +44,12 @@ impl Store {
 
 impl Notifier {
     /// What the manager has already.
-    pub(crate) fn set_held(&mut self, held: BTreeMap<String, Address>) {
+    pub(crate) fn set_held(&mut self, held: SortedMap<String, Address>) {
         self.store.held = held;
     }
 
     /// What the manager keeps.
-    pub(crate) fn held(&self) -> &BTreeMap<String, Address> {
+    pub(crate) fn held(&self) -> &SortedMap<String, Address> {
         &self.store.held
     }
 
@@ -68,7 +68,7 @@ impl Notifier {
     ) -> Option<String> {
         let Some(manager) = &self.manager else { return None };
         let store = &mut self.store;
-        let ours: BTreeMap<&String, &Bound> =
+        let ours: SortedMap<&String, &Bound> =
             listeners.filter(|(_, bound)| bound.source() != Source::Manager).collect();
         let stays =
             |name: &String, addr: &Address| ours.get(name).is_some_and(|it| it.addr() == addr);

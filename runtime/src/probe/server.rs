@@ -3,7 +3,6 @@
 //! No call here waits. A client has one request, a few kilobytes and a few seconds for it; past
 //! [`MAX_CONNECTIONS`] the oldest makes room.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +14,7 @@ use super::http::{LONGEST, Parsed, parse, response};
 use super::{Probe, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
+use crate::sorted::SortedMap;
 use crate::sys::clock::in_ns;
 
 /// Clients served beside each other.
@@ -30,8 +30,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Server {
     /// By the address that was asked for; more than one while a restart changes it.
-    listeners: BTreeMap<SocketAddr, TcpListener>,
-    connections: BTreeMap<u64, Connection>,
+    listeners: SortedMap<SocketAddr, TcpListener>,
+    connections: SortedMap<u64, Connection>,
     last: u64,
     /// Until when accepting rests, as it failed.
     rests: Option<Instant>,
@@ -104,7 +104,7 @@ impl Server {
 
     /// Takes over the listener that this process bound before its last exec.
     pub(crate) fn adopt(addr: SocketAddr, socket: OwnedFd) -> Server {
-        let listeners = BTreeMap::from([(addr, TcpListener::from(socket))]);
+        let listeners = SortedMap::from([(addr, TcpListener::from(socket))]);
         Server { listeners, ..Server::default() }
     }
 

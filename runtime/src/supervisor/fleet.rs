@@ -1,6 +1,5 @@
 //! The supervisor's processes: spawning them, their links and counters.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -19,6 +18,7 @@ use crate::link::{self, FromWorker, ToWorker};
 use crate::marker::{Marker, Origin, Role, VARIABLE};
 use crate::notify;
 use crate::privileges;
+use crate::sorted::SortedMap;
 use crate::sys::clock::in_ns;
 use crate::sys::exec::{self, Program};
 use crate::sys::process::{self, Child, Forked};
@@ -31,7 +31,7 @@ const EXIT_LAG: Duration = Duration::from_millis(200);
 /// All workers that are not reaped yet.
 #[derive(Default)]
 pub(crate) struct Fleet {
-    workers: BTreeMap<WorkerId, Process>,
+    workers: SortedMap<WorkerId, Process>,
 }
 
 /// One worker process.
@@ -175,11 +175,11 @@ pub(crate) struct Plan<'a> {
 }
 
 impl Fleet {
-    pub(super) fn pack(&self, packing: &mut Packing) -> BTreeMap<WorkerId, Packed> {
+    pub(super) fn pack(&self, packing: &mut Packing) -> SortedMap<WorkerId, Packed> {
         self.workers.iter().map(|(id, process)| (*id, process.pack(packing))).collect()
     }
 
-    pub(super) fn unpack(packed: BTreeMap<WorkerId, Packed>) -> Result<Fleet> {
+    pub(super) fn unpack(packed: SortedMap<WorkerId, Packed>) -> Result<Fleet> {
         let workers = packed.into_iter().map(|(id, packed)| Ok((id, Process::unpack(packed)?)));
         Ok(Fleet { workers: workers.collect::<Result<_>>()? })
     }

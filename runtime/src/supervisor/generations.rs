@@ -1,7 +1,5 @@
 //! What a generation holds on to: its image, its configuration and its listeners.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +11,7 @@ use crate::failpoint::{self, Step};
 use crate::handed::Packing;
 use crate::image::{self, Image};
 use crate::listener::{self, Bound, Place};
+use crate::sorted::SortedMap;
 use crate::sys::privileges::Account;
 
 mod passed;
@@ -21,7 +20,7 @@ mod removed;
 /// The generations that have or may get workers.
 #[derive(Default)]
 pub(crate) struct Generations {
-    known: BTreeMap<Generation, Holdings>,
+    known: SortedMap<Generation, Holdings>,
     /// The last one that was replaced, if its code may be needed again.
     kept: Option<Kept>,
     /// What workers of an earlier supervisor listen to, as long as these are there: not ours to unlink.
@@ -262,7 +261,7 @@ impl Generations {
 pub(super) struct Packed {
     images: Vec<image::Packed>,
     sockets: Vec<listener::Packed>,
-    known: BTreeMap<Generation, PackedHoldings>,
+    known: SortedMap<Generation, PackedHoldings>,
     kept: Option<PackedKept>,
     #[serde(default)]
     inherited: Vec<(String, usize)>,
@@ -278,7 +277,7 @@ pub(super) struct Packed {
 struct PackedHoldings {
     image: usize,
     configuration: Option<Configuration>,
-    listeners: BTreeMap<String, usize>,
+    listeners: SortedMap<String, usize>,
     /// Further ones of these names.
     #[serde(default)]
     more: Vec<(String, usize)>,
@@ -319,15 +318,15 @@ impl<'a, T, P> Shared<'a, T, P> {
 impl Generations {
     pub(super) fn pack<'a>(&'a self, packing: &mut Packing) -> Packed {
         let (mut images, mut sockets) = (Shared::new(), Shared::new());
-        let mut known = BTreeMap::new();
+        let mut known = SortedMap::new();
         for (generation, holdings) in &self.known {
             let image = images.place(&holdings.image, |image| image.pack(packing));
-            let (mut listeners, mut more) = (BTreeMap::new(), Vec::new());
+            let (mut listeners, mut more) = (SortedMap::new(), Vec::new());
             for (name, bound) in &holdings.listeners {
                 let place = sockets.place(bound, |bound| bound.pack(packing));
-                match listeners.entry(name.clone()) {
-                    Entry::Vacant(first) => _ = first.insert(place),
-                    Entry::Occupied(_) => more.push((name.clone(), place)),
+                match listeners.contains_key(name) {
+                    false => _ = listeners.insert(name.clone(), place),
+                    true => more.push((name.clone(), place)),
                 }
             }
             let configuration = holdings.configuration.clone();

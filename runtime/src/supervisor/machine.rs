@@ -22,7 +22,7 @@ mod upgrade;
 mod watchdog;
 mod worker;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,7 @@ use self::worker::Worker;
 pub(crate) use self::worker::WorkerState;
 use super::event::{Action, Answer, ClientId, Event, Generation, Level, Policy, Report, WorkerId};
 use crate::counters::Ledger;
+use crate::sorted::SortedMap;
 use crate::sys::process::Exit;
 
 /// How often a tick looks again for what became due by itself. Timeouts of zero need a few rounds;
@@ -56,7 +57,7 @@ pub(super) const MAX_RESTARTS: usize = 10;
 pub(crate) struct Machine {
     /// Before a generation said otherwise.
     initial: Policy,
-    workers: BTreeMap<WorkerId, Worker>,
+    workers: SortedMap<WorkerId, Worker>,
     /// The generation that is committed, if one ever was.
     current: Option<Current>,
     transition: Option<Transition>,
@@ -78,7 +79,7 @@ pub(crate) struct Machine {
     before: Generation,
     /// What became of the connections of generations that have or may get workers, as far as these have
     /// ended.
-    ledgers: BTreeMap<Generation, Ledger>,
+    ledgers: SortedMap<Generation, Ledger>,
     /// The last ones, the latest first.
     restarts: VecDeque<Report>,
     exited: bool,
@@ -90,7 +91,7 @@ impl Machine {
     pub(crate) fn new(initial: Policy) -> Machine {
         Machine {
             initial,
-            workers: BTreeMap::new(),
+            workers: SortedMap::new(),
             current: None,
             transition: None,
             pending: None,
@@ -102,7 +103,7 @@ impl Machine {
             last_worker: 0,
             last_generation: 0,
             before: 0,
-            ledgers: BTreeMap::new(),
+            ledgers: SortedMap::new(),
             restarts: VecDeque::new(),
             exited: false,
         }

@@ -3,7 +3,6 @@
 //! They are no children of this process. Each is held by its pidfd, which it sent itself, and takes orders
 //! by a link of its own.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,6 +20,7 @@ use crate::handed::{Handed, Packing};
 use crate::link::{self, FromWorker, OrphanedListener, Protocols, ToWorker};
 use crate::listener::{self, Bound};
 use crate::logs::Say;
+use crate::sorted::SortedMap;
 use crate::sys::clock::{self, in_ns};
 use crate::sys::process;
 use crate::sys::readiness::readable;
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// All that are not gone yet, by the process id in the name of their socket.
 #[derive(Default)]
 pub(crate) struct Orphans {
-    known: BTreeMap<i32, Orphan>,
+    known: SortedMap<i32, Orphan>,
 }
 
 struct Orphan {
@@ -84,7 +84,7 @@ impl Orphans {
     /// Finds those of the daemon with this pidfile, which the caller holds. The latest generation's
     /// listeners come first.
     pub(super) fn find(runtime_dir: &Path, pidfile: &Path, say: &Say) -> (Orphans, Vec<Inherited>) {
-        let mut called = BTreeMap::new();
+        let mut called = SortedMap::new();
         let sockets = rendezvous::all(runtime_dir, pidfile).unwrap_or_else(|error| {
             let dir = runtime_dir.display();
             say.warn(&format!("cannot look for workers in {dir}: {error}"));
@@ -224,7 +224,7 @@ impl Orphan {
 }
 
 /// Waits for what they say.
-fn hear(mut called: BTreeMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, Introduced)> {
+fn hear(mut called: SortedMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, Introduced)> {
     let deadline = Instant::now() + PATIENCE;
     let mut found = Vec::new();
     while !called.is_empty() && Instant::now() < deadline {

@@ -1,6 +1,6 @@
 //! `fork(2)`, `pidfd_open(2)`, `waitid(2)`: processes, by descriptor wherever possible.
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -234,7 +234,14 @@ pub(crate) fn remove_variable(name: &str) -> Result<()> {
 ///
 /// Made absolute against the current directory, which is the starting directory at the top of `main`.
 pub(crate) fn path_of_start() -> PathBuf {
-    let given: &CStr = rustix::param::linux_execfn();
+    // The C library's own function: looked up by name, as rustix does, it is found in no static program.
+    // SAFETY: getauxval(3) has no preconditions.
+    let given = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const c_char;
+    let given = match given.is_null() {
+        true => c"",
+        // SAFETY: the kernel put a string there, terminated by a zero, which stays while the process does.
+        false => unsafe { CStr::from_ptr(given) },
+    };
     let path = Path::new(OsStr::from_bytes(given.to_bytes()));
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

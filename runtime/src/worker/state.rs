@@ -1,6 +1,5 @@
 //! What all parts of a worker share: its phase, its listeners, its connections and tasks.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +20,7 @@ use crate::counters::{Counters, Stage};
 use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker, ListenerHandle, OrphanedListener};
 use crate::listener::Source;
+use crate::sorted::SortedMap;
 
 /// What a worker may do with its listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(crate) struct State {
     pub(crate) generation: u32,
     pub(crate) counters: Counters,
     /// Emptied of its sockets when the drain begins.
-    listeners: Mutex<BTreeMap<String, Handed>>,
+    listeners: Mutex<SortedMap<String, Handed>>,
     listener_count: usize,
     link: OwnedFd,
     phase: watch::Sender<Phase>,
@@ -132,7 +132,7 @@ impl State {
         handed: Vec<(ListenerHandle, OwnedFd)>,
         link: OwnedFd,
     ) -> io::Result<State> {
-        let mut listeners = BTreeMap::new();
+        let mut listeners = SortedMap::new();
         for (ListenerHandle { name, addr, source }, fd) in handed {
             let index = listeners.len();
             let first = Addr::from(&addr);

@@ -6,10 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use similar::TextDiff;
-
 use super::super::usage;
-use super::{DIRECTORY, Unit};
+use super::{DIRECTORY, Unit, diff};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn install(units: &[Unit], yes: bool) -> Result<()> {
@@ -77,8 +75,7 @@ impl Change<'_> {
     fn diff(&self) -> String {
         let path = self.path.display().to_string();
         let before = if self.old.is_some() { &path } else { "/dev/null" };
-        let diff = TextDiff::from_lines(self.old.as_deref().unwrap_or(""), self.new);
-        diff.unified_diff().context_radius(3).header(before, &path).to_string()
+        diff::unified(self.old.as_deref().unwrap_or(""), self.new, before, &path)
     }
 
     /// Aside, then renamed: nobody ever reads half a unit.

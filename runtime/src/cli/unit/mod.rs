@@ -1,5 +1,6 @@
 //! `unit`: the systemd units of this program, from its effective configuration.
 
+mod diff;
 mod install;
 mod plan;
 mod service;

@@ -1,10 +1,11 @@
 //! What a unit has to provide for, found in the settings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Address, ListenSettings, Settings};
+use crate::sorted::SortedMap;
 
 /// All that a unit depends on.
 #[derive(Debug, Clone)]
@@ -90,9 +91,9 @@ impl Plan {
     }
 
     /// The capabilities it needs, and what for.
-    pub(super) fn capabilities(&self) -> BTreeMap<String, &'static str> {
+    pub(super) fn capabilities(&self) -> SortedMap<String, &'static str> {
         let settings = &self.settings;
-        let mut needed: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut needed: SortedMap<&str, &str> = SortedMap::new();
         if self.drops() {
             let change = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL"];
             needed.extend(change.map(|name| (name, "a worker of another user")));

@@ -306,5 +306,5 @@ fn depth_is_bounded() {
     let name = format!("DAEMON_APP{}", "__A".repeat(20_000));
     assert!(Place::new(&[]).var(&name, "1").error().contains("names no key"));
     let brackets = Place::new(&[]).set(&format!("app.x={}", "[".repeat(20_000))).load();
-    assert!(brackets.app::<BTreeMap<String, Vec<Vec<u8>>>>().is_err());
+    assert!(brackets.app::<std::collections::BTreeMap<String, Vec<Vec<u8>>>>().is_err());
 }

@@ -1,6 +1,5 @@
 //! What is wrong with a value of the application, and how to say it.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::path::Path;
 
@@ -8,6 +7,7 @@ use serde::de::{self, Expected, Unexpected};
 use serde_json::Value as Json;
 
 use crate::config::{env, keys, values};
+use crate::sorted::SortedMap;
 
 /// An error of deserialization; where it happened is added on the way out.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Fault {
     /// One sentence: key path, source, and what was expected.
     pub(super) fn sentence(
         &self,
-        sources: &BTreeMap<String, String>,
+        sources: &SortedMap<String, String>,
         file: Option<&Path>,
     ) -> String {
         let (path, shown) = match &self.place {
@@ -69,7 +69,7 @@ impl Fault {
 
 /// The key and where its value came from: its own source, that of what it is part of, or that of all
 /// that is in it, if there is but one.
-fn subject(path: &str, sources: &BTreeMap<String, String>) -> String {
+fn subject(path: &str, sources: &SortedMap<String, String>) -> String {
     let part_of = |whole: &str| {
         let rest = path.strip_prefix(whole);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
@@ -166,7 +166,7 @@ fn found(unexpected: &Unexpected<'_>) -> String {
 
 impl Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence(&BTreeMap::new(), None))
+        f.write_str(&self.sentence(&SortedMap::new(), None))
     }
 }
 

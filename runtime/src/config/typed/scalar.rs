@@ -1,7 +1,8 @@
 //! Text that may be something else.
 
-use figment::providers::{Format, Toml};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
+
+use crate::config::{app, document};
 
 /// What a piece of text looks like, where the type does not say what it wants.
 pub(super) fn guess(text: &str) -> Json {
@@ -17,6 +18,7 @@ pub(super) fn guess(text: &str) -> Json {
 
 /// A TOML array or inline table.
 pub(super) fn toml(text: &str) -> Option<Json> {
-    let mut document: Map<String, Json> = Toml::from_str(&format!("value = {text}")).ok()?;
-    document.remove("value").filter(|_| document.is_empty())
+    let mut document = document::parse(&format!("value = {text}")).ok()?;
+    let value = document.remove("value").filter(|_| document.is_empty())?;
+    app::leaf_json(&value)
 }

@@ -26,9 +26,10 @@ impl Generations {
         let Some(holdings) = self.known.get(&old) else { return };
         let listeners = holdings.listeners.iter().filter(|(name, _)| names.contains(name));
         let addrs: Vec<_> = listeners.map(|(_, bound)| bound.addr().clone()).collect();
-        for (_, holdings) in
-            self.known.range_mut(..=old).filter(|(generation, _)| !stay.contains(generation))
-        {
+        for (generation, holdings) in &mut self.known {
+            if *generation > old || stay.contains(generation) {
+                continue;
+            }
             holdings.listeners.retain(|(_, bound)| {
                 let stays = !addrs.contains(bound.addr());
                 holdings.places.extend(bound.place().filter(|_| !stays));

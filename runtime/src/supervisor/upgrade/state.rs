@@ -3,7 +3,7 @@
 //! JSON with a schema version, descriptors by number. A later release may add fields, which an earlier one
 //! ignores; it raises the version when the earlier one could not do without them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
@@ -21,6 +21,7 @@ use crate::notify::{Health, Notifier};
 use crate::pidfile::PidFile;
 use crate::probe;
 use crate::reporter::Reporter;
+use crate::sorted::SortedMap;
 use crate::supervisor::driver::{Driver, Setup};
 use crate::supervisor::event::{Generation, WorkerId};
 use crate::supervisor::fleet::{self, Fleet};
@@ -46,7 +47,7 @@ pub(crate) struct State {
     release: String,
     machine: Machine,
     generations: generations::Packed,
-    workers: BTreeMap<WorkerId, fleet::Packed>,
+    workers: SortedMap<WorkerId, fleet::Packed>,
     #[serde(default)]
     orphans: Vec<orphans::Packed>,
     clients: PackedClients,
@@ -72,7 +73,7 @@ pub(crate) struct State {
     probes: probe::Packed,
     /// What it keeps.
     #[serde(default)]
-    held: BTreeMap<String, Address>,
+    held: SortedMap<String, Address>,
     /// When it was written: from then on nothing was done until it was read.
     #[serde(with = "in_ns")]
     pub(super) paused: Instant,

@@ -14,9 +14,11 @@ use hyper_util::service::TowerToHyperService;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
+#[cfg(feature = "http2")]
+use super::http2;
 use super::io::{LingeringIo, join};
 use super::service::{Activity, Observed};
-use super::{BoxError, Peer, http2};
+use super::{BoxError, Peer};
 use crate::worker::net::{Stream, is_exhaustion};
 use crate::worker::passing::{Contents, MAX_BYTES, Parcel, Successor, Verdict};
 use crate::worker::state::State;
@@ -52,6 +54,7 @@ enum Ended {
     /// Between two requests, and somebody else serves now.
     Idle(Stream, Bytes, Successor),
     /// It speaks HTTP/2; these bytes are its beginning.
+    #[cfg(feature = "http2")]
     Http2(Stream, Bytes),
 }
 
@@ -73,6 +76,8 @@ where
             // connection on which it fails is dead, which the first read tells.
             let _ = stream.set_nodelay(true);
         }
+        #[cfg(not(feature = "http2"))]
+        drop(tasks);
         let mut retries = RETRIES;
         let observed = || {
             let service = TowerToHyperService::new(service.clone());
@@ -82,6 +87,7 @@ where
             let (idle, read, successor) = match serve(&state, stream, bytes, observed()).await {
                 Ended::Closed => return,
                 Ended::Idle(stream, bytes, successor) => (stream, bytes, successor),
+                #[cfg(feature = "http2")]
                 Ended::Http2(stream, bytes) => {
                     report(http2::serve(&state, stream, bytes, observed(), tasks).await);
                     return;
@@ -151,6 +157,7 @@ where
         if activity.upgrade_wanted() {
             return Poll::Ready(Round::Upgrade);
         }
+        #[cfg(feature = "http2")]
         if activity.is_http2() {
             return Poll::Ready(Round::Http2);
         }
@@ -200,6 +207,7 @@ where
             let (stream, unread) = parts.io.into_inner().into_parts();
             return Ended::Idle(stream, join(parts.read_buf, unread), successor);
         }
+        #[cfg(feature = "http2")]
         Round::Http2 => {
             // The preface was held back from hyper, so that its own buffer is empty.
             let (stream, bytes) = connection.into_parts().io.into_inner().into_parts();
@@ -227,6 +235,7 @@ enum Round {
     Closed(hyper::Result<()>),
     /// The program is to answer a request for an upgrade, which hyper allows in another state only.
     Upgrade,
+    #[cfg(feature = "http2")]
     Http2,
     Leave(Successor),
 }

@@ -54,12 +54,13 @@ enum Closing {
 impl LingeringIo {
     /// A connection that speaks HTTP/1, or has not said yet what it speaks.
     pub(super) fn new(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> LingeringIo {
-        let undecided = !activity.used();
+        let undecided = cfg!(feature = "http2") && !activity.used();
         let (frames, closing) = (None, Closing::No);
         LingeringIo { stream, unread, undecided, frames, activity, closing }
     }
 
     /// A connection that speaks HTTP/2.
+    #[cfg(feature = "http2")]
     pub(super) fn http2(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> LingeringIo {
         let mut frames = LateFrames::new();
         frames.follow(&unread);

@@ -14,15 +14,17 @@
 //!   closing with unread input would reset the connection and take the response with it (RFC 9112 §9.6).
 //!
 //! A connection that begins with the preface of HTTP/2 (RFC 9113 §3.4, "prior knowledge", as gRPC clients
-//! do without TLS) is served like that. Its state cannot be passed. When the drain begins it is told so by
+//! do without TLS) is served like that, with the feature `http2`. Its state cannot be passed. When the drain begins it is told so by
 //! a GOAWAY in two steps, so that what is on its way is still answered; streams in flight are finished,
 //! and the client goes on with a new connection.
 //!
 //! What is still open at the drain deadline is cut.
 
 mod connection;
+#[cfg(feature = "http2")]
 mod http2;
 mod io;
+#[cfg_attr(not(feature = "http2"), allow(dead_code))]
 mod late;
 mod preface;
 mod service;

@@ -1,6 +1,5 @@
 //! A worker's ways to other generations, and who takes what comes by them.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -8,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::channel::{self, Channel, Receipt, Successor};
 use super::parcel::{Parcel, Place};
+use crate::sorted::SortedMap;
 use crate::worker::state::{State, lock};
 
 /// Takes a connection and answers for it, or drops the receipt.
@@ -16,7 +16,7 @@ pub(crate) type Adopter = Arc<dyn Fn(Parcel, Receipt) + Send + Sync + 'static>;
 /// Part of the worker's state.
 pub(crate) struct Passage {
     successor: watch::Sender<Option<Successor>>,
-    adopters: Mutex<BTreeMap<Place, Adopter>>,
+    adopters: Mutex<SortedMap<Place, Adopter>>,
     /// Once a runtime is there to work at them.
     channels: OnceLock<mpsc::UnboundedSender<Channel>>,
 }
@@ -45,7 +45,7 @@ impl Passage {
     pub(crate) fn new() -> Passage {
         Passage {
             successor: watch::Sender::new(None),
-            adopters: Mutex::new(BTreeMap::new()),
+            adopters: Mutex::new(SortedMap::new()),
             channels: OnceLock::new(),
         }
     }

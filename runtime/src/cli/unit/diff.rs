@@ -1,0 +1,183 @@
+//! What changes between two texts, as diff(1) shows it with `-u`.
+
+use std::fmt::Write;
+
+/// Lines that are shown around what changed.
+const CONTEXT: usize = 3;
+
+/// Beyond so many pairs of lines that may be the same, all of them count as changed.
+const PAIRS: usize = 4_000_000;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edit {
+    Kept,
+    Removed,
+    Added,
+}
+
+/// The difference, in hunks below a header; nothing where there is none.
+pub(super) fn unified(old: &str, new: &str, before: &str, after: &str) -> String {
+    let old: Vec<&str> = old.split_inclusive('\n').collect();
+    let new: Vec<&str> = new.split_inclusive('\n').collect();
+    let edits = edits(&old, &new);
+    let mut text = String::new();
+    let (mut at, mut line) = (0, (0, 0));
+    while let Some(first) = edits[at..].iter().position(|edit| *edit != Edit::Kept) {
+        let begin = (at + first).saturating_sub(CONTEXT).max(at);
+        let end = end_of_hunk(&edits, at + first);
+        line = step(line, &edits[at..begin]);
+        let (from, to) = (line, step(line, &edits[begin..end]));
+        if text.is_empty() {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "--- {before}\n+++ {after}");
+        }
+        let (removed, added) = (range(from.0, to.0), range(from.1, to.1));
+        let _ = writeln!(text, "@@ -{removed} +{added} @@");
+        for edit in &edits[begin..end] {
+            let (sign, shown) = match edit {
+                Edit::Kept => (' ', old[line.0]),
+                Edit::Removed => ('-', old[line.0]),
+                Edit::Added => ('+', new[line.1]),
+            };
+            line = step(line, &[*edit]);
+            let _ = write!(text, "{sign}{shown}");
+            if !shown.ends_with('\n') {
+                text.push_str("\n\\ No newline at end of file\n");
+            }
+        }
+        at = end;
+    }
+    text
+}
+
+/// Where the hunk that shows the change at `first` ends.
+fn end_of_hunk(edits: &[Edit], first: usize) -> usize {
+    let mut last = first;
+    for (at, edit) in edits.iter().enumerate().skip(first) {
+        if *edit != Edit::Kept {
+            last = at;
+        } else if at - last > 2 * CONTEXT {
+            break;
+        }
+    }
+    (last + 1 + CONTEXT).min(edits.len())
+}
+
+/// The lines of both texts after these edits.
+fn step((old, new): (usize, usize), edits: &[Edit]) -> (usize, usize) {
+    let count = |not: Edit| edits.iter().filter(|edit| **edit != not).count();
+    (old + count(Edit::Added), new + count(Edit::Removed))
+}
+
+fn range(from: usize, to: usize) -> String {
+    match to - from {
+        0 => format!("{from},0"),
+        1 => format!("{}", from + 1),
+        length => format!("{},{length}", from + 1),
+    }
+}
+
+/// The shortest way from one text to the other, what is removed before what is added.
+fn edits(old: &[&str], new: &[&str]) -> Vec<Edit> {
+    let same = |(a, b): &(&&str, &&str)| a == b;
+    let head = old.iter().zip(new).take_while(same).count();
+    let (old, new) = (&old[head..], &new[head..]);
+    let tail = old.iter().rev().zip(new.iter().rev()).take_while(same).count();
+    let (old, new) = (&old[..old.len() - tail], &new[..new.len() - tail]);
+
+    let mut edits = vec![Edit::Kept; head];
+    if old.len().saturating_mul(new.len()) > PAIRS {
+        edits.extend(vec![Edit::Removed; old.len()]);
+        edits.extend(vec![Edit::Added; new.len()]);
+    } else {
+        middle(old, new, &mut edits);
+    }
+    edits.extend(vec![Edit::Kept; tail]);
+    edits
+}
+
+/// By the longest common subsequence.
+fn middle(old: &[&str], new: &[&str], edits: &mut Vec<Edit>) {
+    let width = new.len() + 1;
+    // The length of what is common from these lines on.
+    let mut common = vec![0_u32; (old.len() + 1) * width];
+    for i in (0..old.len()).rev() {
+        for j in (0..new.len()).rev() {
+            let at = i * width + j;
+            common[at] = match old[i] == new[j] {
+                true => common[at + width + 1] + 1,
+                false => common[at + width].max(common[at + 1]),
+            };
+        }
+    }
+    let (mut i, mut j) = (0, 0);
+    while i < old.len() || j < new.len() {
+        let at = i * width + j;
+        let edit = if i < old.len() && j < new.len() && old[i] == new[j] {
+            Edit::Kept
+        } else if i < old.len() && (j == new.len() || common[at + width] >= common[at + 1]) {
+            Edit::Removed
+        } else {
+            Edit::Added
+        };
+        (i, j) = step((i, j), &[edit]);
+        edits.push(edit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hunks() {
+        let old = "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\nk\nl\nm\n";
+        let new = "a\nB\nc\nd\ne\nf\ng\nh\ni\nj\nk\nl\nm\nn";
+        assert_eq!(
+            unified(old, new, "x", "y"),
+            "--- x\n+++ y\n@@ -1,5 +1,5 @@\n a\n-b\n+B\n c\n d\n e\n\
+             @@ -11,3 +11,4 @@\n k\n l\n m\n+n\n\\ No newline at end of file\n"
+        );
+        // Changes whose surroundings touch are one hunk.
+        let near = unified("a\nb\nc\nd\ne\nf\ng\nh\n", "A\nb\nc\nd\ne\nf\ng\nH\n", "x", "y");
+        assert_eq!(near.matches("@@ -1,8 +1,8 @@").count(), 1, "{near}");
+        assert_eq!(near.matches(" @@\n").count(), 1, "{near}");
+    }
+
+    #[test]
+    fn of_nothing() {
+        assert_eq!(unified("a\n", "a\n", "x", "y"), "");
+        assert_eq!(unified("", "a\nb\n", "x", "y"), "--- x\n+++ y\n@@ -0,0 +1,2 @@\n+a\n+b\n");
+        assert_eq!(unified("a\n", "", "x", "y"), "--- x\n+++ y\n@@ -1 +0,0 @@\n-a\n");
+    }
+
+    #[test]
+    fn what_moved_is_found() {
+        let shown = unified("a\nb\nc\n", "b\nc\na\n", "x", "y");
+        assert_eq!(shown, "--- x\n+++ y\n@@ -1,3 +1,3 @@\n-a\n b\n c\n+a\n");
+    }
+
+    /// Short texts are shown whole: what is kept and removed is the old one, what is kept and added the new.
+    #[test]
+    fn of_all_short_texts() {
+        let texts: Vec<String> = (0..3_usize.pow(5))
+            .map(|number| {
+                let line = |place| ["a\n", "b\n", ""][number / 3_usize.pow(place) % 3];
+                (0..5).map(line).collect()
+            })
+            .collect();
+        for old in &texts {
+            for new in texts.iter().step_by(7) {
+                let diff = unified(old, new, "x", "y");
+                let side = |sign| {
+                    let lines = diff.lines().skip(2).filter(|line| !line.starts_with("@@"));
+                    let lines = lines.filter(|line| line.starts_with([' ', sign]));
+                    lines.map(|line| format!("{}\n", &line[1..])).collect::<String>()
+                };
+                if old != new {
+                    assert_eq!((&side('-'), &side('+')), (old, new), "{diff}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Which events are written: `RUST_LOG`, as tracing's programs know it.
+
+use std::cmp::Reverse;
+use std::fmt;
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
+
+/// Levels by module: `info,hyper=warn,hello::db[{query}]=debug`.
+#[derive(Debug)]
+pub(super) struct Filter {
+    /// The most specific first: the first that matches decides.
+    directives: Vec<Directive>,
+}
+
+#[derive(Debug)]
+struct Directive {
+    /// The beginning of the targets it is about.
+    target: String,
+    /// What an event has to have.
+    field: Option<String>,
+    level: LevelFilter,
+}
+
+/// Why a text is no filter.
+#[derive(Debug)]
+pub(super) struct Mistake(&'static str);
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Filter {
+    /// One level for everything.
+    pub(super) fn all(level: LevelFilter) -> Filter {
+        let directive = Directive { target: String::new(), field: None, level };
+        Filter { directives: vec![directive] }
+    }
+
+    /// What a text says. Of two directives about the same the later holds.
+    pub(super) fn parse(text: &str) -> Result<Filter, Mistake> {
+        let mut directives: Vec<Directive> = Vec::new();
+        for part in text.split(',') {
+            let new = Directive::parse(part)?;
+            directives.retain(|old| old.target != new.target || old.field != new.field);
+            directives.push(new);
+        }
+        directives.sort_by_key(|it| Reverse((it.target.len(), it.field.is_some())));
+        Ok(Filter { directives })
+    }
+
+    /// Whether what the metadata describes is written.
+    pub(super) fn enables(&self, metadata: &Metadata<'_>) -> bool {
+        let has = |name: &String| metadata.fields().field(name.as_str()).is_some();
+        let fits = |it: &&Directive| !metadata.is_event() || it.field.iter().all(has);
+        self.decides(metadata.target(), *metadata.level(), fits)
+    }
+
+    /// Whether a record of a target is, which has no fields.
+    pub(super) fn enables_plain(&self, target: &str, level: Level) -> bool {
+        self.decides(target, level, |it| it.field.is_none())
+    }
+
+    fn decides(&self, target: &str, level: Level, fits: impl Fn(&&Directive) -> bool) -> bool {
+        let about = self.directives.iter().filter(|it| target.starts_with(&it.target));
+        about.filter(fits).map(|it| it.level).next().is_some_and(|most| level <= most)
+    }
+
+    /// The level below which nothing is written.
+    pub(super) fn most(&self) -> LevelFilter {
+        self.directives.iter().map(|it| it.level).max().unwrap_or(LevelFilter::OFF)
+    }
+}
+
+impl Directive {
+    /// `level`, `target`, `target=level`, `target[{field}]=level`.
+    fn parse(text: &str) -> Result<Directive, Mistake> {
+        let (about, level) = match text.split_once('=') {
+            None => match text.parse() {
+                Ok(level) => ("", level),
+                Err(_) => (text, LevelFilter::TRACE),
+            },
+            Some((about, level)) => {
+                let level = level.parse().map_err(|_| {
+                    Mistake("a level is off, error, warn, info, debug, trace or 0 to 5")
+                })?;
+                (about, level)
+            }
+        };
+        let (target, field) = match about.split_once("[{") {
+            None => (about, None),
+            Some((target, field)) => {
+                let field = field
+                    .strip_suffix("}]")
+                    .ok_or(Mistake("a field is written in brackets, as in `app[{peer}]=debug`"))?;
+                (target, Some(field.to_owned()))
+            }
+        };
+        Ok(Directive { target: target.to_owned(), field, level })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_specific_decides() {
+        let shows = |text: &str, target: &str, level: Level| {
+            Filter::parse(text).unwrap().enables_plain(target, level)
+        };
+        assert!(shows("info", "app", Level::INFO) && !shows("info", "app", Level::DEBUG));
+        for text in
+            ["warn,app::db=debug,app=off", "app=off,app::db=DEBUG,3,warn", "app=0,app::db=4,2"]
+        {
+            assert!(shows(text, "app::db::pool", Level::DEBUG), "{text}");
+            assert!(!shows(text, "app", Level::ERROR), "{text}");
+            assert!(
+                shows(text, "hyper", Level::WARN) && !shows(text, "hyper", Level::INFO),
+                "{text}"
+            );
+        }
+        assert!(shows("app", "app::db", Level::TRACE) && !shows("app", "hyper", Level::ERROR));
+        assert!(!shows("error,app[{peer}]=trace", "app", Level::INFO));
+        assert_eq!(Filter::parse("warn,app=trace").unwrap().most(), LevelFilter::TRACE);
+    }
+
+    #[test]
+    fn mistakes() {
+        for text in ["app=loud", "app=info=debug", "app[{peer=debug", "app[{peer}=debug"] {
+            assert!(Filter::parse(text).is_err(), "{text}");
+        }
+    }
+}
