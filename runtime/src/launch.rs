@@ -202,7 +202,7 @@ fn refuse_settings(overrides: &[String], location: &[&str]) -> Result<()> {
 }
 
 fn start_dir() -> Result<PathBuf> {
-    std::env::current_dir().map_err(|error| {
+    process::current_directory().map_err(|error| {
         Error::io("the current directory is gone; change to one that exists", error)
     })
 }

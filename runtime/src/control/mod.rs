@@ -34,6 +34,12 @@ pub(crate) enum Request {
         #[serde(default)]
         wait: bool,
     },
+    /// As a restart, from another path: it is the daemon's from then on, if its generation is confirmed.
+    RestartFrom {
+        exe: PathBuf,
+        #[serde(default)]
+        wait: bool,
+    },
     /// Is it alive, ready, started?
     Probe { probe: Probe },
     /// Drain and end.

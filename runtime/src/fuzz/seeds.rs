@@ -158,6 +158,7 @@ fn requests() -> Vec<Request> {
         Request::Status {},
         Request::Restart { wait: true },
         Request::Restart { wait: false },
+        Request::RestartFrom { exe: "/srv/hello".into(), wait: true },
         Request::Probe { probe: Probe::Startup },
         Request::Stop {},
         Request::Unknown,

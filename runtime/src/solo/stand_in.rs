@@ -275,7 +275,7 @@ impl StandIn {
                     _ => {}
                 }
             }
-            Heard::Request(Request::Restart { .. }) => {
+            Heard::Request(Request::Restart { .. } | Request::RestartFrom { .. }) => {
                 let reason = format!(
                     "{} runs without a supervisor; add `graceful_restart` to its attribute, or stop \
                      and start it",

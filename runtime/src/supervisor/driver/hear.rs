@@ -156,6 +156,14 @@ impl Driver {
                 failpoint::reach(Step::SupervisorRequest, 0);
                 self.events.push_back(Event::Restart { client, wait });
             }
+            Heard::Request(Request::RestartFrom { exe, .. }) if !exe.is_absolute() => {
+                let reason = format!("{} is no absolute path", exe.display());
+                self.clients.reply(id, &Reply::Refused { reason });
+            }
+            Heard::Request(Request::RestartFrom { exe, wait }) => {
+                failpoint::reach(Step::SupervisorRequest, 0);
+                self.events.push_back(Event::RestartFrom { exe, client, wait });
+            }
             Heard::Request(Request::Stop {}) => {
                 failpoint::reach(Step::SupervisorRequest, 0);
                 self.events.push_back(Event::Stop { client, at_once: false });
