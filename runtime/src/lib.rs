@@ -102,6 +102,7 @@
 compile_error!("unbroken needs Linux 5.10 or later: it is built on pidfds, signalfd and memfds");
 
 mod activation;
+mod claim;
 mod cli;
 mod config;
 mod control;
@@ -133,6 +134,8 @@ mod solo;
 mod spec;
 mod supervisor;
 mod sys;
+mod upkeep;
+mod watch;
 mod worker;
 
 pub use error::{Error, ErrorKind, Result};

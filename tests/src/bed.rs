@@ -401,7 +401,7 @@ fn report(output: &Output) -> Report {
 }
 
 /// Where cargo put a fixture: beside the directory of the running test.
-pub(crate) fn fixture_path(fixture: &str) -> PathBuf {
+pub fn fixture_path(fixture: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let dir = test.parent().and_then(Path::parent).expect("a target directory");
     let path = dir.join(format!("fixture-{fixture}"));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use std::time::Duration;
 
+use unbroken_tests::bed::fixture_path;
 use unbroken_tests::{Bed, Child, Output, Report, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -146,7 +147,7 @@ fn a_bad_path_is_forgotten() {
         (bed.path("r"), "is not a regular file"),
         (script, "is a script"),
         (bed.path("r/3/app"), "exited with code 1"),
-        (foreign, "exited"),
+        (foreign, "did not reach its `#[daemon]` main"),
     ] {
         let exe = &text(&path);
         let output = run(&bed, &first, &["restart", "--json", "--exe", exe]).expect_code(1);

@@ -42,6 +42,8 @@ pub(crate) struct Process {
     /// What the program said of itself.
     pub(crate) text: Option<String>,
     pub(crate) greeted: bool,
+    /// It has its listeners.
+    pub(crate) welcomed: bool,
     /// The log was opened again since it was forked.
     pub(crate) old_output: bool,
     /// Where the next supervisor finds it, should this one be killed.
@@ -115,6 +117,8 @@ pub(super) struct Packed {
     since: Instant,
     text: Option<String>,
     greeted: bool,
+    #[serde(default)]
+    welcomed: bool,
     old_output: bool,
     #[serde(default)]
     rendezvous: Option<PathBuf>,
@@ -133,6 +137,7 @@ impl Process {
             since: self.since,
             text: self.text.clone(),
             greeted: self.greeted,
+            welcomed: self.welcomed,
             old_output: self.old_output,
             rendezvous: self.rendezvous.clone(),
             counters: packing.hand(&self.counters_fd),
@@ -152,6 +157,7 @@ impl Process {
             since: packed.since,
             text: packed.text,
             greeted: packed.greeted,
+            welcomed: packed.welcomed,
             old_output: packed.old_output,
             rendezvous: packed.rendezvous,
             counters,
@@ -213,6 +219,7 @@ impl Fleet {
                     since: now,
                     text: None,
                     greeted: false,
+                    welcomed: false,
                     old_output: false,
                     rendezvous: None,
                     counters,

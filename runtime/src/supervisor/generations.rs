@@ -15,6 +15,7 @@ use crate::image::{self, Image};
 use crate::listener::{self, Bound, Place};
 use crate::sys::privileges::Account;
 
+mod files;
 mod passed;
 mod removed;
 

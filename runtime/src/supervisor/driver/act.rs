@@ -226,6 +226,10 @@ impl Driver {
         let mut told = failpoint::attempt(Step::SupervisorBeforeWelcome, process.generation)
             .and_then(|()| process.tell(&message, &fds));
         failpoint::reach(Step::SupervisorAfterWelcome, process.generation);
+        if let (Ok(()), Some(process)) = (&told, self.fleet.get_mut(worker)) {
+            process.welcomed = true;
+        }
+        let Some(process) = self.fleet.get(worker) else { return };
         if let (Ok(()), true, Some(log)) = (&told, process.old_output, &self.setup.log) {
             told = process.tell(&ToWorker::Reopen {}, &[log.as_fd()]);
         }
