@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 
+use super::elsewhere::Places;
 use super::show;
 use super::verbs::Inquiry;
+use crate::claim;
 use crate::config::Settings;
 use crate::control::{Outcome, Reply, Request, Status, connect, path_of};
 use crate::error::{Error, ErrorKind, Result};
@@ -219,14 +221,22 @@ fn tell_of_another_file(settings: &Settings) {
 }
 
 fn not_running(settings: &Settings) -> Error {
-    Error::new(
-        ErrorKind::NotRunning,
-        format!(
-            "{} is not running (nobody holds the pidfile {}); `start` it",
-            settings.name,
-            settings.pidfile.display()
+    let (name, pidfile) = (&settings.name, settings.pidfile.display());
+    let text = match claim::holder(&settings.runtime_dir, &settings.pidfile) {
+        Some(pid) => format!(
+            "{name} runs as process {pid}, which has lost its pidfile {pidfile}; see its log for what keeps it \
+             from restoring it, or end that process"
         ),
-    )
+        None => match Places::of_host().find(settings) {
+            Some(elsewhere) => format!(
+                "{name} is not running here (nobody holds the pidfile {pidfile}); {elsewhere}"
+            ),
+            None => {
+                format!("{name} is not running (nobody holds the pidfile {pidfile}); `start` it")
+            }
+        },
+    };
+    Error::new(ErrorKind::NotRunning, text)
 }
 
 /// A connected daemon.

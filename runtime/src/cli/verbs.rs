@@ -50,15 +50,22 @@ pub(crate) enum Command {
 /// What is asked of a running daemon.
 #[derive(Debug)]
 pub(crate) enum Inquiry {
-    Stop { json: bool },
+    Stop {
+        json: bool,
+    },
     Restart {
         json: bool,
         wait: bool,
         /// Where the new image lies, if it is another place than before.
         exe: Option<PathBuf>,
     },
-    Status { json: bool },
-    Probe { json: bool, probe: Probe },
+    Status {
+        json: bool,
+    },
+    Probe {
+        json: bool,
+        probe: Probe,
+    },
 }
 
 /// A verb, as it is parsed and as its help shows it.

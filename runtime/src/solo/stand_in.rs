@@ -255,7 +255,7 @@ impl StandIn {
             settings.name
         );
         self.parts.say.error(&reason);
-        self.parts.reporter.failed(1, &reason);
+        self.parts.reporter.failed_in_main(1, &reason);
         self.put_away();
         process::exit_now(1);
     }

@@ -75,6 +75,8 @@ pub(crate) struct Driver {
     pub(super) signals: Signals,
     pub(super) events: VecDeque<Event>,
     pub(super) exit: Option<(u8, Option<String>)>,
+    /// A worker has ended after it called `main`.
+    pub(super) has_run: bool,
     /// What this process runs.
     pub(super) image: Arc<Image>,
     /// Whether another image could take over is being tried.
@@ -118,6 +120,7 @@ impl Driver {
             signals,
             events: VecDeque::new(),
             exit: None,
+            has_run: false,
             image,
             preflight: None,
             cleared: None,
@@ -221,7 +224,10 @@ impl Driver {
             let text = format!("failed: {reason}");
             self.setup.notifier.tell(Health { text, ..self.machine.health() });
         }
-        self.setup.reporter.failed(code, &reason);
+        match self.has_run {
+            true => self.setup.reporter.failed_in_main(code, &reason),
+            false => self.setup.reporter.failed(code, &reason),
+        }
         for (client, reply) in std::mem::take(&mut self.farewells) {
             self.clients.reply(client, &reply);
         }

@@ -71,6 +71,11 @@ impl Process {
         self.counters.closed()
     }
 
+    /// Whether it has called `main`.
+    pub(crate) fn has_run(&self) -> bool {
+        self.counters.has_run()
+    }
+
     pub(crate) fn missing(&self, listeners: &[&str], manual: bool) -> String {
         self.counters.missing(listeners, manual)
     }

@@ -335,6 +335,7 @@ impl Driver {
         match waited {
             Ok(Some(exit)) => {
                 let ledger = process.final_ledger();
+                self.has_run |= process.has_run();
                 self.fleet.remove(worker);
                 failpoint::reach(Step::SupervisorAfterReap, generation);
                 self.events.push_back(Event::Exited { worker, exit, ledger });

@@ -230,6 +230,7 @@ impl State {
             signals,
             events: VecDeque::new(),
             exit: None,
+            has_run: false,
             preflight: None,
             cleared: None,
         })
