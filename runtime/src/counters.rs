@@ -146,6 +146,11 @@ impl Counters {
         }
     }
 
+    /// Whether `main` was called.
+    pub(crate) fn has_run(&self) -> bool {
+        self.page.progress.stage.load(Relaxed) >= Stage::Running as u64
+    }
+
     /// Notes that the listener at `index` was polled for accept; returns whether all of `count` were.
     pub(crate) fn polled(&self, index: usize, count: usize) -> bool {
         let bit = 1_u64.checked_shl(u32::try_from(index).unwrap_or(64)).unwrap_or(0);

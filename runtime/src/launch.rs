@@ -10,15 +10,16 @@ use nix::sys::signal::Signal;
 use rustix::fs::{Mode, OFlags};
 
 use crate::activation::{self, Sockets};
+use crate::claim::{Claim, Claimed};
 use crate::cli::{self, Command, Line, Parsed};
-use crate::config::{Configuration, LOCATION, Surroundings};
+use crate::config::{Configuration, LOCATION, Settings, Surroundings};
 use crate::control::{ControlSocket, path_of, prepare_directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::listener;
 use crate::logs::{LogFile, Say};
 use crate::marker::{self, Marker, Origin, Role};
 use crate::notify::{self, Notifier};
-use crate::pidfile::PidFile;
+use crate::pidfile::{self, PidFile};
 use crate::probe;
 use crate::reporter::Reporter;
 use crate::solo;
@@ -202,7 +203,7 @@ fn refuse_settings(overrides: &[String], location: &[&str]) -> Result<()> {
 }
 
 fn start_dir() -> Result<PathBuf> {
-    std::env::current_dir().map_err(|error| {
+    process::current_directory().map_err(|error| {
         Error::io("the current directory is gone; change to one that exists", error)
     })
 }
@@ -278,6 +279,7 @@ fn begin(
     let sockets = Sockets::sort(outset.given, &settings.listen)?;
     prepare_directory(&settings.runtime_dir)?;
     create_parent(settings)?;
+    let claim = claim(settings, say)?;
     let pidfile = PidFile::acquire(&settings.pidfile, &settings.name)?;
     // Not before: until then it is the log of the daemon that has the pidfile.
     let log = match open_log(outset.log.as_deref(), settings.log_mode) {
@@ -318,6 +320,7 @@ fn begin(
         notifier: Notifier::new(&vars, None),
         vars,
         pidfile,
+        claim,
         control,
         log,
         reporter: std::mem::take(reporter),
@@ -363,8 +366,41 @@ fn open_log(path: Option<&std::path::Path>, mode: u32) -> Result<Option<LogFile>
     Ok(log)
 }
 
+/// The runtime directory is this daemon's, also while its pidfile is gone.
+fn claim(settings: &Settings, say: &Say) -> Result<Option<Claim>> {
+    let dir = settings.runtime_dir.display();
+    match Claim::take(&settings.runtime_dir, &settings.pidfile) {
+        Ok(Claimed::Ours(claim)) => Ok(Some(claim)),
+        Ok(Claimed::Running(pid)) => {
+            let holder = pidfile::holder_soon(&settings.pidfile)?;
+            let without_file = pid.filter(|_| holder.is_none());
+            Err(match without_file {
+                None => pidfile::already_running(&settings.name, &settings.pidfile, holder),
+                Some(pid) => Error::new(
+                    ErrorKind::AlreadyRunning,
+                    format!(
+                        "{} is already running as process {pid}, without its pidfile {}; end that process \
+                         first, or choose another `runtime_dir`",
+                        settings.name,
+                        settings.pidfile.display()
+                    ),
+                ),
+            })
+        }
+        // The lock of the pidfile has to do.
+        Ok(Claimed::Stranger(user)) => {
+            say.line(&format!("user {user} keeps this daemon from claiming {dir}"));
+            Ok(None)
+        }
+        Err(error) => {
+            say.line(&format!("cannot claim {dir}: {error}"));
+            Ok(None)
+        }
+    }
+}
+
 /// The pidfile's directory, where it is another one than the runtime directory.
-fn create_parent(settings: &crate::config::Settings) -> Result<()> {
+fn create_parent(settings: &Settings) -> Result<()> {
     let Some(parent) = settings.pidfile.parent() else { return Ok(()) };
     std::fs::create_dir_all(parent).map_err(|error| {
         Error::os(

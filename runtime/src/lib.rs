@@ -102,6 +102,7 @@
 compile_error!("unbroken needs Linux 5.10 or later: it is built on pidfds, signalfd and memfds");
 
 mod activation;
+mod claim;
 mod cli;
 mod config;
 mod control;
@@ -134,6 +135,8 @@ mod sorted;
 mod spec;
 mod supervisor;
 mod sys;
+mod upkeep;
+mod watch;
 mod worker;
 
 pub use error::{Error, ErrorKind, Result};

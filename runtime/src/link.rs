@@ -104,6 +104,9 @@ pub(crate) enum ToWorker {
         #[serde(default)]
         finish: Vec<String>,
     },
+    /// The descriptor is a listener in the place of one that the worker has, whose file was removed. Who waits
+    /// at the old one is accepted first.
+    Rebound { name: String, addr: crate::config::Address },
     /// Say that the runtime runs.
     Ping {},
     /// The descriptor leads to the generation that serves: pass connections to it.

@@ -192,6 +192,30 @@ impl Bound {
         }
     }
 
+    /// The file of a unix socket that is ours to look after.
+    pub(crate) fn file(&self) -> Option<(&Path, (u64, u64))> {
+        match (&self.addr, self.file) {
+            (Address::Unix(path), Some(file)) if !self.is_managers() => Some((path, file.inode)),
+            _ => None,
+        }
+    }
+
+    /// Another socket in the place of this one, whose file was removed.
+    pub(crate) fn rebound(&self, name: &str) -> Result<Bound> {
+        let Address::Unix(path) = &self.addr else { return self.beside(self) };
+        let (socket, file) = unix::bind(name, path, &self.settings)?;
+        let (settings, addr) = (self.settings.clone(), self.addr.clone());
+        Ok(Bound { settings, socket, addr, file: Some(file), source: Source::Daemon })
+    }
+
+    /// The socket of `other`, in the place of this one, with the settings of this one.
+    pub(crate) fn beside(&self, other: &Bound) -> Result<Bound> {
+        let socket = other.socket.try_clone();
+        let socket = socket.map_err(|error| Error::io("cannot share a listener", error))?;
+        let (settings, addr) = (self.settings.clone(), self.addr.clone());
+        Ok(Bound { settings, socket, addr, file: other.file, source: other.source })
+    }
+
     pub(crate) fn addr(&self) -> &Address {
         &self.addr
     }

@@ -8,12 +8,17 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::upkeep::Inode;
+
+/// How often, and how long in between, a file is looked for that is about to come.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A pidfile locked by this process.
 #[derive(Debug)]
@@ -60,6 +65,34 @@ impl PidFile {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file that is locked, wherever it is by now.
+    pub(crate) fn inode(&self) -> Option<Inode> {
+        self.file.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
+    }
+
+    /// Makes and locks the file anew where it was removed. What is there by now stays.
+    pub(crate) fn restore(&mut self) -> Result<()> {
+        let path = self.path.clone();
+        let cannot = |what: &str, error: io::Error| cannot(what, &path, error);
+        let file = options().create_new(true).mode(0o644).open(&path);
+        let file = file.map_err(|error| explain_open(&path, error))?;
+        let since = self.file.metadata().and_then(|meta| meta.modified());
+        let mut new = PidFile { path: path.clone(), file };
+        let done = lock(&new.file).map_err(|error| cannot("lock", error)).and_then(|locked| {
+            if !locked {
+                return Err(refused(&path, "is locked by another process"));
+            }
+            let written = new.write().and_then(|()| new.file.set_modified(since?));
+            written.map_err(|error| cannot("write to", error))
+        });
+        if let Err(error) = done {
+            new.remove();
+            return Err(error);
+        }
+        *self = new;
+        Ok(())
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -118,6 +151,17 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
     Ok(Some(Holder { pid: pid(file), since }))
 }
 
+/// As [`holder`], where a daemon is known to live: it may just have begun, or be about to restore the file.
+pub(crate) fn holder_soon(path: &Path) -> Result<Option<Holder>> {
+    for _ in 0..ATTEMPTS {
+        match holder(path) {
+            Ok(None) => std::thread::sleep(PAUSE),
+            found => return found,
+        }
+    }
+    holder(path)
+}
+
 /// The process id in a pidfile. It is only shown to people: an unreadable number is no number.
 pub(crate) fn pid(file: impl Read) -> Option<i32> {
     let mut text = String::new();
@@ -169,17 +213,16 @@ pub(crate) fn already_running(name: &str, path: &Path, holder: Option<Holder>) -
     )
 }
 
-fn open(path: &Path) -> Result<File> {
+/// To read and write a file, and not what a link leads to.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o644)
-        .custom_flags(flags)
-        .open(path);
-    let file = match opened {
+    options.read(true).write(true).custom_flags(flags);
+    options
+}
+
+fn open(path: &Path) -> Result<File> {
+    let file = match options().create(true).truncate(false).mode(0o644).open(path) {
         Ok(file) => file,
         Err(error) => return Err(explain_open(path, error)),
     };
@@ -309,6 +352,26 @@ mod tests {
         std::fs::write(&path, "someone else's\n").unwrap();
         file.remove();
         assert!(path.exists());
+    }
+
+    #[test]
+    fn it_is_restored_where_nothing_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pid");
+        let mut file = PidFile::acquire(&path, "a").unwrap();
+        let since = holder(&path).unwrap().unwrap().since;
+        assert_eq!(file.restore().unwrap_err().kind(), ErrorKind::Pidfile, "it is there");
+        std::fs::remove_file(&path).unwrap();
+        assert!(holder(&path).unwrap().is_none());
+        file.restore().unwrap();
+        let held = holder(&path).unwrap().unwrap();
+        assert_eq!(held.pid, i32::try_from(std::process::id()).ok());
+        assert_eq!(held.since, since, "the daemon is no younger for it");
+        assert_eq!(PidFile::acquire(&path, "a").unwrap_err().kind(), ErrorKind::AlreadyRunning);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap();
+        assert!(file.restore().unwrap_err().to_string().contains("symbolic link"));
+        assert!(!dir.path().join("elsewhere").exists());
     }
 
     #[test]

@@ -21,7 +21,13 @@ pub(crate) enum Report {
     /// It serves.
     Ready { pid: u32, listeners: Vec<String> },
     /// It will not: why, and the code to exit with.
-    Failed { code: u8, reason: String },
+    Failed {
+        code: u8,
+        reason: String,
+        /// `main` had begun.
+        #[serde(default)]
+        in_main: bool,
+    },
 }
 
 impl Reporter {
@@ -42,7 +48,16 @@ impl Reporter {
 
     /// The daemon ends before it served. Later calls say nothing, as nobody listens any more.
     pub(crate) fn failed(&mut self, code: u8, reason: &str) {
-        self.write(&Report::Failed { code: code.max(1), reason: reason.to_owned() });
+        self.fail(code, reason, false);
+    }
+
+    /// As [`failed`](Reporter::failed), in or after the program's own code.
+    pub(crate) fn failed_in_main(&mut self, code: u8, reason: &str) {
+        self.fail(code, reason, true);
+    }
+
+    fn fail(&mut self, code: u8, reason: &str, in_main: bool) {
+        self.write(&Report::Failed { code: code.max(1), reason: reason.to_owned(), in_main });
         self.pipe = None;
     }
 

@@ -402,7 +402,7 @@ fn report(output: &Output) -> Report {
 
 /// Where a fixture is: where cargo put it, beside the directory of the running test, or in the directory
 /// that `UNBROKEN_FIXTURES` names, which is how the tests run on fixtures that were built another way.
-pub(crate) fn fixture_path(fixture: &str) -> PathBuf {
+pub fn fixture_path(fixture: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let beside = || test.ancestors().nth(2).expect("a target directory").to_owned();
     let dir = std::env::var_os("UNBROKEN_FIXTURES").map_or_else(beside, PathBuf::from);

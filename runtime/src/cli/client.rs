@@ -1,19 +1,24 @@
 //! The verbs that talk to a running daemon.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 
+use super::elsewhere::Places;
 use super::show;
 use super::verbs::Inquiry;
+use crate::claim;
 use crate::config::Settings;
 use crate::control::{Outcome, Reply, Request, Status, connect, path_of};
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Image, OnDisk};
 use crate::pidfile;
 use crate::probe::Probe;
+use crate::sys::process;
 
 /// How long a daemon may take to answer `status`, which it does without waiting for anything.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,7 +32,7 @@ pub(crate) fn run(settings: &Settings, inquiry: &Inquiry) -> Result<ExitCode> {
         Inquiry::Status { json } => status(settings, json),
         Inquiry::Probe { json, probe } => self::probe(settings, json, probe),
         Inquiry::Stop { json } => stop(settings, json),
-        Inquiry::Restart { json, wait } => restart(settings, json, wait),
+        Inquiry::Restart { json, wait, ref exe } => restart(settings, json, wait, exe.as_deref()),
     }
 }
 
@@ -151,8 +156,15 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn restart(settings: &Settings, json: bool, wait: bool) -> Result<ExitCode> {
-    let mut conversation = Conversation::begin(settings, &Request::Restart { wait })?;
+fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> Result<ExitCode> {
+    let request = match exe {
+        Some(exe) => Request::RestartFrom { exe: process::absolute(exe), wait },
+        None => {
+            tell_of_another_file(settings);
+            Request::Restart { wait }
+        }
+    };
+    let mut conversation = Conversation::begin(settings, &request)?;
     let mut began = Instant::now();
     let outcome: Outcome = loop {
         match conversation.next(Some(Duration::from_secs(1)))? {
@@ -188,15 +200,43 @@ fn restart(settings: &Settings, json: bool, wait: bool) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn not_running(settings: &Settings) -> Error {
-    Error::new(
-        ErrorKind::NotRunning,
-        format!(
-            "{} is not running (nobody holds the pidfile {}); `start` it",
-            settings.name,
-            settings.pidfile.display()
+/// Who asks for a restart may mean the file that asks, which need not be the one that is started.
+fn tell_of_another_file(settings: &Settings) {
+    // A daemon that does not say what it would start will say why.
+    let Ok(status) = ask_status(settings) else { return };
+    let Some(next) = status.on_disk.filter(|_| status.mode == "supervised") else { return };
+    let own = process::path_of_start();
+    let Ok(image) = Image::own(&own) else { return };
+    let (at, there, name) = (own.display(), next.path.display(), &settings.name);
+    match image.compare(&next.path, &[]) {
+        OnDisk::Other { .. } => eprintln!(
+            "{name}: the image is {there}, another file than {at}, which asks; `restart --exe {at}` \
+             starts that one"
         ),
-    )
+        OnDisk::Missing => eprintln!(
+            "{name}: the image {there} is not there; `restart --exe {at}` starts this one"
+        ),
+        OnDisk::Same | OnDisk::SameBuild | OnDisk::Unusable { .. } => {}
+    }
+}
+
+fn not_running(settings: &Settings) -> Error {
+    let (name, pidfile) = (&settings.name, settings.pidfile.display());
+    let text = match claim::holder(&settings.runtime_dir, &settings.pidfile) {
+        Some(pid) => format!(
+            "{name} runs as process {pid}, which has lost its pidfile {pidfile}; see its log for what keeps it \
+             from restoring it, or end that process"
+        ),
+        None => match Places::of_host().find(settings) {
+            Some(elsewhere) => format!(
+                "{name} is not running here (nobody holds the pidfile {pidfile}); {elsewhere}"
+            ),
+            None => {
+                format!("{name} is not running (nobody holds the pidfile {pidfile}); `start` it")
+            }
+        },
+    };
+    Error::new(ErrorKind::NotRunning, text)
 }
 
 /// A connected daemon.

@@ -1,6 +1,7 @@
 //! The command line: verbs in the first argument, everything else is the program's.
 
 pub(crate) mod client;
+mod elsewhere;
 mod follow;
 mod help;
 mod json;

@@ -1,6 +1,7 @@
 //! The options of the verbs, and how they are read.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use lexopt::Arg;
 
@@ -12,6 +13,7 @@ pub(super) struct Given {
     pub(super) overrides: Vec<String>,
     pub(super) json: bool,
     pub(super) no_wait: bool,
+    pub(super) exe: Option<PathBuf>,
     pub(super) probe: Option<Probe>,
     pub(super) follow: bool,
     pub(super) lines: Option<u32>,
@@ -70,6 +72,20 @@ pub(super) const NO_WAIT: Opt = switch(
     |given| given.no_wait = true,
     "Returns when the new generation serves, not when the old is gone",
 );
+
+pub(super) const EXE: Opt = Opt {
+    long: "exe",
+    short: None,
+    takes: Takes::Value {
+        name: "PATH",
+        expected: "the path of a program",
+        set: |given, text| {
+            given.exe = Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+            given.exe.is_some()
+        },
+    },
+    about: "Starts this program, which is the daemon's from then on",
+};
 
 pub(super) const PROBE: Opt = Opt {
     long: "probe",

@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::control::{DiskStatus, ImageStatus, Outcome, PastRestart, Status};
 use crate::counters::{Held, Ledger};
+use crate::upkeep::FileStatus;
 
 /// `status`.
 pub(super) fn status(status: &Status) -> String {
@@ -44,6 +45,9 @@ pub(super) fn status(status: &Status) -> String {
         line("on disk", &disk);
     }
     line("pidfile", &status.pidfile.display());
+    for file in &status.files {
+        line("file", &self::file(file));
+    }
     match &status.log {
         Some(log) => line("log", &log.display()),
         None => line("log", &"stderr"),
@@ -114,6 +118,17 @@ pub(super) fn waits(status: &Status) -> Option<String> {
     });
     let said = said.collect::<Vec<_>>().join("; ");
     (!said.is_empty()).then_some(said)
+}
+
+/// What became of a file of the daemon's.
+fn file(file: &FileStatus) -> String {
+    let (what, path, at) = (&file.what, file.path.display(), time(file.at));
+    match (file.state.as_str(), &file.reason) {
+        ("restored", _) => format!("{what} {path} was gone and is restored since {at}"),
+        ("replaced", _) => format!("{what} {path} is another file since {at}: remove it"),
+        (_, Some(reason)) => format!("{what} {path} is gone since {at}: {reason}"),
+        (state, None) => format!("{what} {path} is {state} since {at}"),
+    }
 }
 
 /// An image: path, build, and since when it is what it is.

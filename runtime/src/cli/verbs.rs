@@ -1,6 +1,7 @@
 //! The verbs: what each takes, and what is left for the program.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 
 use super::options::{self, Given, Opt};
 use super::unit::Options;
@@ -49,10 +50,22 @@ pub(crate) enum Command {
 /// What is asked of a running daemon.
 #[derive(Debug)]
 pub(crate) enum Inquiry {
-    Stop { json: bool },
-    Restart { json: bool, wait: bool },
-    Status { json: bool },
-    Probe { json: bool, probe: Probe },
+    Stop {
+        json: bool,
+    },
+    Restart {
+        json: bool,
+        wait: bool,
+        /// Where the new image lies, if it is another place than before.
+        exe: Option<PathBuf>,
+    },
+    Status {
+        json: bool,
+    },
+    Probe {
+        json: bool,
+        probe: Probe,
+    },
 }
 
 /// A verb, as it is parsed and as its help shows it.
@@ -106,11 +119,12 @@ pub(super) static VERBS: [Verb; 8] = [
     Verb {
         name: "restart",
         about: "Replaces the running code by what is on disk, losing nothing",
-        options: &[options::SET, options::JSON, options::NO_WAIT],
+        options: &[options::SET, options::JSON, options::NO_WAIT, options::EXE],
         behind: Behind::Running,
         notes: String::new,
         command: |given| {
-            Command::Client(Inquiry::Restart { json: given.json, wait: !given.no_wait })
+            let (json, wait, exe) = (given.json, !given.no_wait, given.exe.clone());
+            Command::Client(Inquiry::Restart { json, wait, exe })
         },
     },
     Verb {

@@ -14,6 +14,7 @@ use crate::image::{Image, OnDisk};
 use crate::listener::{Bound, Source};
 use crate::probe::Probe;
 use crate::sys::privileges::Account;
+use crate::upkeep::FileStatus;
 
 mod clients;
 pub(crate) mod rendezvous;
@@ -31,6 +32,12 @@ pub(crate) enum Request {
     /// A new generation from the image on disk.
     Restart {
         /// Answer when the old worker is gone, else when the transition ends.
+        #[serde(default)]
+        wait: bool,
+    },
+    /// As a restart, from another path: it is the daemon's from then on, if its generation is confirmed.
+    RestartFrom {
+        exe: PathBuf,
         #[serde(default)]
         wait: bool,
     },
@@ -139,6 +146,9 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) on_disk: Option<DiskStatus>,
     pub(crate) pidfile: PathBuf,
+    /// Files of the daemon's that were removed, restored or not.
+    #[serde(default)]
+    pub(crate) files: Vec<FileStatus>,
     #[serde(default)]
     pub(crate) log: Option<PathBuf>,
     /// Why other code runs than was asked for.

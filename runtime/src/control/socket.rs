@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::upkeep::{Inode, at};
 
 /// Packets of a stranger that are read, so that it hears the answer.
 const MOST_UNHEARD: usize = 16;
@@ -21,6 +22,8 @@ const MOST_UNHEARD: usize = 16;
 pub(crate) struct ControlSocket {
     path: PathBuf,
     socket: OwnedFd,
+    /// Of its file, so that only our own is removed.
+    inode: Option<Inode>,
 }
 
 impl ControlSocket {
@@ -30,12 +33,28 @@ impl ControlSocket {
             Error::io(format!("cannot bind the control socket {}", path.display()), error)
         };
         let socket = listen_at(path).map_err(cannot)?;
-        Ok(ControlSocket { path: path.to_owned(), socket })
+        Ok(ControlSocket::adopt(path.to_owned(), socket))
     }
 
     /// Takes over a socket that this process bound before its last exec.
     pub(crate) fn adopt(path: PathBuf, socket: OwnedFd) -> ControlSocket {
-        ControlSocket { path, socket }
+        // What cannot be seen is not there.
+        let inode = at(&path).ok().flatten();
+        ControlSocket { path, socket, inode }
+    }
+
+    pub(crate) fn inode(&self) -> Option<Inode> {
+        self.inode
+    }
+
+    /// Binds anew where the file was removed. What is there by now stays. Who waits at the old socket should
+    /// have been accepted.
+    pub(crate) fn restore(&mut self) -> Result<()> {
+        let restored = bind_at(&self.path).map_err(|error| {
+            Error::io(format!("cannot bind the control socket {}", self.path.display()), error)
+        })?;
+        *self = ControlSocket::adopt(self.path.clone(), restored);
+        Ok(())
     }
 
     /// The next client that may talk to us. Others are told so and turned away.
@@ -68,8 +87,11 @@ impl ControlSocket {
         &self.path
     }
 
+    /// Removes the file, if it is still ours.
     pub(crate) fn remove(&self) {
-        let _ = std::fs::remove_file(&self.path);
+        if at(&self.path).ok().flatten() == self.inode {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -105,6 +127,11 @@ pub(super) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
+    bind_at(path)
+}
+
+/// A listening socket of ours at `path`, where nothing may be.
+fn bind_at(path: &Path) -> io::Result<OwnedFd> {
     let socket = socket()?;
     let (addr, _dir) = address(path)?;
     // The new file takes the mode of the socket, so that there is no moment in which others may

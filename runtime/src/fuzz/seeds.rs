@@ -148,6 +148,7 @@ fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
         ToWorker::Successor {},
         ToWorker::Predecessor {},
         ToWorker::Reopen {},
+        ToWorker::Rebound { name: text.into(), addr: crate::config::Address::Unix(text.into()) },
         ToWorker::Error { message: text.into() },
         ToWorker::Unknown,
     ]
@@ -158,6 +159,7 @@ fn requests() -> Vec<Request> {
         Request::Status {},
         Request::Restart { wait: true },
         Request::Restart { wait: false },
+        Request::RestartFrom { exe: "/srv/hello".into(), wait: true },
         Request::Probe { probe: Probe::Startup },
         Request::Stop {},
         Request::Unknown,

@@ -6,6 +6,7 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -82,7 +83,7 @@ fn let_go(reporter: &Reporter) -> Result<()> {
 /// What became of the daemon.
 enum Outcome {
     Ready { pid: u32, listeners: Vec<String> },
-    Failed { code: u8, reason: String },
+    Failed { code: u8, reason: String, in_main: bool },
 }
 
 fn await_outcome(settings: &Settings, mut reports: Reports) -> Result<Outcome> {
@@ -97,14 +98,14 @@ fn await_outcome(settings: &Settings, mut reports: Reports) -> Result<Outcome> {
                 "{} neither became ready nor gave up within {limit} and was killed",
                 settings.name
             );
-            return Ok(Outcome::Failed { code: 1, reason });
+            return Ok(Outcome::Failed { code: 1, reason, in_main: true });
         }
         match reports.next() {
             Some(Report::Process { pid }) => daemon = Some(process::child_of(pid)?),
             Some(Report::Ready { pid, listeners }) => return Ok(Outcome::Ready { pid, listeners }),
-            Some(Report::Failed { code, reason }) => {
+            Some(Report::Failed { code, reason, in_main }) => {
                 reap(daemon.as_ref());
-                return Ok(Outcome::Failed { code, reason });
+                return Ok(Outcome::Failed { code, reason, in_main });
             }
             None => {
                 let Some(daemon) = &daemon else {
@@ -114,7 +115,8 @@ fn await_outcome(settings: &Settings, mut reports: Reports) -> Result<Outcome> {
                     .wait()
                     .map_err(|error| Error::io("cannot wait for the daemon", error))?;
                 let reason = format!("{} {exit} before it was ready", settings.name);
-                return Ok(Outcome::Failed { code: exit.shell_code().max(1), reason });
+                let code = exit.shell_code().max(1);
+                return Ok(Outcome::Failed { code, reason, in_main: true });
             }
         }
     }
@@ -177,10 +179,12 @@ fn tell(settings: &Settings, outcome: Outcome, log: Option<&Path>, already: u64)
                 false => format!(", serving {}", listeners.join(", ")),
             };
             // Somebody who closed stdout does not want to know.
-            let _ = writeln!(std::io::stdout(), "{name} started as process {pid}{on}");
+            let within = other_directory(settings).map(|dir| format!(", in {dir}"));
+            let within = within.unwrap_or_default();
+            let _ = writeln!(std::io::stdout(), "{name} started as process {pid}{within}{on}");
             ExitCode::SUCCESS
         }
-        Outcome::Failed { code, reason } => {
+        Outcome::Failed { code, reason, in_main } => {
             // As with stdout, above.
             let mut err = std::io::stderr().lock();
             let _ = writeln!(err, "{name}: {reason}");
@@ -192,7 +196,26 @@ fn tell(settings: &Settings, outcome: Outcome, log: Option<&Path>, already: u64)
                     let _ = writeln!(err, "  {line}");
                 }
             }
+            // A program that runs in the foreground, and not in the background, mostly fails for this.
+            if let (true, None, Some(dir)) = (in_main, &settings.workdir, other_directory(settings))
+            {
+                let _ = writeln!(
+                    err,
+                    "{name}: it ran in {dir}, where relative paths lead elsewhere than here: set `workdir` if it \
+                     has some"
+                );
+            }
             ExitCode::from(code)
         }
     }
+}
+
+/// The directory that the program runs in, if it is not the one of whoever starts it.
+fn other_directory(settings: &Settings) -> Option<String> {
+    let dir = settings.workdir.as_deref().unwrap_or(Path::new("/"));
+    if let Some(root) = &settings.chroot {
+        return Some(format!("{} of {}", dir.display(), root.display()));
+    }
+    let file = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    (file(dir) != file(Path::new("."))).then(|| dir.display().to_string())
 }

@@ -95,6 +95,14 @@ impl Notifier {
         None
     }
 
+    /// What it keeps of this name is no use any more: the next [`keep`](Notifier::keep) gives it another.
+    pub(crate) fn renew(&mut self, name: &str) {
+        if let (Some(manager), Some(_)) = (&self.manager, self.store.held.remove(name)) {
+            // One that does not take this does not take the other one either, and is told again.
+            let _ = manager.forget(name);
+        }
+    }
+
     /// Tells the manager to close what it keeps of these names, and waits until it has.
     pub(crate) fn forget(&self, names: &[String]) -> io::Result<()> {
         let (Some(manager), false) = (&self.manager, names.is_empty()) else { return Ok(()) };

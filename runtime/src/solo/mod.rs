@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use self::stand_in::StandIn;
 use crate::activation::Sockets;
+use crate::claim::Claim;
 use crate::config::{Address, Configuration, ListenSettings};
 use crate::control::{ControlSocket, path_of};
 use crate::counters::Counters;
@@ -50,6 +51,7 @@ struct Luggage {
     /// By name; one that the service manager passed may have several.
     listeners: Vec<(String, Packed)>,
     pidfile: RawFd,
+    claim: Option<RawFd>,
     control: RawFd,
     reporter: Option<RawFd>,
     log: Option<PathBuf>,
@@ -109,6 +111,7 @@ fn exec(setup: &Setup, bound: &[(String, Bound)]) -> Result<Infallible> {
             })
             .collect::<Result<_>>()?,
         pidfile: keep(setup.pidfile.as_fd())?,
+        claim: setup.claim.as_ref().map(|claim| keep(claim.as_fd())).transpose()?,
         control: keep(setup.control.as_fd())?,
         reporter: setup.reporter.descriptor().map(keep).transpose()?,
         log: setup.log.as_ref().map(|log| log.path().to_owned()),
@@ -206,6 +209,10 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
         bound,
         counters,
         pidfile,
+        claim: match luggage.claim {
+            Some(number) => Some(Claim::adopt(adopt(number)?)),
+            None => None,
+        },
         control,
         reporter,
         log,

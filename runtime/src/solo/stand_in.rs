@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
+use crate::claim::Claim;
 use crate::config::{Configuration, Ready};
 use crate::control::{
     Clients, ControlSocket, DiskStatus, Heard, ImageStatus, ListenerStatus, Reply, Request, Status,
@@ -25,6 +26,9 @@ use crate::reporter::Reporter;
 use crate::sys::readiness::readable;
 use crate::sys::signals::{Caught, HANDLED, HangUp};
 use crate::sys::{clock, process};
+use crate::upkeep::Upkeep;
+
+mod files;
 
 /// What the thread works with.
 pub(super) struct Parts {
@@ -35,6 +39,7 @@ pub(super) struct Parts {
     pub(super) bound: Vec<(String, Bound)>,
     pub(super) counters: Counters,
     pub(super) pidfile: PidFile,
+    pub(super) claim: Option<Claim>,
     pub(super) control: ControlSocket,
     pub(super) reporter: Reporter,
     pub(super) log: Option<LogFile>,
@@ -52,10 +57,14 @@ enum Place {
     Control,
     Client(u64),
     Probe(probe::Source),
+    Files,
+    Claim,
 }
 
 pub(super) struct StandIn {
     parts: Parts,
+    /// None where the files are out of reach, in a `chroot`.
+    upkeep: Option<Upkeep>,
     caught: Caught,
     clients: Clients,
     stopping: Vec<u64>,
@@ -89,7 +98,11 @@ impl StandIn {
         let caught =
             Caught::catch(&HANDLED).map_err(|error| Error::io("cannot catch signals", error))?;
         let deadline = Instant::now() + parts.configuration.settings.ready_timeout;
+        let settings = &parts.configuration.settings;
+        let upkeep = settings.chroot.is_none();
+        let upkeep = upkeep.then(|| Upkeep::new(&settings.runtime_dir, Vec::new(), &parts.say));
         Ok(StandIn {
+            upkeep,
             parts,
             caught,
             clients: Clients::default(),
@@ -118,6 +131,7 @@ impl StandIn {
     }
 
     fn run(mut self) {
+        self.look_after_files();
         while self.phase != Phase::Over {
             let health = self.health();
             self.parts.notifier.tell(health);
@@ -138,7 +152,9 @@ impl StandIn {
             _ => None,
         };
         let (alive, probes) = (self.parts.notifier.deadline(), self.parts.probes.deadline());
-        let next = [limit, self.clients.deadline(), alive, probes].into_iter().flatten().min();
+        let files = self.upkeep.as_ref().and_then(Upkeep::deadline);
+        let next = [limit, self.clients.deadline(), alive, probes, files];
+        let next = next.into_iter().flatten().min();
         let ready = self.poll(next)?;
         for place in ready {
             match place {
@@ -151,9 +167,14 @@ impl StandIn {
                 }
                 Place::Client(id) => self.hear_client(id),
                 Place::Probe(source) => self.answer_probe(source),
+                Place::Files => self.files_changed(),
+                Place::Claim => self.parts.claim.iter().for_each(Claim::answer),
             }
         }
         let now = Instant::now();
+        if self.upkeep.as_ref().and_then(Upkeep::deadline).is_some_and(|at| at <= now) {
+            self.look_after_files();
+        }
         self.clients.expire(now);
         self.parts.probes.expire(now);
         self.parts.notifier.keep_alive(now, true);
@@ -173,6 +194,9 @@ impl StandIn {
             places.push((Place::Control, self.parts.control.as_fd()));
         }
         places.extend(self.clients.sockets().map(|(id, fd)| (Place::Client(id), fd)));
+        let files = self.upkeep.as_ref().and_then(Upkeep::source);
+        places.extend(files.map(|fd| (Place::Files, fd)));
+        places.extend(self.parts.claim.as_ref().map(|claim| (Place::Claim, claim.as_fd())));
         let probes = self.parts.probes.sources(now);
         places.extend(probes.map(|(source, fd)| (Place::Probe(source), fd)));
         readable(&places, deadline).map_err(|error| Error::io("poll failed", error))
@@ -231,7 +255,7 @@ impl StandIn {
             settings.name
         );
         self.parts.say.error(&reason);
-        self.parts.reporter.failed(1, &reason);
+        self.parts.reporter.failed_in_main(1, &reason);
         self.put_away();
         process::exit_now(1);
     }
@@ -275,7 +299,7 @@ impl StandIn {
                     _ => {}
                 }
             }
-            Heard::Request(Request::Restart { .. }) => {
+            Heard::Request(Request::Restart { .. } | Request::RestartFrom { .. }) => {
                 let reason = format!(
                     "{} runs without a supervisor; add `graceful_restart` to its attribute, or stop \
                      and start it",
@@ -457,6 +481,7 @@ impl StandIn {
             supervisor_image: None,
             on_disk: Some(DiskStatus::of(&self.parts.image, exe, &[])),
             pidfile: settings.pidfile.clone(),
+            files: self.upkeep.as_ref().map(Upkeep::status).unwrap_or_default(),
             log: self.parts.log.as_ref().map(|log| log.path().to_owned()),
             note: None,
             ledger: Some(ledger),

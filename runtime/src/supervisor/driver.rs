@@ -4,6 +4,7 @@
 //! One thread that sleeps in poll(2). It never waits for a worker, a client or a name server.
 
 mod act;
+mod files;
 mod hear;
 
 use std::collections::VecDeque;
@@ -20,6 +21,7 @@ use super::orphans::Orphans;
 use super::tenure::Tenure;
 use super::upgrade::preflight::Preflight;
 use crate::activation::Sockets;
+use crate::claim::Claim;
 use crate::config::Configuration;
 use crate::control::{Clients, ControlSocket, Reply};
 use crate::error::{Error, Result};
@@ -32,6 +34,7 @@ use crate::pidfile::PidFile;
 use crate::probe;
 use crate::reporter::Reporter;
 use crate::sys::signals::{HangUp, Signals};
+use crate::upkeep::Upkeep;
 
 /// What a supervisor is made of.
 pub(crate) struct Setup {
@@ -41,6 +44,7 @@ pub(crate) struct Setup {
     pub(crate) args: Vec<OsString>,
     pub(crate) vars: Vec<(OsString, OsString)>,
     pub(crate) pidfile: PidFile,
+    pub(crate) claim: Option<Claim>,
     pub(crate) control: ControlSocket,
     pub(crate) log: Option<LogFile>,
     pub(crate) reporter: Reporter,
@@ -67,9 +71,12 @@ pub(crate) struct Driver {
     /// How long the log was when the last one was.
     pub(super) log_length: u64,
     pub(super) clients: Clients,
+    pub(super) upkeep: Upkeep,
     pub(super) signals: Signals,
     pub(super) events: VecDeque<Event>,
     pub(super) exit: Option<(u8, Option<String>)>,
+    /// A worker has ended after it called `main`.
+    pub(super) has_run: bool,
     /// What this process runs.
     pub(super) image: Arc<Image>,
     /// Whether another image could take over is being tried.
@@ -94,6 +101,7 @@ impl Driver {
         let mut generations = Generations::after(inherited).with_passed(passed);
         generations.set_kept(setup.notifier.held().values().cloned().collect());
         let settings = &setup.configuration.settings;
+        let upkeep = Upkeep::new(&settings.runtime_dir, Vec::new(), &setup.say);
         let machine = Machine::new(Policy::of(settings)).after(orphans.last_generation());
         let mut driver = Driver {
             machine,
@@ -108,9 +116,11 @@ impl Driver {
             tenure: Tenure::default(),
             log_length: 0,
             clients: Clients::default(),
+            upkeep,
             signals,
             events: VecDeque::new(),
             exit: None,
+            has_run: false,
             image,
             preflight: None,
             cleared: None,
@@ -156,6 +166,7 @@ impl Driver {
             {
                 return self.leave(code, reason);
             }
+            self.look_after_new_files();
             self.become_cleared();
             if !self.events.is_empty() {
                 continue;
@@ -213,7 +224,10 @@ impl Driver {
             let text = format!("failed: {reason}");
             self.setup.notifier.tell(Health { text, ..self.machine.health() });
         }
-        self.setup.reporter.failed(code, &reason);
+        match self.has_run {
+            true => self.setup.reporter.failed_in_main(code, &reason),
+            false => self.setup.reporter.failed(code, &reason),
+        }
         for (client, reply) in std::mem::take(&mut self.farewells) {
             self.clients.reply(client, &reply);
         }

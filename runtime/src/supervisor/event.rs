@@ -1,5 +1,6 @@
 //! What the machine hears and what it says: its whole interface.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,8 @@ pub(crate) enum Event {
     Exited { worker: WorkerId, exit: Exit, ledger: Ledger },
     /// A restart is asked for, by a client or by a signal.
     Restart { client: Option<ClientId>, wait: bool },
+    /// As a restart, from another path: it is the daemon's from then on, if its generation is confirmed.
+    RestartFrom { exe: PathBuf, client: Option<ClientId>, wait: bool },
     /// The daemon is asked to stop. A second one without a client means it.
     Stop { client: Option<ClientId>, at_once: bool },
     /// A client hung up; nobody waits for its answer.

@@ -42,6 +42,8 @@ pub(crate) struct Process {
     /// What the program said of itself.
     pub(crate) text: Option<String>,
     pub(crate) greeted: bool,
+    /// It has its listeners.
+    pub(crate) welcomed: bool,
     /// The log was opened again since it was forked.
     pub(crate) old_output: bool,
     /// Where the next supervisor finds it, should this one be killed.
@@ -67,6 +69,11 @@ impl Process {
     /// The figures after its end.
     pub(crate) fn final_ledger(&self) -> Ledger {
         self.counters.closed()
+    }
+
+    /// Whether it has called `main`.
+    pub(crate) fn has_run(&self) -> bool {
+        self.counters.has_run()
     }
 
     pub(crate) fn missing(&self, listeners: &[&str], manual: bool) -> String {
@@ -115,6 +122,8 @@ pub(super) struct Packed {
     since: Instant,
     text: Option<String>,
     greeted: bool,
+    #[serde(default)]
+    welcomed: bool,
     old_output: bool,
     #[serde(default)]
     rendezvous: Option<PathBuf>,
@@ -133,6 +142,7 @@ impl Process {
             since: self.since,
             text: self.text.clone(),
             greeted: self.greeted,
+            welcomed: self.welcomed,
             old_output: self.old_output,
             rendezvous: self.rendezvous.clone(),
             counters: packing.hand(&self.counters_fd),
@@ -152,6 +162,7 @@ impl Process {
             since: packed.since,
             text: packed.text,
             greeted: packed.greeted,
+            welcomed: packed.welcomed,
             old_output: packed.old_output,
             rendezvous: packed.rendezvous,
             counters,
@@ -213,6 +224,7 @@ impl Fleet {
                     since: now,
                     text: None,
                     greeted: false,
+                    welcomed: false,
                     old_output: false,
                     rendezvous: None,
                     counters,

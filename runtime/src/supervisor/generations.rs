@@ -14,6 +14,7 @@ use crate::listener::{self, Bound, Place};
 use crate::sorted::SortedMap;
 use crate::sys::privileges::Account;
 
+mod files;
 mod passed;
 mod removed;
 

@@ -4,6 +4,7 @@
 //! down as assertions over random histories in `machine/invariants.rs`.
 
 mod exclusive;
+mod exe;
 mod fallback;
 mod health;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use self::exe::Exe;
 use self::lame_duck::LameDuck;
 use self::respawn::Current;
 use self::retire::Retiring;
@@ -64,6 +66,8 @@ pub(crate) struct Machine {
     /// Restarts asked for during a transition: together they are one more.
     pending: Option<Vec<Waiter>>,
     upgrade: Option<Upgrade>,
+    #[serde(default)]
+    exe: Exe,
     /// Generations that were replaced, while they have workers.
     retiring: Vec<Retiring>,
     /// Told to stop, and still accepting.
@@ -96,6 +100,7 @@ impl Machine {
             transition: None,
             pending: None,
             upgrade: None,
+            exe: Exe::default(),
             retiring: Vec::new(),
             lame_duck: None,
             stopping: None,
@@ -155,7 +160,10 @@ impl Machine {
             Event::Exited { worker, exit, ledger } => {
                 self.ended(worker, exit, ledger, now, &mut out);
             }
-            Event::Restart { client, wait } => self.restart(client, wait, now, &mut out),
+            Event::Restart { client, wait } => self.restart(None, client, wait, now, &mut out),
+            Event::RestartFrom { exe, client, wait } => {
+                self.restart(Some(exe), client, wait, now, &mut out);
+            }
             Event::Stop { client, at_once } => self.stop(client, at_once, now, &mut out),
             Event::ClientGone { client } => self.client_gone(client),
             Event::Upgraded { kept } => self.upgraded(kept, now, &mut out),

@@ -71,6 +71,7 @@ pub(super) fn status(driver: &Driver) -> Status {
             DiskStatus::of(&holdings.image, driver.next_image(), &workers)
         }),
         pidfile: settings.pidfile.clone(),
+        files: driver.upkeep.status(),
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
         note: driver.machine.fallen_back().map(str::to_owned),
         ledger: generation.map(|serving| {

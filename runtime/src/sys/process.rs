@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -230,6 +231,25 @@ pub(crate) fn remove_variable(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The current directory, by the name that `PWD` has for it if it has one: who went through a link, such as
+/// `current`, means what it leads to later as well (as pwd(1) has it).
+pub(crate) fn current_directory() -> io::Result<PathBuf> {
+    let physical = std::env::current_dir()?;
+    let logical = std::env::var_os("PWD").map(PathBuf::from);
+    Ok(logical.filter(|path| leads_to(path, &physical)).unwrap_or(physical))
+}
+
+/// Whether a path is another name of a directory, without steps back, which a later link may mislead.
+fn leads_to(path: &Path, directory: &Path) -> bool {
+    let steps =
+        |bytes: &[u8]| bytes.split(|byte| *byte == b'/').any(|it| it == b"." || it == b"..");
+    let same = || -> io::Result<bool> {
+        let (a, b) = (std::fs::metadata(path)?, std::fs::metadata(directory)?);
+        Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+    };
+    path.is_absolute() && !steps(path.as_os_str().as_bytes()) && same().unwrap_or(false)
+}
+
 /// The path this program was started by (`AT_EXECFN`, getauxval(3)), symlinks not resolved.
 ///
 /// Made absolute against the current directory, which is the starting directory at the top of `main`.
@@ -243,7 +263,13 @@ pub(crate) fn path_of_start() -> PathBuf {
         false => unsafe { CStr::from_ptr(given) },
     };
     let path = Path::new(OsStr::from_bytes(given.to_bytes()));
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+    absolute(path)
+}
+
+/// A path made absolute against [`current_directory`], symlinks not resolved.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    let from_here = current_directory().map_or_else(|_| path.to_owned(), |dir| dir.join(path));
+    std::path::absolute(&from_here).unwrap_or(from_here)
 }
 
 /// This process' environment as it is now.
@@ -263,5 +289,32 @@ pub(crate) fn set_name(name: &str) {
     if let Ok(name) = CString::new(short) {
         // A name is a courtesy: without one the process runs as well.
         let _ = rustix::thread::set_name(&name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_leads_to_its_directory_only() {
+        let bed = tempfile::tempdir().unwrap();
+        let [one, other, link] = ["one", "other", "link"].map(|name| bed.path().join(name));
+        std::fs::create_dir(&one).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink("one", &link).unwrap();
+        assert!(leads_to(&one, &one) && leads_to(&link, &one));
+        assert!(!leads_to(&link, &other), "it lies");
+        assert!(!leads_to(&bed.path().join("none"), &one));
+        for stepping in ["link/../one", "link/.", "other/../link"] {
+            let stepping = bed.path().join(stepping);
+            assert_eq!(
+                std::fs::canonicalize(&stepping).unwrap(),
+                std::fs::canonicalize(&one).unwrap()
+            );
+            assert!(!leads_to(&stepping, &one), "{}", stepping.display());
+        }
+        assert!(!leads_to(Path::new("."), Path::new(".")));
+        assert!(!leads_to(Path::new(""), Path::new(".")));
     }
 }

@@ -180,6 +180,11 @@ impl Conductor {
                 }
                 self.drain(clock::from_monotonic_ns(deadline), &finish);
             }
+            ToWorker::Rebound { name, addr } => {
+                if let Some(socket) = fds.into_iter().next() {
+                    self.state.rebound(&name, &addr, socket);
+                }
+            }
             ToWorker::Ping {} => self.state.pinged(),
             ToWorker::Successor {} | ToWorker::Predecessor {} => self.open_channel(&message, fds),
             ToWorker::Reopen {} => {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -43,6 +43,8 @@ pub(crate) struct State {
     /// Emptied of its sockets when the drain begins.
     listeners: Mutex<SortedMap<String, Handed>>,
     listener_count: usize,
+    /// How often a socket came in the place of another one.
+    changes: AtomicU32,
     link: OwnedFd,
     phase: watch::Sender<Phase>,
     /// For threads that wait without a runtime.
@@ -89,6 +91,9 @@ pub(crate) enum Access {
 struct Handed {
     /// Several, if the service manager passed several of one name. None once the worker drains.
     sockets: Vec<Socket>,
+    /// Those whose files were removed before anybody took the listener: who waits there is not forgotten.
+    former: Vec<Socket>,
+    taken: bool,
     /// Where the first of them is, or was.
     addr: Addr,
     index: usize,
@@ -103,15 +108,28 @@ struct Socket {
     fd: OwnedFd,
     addr: Address,
     source: Source,
+    /// The count of such changes with which it came in the place of another one.
+    change: u32,
 }
 
 /// A handle on a declared listener.
 pub(crate) struct Taken {
     /// None once the worker drains.
     pub(crate) sockets: Vec<(OwnedFd, Addr)>,
+    /// Nobody gets into their queues any more.
+    pub(crate) former: Vec<(OwnedFd, Addr)>,
     /// Where the first of them is.
     pub(crate) addr: Addr,
     pub(crate) index: usize,
+    /// For [`State::changes_since`].
+    pub(crate) change: u32,
+}
+
+/// Sockets that came in the place of others.
+pub(crate) struct Changes {
+    pub(crate) last: u32,
+    /// By the place of the other one.
+    pub(crate) sockets: Vec<(usize, OwnedFd)>,
 }
 
 /// The phase for blocking threads: a condition to wait for, and descriptors to wait for in poll(2).
@@ -136,10 +154,17 @@ impl State {
         for (ListenerHandle { name, addr, source }, fd) in handed {
             let index = listeners.len();
             let first = Addr::from(&addr);
-            let new =
-                || Handed { sockets: Vec::new(), addr: first, index, kept: false, until: None };
+            let new = || Handed {
+                sockets: Vec::new(),
+                former: Vec::new(),
+                taken: false,
+                addr: first,
+                index,
+                kept: false,
+                until: None,
+            };
             let handed = listeners.entry(name).or_insert_with(new);
-            handed.sockets.push(Socket { fd, addr, source });
+            handed.sockets.push(Socket { fd, addr, source, change: 0 });
         }
         let listener_count = listeners.len();
         Ok(State {
@@ -148,6 +173,7 @@ impl State {
             counters,
             listeners: Mutex::new(listeners),
             listener_count,
+            changes: AtomicU32::new(0),
             link,
             phase: watch::Sender::new(Phase::Waiting),
             gate: Gate::new()?,
@@ -372,11 +398,49 @@ impl State {
 
     /// A handle on the listener of this name; `None` if none is declared.
     pub(crate) fn listener(&self, name: &str) -> Option<io::Result<Taken>> {
-        let listeners = lock(&self.listeners);
-        let handed = listeners.get(name)?;
+        let mut listeners = lock(&self.listeners);
+        let handed = listeners.get_mut(name)?;
+        let change = self.changes.load(Ordering::SeqCst);
+        handed.taken = true;
+        let former = std::mem::take(&mut handed.former);
+        let former = former.into_iter().map(|it| (it.fd, Addr::from(&it.addr))).collect();
         let clones = handed.sockets.iter().map(|it| Ok((it.fd.try_clone()?, Addr::from(&it.addr))));
         let (addr, index) = (handed.addr.clone(), handed.index);
-        Some(clones.collect::<io::Result<_>>().map(|sockets| Taken { sockets, addr, index }))
+        let sockets = clones.collect::<io::Result<_>>();
+        Some(sockets.map(|sockets| Taken { sockets, former, addr, index, change }))
+    }
+
+    /// A socket comes in the place of the one at the same address, whose file was removed.
+    pub(crate) fn rebound(&self, name: &str, addr: &Address, new: OwnedFd) {
+        let mut listeners = lock(&self.listeners);
+        let Some(handed) = listeners.get_mut(name) else { return };
+        // None is left of a worker that drains.
+        let Some(socket) = handed.sockets.iter_mut().find(|it| it.addr == *addr) else { return };
+        // First, so that a queue that is found empty stays empty. Wakes who polls it, too.
+        ending::keep_out(&socket.fd, &Addr::from(addr));
+        let change = self.changes.load(Ordering::SeqCst) + 1;
+        let new = Socket { fd: new, addr: addr.clone(), source: socket.source, change };
+        let old = std::mem::replace(socket, new);
+        self.changes.store(change, Ordering::SeqCst);
+        if !handed.taken {
+            handed.former.push(old);
+        }
+        drop(listeners);
+        self.phase.send_modify(|_| {});
+    }
+
+    /// The sockets that came in the place of others after `change`, by their places, and the last change.
+    pub(crate) fn changes_since(&self, change: u32, index: usize) -> io::Result<Option<Changes>> {
+        if self.changes.load(Ordering::SeqCst) == change {
+            return Ok(None);
+        }
+        let listeners = lock(&self.listeners);
+        let handed = listeners.values().find(|handed| handed.index == index);
+        let sockets = handed.into_iter().flat_map(|handed| handed.sockets.iter().enumerate());
+        let new = sockets.filter(|(_, socket)| socket.change > change);
+        let new = new.map(|(place, socket)| Ok((place, socket.fd.try_clone()?)));
+        let sockets = new.collect::<io::Result<_>>()?;
+        Ok(Some(Changes { last: self.changes.load(Ordering::SeqCst), sockets }))
     }
 
     /// Whether this worker has hung up by itself.
@@ -394,7 +458,7 @@ impl State {
         let (mut described, mut sockets) = (Vec::new(), Vec::new());
         for (name, handed) in listeners.iter() {
             let Some(settings) = declared.get(name) else { continue };
-            for Socket { fd, addr, source } in &handed.sockets {
+            for Socket { fd, addr, source, .. } in &handed.sockets {
                 let (addr, source) = (addr.clone(), *source);
                 let settings = match source {
                     Source::Manager => ListenSettings { addr: addr.clone(), ..settings.clone() },

@@ -65,8 +65,11 @@ fn each_verb_with_its_options() {
     for (words, wanted) in [
         (&["run"][..], "Run { detach: Some(false) }"),
         (&["stop", "--json"], "Client(Stop { json: true })"),
-        (&["restart"], "Client(Restart { json: false, wait: true })"),
-        (&["restart", "--no-wait", "--json", "--"], "Client(Restart { json: true, wait: false })"),
+        (&["restart"], "Client(Restart { json: false, wait: true, exe: None })"),
+        (
+            &["restart", "--no-wait", "--json", "--"],
+            "Client(Restart { json: true, wait: false, exe: None })",
+        ),
         (&["status"], "Client(Status { json: false })"),
         (&["status", "--probe=live", "--json"], "Client(Probe { json: true, probe: Live })"),
         (&["logs"], "Logs(Options { lines: 10, follow: false })"),

@@ -1,7 +1,7 @@
 //! From actions to system calls.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -13,6 +13,7 @@ use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::link::{ListenerHandle, ToWorker};
 use crate::logs::{self, About};
+use crate::marker::Origin;
 use crate::supervisor::event::{Action, Answer, Event, Generation, Level, Order, Source, WorkerId};
 use crate::supervisor::fleet::Plan;
 use crate::supervisor::machine::MAX_RESTARTS;
@@ -148,12 +149,13 @@ impl Driver {
             }
         };
         let settings = self.settings_of(generation, source).cloned();
+        let origin = self.origin_now();
         let plan = Plan {
             generation,
             image: &image,
             args: &self.setup.args,
             vars: &self.setup.vars,
-            origin: &self.setup.origin,
+            origin: &origin,
             settings: settings.as_ref(),
             respawn: source != Source::Disk,
         };
@@ -172,8 +174,17 @@ impl Driver {
             .map(|configuration| &configuration.settings)
     }
 
+    /// From what settings are computed: what a restart said of the path counts.
+    fn origin_now(&self) -> Origin {
+        let origin = self.setup.origin.clone();
+        Origin { exe: self.machine.exe().map_or(origin.exe, Path::to_owned), ..origin }
+    }
+
     /// Where the image of the next generation lies.
     pub(in crate::supervisor) fn next_image(&self) -> PathBuf {
+        if let Some(exe) = self.machine.exe() {
+            return exe.to_owned();
+        }
         let serving = self.machine.serving_generation();
         let exe = serving
             .and_then(|serving| self.generations.get(serving))
@@ -215,6 +226,10 @@ impl Driver {
         let mut told = failpoint::attempt(Step::SupervisorBeforeWelcome, process.generation)
             .and_then(|()| process.tell(&message, &fds));
         failpoint::reach(Step::SupervisorAfterWelcome, process.generation);
+        if let (Ok(()), Some(process)) = (&told, self.fleet.get_mut(worker)) {
+            process.welcomed = true;
+        }
+        let Some(process) = self.fleet.get(worker) else { return };
         if let (Ok(()), true, Some(log)) = (&told, process.old_output, &self.setup.log) {
             told = process.tell(&ToWorker::Reopen {}, &[log.as_fd()]);
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::Driver;
+use crate::claim::Claim;
 use crate::config::{Configuration, Ready};
 use crate::control::{Heard, Reply, Request};
 use crate::error::{Error, Result};
@@ -36,6 +37,8 @@ pub(in crate::supervisor) enum Readable {
     Link(WorkerId),
     Child(WorkerId),
     Preflight,
+    Files,
+    Claim,
     Orphan(i32),
     Probe(probe::Source),
 }
@@ -50,6 +53,7 @@ impl Driver {
             self.orphans.deadline(),
             self.setup.probes.deadline(),
             self.setup.notifier.deadline(),
+            self.upkeep.deadline(),
             rehearsal,
         ]
         .into_iter()
@@ -69,6 +73,8 @@ impl Driver {
                 Readable::Link(id) => self.hear_worker(id, MESSAGES_AT_ONCE),
                 Readable::Child(id) => self.reap(id),
                 Readable::Preflight => {}
+                Readable::Files => self.files_changed(now),
+                Readable::Claim => self.setup.claim.iter().for_each(Claim::answer),
                 Readable::Orphan(pid) => self.orphan_gone(pid),
                 Readable::Probe(source) => self.answer_probe(source, now),
             }
@@ -82,6 +88,9 @@ impl Driver {
             self.events.push_back(Event::LinkLost { worker, reason });
         }
         self.orphans.enforce(now, &self.setup.say);
+        if self.upkeep.deadline().is_some_and(|at| at <= now) {
+            self.look_after_files();
+        }
         self.clients.expire(now);
         self.setup.probes.expire(now);
         self.setup.notifier.keep_alive(now, self.machine.is_well());
@@ -106,6 +115,8 @@ impl Driver {
             sources.push((Readable::Child(id), process.child.as_fd()));
         }
         sources.extend(self.orphans.processes().map(|(pid, fd)| (Readable::Orphan(pid), fd)));
+        sources.extend(self.upkeep.source().map(|fd| (Readable::Files, fd)));
+        sources.extend(self.setup.claim.as_ref().map(|claim| (Readable::Claim, claim.as_fd())));
         sources.extend(self.preflight.as_ref().map(|it| (Readable::Preflight, it.as_fd())));
         let probes = self.setup.probes.sources(Instant::now());
         sources.extend(probes.map(|(source, fd)| (Readable::Probe(source), fd)));
@@ -125,6 +136,10 @@ impl Driver {
         {
             let stop = |at_once| Event::Stop { client: None, at_once };
             let restart = Event::Restart { client: None, wait: false };
+            // Where it was not heard of, a restart heals what was removed.
+            if matches!(signal, Signal::SIGHUP | Signal::SIGUSR2) {
+                self.look_after_files();
+            }
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => self.events.push_back(stop(false)),
                 Signal::SIGQUIT => self.events.push_back(stop(true)),
@@ -153,8 +168,18 @@ impl Driver {
                 self.clients.reply(id, &Reply::Probed { ok, text: text.into() });
             }
             Heard::Request(Request::Restart { wait }) => {
+                self.look_after_files();
                 failpoint::reach(Step::SupervisorRequest, 0);
                 self.events.push_back(Event::Restart { client, wait });
+            }
+            Heard::Request(Request::RestartFrom { exe, .. }) if !exe.is_absolute() => {
+                let reason = format!("{} is no absolute path", exe.display());
+                self.clients.reply(id, &Reply::Refused { reason });
+            }
+            Heard::Request(Request::RestartFrom { exe, wait }) => {
+                self.look_after_files();
+                failpoint::reach(Step::SupervisorRequest, 0);
+                self.events.push_back(Event::RestartFrom { exe, client, wait });
             }
             Heard::Request(Request::Stop {}) => {
                 failpoint::reach(Step::SupervisorRequest, 0);
@@ -310,6 +335,7 @@ impl Driver {
         match waited {
             Ok(Some(exit)) => {
                 let ledger = process.final_ledger();
+                self.has_run |= process.has_run();
                 self.fleet.remove(worker);
                 failpoint::reach(Step::SupervisorAfterReap, generation);
                 self.events.push_back(Event::Exited { worker, exit, ledger });

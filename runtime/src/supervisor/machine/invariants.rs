@@ -21,7 +21,8 @@
 //!
 //! **Known good.** The committed generation changes only when a transition to it is confirmed: its worker
 //! accepts, and its window is over, it is content, or there is nothing to resume. A worker of a generation
-//! that was undone is never respawned. What is gone back to was confirmed, and not gone back to before.
+//! that was undone is never respawned. What is gone back to was confirmed, and not gone back to before. The
+//! path that a restart has given to the daemon changes only with it, to the one that was on trial.
 //!
 //! **Ends.** Every worker that starts, drains, is quiesced or lost its link has a time limit, known to
 //! [`Machine::deadline`], and is killed once at its end. None whose link is lost is confirmed. A drain
@@ -196,6 +197,7 @@ impl Watch {
         }
         let ended = self.ended(&event);
         self.hear(&event);
+        let exe = self.machine.exe.clone();
         let actions = self.machine.on(event.clone(), self.now);
         self.history.push((self.now, event.clone(), actions.clone()));
         if self.exit.is_some() {
@@ -210,6 +212,7 @@ impl Watch {
         }
         self.check_told(ended, &actions);
         self.check_known_good(&event, kept.as_ref(), transition);
+        self.check_exe(&event, &exe, kept.as_ref());
         let stops = self.machine.state_word() == "stopping";
         if stops && !self.stopping {
             self.check_end(&event, accepted);
@@ -285,7 +288,8 @@ impl Watch {
                     }
                 }
             }
-            Event::Restart { client: Some(client), wait } => {
+            Event::Restart { client: Some(client), wait }
+            | Event::RestartFrom { client: Some(client), wait, .. } => {
                 self.clients.insert(*client, *wait);
             }
             Event::Stop { client, at_once } => {

@@ -5,6 +5,7 @@ mod connections;
 mod crashes;
 mod ends;
 mod exclusive;
+mod exe;
 mod fallback;
 mod first_start;
 mod lame_duck;

@@ -1,6 +1,7 @@
 //! A transition to a new generation: start, commit, confirm or abort.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,7 @@ impl Machine {
 
     pub(super) fn restart(
         &mut self,
+        exe: Option<PathBuf>,
         client: Option<ClientId>,
         wait: bool,
         now: Instant,
@@ -60,9 +62,14 @@ impl Machine {
         let waiter = Waiter { client, wait };
         if self.stopping.is_some() || self.lame_duck.is_some() {
             refuse(client, "the daemon is stopping", out);
-        } else if self.last_generation == self.before {
+            return;
+        }
+        if self.last_generation == self.before {
             refuse(client, "the daemon has not begun", out);
-        } else if self.transition.is_some() || self.upgrade.is_some() {
+            return;
+        }
+        self.exe.pending = exe.or(self.exe.pending.take());
+        if self.transition.is_some() || self.upgrade.is_some() {
             out.push(log(Level::Info, "a restart is in progress; one more follows it".into()));
             self.pending.get_or_insert_default().push(waiter);
         } else {
@@ -89,6 +96,9 @@ impl Machine {
         self.last_generation += 1;
         let generation = self.last_generation;
         let policy = self.current.as_ref().map_or(self.initial, |current| current.policy);
+        if source == Source::Disk {
+            self.exe.begin();
+        }
         let worker = self.spawn(generation, source, policy, now, out);
         self.transition = Some(Transition {
             generation,
@@ -221,6 +231,7 @@ impl Machine {
     /// The old generation can no longer be resumed: it drains, and the transition is over.
     pub(super) fn confirm(&mut self, now: Instant, out: &mut Actions) {
         let Some(transition) = self.transition.take() else { return };
+        self.exe.end(true);
         let old = self.current.replace(Current {
             generation: transition.generation,
             policy: transition.policy,
@@ -275,6 +286,7 @@ impl Machine {
     /// The restart is undone; the old generation is as it was.
     pub(super) fn abort(&mut self, reason: &str, now: Instant, out: &mut Actions) {
         let Some(transition) = self.transition.take() else { return };
+        self.exe.end(false);
         if let Some(worker) = self.workers.get_mut(&transition.worker)
             && worker.state != WorkerState::Draining
         {

@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::claim::Claim;
 use crate::config::{Address, Configuration};
 use crate::control::{Clients, ControlSocket, PackedClients};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +33,7 @@ use crate::supervisor::tenure::Tenure;
 use crate::sys::clock::in_ns;
 use crate::sys::process;
 use crate::sys::signals::{HangUp, Signals};
+use crate::upkeep::{FileStatus, Upkeep};
 
 /// The schema this release writes and the latest it reads.
 pub(super) const VERSION: u32 = 1;
@@ -57,7 +59,12 @@ pub(crate) struct State {
     origin: Origin,
     hang_up: HangUp,
     pidfile: Path,
+    #[serde(default)]
+    claim: Option<Handed>,
     control: Path,
+    /// What `status` shows of them.
+    #[serde(default)]
+    files: Vec<FileStatus>,
     log: Option<Path>,
     log_length: u64,
     timestamps: bool,
@@ -120,6 +127,8 @@ impl State {
                 path: setup.control.path().to_owned(),
                 fd: packing.hand(&setup.control),
             },
+            claim: setup.claim.as_ref().map(|claim| claim.pack(&mut packing)),
+            files: driver.upkeep.status(),
             log: setup
                 .log
                 .as_ref()
@@ -176,6 +185,10 @@ impl State {
         notifier.set_held(self.held);
         let setup = Setup {
             pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
+            claim: match self.claim {
+                Some(claim) => Some(Claim::adopt(claim.duplicate("the claim")?)),
+                None => None,
+            },
             control: ControlSocket::adopt(
                 self.control.path,
                 self.control.fd.duplicate("the control socket")?,
@@ -196,6 +209,8 @@ impl State {
             probes: probe::Server::unpack(self.probes)?,
             hang_up: self.hang_up,
         };
+        let dir = &setup.configuration.settings.runtime_dir;
+        let upkeep = Upkeep::new(dir, self.files, &setup.say);
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
         Ok(Driver {
@@ -212,9 +227,11 @@ impl State {
             tenure: self.tenure,
             log_length: self.log_length,
             clients: Clients::unpack(self.clients)?,
+            upkeep,
             signals,
             events: VecDeque::new(),
             exit: None,
+            has_run: false,
             preflight: None,
             cleared: None,
         })

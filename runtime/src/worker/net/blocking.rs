@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -48,6 +48,10 @@ pub struct Listener {
     addr: Addr,
     /// Mostly one, and none once the worker drains; threads in poll(2) hold on to them until they are woken.
     sockets: Mutex<Sockets>,
+    /// Whose files were removed, until nobody waits there.
+    former: Mutex<Vec<(OwnedFd, Addr)>>,
+    /// The last change of sockets that is known here.
+    change: AtomicU32,
     /// Which is asked first, of those where somebody waits.
     turn: AtomicUsize,
 }
@@ -68,9 +72,53 @@ enum Kind {
 
 impl Listener {
     pub(crate) fn new(state: &Arc<State>, name: &str) -> Result<Listener> {
-        let Taken { sockets, addr, index } = take(state, name)?;
-        let sockets = Mutex::new(sockets.into());
-        Ok(Listener { state: Arc::clone(state), index, addr, sockets, turn: AtomicUsize::new(0) })
+        let Taken { sockets, former, addr, index, change } = take(state, name)?;
+        Ok(Listener {
+            state: Arc::clone(state),
+            index,
+            addr,
+            sockets: Mutex::new(sockets.into()),
+            former: Mutex::new(former),
+            change: AtomicU32::new(change),
+            turn: AtomicUsize::new(0),
+        })
+    }
+
+    /// Takes the sockets that came in the place of others.
+    fn renew(&self) -> io::Result<()> {
+        let mut sockets = self.sockets();
+        let change = self.change.load(Ordering::SeqCst);
+        let Some(changes) = self.state.changes_since(change, self.index)? else { return Ok(()) };
+        let mut new = sockets.iter().map(|(fd, addr)| Ok((fd.try_clone()?, addr.clone())));
+        let mut new = new.by_ref().collect::<io::Result<Vec<_>>>()?;
+        for (place, fd) in changes.sockets {
+            if let Some((old, addr)) = new.get_mut(place) {
+                let old = std::mem::replace(old, fd);
+                self.former().push((old, addr.clone()));
+            }
+        }
+        *sockets = new.into();
+        self.change.store(changes.last, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Who still waits where nobody comes any more.
+    fn accept_former(&self) -> Option<(Stream, Addr)> {
+        let mut former = self.former();
+        while let Some(socket) = former.last() {
+            match self.accept_now(socket) {
+                Ok(Some(accepted)) => return Some(accepted),
+                Err(error) if super::is_passing(&error) => {}
+                // They wait on, until descriptors are there again.
+                Err(error) if super::is_exhaustion(&error) => return None,
+                Ok(None) | Err(_) => _ = former.pop(),
+            }
+        }
+        None
+    }
+
+    fn former(&self) -> MutexGuard<'_, Vec<(OwnedFd, Addr)>> {
+        self.former.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Blocks until a connection comes. `None` once this worker drains.
@@ -81,6 +129,12 @@ impl Listener {
         self.state.polled(self.index);
         loop {
             let access = self.state.wait_access(self.index);
+            if let Err(error) = self.renew() {
+                tracing::error!(%error, listener = %self.addr, "a new socket is not taken");
+            }
+            if let Some(accepted) = self.accept_former() {
+                return Some(Ok(accepted));
+            }
             let sockets = match access {
                 Access::Over => Sockets::default(),
                 _ => self.sockets().clone(),
@@ -123,13 +177,17 @@ impl Listener {
     /// # Errors
     /// As dup(2): no descriptor left.
     pub fn try_clone(&self) -> io::Result<Listener> {
-        let sockets = self.sockets().clone();
+        let guard = self.sockets();
+        let (sockets, change) = (guard.clone(), self.change.load(Ordering::SeqCst));
+        drop(guard);
         let clones = sockets.iter().map(|(fd, addr)| Ok((fd.try_clone()?, addr.clone())));
         Ok(Listener {
             state: Arc::clone(&self.state),
             index: self.index,
             addr: self.addr.clone(),
             sockets: Mutex::new(clones.collect::<io::Result<_>>()?),
+            former: Mutex::default(),
+            change: AtomicU32::new(change),
             turn: AtomicUsize::new(0),
         })
     }

@@ -48,6 +48,10 @@ struct Gated {
     addr: Addr,
     /// None once the worker drains.
     sockets: Vec<Socket>,
+    /// Whose files were removed, until nobody waits there.
+    former: Vec<Socket>,
+    /// The last change of sockets that is known here.
+    change: u32,
     /// Which is asked first: each in its turn.
     turn: usize,
 }
@@ -65,11 +69,41 @@ enum Registered {
 
 impl Gated {
     fn new(state: &Arc<State>, name: &str) -> Result<Gated> {
-        let Taken { sockets, addr, index } = take(state, name)?;
+        let Taken { sockets, former, addr, index, change } = take(state, name)?;
         let state = Arc::clone(state);
-        let sockets = sockets.into_iter().map(|(fd, addr)| Socket { fd, addr, registered: None });
-        let sockets = sockets.collect();
-        Ok(Gated { phase: state.phase(), state, index, addr, sockets, turn: 0 })
+        let socket = |(fd, addr)| Socket { fd, addr, registered: None };
+        let sockets = sockets.into_iter().map(socket).collect();
+        let former = former.into_iter().map(socket).collect();
+        let phase = state.phase();
+        Ok(Gated { phase, state, index, addr, sockets, former, change, turn: 0 })
+    }
+
+    /// Takes the sockets that came in the place of others.
+    fn renew(&mut self) -> io::Result<()> {
+        let Some(changes) = self.state.changes_since(self.change, self.index)? else {
+            return Ok(());
+        };
+        for (place, fd) in changes.sockets {
+            let Some(socket) = self.sockets.get_mut(place) else { continue };
+            let new = Socket { fd, addr: socket.addr.clone(), registered: None };
+            self.former.push(std::mem::replace(socket, new));
+        }
+        self.change = changes.last;
+        Ok(())
+    }
+
+    /// Who still waits where nobody comes any more.
+    fn accept_former(&mut self) -> Option<(Stream, Addr)> {
+        while let Some(socket) = self.former.last() {
+            match socket.accept_now(&self.state) {
+                Ok(Some(accepted)) => return Some(accepted),
+                Err(error) if super::is_passing(&error) => {}
+                // They wait on, until descriptors are there again.
+                Err(error) if super::is_exhaustion(&error) => return None,
+                Ok(None) | Err(_) => _ = self.former.pop(),
+            }
+        }
+        None
     }
 
     /// The next connection; `None` when draining.
@@ -77,6 +111,14 @@ impl Gated {
         self.state.polled(self.index);
         loop {
             let phase = *self.phase.borrow_and_update();
+            if let Err(error) = self.renew() {
+                tracing::error!(%error, listener = %self.addr, "a new socket is not taken");
+            }
+            if phase != Phase::Waiting
+                && let Some(accepted) = self.accept_former()
+            {
+                return Some(Ok(accepted));
+            }
             match self.state.access(phase, self.index) {
                 Access::Accept => {}
                 Access::Finish { until } => return self.finish(until).await,

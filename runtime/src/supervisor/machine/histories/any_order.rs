@@ -12,6 +12,7 @@ enum Step {
     /// A restart that succeeds, if the newest is the one.
     Replace(Policy),
     Restart(bool, bool),
+    RestartFrom(u8),
     Stop(bool, bool),
     Gone(Index),
     Upgraded(bool),
@@ -63,6 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
         18 => policy().prop_map(Step::Replace),
         2 => Just(Step::Begin),
         20 => (any::<bool>(), any::<bool>()).prop_map(|(known, wait)| Step::Restart(known, wait)),
+        6 => (0..3_u8).prop_map(Step::RestartFrom),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(known, hard)| Step::Stop(known, hard)),
         3 => any::<Index>().prop_map(Step::Gone),
         12 => any::<bool>().prop_map(Step::Upgraded),
@@ -121,6 +123,10 @@ fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
             Step::Restart(known, wait) => {
                 clients += u64::from(known);
                 watch.on(Event::Restart { client: known.then_some(clients), wait });
+            }
+            Step::RestartFrom(place) => {
+                let exe = format!("/srv/{place}").into();
+                watch.on(Event::RestartFrom { exe, client: None, wait: false });
             }
             Step::Stop(known, at_once) => {
                 clients += u64::from(known);

@@ -1,5 +1,6 @@
 //! What holds of the image that is known to be good, by this side's own account of confirmations.
 
+use super::super::exe::Exe;
 use super::{Kept, Told, Watch};
 use crate::supervisor::event::{Event, Generation, Source, WorkerId};
 
@@ -36,6 +37,18 @@ impl Watch {
         };
         let content = worker.content && worker.checks == 0;
         holds!(self, over || content, "{new} is confirmed too early by {event:?}");
+    }
+
+    /// After an event: the daemon's path is that of its committed generation.
+    pub(super) fn check_exe(&self, event: &Event, before: &Exe, kept: Option<&Kept>) {
+        let after = &self.machine.exe.confirmed;
+        if *after == before.confirmed {
+            return;
+        }
+        let committed = self.machine.current.as_ref().map(|current| current.generation);
+        let same = kept.map(|kept| kept.generation) == committed;
+        holds!(self, !same, "another path without another generation, by {event:?}");
+        holds!(self, *after == before.trial, "{after:?} was not on trial: {before:?}");
     }
 
     /// After an event: a transition that ended and was not confirmed was undone.

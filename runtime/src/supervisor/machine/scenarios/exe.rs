@@ -1,0 +1,72 @@
+//! Restarts from another path.
+
+use super::*;
+
+fn from(path: &str, client: ClientId) -> Event {
+    Event::RestartFrom { exe: path.into(), client: Some(client), wait: false }
+}
+
+fn path(story: &Story) -> Option<&str> {
+    story.watch.machine.exe()?.to_str()
+}
+
+#[test]
+fn it_is_the_daemons_once_confirmed() {
+    let mut story = Story::serving(confirming());
+    assert_eq!(path(&story), None);
+    assert_eq!(story.on(from("/srv/2", 9)), ["spawn 2 of 2 from disk"]);
+    assert_eq!(path(&story), Some("/srv/2"), "what is spawned now");
+    story.boots(2);
+    story.tick(2.0);
+    assert_eq!(path(&story), Some("/srv/2"));
+    assert_eq!(story.on(HUP), ["spawn 3 of 3 from disk"]);
+    assert_eq!(path(&story), Some("/srv/2"), "also of a restart that says nothing");
+}
+
+#[test]
+fn it_is_forgotten_when_aborted() {
+    let mut story = Story::serving(confirming());
+    story.on(from("/srv/2", 9));
+    story.on(exited(2, 1));
+    assert_eq!(path(&story), None);
+    // Also after it was committed.
+    story.on(from("/srv/3", 9));
+    story.boots(3);
+    assert_eq!(path(&story), Some("/srv/3"));
+    story.on(killed(3));
+    assert_eq!(path(&story), None);
+    story.on(HUP);
+    assert_eq!(path(&story), None);
+}
+
+#[test]
+fn of_restarts_that_wait_the_latest_path_counts() {
+    let mut story = Story::serving(policy());
+    story.on(restart_no_wait(5));
+    story.on(from("/srv/2", 6));
+    story.on(from("/srv/3", 7));
+    assert_eq!(story.on(restart_no_wait(8)), NOTHING);
+    assert_eq!(path(&story), None, "the restart in progress is as it was asked for");
+    let said = story.boots(2);
+    assert_eq!(said.last().map(String::as_str), Some("spawn 3 of 3 from disk"), "{said:?}");
+    assert_eq!(path(&story), Some("/srv/3"));
+}
+
+#[test]
+fn what_is_gone_back_to_does_not_change_it() {
+    let mut story = Story::serving(Policy { start_limit_burst: 0, ..policy() });
+    story.on(from("/srv/2", 9));
+    story.boots(2);
+    story.on(exited(1, 0));
+    assert_eq!(story.on(exited(2, 3)), ["spawn 3 of 3 from known-good 1"]);
+    story.boots(3);
+    assert_eq!(path(&story), Some("/srv/2"), "as with what lies on disk");
+}
+
+#[test]
+fn who_is_refused_changes_nothing() {
+    let mut story = Story::new(policy());
+    story.on(from("/srv/2", 9));
+    story.on(Event::Begin);
+    assert_eq!(path(&story), None);
+}

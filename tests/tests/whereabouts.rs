@@ -1,0 +1,177 @@
+//! Where a daemon is that a verb does not find, and the directory in which `start` runs it.
+
+#![allow(clippy::expect_used)]
+
+use std::time::Duration;
+
+use unbroken_tests::{Bed, Child, Output, Signal, skip};
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn start_in(bed: &Bed, dir: &std::path::Path) -> Output {
+    Child::spawn(bed.command(["start"]).current_dir(dir)).wait(SOON)
+}
+
+/// Said where it is another one than the caller's, and nowhere else.
+#[test]
+fn the_directory_of_a_start() {
+    for fixture in ["http", "solo-http"] {
+        let mut bed = Bed::new(fixture);
+        let dir = bed.dir().to_owned();
+        let said = |output: &Output, pid: u32, within: &str| {
+            let line = format!("app started as process {pid}{within}, serving http 127.0.0.1:");
+            assert!(output.stdout.starts_with(&line), "{line}\n{output}");
+        };
+        let output = start_in(&bed, &dir).expect_code(0);
+        said(&output, bed.status().pid, ", in /");
+        bed.stop();
+        let output = start_in(&bed, "/".as_ref()).expect_code(0);
+        said(&output, bed.status().pid, "");
+        bed.stop();
+        bed.set("DAEMON_WORKDIR", dir.display().to_string());
+        let output = start_in(&bed, &dir).expect_code(0);
+        said(&output, bed.status().pid, "");
+        bed.stop();
+        let output = start_in(&bed, "/".as_ref()).expect_code(0);
+        said(&output, bed.status().pid, &format!(", in {}", dir.display()));
+        bed.stop();
+    }
+}
+
+/// What a program cannot open is mostly a file of a relative path.
+#[test]
+fn a_start_that_fails_in_another_directory() {
+    let advice = "it ran in /, where relative paths lead elsewhere than here: set `workdir`";
+    for fixture in ["fails-at-start", "exits", "panics-at-start"] {
+        let mut bed = Bed::new(fixture);
+        let dir = bed.dir().to_owned();
+        let failed = |bed: &Bed, dir: &std::path::Path| {
+            let output = start_in(bed, dir);
+            assert_ne!(output.code(), 0, "{output}");
+            output.stderr
+        };
+        let said = failed(&bed, &dir);
+        assert!(said.contains(advice), "{said}");
+        let said = failed(&bed, "/".as_ref());
+        assert!(!said.contains("workdir"), "{said}");
+        bed.set("DAEMON_WORKDIR", "/");
+        let said = failed(&bed, &dir);
+        assert!(!said.contains("workdir"), "somebody has thought of it: {said}");
+    }
+    // Before the program began it is no matter.
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_LISTEN_HTTP", "unix:/no/such/directory/app.sock");
+    let said = start_in(&bed, bed.dir()).expect_code(1).stderr;
+    assert!(!said.contains("workdir"), "{said}");
+    let bed = Bed::new("bad-config");
+    let said = start_in(&bed, bed.dir()).stderr;
+    assert!(!said.contains("workdir"), "{said}");
+}
+
+/// Runs a script in a bed with a `/run` of its own, and the image there for everybody.
+fn with_own_run(script: &str) -> Option<(Bed, Output)> {
+    if !rustix::process::geteuid().is_root() {
+        skip("needs root");
+        return None;
+    }
+    let mut bed = Bed::new("http");
+    for variable in ["DAEMON_RUNTIME_DIR", "DAEMON_PIDFILE", "DAEMON_LOG"] {
+        bed.unset(variable);
+    }
+    let prelude = "set -e; mount -t tmpfs -o mode=755 none /run; mount -t tmpfs -o mode=1777 none /tmp; \
+                   mkdir -p /run/bin /run/user/4007; chown 4007:4007 /run/user/4007; cp /proc/self/fd/3 /run/bin/app; \
+                   export DAEMON_LOG=/dev/null; app=/run/bin/app; \
+                   as() { setpriv --reuid=4007 --regid=4007 --clear-groups \"$@\"; }; ";
+    let script = format!("{prelude}{script}");
+    let image = bed.image();
+    let outer = "exec 3<\"$1\"; exec unshare --mount --propagation private sh -c \"$2\"";
+    let mut command = bed.command_of("sh", ["-c", outer, "sh"]);
+    command.arg(image).arg(script).current_dir("/");
+    let output = Child::spawn(&mut command).wait(SOON);
+    Some((bed, output))
+}
+
+fn says(output: &Output, what: &str) {
+    let pattern: Vec<&str> = what.split('…').collect();
+    let found = output.stdout.lines().any(|line| {
+        let mut rest = Some(line);
+        for piece in &pattern {
+            rest = rest.and_then(|rest| Some(rest.split_once(piece)?.1));
+        }
+        rest.is_some()
+    });
+    assert!(found, "no line like `{what}`\n{output}");
+}
+
+#[test]
+fn where_another_environment_would_look() {
+    let script = "\
+        $app start; code=0; $app status --set runtime_dir=/run/elsewhere || code=$?; echo code $code; \
+        $app status --set runtime_dir=/run/app --set pidfile=/run/app/app.pid > /dev/null; \
+        $app stop > /dev/null; \
+        as env XDG_RUNTIME_DIR=/run/user/4007 $app start; \
+        as $app status || true; \
+        as $app restart 2>&1 || true; \
+        as $app stop --set runtime_dir=/run/user/4007/app --set pidfile=/run/user/4007/app/app.pid > /dev/null";
+    let Some((_bed, output)) = with_own_run(script) else { return };
+    let output = output.expect_code(0);
+    says(
+        &output,
+        "app is not running here (nobody holds the pidfile /run/elsewhere/app.pid); process … of user 0 has \
+         /run/app/app.pid: to reach it, add `--set runtime_dir=/run/app --set pidfile=/run/app/app.pid`",
+    );
+    says(&output, "code 3");
+    says(
+        &output,
+        "app is not running here (nobody holds the pidfile /tmp/app-4007/app.pid); process … of user 4007 has \
+         /run/user/4007/app/app.pid: to reach it, add `--set runtime_dir=/run/user/4007/app --set \
+         pidfile=/run/user/4007/app/app.pid`",
+    );
+    says(&output, ": app is not running here");
+}
+
+#[test]
+fn of_another_user() {
+    let script = "\
+        as env XDG_RUNTIME_DIR=/run/user/4007 $app start; $app status || true; \
+        as env XDG_RUNTIME_DIR=/run/user/4007 $app stop > /dev/null; \
+        $app start; as env XDG_RUNTIME_DIR=/run/user/4007 $app status || true; $app stop > /dev/null";
+    let Some((_bed, output)) = with_own_run(script) else { return };
+    let output = output.expect_code(0);
+    says(
+        &output,
+        "app is not running here (…/run/app/app.pid); process … of user 4007 has /run/user/4007/app/",
+    );
+    says(&output, "app is not running here (…); root may run it in /run/app: ask with `sudo`");
+}
+
+#[test]
+fn by_another_name() {
+    let script = "\
+        DAEMON_NAME=other $app start; $app status || true; \
+        DAEMON_NAME=other $app stop > /dev/null; $app status || true";
+    let Some((bed, output)) = with_own_run(script) else { return };
+    let output = output.expect_code(0);
+    says(
+        &output,
+        "app is not running here (…); process … of user 0 has /run/other/other.pid: to reach it, add",
+    );
+    says(&output, "app is not running (nobody holds the pidfile /run/app/app.pid); `start` it");
+    bed.wait_empty(SOON);
+}
+
+/// The daemon runs, though nothing that shows it is there.
+#[test]
+fn one_without_its_pidfile() {
+    let bed = Bed::new("http");
+    bed.start();
+    let supervisor = bed.supervisor();
+    supervisor.signal(Signal::STOP);
+    std::fs::remove_file(bed.pidfile()).expect("a pidfile");
+    let output = bed.verb(["restart"]).expect_code(1);
+    let said = format!("app runs as process {}, which has lost its pidfile", supervisor.pid());
+    output.expect_text(&said);
+    supervisor.signal(Signal::CONT);
+    unbroken_tests::eventually("it is back", SOON, || bed.pidfile().exists());
+    bed.stop();
+}
