@@ -10,7 +10,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::unix::AsyncFd;
 
 /// The largest packet in bytes. A larger one is refused on both ends.
 pub(crate) const MAX_PACKET: usize = 128 * 1024;
@@ -37,10 +37,10 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Makes the socket non-blocking and watches it by the current Tokio runtime.
 pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     super::descriptors::set_nonblocking(&socket)?;
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives, and it is dropped by
-    // the registration or after it.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+    // Newer releases of Tokio want an unsafe call, as the descriptor could be another file's later. An
+    // `OwnedFd` is the same for as long as it lives, and the registration drops it.
+    #[allow(deprecated, reason = "what replaces it is younger than the Tokio that is asked for")]
+    AsyncFd::new(socket)
 }
 
 /// Sends one packet, whole or not at all.
@@ -82,35 +82,26 @@ fn send_flagged(
     Ok(())
 }
 
-/// Receives one packet. `None`: the other end is gone.
+/// Receives one packet. `None`: the other end is gone, and all that it has sent was received.
 ///
 /// A packet or descriptor list that did not fit is an error: nothing is read in part.
 pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     // As long as the packet is: the supervisor lives long and its heap should stay small.
-    let peeked = rustix::io::retry_on_intr(|| {
+    let (_, length) = past_reset(|| {
         rustix::net::recv(&socket, &mut [0_u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)
-    });
-    let length = match peeked {
-        Ok((_, length)) => length.min(MAX_PACKET),
-        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    })?;
+    let length = length.min(MAX_PACKET);
     let mut bytes = vec![0; length];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::io::retry_on_intr(|| {
+    let received = past_reset(|| {
         rustix::net::recvmsg(
             &socket,
             &mut [IoSliceMut::new(&mut bytes)],
             &mut control,
             RecvFlags::CMSG_CLOEXEC,
         )
-    });
-    let received = match received {
-        Ok(received) => received,
-        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    })?;
     let mut descriptors = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {
@@ -135,6 +126,17 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     Ok(Some(Packet { bytes, descriptors }))
 }
 
+/// Receives again where the socket reports a reset.
+///
+/// A peer that is gone and has left packets unread is reported before the packets that it had sent. The
+/// report is made once: what comes after it are these packets, and then the end.
+fn past_reset<T>(mut receive: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    match rustix::io::retry_on_intr(&mut receive) {
+        Err(rustix::io::Errno::CONNRESET) => rustix::io::retry_on_intr(receive),
+        received => received,
+    }
+}
+
 /// Whether the other end is gone, which an empty packet looks like.
 fn hung_up(socket: impl AsFd) -> io::Result<bool> {
     let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
@@ -157,6 +159,37 @@ mod tests {
         assert_eq!(receive(&b).unwrap().unwrap().bytes, b"two");
         drop(a);
         assert!(receive(&b).unwrap().is_none());
+    }
+
+    /// What a peer said is heard, although it is gone and has not heard us out.
+    #[test]
+    fn the_last_words_of_a_dead_peer_come_first() {
+        for unheard in 1..=3 {
+            let (a, b) = pair().unwrap();
+            for _ in 0..=unheard {
+                send(&a, b"asked", &[]).unwrap();
+            }
+            receive(&b).unwrap().unwrap();
+            send(&b, b"answered", &[]).unwrap();
+            send(&b, b"twice", &[]).unwrap();
+            drop(b);
+            assert_eq!(receive(&a).unwrap().unwrap().bytes, b"answered");
+            assert_eq!(receive(&a).unwrap().unwrap().bytes, b"twice");
+            assert!(receive(&a).unwrap().is_none());
+            assert!(receive(&a).unwrap().is_none());
+        }
+    }
+
+    /// A send is the first to hear of the peer's end, and does not take its last words away.
+    #[test]
+    fn the_last_words_come_after_a_failed_send() {
+        let (a, b) = pair().unwrap();
+        send(&a, b"asked", &[]).unwrap();
+        send(&b, b"answered", &[]).unwrap();
+        drop(b);
+        assert!(send(&a, b"asked again", &[]).is_err());
+        assert_eq!(receive(&a).unwrap().unwrap().bytes, b"answered");
+        assert!(receive(&a).unwrap().is_none());
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub(crate) struct Connection {
     state: Arc<State>,
     farewell: Arc<Farewell>,
     passed: AtomicBool,
+    lost: AtomicBool,
     _alive: TaskTrackerToken,
 }
 
@@ -79,6 +80,7 @@ impl Connection {
             state: Arc::clone(state),
             farewell: Arc::default(),
             passed: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             _alive: state.tasks.token(),
         }
     }
@@ -86,6 +88,11 @@ impl Connection {
     /// The next generation has it.
     pub(crate) fn passed(&self) {
         self.passed.store(true, Relaxed);
+    }
+
+    /// Nobody knows whether the next generation has it.
+    pub(crate) fn lost(&self) {
+        self.lost.store(true, Relaxed);
     }
 
     pub(crate) fn farewell(&self) -> &Arc<Farewell> {
@@ -96,8 +103,9 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let passed = self.passed.load(Relaxed);
-        if !passed && self.state.is_abandoned() {
-            // It is cut by the end of the process, and stays open in the account until then: it is lost.
+        if self.lost.load(Relaxed) || !passed && self.state.is_abandoned() {
+            // It is cut by the end of the process, or nobody knows who has it, and stays open in the account
+            // until then: it is lost.
             return;
         }
         self.state.counters.ended(if passed {

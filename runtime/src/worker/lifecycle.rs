@@ -24,6 +24,7 @@ use crate::logs;
 use crate::logs::Say;
 use crate::privileges;
 use crate::spec::{Flavor, Spec};
+use crate::sys::descriptors;
 use crate::sys::privileges::Account;
 
 /// How long the runtime's threads may take to drop what they hold.
@@ -137,6 +138,10 @@ impl Worker {
         }
         #[cfg(feature = "log")]
         logs::subscriber::install(&configuration.settings, generation);
+        // Here there is one thread.
+        if let Err(error) = descriptors::size_table(&link) {
+            tracing::debug!(%error, "the descriptor table grows as it has to");
+        }
         let state = State::new(configuration, generation, counters, listeners, link)
             .map_err(|error| Error::io("cannot prepare the worker", error))?;
         Ok(Worker { state: Arc::new(state), duty, rendezvous })

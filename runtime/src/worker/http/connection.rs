@@ -120,6 +120,10 @@ where
                     idle.connection().passed();
                     return;
                 }
+                Verdict::Unknown => {
+                    idle.connection().lost();
+                    return;
+                }
                 // It goes on here: with the next successor, or under the rules of the drain.
                 Verdict::Refused | Verdict::Gone => activity.passing_failed(successor.number),
             }

@@ -25,6 +25,9 @@ const IN_FLIGHT: usize = 64;
 /// How many of these may be the application's, which may take its time to answer.
 const OWN_IN_FLIGHT: usize = 32;
 
+/// What is said of a successor whose answers make no sense.
+const NOT_UNDERSTOOD: &str = "the successor answered something else";
+
 /// What became of a parcel, as a byte of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -33,6 +36,8 @@ pub(crate) enum Verdict {
     Refused,
     /// Not here any more, or not reached: the next generation may.
     Gone,
+    /// It was sent, and what became of it cannot be known: nobody may go on with it here.
+    Unknown,
 }
 
 impl Verdict {
@@ -41,14 +46,17 @@ impl Verdict {
             Verdict::Taken => b'+',
             Verdict::Refused => b'-',
             Verdict::Gone => b'~',
+            Verdict::Unknown => b'?',
         }
     }
 
     fn of(byte: u8) -> Verdict {
         match byte {
             b'+' => Verdict::Taken,
+            b'-' => Verdict::Refused,
             b'~' => Verdict::Gone,
-            _ => Verdict::Refused,
+            // A later release may have taken it in a way of its own.
+            _ => Verdict::Unknown,
         }
     }
 }
@@ -119,7 +127,12 @@ pub(super) async fn attend(state: Arc<State>, mut channels: mpsc::UnboundedRecei
     }
 }
 
-/// Sends connections and hears the answers. Ends with the successor or the last sender.
+/// Sends connections and hears the answers. Ends with the successor, or once all is answered and there is
+/// nothing more to send.
+///
+/// What is unanswered when the successor is gone was not taken, and goes on here: all answers that it gave
+/// were read by then. What is unanswered when the answers can no longer be read is given up, as one
+/// connection must not be served by two.
 async fn send_all(
     state: &State,
     socket: OwnedFd,
@@ -128,23 +141,35 @@ async fn send_all(
     let socket = &seqpacket::register(socket)?;
     let mut unanswered: HashMap<u64, oneshot::Sender<Verdict>> = HashMap::new();
     let mut last = 0;
+    // Until it fails: then nothing more is sent, and the answers are still read.
+    let mut sending = Ok(());
     loop {
+        if sending.is_err() && unanswered.is_empty() {
+            return sending;
+        }
         tokio::select! {
             biased;
-            answer = receive(socket) => match answer? {
+            answer = receive(socket) => match answer {
                 // Everything unanswered is dropped, and goes on where it is.
-                None => return Ok(()),
-                Some(packet) => {
-                    if let Some((number, verdict)) = decode_answer(&packet.bytes)
-                        && let Some(sender) = unanswered.remove(&number)
-                    {
+                Ok(None) => return sending,
+                Ok(Some(packet)) => {
+                    let Some((number, verdict)) = decode_answer(&packet.bytes) else {
+                        give_up(unanswered);
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, NOT_UNDERSTOOD));
+                    };
+                    if let Some(sender) = unanswered.remove(&number) {
                         // The connection's task may have been cancelled at the deadline.
                         let _ = sender.send(Verdict::of(verdict));
                     }
                 }
+                Err(error) => {
+                    give_up(unanswered);
+                    return Err(error);
+                }
             },
-            parcel = queue.recv(), if unanswered.len() < IN_FLIGHT => match parcel {
-                None => return Ok(()),
+            parcel = queue.recv(), if sending.is_ok() && unanswered.len() < IN_FLIGHT => match parcel {
+                None if unanswered.is_empty() => return Ok(()),
+                None => sending = Err(io::Error::from(io::ErrorKind::NotConnected)),
                 Some((parcel, sender)) => {
                     last += 1;
                     // One whose peer has a name that is not text stays here, by itself.
@@ -152,13 +177,28 @@ async fn send_all(
                         last -= 1;
                         continue;
                     };
-                    unanswered.insert(last, sender);
-                    failpoint::attempt(Step::WorkerBeforePass, state.generation)?;
-                    send(socket, &packet, &parcel.socket).await?;
-                    failpoint::reach(Step::WorkerAfterPass, state.generation);
+                    sending = failpoint::attempt(Step::WorkerBeforePass, state.generation);
+                    if sending.is_ok() {
+                        sending = send(socket, &packet, &parcel.socket).await;
+                    }
+                    if sending.is_ok() {
+                        unanswered.insert(last, sender);
+                        failpoint::reach(Step::WorkerAfterPass, state.generation);
+                    } else {
+                        // This one stays, and so do those that wait to be sent.
+                        queue.close();
+                        while queue.try_recv().is_ok() {}
+                    }
                 }
             },
         }
+    }
+}
+
+/// The answers cannot be read.
+fn give_up(unanswered: HashMap<u64, oneshot::Sender<Verdict>>) {
+    for sender in unanswered.into_values() {
+        let _ = sender.send(Verdict::Unknown);
     }
 }
 

@@ -49,6 +49,8 @@ mod sealed {
         fn duplicate(&self) -> io::Result<OwnedFd>;
         /// The next generation has it.
         fn passed(&self) {}
+        /// Whether the next generation has it cannot be known.
+        fn lost(&self) {}
     }
 }
 
@@ -77,6 +79,10 @@ impl<S: AsFd> sealed::Sealed for Tracked<S> {
     fn passed(&self) {
         self.connection().passed();
     }
+
+    fn lost(&self) {
+        self.connection().lost();
+    }
 }
 
 impl Passable for Stream {}
@@ -87,6 +93,10 @@ impl sealed::Sealed for Stream {
 
     fn passed(&self) {
         self.connection().passed();
+    }
+
+    fn lost(&self) {
+        self.connection().lost();
     }
 }
 
@@ -119,7 +129,8 @@ impl Daemon {
     /// the same name.
     ///
     /// To be called when [`Daemon::draining`] has completed; before that it waits. On `Ok` the new
-    /// generation has taken it. A new generation that dies or drains before it has taken the connection
+    /// generation has taken it. (Should the channel between the two break so that nobody can know whether
+    /// it has, this end is closed, as a connection must not have two owners; that is `Ok` too.) A new generation that dies or drains before it has taken the connection
     /// costs nothing: it goes to the one after that, until the drain deadline.
     ///
     /// Drop safe up to the moment at which the connection is taken.
@@ -138,8 +149,12 @@ impl Daemon {
         saved: Saved,
     ) -> Result<(), Unpassed<S>> {
         match pass(&self.state, name, &stream, &saved).await {
-            Ok(()) => {
+            Ok(Given::Taken) => {
                 stream.passed();
+                Ok(())
+            }
+            Ok(Given::Unknown) => {
+                stream.lost();
                 Ok(())
             }
             Err(reason) => Err(Unpassed { stream, saved, reason }),
@@ -167,12 +182,18 @@ impl Daemon {
     }
 }
 
+/// What became of a connection that this worker has no more.
+enum Given {
+    Taken,
+    Unknown,
+}
+
 async fn pass(
     state: &State,
     name: &str,
     stream: &impl Passable,
     saved: &Saved,
-) -> Result<(), Error> {
+) -> Result<Given, Error> {
     let refused = |why: String| Error::new(ErrorKind::Refused, why);
     if saved.bytes.len() > Saved::MAX {
         return Err(refused(format!(
@@ -207,7 +228,8 @@ async fn pass(
         let contents = Contents::Own { name: name.to_owned(), version: saved.version };
         let parcel = Parcel { contents, bytes: saved.bytes.clone(), socket };
         match successor.pass_own(parcel).await {
-            Verdict::Taken => return Ok(()),
+            Verdict::Taken => return Ok(Given::Taken),
+            Verdict::Unknown => return Ok(Given::Unknown),
             Verdict::Gone => tried = Some(successor.number),
             Verdict::Refused => {
                 return Err(refused(format!(

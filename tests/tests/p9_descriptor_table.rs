@@ -1,0 +1,46 @@
+//! P9: accepting does not wait for the kernel to grow a table. The descriptor table is sized before a worker
+//! has threads.
+
+#![allow(clippy::expect_used)]
+
+use std::time::Duration;
+
+use unbroken_tests::{Bed, Child, Process};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// The most that a table is sized for, whatever the limit.
+const MOST: u64 = 65_536;
+
+/// As large as the limit in force, and no larger than it may be.
+#[track_caller]
+fn assert_sized(worker: &Process, what: &str) {
+    assert!(worker.threads() > 1, "{what}: what does not have threads does not wait");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", worker.pid())).expect("limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let soft = line.split_whitespace().nth(3).expect("a soft limit");
+    let soft: u64 = soft.parse().unwrap_or(u64::MAX);
+    let size = worker.field("FDSize").expect("a size").parse::<u64>().expect("a number");
+    assert_eq!(size, soft.min(MOST).next_power_of_two(), "{what}: the limit is {soft}");
+}
+
+#[test]
+fn is_as_large_as_the_limit() {
+    for fixture in ["http", "sync", "hello-solo"] {
+        for limit in ["-n 300", "-Sn 5000", "-n $(ulimit -Hn)"] {
+            let bed = Bed::new(fixture);
+            let image = bed.image();
+            let script = format!("ulimit {limit} && exec \"$1\" start");
+            let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
+            Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
+            let solo = fixture == "hello-solo";
+            let worker = if solo { bed.supervisor() } else { bed.worker() };
+            assert_sized(&worker, &format!("{fixture}, ulimit {limit}"));
+            if !solo {
+                bed.restart();
+                assert_sized(&bed.worker(), &format!("{fixture}, ulimit {limit}, restarted"));
+            }
+            bed.stop();
+        }
+    }
+}
