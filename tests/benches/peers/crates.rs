@@ -5,24 +5,45 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use unbroken_tests::{Child, Process, Signal};
+use unbroken_tests::{Child, Process, Signal, eventually};
 
 use super::peer::{Kind, PATIENCE, Peer, Place, Running, built};
 
-pub(crate) const ECDYSIS: Kind =
-    Kind { name: "ecdysis", version: || version("ecdysis"), start: ecdysis };
+pub(crate) const PINGORA: Kind = Kind {
+    name: "pingora",
+    options: "`--upgrade`, `grace_period_seconds: 10`, a thread for each processor",
+    version: || version("pingora"),
+    start: pingora,
+};
 
-pub(crate) const SHELLFLIP: Kind =
-    Kind { name: "shellflip", version: || version("shellflip"), start: shellflip };
+pub(crate) const ECDYSIS: Kind = Kind {
+    name: "ecdysis",
+    options: "`StopOnShutdown::Yes`, axum's graceful shutdown",
+    version: || version("ecdysis"),
+    start: ecdysis,
+};
 
-pub(crate) const PLAIN: Kind =
-    Kind { name: "stop and start", version: || version("axum"), start: plain };
+pub(crate) const SHELLFLIP: Kind = Kind {
+    name: "shellflip",
+    options: "a socket as systemd gives it, axum's graceful shutdown",
+    version: || version("shellflip"),
+    start: shellflip,
+};
+
+pub(crate) const PLAIN: Kind = Kind {
+    name: "stop and start",
+    options: "axum's graceful shutdown",
+    version: || version("axum"),
+    start: plain,
+};
 
 /// A program that replaces itself, and is asked in one way or another.
 struct Program {
     name: &'static str,
     /// The first process, then the serving one.
     child: Child,
+    /// Those that have not ended yet, where they are not ended by the restart.
+    before: Vec<Child>,
     restart: fn(&mut Program, &Place),
 }
 
@@ -56,7 +77,34 @@ fn start(
     let place = Place::new();
     deploy(name, &place, 1);
     let child = spawn(&place);
-    Running::new(place, Program { name, child, restart })
+    Running::new(place, Program { name, child, before: Vec::new(), restart })
+}
+
+/// Started anew with `--upgrade`, and sent the sockets by the process before it, which is told to by SIGQUIT
+/// and serves for some seconds more.
+fn pingora() -> Running {
+    let upgrade = |program: &mut Program, at: &Place| {
+        let next = at.spawn("./app", &[&at.addr.to_string(), "--upgrade"]);
+        program.child.process().signal(Signal::QUIT);
+        wait_upgradable(&next);
+        program.before.push(std::mem::replace(&mut program.child, next));
+        program.before.retain(|child| child.process().is_alive());
+    };
+    let first = |at: &Place| {
+        let child = spawn(at);
+        wait_upgradable(&child);
+        child
+    };
+    start("peer-pingora", first, upgrade)
+}
+
+/// Until then SIGQUIT would end it.
+fn wait_upgradable(child: &Child) {
+    eventually("pingora handles SIGQUIT", PATIENCE, || {
+        let caught = child.process().field("SigCgt").expect("a process that lives");
+        let caught = u64::from_str_radix(&caught, 16).expect("a mask");
+        caught >> (Signal::QUIT.as_raw() - 1) & 1 == 1
+    });
 }
 
 /// At SIGHUP a child inherits the listener, and says when it is ready.
@@ -109,7 +157,11 @@ fn version(of: &str) -> Result<String, String> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/rust");
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     cargo.args(["build", "--quiet", "--release", "--locked", "--target-dir"]).arg(built());
-    let status = cargo.current_dir(&dir).status();
+    // For cmake, where the machine has none.
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":");
+    path.push(built().join("venv/bin"));
+    let status = cargo.current_dir(&dir).env("PATH", path).status();
     if !status.is_ok_and(|status| status.success()) {
         return Err(format!("{} does not build", dir.display()));
     }

@@ -1,7 +1,8 @@
 //! What a restart costs the clients of this crate's peers, and of this crate: the same service, the same
 //! load, and new code once a second.
 //!
-//! `cargo bench -p unbroken-tests --bench peers [-- [--json] [--svg FILE] [PEER …]]`. The environment
+//! `cargo bench -p unbroken-tests --bench peers [-- [--json] [--svg FILE] [--publish] [PEER …]]`: tables,
+//! the same as JSON, the plot, and all of it into the readme and the book. The environment
 //! sets `PHASE_SECONDS` of each phase (12), `RATE` of the open loop (2000 requests per second), `CONNECTIONS`
 //! that are kept (64) and `NEW` connections at a time (16). `tests/benches/peers/install` installs what is
 //! not built here; without it those peers are reported as missing.
@@ -13,6 +14,7 @@ mod machine;
 mod own;
 mod peer;
 mod phase;
+mod publish;
 mod servers;
 mod svg;
 mod table;
@@ -23,10 +25,11 @@ use self::peer::{Kind, Memory};
 use self::phase::{Phase, Run};
 
 /// In the order of the table.
-const PEERS: [Kind; 7] = [
+const PEERS: [Kind; 8] = [
     servers::NGINX,
     servers::HAPROXY,
     servers::GUNICORN,
+    crates::PINGORA,
     crates::ECDYSIS,
     crates::SHELLFLIP,
     crates::PLAIN,
@@ -36,6 +39,7 @@ const PEERS: [Kind; 7] = [
 /// What was measured of one peer.
 struct Measured {
     name: &'static str,
+    options: &'static str,
     /// Or why there is nothing.
     found: Result<Figures, String>,
 }
@@ -48,11 +52,12 @@ struct Figures {
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (mut as_json, mut svg, mut wanted) = (false, None, Vec::new());
+    let (mut as_json, mut svg, mut publish, mut wanted) = (false, None, false, Vec::new());
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--json" => as_json = true,
             "--svg" => svg = Some(arguments.next().expect("a file behind --svg")),
+            "--publish" => publish = true,
             // What cargo adds.
             "--bench" => {}
             name => wanted.push(name.to_owned()),
@@ -77,6 +82,9 @@ fn main() -> ExitCode {
             .unwrap_or_else(|error| panic!("{file}: {error}"));
         eprintln!("wrote {file}");
     }
+    if publish {
+        publish::publish(&phases, &measured);
+    }
     ExitCode::SUCCESS
 }
 
@@ -85,10 +93,12 @@ fn measure(kind: &Kind, phases: &[Phase]) -> Measured {
         eprintln!("{} {version}", kind.name);
         let mut peer = (kind.start)();
         peer.wait_serving();
+        let size = peer.size();
         let runs = phases.iter().map(|phase| phase.run(&mut peer)).collect();
+        peer.settle(size);
         let memory = peer.memory();
         peer.end();
         Figures { version, runs, memory }
     });
-    Measured { name: kind.name, found }
+    Measured { name: kind.name, options: kind.options, found }
 }

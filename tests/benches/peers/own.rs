@@ -4,8 +4,12 @@ use unbroken_tests::{Bed, Process};
 
 use super::peer::{Kind, Peer, Place, Running};
 
-pub(crate) const UNBROKEN: Kind =
-    Kind { name: "unbroken", version: || Ok(env!("CARGO_PKG_VERSION").to_owned()), start };
+pub(crate) const UNBROKEN: Kind = Kind {
+    name: "unbroken",
+    options: "no confirm window, which would outlast the second between two restarts",
+    version: || Ok(env!("CARGO_PKG_VERSION").to_owned()),
+    start,
+};
 
 struct Unbroken;
 

@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::{Bed, Child, Process, Signal, eventually};
@@ -14,6 +15,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// A peer that can be measured.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
+    /// How it is run, as Markdown, where there was a choice.
+    pub(crate) options: &'static str,
     /// Its version, or what is missing.
     pub(crate) version: fn() -> Result<String, String>,
     /// Starts release 1.
@@ -106,10 +109,28 @@ impl Running {
         processes
     }
 
-    pub(crate) fn memory(&self) -> Memory {
+    /// Those that have not ended. One that has is there until somebody asked for its end.
+    fn living(&self) -> Vec<Process> {
         let mut processes = self.processes();
-        // One that has ended has none, though nobody may have asked for its end yet.
         processes.retain(|process| process.memory("Rss").is_some());
+        processes
+    }
+
+    /// How many processes it takes to serve.
+    pub(crate) fn size(&self) -> usize {
+        self.living().len()
+    }
+
+    /// Waits for the end of the old code's processes, which some keep longer than their connections.
+    pub(crate) fn settle(&self, size: usize) {
+        let begun = Instant::now();
+        while self.size() > size && begun.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub(crate) fn memory(&self) -> Memory {
+        let processes = self.living();
         let sum = |field| processes.iter().filter_map(|process| process.memory(field)).sum();
         Memory { processes: processes.len(), rss: sum("Rss"), pss: sum("Pss") }
     }
@@ -133,8 +154,8 @@ pub(crate) struct Memory {
 }
 
 /// Runs a program for what it says of its version.
-pub(crate) fn ask(program: &str, argument: &str) -> Option<String> {
-    let output = Command::new(program).arg(argument).output().ok()?;
+pub(crate) fn ask(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     Some(String::from_utf8_lossy(&text).into_owned())
 }

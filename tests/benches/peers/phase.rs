@@ -77,6 +77,10 @@ impl Phase {
         ]
     }
 
+    pub(crate) fn seconds(&self) -> u64 {
+        self.knobs.seconds
+    }
+
     pub(crate) fn run(&self, peer: &mut Running) -> Run {
         let load = Load::on(peer.target()).timeout(Duration::from_secs(10));
         let load = (self.load)(load, &self.knobs).start();

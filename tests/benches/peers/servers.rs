@@ -42,19 +42,26 @@ fn missing(program: &str) -> String {
     format!("no {program}; tests/benches/peers/install installs it")
 }
 
+/// What `install` unpacked.
+fn debian(program: &str) -> String {
+    built().join("debian/usr/sbin").join(program).display().to_string()
+}
+
 struct Nginx;
 
 pub(crate) const NGINX: Kind = Kind {
     name: "nginx",
-    version: || ask(NGINX_PROGRAM, "-v").map(|it| version_in(&it)).ok_or_else(|| missing("nginx")),
+    options: "`keepalive_min_timeout 60s`, any number of requests on a connection",
+    version: || {
+        let said = ask(&debian("nginx"), &["-e", "stderr", "-v"]);
+        said.map(|it| version_in(&it)).ok_or_else(|| missing("nginx"))
+    },
     start: || start(Nginx),
 };
 
-const NGINX_PROGRAM: &str = "/usr/sbin/nginx";
-
 impl Product for Nginx {
     /// Workers and connections as Debian's file has them; a connection may carry any number of requests,
-    /// so that only a reload ends it.
+    /// so that only a reload ends it. What is idle then is kept for another request.
     fn deploy(&self, at: &Place, release: u64) {
         let addr = at.addr;
         at.write(
@@ -70,6 +77,7 @@ http {{
     client_body_temp_path tmp_body; proxy_temp_path tmp_proxy; fastcgi_temp_path tmp_fastcgi;
     uwsgi_temp_path tmp_uwsgi; scgi_temp_path tmp_scgi;
     keepalive_requests 1000000000;
+    keepalive_min_timeout 60s;
     server {{
         listen {addr};
         location / {{
@@ -85,12 +93,13 @@ http {{
 
     fn start(&self, at: &Place) -> Child {
         let dir = at.bed.dir().display().to_string();
-        at.spawn(NGINX_PROGRAM, &["-p", &dir, "-c", "nginx.conf"])
+        at.spawn(&debian("nginx"), &["-e", "stderr", "-p", &dir, "-c", "nginx.conf"])
     }
 
     fn restart(&self, at: &Place, _: &Child) {
         let dir = at.bed.dir().display().to_string();
-        at.run(NGINX_PROGRAM, &["-p", &dir, "-c", "nginx.conf", "-s", "reload"]);
+        let options = ["-e", "stderr", "-p", &dir, "-c", "nginx.conf", "-s", "reload"];
+        at.run(&debian("nginx"), &options);
     }
 }
 
@@ -98,13 +107,13 @@ struct Haproxy;
 
 pub(crate) const HAPROXY: Kind = Kind {
     name: "HAProxy",
+    options: "`-W`, `option idle-close-on-response`",
     version: || {
-        ask(HAPROXY_PROGRAM, "-v").map(|it| version_in(&it)).ok_or_else(|| missing("haproxy"))
+        let said = ask(&debian("haproxy"), &["-v"]);
+        said.map(|it| version_in(&it)).ok_or_else(|| missing("haproxy"))
     },
     start: || start(Haproxy),
 };
-
-const HAPROXY_PROGRAM: &str = "/usr/sbin/haproxy";
 
 impl Product for Haproxy {
     fn deploy(&self, at: &Place, release: u64) {
@@ -114,6 +123,7 @@ impl Product for Haproxy {
             &format!(
                 r#"defaults
     mode http
+    option idle-close-on-response
     timeout connect 5s
     timeout client 50s
     timeout server 50s
@@ -126,7 +136,7 @@ frontend hello
     }
 
     fn start(&self, at: &Place) -> Child {
-        at.spawn(HAPROXY_PROGRAM, &["-W", "-f", "haproxy.cfg"])
+        at.spawn(&debian("haproxy"), &["-W", "-f", "haproxy.cfg"])
     }
 
     fn restart(&self, _: &Place, child: &Child) {
@@ -138,8 +148,10 @@ struct Gunicorn;
 
 pub(crate) const GUNICORN: Kind = Kind {
     name: "gunicorn",
+    options: "2 workers of 4 threads (`gthread`)",
     version: || {
-        ask(&gunicorn(), "--version").map(|it| version_in(&it)).ok_or_else(|| missing("gunicorn"))
+        let said = ask(&gunicorn(), &["--version"]);
+        said.map(|it| version_in(&it)).ok_or_else(|| missing("gunicorn"))
     },
     start: || start(Gunicorn),
 };

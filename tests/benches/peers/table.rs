@@ -11,50 +11,97 @@ use super::{Figures, Measured};
 
 pub(crate) fn print(phases: &[Phase], measured: &[Measured]) {
     println!("{}\n", Machine::this());
-    let found = || measured.iter().filter_map(|it| Some((it.name, it.found.as_ref().ok()?)));
     for (number, phase) in phases.iter().enumerate() {
-        let mut rows = vec![
-            [
-                "",
-                "requests",
-                "failed",
-                "ended",
-                "p50 ms",
-                "p99 ms",
-                "p99.9 ms",
-                "max ms",
-                "new code p50 ms",
-                "max ms",
-            ]
-            .map(str::to_owned)
-            .to_vec(),
-        ];
-        rows.extend(found().map(|(name, figures)| phase_row(name, &figures.runs[number])));
-        println!("{}\n\n{}", phase.title, aligned(&rows));
+        println!("{}\n\n{}", phase.title, phase_table(number, measured));
     }
-    let mut rows = vec![
-        [
-            "",
-            "version",
-            "restarts",
-            "failed",
-            "ended",
-            "new code p50 ms",
-            "max ms",
-            "processes",
-            "RSS MiB",
-            "PSS MiB",
+    println!("All phases, and the memory after them\n\n{}", sums(measured));
+    println!("Releases and options\n\n{}", releases(measured));
+}
+
+fn found(measured: &[Measured]) -> impl Iterator<Item = (&Measured, &Figures)> {
+    measured.iter().filter_map(|it| Some((it, it.found.as_ref().ok()?)))
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+/// What one phase was to the clients.
+pub(crate) fn phase_table(number: usize, measured: &[Measured]) -> String {
+    let mut rows = vec![row([
+        "",
+        "requests",
+        "failed",
+        "ended",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+        "new code p50 ms",
+        "max ms",
+    ])];
+    rows.extend(found(measured).map(|(it, figures)| phase_row(it.name, &figures.runs[number])));
+    aligned(&rows, NUMBERS)
+}
+
+/// All phases together.
+pub(crate) fn sums(measured: &[Measured]) -> String {
+    let mut rows = vec![row([
+        "",
+        "restarts",
+        "failed",
+        "ended",
+        "new code p50 ms",
+        "max ms",
+        "processes",
+        "RSS MiB",
+        "PSS MiB",
+    ])];
+    rows.extend(found(measured).map(|(it, figures)| sum_row(it.name, figures)));
+    aligned(&rows, NUMBERS)
+}
+
+/// What was measured, and how it was run.
+pub(crate) fn releases(measured: &[Measured]) -> String {
+    let mut rows = vec![row(["", "release", "run with"])];
+    rows.extend(measured.iter().map(|Measured { name, options, found }| match found {
+        Ok(figures) => row([name, &figures.version, options]),
+        Err(reason) => row([name, "missing", reason]),
+    }));
+    aligned(&rows, TEXT)
+}
+
+/// The table of the readme: what matters most, of all phases or of the one called `open_loop`.
+pub(crate) fn overview(open_loop: usize, measured: &[Measured]) -> String {
+    let mut rows = vec![row([
+        "",
+        "requests failed",
+        "connections ended",
+        "p99.9 at an even rate",
+        "until new code answers, p50",
+        "memory (PSS)",
+    ])];
+    rows.extend(found(measured).map(|(it, figures)| {
+        let [_, _, p999, _] = latency(&figures.runs[open_loop].ledger).map(ms);
+        let [new_code, _] = new_code(&all_restarts(figures));
+        // Without the packager's part.
+        let version = figures.version.split('-').next().unwrap_or_default();
+        let name = match it.name {
+            "unbroken" => "**unbroken**".to_owned(),
+            // Its version names the crate.
+            "stop and start" => format!("stop and start ({version})"),
+            name => format!("{name} {version}"),
+        };
+        vec![
+            name,
+            sum(figures, Ledger::failed).to_string(),
+            sum(figures, Ledger::ended_by_server).to_string(),
+            format!("{p999} ms"),
+            format!("{new_code} ms"),
+            format!("{} MiB", mib(figures.memory.pss)),
         ]
-        .map(str::to_owned)
-        .to_vec(),
-    ];
-    for Measured { name, found } in measured {
-        rows.push(match found {
-            Ok(figures) => sum_row(name, figures),
-            Err(reason) => vec![(*name).to_owned(), format!("missing: {reason}")],
-        });
-    }
-    println!("All phases, and the memory after them\n\n{}", aligned(&rows));
+    }));
+    aligned(&rows, NUMBERS)
 }
 
 fn phase_row(name: &str, run: &Run) -> Vec<String> {
@@ -77,18 +124,22 @@ fn phase_row(name: &str, run: &Run) -> Vec<String> {
     ]
 }
 
+fn sum(figures: &Figures, of: fn(&Ledger) -> u64) -> u64 {
+    figures.runs.iter().map(|run| of(&run.ledger)).sum()
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1024.0 / 1024.0)
+}
+
 fn sum_row(name: &str, figures: &Figures) -> Vec<String> {
-    let sum =
-        |of: fn(&Ledger) -> u64| -> u64 { figures.runs.iter().map(|run| of(&run.ledger)).sum() };
     let restarts = all_restarts(figures);
     let [new_p50, new_max] = new_code(&restarts);
-    let mib = |bytes: u64| format!("{:.1}", bytes as f64 / 1024.0 / 1024.0);
     vec![
         name.to_owned(),
-        figures.version.clone(),
         restarts.len().to_string(),
-        sum(Ledger::failed).to_string(),
-        sum(Ledger::ended_by_server).to_string(),
+        sum(figures, Ledger::failed).to_string(),
+        sum(figures, Ledger::ended_by_server).to_string(),
         new_p50,
         new_max,
         figures.memory.processes.to_string(),
@@ -124,34 +175,34 @@ fn ms(time: Duration) -> String {
     if ms < 10.0 { format!("{ms:.2}") } else { format!("{ms:.0}") }
 }
 
+/// How the columns behind the first are set.
+#[derive(Clone, Copy, PartialEq)]
+enum Columns {
+    Right,
+    Left,
+}
+use Columns::{Left as TEXT, Right as NUMBERS};
+
 /// A table of Markdown whose source is one too.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let length = |cell: &String| cell.chars().count();
-    // A reason may be as long as it likes.
-    let full = || rows.iter().filter(|row| row.len() == columns);
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| full().map(|row| length(&row[column])).max().unwrap_or(0))
+fn aligned(rows: &[Vec<String>], columns: Columns) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..count)
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     let mut text = String::new();
     for (number, row) in rows.iter().enumerate() {
-        for (column, cell) in row.iter().enumerate() {
-            let width = widths[column];
-            let cell = if column == 0 {
-                format!("| {cell:<width$} ")
-            } else {
-                format!("| {cell:>width$} ")
-            };
-            text.push_str(&cell);
+        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            let left = column == 0 || columns == TEXT;
+            text += &if left { format!("| {cell:<width$} ") } else { format!("| {cell:>width$} ") };
         }
-        text.push_str(&" |".repeat(columns - row.len()));
-        text.push_str("|\n");
+        text += "|\n";
         if number == 0 {
             for (column, width) in widths.iter().enumerate() {
                 let line = "-".repeat(width + 1);
-                text.push_str(&if column == 0 { format!("|{line}-") } else { format!("|{line}:") });
+                let left = column == 0 || columns == TEXT;
+                text += &if left { format!("|{line}-") } else { format!("|{line}:") };
             }
-            text.push_str("|\n");
+            text += "|\n";
         }
     }
     text
@@ -161,9 +212,9 @@ pub(crate) fn json(phases: &[Phase], measured: &[Measured]) -> Value {
     let machine = Machine::this();
     let peers: serde_json::Map<String, Value> = measured
         .iter()
-        .map(|Measured { name, found }| {
+        .map(|Measured { name, options, found }| {
             let value = match found {
-                Ok(figures) => peer_json(phases, figures),
+                Ok(figures) => peer_json(phases, options, figures),
                 Err(reason) => json!({ "missing": reason }),
             };
             ((*name).to_owned(), value)
@@ -175,7 +226,7 @@ pub(crate) fn json(phases: &[Phase], measured: &[Measured]) -> Value {
     })
 }
 
-fn peer_json(phases: &[Phase], figures: &Figures) -> Value {
+fn peer_json(phases: &[Phase], options: &str, figures: &Figures) -> Value {
     let float = |time: Duration| time.as_secs_f64() * 1000.0;
     let runs: serde_json::Map<String, Value> = phases
         .iter()
@@ -195,7 +246,7 @@ fn peer_json(phases: &[Phase], figures: &Figures) -> Value {
         .collect();
     let memory = &figures.memory;
     json!({
-        "version": figures.version, "phases": runs, "processes": memory.processes,
+        "version": figures.version, "options": options, "phases": runs, "processes": memory.processes,
         "rss_bytes": memory.rss, "pss_bytes": memory.pss,
     })
 }

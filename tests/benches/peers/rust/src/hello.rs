@@ -8,8 +8,13 @@ use axum::Router;
 use axum::routing::get;
 
 /// Each response says which release of the program gave it.
+pub fn answer() -> anyhow::Result<String> {
+    Ok(format!("generation={} pid={} version=1\n", release()?, std::process::id()))
+}
+
+/// The service of the programs that use axum.
 pub fn router() -> anyhow::Result<Router> {
-    let answer = format!("generation={} pid={} version=1\n", release()?, std::process::id());
+    let answer = answer()?;
     Ok(Router::new().route("/", get(move || async move { answer })))
 }
 
