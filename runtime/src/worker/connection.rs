@@ -13,6 +13,8 @@ pub(crate) struct Connection {
     state: Arc<State>,
     farewell: Arc<Farewell>,
     passed: AtomicBool,
+    #[cfg(feature = "http")]
+    seat: std::sync::OnceLock<super::http::Seat>,
     _alive: TaskTrackerToken,
 }
 
@@ -79,6 +81,8 @@ impl Connection {
             state: Arc::clone(state),
             farewell: Arc::default(),
             passed: AtomicBool::new(false),
+            #[cfg(feature = "http")]
+            seat: std::sync::OnceLock::new(),
             _alive: state.tasks.token(),
         }
     }
@@ -86,6 +90,13 @@ impl Connection {
     /// The next generation has it.
     pub(crate) fn passed(&self) {
         self.passed.store(true, Relaxed);
+    }
+
+    /// Takes room among those of its listener for as long as it is open.
+    #[cfg(feature = "http")]
+    pub(crate) fn sit(&self, seat: super::http::Seat) {
+        // One that has a seat already keeps that.
+        let _ = self.seat.set(seat);
     }
 
     pub(crate) fn farewell(&self) -> &Arc<Farewell> {
