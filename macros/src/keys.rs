@@ -162,6 +162,14 @@ pub(crate) const FIELDS: &[Key] = &[
     key("user", Kind::Text),
     key("group", Kind::Text),
     key("v6only", Kind::Switch),
+    key("header_timeout", Kind::Duration),
+    key("idle_timeout", Kind::Duration),
+    key("tcp_keepalive", Kind::Duration),
+    key("max_connections", Kind::Count(u32::MAX)),
+    key("max_header_bytes", Kind::Count(u32::MAX)),
+    key("max_connection_age", Kind::Duration),
+    key("http2_max_streams", Kind::Count(u32::MAX)),
+    key("http2_keepalive", Kind::Duration),
 ];
 
 const fn key(name: &'static str, kind: Kind) -> Key {

@@ -102,6 +102,16 @@ use proc_macro2::TokenStream;
 /// | `mode` | permissions of a unix socket, octal | as the umask says |
 /// | `user`, `group` | owner of a unix socket: a name, or a number in quotes | the process's |
 /// | `v6only` | whether `[::]` refuses IPv4 | `true` |
+/// | `header_timeout` ³ | duration in which the head of a request must be whole | `"30s"` |
+/// | `idle_timeout` ³ | duration after which a connection without a request is closed | `"75s"` |
+/// | `tcp_keepalive` ³ | duration of silence after which TCP probes the client | `"60s"` |
+/// | `max_connections` ³ | open connections above which accepting waits | none |
+/// | `max_header_bytes` ³ | size of a request's head | `65536` |
+/// | `max_connection_age` ³ | duration after which a connection ends with its next response | none |
+/// | `http2_max_streams` ³ | requests at once on a connection of HTTP/2 | `200` |
+/// | `http2_keepalive` ³ | duration after which a connection of HTTP/2 is pinged | off |
+///
+/// ³ for what `Daemon::serve` serves. A duration of `"0s"` switches it off.
 ///
 /// # Errors
 ///

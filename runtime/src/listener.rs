@@ -373,7 +373,15 @@ mod tests {
     use super::*;
 
     fn settings(addr: Address) -> ListenSettings {
-        ListenSettings { addr, backlog: 16, mode: None, user: None, group: None, v6only: true }
+        ListenSettings {
+            addr,
+            backlog: 16,
+            mode: None,
+            user: None,
+            group: None,
+            v6only: true,
+            http: crate::config::HttpSettings::default(),
+        }
     }
 
     #[test]

@@ -179,7 +179,8 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
     check.args(["check", "--json"]).env(&variable, value);
     if key.starts_with("listen.my-api.") {
         // A variable can only approximate this name: it has to be known from elsewhere.
-        let addr = if key.ends_with("v6only") { "[::1]:1" } else { "unix:/nowhere.sock" };
+        let tcp = ["v6only", "tcp_keepalive"].iter().any(|field| key.ends_with(field));
+        let addr = if tcp { "[::1]:1" } else { "unix:/nowhere.sock" };
         check.args(["--set", &format!("listen.my-api={addr}")]);
     }
     let out = check.output().unwrap();

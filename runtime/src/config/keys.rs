@@ -181,6 +181,31 @@ pub(crate) const LISTEN_FIELDS: &[Key] = &[
     solo("user", Kind::Account, Absent("the daemon's own"), "owner of a unix socket"),
     solo("group", Kind::Account, Absent("the daemon's own"), "group of a unix socket"),
     solo("v6only", Kind::Bool, Value("true"), "whether [::] refuses IPv4"),
+    solo("header_timeout", Kind::Duration, Value("30s"), "time for the head of an HTTP request"),
+    solo("idle_timeout", Kind::Duration, Value("75s"), "an HTTP connection idle for so long ends"),
+    solo("tcp_keepalive", Kind::Duration, Value("60s"), "silence after which TCP probes a client"),
+    solo("max_connections", Kind::Count, Absent("no limit"), "above it accepting HTTP waits"),
+    solo("max_header_bytes", Kind::Count, Value("65536"), "size of the head of an HTTP request"),
+    solo(
+        "max_connection_age",
+        Kind::Duration,
+        Absent("no limit"),
+        "an older HTTP connection ends with its next response",
+    ),
+    solo("http2_max_streams", Kind::Count, Value("200"), "requests at once on one connection"),
+    solo("http2_keepalive", Kind::Duration, Absent("off"), "how often HTTP/2 clients are pinged"),
+];
+
+/// Those of them that an HTTP server heeds.
+pub(crate) const HTTP_FIELDS: &[&str] = &[
+    "header_timeout",
+    "idle_timeout",
+    "tcp_keepalive",
+    "max_connections",
+    "max_header_bytes",
+    "max_connection_age",
+    "http2_max_streams",
+    "http2_keepalive",
 ];
 
 /// Keys that shape the program itself, and so are the attribute's alone.

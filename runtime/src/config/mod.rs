@@ -32,7 +32,7 @@ use crate::sorted::SortedMap;
 use crate::spec::Spec;
 
 #[cfg(test)]
-pub(crate) use keys::{Fallback, KEYS, LIMITS, LISTEN_FIELDS};
+pub(crate) use keys::{Fallback, HTTP_FIELDS, KEYS, LIMITS, LISTEN_FIELDS};
 pub(crate) use keys::{nearest, reference};
 pub(crate) use settings::*;
 

@@ -82,9 +82,11 @@ impl Configuration {
             let (unix, ipv6) = (listener.addr.is_unix(), listener.addr.is_ipv6());
             let mut push = |field: &str, value: Json, applies: bool| {
                 let absent = keys::listen_field(field).map(|k| k.fallback);
-                let otherwise = match absent {
-                    Some(Fallback::Absent(otherwise)) if applies => Some(otherwise.to_owned()),
-                    _ => None,
+                let (otherwise, value) = match absent {
+                    Some(Fallback::Absent(otherwise)) if applies => {
+                        (Some(otherwise.to_owned()), if value == "0s" { Json::Null } else { value })
+                    }
+                    _ => (None, value),
                 };
                 let key = if field == "addr" { key.clone() } else { keys::child(&key, field) };
                 rows.push(Row { key, value: if applies { value } else { Json::Null }, otherwise });
@@ -95,6 +97,11 @@ impl Configuration {
             push("user", json!(listener.user), unix);
             push("group", json!(listener.group), unix);
             push("v6only", listener.v6only.into(), ipv6);
+            let http = serde_json::to_value(&listener.http).unwrap_or_default();
+            for field in keys::HTTP_FIELDS {
+                let value = http.get(field).cloned().unwrap_or_default();
+                push(field, value, !unix || *field != "tcp_keepalive");
+            }
         }
         if let Json::Object(section) = &self.app {
             leaves("app", section, &mut rows);

@@ -155,6 +155,51 @@ pub(crate) struct ListenSettings {
     pub(crate) group: Option<String>,
     /// Whether `[::]` refuses IPv4. Default: `true` (`IPV6_V6ONLY`, ipv6(7)).
     pub(crate) v6only: bool,
+    /// What an HTTP server on it heeds.
+    #[serde(default)]
+    pub(crate) http: HttpSettings,
+}
+
+/// The limits of an HTTP server on a listener. A duration of zero is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct HttpSettings {
+    /// The head of a request is whole by then. Default: 30 s.
+    #[serde(with = "humantime_text")]
+    pub(crate) header_timeout: Duration,
+    /// A connection without a request for so long is closed. Default: 75 s.
+    #[serde(with = "humantime_text")]
+    pub(crate) idle_timeout: Duration,
+    /// Silence after which TCP asks whether the client is there. Default: 60 s.
+    #[serde(with = "humantime_text")]
+    pub(crate) tcp_keepalive: Duration,
+    /// Open connections of a worker, above which accepting waits. Default: no limit.
+    pub(crate) max_connections: Option<u32>,
+    /// Of the head of a request. Default: 64 KiB.
+    pub(crate) max_header_bytes: u32,
+    /// An older connection ends with its next response. Default: zero.
+    #[serde(with = "humantime_text")]
+    pub(crate) max_connection_age: Duration,
+    /// Streams that a client of HTTP/2 may have open at once. Default: 200.
+    pub(crate) http2_max_streams: u32,
+    /// How often a client of HTTP/2 is pinged. Default: zero.
+    #[serde(with = "humantime_text")]
+    pub(crate) http2_keepalive: Duration,
+}
+
+impl Default for HttpSettings {
+    fn default() -> HttpSettings {
+        HttpSettings {
+            header_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            tcp_keepalive: Duration::from_secs(60),
+            max_connections: None,
+            max_header_bytes: 64 * 1024,
+            max_connection_age: Duration::ZERO,
+            http2_max_streams: 200,
+            http2_keepalive: Duration::ZERO,
+        }
+    }
 }
 
 /// A literal address: `127.0.0.1:80`, `[::]:80` or `unix:/run/app/app.sock`.

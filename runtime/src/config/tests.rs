@@ -368,10 +368,18 @@ fn kubernetes_service_links_and_strangers_are_ignored() {
 #[test]
 fn listener_fields_default_as_the_table_says() {
     let listen = Place::new(&[("listen.a", Literal::Str("[::]:80"))]).load().settings.listen;
+    let parsed = |text: &str| humantime::parse_duration(text).unwrap();
     for field in LISTEN_FIELDS {
         match (field.name, field.fallback) {
             ("backlog", Fallback::Value(text)) => assert_eq!(text, listen["a"].backlog.to_string()),
             ("v6only", Fallback::Value(text)) => assert_eq!(text, listen["a"].v6only.to_string()),
+            (name, Fallback::Value(text)) if HTTP_FIELDS.contains(&name) => {
+                let http = serde_json::to_value(&listen["a"].http).unwrap();
+                match http[name].as_str() {
+                    Some(value) => assert_eq!(parsed(text), parsed(value), "{name}"),
+                    None => assert_eq!(text, http[name].to_string(), "{name}"),
+                }
+            }
             (_, fallback) => assert!(!matches!(fallback, Fallback::Value(_)), "{}", field.name),
         }
     }

@@ -118,6 +118,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
                     user: Some(text.into()),
                     group: None,
                     v6only: true,
+                    http: crate::config::HttpSettings::default(),
                 },
                 source: Source::Store,
             }],

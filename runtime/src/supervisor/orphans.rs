@@ -404,6 +404,7 @@ mod tests {
             user: None,
             group: None,
             v6only: true,
+            http: crate::config::HttpSettings::default(),
         };
         let message = FromWorker::Orphan {
             protocol: Protocols::OURS,

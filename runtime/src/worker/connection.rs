@@ -14,6 +14,8 @@ pub(crate) struct Connection {
     farewell: Arc<Farewell>,
     passed: AtomicBool,
     lost: AtomicBool,
+    #[cfg(feature = "http")]
+    seat: std::sync::OnceLock<super::http::Seat>,
     _alive: TaskTrackerToken,
 }
 
@@ -81,6 +83,8 @@ impl Connection {
             farewell: Arc::default(),
             passed: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            #[cfg(feature = "http")]
+            seat: std::sync::OnceLock::new(),
             _alive: state.tasks.token(),
         }
     }
@@ -93,6 +97,13 @@ impl Connection {
     /// Nobody knows whether the next generation has it.
     pub(crate) fn lost(&self) {
         self.lost.store(true, Relaxed);
+    }
+
+    /// Takes room among those of its listener for as long as it is open.
+    #[cfg(feature = "http")]
+    pub(crate) fn sit(&self, seat: super::http::Seat) {
+        // One that has a seat already keeps that.
+        let _ = self.seat.set(seat);
     }
 
     pub(crate) fn farewell(&self) -> &Arc<Farewell> {

@@ -120,9 +120,7 @@ impl Daemon {
         self.draining().await;
         let left = self.drain_deadline().map(|at| at.saturating_duration_since(Instant::now()));
         let spread = left.map_or(spread, |left| spread.min(left / 2));
-        // A hasher with keys of its own is as random as a jitter needs.
-        let random = std::hash::RandomState::new().build_hasher().finish();
-        tokio::time::sleep(spread.mul_f64(random as f64 / u64::MAX as f64)).await;
+        tokio::time::sleep(spread.mul_f64(random_part())).await;
     }
 
     /// [`Daemon::draining`] as a token, to derive others from.
@@ -161,6 +159,11 @@ impl Daemon {
         }
         self.state.mention(&FromWorker::Status { text });
     }
+}
+
+/// A number from 0 to 1. A hasher with keys of its own is as random as a jitter needs.
+pub(super) fn random_part() -> f64 {
+    std::hash::RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
 }
 
 /// A handle on a declared listener.

@@ -15,6 +15,9 @@ use unbroken::{Daemon, daemon};
 )]
 async fn main(daemon: Daemon) -> anyhow::Result<()> {
     let router = app::router(&daemon, "3");
-    tokio::try_join!(daemon.serve("http", router.clone()), daemon.serve("admin", router))?;
+    let admin = daemon.serve_with("admin", router.clone(), |http| {
+        http.http1().title_case_headers(true);
+    });
+    tokio::try_join!(daemon.serve("http", router), admin)?;
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! Listeners: an address, and what may be said of it.
 
+use std::time::Duration;
+
 use figment::value::Value;
 
 use super::{Listeners, Reader};
 use crate::config::origin::Origin;
-use crate::config::{ListenSettings, keys, values};
+use crate::config::{HttpSettings, ListenSettings, keys, values};
 
 impl Reader<'_> {
     pub(super) fn listeners(&mut self) -> Listeners {
@@ -36,8 +38,10 @@ impl Reader<'_> {
         let mut of_unix = |f: &str| self.applies(name, f, &origin, unix, "a unix socket");
         let (mode, user, group) = (of_unix("mode"), of_unix("user"), of_unix("group"));
         let v6only = self.applies(name, "v6only", &origin, ipv6, "an IPv6 address");
+        let http = self.http(name, &origin, !unix);
         let listener = ListenSettings {
             addr,
+            http,
             backlog: backlog.unwrap_or(4096),
             mode: mode.then(|| self.read(&at("mode"), &field("mode"), values::mode)).flatten(),
             user: user.then(|| self.read(&at("user"), &field("user"), values::account)).flatten(),
@@ -50,6 +54,39 @@ impl Reader<'_> {
                 .unwrap_or(true),
         };
         Some((listener, origin))
+    }
+
+    /// What an HTTP server on it heeds.
+    fn http(&mut self, name: &str, addr: &Origin, tcp: bool) -> HttpSettings {
+        let default = HttpSettings::default();
+        let keepalive = self.applies(name, "tcp_keepalive", addr, tcp, "TCP");
+        let key = keys::join(&["listen", name]);
+        let mut duration = |field: &str, default: Duration| {
+            self.read(&["listen", name, field], &keys::child(&key, field), values::duration)
+                .unwrap_or(default)
+        };
+        let header_timeout = duration("header_timeout", default.header_timeout);
+        let idle_timeout = duration("idle_timeout", default.idle_timeout);
+        let max_connection_age = duration("max_connection_age", default.max_connection_age);
+        let http2_keepalive = duration("http2_keepalive", default.http2_keepalive);
+        let tcp_keepalive = match keepalive {
+            true => duration("tcp_keepalive", default.tcp_keepalive),
+            false => Duration::ZERO,
+        };
+        let mut count = |field: &str| {
+            let most = |raw: &values::Raw<'_>| values::count(raw, u32::MAX);
+            self.read(&["listen", name, field], &keys::child(&key, field), most)
+        };
+        HttpSettings {
+            header_timeout,
+            idle_timeout,
+            tcp_keepalive,
+            max_connections: count("max_connections"),
+            max_header_bytes: count("max_header_bytes").unwrap_or(default.max_header_bytes),
+            max_connection_age,
+            http2_max_streams: count("http2_max_streams").unwrap_or(default.http2_max_streams),
+            http2_keepalive,
+        }
     }
 
     /// Whether a listener's field is to be read. One that does not fit the address is a mistake, unless

@@ -252,6 +252,8 @@ fn what_does_not_go_together() {
             "`listen.a.v6only` in FILE is only for an IPv6 address: remove it"
         );
     }
+    let place = Place::new(&[]).file("listen.a = {addr = 'unix:/s', tcp_keepalive = '9s'}");
+    assert_eq!(place.error(), "`listen.a.tcp_keepalive` in FILE is only for TCP: remove it");
     let place = Place::new(HTTP).var("DAEMON_LISTEN_HTTP__MODE", "0660");
     assert_eq!(
         place.error(),

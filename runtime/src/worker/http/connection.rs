@@ -11,11 +11,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio_util::task::TaskTracker;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWriteExt;
 use tower_service::Service;
 
 #[cfg(feature = "http2")]
 use super::http2;
+use super::builder::Builder;
+use super::clock::{Clock, Overdue};
 use super::io::{LingeringIo, join};
 use super::service::{Activity, Observed};
 use super::{BoxError, Peer};
@@ -42,9 +45,10 @@ pub(super) struct Connection<S> {
     pub(super) bytes: Bytes,
     pub(super) peer: Peer,
     pub(super) accepted: u64,
+    /// Since when it waits.
+    pub(super) since: u64,
     pub(super) activity: Arc<Activity>,
-    /// Those that the listener's drain waits for.
-    pub(super) tasks: TaskTracker,
+    pub(super) builder: Arc<Builder>,
     pub(super) service: S,
 }
 
@@ -53,6 +57,8 @@ enum Ended {
     Closed,
     /// Between two requests, and somebody else serves now.
     Idle(Stream, Bytes, Successor),
+    /// It waited for longer than it may.
+    Overdue(Stream, Bytes),
     /// It speaks HTTP/2; these bytes are its beginning.
     #[cfg(feature = "http2")]
     Http2(Stream, Bytes),
@@ -69,28 +75,42 @@ where
 {
     /// Serves it to its end, or until the next generation has it.
     pub(super) async fn run(self) {
-        let Connection { state, mut stream, mut bytes, peer, accepted, activity, tasks, service } =
-            self;
+        let Connection { state, mut stream, mut bytes, peer, accepted, since, .. } = self;
+        let Connection { activity, builder, service, .. } = self;
         if let Stream::Tcp(stream) = &stream {
             // Responses are written whole; waiting for more to send only adds latency (tcp(7)). A
             // connection on which it fails is dead, which the first read tells.
             let _ = stream.set_nodelay(true);
+            keep_alive(stream, builder.limits.tcp_keepalive);
         }
-        #[cfg(not(feature = "http2"))]
-        drop(tasks);
+        if !bytes.is_empty() {
+            activity.read_some();
+        }
+        let seen = (activity.waiting(), activity.requests());
+        let mut clock = Clock::new(&builder.limits, accepted, since, seen);
         let mut retries = RETRIES;
         let observed = || {
             let service = TowerToHyperService::new(service.clone());
             Observed::new(service, peer.clone(), Arc::clone(&activity))
         };
         loop {
-            let (idle, read, successor) = match serve(&state, stream, bytes, observed()).await {
+            let ended = serve(&state, stream, bytes, observed(), &builder.http1, &mut clock);
+            let (idle, read, successor) = match ended.await {
                 Ended::Closed => return,
                 Ended::Idle(stream, bytes, successor) => (stream, bytes, successor),
+                Ended::Overdue(idle, read) if read.is_empty() && idle.has_input() => {
+                    // In this very moment: it is answered, and told that it ends.
+                    activity.end_with_next();
+                    clock.restart();
+                    (stream, bytes) = (idle, read);
+                    continue;
+                }
+                Ended::Overdue(stream, bytes) => return close(stream, bytes, activity).await,
                 #[cfg(feature = "http2")]
                 Ended::Http2(stream, bytes) => {
-                    report(http2::serve(&state, stream, bytes, observed(), tasks).await);
-                    return;
+                    let (service, builder) = (observed(), &builder.http2);
+                    let ended = http2::serve(&state, stream, bytes, service, builder, &mut clock);
+                    return report(ended.await);
                 }
             };
             let socket = match idle.duplicate() {
@@ -113,6 +133,7 @@ where
                 path: peer.addr.path().cloned(),
                 accepted,
                 requests: activity.requests(),
+                since: clock.since(),
             };
             let parcel = Parcel { contents, bytes: read.to_vec(), socket };
             match successor.pass(parcel).await {
@@ -132,12 +153,34 @@ where
     }
 }
 
-/// Serves until the connection ends or can be passed.
+/// Lets TCP ask a client that is silent for so long whether it is there, four times in as long again.
+fn keep_alive(stream: &tokio::net::TcpStream, idle: Duration) {
+    if idle.is_zero() {
+        return;
+    }
+    // What the kernel takes, in seconds (tcp(7)).
+    let within = |time: Duration| time.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
+    let keepalive = TcpKeepalive::new().with_time(within(idle)).with_interval(within(idle / 4));
+    // As above: one on which it fails is dead.
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(4));
+}
+
+/// Closes a connection whose client took too long.
+async fn close(stream: Stream, bytes: Bytes, activity: Arc<Activity>) {
+    activity.tell_to_go();
+    let mut io = LingeringIo::new(stream, bytes, activity);
+    // One that is gone already needs no goodbye.
+    let _ = io.shutdown().await;
+}
+
+/// Serves until the connection ends, can be passed, or waited for too long.
 async fn serve<S, B>(
     state: &Arc<State>,
     stream: Stream,
     bytes: Bytes,
     service: Observed<S>,
+    builder: &http1::Builder,
+    clock: &mut Clock,
 ) -> Ended
 where
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -149,7 +192,7 @@ where
 {
     let activity = Arc::clone(service.activity());
     let io = TokioIo::new(LingeringIo::new(stream, bytes, Arc::clone(&activity)));
-    let mut connection = http1::Builder::new().serve_connection(io, service);
+    let mut connection = builder.serve_connection(io, service);
     let mut may_leave = std::pin::pin!(may_leave(state, &activity));
     let mut leaving = None;
     let mut patience = std::pin::pin!(patience(state, &activity));
@@ -164,6 +207,23 @@ where
         #[cfg(feature = "http2")]
         if activity.is_http2() {
             return Poll::Ready(Round::Http2);
+        }
+        while let Poll::Ready(overdue) = clock.poll(cx, activity.waiting(), activity.requests()) {
+            if overdue == Overdue::Age {
+                activity.end_with_next();
+                continue;
+            }
+            if activity.used() {
+                // As below. What is left behind a response is nothing but a body that nobody reads.
+                activity.tell_to_go();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                match connection.poll_without_shutdown(cx) {
+                    Poll::Ready(Err(error)) => return Poll::Ready(Round::Closed(Err(error))),
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Pending => return Poll::Ready(Round::Closed(Ok(()))),
+                }
+            }
+            return Poll::Ready(Round::Overdue);
         }
         // Polled once, they wake this task when the drain begins; until then there is nothing to see.
         if registered && !state.is_draining() {
@@ -211,6 +271,11 @@ where
             let (stream, unread) = parts.io.into_inner().into_parts();
             return Ended::Idle(stream, join(parts.read_buf, unread), successor);
         }
+        Round::Overdue => {
+            let parts = connection.into_parts();
+            let (stream, unread) = parts.io.into_inner().into_parts();
+            return Ended::Overdue(stream, join(parts.read_buf, unread));
+        }
         #[cfg(feature = "http2")]
         Round::Http2 => {
             // The preface was held back from hyper, so that its own buffer is empty.
@@ -242,6 +307,7 @@ enum Round {
     #[cfg(feature = "http2")]
     Http2,
     Leave(Successor),
+    Overdue,
 }
 
 /// Completes when the worker drains and a generation is there that this connection was not yet refused

@@ -18,7 +18,7 @@ use super::service::Activity;
 use crate::worker::net::Stream;
 
 /// How long a client may take to close its half.
-const LINGER: Duration = Duration::from_secs(5);
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 
 /// All bytes that nobody has used: hyper's buffer holds what came before those that it was not given
 /// yet.
@@ -106,6 +106,7 @@ impl LingeringIo {
                 self.peer_done();
                 break;
             }
+            self.activity.read_some();
             if self.unread.is_empty() && preface::judge(read) == Verdict::Http1 {
                 break;
             }
@@ -135,6 +136,7 @@ impl AsyncRead for LingeringIo {
             }
         }
         if !self.unread.is_empty() {
+            self.activity.read_some();
             let length = self.unread.len().min(buf.remaining());
             buf.put_slice(&self.unread.split_to(length));
             return Poll::Ready(Ok(()));
@@ -149,6 +151,7 @@ impl AsyncRead for LingeringIo {
                 }
                 return Poll::Ready(Ok(()));
             }
+            this.activity.read_some();
             let Some(frames) = &mut this.frames else { return Poll::Ready(Ok(())) };
             let read = &buf.filled()[before..];
             if !this.activity.was_told() {

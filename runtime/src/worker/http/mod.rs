@@ -20,6 +20,8 @@
 //!
 //! What is still open at the drain deadline is cut.
 
+mod builder;
+mod clock;
 mod connection;
 #[cfg(feature = "http2")]
 mod http2;
@@ -27,7 +29,9 @@ mod io;
 #[cfg_attr(not(feature = "http2"), allow(dead_code))]
 mod late;
 mod preface;
+mod room;
 mod service;
+mod until_draining;
 mod upgraded;
 
 use std::sync::Arc;
@@ -39,12 +43,16 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
+pub use self::builder::{Builder, Streams};
 use self::connection::Connection;
+use self::room::Room;
+pub(crate) use self::room::Seat;
 use self::service::Activity;
+pub use self::until_draining::{UntilDraining, until_draining};
 pub use self::upgraded::into_stream;
 use super::passing::{Adopter, Contents, Parcel, Place, Receipt};
 use crate::error::Result;
-use crate::sys::clock;
+use crate::sys::clock::to_monotonic_ns;
 use crate::worker::daemon::Daemon;
 use crate::worker::net::{Addr, Stream};
 use crate::worker::state::State;
@@ -101,18 +109,68 @@ impl Daemon {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
+        self.serve_with(name, service, |_| ()).await
+    }
+
+    /// As [`Daemon::serve`], with options of hyper that no key of the configuration sets.
+    ///
+    /// `configure` is called once, before the first connection, with what the configuration says. It has
+    /// the last word.
+    ///
+    /// ```no_run
+    /// # async fn run(daemon: unbroken::Daemon, app: axum::Router) -> unbroken::Result<()> {
+    /// daemon
+    ///     .serve_with("http", app, |http| {
+    ///         http.http1().title_case_headers(true).max_headers(200);
+    ///         http.http2().adaptive_window(true);
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Daemon::serve`].
+    pub async fn serve_with<S, B>(
+        &self,
+        name: &str,
+        service: S,
+        configure: impl FnOnce(&mut Builder),
+    ) -> Result<()>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
         let mut listener = self.listener(name)?;
+        let declared = self.state.configuration.settings.listen.get(name);
+        let limits = declared.map(|it| it.http.clone()).unwrap_or_default();
+        let connections = TaskTracker::new();
+        let room = Room::for_up_to(limits.max_connections);
+        let streams = Streams { tasks: connections.clone(), own: self.state.own.clone() };
+        let mut builder = Builder::new(limits, streams);
+        configure(&mut builder);
         let server = Server {
             state: Arc::clone(&self.state),
             listener: name.into(),
             service,
-            connections: TaskTracker::new(),
+            connections,
+            builder: Arc::new(builder),
+            room,
         };
         // It has a clone of the service, which goes with this future: a program may wait for the end of
         // what the service holds, such as the senders of a channel.
         let place = Place::Listener(name.to_owned());
         let adoption = self.state.passage.adopt_while(place, server.clone().adopter());
-        while let Some((stream, addr)) = listener.next_good().await {
+        loop {
+            // Who finds no room waits in the kernel, for us or for the next generation.
+            tokio::select! {
+                () = server.room.wait() => {}
+                () = listener.over() => {}
+            }
+            let Some((stream, addr)) = listener.next_good().await else { break };
             let served = server.accepted(stream, addr).run();
             server.connections.spawn(self.state.own.track_future(served));
         }
@@ -130,7 +188,10 @@ struct Server<S> {
     state: Arc<State>,
     listener: Arc<str>,
     service: S,
+    /// Those that the listener's drain waits for, and their streams.
     connections: TaskTracker,
+    builder: Arc<Builder>,
+    room: Arc<Room>,
 }
 
 impl<S, B> Server<S>
@@ -143,8 +204,8 @@ where
     B::Error: Into<BoxError>,
 {
     fn accepted(&self, stream: Stream, addr: Addr) -> Connection<S> {
-        let accepted = clock::to_monotonic_ns(Instant::now());
-        self.connection(stream, addr, Bytes::new(), accepted, 0)
+        let accepted = to_monotonic_ns(Instant::now());
+        self.connection(stream, addr, Bytes::new(), accepted, accepted, 0)
     }
 
     fn connection(
@@ -153,8 +214,10 @@ where
         addr: Addr,
         bytes: Bytes,
         accepted: u64,
+        since: u64,
         requests: u64,
     ) -> Connection<S> {
+        stream.connection().sit(self.room.enter());
         let farewell = Arc::clone(stream.connection().farewell());
         Connection {
             activity: Arc::new(Activity::new(Arc::clone(&self.state), farewell, requests)),
@@ -163,7 +226,8 @@ where
             bytes,
             peer: Peer { addr, listener: Arc::clone(&self.listener) },
             accepted,
-            tasks: self.connections.clone(),
+            since,
+            builder: Arc::clone(&self.builder),
             service: self.service.clone(),
         }
     }
@@ -177,7 +241,9 @@ where
                 return;
             }
             let Parcel { contents, bytes, socket } = parcel;
-            let Contents::Http { peer, path, accepted, requests, .. } = contents else { return };
+            let Contents::Http { peer, path, accepted, requests, since, .. } = contents else {
+                return;
+            };
             let stream = match Stream::from_socket(&self.state, socket) {
                 Ok(stream) => stream,
                 Err(error) => {
@@ -189,7 +255,7 @@ where
                 Some(peer) => Addr::Tcp(peer),
                 None => Addr::Unix(path),
             };
-            let connection = self.connection(stream, addr, bytes.into(), accepted, requests);
+            let connection = self.connection(stream, addr, bytes.into(), accepted, since, requests);
             self.connections.spawn(self.state.own.track_future(async move {
                 receipt.take().await;
                 connection.run().await;

@@ -13,6 +13,7 @@ use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Peer;
+use super::clock::Waiting;
 use crate::failpoint::{self, Step};
 use crate::worker::connection::Farewell;
 use crate::worker::state::State;
@@ -28,6 +29,10 @@ pub(super) struct Activity {
     closing: AtomicBool,
     /// It began with the preface of HTTP/2.
     http2: AtomicBool,
+    /// Some of the next request was read.
+    head_begun: AtomicBool,
+    /// The next response is to be the last one.
+    last: AtomicBool,
     farewell: Arc<Farewell>,
     /// The successor that did not take it last.
     refused_by: AtomicU64,
@@ -44,6 +49,8 @@ impl Activity {
             write_blocked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             http2: AtomicBool::new(false),
+            head_begun: AtomicBool::new(false),
+            last: AtomicBool::new(false),
             farewell,
             refused_by: AtomicU64::new(0),
             upgrade: OnceLock::new(),
@@ -65,6 +72,29 @@ impl Activity {
         self.in_flight.load(Relaxed) > 0
             || self.write_blocked.load(Relaxed)
             || self.closing.load(Relaxed)
+    }
+
+    /// What it waits for.
+    pub(super) fn waiting(&self) -> Waiting {
+        match self.busy() {
+            true => Waiting::Busy,
+            // What comes between the frames of HTTP/2 is no request.
+            false if self.is_http2() => Waiting::Request,
+            false if self.used() && !self.head_begun.load(Relaxed) => Waiting::Request,
+            false => Waiting::Head,
+        }
+    }
+
+    /// Bytes were read: of a head, if they are not a request's body.
+    pub(super) fn read_some(&self) {
+        if self.in_flight.load(Relaxed) == 0 {
+            self.head_begun.store(true, Relaxed);
+        }
+    }
+
+    /// Ends the connection with its next response.
+    pub(super) fn end_with_next(&self) {
+        self.last.store(true, Relaxed);
     }
 
     pub(super) fn begin_closing(&self) {
@@ -107,9 +137,11 @@ impl Activity {
     /// Whether the response under way is the last one of this worker on the connection. HTTP/2 says
     /// that in a frame of its own.
     fn ends_here(&self) -> bool {
-        self.state.is_draining()
-            && !self.is_http2()
-            && self.state.passage.successor().is_none_or(|number| self.was_refused_by(number))
+        let draining = || {
+            self.state.is_draining()
+                && self.state.passage.successor().is_none_or(|number| self.was_refused_by(number))
+        };
+        !self.is_http2() && (self.last.load(Relaxed) || draining())
     }
 
     /// Whether a request asks for an upgrade and waits to be let through.
@@ -132,6 +164,7 @@ impl InFlight {
     fn begin(activity: &Arc<Activity>) -> InFlight {
         activity.requests.fetch_add(1, Relaxed);
         activity.in_flight.fetch_add(1, Relaxed);
+        activity.head_begun.store(false, Relaxed);
         activity.state.counters.request_begun();
         failpoint::reach(Step::WorkerRequest, activity.state.generation);
         InFlight(Arc::clone(activity))

@@ -346,6 +346,16 @@ impl Listener {
         self.gated.next().await
     }
 
+    /// Completes when the worker drains, and leaves those who wait here to others.
+    #[cfg(feature = "http")]
+    pub(crate) async fn over(&self) {
+        let state = &self.gated.state;
+        state.draining.cancelled().await;
+        if let Access::Finish { .. } = state.access(Phase::Draining, self.gated.index) {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// The next connection, past all errors.
     #[cfg(feature = "http")]
     pub(crate) async fn next_good(&mut self) -> Option<(Stream, Addr)> {

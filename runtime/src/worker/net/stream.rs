@@ -63,6 +63,15 @@ impl Stream {
         self.connection().farewell().told();
     }
 
+    /// Whether bytes are there to be read.
+    #[cfg(feature = "http")]
+    pub(crate) fn has_input(&self) -> bool {
+        use rustix::net::RecvFlags;
+        // The runtime may not have heard of them yet.
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        rustix::net::recv(self, &mut [0; 1], flags).is_ok_and(|(read, _)| read > 0)
+    }
+
     /// Another descriptor of the same connection.
     pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.as_fd().try_clone_to_owned()

@@ -37,6 +37,9 @@ pub(crate) enum Contents {
         /// Requests it has sent.
         #[serde(default)]
         requests: u64,
+        /// Since when it waits for the next one, or for the rest of it, in the same measure. Zero: now.
+        #[serde(default)]
+        since: u64,
     },
     /// One of the application's own; the bytes are its state.
     Own {
@@ -144,15 +147,15 @@ mod tests {
 
     fn contents() -> impl Strategy<Value = Contents> {
         prop_oneof![
-            ("[a-z]{1,9}", any::<Option<(std::net::IpAddr, u16)>>(), any::<(u64, u64)>()).prop_map(
-                |(listener, peer, (accepted, requests))| Contents::Http {
+            ("[a-z]{1,9}", any::<Option<(std::net::IpAddr, u16)>>(), any::<(u64, u64, u64)>())
+                .prop_map(|(listener, peer, (accepted, requests, since))| Contents::Http {
                     listener,
                     peer: peer.map(SocketAddr::from),
                     path: None,
                     accepted,
-                    requests
-                }
-            ),
+                    requests,
+                    since,
+                }),
             (".{0,9}", any::<u32>()).prop_map(|(name, version)| Contents::Own { name, version }),
         ]
     }

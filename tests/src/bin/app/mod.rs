@@ -9,7 +9,9 @@ use axum::body::{Body, Bytes};
 use axum::extract::Path;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::response::IntoResponse;
+use axum::response::sse::{Event, Sse};
 use axum::routing::{get, post};
+use futures_util::Stream;
 use unbroken::Daemon;
 
 /// Over what time the ends of WebSockets are spread.
@@ -25,6 +27,10 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
         move |upgrade: WebSocketUpgrade| async move {
             upgrade.on_upgrade(move |socket| echo(socket, daemon))
         }
+    };
+    let events = {
+        let daemon = daemon.clone();
+        move || async move { events(&daemon) }
     };
     Router::new()
         .route("/", get(move || async move { answer() }))
@@ -45,6 +51,7 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
         .route("/echo", post(|body: Bytes| async move { body }))
         .route("/ws", get(ws))
         .route("/stream", get(stream))
+        .route("/events", get(events))
         .route("/large", get(async || "x".repeat(32 * 1024 * 1024)))
         .route("/child", get(child))
         .route("/orphans", get(orphans))
@@ -84,6 +91,19 @@ async fn stream() -> Body {
         tokio::time::sleep(Duration::from_millis(20)).await;
         Some((Ok::<_, Infallible>("more\n"), ()))
     }))
+}
+
+/// Events without an end, but that of the worker.
+fn events(daemon: &Daemon) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
+    let generation = daemon.generation().to_string();
+    let events = futures_util::stream::unfold((), move |()| {
+        let event = Event::default().retry(Duration::from_millis(100)).data(&generation);
+        async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Some((Ok(event), ()))
+        }
+    });
+    Sse::new(unbroken::http::until_draining(daemon, JITTER, events))
 }
 
 /// Leaves a child behind, as programs do.

@@ -1,0 +1,125 @@
+//! A client that has closed its half is answered all the same, as `nc -N` expects.
+
+#![allow(clippy::expect_used)]
+
+use std::time::Duration;
+
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::{Bed, Output, Report, Signal, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+const SLOW: &str = "GET /wait/500 HTTP/1.1\r\nHost: test\r\n\r\n";
+const QUICK: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+
+/// Sends this and nothing more.
+fn finished(target: &Target, bytes: &str) -> Connection {
+    let mut connection = Connection::open(target).expect("a connection");
+    connection.send(bytes).expect("a request");
+    connection.finish().expect("half a close");
+    connection
+}
+
+#[track_caller]
+fn report(output: &Output) -> Report {
+    serde_json::from_str(&output.stdout).expect("JSON")
+}
+
+/// With and without a body, alone and several at once, over both kinds of sockets.
+#[test]
+fn requests_are_answered() {
+    let mut bed = Bed::new("http");
+    for addr in ["127.0.0.1:0".to_owned(), format!("unix:{}", bed.path("http").display())] {
+        let target = bed.set("DAEMON_LISTEN_HTTP", addr).start().target("http");
+        let sized = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello";
+        let chunked = "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n\
+                       5\r\nhello\r\n0\r\n\r\n";
+        let several = format!("{QUICK}{SLOW}{QUICK}");
+        for (requests, count) in
+            [(SLOW, 1), (QUICK, 1), (sized, 1), (chunked, 1), (several.as_str(), 3)]
+        {
+            let mut connection = finished(&target, requests);
+            for number in 0..count {
+                let response = connection.response();
+                let response = response.unwrap_or_else(|e| panic!("{number} of {requests}: {e}"));
+                assert_eq!(response.status, 200, "{number} of {requests}");
+            }
+            connection.closed().expect("the end");
+        }
+        let account = bed.stop().account().clone();
+        account.assert_balanced();
+        assert_eq!((account.requests, account.finished), (7, 5), "{account:?}");
+    }
+}
+
+/// What is in flight at a restart, and what waits behind it, is answered, and nothing is handed off.
+#[test]
+fn requests_are_answered_during_a_restart() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let slow = "GET /slow HTTP/1.1\r\nHost: test\r\n\r\n";
+    let mut one = finished(&target, slow);
+    let mut several = finished(&target, &format!("{slow}{QUICK}{QUICK}"));
+    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 2);
+    let restart = bed.spawn(["restart", "--json"]);
+    for connection in [&mut one, &mut several] {
+        let response = connection.response().expect("a response");
+        assert_eq!((response.status, response.number("generation")), (200, Some(1)));
+    }
+    for _ in 0..2 {
+        assert_eq!(several.response().expect("a response").status, 200);
+    }
+    one.closed().expect("the end");
+    several.closed().expect("the end");
+    let report = report(&restart.wait(SOON).expect_code(0));
+    let account = report.account();
+    account.assert_balanced();
+    assert_eq!((account.accepted, account.forced, account.lost), (2, 0, 0), "{report:?}");
+    eventually("nothing is open", SOON, || bed.status().serving().connections == 0);
+    bed.stop();
+}
+
+/// A connection that was idle when its client closed its half ends, also where a restart comes between.
+#[test]
+fn idle_connections_end() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let open = || {
+        let mut used = Connection::open(&target).expect("a connection");
+        used.get("/").expect("a response");
+        let silent = Connection::open(&target).expect("a connection");
+        let mut halfway = Connection::open(&target).expect("a connection");
+        halfway.send("GET / HTTP/1.1\r\nHos").expect("half a head");
+        [used, silent, halfway]
+    };
+    let end = |connections: [Connection; 3]| {
+        for mut connection in connections {
+            let mut rest = Vec::new();
+            std::io::Read::read_to_end(&mut connection, &mut rest).expect("the end");
+        }
+        eventually("nothing is open", SOON, || bed.status().serving().connections == 0);
+    };
+    let connections = open();
+    connections.iter().for_each(|it| it.finish().expect("half a close"));
+    end(connections);
+
+    // Handed off, and finished with the next generation.
+    let connections = open();
+    eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
+    assert_eq!(bed.restart().account().passed, 3);
+    connections.iter().for_each(|it| it.finish().expect("half a close"));
+    end(connections);
+
+    // Finished while the worker could not see it, so that it learns of that and of the restart at once.
+    let connections = open();
+    eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
+    let worker = bed.worker();
+    worker.signal(Signal::STOP);
+    connections.iter().for_each(|it| it.finish().expect("half a close"));
+    let restart = bed.spawn(["restart", "--json"]);
+    eventually("another generation", SOON, || bed.status().workers.len() == 2);
+    worker.signal(Signal::CONT);
+    report(&restart.wait(SOON).expect_code(0)).account().assert_balanced();
+    end(connections);
+    bed.stop().account().assert_balanced();
+}

@@ -1,0 +1,258 @@
+//! The limits of HTTP listeners: who takes too long, too much or too many is stopped, and nobody else.
+
+#![allow(clippy::expect_used)]
+
+use std::io::Read;
+use std::time::Duration;
+
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::{Bed, Load, Signal, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A bed whose listener has these limits.
+fn bed(limits: &[(&str, &str)]) -> (Bed, Target) {
+    let mut bed = Bed::new("http");
+    for (key, value) in limits {
+        bed.set(&format!("DAEMON_LISTEN_HTTP__{}", key.to_uppercase()), *value);
+    }
+    let target = bed.start().target("http");
+    (bed, target)
+}
+
+fn used(target: &Target) -> Connection {
+    let mut connection = Connection::open(target).expect("a connection");
+    assert!(connection.get("/").expect("a response").keep_alive);
+    connection
+}
+
+#[track_caller]
+fn open_connections(bed: &Bed, count: u64) {
+    eventually("so many connections", SOON, || bed.status().serving().connections == count);
+}
+
+/// Five hundred clients that send half a head and stay are closed, and others are served meanwhile.
+#[test]
+fn half_heads_are_closed() {
+    let (bed, target) = bed(&[("header_timeout", "3s")]);
+    let load = Load::on(target.clone()).keep_alive(4).pause(Duration::from_millis(5)).start();
+    let mut stalled: Vec<_> = (0..500)
+        .map(|number| {
+            let mut connection = Connection::open(&target).expect("a connection");
+            // Some say nothing at all, and some begin like a client of HTTP/2.
+            let said = ["GET / HTTP/1.1\r\nHos", "", "PRI * HTTP/2.0\r\n"][number % 3];
+            connection.send(said).expect("half a head");
+            connection
+        })
+        .collect();
+    let mut again = used(&target);
+    again.send("GET / HT").expect("half a line");
+    stalled.push(again);
+    for connection in &mut stalled {
+        connection.closed().expect("the end, and not a word before");
+    }
+    drop(stalled);
+    load.wait_for(100);
+    load.stop().assert_nothing_failed();
+    open_connections(&bed, 0);
+    let ledger = bed.stop().account().clone();
+    ledger.assert_balanced();
+    assert!(ledger.told >= 501, "{ledger:?}");
+}
+
+/// A handoff gives nobody more time: the connection goes while one generation follows the other.
+#[test]
+fn half_a_head_is_not_handed_off_for_ever() {
+    let (bed, target) = bed(&[("header_timeout", "8s")]);
+    let mut stalled = Connection::open(&target).expect("a connection");
+    stalled.send("GET / HTTP/1.1\r\nHos").expect("half a head");
+    open_connections(&bed, 1);
+    let mut handoffs = 0;
+    eventually("the end", Duration::from_secs(120), || {
+        handoffs += bed.restart().account().passed;
+        !stalled.is_quiet()
+    });
+    stalled.closed().expect("the end");
+    assert!(handoffs > 0, "it was never handed off");
+    bed.stop();
+}
+
+/// Idle for too long, an old connection ends, and who asks in that moment is answered.
+#[test]
+fn idle_connections_are_closed() {
+    let (bed, target) = bed(&[("idle_timeout", "1s")]);
+    let mut idle = used(&target);
+    // In flight for longer than that.
+    idle.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+    assert!(idle.response().expect("a response").keep_alive);
+    idle.closed().expect("the end");
+    open_connections(&bed, 0);
+    assert_eq!(bed.status().serving().ledger.told, 1);
+
+    // Its time is over and its next request there, both before the worker can see either.
+    let mut racing = used(&target);
+    let worker = bed.worker();
+    worker.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_millis(1500));
+    racing.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+    worker.signal(Signal::CONT);
+    assert_eq!(racing.response().expect("a response").status, 200);
+    racing.closed().expect("the end");
+    bed.stop().account().assert_balanced();
+}
+
+/// An old connection ends with a response that says so.
+#[test]
+fn old_connections_end_with_a_response() {
+    let (bed, target) = bed(&[("max_connection_age", "2s")]);
+    let mut connection = Connection::open(&target).expect("a connection");
+    let mut answered = 0;
+    eventually("the last response", SOON, || {
+        answered += 1;
+        !connection.get("/").expect("a response").keep_alive
+    });
+    connection.closed().expect("the end");
+    assert!(answered > 1, "it was old at once");
+    // Restarts make it no younger.
+    let mut connection = used(&target);
+    eventually("the last response", SOON, || {
+        bed.restart();
+        !connection.get("/").expect("a response").keep_alive
+    });
+    bed.stop().account().assert_balanced();
+}
+
+/// Those above the limit wait, and are served as soon as there is room, by whoever serves then.
+#[test]
+fn those_above_the_limit_wait() {
+    let (bed, target) = bed(&[("max_connections", "2")]);
+    let (first, mut second) = (used(&target), used(&target));
+    let mut third = Connection::open(&target).expect("a place in the queue");
+    third.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
+    assert!(second.get("/").is_ok() && third.is_quiet());
+    // They are handed off with their room.
+    assert_eq!(bed.restart().account().passed, 2);
+    assert_eq!(second.get("/").expect("a response").number("generation"), Some(2));
+    assert!(third.is_quiet());
+    assert_eq!(bed.status().serving().connections, 2);
+    drop(first);
+    assert_eq!(third.response().expect("a response").number("generation"), Some(2));
+    let _fourth = Connection::open(&target).expect("a place in the queue");
+    open_connections(&bed, 2);
+    // Who waits keeps nobody from stopping.
+    bed.stop().account().assert_balanced();
+}
+
+/// What is larger than a head may be is refused, with the reason.
+#[test]
+fn large_heads_are_refused() {
+    let (bed, target) = bed(&[("max_header_bytes", "2048")]);
+    for (length, status) in [(1000, 200), (3000, 431)] {
+        let mut connection = Connection::open(&target).expect("a connection");
+        let filler = "x".repeat(length);
+        let request = format!("GET / HTTP/1.1\r\nHost: test\r\nX-Filler: {filler}\r\n\r\n");
+        connection.send(request).expect("a request");
+        assert_eq!(connection.response().expect("a response").status, status);
+    }
+    bed.stop();
+}
+
+/// TCP asks whether clients are there, as the kernel's table of sockets shows.
+#[test]
+fn tcp_is_kept_alive() {
+    for (value, timer) in [("60s", "02:"), ("0s", "00:")] {
+        let (bed, target) = bed(&[("tcp_keepalive", value)]);
+        let _connection = used(&target);
+        let Target::Tcp(addr) = target else { unreachable!() };
+        let local = format!(":{:04X}", addr.port());
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("the table");
+        let timers: Vec<_> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|fields| fields[1].ends_with(&local) && fields[3] == "01")
+            .map(|fields| fields[5].to_owned())
+            .collect();
+        assert!(timers.len() == 1 && timers[0].starts_with(timer), "{value}: {timers:?}");
+        bed.stop();
+    }
+}
+
+/// What no key sets the program does, on hyper's own builder.
+#[test]
+fn the_program_sets_options_of_hyper() {
+    let bed = Bed::new("http-v3-listeners");
+    let target = bed.start().target("admin");
+    let mut connection = Connection::open(&target).expect("a connection");
+    connection
+        .send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        .expect("a request");
+    let mut response = String::new();
+    connection.read_to_string(&mut response).expect("a response");
+    assert!(response.contains("\r\nContent-Length: "), "{response}");
+    bed.stop();
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+
+/// The GOAWAYs until the end: last stream and error code. Pings are answered or not.
+fn goaways(connection: &mut Connection, answer: bool) -> Vec<(u32, u32)> {
+    let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().expect("four bytes"));
+    let mut goaways = Vec::new();
+    let mut header = [0; 9];
+    while connection.read_exact(&mut header).is_ok() {
+        let mut payload = vec![0; number(&[0, header[0], header[1], header[2]]) as usize];
+        connection.read_exact(&mut payload).expect("a frame");
+        match (header[3], header[4]) {
+            (6, 0) if answer => {
+                let pong = [b"\0\0\x08\x06\x01\0\0\0\0", &payload[..]].concat();
+                connection.send(pong).expect("an answer");
+            }
+            (7, _) => goaways.push((number(&payload[..4]), number(&payload[4..8]))),
+            _ => {}
+        }
+    }
+    goaways
+}
+
+/// A connection of HTTP/2 is told in two steps that it ends, whether it is idle or old.
+#[test]
+fn http2_is_told_in_two_steps() {
+    for limit in ["idle_timeout", "max_connection_age"] {
+        let (bed, target) = bed(&[(limit, "1s")]);
+        let mut connection = Connection::open(&target).expect("a connection");
+        connection.send([PREFACE, SETTINGS].concat()).expect("a preface");
+        assert_eq!(goaways(&mut connection, true), [(u32::MAX >> 1, 0), (0, 0)], "{limit}");
+        // One that answers nothing ends as well.
+        let mut dead = Connection::open(&target).expect("a connection");
+        dead.send([PREFACE, SETTINGS].concat()).expect("a preface");
+        assert_eq!(goaways(&mut dead, false).first(), Some(&(u32::MAX >> 1, 0)), "{limit}");
+        open_connections(&bed, 0);
+        let ledger = bed.stop().account().clone();
+        ledger.assert_balanced();
+        assert_eq!((ledger.told, ledger.forced), (2, 0), "{ledger:?}");
+    }
+}
+
+/// A client of HTTP/2 that has nothing to say is pinged, again and again.
+#[test]
+fn http2_is_pinged() {
+    let (bed, target) = bed(&[("http2_keepalive", "1s")]);
+    let mut connection = Connection::open(&target).expect("a connection");
+    connection.send([PREFACE, SETTINGS].concat()).expect("a preface");
+    let mut header = [0; 9];
+    let mut pings = 0;
+    while pings < 3 {
+        connection.read_exact(&mut header).expect("a frame");
+        let mut payload = vec![0; usize::from(header[2])];
+        connection.read_exact(&mut payload).expect("a frame");
+        if (header[3], header[4]) == (6, 0) {
+            pings += 1;
+            let pong = [b"\0\0\x08\x06\x01\0\0\0\0", &payload[..]].concat();
+            connection.send(pong).expect("an answer");
+        }
+    }
+    drop(connection);
+    open_connections(&bed, 0);
+    bed.stop();
+}

@@ -1,0 +1,51 @@
+//! Responses without an end: those that end with their worker are whole, and clients ask again.
+
+#![allow(clippy::expect_used)]
+
+use std::process::Command;
+use std::time::Duration;
+
+use unbroken_tests::{Bed, Browser, Child, eventually};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// curl takes a body that was cut for a failure (18), and this one for what it is.
+#[test]
+fn a_stream_ends_whole() {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    for protocol in ["--http1.1", "--http2-prior-knowledge"] {
+        let before = bed.status().generation();
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--no-buffer", protocol, &format!("http://{target}/events")]);
+        let curl = Child::spawn(&mut curl);
+        eventually("it listens", SOON, || bed.status().serving().requests_in_flight == 1);
+        let report = bed.restart();
+        let output = curl.wait(SOON).expect_code(0);
+        assert!(output.stdout.ends_with(&format!("data: {before}\n\n")), "{output}");
+        report.account().assert_balanced();
+        assert_eq!(report.account().forced, 0, "{report:?}");
+    }
+    bed.stop();
+}
+
+/// The browser's own client goes on with the next generation by itself.
+#[test]
+fn an_event_source_goes_on() {
+    let Some(browser) = Browser::start() else { return };
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut page = browser.open(&format!("http://{target}/"));
+    page.eval(
+        "window.seen = new Set(); window.source = new EventSource('/events'); \
+         source.onmessage = event => { seen.add(event.data) }; 0",
+    );
+    for generation in 1..=3 {
+        page.wait_for(&format!("seen.has('{generation}')"));
+        let report = bed.restart();
+        assert_eq!(report.account().forced, 0, "{report:?}");
+    }
+    page.wait_for("seen.has('4') && source.readyState === EventSource.OPEN");
+    drop((page, browser));
+    bed.stop();
+}
