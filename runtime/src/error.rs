@@ -98,8 +98,32 @@ impl fmt::Debug for Error {
     }
 }
 
+/// For a `main` that returns [`std::io::Result`]. The kind is that of the error below, where there is one.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> std::io::Error {
+        let below = error.source.as_deref().and_then(|it| it.downcast_ref::<std::io::Error>());
+        let kind = below.map_or(std::io::ErrorKind::Other, std::io::Error::kind);
+        std::io::Error::new(kind, error)
+    }
+}
+
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_keeps_kind_and_message() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = std::io::Error::from(Error::io("cannot open /x", denied));
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().starts_with("cannot open /x: "), "{error}");
+        let error = std::io::Error::from(Error::config("wrong"));
+        assert_eq!((error.kind(), error.to_string()), (std::io::ErrorKind::Other, "wrong".into()));
     }
 }

@@ -10,9 +10,10 @@ mod spans;
 mod stderr;
 #[cfg(feature = "log")]
 pub(crate) mod subscriber;
+mod tail;
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -20,13 +21,10 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 
 pub(crate) use say::{About, Say};
+pub(crate) use tail::{length, tail};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::descriptors;
-
-/// The most lines of a failing program that are repeated to the caller.
-const TAIL_LINES: usize = 20;
-const TAIL_BYTES: u64 = 16 * 1024;
 
 /// The first line of a log that was opened again.
 pub(crate) const REOPENED: &str = "the log was opened again";
@@ -159,31 +157,6 @@ fn open_or_make(path: &Path, mode: u32, shared: bool) -> io::Result<File> {
     }
 }
 
-/// How long the file is now: what is written later starts there.
-pub(crate) fn length(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |meta| meta.len())
-}
-
-/// The last lines written since the file had `from` bytes.
-pub(crate) fn tail(path: &Path, from: u64) -> io::Result<Vec<String>> {
-    // Somebody may have put a pipe there, for whose writer nobody shall wait.
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Ok(Vec::new());
-    }
-    let end = file.metadata()?.len();
-    let from = if end < from { 0 } else { from };
-    file.seek(SeekFrom::Start(from.max(end.saturating_sub(TAIL_BYTES))))?;
-    let mut bytes = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    Ok(lines.into_iter().rev().take(TAIL_LINES).rev().collect())
-}
-
 /// Whether a line of a log, in whatever format, is this text.
 pub(crate) fn says(line: &str, text: &str) -> bool {
     let quoted = serde_json::Value::from(text).to_string();
@@ -192,8 +165,6 @@ pub(crate) fn says(line: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     #[test]
@@ -206,17 +177,5 @@ mod tests {
         std::fs::set_permissions(&path, Permissions::from_mode(0o604)).unwrap();
         LogFile::open(&path, 0o666).unwrap();
         assert_eq!(mode(), 0o604);
-    }
-
-    #[test]
-    fn the_tail_is_what_came_since() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("sub/a.log");
-        let mut log = LogFile::open(&path, 0o640).unwrap();
-        writeln!(log.file, "old").unwrap();
-        let from = length(&path);
-        writeln!(log.file, "one\ntwo").unwrap();
-        assert_eq!(tail(&path, from).unwrap(), ["one", "two"]);
-        assert_eq!(tail(&path, 1_000_000).unwrap(), ["old", "one", "two"]);
     }
 }

@@ -97,6 +97,37 @@ fn fails() {
     survives_program("fails-at-start", &["cannot open the database"]);
 }
 
+/// Whatever a backtrace has behind it: the reason comes first, with what cures it.
+#[test]
+fn binds_an_address_that_the_old_worker_has() {
+    let mut bed = Bed::new("own-address");
+    bed.set("RUST_BACKTRACE", "1")
+        .set("OWN_ADDRESS", bed.path("metrics.sock").display().to_string());
+    let pid = bed.start().serving().pid;
+    let report = bed.restart_aborts();
+    let reason = report.reason.as_deref().unwrap_or_default();
+    assert!(reason.contains("declare it with `listen`, or set `exclusive`"), "{report:?}");
+    let expected = [
+        "Error: cannot export metrics",
+        "",
+        "Caused by:",
+        "    Address already in use (os error 98)",
+    ];
+    assert_eq!(report.output.get(..4), Some(&expected.map(str::to_owned)[..]), "{report:?}");
+    let log = bed.log();
+    assert!(log.contains("tack backtrace:") && log.contains("set `exclusive`"), "{log}");
+    assert_eq!(bed.status().serving().pid, pid);
+
+    // Which is true.
+    bed.stop();
+    std::fs::remove_file(bed.path("metrics.sock")).expect("a socket");
+    bed.set("DAEMON_EXCLUSIVE", "true");
+    bed.start();
+    std::fs::remove_file(bed.path("metrics.sock")).expect("a socket");
+    bed.restart();
+    bed.stop();
+}
+
 #[test]
 fn exits() {
     survives_program("exits", &["1"]);

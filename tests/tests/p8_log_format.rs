@@ -84,6 +84,56 @@ fn as_json() {
     }
 }
 
+/// With its backtrace it would be dozens of lines that no reader of JSON understands.
+#[test]
+fn a_panic_is_an_event() {
+    for backtrace in ["0", "1"] {
+        let mut bed = Bed::new("logs");
+        bed.set("DAEMON_LOG_FORMAT", "json").set("RUST_BACKTRACE", backtrace);
+        let worker = u64::from(bed.start().serving().pid);
+        bed.get("/panic").unwrap();
+        bed.stop();
+        let log = bed.log();
+        let lines: Vec<Json> =
+            log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let text = "thread `unnamed` panicked: a thread's panic";
+        let found: Vec<_> = lines.iter().filter(|it| it["fields"]["message"] == text).collect();
+        let [event] = found[..] else { panic!("{log}") };
+        assert_eq!((&event["level"], &event["generation"]), (&"ERROR".into(), &1.into()));
+        assert_eq!((&event["pid"], &event["worker"]), (&worker.into(), &worker.into()));
+        let place = event["fields"]["place"].as_str().unwrap();
+        assert!(place.contains("writes/mod.rs:"), "{place}");
+        let frames = event["fields"].get("backtrace").map(|it| it.as_str().unwrap().to_owned());
+        assert_eq!(frames.is_some_and(|it| it.contains("writes::panic")), backtrace == "1");
+    }
+    let mut bed = Bed::new("logs");
+    bed.set("DAEMON_LOG_FORMAT", "text").set("RUST_BACKTRACE", "1");
+    bed.start();
+    bed.get("/panic").unwrap();
+    bed.stop();
+    let log = bed.log();
+    let stamped = |line: &str| line.starts_with("20") && line.contains("app[");
+    assert!(log.lines().all(stamped), "{log}");
+    assert_eq!(log.matches("panicked: a thread's panic").count(), 1, "{log}");
+}
+
+/// What the program does at a panic it does as well.
+#[test]
+fn a_hook_of_the_program_runs() {
+    for (format, events) in [("none", 0), ("json", 1)] {
+        let mut bed = Bed::new("own-hook");
+        bed.set("DAEMON_LOG_FORMAT", format);
+        bed.start();
+        // The task that answers ends by it, and so does the connection.
+        bed.get("/panic").unwrap_err();
+        bed.stop();
+        let log = bed.log();
+        assert_eq!(log.matches("own hook: panicked at ").count(), 1, "{log}");
+        assert_eq!(log.matches("` panicked: of the program").count(), events, "{log}");
+        assert!(!log.contains("' panicked at "), "{log}");
+    }
+}
+
 #[test]
 fn the_level_holds_for_the_supervisor_too() {
     let mut bed = Bed::new("logs");
@@ -248,6 +298,11 @@ fn to_the_journal_field_by_field() {
             assert!(field(&entry, "CODE_FILE").ends_with("writes/mod.rs"), "{entry:?}");
         }
     }
+
+    bed.get("/panic").unwrap();
+    let entry = journal.until("thread `unnamed` panicked: a thread's panic");
+    assert_eq!((field(&entry, "PRIORITY"), field(&entry, "WORKER")), ("3".into(), worker));
+    assert!(field(&entry, "CODE_FILE").ends_with("writes/mod.rs"), "{entry:?}");
 
     // Larger than a datagram.
     bed.get("/large").unwrap();

@@ -43,7 +43,7 @@ macro_rules! scenarios {
 scenarios! {
     starts: start failing_start wrong_configuration drop_in_the_program solo odd_paths_and_values;
     reloads: reload_under_load reload_with_a_bad_binary twenty_reloads reload_by_signal;
-    ends: stop_within_the_drain systemds_watchdog own_watchdog;
+    ends: stop_within_the_drain systemds_watchdog own_watchdog killed_for_memory;
     units: verify_and_security install;
     activation: socket_activation store_over_restarts store_over_a_kill store_of_a_unix_socket;
 }

@@ -65,10 +65,7 @@ fn place(settings: &Settings) -> Result<Place> {
     if own_journal {
         if let Some(log) = &status.log {
             let name = &settings.name;
-            eprintln!(
-                "{name}: events go to the journal, and panics and prints to {}",
-                log.display()
-            );
+            eprintln!("{name}: events go to the journal, and what is printed to {}", log.display());
         }
         return Ok(match unit(status.pid) {
             Some(unit) => Place::Journal(unit),

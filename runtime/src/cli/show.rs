@@ -135,7 +135,7 @@ fn file(file: &FileStatus) -> String {
 fn image(image: &ImageStatus, since: &str) -> String {
     let mut text = image.path.display().to_string();
     match (&image.build_id, image.size, image.modified) {
-        (Some(id), ..) => text.push_str(&format!(", build id {id}")),
+        (Some(id), ..) => text.push_str(&format!(", build id {}", short(id))),
         (None, Some(size), Some(at)) => {
             text.push_str(&format!(", {size} bytes written {}, without build id", time(at)));
         }
@@ -147,6 +147,11 @@ fn image(image: &ImageStatus, since: &str) -> String {
     text
 }
 
+/// As much of a build id as people compare. It came over the wire.
+fn short(build_id: &str) -> &str {
+    build_id.get(..12).unwrap_or(build_id)
+}
+
 /// How the next restart would differ from the code that runs, if it would.
 fn on_disk(disk: &DiskStatus, mode: &str) -> Option<String> {
     let path = disk.path.display();
@@ -154,7 +159,8 @@ fn on_disk(disk: &DiskStatus, mode: &str) -> Option<String> {
         "solo" => ("`stop` and `start`", "`stop` and `start` would fail"),
         _ => ("`restart`", "`restart` would be refused"),
     };
-    let build = disk.build_id.as_ref().map(|id| format!(" (build id {id})")).unwrap_or_default();
+    let build = disk.build_id.as_deref().map(|id| format!(" (build id {})", short(id)));
+    let build = build.unwrap_or_default();
     match disk.state.as_str() {
         "other" => Some(format!(
             "the image on disk differs from what runs: {verbs} would bring it, {path}{build}"

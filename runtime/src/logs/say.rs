@@ -36,6 +36,8 @@ struct Output {
 pub(crate) struct About<'a> {
     pub(crate) generation: Option<u32>,
     pub(crate) worker: Option<i32>,
+    /// The file and the line in the program.
+    pub(crate) place: Option<(&'a str, u32)>,
     pub(crate) fields: &'a [Field],
 }
 
@@ -132,6 +134,7 @@ fn event<'a>(level: LogLevel, message: &'a str, about: About<'a>) -> Event<'a> {
         message,
         generation: about.generation,
         worker: about.worker.and_then(|pid| u32::try_from(pid).ok()),
+        place: about.place,
         fields: about.fields,
         ..Event::default()
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::driver::Driver;
 use super::event::{Generation, Report};
+use crate::config::Settings;
 use crate::control::{
     DiskStatus, ImageStatus, ListenerStatus, Outcome, PastRestart, Status, WorkerStatus,
     unix_seconds,
@@ -139,6 +140,17 @@ pub(super) fn outcome(report: &Report, output: Vec<String>) -> Outcome {
         output,
         warnings: report.warnings.clone(),
     }
+}
+
+/// What cures a failure of which a worker wrote this.
+pub(super) fn advice(output: &[String], settings: &Settings) -> Option<&'static str> {
+    let number = format!("(os error {})", rustix::io::Errno::ADDRINUSE.raw_os_error());
+    let in_use = |line: &String| line.contains(&number) || line.contains("AddrInUse");
+    // Alone it has nobody to share its addresses with.
+    (!settings.exclusive && output.iter().any(in_use)).then_some(
+        "an address that the program binds itself is in use, most likely by the generation that serves: \
+         declare it with `listen`, or set `exclusive`",
+    )
 }
 
 /// Tells of a generation whose last worker has ended: as an event with fields, and in a line for people.

@@ -167,11 +167,19 @@ fn refuse_threads() -> Result<()> {
             format!("`{}`", name.trim())
         })
         .collect();
+    let cure = match others.iter().any(|name| name == "`jemalloc_bg_thd`") {
+        true => {
+            "leave the allocator's feature `background_threads` out and begin `main` with \
+             `tikv_jemalloc_ctl::background_thread::write(true)`"
+        }
+        false => {
+            "find the constructor or preloaded library that starts it and let it wait for `main`"
+        }
+    };
     Err(Error::new(
         ErrorKind::Refused,
         format!(
-            "cannot fork beside other threads: {} started before `main`; find the constructor or \
-             preloaded library that starts it and let it wait for `main`",
+            "a daemon cannot begin beside other threads: {} started before `main`; {cure}",
             others.join(", ")
         ),
     ))
@@ -294,6 +302,9 @@ pub(crate) fn set_name(name: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -316,5 +327,23 @@ mod tests {
         }
         assert!(!leads_to(Path::new("."), Path::new(".")));
         assert!(!leads_to(Path::new(""), Path::new(".")));
+    }
+
+    /// The harness has threads of its own, which are named, too.
+    #[test]
+    fn other_threads_are_named_with_what_to_do() {
+        let (begun, has_begun) = channel();
+        let (end, ended) = channel::<()>();
+        let named = thread::Builder::new().name("jemalloc_bg_thd".into()).spawn(move || {
+            begun.send(()).unwrap();
+            // Until the other end is dropped.
+            let _ = ended.recv();
+        });
+        has_begun.recv().unwrap();
+        let error = refuse_threads().unwrap_err().to_string();
+        assert!(error.contains("`jemalloc_bg_thd`"), "{error}");
+        assert!(error.contains("tikv_jemalloc_ctl::background_thread::write(true)"), "{error}");
+        drop(end);
+        named.unwrap().join().unwrap();
     }
 }

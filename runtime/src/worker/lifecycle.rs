@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::conductor::{self, Ending, SignalDuty};
 use super::daemon::Daemon;
 use super::orphan::Rendezvous;
+use super::panics;
 use super::passing::Passage;
 use super::state::State;
 use crate::config::{Configuration, Surroundings};
@@ -170,7 +171,7 @@ impl Worker {
             Ok(runtime) => runtime,
             Err(error) => return self.fail(&Error::io("cannot build the Tokio runtime", error)),
         };
-        report_panics(state);
+        panics::tell(state);
         state.running();
         let daemon = Daemon { state: Arc::clone(state) };
         // A `main` that does not know of the daemon cannot end by itself when it is asked to.
@@ -221,7 +222,7 @@ impl Worker {
             return self.fail(&error);
         }
         let state = &self.state;
-        report_panics(state);
+        panics::tell(state);
         state.running();
         let daemon = Daemon { state: Arc::clone(state) };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| main(daemon).report()));
@@ -288,23 +289,4 @@ fn block_on(future: impl Future) {
     while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
         std::thread::park();
     }
-}
-
-/// Lets the supervisor know of a panic that ends `main`, beside the message on stderr.
-fn report_panics(state: &Arc<State>) {
-    let state = Arc::clone(state);
-    let main = std::thread::current().id();
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        before(info);
-        if std::thread::current().id() == main {
-            let payload = info.payload();
-            let text = payload.downcast_ref::<&str>().copied();
-            let message = text
-                .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-                .unwrap_or("no message");
-            let place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
-            state.say(&FromWorker::Failing { reason: format!("panicked{place}: {message}") });
-        }
-    }));
 }

@@ -8,6 +8,7 @@ pub mod http;
 pub(crate) mod lifecycle;
 pub mod net;
 mod orphan;
+mod panics;
 pub mod passing;
 mod probation;
 mod state;

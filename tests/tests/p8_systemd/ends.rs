@@ -65,3 +65,29 @@ pub(crate) fn own_watchdog(machine: &Machine) {
     assert_ne!(service.get("/").number("pid"), first);
     assert_eq!((service.show("MainPID"), service.show("NRestarts")), (main, "0".into()));
 }
+
+/// A worker that takes all memory of the unit is replaced by its supervisor, and the unit lives.
+pub(crate) fn killed_for_memory(machine: &Machine) {
+    let service = Service::started(machine, "hoards", "http");
+    assert_eq!(service.show("OOMPolicy"), "continue");
+    let (main, worker) = (service.show("MainPID"), service.get("/").number("pid"));
+    let limit = "systemctl set-property --runtime hoards MemoryMax=256M MemorySwapMax=0";
+    machine.shell(limit).expect_code(0);
+    let controllers = machine.run(["cat", "/sys/fs/cgroup/cgroup.controllers"]).stdout;
+    if controllers.split_whitespace().any(|controller| controller == "memory") {
+        let hoarded = service.connect().and_then(|mut connection| connection.get("/hoard"));
+        assert!(hoarded.is_err(), "nobody kept it from that");
+    } else {
+        // Where no cgroup can limit memory, the kernel's signal has to do.
+        println!("{}: memory cannot be limited here", machine.suite());
+        machine.shell(&format!("kill -KILL {}", worker.expect("a worker"))).expect_code(0);
+    }
+    eventually("it is replaced", SOON, || {
+        let answer = service.connect().and_then(|mut connection| connection.get("/"));
+        answer.is_ok_and(|answer| answer.number("pid") != worker)
+    });
+    let journal = service.journal();
+    assert!(journal.contains("was killed by SIGKILL"), "{journal}");
+    assert_eq!((service.show("MainPID"), service.show("NRestarts")), (main, "0".into()));
+    assert_eq!(service.show("ActiveState"), "active");
+}

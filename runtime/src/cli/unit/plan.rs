@@ -123,15 +123,6 @@ impl Plan {
         needed.into_iter().map(|(name, what)| (name.to_owned(), what)).chain(kept).collect()
     }
 
-    /// The families of addresses of its sockets. Its manager and its verbs have unix sockets.
-    pub(super) fn families(&self) -> Vec<&'static str> {
-        let addrs = || self.settings.listen.values().map(|listener| &listener.addr);
-        let v6 = addrs().any(Address::is_ipv6);
-        let v4 = addrs().any(|addr| !addr.is_unix() && !addr.is_ipv6());
-        let families = [("AF_UNIX", true), ("AF_INET", v4), ("AF_INET6", v6)];
-        families.into_iter().filter_map(|(name, used)| used.then_some(name)).collect()
-    }
-
     /// Whether it binds an address that a network has to bring.
     pub(super) fn needs_network(&self) -> bool {
         let own = |ip: IpAddr| !ip.is_unspecified() && !ip.is_loopback();

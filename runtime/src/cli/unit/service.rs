@@ -118,6 +118,12 @@ fn ends(text: &mut Text, plan: &Plan) {
         text.group("Workers outlive a supervisor that is killed (`orphan_grace`).")
             .set("KillMode", "process");
     }
+    if settings.graceful_restart {
+        text.group(
+            "A worker that is killed for memory is replaced, and nothing else ends with it.",
+        )
+        .set("OOMPolicy", "continue");
+    }
     // A hung worker keeps the supervisor silent until another has taken its place.
     let watchdog = match settings.watchdog {
         Duration::ZERO => Duration::from_secs(30),
@@ -238,8 +244,10 @@ fn sandbox(text: &mut Text, plan: &Plan, places: &Places) {
         text.set(key, "yes");
     }
     text.set("LockPersonality", "yes").set("RemoveIPC", "yes");
-    text.group("Addresses of its listeners. Add what it connects to: AF_INET AF_INET6")
-        .set("RestrictAddressFamilies", plan.families().join(" "));
+    text.group(
+        "What it listens on and connects to. To list interfaces (getifaddrs(3)): AF_NETLINK, too.",
+    )
+    .set("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6");
     text.group("Not for a program that compiles at run time: WebAssembly, Lua, the JIT of PCRE.")
         .set("MemoryDenyWriteExecute", "yes");
     let chroot = if plan.settings.chroot.is_some() { " chroot" } else { "" };

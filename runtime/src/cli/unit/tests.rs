@@ -77,7 +77,8 @@ fn a_plain_service() {
             "CapabilityBoundingSet=",
             "ProtectHome=yes",
             "PrivateTmp=yes",
-            "RestrictAddressFamilies=AF_UNIX AF_INET",
+            "OOMPolicy=continue",
+            "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
             "WantedBy=multi-user.target",
         ],
     );
@@ -106,7 +107,7 @@ fn privileges_that_the_listeners_need() {
         &[
             "CapabilityBoundingSet=CAP_CHOWN CAP_NET_BIND_SERVICE",
             "AmbientCapabilities=CAP_CHOWN CAP_NET_BIND_SERVICE",
-            "RestrictAddressFamilies=AF_UNIX AF_INET6",
+            "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
             "RuntimeDirectoryPreserve=restart",
         ],
     );

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use super::Driver;
 use crate::config::{LogLevel, Settings};
-use crate::control::Reply;
+use crate::control::{Outcome, Reply};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::image::Image;
@@ -67,7 +67,9 @@ impl Driver {
                         Reply::Restarted { outcome: report::outcome(&told, Vec::new()) }
                     }
                     Answer::Aborted(told) => {
-                        Reply::Restarted { outcome: report::outcome(&told, self.output()) }
+                        let mut outcome = report::outcome(&told, self.output());
+                        self.advise(&mut outcome);
+                        Reply::Restarted { outcome }
                     }
                     Answer::Stopped { ledger, to_drained, warnings } => {
                         let to_drained_ms = Some(to_drained.as_secs_f64() * 1000.0);
@@ -282,6 +284,15 @@ impl Driver {
         let mut lines = logs::tail(log.path(), self.log_length).unwrap_or_default();
         lines.retain(|line| !self.setup.say.said(line));
         lines
+    }
+
+    /// Adds what cures the reason, where what the worker wrote tells.
+    fn advise(&self, outcome: &mut Outcome) {
+        let advice = report::advice(&outcome.output, &self.setup.configuration.settings);
+        if let (Some(reason), Some(advice)) = (&mut outcome.reason, advice) {
+            self.log(Level::Warn, advice);
+            reason.push_str(&format!("; {advice}"));
+        }
     }
 
     fn up(&mut self, generation: Generation) {

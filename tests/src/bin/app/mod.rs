@@ -59,6 +59,7 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
         .route("/abort", get(abort))
         .route("/exit/{code}", get(exit))
         .route("/block", get(block))
+        .route("/hoard", get(hoard))
 }
 
 /// Says every message again; a drain is a reason to go, which the other end is told.
@@ -128,6 +129,15 @@ async fn block() -> &'static str {
     loop {
         std::thread::park();
     }
+}
+
+/// Takes memory until there is no more for it.
+async fn hoard() -> String {
+    let mut hoard = Vec::new();
+    while hoard.len() < 64 {
+        hoard.push(vec![1_u8; 16 * 1024 * 1024]);
+    }
+    hoard.iter().map(Vec::len).sum::<usize>().to_string()
 }
 
 async fn abort() {

@@ -1,0 +1,168 @@
+//! The end of a log: what a program that failed wrote last.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::libc;
+
+/// The most that is looked at.
+const WINDOW: u64 = 128 * 1024;
+
+/// The most that is repeated to whoever asked for the start or the restart.
+const LINES: usize = 20;
+const BYTES: usize = 16 * 1024;
+
+/// How many of these lines are what `main` returned, where others wrote more behind it.
+const LINES_OF_ERROR: usize = 8;
+
+/// How the standard library begins what it prints of the error that `main` returned.
+const RETURNED: &str = "Error: ";
+
+/// How long the file is now: what is written later starts there.
+pub(crate) fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.len())
+}
+
+/// The last lines written since the file had `from` bytes: first the error that `main` returned, if it
+/// did, and no backtraces.
+pub(crate) fn tail(path: &Path, from: u64) -> io::Result<Vec<String>> {
+    // Somebody may have put a pipe there, for whose writer nobody shall wait.
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Ok(Vec::new());
+    }
+    let end = file.metadata()?.len();
+    let from = if end < from { 0 } else { from };
+    file.seek(SeekFrom::Start(from.max(end.saturating_sub(WINDOW))))?;
+    let mut bytes = Vec::new();
+    file.take(WINDOW).read_to_end(&mut bytes)?;
+    Ok(select(&String::from_utf8_lossy(&bytes)))
+}
+
+fn select(text: &str) -> Vec<String> {
+    let lines = without_backtraces(text);
+    let last = lines.len().saturating_sub(LINES);
+    let selected = match lines.iter().rposition(|line| line.starts_with(RETURNED)) {
+        None => lines[last..].to_vec(),
+        Some(at) if at >= last => lines[at..].to_vec(),
+        Some(at) => {
+            let last = last + LINES_OF_ERROR;
+            let behind = last.min(at + LINES_OF_ERROR);
+            [&lines[at..behind], &lines[last..]].concat()
+        }
+    };
+    let most = BYTES / selected.len().max(1);
+    selected.into_iter().map(|line| cut(line, most)).collect()
+}
+
+fn cut(line: &str, bytes: usize) -> String {
+    if line.len() <= bytes {
+        return line.to_owned();
+    }
+    let end = (0..=bytes).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &line[..end])
+}
+
+/// All lines but those of backtraces, whose last frames say the least.
+fn without_backtraces(text: &str) -> Vec<&str> {
+    let mut inside = false;
+    let keep = |line: &&str| {
+        let trimmed = line.trim_start();
+        inside = match inside {
+            true => is_frame(trimmed),
+            false => trimmed.eq_ignore_ascii_case("stack backtrace:"),
+        };
+        !inside
+    };
+    text.lines().filter(keep).collect()
+}
+
+/// Whether it is a line of a backtrace, as the standard library prints one: `12: main`, `at src/main.rs:7:5`.
+fn is_frame(line: &str) -> bool {
+    let numbered = line.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+    numbered || line.starts_with("at ") || line.starts_with("note: Some details are omitted")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn it_is_what_came_since() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let mut log = File::options().append(true).create(true).open(&path).unwrap();
+        writeln!(log, "old").unwrap();
+        let from = length(&path);
+        writeln!(log, "one\ntwo").unwrap();
+        assert_eq!(tail(&path, from).unwrap(), ["one", "two"]);
+        assert_eq!(tail(&path, 1_000_000).unwrap(), ["old", "one", "two"]);
+    }
+
+    #[test]
+    fn what_main_returned_comes_first() {
+        let text = "opening\nError: cannot export metrics\n\nCaused by:\n    0: bind\n    1: Address already \
+            in use (os error 98)\n\nStack backtrace:\n   0: anyhow::error\n             at ./src/error.rs:10:5\n   \
+            1: main\nclosing\n";
+        let error = [
+            "Error: cannot export metrics",
+            "",
+            "Caused by:",
+            "    0: bind",
+            "    1: Address already in use (os error 98)",
+            "",
+        ];
+        assert_eq!(select(text), [&error[..], &["closing"]].concat());
+
+        // Whatever others write behind it.
+        let chatter: Vec<String> = (0..100).map(|n| format!("line {n}")).collect();
+        let lines = select(&format!("{text}{}", chatter.join("\n")));
+        assert_eq!((lines.len(), &lines[..6]), (LINES, &error.map(str::to_owned)[..]));
+        assert_eq!(lines.last().map(String::as_str), Some("line 99"));
+    }
+
+    #[test]
+    fn no_line_is_there_twice() {
+        for before in 0..3 {
+            for behind in 0..40 {
+                let mut text = "before\n".repeat(before) + "Error: it\n";
+                (0..behind).for_each(|n| text += &format!("{n}\n"));
+                let lines = select(&text);
+                assert_eq!(lines[0], "Error: it");
+                assert_eq!(lines.len(), (behind + 1).min(LINES));
+                let numbers: Vec<usize> =
+                    lines[1..].iter().map(|line| line.parse().unwrap()).collect();
+                assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+                assert_eq!(numbers.last().copied(), behind.checked_sub(1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_has_no_frames() {
+        let text = "thread 'main' panicked at src/main.rs:7:5:\nno\nstack backtrace:\n   0: __rustc::rust_begin_unwind\n\
+            \x20            at /rustc/1/library/std/src/panicking.rs:689:5\n  10: main\nnote: Some details are \
+            omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.\n1: no frame\n";
+        assert_eq!(
+            select(text),
+            ["thread 'main' panicked at src/main.rs:7:5:", "no", "1: no frame"]
+        );
+    }
+
+    #[test]
+    fn it_fits_into_an_answer() {
+        let text = format!("{}\n", "ä".repeat(3000)).repeat(30);
+        let lines = select(&text);
+        assert_eq!(lines.len(), LINES);
+        assert!(lines.iter().all(|line| line.ends_with("ä…")));
+        assert!(lines.iter().map(String::len).sum::<usize>() <= BYTES + LINES * "…".len());
+    }
+}
