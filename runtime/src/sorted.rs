@@ -55,18 +55,6 @@ impl<K, V> SortedMap<K, V> {
         self.entries.iter_mut().map(|(_, value)| value)
     }
 
-    pub(crate) fn into_values(self) -> impl DoubleEndedIterator<Item = V> + ExactSizeIterator {
-        self.entries.into_iter().map(|(_, value)| value)
-    }
-
-    pub(crate) fn into_keys(self) -> impl DoubleEndedIterator<Item = K> + ExactSizeIterator {
-        self.entries.into_iter().map(|(key, _)| key)
-    }
-
-    pub(crate) fn last_key_value(&self) -> Option<(&K, &V)> {
-        self.entries.last().map(|(key, value)| (key, value))
-    }
-
     pub(crate) fn pop_first(&mut self) -> Option<(K, V)> {
         (!self.is_empty()).then(|| self.entries.remove(0))
     }
@@ -145,10 +133,6 @@ impl<'a, K, V> Entry<'a, K, V> {
             }
         };
         &mut self.map.entries[at].1
-    }
-
-    pub(crate) fn or_insert(self, value: V) -> &'a mut V {
-        self.or_insert_with(|| value)
     }
 
     pub(crate) fn or_default(self) -> &'a mut V
@@ -294,7 +278,7 @@ mod tests {
                 }
                 prop_assert!(map.iter().eq(model.iter()));
                 prop_assert_eq!(map.get(&key), model.get(&key));
-                prop_assert_eq!(map.last_key_value(), model.last_key_value());
+                prop_assert_eq!(map.iter().next_back(), model.last_key_value());
                 prop_assert_eq!(map.len(), model.len());
             }
             let text = serde_json::to_string(&map).unwrap();

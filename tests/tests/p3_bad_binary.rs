@@ -101,8 +101,8 @@ fn fails() {
 #[test]
 fn binds_an_address_that_the_old_worker_has() {
     let mut bed = Bed::new("own-address");
-    bed.set("RUST_BACKTRACE", "1")
-        .set("OWN_ADDRESS", bed.path("metrics.sock").display().to_string());
+    let metrics = bed.path("metrics.sock").display().to_string();
+    bed.set("RUST_BACKTRACE", "1").set("OWN_ADDRESS", metrics);
     let pid = bed.start().serving().pid;
     let report = bed.restart_aborts();
     let reason = report.reason.as_deref().unwrap_or_default();

@@ -41,11 +41,8 @@ pub(super) fn tell(state: &Arc<State>) {
     }));
 }
 
-/// Of functions, which have no data, the type tells.
-#[expect(
-    ambiguous_wide_pointer_comparisons,
-    reason = "a hook of which there are two copies of the type is called once too often"
-)]
+/// Of functions, which have no data, the type tells; a hook of which there are two copies of the type is
+/// called once too often.
 fn are_same(one: &Hook, other: &Hook) -> bool {
     size_of_val(one) == 0 && std::ptr::eq(one, other)
 }

@@ -15,10 +15,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tower_service::Service;
 
-#[cfg(feature = "http2")]
-use super::http2;
 use super::builder::Builder;
 use super::clock::{Clock, Overdue};
+#[cfg(feature = "http2")]
+use super::http2;
 use super::io::{LingeringIo, join};
 use super::service::{Activity, Observed};
 use super::{BoxError, Peer};
