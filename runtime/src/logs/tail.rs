@@ -72,12 +72,13 @@ fn cut(line: &str, bytes: usize) -> String {
 fn without_backtraces(text: &str) -> Vec<&str> {
     let mut inside = false;
     let keep = |line: &&str| {
-        let trimmed = line.trim_start();
-        inside = match inside {
-            true => is_frame(trimmed),
-            false => trimmed.eq_ignore_ascii_case("stack backtrace:"),
-        };
-        !inside
+        let line = line.trim_start();
+        if !inside {
+            inside = line.eq_ignore_ascii_case("stack backtrace:");
+            return !inside;
+        }
+        inside = is_frame(line);
+        !inside && !line.starts_with("note: Some details are omitted")
     };
     text.lines().filter(keep).collect()
 }
@@ -85,7 +86,7 @@ fn without_backtraces(text: &str) -> Vec<&str> {
 /// Whether it is a line of a backtrace, as the standard library prints one: `12: main`, `at src/main.rs:7:5`.
 fn is_frame(line: &str) -> bool {
     let numbered = line.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
-    numbered || line.starts_with("at ") || line.starts_with("note: Some details are omitted")
+    numbered || line.starts_with("at ")
 }
 
 #[cfg(test)]
