@@ -65,13 +65,13 @@ mod tests {
 
     #[test]
     fn every_kind_of_value() {
-        let text = "a = 'x'\nb = [0x1F, -0o17, 0b11, 1_000]\nc = [1.5e3, -inf, nan]\nd = 2026-05-01\n\
+        let text = "a = 'x'\nb = [0x1F, 0o17, 0b11, -1_000]\nc = [1.5e3, -inf, nan]\nd = 2026-05-01\n\
                     e.\"f g\" = {h = true}\n[[i]]\nj = \"\\n\"\n[[i]]\n";
         let dict = parse(text).unwrap();
         assert_eq!(dict["a"].as_str(), Some("x"));
         let Value::Array(_, numbers) = &dict["b"] else { panic!("{dict:?}") };
         let numbers: Vec<_> = numbers.iter().map(|n| n.to_i128()).collect();
-        assert_eq!(numbers, [Some(31), Some(-15), Some(3), Some(1000)]);
+        assert_eq!(numbers, [Some(31), Some(15), Some(3), Some(-1000)]);
         let Value::Array(_, numbers) = &dict["c"] else { panic!("{dict:?}") };
         let numbers: Vec<_> = numbers.iter().filter_map(|n| n.to_num()?.to_f64()).collect();
         assert_eq!(numbers[..2], [1500.0, f64::NEG_INFINITY]);

@@ -160,14 +160,14 @@ mod tests {
     /// Short texts are shown whole: what is kept and removed is the old one, what is kept and added the new.
     #[test]
     fn of_all_short_texts() {
-        let texts: Vec<String> = (0..3_usize.pow(5))
+        let texts: Vec<String> = (0..3_usize.pow(4))
             .map(|number| {
                 let line = |place| ["a\n", "b\n", ""][number / 3_usize.pow(place) % 3];
-                (0..5).map(line).collect()
+                (0..4).map(line).collect()
             })
             .collect();
         for old in &texts {
-            for new in texts.iter().step_by(7) {
+            for new in &texts {
                 let diff = unified(old, new, "x", "y");
                 let side = |sign| {
                     let lines = diff.lines().skip(2).filter(|line| !line.starts_with("@@"));
