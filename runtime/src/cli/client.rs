@@ -165,21 +165,23 @@ fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> R
         }
     };
     let mut conversation = Conversation::begin(settings, &request)?;
-    let mut began = Instant::now();
+    let mut draining: Option<Instant> = None;
     let outcome: Outcome = loop {
         match conversation.next(Some(Duration::from_secs(1)))? {
             Some(Reply::Restarted { outcome }) => break outcome,
-            Some(Reply::Progress { text }) => {
-                began = Instant::now();
-                eprintln!("{}: {text}", settings.name);
-            }
+            Some(Reply::Progress { text }) => eprintln!("{}: {text}", settings.name),
             Some(reply) => conversation.unexpected(reply)?,
             None => {
                 // As above.
                 let waits = ask_status(settings).ok().and_then(|status| show::waits(&status));
-                if let Some(waits) = waits {
-                    let seconds = began.elapsed().as_secs();
-                    eprintln!("{}: draining for {seconds} s: {waits}", settings.name);
+                match (waits, draining) {
+                    (Some(waits), Some(since)) => {
+                        let seconds = since.elapsed().as_secs();
+                        eprintln!("{}: draining for {seconds} s: {waits}", settings.name);
+                    }
+                    // Most drains are over before there is anything to tell.
+                    (Some(_), None) => draining = Some(Instant::now()),
+                    (None, _) => {}
                 }
             }
         }
