@@ -74,6 +74,7 @@ const EXEMPT: [(&str, &[&str]); 9] = [
         "what an option has to be, in a message that has an entry",
         &[
             "live, ready or startup",
+            "the path of a program",
             "KEY=VALUE, as in drain_timeout=10s",
             "a whole number, as in -n 100",
         ],

@@ -135,8 +135,8 @@ impl fmt::Display for Elsewhere {
                 )?;
                 match uid {
                     _ if *uid == own || own == 0 => Ok(()),
-                    0 => write!(f, " behind `sudo`"),
-                    uid => write!(f, " behind `sudo -u '#{uid}'`"),
+                    0 => write!(f, ", as root (`sudo`)"),
+                    uid => write!(f, ", as user {uid} or root (`sudo`)"),
                 }
             }
             Elsewhere::Hidden { uid: 0, dir } => {
