@@ -149,7 +149,7 @@ fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
         ToWorker::Successor {},
         ToWorker::Predecessor {},
         ToWorker::Reopen {},
-        ToWorker::Rebound { name: text.into(), addr: crate::config::Address::Unix(text.into()) },
+        ToWorker::Rebound { name: text.into(), addr: Address::Unix("/run/a.sock".into()) },
         ToWorker::Error { message: text.into() },
         ToWorker::Unknown,
     ]
