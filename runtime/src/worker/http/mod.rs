@@ -43,7 +43,9 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
-pub use self::builder::{Builder, Streams};
+pub use self::builder::Builder;
+#[cfg(feature = "http2")]
+pub use self::builder::Streams;
 use self::connection::Connection;
 use self::room::Room;
 pub(crate) use self::room::Seat;
@@ -149,8 +151,11 @@ impl Daemon {
         let limits = declared.map(|it| it.http.clone()).unwrap_or_default();
         let connections = TaskTracker::new();
         let room = Room::for_up_to(limits.max_connections);
-        let streams = Streams { tasks: connections.clone(), own: self.state.own.clone() };
-        let mut builder = Builder::new(limits, streams);
+        let mut builder = Builder::new(
+            limits,
+            #[cfg(feature = "http2")]
+            Streams::new(&connections, &self.state.own),
+        );
         configure(&mut builder);
         let server = Server {
             state: Arc::clone(&self.state),
