@@ -35,7 +35,10 @@ impl Terminal {
         let child = {
             let slave = || Stdio::from(ioctl_tiocgptpeer(&master, flags).expect("its other end"));
             let mut session = Command::new("setsid");
-            session.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
+            // Whoever runs the tests may ignore signals, as nohup(1) does and a shell for what is in its
+            // background; a login does not.
+            session.args(["--ctty", "--wait", "env", "--default-signal"]);
+            session.arg(command.get_program()).args(command.get_args());
             session.env_clear();
             for (name, value) in command.get_envs() {
                 if let Some(value) = value {
