@@ -14,7 +14,7 @@ const WINDOW: u64 = 128 * 1024;
 const LINES: usize = 20;
 const BYTES: usize = 16 * 1024;
 
-/// How many of these lines are what `main` returned, where others wrote more behind it.
+/// How many of these lines are what `main` returned.
 const LINES_OF_ERROR: usize = 8;
 
 /// How the standard library begins what it prints of the error that `main` returned.
@@ -46,16 +46,11 @@ pub(crate) fn tail(path: &Path, from: u64) -> io::Result<Vec<String>> {
 
 fn select(text: &str) -> Vec<String> {
     let lines = without_backtraces(text);
-    let last = lines.len().saturating_sub(LINES);
-    let selected = match lines.iter().rposition(|line| line.starts_with(RETURNED)) {
-        None => lines[last..].to_vec(),
-        Some(at) if at >= last => lines[at..].to_vec(),
-        Some(at) => {
-            let last = last + LINES_OF_ERROR;
-            let behind = last.min(at + LINES_OF_ERROR);
-            [&lines[at..behind], &lines[last..]].concat()
-        }
-    };
+    let returned = lines.iter().rposition(|line| line.starts_with(RETURNED));
+    let error = returned.map_or(0..0, |at| at..lines.len().min(at + LINES_OF_ERROR));
+    let others: Vec<&str> = [&lines[..error.start], &lines[error.end..]].concat();
+    let last = others.len().saturating_sub(LINES - error.len());
+    let selected = [&lines[error], &others[last..]].concat();
     let most = BYTES / selected.len().max(1);
     selected.into_iter().map(|line| cut(line, most)).collect()
 }
@@ -121,7 +116,7 @@ mod tests {
             "    1: Address already in use (os error 98)",
             "",
         ];
-        assert_eq!(select(text), [&error[..], &["closing"]].concat());
+        assert_eq!(select(text), [&error[..], &["closing", "opening"]].concat());
 
         // Whatever others write behind it.
         let chatter: Vec<String> = (0..100).map(|n| format!("line {n}")).collect();
@@ -138,9 +133,9 @@ mod tests {
                 (0..behind).for_each(|n| text += &format!("{n}\n"));
                 let lines = select(&text);
                 assert_eq!(lines[0], "Error: it");
-                assert_eq!(lines.len(), (behind + 1).min(LINES));
+                assert_eq!(lines.len(), (before + 1 + behind).min(LINES));
                 let numbers: Vec<usize> =
-                    lines[1..].iter().map(|line| line.parse().unwrap()).collect();
+                    lines.iter().filter_map(|line| line.parse().ok()).collect();
                 assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
                 assert_eq!(numbers.last().copied(), behind.checked_sub(1));
             }
