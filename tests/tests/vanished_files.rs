@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use unbroken_tests::{Bed, Signal, eventually, skip};
+use unbroken_tests::{Bed, Process, Signal, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -55,6 +55,19 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("a file").permissions().mode() & 0o7777
+}
+
+/// Stops all threads of a process by a signal.
+#[track_caller]
+fn stop(process: &Process) {
+    process.signal(Signal::STOP);
+    let tasks = || fs::read_dir(format!("/proc/{}/task", process.pid())).expect("threads");
+    eventually("all threads are stopped", SOON, || {
+        tasks().flatten().all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('T'))
+        })
+    });
 }
 
 /// Waits until something is there that was not there before.
@@ -101,7 +114,7 @@ fn nobody_is_lost_in_the_queue() {
     for bed in beds().into_iter().take(1) {
         let path = listener(&bed);
         let worker = bed.worker();
-        worker.signal(Signal::STOP);
+        stop(&worker);
         let queued: Vec<_> = (0..9).map(|_| ask(&path).expect("a connection")).collect();
         fs::remove_file(&path).expect("a socket");
         comes_back(&bed, &path);
@@ -256,7 +269,7 @@ fn no_second_daemon_while_the_pidfile_is_gone() {
             unbroken_tests::Child::spawn(&mut command).wait(SOON).expect_code(1)
         };
         for dir in [false, true] {
-            supervisor.signal(Signal::STOP);
+            stop(&supervisor);
             match dir {
                 false => fs::remove_file(bed.pidfile()).expect("a file"),
                 true => fs::remove_dir_all(bed.runtime_dir()).expect("a directory"),

@@ -167,6 +167,7 @@ fn one_without_its_pidfile() {
     bed.start();
     let supervisor = bed.supervisor();
     supervisor.signal(Signal::STOP);
+    unbroken_tests::eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
     std::fs::remove_file(bed.pidfile()).expect("a pidfile");
     let output = bed.verb(["restart"]).expect_code(1);
     let said = format!("app runs as process {}, which has lost its pidfile", supervisor.pid());

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -43,8 +43,6 @@ pub(crate) struct State {
     /// Emptied of its sockets when the drain begins.
     listeners: Mutex<SortedMap<String, Handed>>,
     listener_count: usize,
-    /// How often a socket came in the place of another one.
-    changes: AtomicU32,
     link: OwnedFd,
     phase: watch::Sender<Phase>,
     /// For threads that wait without a runtime.
@@ -91,9 +89,10 @@ pub(crate) enum Access {
 struct Handed {
     /// Several, if the service manager passed several of one name. None once the worker drains.
     sockets: Vec<Socket>,
-    /// Those whose files were removed before anybody took the listener: who waits there is not forgotten.
+    /// Those whose files were removed while nobody had the listener: who waits there is not forgotten.
     former: Vec<Socket>,
-    taken: bool,
+    /// Those who have it.
+    handles: Vec<Weak<Incoming>>,
     /// Where the first of them is, or was.
     addr: Addr,
     index: usize,
@@ -108,9 +107,10 @@ struct Socket {
     fd: OwnedFd,
     addr: Address,
     source: Source,
-    /// The count of such changes with which it came in the place of another one.
-    change: u32,
 }
+
+/// Sockets on their way to a handle, in turn, with the places of those that they replace.
+pub(crate) type Incoming = Mutex<Vec<(usize, OwnedFd)>>;
 
 /// A handle on a declared listener.
 pub(crate) struct Taken {
@@ -121,15 +121,8 @@ pub(crate) struct Taken {
     /// Where the first of them is.
     pub(crate) addr: Addr,
     pub(crate) index: usize,
-    /// For [`State::changes_since`].
-    pub(crate) change: u32,
-}
-
-/// Sockets that came in the place of others.
-pub(crate) struct Changes {
-    pub(crate) last: u32,
-    /// By the place of the other one.
-    pub(crate) sockets: Vec<(usize, OwnedFd)>,
+    /// What replaces them from now on.
+    pub(crate) incoming: Arc<Incoming>,
 }
 
 /// The phase for blocking threads: a condition to wait for, and descriptors to wait for in poll(2).
@@ -140,6 +133,16 @@ struct Gate {
     closed: OwnedFd,
     /// Readable whenever the phase is not [`Phase::Quiesced`].
     not_quiesced: OwnedFd,
+}
+
+impl Handed {
+    /// For another handle.
+    fn attach(&mut self) -> Arc<Incoming> {
+        let incoming = Arc::default();
+        self.handles.retain(|handle| handle.strong_count() > 0);
+        self.handles.push(Arc::downgrade(&incoming));
+        incoming
+    }
 }
 
 impl State {
@@ -157,14 +160,14 @@ impl State {
             let new = || Handed {
                 sockets: Vec::new(),
                 former: Vec::new(),
-                taken: false,
+                handles: Vec::new(),
                 addr: first,
                 index,
                 kept: false,
                 until: None,
             };
             let handed = listeners.entry(name).or_insert_with(new);
-            handed.sockets.push(Socket { fd, addr, source, change: 0 });
+            handed.sockets.push(Socket { fd, addr, source });
         }
         let listener_count = listeners.len();
         Ok(State {
@@ -173,7 +176,6 @@ impl State {
             counters,
             listeners: Mutex::new(listeners),
             listener_count,
-            changes: AtomicU32::new(0),
             link,
             phase: watch::Sender::new(Phase::Waiting),
             gate: Gate::new()?,
@@ -400,14 +402,20 @@ impl State {
     pub(crate) fn listener(&self, name: &str) -> Option<io::Result<Taken>> {
         let mut listeners = lock(&self.listeners);
         let handed = listeners.get_mut(name)?;
-        let change = self.changes.load(Ordering::SeqCst);
-        handed.taken = true;
+        let incoming = handed.attach();
         let former = std::mem::take(&mut handed.former);
         let former = former.into_iter().map(|it| (it.fd, Addr::from(&it.addr))).collect();
         let clones = handed.sockets.iter().map(|it| Ok((it.fd.try_clone()?, Addr::from(&it.addr))));
         let (addr, index) = (handed.addr.clone(), handed.index);
         let sockets = clones.collect::<io::Result<_>>();
-        Some(sockets.map(|sockets| Taken { sockets, former, addr, index, change }))
+        Some(sockets.map(|sockets| Taken { sockets, former, addr, index, incoming }))
+    }
+
+    /// What replaces the sockets of another handle on the listener at `index` from now on.
+    pub(crate) fn attach(&self, index: usize) -> Arc<Incoming> {
+        let mut listeners = lock(&self.listeners);
+        let handed = listeners.values_mut().find(|handed| handed.index == index);
+        handed.map_or_else(Arc::default, Handed::attach)
     }
 
     /// A socket comes in the place of the one at the same address, whose file was removed.
@@ -415,32 +423,24 @@ impl State {
         let mut listeners = lock(&self.listeners);
         let Some(handed) = listeners.get_mut(name) else { return };
         // None is left of a worker that drains.
-        let Some(socket) = handed.sockets.iter_mut().find(|it| it.addr == *addr) else { return };
+        let Some(place) = handed.sockets.iter().position(|it| it.addr == *addr) else { return };
+        let Some(socket) = handed.sockets.get_mut(place) else { return };
         // First, so that a queue that is found empty stays empty. Wakes who polls it, too.
         ending::keep_out(&socket.fd, &Addr::from(addr));
-        let change = self.changes.load(Ordering::SeqCst) + 1;
-        let new = Socket { fd: new, addr: addr.clone(), source: socket.source, change };
-        let old = std::mem::replace(socket, new);
-        self.changes.store(change, Ordering::SeqCst);
-        if !handed.taken {
-            handed.former.push(old);
+        let old = std::mem::replace(&mut socket.fd, new);
+        let handles: Vec<_> = handed.handles.iter().filter_map(Weak::upgrade).collect();
+        for handle in &handles {
+            match socket.fd.try_clone() {
+                Ok(fd) => lock(handle).push((place, fd)),
+                Err(error) => tracing::error!(%error, "a new socket is not taken"),
+            }
+        }
+        if handles.is_empty() {
+            let (addr, source) = (addr.clone(), socket.source);
+            handed.former.push(Socket { fd: old, addr, source });
         }
         drop(listeners);
         self.phase.send_modify(|_| {});
-    }
-
-    /// The sockets that came in the place of others after `change`, by their places, and the last change.
-    pub(crate) fn changes_since(&self, change: u32, index: usize) -> io::Result<Option<Changes>> {
-        if self.changes.load(Ordering::SeqCst) == change {
-            return Ok(None);
-        }
-        let listeners = lock(&self.listeners);
-        let handed = listeners.values().find(|handed| handed.index == index);
-        let sockets = handed.into_iter().flat_map(|handed| handed.sockets.iter().enumerate());
-        let new = sockets.filter(|(_, socket)| socket.change > change);
-        let new = new.map(|(place, socket)| Ok((place, socket.fd.try_clone()?)));
-        let sockets = new.collect::<io::Result<_>>()?;
-        Ok(Some(Changes { last: self.changes.load(Ordering::SeqCst), sockets }))
     }
 
     /// Whether this worker has hung up by itself.
@@ -458,7 +458,7 @@ impl State {
         let (mut described, mut sockets) = (Vec::new(), Vec::new());
         for (name, handed) in listeners.iter() {
             let Some(settings) = declared.get(name) else { continue };
-            for Socket { fd, addr, source, .. } in &handed.sockets {
+            for Socket { fd, addr, source } in &handed.sockets {
                 let (addr, source) = (addr.clone(), *source);
                 let settings = match source {
                     Source::Manager => ListenSettings { addr: addr.clone(), ..settings.clone() },
@@ -540,6 +540,6 @@ impl Gate {
 }
 
 /// Locks; what a panicking thread left behind is whole, as every change here is one assignment.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

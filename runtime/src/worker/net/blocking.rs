@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::failpoint::{self, Step};
 use crate::sys::readiness::readable;
 use crate::worker::connection::Connection;
 use crate::worker::daemon::take;
-use crate::worker::state::{Access, State, Taken};
+use crate::worker::state::{Access, Incoming, State, Taken, lock};
 
 /// A declared listener. Any number of threads may accept from clones of it.
 ///
@@ -50,8 +50,8 @@ pub struct Listener {
     sockets: Mutex<Sockets>,
     /// Whose files were removed, until nobody waits there.
     former: Mutex<Vec<(OwnedFd, Addr)>>,
-    /// The last change of sockets that is known here.
-    change: AtomicU32,
+    /// What replaces the sockets.
+    incoming: Arc<Incoming>,
     /// Which is asked first, of those where somebody waits.
     turn: AtomicUsize,
 }
@@ -72,33 +72,34 @@ enum Kind {
 
 impl Listener {
     pub(crate) fn new(state: &Arc<State>, name: &str) -> Result<Listener> {
-        let Taken { sockets, former, addr, index, change } = take(state, name)?;
+        let Taken { sockets, former, addr, index, incoming } = take(state, name)?;
         Ok(Listener {
             state: Arc::clone(state),
             index,
             addr,
             sockets: Mutex::new(sockets.into()),
             former: Mutex::new(former),
-            change: AtomicU32::new(change),
+            incoming,
             turn: AtomicUsize::new(0),
         })
     }
 
-    /// Takes the sockets that came in the place of others.
+    /// Takes the sockets that come in the place of others.
     fn renew(&self) -> io::Result<()> {
         let mut sockets = self.sockets();
-        let change = self.change.load(Ordering::SeqCst);
-        let Some(changes) = self.state.changes_since(change, self.index)? else { return Ok(()) };
-        let mut new = sockets.iter().map(|(fd, addr)| Ok((fd.try_clone()?, addr.clone())));
-        let mut new = new.by_ref().collect::<io::Result<Vec<_>>>()?;
-        for (place, fd) in changes.sockets {
-            if let Some((old, addr)) = new.get_mut(place) {
+        let mut incoming = lock(&self.incoming);
+        if incoming.is_empty() {
+            return Ok(());
+        }
+        let clones = sockets.iter().map(|(fd, addr)| Ok((fd.try_clone()?, addr.clone())));
+        let mut renewed = clones.collect::<io::Result<Vec<_>>>()?;
+        for (place, fd) in incoming.drain(..) {
+            if let Some((old, addr)) = renewed.get_mut(place) {
                 let old = std::mem::replace(old, fd);
                 self.former().push((old, addr.clone()));
             }
         }
-        *sockets = new.into();
-        self.change.store(changes.last, Ordering::SeqCst);
+        *sockets = renewed.into();
         Ok(())
     }
 
@@ -177,9 +178,10 @@ impl Listener {
     /// # Errors
     /// As dup(2): no descriptor left.
     pub fn try_clone(&self) -> io::Result<Listener> {
-        let guard = self.sockets();
-        let (sockets, change) = (guard.clone(), self.change.load(Ordering::SeqCst));
-        drop(guard);
+        // First: what comes from now on goes to both.
+        let incoming = self.state.attach(self.index);
+        self.renew()?;
+        let sockets = self.sockets().clone();
         let clones = sockets.iter().map(|(fd, addr)| Ok((fd.try_clone()?, addr.clone())));
         Ok(Listener {
             state: Arc::clone(&self.state),
@@ -187,7 +189,7 @@ impl Listener {
             addr: self.addr.clone(),
             sockets: Mutex::new(clones.collect::<io::Result<_>>()?),
             former: Mutex::default(),
-            change: AtomicU32::new(change),
+            incoming,
             turn: AtomicUsize::new(0),
         })
     }

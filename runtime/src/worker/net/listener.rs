@@ -15,7 +15,7 @@ use super::{Addr, Stream, TcpStream, Tracked, UnixStream, ending};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::worker::daemon::take;
-use crate::worker::state::{Access, Phase, State, Taken};
+use crate::worker::state::{Access, Incoming, Phase, State, Taken, lock};
 
 /// A declared listener of either kind, as the environment may choose the kind.
 ///
@@ -50,8 +50,8 @@ struct Gated {
     sockets: Vec<Socket>,
     /// Whose files were removed, until nobody waits there.
     former: Vec<Socket>,
-    /// The last change of sockets that is known here.
-    change: u32,
+    /// What replaces the sockets.
+    incoming: Arc<Incoming>,
     /// Which is asked first: each in its turn.
     turn: usize,
 }
@@ -69,27 +69,22 @@ enum Registered {
 
 impl Gated {
     fn new(state: &Arc<State>, name: &str) -> Result<Gated> {
-        let Taken { sockets, former, addr, index, change } = take(state, name)?;
+        let Taken { sockets, former, addr, index, incoming } = take(state, name)?;
         let state = Arc::clone(state);
         let socket = |(fd, addr)| Socket { fd, addr, registered: None };
         let sockets = sockets.into_iter().map(socket).collect();
         let former = former.into_iter().map(socket).collect();
         let phase = state.phase();
-        Ok(Gated { phase, state, index, addr, sockets, former, change, turn: 0 })
+        Ok(Gated { phase, state, index, addr, sockets, former, incoming, turn: 0 })
     }
 
-    /// Takes the sockets that came in the place of others.
-    fn renew(&mut self) -> io::Result<()> {
-        let Some(changes) = self.state.changes_since(self.change, self.index)? else {
-            return Ok(());
-        };
-        for (place, fd) in changes.sockets {
+    /// Takes the sockets that come in the place of others.
+    fn renew(&mut self) {
+        for (place, fd) in std::mem::take(&mut *lock(&self.incoming)) {
             let Some(socket) = self.sockets.get_mut(place) else { continue };
             let new = Socket { fd, addr: socket.addr.clone(), registered: None };
             self.former.push(std::mem::replace(socket, new));
         }
-        self.change = changes.last;
-        Ok(())
     }
 
     /// Who still waits where nobody comes any more.
@@ -111,9 +106,7 @@ impl Gated {
         self.state.polled(self.index);
         loop {
             let phase = *self.phase.borrow_and_update();
-            if let Err(error) = self.renew() {
-                tracing::error!(%error, listener = %self.addr, "a new socket is not taken");
-            }
+            self.renew();
             if phase != Phase::Waiting
                 && let Some(accepted) = self.accept_former()
             {
