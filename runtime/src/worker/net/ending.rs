@@ -20,6 +20,9 @@ const HANDSHAKES: Duration = Duration::from_millis(500);
 /// The first pause between two looks whether there are such handshakes; each is twice as long as the last.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
+/// How long one look may take, as it blocks its thread: where it is not enough, a handshake may be under way.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Where the kernel lists the connections of this network namespace (proc(5)).
 const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
 
@@ -56,23 +59,33 @@ pub(crate) fn keep_out(socket: &OwnedFd, addr: &Addr) -> Instant {
 pub(super) fn is_awaited(addr: &Addr) -> bool {
     match addr {
         Addr::Unix(_) => false,
-        Addr::Tcp(addr) => TABLES.iter().any(|table| match std::fs::read_to_string(table) {
-            Ok(table) => has_handshake(&table, addr.port()),
-            // No IPv6 here.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && *table != TABLES[0] => false,
-            Err(_) => true,
-        }),
+        Addr::Tcp(addr) => {
+            let until = Instant::now() + LOOK;
+            TABLES.iter().any(|table| match std::fs::File::open(table) {
+                Ok(table) => has_handshake(table, addr.port(), until).unwrap_or(true),
+                // No IPv6 here.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && *table != TABLES[0] => {
+                    false
+                }
+                Err(_) => true,
+            })
+        }
     }
 }
 
-/// Lines of such a table: number, local and remote address and port in hexadecimal, state, and more.
-fn has_handshake(table: &str, port: u16) -> bool {
-    table.lines().skip(1).any(|line| {
+/// Lines of such a table: number, local and remote address and port in hexadecimal, state, and more. One that
+/// is too long to be read until then may have any.
+fn has_handshake(table: impl io::Read, port: u16, until: Instant) -> io::Result<bool> {
+    for line in io::BufRead::lines(io::BufReader::new(table)).skip(1) {
+        let line = line?;
         let mut fields = line.split_ascii_whitespace().skip(1);
         let local = fields.next().and_then(|local| local.rsplit_once(':'));
         let is_ours = local.is_some_and(|(_, its)| u16::from_str_radix(its, 16) == Ok(port));
-        is_ours && fields.nth(1) == Some(SYN_RECV)
-    })
+        if is_ours && fields.nth(1) == Some(SYN_RECV) || Instant::now() >= until {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Ends it for all descriptors that lead to it. To be called when the queue is empty.
@@ -113,13 +126,16 @@ mod tests {
                      0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000\n   \
                      1: 0100007F:1F90 0100007F:9C40 03 00000000:00000000 01:00000000 00000000\n   \
                      2: 0100007F:1F91 0100007F:9C41 01 00000000:00000000 00:00000000 00000000\n";
-        assert!(has_handshake(table, 8080));
-        assert!(!has_handshake(table, 8081));
+        let later = Instant::now() + Duration::from_secs(60);
+        let has = |port, until| has_handshake(table.as_bytes(), port, until).unwrap();
+        assert!(has(8080, later) && !has(8081, later));
+        assert!(has(8081, Instant::now()), "there was no time to look");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let _waits = TcpStream::connect(addr).unwrap();
         // It is in the queue.
-        assert!(!is_awaited(&Addr::Tcp(addr)));
+        let table = std::fs::File::open(TABLES[0]).unwrap();
+        assert!(!has_handshake(table, addr.port(), later).unwrap());
     }
 
     #[test]
