@@ -71,6 +71,9 @@ impl Checker<'_> {
     fn entry(&mut self, entry: &Entry) {
         let key = match find(KEYS, "key", &entry.key) {
             Ok(key) => key,
+            Err(_) if values::ADDRESS_WORDS.contains(&entry.key.as_str()) => {
+                return self.mistake(&entry.tokens, values::of_listener(&entry.key, &entry.value));
+            }
             Err(message) => return self.mistake(&entry.tokens, message),
         };
         match (key.kind, &entry.value) {
@@ -208,19 +211,22 @@ impl Checker<'_> {
     }
 
     fn address(&mut self, key: String, word: &str, name: &str, entry: &Entry) {
-        let (text, address) = match values::address(word, &entry.value) {
+        let (text, addresses) = match values::addresses(word, &entry.value) {
             Ok(read) => read,
             Err(message) => return self.mistake(entry.value_or_key(), message),
         };
         // Port 0 is a port of its own for each.
-        let shared = !matches!(address, Address::Tcp(address) if address.port() == 0);
-        let other = self.addresses.iter().find(|(taken, _)| shared && *taken == address);
-        if let Some((_, other)) = other.filter(|(_, other)| other != name) {
+        let shared = |address: &Address| {
+            !matches!(address, Address::Tcp(address) if address.port() == 0)
+                && addresses.contains(address)
+        };
+        let other = self.addresses.iter().find(|(taken, its)| shared(taken) && its != name);
+        if let Some((_, other)) = other {
             let message =
                 format!("the listener `{other}` has this address already: give `{name}` another");
             self.mistake(&text, message);
         }
-        self.addresses.push((address, name.to_owned()));
+        self.addresses.extend(addresses.into_iter().map(|address| (address, name.to_owned())));
         self.daemon.keys.push((key, Setting::Str(text)));
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Listen,
     /// Names, in an array or in one text with commas.
     Names,
+    /// Paths, in an array or in one text with commas.
+    Paths,
     /// Some of these words, in an array or in one text with commas.
     Words(&'static [&'static str]),
     /// A whole number between these.
@@ -40,6 +42,8 @@ pub(crate) enum Kind {
     Limit,
     /// Resource limits by name.
     Limits,
+    /// The word before the first `_` of variables.
+    Prefix,
     /// The path of the `unbroken` crate.
     Crate,
 }
@@ -82,8 +86,10 @@ pub(crate) const KEYS: &[Key] = &[
     key("log_format", Kind::Choice(&["none", "text", "json", "journald", "auto"])),
     key("log_level", Kind::Choice(&["error", "warn", "info", "debug", "trace"])),
     key("config", Kind::Text),
+    key("env_file", Kind::Paths),
     supervised("exe", Kind::Text),
     key("probe", Kind::Socket),
+    key("env_prefix", Kind::Prefix),
     key("flavor", Kind::Choice(&["current_thread", "multi_thread"])),
     key("worker_threads", Kind::Count(u16::MAX as u32)),
     key("crate", Kind::Crate),

@@ -29,7 +29,7 @@ use proc_macro2::TokenStream;
 ///
 /// # Keys
 ///
-/// A key is `key = literal`. `detach` and `graceful_restart` may stand alone. All but the last four
+/// A key is `key = literal`. `detach` and `graceful_restart` may stand alone. All but the last five
 /// rows are configuration: the file, the environment and the command line can say otherwise later.
 ///
 /// | key | value | default |
@@ -66,8 +66,10 @@ use proc_macro2::TokenStream;
 /// | `log_format` | how events are written: `"none"`, `"text"`, `"json"`, `"journald"` or `"auto"` | `"none"` |
 /// | `log_level` | `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"` | `"info"` |
 /// | `config` | configuration file | none |
+/// | `env_file` | files of variables, read by each generation: `["/etc/default/hello"]` | none |
 /// | `exe` ¹ | image of the next generation | the path the program was started by |
 /// | `probe` | address that answers `/livez`, `/readyz` and `/startupz` | none |
+/// | `env_prefix` | what variables begin with, instead of `DAEMON`: `"HELLO"` for `HELLO_LOG` | `"DAEMON"` |
 /// | `graceful_restart` | run under a supervisor | `false` |
 /// | `flavor` ² | `"multi_thread"` or `"current_thread"` | `"multi_thread"` |
 /// | `worker_threads` ² | threads of a multi-thread runtime | as Tokio decides |
@@ -80,8 +82,8 @@ use proc_macro2::TokenStream;
 /// # Listeners
 ///
 /// `listen` gives each listener a name, of lowercase letters, digits and single underscores, and an
-/// address: `"127.0.0.1:80"`, `"[::]:80"` or `"unix:/path"`. Host names are not looked up. A listener
-/// with more to say is a table; all fields but `addr` are optional.
+/// address: `"127.0.0.1:80"`, `"[::]:80"` or `"unix:/path"`, or several of them in an array.
+/// `"localhost:80"` and `":80"` are both families. Other host names are not looked up. A listener with more to say is a table; all fields but `addr` are optional.
 ///
 /// ```no_run
 /// # use unbroken::{Daemon, daemon};

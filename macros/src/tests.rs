@@ -77,6 +77,8 @@ snapshot!(
         listen(
             http = "0.0.0.0:8080",
             admin = "unix:/run/x.sock",
+            web = ["0.0.0.0:81", "[::]:81"],
+            local = "localhost:82",
             api(
                 addr = "[::]:80",
                 backlog = 1024,
@@ -125,8 +127,10 @@ snapshot!(
         log_format = "json",
         log_level = "debug",
         config = "/etc/hello.toml",
+        env_file = ["/etc/default/hello", "-/etc/hello.env"],
         exe = "/usr/bin/hello",
         probe = "0.0.0.0:8086",
+        env_prefix = "HELLO_",
         flavor = "multi_thread",
         worker_threads = 4,
         crate = crate::renamed,

@@ -1,6 +1,6 @@
 //! Literals: what each key takes, and what to write when it is something else.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use syn::{Lit, LitInt, LitStr};
@@ -36,7 +36,7 @@ pub(crate) fn read(key: &str, kind: Kind, value: &Value) -> Result<Setting, Stri
         Kind::Duration => duration(key, value).map(|(text, _)| Setting::Str(text)),
         Kind::Mode => mode(key, value).map(Setting::Str),
         Kind::Count(most) => count(key, value, most).map(|it| Setting::Int(it.into())),
-        Kind::Address => address(key, value).map(|(text, _)| Setting::Str(text)),
+        Kind::Address => addresses(key, value).map(|(text, _)| Setting::Str(text)),
         Kind::Socket => match address(key, value)? {
             (text, Address::Tcp(_)) => Ok(Setting::Str(text)),
             (_, Address::Unix(_)) => {
@@ -56,6 +56,8 @@ pub(crate) fn read(key: &str, kind: Kind, value: &Value) -> Result<Setting, Stri
                 _ => Ok(Setting::Str(text)),
             }
         }
+        Kind::Prefix => prefix(key, value).map(Setting::Str),
+        Kind::Paths => lists::paths(key, value).map(Setting::Str),
         Kind::Names => lists::names(key, value).map(Setting::Str),
         Kind::Words(words) => lists::words(key, value, words).map(Setting::Str),
         Kind::Within(low, high) => lists::within(key, value, low, high).map(Setting::Int),
@@ -83,6 +85,33 @@ fn text(key: &str, value: &Value, what: &str, example: &str) -> Result<LitStr, S
         }
         _ => Ok(text.clone()),
     }
+}
+
+/// Words that begin variables of systemd and of this crate.
+const TAKEN: [&str; 4] = ["LISTEN", "NOTIFY", "UNBROKEN", "WATCHDOG"];
+
+/// Reads `"HELLO"`, and `"HELLO_"` as the same.
+fn prefix(key: &str, value: &Value) -> Result<LitStr, String> {
+    let text = text(key, value, "word", "HELLO")?;
+    let written = text.value();
+    let word = written.strip_suffix('_').unwrap_or(&written);
+    let letters = word.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    if !letters || !word.starts_with(|c: char| c.is_ascii_uppercase()) || word.ends_with('_') {
+        let upper: String = word.to_ascii_uppercase().replace(['-', '.', ' '], "_");
+        let example = match upper.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') {
+            true if !upper.trim_matches('_').is_empty() => upper.trim_matches('_').to_owned(),
+            _ => "HELLO".to_owned(),
+        };
+        return Err(format!(
+            "`{key}` is what variables begin with, of A-Z, 0-9 and `_`: write `{key} = \"{example}\"`"
+        ));
+    }
+    if TAKEN.contains(&word) {
+        return Err(format!(
+            "`{key}` cannot be \"{word}\": {word}_* are variables of somebody else, write another word"
+        ));
+    }
+    Ok(LitStr::new(word, text.span()))
 }
 
 pub(crate) fn duration(key: &str, value: &Value) -> Result<(LitStr, Duration), String> {
@@ -195,6 +224,61 @@ fn not_octal(key: &str, number: &LitInt) -> String {
     }
 }
 
+/// Reads one address, several in an array or in one text with commas, and the short forms of both families:
+/// as one text with commas, and all addresses that it stands for.
+pub(crate) fn addresses(key: &str, value: &Value) -> Result<(LitStr, Vec<Address>), String> {
+    let (items, span) = match value {
+        Value::Literal(Lit::Str(text)) => {
+            let written = text.value();
+            let parts: Vec<String> =
+                written.split(',').map(|part| part.trim().to_owned()).collect();
+            // A path may have commas, too.
+            let whole = written.starts_with("unix:") && parts.iter().any(|part| one(part).is_err());
+            (if whole { vec![written] } else { parts }, text.span())
+        }
+        Value::Other(_) => match lists::texts(value) {
+            Some((items, span)) if !items.is_empty() => (items, span),
+            _ => return address(key, value).map(|(text, address)| (text, vec![address])),
+        },
+        _ => return address(key, value).map(|(text, address)| (text, vec![address])),
+    };
+    let mut all = Vec::new();
+    for item in &items {
+        let addresses = one(item)?;
+        if addresses.iter().any(|address| all.contains(address)) {
+            return Err(format!("`{item}` is there twice: remove one"));
+        }
+        all.extend(addresses);
+    }
+    Ok((LitStr::new(&items.join(","), span), all))
+}
+
+/// What a text stands for: one address, or both families of a short form.
+fn one(written: &str) -> Result<Vec<Address>, String> {
+    if let Some(path) = written.strip_prefix("unix:") {
+        return unix(path).map(|path| vec![Address::Unix(path)]);
+    }
+    let host_and_port = written.rsplit_once(':');
+    let both = match host_and_port.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
+    {
+        Some(("" | "*", port)) => Some((Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED, port)),
+        Some((host, port)) if host.eq_ignore_ascii_case("localhost") => {
+            Some((Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST, port))
+        }
+        _ => None,
+    };
+    match both {
+        Some((v4, v6, port)) => {
+            let halves = [SocketAddr::from((v4, port)), SocketAddr::from((v6, port))];
+            Ok(halves.map(Address::Tcp).to_vec())
+        }
+        None => match written.parse() {
+            Ok(address) => Ok(vec![Address::Tcp(address)]),
+            Err(_) => Err(no_address(written)),
+        },
+    }
+}
+
 pub(crate) fn address(key: &str, value: &Value) -> Result<(LitStr, Address), String> {
     let text = match value {
         Value::Literal(Lit::Str(text)) => text,
@@ -238,6 +322,52 @@ fn unix(path: &str) -> Result<String, String> {
     Ok(path.to_owned())
 }
 
+/// What is said of `udp://…`, `…/udp` and of schemes that say nothing.
+fn of_another_protocol(written: &str) -> Option<String> {
+    let (scheme, rest) = match (written.split_once("://"), written.rsplit_once('/')) {
+        (Some((scheme, rest)), _) => (scheme, rest),
+        // As Docker writes it.
+        (None, Some((rest, scheme))) => (scheme, rest),
+        (None, None) => written.split_once(':')?,
+    };
+    match scheme.to_ascii_lowercase().as_str() {
+        "udp" | "quic" => Some(
+            "UDP is not supported yet: a listener is TCP, as in \"0.0.0.0:8080\", or a unix socket, as \
+             in \"unix:/run/hello/hello.sock\""
+                .into(),
+        ),
+        "tcp" | "http" | "https" => {
+            let address = rest.trim_end_matches('/').parse::<SocketAddr>();
+            let address = address.map_or_else(|_| "0.0.0.0:8080".into(), |it| it.to_string());
+            Some(format!("an address has no protocol: write \"{address}\""))
+        }
+        _ => None,
+    }
+}
+
+/// What an address might be looked for under, which is a listener's.
+pub(crate) const ADDRESS_WORDS: [&str; 8] =
+    ["addr", "address", "bind", "host", "hostname", "listen_addr", "listen_address", "port"];
+
+/// What to write in place of such a key.
+pub(crate) fn of_listener(key: &str, value: &Value) -> String {
+    let written = match value {
+        Value::Literal(Lit::Str(text)) => text.value(),
+        Value::Literal(Lit::Int(number)) => number.base10_digits().to_owned(),
+        _ => String::new(),
+    };
+    let port = written.trim_start_matches(':').parse::<u16>();
+    let address = match (port, written.parse::<IpAddr>(), written.parse::<SocketAddr>()) {
+        (Ok(port), ..) => format!("0.0.0.0:{port}"),
+        (_, Ok(ip), _) => SocketAddr::new(ip, 8080).to_string(),
+        (.., Ok(address)) => address.to_string(),
+        _ => "0.0.0.0:8080".to_owned(),
+    };
+    format!(
+        "`{key}` is not a key, as an address is that of a listener: write `listen(http = \"{address}\")`"
+    )
+}
+
 /// Says why this is no address and which one may have been meant.
 fn no_address(written: &str) -> String {
     if written.trim().is_empty() {
@@ -245,6 +375,9 @@ fn no_address(written: &str) -> String {
     }
     if written.starts_with('/') {
         return format!("a unix socket is written with `unix:`: write \"unix:{written}\"");
+    }
+    if let Some(message) = of_another_protocol(written) {
+        return message;
     }
     if written.bytes().all(|b| b.is_ascii_digit()) {
         return format!("`{written}` has no IP address: write \"0.0.0.0:{written}\"");

@@ -158,6 +158,11 @@ impl Counters {
         all.count_ones() as usize >= count.min(64)
     }
 
+    /// Whether the listener at `index` was polled for accept; of one that has no place, none is known to be.
+    pub(crate) fn was_polled(&self, index: usize) -> bool {
+        index < 64 && self.page.progress.polled.load(Relaxed) & (1 << index) != 0
+    }
+
     /// What a worker that is not ready has not done yet.
     pub(crate) fn missing(&self, listeners: &[&str], manual: bool) -> String {
         let stage = self.page.progress.stage.load(Relaxed);

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::activation::{self, Sockets};
 use crate::claim::{Claim, Claimed};
 use crate::cli::{self, Command, Line, Parsed};
-use crate::config::{Configuration, LOCATION, Settings, Surroundings};
+use crate::config::{Configuration, LOCATION, Prefix, Settings, Surroundings};
 use crate::control::{ControlSocket, path_of, prepare_directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::listener;
@@ -27,7 +27,7 @@ use crate::spec::Spec;
 use crate::supervisor::driver::{Driver, Setup};
 use crate::supervisor::upgrade::{preflight, takeover};
 use crate::sys::signals::HangUp;
-use crate::sys::{descriptors, process, signals};
+use crate::sys::{descriptors, limits, process, signals};
 use crate::worker::daemon::Daemon;
 use crate::worker::lifecycle::{self, Worker};
 
@@ -90,6 +90,8 @@ fn enter(spec: &Spec) -> Result<Worker, ExitCode> {
 
 /// Goes on as the supervisor that this process was before its last exec.
 fn supervise(spec: &Spec, driver: Result<Driver>) -> ExitCode {
+    // The image before may have left it as it was.
+    limits::raise_descriptors();
     match driver {
         Ok(driver) => {
             name_process(spec, driver.origin());
@@ -153,9 +155,9 @@ fn obey(spec: &Spec, parsed: Parsed) -> Result<ExitCode> {
     let around = surroundings(&origin);
     match parsed.command {
         Command::Run { detach } => {
-            let given = activation::take()?;
             let configuration = Configuration::load(spec, &around)?;
             let detach = detach.unwrap_or(configuration.settings.detach);
+            let given = activation::take(!detach)?;
             if detach && !given.is_empty() {
                 return Err(cannot_detach(given.len()));
             }
@@ -172,7 +174,7 @@ fn obey(spec: &Spec, parsed: Parsed) -> Result<ExitCode> {
         }
         Command::Check { json } => cli::check(&Configuration::load(spec, &around)?, json),
         Command::Unit(options) => {
-            let around = cli::unit::surroundings(&around);
+            let around = cli::unit::surroundings(Prefix::of(spec), &around);
             let configuration = Configuration::load(spec, &around)?;
             cli::unit::run(&configuration, &around, &parsed.args, options)
         }
@@ -275,6 +277,7 @@ fn begin(
 ) -> Result<Driver> {
     let settings = &outset.configuration.settings;
     find_proc()?;
+    limits::raise_descriptors();
     let hang_up = hang_up(outset.detached)?;
     let sockets = Sockets::sort(outset.given, &settings.listen)?;
     prepare_directory(&settings.runtime_dir)?;

@@ -37,6 +37,13 @@ pub(crate) enum FromWorker {
     Ready {},
     /// Why it is about to end.
     Failing { reason: String },
+    /// Of all listeners it accepts on all but some that only the operator has declared, and has not taken
+    /// those. `slip`: by their names they are others, misspelt.
+    Unclaimed {
+        reason: String,
+        #[serde(default)]
+        slip: bool,
+    },
     /// It drains on its own: because it got SIGTERM, or because its `main` ended while it was quiesced.
     Leaving {
         #[serde(default)]
@@ -103,6 +110,9 @@ pub(crate) enum ToWorker {
         /// before they are closed.
         #[serde(default)]
         finish: Vec<String>,
+        /// Where these are, if not everywhere: of several addresses some may stay.
+        #[serde(default)]
+        finish_at: Vec<crate::config::Address>,
     },
     /// The descriptor is a listener in the place of one that the worker has, whose file was removed. Who waits
     /// at the old one is accepted first.
@@ -206,7 +216,7 @@ mod tests {
         seqpacket::send(&a, b"\xff\x00", &[]).unwrap();
         let (drain, _) = receive::<ToWorker>(&b).unwrap().unwrap();
         assert!(
-            matches!(drain, ToWorker::Drain { deadline: 5, last: false, finish } if finish.is_empty())
+            matches!(drain, ToWorker::Drain { deadline: 5, last: false, finish, .. } if finish.is_empty())
         );
         let (unknown, _) = receive::<ToWorker>(&b).unwrap().unwrap();
         assert!(matches!(unknown, ToWorker::Unknown));

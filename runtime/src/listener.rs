@@ -15,9 +15,11 @@ use crate::sys::holders::{self, Holder};
 
 mod file;
 mod given;
+mod several;
 mod unix;
 
 pub(crate) use given::{Given, clear_away, examine};
+pub(crate) use several::bind;
 
 /// A bound, listening, non-blocking socket.
 ///
@@ -371,10 +373,12 @@ fn cannot_bind(name: &str, settings: &ListenSettings, error: io::Error) -> Error
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Further;
 
     fn settings(addr: Address) -> ListenSettings {
         ListenSettings {
             addr,
+            further: Further::default(),
             backlog: 16,
             mode: None,
             user: None,

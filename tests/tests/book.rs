@@ -170,6 +170,7 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
         "a literal address" | "an address and a port" => "127.0.0.1:1",
         "a name or a number" => "root",
         "names or numbers" => "root,7",
+        "paths" => "-/nowhere",
         "names of capabilities" => "none",
         "a limit such as \"1024:4096\"" => "16:32",
         "a number, also below 0" => "19",

@@ -234,6 +234,45 @@ fn mistakes() {
     bed.assert_nothing_left();
 }
 
+/// A tool of developers gives its sockets to whoever comes first, without their names: they are told by
+/// their addresses, and in the background they are none of ours.
+#[test]
+fn those_of_nobody_are_for_the_foreground() {
+    let mut bed = Bed::new("http");
+    bed.set("GIVEN_TO_ANYBODY", "1");
+    for chosen in [false, true] {
+        let (addr, socket) = tcp();
+        // One at the address of the listener, and one that is the only one for the only one.
+        let declared = if chosen { "127.0.0.1:0".to_owned() } else { addr.to_string() };
+        bed.set("DAEMON_LISTEN_HTTP", declared);
+        let child = give(&bed, &["run"], "", &[socket.as_fd()]);
+        bed.wait_serving();
+        let expected = vec![("http", Target::from(addr), Some("manager"))];
+        assert_eq!(listeners(&bed.status()), expected);
+        assert!(answers(&addr.into()).contains("version=1"));
+        let environment = bed.get("/env").expect("a response").text().to_owned();
+        assert!(!environment.contains("LISTEN_"), "{environment}");
+        bed.restart();
+        assert!(answers(&addr.into()).contains("generation=2"));
+        child.process().signal(Signal::TERM);
+        child.wait(SOON).expect_code(0);
+    }
+    let (addr, socket) = tcp();
+    bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
+    give(&bed, &["start"], "", &[socket.as_fd()]).wait(SOON).expect_code(0);
+    let status = bed.status();
+    assert_eq!(status.listeners[0].source, None);
+    assert_ne!(status.target("http"), addr.into());
+    bed.stop();
+    // Two that could be anybody's.
+    let (other, second) = tcp();
+    let output = give(&bed, &["run"], "", &[socket.as_fd(), second.as_fd()]).wait(SOON);
+    output.expect_code(78).expect_text(&format!(
+        "was given the socket {addr} and the socket {other} without a name, which has the address of no \
+         listener (`http`)"
+    ));
+}
+
 /// What was meant for another process is none of ours: a shell that was activated itself, say.
 #[test]
 fn those_of_another_process() {

@@ -86,10 +86,8 @@ const EXEMPT: [(&str, &[&str]); 10] = [
     ),
     (
         "help of a verb",
-        &[
-            "DAEMON_* variables and --set options become part of the unit, and so do the program's own \
-           arguments, behind `--`.",
-        ],
+        &["…_* variables and --set options become part of the unit, and so do the program's own \
+           arguments, behind `--`."],
     ),
     (
         "a piece of a unit, or of how two of them differ",

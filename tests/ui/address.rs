@@ -1,14 +1,14 @@
 use unbroken::{Daemon, daemon};
 
 #[daemon(listen(
-    a = "localhost:80",
+    a = "example.org:80",
     b = 8080,
     c = "8080",
     d = "0.0.0.0",
     e = "::1",
     f = "::1:80",
-    g = ":80",
-    h = "*:81",
+    g = ":http",
+    h = ["0.0.0.0:81", ":81"],
     i = "0.0.0.0:99999",
     j = "256.0.0.1:80",
     k = "/run/x.sock",

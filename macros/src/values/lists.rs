@@ -16,6 +16,16 @@ pub(super) fn names(key: &str, value: &Value) -> Result<LitStr, String> {
     Ok(joined(&items, span))
 }
 
+/// Paths in an array or in one text, as one text with commas.
+pub(super) fn paths(key: &str, value: &Value) -> Result<LitStr, String> {
+    let wrong = || format!("`{key}` is a path, or a list: write `{key} = \"/etc/default/hello\"`");
+    let (items, span) = items(value).ok_or_else(wrong)?;
+    if items.is_empty() || items.iter().any(|item| item.is_empty() || item.contains('\0')) {
+        return Err(wrong());
+    }
+    Ok(joined(&items, span))
+}
+
 /// As [`names`], of which each is one of `words`.
 pub(super) fn words(key: &str, value: &Value, words: &[&str]) -> Result<LitStr, String> {
     let example = format!("write `{key} = [\"net_bind_service\"]`");
@@ -38,6 +48,14 @@ pub(super) fn words(key: &str, value: &Value, words: &[&str]) -> Result<LitStr, 
 fn joined(items: &[String], span: Span) -> LitStr {
     let text = if items.is_empty() { "none".to_owned() } else { items.join(",") };
     LitStr::new(&text, span)
+}
+
+/// The texts in an array, and where it stands.
+pub(super) fn texts(value: &Value) -> Option<(Vec<String>, Span)> {
+    match value {
+        Value::Other(_) => items(value),
+        _ => None,
+    }
 }
 
 /// What is in a list, and where that stands.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::options::{HELP, Opt, Takes};
 use super::verbs::{self, Behind, VERBS, Verb};
+use crate::config::Prefix;
 
 /// All verbs.
 pub(super) fn of_program(name: &str, version: Option<&str>) -> String {
@@ -19,7 +20,7 @@ pub(super) fn of_program(name: &str, version: Option<&str>) -> String {
 }
 
 /// One verb with its options.
-pub(super) fn of_verb(name: &str, verb: &Verb) -> String {
+pub(super) fn of_verb(name: &str, verb: &Verb, prefix: Prefix<'_>) -> String {
     let arguments = match verb.behind {
         Behind::Program => " [-- ARGUMENTS]",
         Behind::Running | Behind::Nothing => "",
@@ -31,7 +32,7 @@ pub(super) fn of_verb(name: &str, verb: &Verb) -> String {
         verb.name,
         table(rows)
     );
-    let notes = (verb.notes)();
+    let notes = (verb.notes)(prefix);
     if !notes.is_empty() {
         // Nothing can go wrong with a string.
         let _ = write!(text, "\n{notes}");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::options::{self, Given, Opt};
 use super::unit::Options;
 use super::{help, logs, mistake, shell, usage, words};
-use crate::config::reference;
+use crate::config::{Prefix, reference};
 use crate::error::Result;
 use crate::probe::Probe;
 use crate::spec::Spec;
@@ -75,7 +75,7 @@ pub(super) struct Verb {
     pub(super) options: &'static [Opt],
     pub(super) behind: Behind,
     /// What its help ends with.
-    pub(super) notes: fn() -> String,
+    pub(super) notes: fn(Prefix<'_>) -> String,
     command: fn(&Given) -> Command,
 }
 
@@ -97,7 +97,7 @@ pub(super) static VERBS: [Verb; 8] = [
         about: "Runs the daemon in the foreground",
         options: &[options::SET],
         behind: Behind::Program,
-        notes: || PROGRAM_ARGUMENTS.into(),
+        notes: |_| PROGRAM_ARGUMENTS.into(),
         command: |_| Command::Run { detach: Some(false) },
     },
     Verb {
@@ -105,7 +105,7 @@ pub(super) static VERBS: [Verb; 8] = [
         about: "Starts the daemon in the background; returns when it serves",
         options: &[options::SET],
         behind: Behind::Program,
-        notes: || PROGRAM_ARGUMENTS.into(),
+        notes: |_| PROGRAM_ARGUMENTS.into(),
         command: |_| Command::Run { detach: Some(true) },
     },
     Verb {
@@ -113,7 +113,7 @@ pub(super) static VERBS: [Verb; 8] = [
         about: "Drains and ends the daemon; returns when it is gone",
         options: &[options::SET, options::JSON],
         behind: Behind::Running,
-        notes: String::new,
+        notes: |_| String::new(),
         command: |given| Command::Client(Inquiry::Stop { json: given.json }),
     },
     Verb {
@@ -121,7 +121,7 @@ pub(super) static VERBS: [Verb; 8] = [
         about: "Replaces the running code by what is on disk, losing nothing",
         options: &[options::SET, options::JSON, options::NO_WAIT, options::EXE],
         behind: Behind::Running,
-        notes: String::new,
+        notes: |_| String::new(),
         command: |given| {
             let (json, wait, exe) = (given.json, !given.no_wait, given.exe.clone());
             Command::Client(Inquiry::Restart { json, wait, exe })
@@ -132,7 +132,7 @@ pub(super) static VERBS: [Verb; 8] = [
         about: "Shows what runs. Exit code: 0 running, 1 dead, 3 not running",
         options: &[options::SET, options::JSON, options::PROBE],
         behind: Behind::Running,
-        notes: String::new,
+        notes: |_| String::new(),
         command: |given| {
             Command::Client(match given.probe {
                 Some(probe) => Inquiry::Probe { json: given.json, probe },
@@ -145,7 +145,7 @@ pub(super) static VERBS: [Verb; 8] = [
         about: "Shows what the daemon wrote, wherever that goes",
         options: &[options::SET, options::FOLLOW, options::LINES],
         behind: Behind::Running,
-        notes: String::new,
+        notes: |_| String::new(),
         command: |given| {
             let lines = given.lines.unwrap_or(LINES);
             Command::Logs(logs::Options { lines, follow: given.follow })
@@ -156,10 +156,11 @@ pub(super) static VERBS: [Verb; 8] = [
         about: "Shows the effective configuration and where each value is from",
         options: &[options::SET, options::JSON],
         behind: Behind::Nothing,
-        notes: || {
+        notes: |prefix| {
             format!(
-                "Keys, in the file and in --set; as a variable DAEMON_DRAIN_TIMEOUT or \
-                 DAEMON_LISTEN_HTTP__MODE:\n{}",
+                "Keys, in the file and in --set; as a variable {} or {}:\n{}",
+                prefix.variable(&["drain_timeout"]),
+                prefix.variable(&["listen", "http", "mode"]),
                 reference()
             )
         },
@@ -176,10 +177,12 @@ pub(super) static VERBS: [Verb; 8] = [
             options::YES,
         ],
         behind: Behind::Program,
-        notes: || {
-            "DAEMON_* variables and --set options become part of the unit, and so do the \
-             program's own arguments, behind `--`."
-                .into()
+        notes: |prefix| {
+            format!(
+                "{}_* variables and --set options become part of the unit, and so do the program's own \
+                 arguments, behind `--`.",
+                prefix.word()
+            )
         },
         command: |given| {
             Command::Unit(Options {
@@ -211,7 +214,7 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Line> {
     };
     let (ours, theirs) = split(args.get(2..).unwrap_or_default());
     if first == HELP {
-        return asked(name, spec.version, ours, theirs).map(Line::Help);
+        return asked(name, spec, ours, theirs).map(Line::Help);
     }
     let Some(verb) = verb(first) else {
         return match meant(first, ours) {
@@ -227,7 +230,7 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Line> {
         Err(wrong) => return Err(mistake::explain(&wrong, name, verb, ours, theirs)),
     };
     if given.help {
-        return Ok(Line::Help(help::of_verb(name, verb)));
+        return Ok(Line::Help(help::of_verb(name, verb, Prefix::of(spec))));
     }
     refuse(verb, theirs)?;
     Ok(Line::Command(Parsed {
@@ -266,18 +269,13 @@ fn split(args: &[OsString]) -> (&[OsString], &[OsString]) {
 }
 
 /// What `help` shows.
-fn asked(
-    name: &str,
-    version: Option<&str>,
-    ours: &[OsString],
-    theirs: &[OsString],
-) -> Result<String> {
+fn asked(name: &str, spec: &Spec, ours: &[OsString], theirs: &[OsString]) -> Result<String> {
     let words: Vec<&str> =
         ours.iter().chain(theirs).map(|word| word.to_str().unwrap_or_default()).collect();
     match words[..] {
-        [] | [HELP | "--help" | "-h"] => Ok(help::of_program(name, version)),
+        [] | [HELP | "--help" | "-h"] => Ok(help::of_program(name, spec.version)),
         [word] => match verb(word) {
-            Some(verb) => Ok(help::of_verb(name, verb)),
+            Some(verb) => Ok(help::of_verb(name, verb, Prefix::of(spec))),
             None => Err(usage(format!(
                 "there is no verb `{}`; `{name} help` shows those that there are",
                 shell::words(ours.iter().chain(theirs))

@@ -65,6 +65,9 @@ impl FromStr for Address {
         if let Ok(addr) = text.parse() {
             return Ok(Address::Tcp(addr));
         }
+        if let Some(message) = of_another_protocol(text) {
+            return Err(message);
+        }
         let port = |port: &str| port.parse::<u16>().is_ok();
         Err(match text.rsplit_once(':') {
             None if port(text) => {
@@ -94,6 +97,27 @@ impl FromStr for Address {
             _ if text.starts_with('/') => format!("expected \"unix:{text}\" for a unix socket"),
             _ => format!("expected {ALLOWED}"),
         })
+    }
+}
+
+/// What is said of `udp://…`, `…/udp` and of schemes that say nothing.
+fn of_another_protocol(text: &str) -> Option<String> {
+    let (scheme, rest) = match (text.split_once("://"), text.rsplit_once('/')) {
+        (Some((scheme, rest)), _) => (scheme, rest),
+        // As Docker writes it.
+        (None, Some((rest, scheme))) => (scheme, rest),
+        (None, None) => text.split_once(':')?,
+    };
+    let address = rest.trim_end_matches('/').parse::<SocketAddr>();
+    match scheme.to_ascii_lowercase().as_str() {
+        "udp" | "quic" => {
+            Some("UDP is not supported yet: a listener is TCP or a unix socket".into())
+        }
+        "tcp" | "http" | "https" => Some(match address {
+            Ok(address) => format!("an address has no protocol: \"{address}\""),
+            Err(_) => format!("an address has no protocol: expected {ALLOWED}"),
+        }),
+        _ => None,
     }
 }
 
@@ -143,6 +167,12 @@ mod tests {
             ("unix:/run/.", "directory"),
             ("unix:..", "directory"),
             ("", "127.0.0.1:80"),
+            ("udp://0.0.0.0:53", "UDP is not supported yet: a listener is TCP or a unix socket"),
+            ("udp:0.0.0.0:53", "UDP is not supported yet"),
+            ("0.0.0.0:53/udp", "UDP is not supported yet"),
+            ("tcp://0.0.0.0:80", "an address has no protocol: \"0.0.0.0:80\""),
+            ("http://[::]:80/", "an address has no protocol: \"[::]:80\""),
+            ("https://example.org", "an address has no protocol: expected a literal"),
         ] {
             let message = text.parse::<Address>().unwrap_err();
             assert!(message.contains(answer), "{text}: {message}");

@@ -17,8 +17,7 @@ impl Configuration {
     /// Values from variables and `--set` are text, read as what `T` asks for; values from the file have
     /// the file's types. The error names the key path and where the value came from.
     pub(crate) fn app<T: DeserializeOwned>(&self) -> Result<T> {
-        let file = self.settings.config.as_deref();
-        typed::read(&self.app, &self.sources, file).map_err(Error::config)
+        typed::read(self).map_err(Error::config)
     }
 }
 

@@ -1,35 +1,101 @@
 //! The environment as a layer: one variable, one key.
 
+mod file;
+mod prefix;
+
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Value};
 
 use super::keys::{self, nearest};
 use super::layers::{DEPTH, Layer};
 use super::origin::Rank;
+use super::secrets::{self, Content, SUFFIX};
+use crate::sorted::SortedMap;
 
-const PREFIX: &str = "DAEMON_";
+pub(crate) use file::EnvFile;
+pub(super) use file::below;
+pub(crate) use prefix::{DEFAULT, Prefix};
 
-/// What the `DAEMON_*` variables say. `below` is what the other layers declare: listeners and keys of
-/// the application that a variable's name can only approximate (`MY_API` is `my-api` if there is one).
-pub(super) fn environment(
+/// A variable, and where it is set.
+#[derive(Debug, Clone)]
+pub(super) struct Variable {
+    name: OsString,
+    value: OsString,
+    /// None in the process' own environment.
+    file: Option<PathBuf>,
+}
+
+/// The environment that a generation begins with: that of the start, and above it what its files say.
+pub(super) fn variables(
     vars: &[(OsString, OsString)],
-    below: &[&Dict],
+    files: &[EnvFile],
     problems: &mut Vec<String>,
-) -> Layer {
-    let known = Known::new(below);
+) -> Vec<Variable> {
+    let own = |(name, value): &(OsString, OsString)| Variable {
+        name: name.clone(),
+        value: value.clone(),
+        file: None,
+    };
+    let mut all: Vec<Variable> = vars.iter().map(own).collect();
+    for file in files {
+        for (name, value) in file.read().unwrap_or_else(|problem| {
+            problems.push(problem);
+            Vec::new()
+        }) {
+            all.retain(|variable| variable.name != *name);
+            let (name, value) = (name.into(), value.into());
+            all.push(Variable { name, value, file: Some(file.path.clone()) });
+        }
+    }
+    all
+}
+
+/// What the files say to the program itself.
+pub(super) fn of_program(prefix: Prefix<'_>, variables: &[Variable]) -> Vec<(String, String)> {
+    let set = variables.iter().filter(|variable| variable.file.is_some());
+    let text = set.filter_map(|it| Some((it.name.to_str()?, it.value.to_str()?)));
+    text.filter(|(name, value)| !is_ours(prefix, name, value))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// The environment as a layer, and what of it is not to be shown.
+pub(super) struct Environment {
+    pub(super) layer: Layer,
+    /// Sources of values that are secrets.
+    pub(super) hidden: BTreeSet<String>,
+    /// Contents of files, by the source of their names.
+    pub(super) contents: SortedMap<String, Content>,
+}
+
+/// What the variables say. `below` is what the other layers declare: listeners and keys of the
+/// application that a variable's name can only approximate (`MY_API` is `my-api` if there is one).
+pub(super) fn environment(
+    prefix: Prefix<'_>,
+    vars: &[Variable],
+    below: &[&Dict],
+    start_dir: &Path,
+    problems: &mut Vec<String>,
+) -> Environment {
+    let known = Known::new(prefix, below);
     let mut layer = Layer::new(Rank::Environment, "");
+    let (mut hidden, mut contents) = (BTreeSet::new(), SortedMap::new());
     let mut seen = BTreeSet::new();
-    for (name, value) in vars {
-        if !name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) || !seen.insert(name) {
+    for Variable { name, value, file } in vars {
+        let begins = name.to_string_lossy();
+        if prefix.strip(&begins).is_none() || !seen.insert(name) {
             continue;
         }
         let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
-            problems.push(format!("{} is not UTF-8 text: unset it", name.display()));
+            if prefix.is_ours_alone() || known.path(&begins, "").is_ok_and(|path| path.is_some()) {
+                problems.push(format!("{begins} is not UTF-8 text: unset it"));
+            }
             continue;
         };
-        let path = match known.path(name) {
+        let path = match known.path(name, value) {
             Ok(Some(path)) => path,
             Ok(None) => continue,
             Err(problem) => {
@@ -38,20 +104,60 @@ pub(super) fn environment(
             }
         };
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        // As Compose writes what is unset. To the application an empty text may mean something.
+        if value.is_empty() && path.first() != Some(&"app") {
+            continue;
+        }
+        let spelled = match file {
+            Some(file) => format!("{name} in {}", file.display()),
+            None => name.to_owned(),
+        };
         if let Some(rival) = layer.rival(&path) {
-            problems.push(format!("{rival} and {name} set the same key: unset one of them"));
-        } else {
-            problems.extend(layer.put(&path, name, Value::from(value)).err());
+            problems.push(format!("{rival} and {spelled} set the same key: unset one of them"));
+            continue;
+        }
+        problems.extend(layer.put(&path, &spelled, Value::from(value)).err());
+        if path.first() == Some(&"app") {
+            if path.last().is_some_and(|key| key.len() > SUFFIX.len() && key.ends_with(SUFFIX)) {
+                let content = Content::of(&start_dir.join(value));
+                contents.insert(spelled.clone(), content);
+            } else if file.is_some() {
+                hidden.insert(spelled);
+            }
         }
     }
-    layer
+    Environment { layer, hidden, contents }
 }
 
-/// Whether a variable is configuration. Kubernetes announces a service called "daemon" by some.
-pub(super) fn is_ours(name: &str) -> bool {
-    name.strip_prefix(PREFIX).is_some_and(|rest| {
-        rest != "PORT" && !rest.starts_with("PORT_") && !rest.starts_with("SERVICE_")
-    })
+/// Puts the credentials of a service manager below the variables.
+pub(super) fn add_credentials(
+    environment: &mut Environment,
+    vars: &[Variable],
+    problems: &mut Vec<String>,
+) {
+    let named = vars.iter().find(|variable| variable.name == "CREDENTIALS_DIRECTORY");
+    let Some(dir) = named.map(|variable| Path::new(&variable.value)) else { return };
+    for (name, text) in secrets::credentials(dir, problems) {
+        let path: Vec<&str> = name.split('.').collect();
+        if path.len() > DEPTH || path.iter().any(|part| part.is_empty()) {
+            problems.push(format!("credential {name} names no key of the application: rename it"));
+        } else if environment.layer.rival(&path).is_none() {
+            let spelled = format!("{CREDENTIAL}{name}");
+            problems.extend(environment.layer.put(&path, &spelled, Value::from(text)).err());
+            environment.hidden.insert(spelled);
+        }
+    }
+}
+
+/// Before the name of a credential, where it is a source.
+pub(super) const CREDENTIAL: &str = "credential ";
+
+/// Whether a variable is configuration, and nothing else.
+pub(super) fn is_ours(prefix: Prefix<'_>, name: &str, value: &str) -> bool {
+    match prefix.is_ours_alone() {
+        true => prefix.strip(name).is_some() && !prefix.is_service_link(name, value),
+        false => matches!(Known::new(prefix, &[]).path(name, value), Ok(Some(_))),
+    }
 }
 
 /// The value of one variable, where it is UTF-8 text.
@@ -60,31 +166,18 @@ pub(super) fn var<'a>(vars: &'a [(OsString, OsString)], name: &str) -> Option<&'
     value.to_str()
 }
 
-/// The variable that sets the key at `path`, if its name can be told back.
-pub(super) fn variable(path: &[&str]) -> String {
-    let upper = |part: &str| part.to_ascii_uppercase().replace('-', "_");
-    let (head, rest) = path.split_first().unwrap_or((&"", &[]));
-    let rest: String = rest
-        .iter()
-        .enumerate()
-        .map(|(i, part)| match (*head, i) {
-            ("listen" | "limits", 0) => format!("_{}", upper(part)),
-            _ => format!("__{}", upper(part)),
-        })
-        .collect();
-    format!("{PREFIX}{}{rest}", upper(head))
-}
-
 /// The names that the other layers declare.
 struct Known<'a> {
+    prefix: Prefix<'a>,
     listeners: BTreeSet<&'a str>,
     app: Vec<&'a Dict>,
 }
 
 impl<'a> Known<'a> {
-    fn new(below: &[&'a Dict]) -> Self {
+    fn new(prefix: Prefix<'a>, below: &[&'a Dict]) -> Self {
         let section = |dict: &'a Dict, name: &str| dict.get(name).and_then(Value::as_dict);
         Known {
+            prefix,
             listeners: below
                 .iter()
                 .filter_map(|dict| section(dict, "listen"))
@@ -95,11 +188,12 @@ impl<'a> Known<'a> {
     }
 
     /// The key path that a variable sets; `None` if the variable is none of ours.
-    fn path(&self, name: &str) -> Result<Option<Vec<String>>, String> {
-        let rest = name.strip_prefix(PREFIX).unwrap_or(name);
-        if !is_ours(name) {
+    fn path(&self, name: &str, value: &str) -> Result<Option<Vec<String>>, String> {
+        let Some(rest) = self.prefix.strip(name) else { return Ok(None) };
+        if self.prefix.is_service_link(name, value) {
             return Ok(None);
         }
+        let variable = |path: &[&str]| self.prefix.variable(path);
         if let Some(key) = keys::KEYS.iter().find(|k| variable(&[k.name]) == name) {
             return Ok(Some(vec![key.name.to_owned()]));
         }
@@ -115,12 +209,23 @@ impl<'a> Known<'a> {
         if let Some(rest) =
             rest.strip_prefix("LISTEN_").filter(|rest| !rest.is_empty() && !rest.starts_with('_'))
         {
-            return self.listen_path(name, rest).map(Some);
+            return self.listen_path(name, rest);
         }
-        Err(self.unknown(name))
+        if self.prefix.is_ours_alone() && keys::is_address_word(&rest.to_lowercase()) {
+            let listener = self.listeners.first().unwrap_or(&"http");
+            let (variable, address) =
+                (variable(&["listen", listener]), keys::suggested_address(value));
+            return Err(format!(
+                "{name} is not a known variable: an address is that of a listener, such as \
+                 {variable}={address}"
+            ));
+        }
+        self.unknown(name, rest).map_or(Ok(None), Err)
     }
 
-    fn listen_path(&self, name: &str, rest: &str) -> Result<Vec<String>, String> {
+    fn listen_path(&self, name: &str, rest: &str) -> Result<Option<Vec<String>>, String> {
+        let variable = |path: &[&str]| self.prefix.variable(path);
+        let unknown = || self.unknown(name, &format!("LISTEN_{rest}")).map_or(Ok(None), Err);
         // The longest declared listener that the variable can mean, and the field behind it.
         let fits = |listener: &&&str| {
             let form = variable(&["listen", listener]);
@@ -139,7 +244,7 @@ impl<'a> Known<'a> {
                 let field = rest[one.len()..].strip_prefix("__");
                 ((*one).to_owned(), field)
             }
-            (None, _) if self.joins_field(rest) => return Err(self.unknown(name)),
+            (None, _) if self.joins_field(rest) => return unknown(),
             (None, _) => match rest.rsplit_once("__") {
                 Some((listener, field)) => (listener.to_lowercase(), Some(field)),
                 None => (rest.to_lowercase(), None),
@@ -150,13 +255,14 @@ impl<'a> Known<'a> {
         let path: Vec<String> = ["listen".to_owned(), listener].into_iter().chain(field).collect();
         let parts: Vec<&str> = path.iter().map(String::as_str).collect();
         if !is_field || variable(&parts) != name {
-            return Err(self.unknown(name));
+            return unknown();
         }
-        Ok(path)
+        Ok(Some(path))
     }
 
     /// Whether `rest` is a declared listener and a field with one `_` between: a slip, not a name.
     fn joins_field(&self, rest: &str) -> bool {
+        let variable = |path: &[&str]| self.prefix.variable(path);
         keys::LISTEN_FIELDS.iter().any(|field| {
             let behind = format!("_{}", field.name.to_ascii_uppercase());
             rest.strip_suffix(behind.as_str()).is_some_and(|listener| {
@@ -169,9 +275,9 @@ impl<'a> Known<'a> {
     fn app_path(&self, name: &str, rest: &str) -> Result<Vec<String>, String> {
         let parts: Vec<&str> = rest.split("__").collect();
         if parts.len() >= DEPTH || parts.iter().any(|part| part.is_empty()) {
+            let (key, table) = (self.prefix.with("APP__KEY"), self.prefix.with("APP__TABLE__KEY"));
             return Err(format!(
-                "{name} names no key of the application: expected DAEMON_APP__KEY or \
-                DAEMON_APP__TABLE__KEY"
+                "{name} names no key of the application: expected {key} or {table}"
             ));
         }
         let mut path = vec!["app".to_owned()];
@@ -185,27 +291,36 @@ impl<'a> Known<'a> {
         Ok(path)
     }
 
-    fn unknown(&self, name: &str) -> String {
+    /// What is said of a variable that sets no key; nothing of what may be the program's own.
+    fn unknown(&self, name: &str, rest: &str) -> Option<String> {
+        let prefix = self.prefix;
+        let variable = |path: &[&str]| prefix.variable(path);
         let fields = self.listeners.iter().flat_map(|listener| {
-            let field = |k: &keys::Key| variable(&["listen", listener, k.name]);
+            let field = move |k: &keys::Key| variable(&["listen", listener, k.name]);
             let plain = variable(&["listen", listener]);
             keys::LISTEN_FIELDS.iter().map(field).chain([plain])
         });
         let limits = keys::LIMITS.iter().map(|limit| variable(&["limits", limit]));
         let plain = keys::KEYS.iter().map(|k| variable(&[k.name])).chain(limits);
         // Compared without the prefix, which would make everything look near.
-        let known = plain.chain(fields).map(|v| v[PREFIX.len()..].to_owned());
-        match name {
-            "DAEMON_LISTEN" => format!("{name} names no listener: expected DAEMON_LISTEN_HTTP"),
-            "DAEMON_LIMITS" => format!("{name} names no limit: expected DAEMON_LIMITS_NOFILE"),
-            "DAEMON_APP" => format!("{name} names no key: expected DAEMON_APP__KEY"),
-            _ => match nearest(&name[PREFIX.len()..], known) {
+        let behind = |variable: String| prefix.strip(&variable).map(str::to_owned);
+        let known = plain.chain(fields).filter_map(behind);
+        let expected = |what: &str, rest: &str| {
+            Some(format!("{name} names no {what}: expected {}", prefix.with(rest)))
+        };
+        match rest {
+            "LISTEN" => expected("listener", "LISTEN_HTTP"),
+            "LIMITS" => expected("limit", "LIMITS_NOFILE"),
+            "APP" => expected("key", "APP__KEY"),
+            _ => match nearest(rest, known) {
                 Some(near) => {
-                    format!("{name} is not a known variable: did you mean {PREFIX}{near}?")
+                    let near = prefix.with(&near);
+                    Some(format!("{name} is not a known variable: did you mean {near}?"))
                 }
-                None => format!(
-                    "{name} is not a known variable: unset it, as {PREFIX}* is configuration"
-                ),
+                None if prefix.is_ours_alone() => Some(format!(
+                    "{name} is not a known variable: unset it, as {DEFAULT}_* is configuration"
+                )),
+                None => None,
             },
         }
     }
@@ -230,8 +345,14 @@ mod tests {
         sections.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
     }
 
+    const OURS: Prefix<'static> = Prefix::new(DEFAULT);
+
     fn path(name: &str, below: &Dict) -> Result<Option<String>, String> {
-        Known::new(&[below]).path(name).map(|path| path.map(|p| keys::join(&p)))
+        path_of(OURS, name, below)
+    }
+
+    fn path_of(prefix: Prefix<'_>, name: &str, below: &Dict) -> Result<Option<String>, String> {
+        Known::new(prefix, &[below]).path(name, "x").map(|path| path.map(|p| keys::join(&p)))
     }
 
     #[test]
@@ -257,13 +378,21 @@ mod tests {
     }
 
     #[test]
-    fn service_links_are_not_ours() {
-        let dict = Dict::new();
-        for name in
-            ["DAEMON_PORT", "DAEMON_PORT_80_TCP", "DAEMON_SERVICE_HOST", "DAEMON_SERVICE_PORT"]
-        {
-            assert_eq!(path(name, &dict), Ok(None), "{name}");
+    fn a_prefix_of_its_own_shares_it_with_the_program() {
+        let dict = below(&["http"], &[]);
+        let path = |name: &str| path_of(Prefix::new("WASTE_BIN"), name, &dict);
+        assert_eq!(path("WASTE_BIN_LOG"), Ok(Some("log".into())));
+        assert_eq!(path("WASTE_BIN_LISTEN_HTTP__BACKLOG"), Ok(Some("listen.http.backlog".into())));
+        assert_eq!(path("WASTE_BIN_APP__TITLE"), Ok(Some("app.title".into())));
+        for others in ["DAEMON_LOG", "WASTE_BINS_LOG", "WASTE_LOG", "WASTE_BIN"] {
+            assert_eq!(path(others), Ok(None), "{others}");
         }
+        // What the program reads itself, and what is but a slip.
+        assert_eq!(path("WASTE_BIN_TITLE"), Ok(None));
+        let problem = path("WASTE_BIN_DRAIN_TIMOUT").unwrap_err();
+        assert!(problem.ends_with("did you mean WASTE_BIN_DRAIN_TIMEOUT?"), "{problem}");
+        let problem = path("WASTE_BIN_APP__").unwrap_err();
+        assert!(problem.contains("expected WASTE_BIN_APP__KEY or WASTE_BIN_APP__TABLE__KEY"));
     }
 
     #[test]
@@ -309,11 +438,14 @@ mod tests {
             ("DAEMON_APP__DB__POOL", "DAEMON_APP__DB"),
         ] {
             let mut problems = vec![];
-            environment(&vars(&[(one, "x"), (two, "y")]), &[], &mut problems);
+            let vars = variables(&vars(&[(one, "x"), (two, "y")]), &[], &mut problems);
+            environment(OURS, &vars, &[], Path::new("/"), &mut problems);
             assert_eq!(problems, [format!("{one} and {two} set the same key: unset one of them")]);
         }
         let mut problems = vec![];
-        environment(&vars(&[("DAEMON_APP__A", "x"), ("DAEMON_APP__AB", "y")]), &[], &mut problems);
+        let two = [("DAEMON_APP__A", "x"), ("DAEMON_APP__AB", "y")];
+        let vars = variables(&vars(&two), &[], &mut problems);
+        environment(OURS, &vars, &[], Path::new("/"), &mut problems);
         assert!(problems.is_empty(), "{problems:?}");
     }
 
@@ -328,8 +460,8 @@ mod tests {
         fn declared_listeners_are_reached(name in "[a-z0-9][a-z0-9_-]{0,12}", field in 0..6usize) {
             let dict = below(&[&name], &[]);
             let field = keys::LISTEN_FIELDS[field].name;
-            prop_assert_eq!(path(&variable(&["listen", &name]), &dict), Ok(Some(format!("listen.{name}"))));
-            let whole = variable(&["listen", &name, field]);
+            prop_assert_eq!(path(&OURS.variable(&["listen", &name]), &dict), Ok(Some(format!("listen.{name}"))));
+            let whole = OURS.variable(&["listen", &name, field]);
             prop_assert_eq!(path(&whole, &dict), Ok(Some(format!("listen.{name}.{field}"))));
         }
     }

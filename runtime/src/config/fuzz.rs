@@ -72,7 +72,10 @@ fn load(around: &Surroundings, text: &str) -> Result<Configuration, String> {
     let line = layers::command_line(&around.overrides, &mut problems);
     let file = layers::file(Path::new("/etc/hello.toml"), text, &mut problems)?;
     let below = [attribute.dict(), file.dict(), line.dict()];
-    let environment = env::environment(&around.vars, &below, &mut problems);
+    let prefix = env::Prefix::of(&SPEC);
+    let vars = env::variables(&around.vars, &[], &mut problems);
+    let start_dir = Path::new("/srv");
+    let environment = env::environment(prefix, &vars, &below, start_dir, &mut problems).layer;
     let defaults = layers::defaults(&defaults::name(&SPEC, &around.exe));
     let merged = layers::merge([defaults, attribute, file, environment, line]);
     resolve::resolve(&SPEC, around, &merged, problems).map_err(|error| error.to_string())
@@ -80,8 +83,8 @@ fn load(around: &Surroundings, text: &str) -> Result<Configuration, String> {
 
 /// An address that is taken is the same when it is read again.
 pub(crate) fn address(text: &str) {
-    let read = read(text, values::address);
-    if let Ok(address) = &read {
+    let Ok((first, further)) = read(text, values::addresses) else { return };
+    for address in [&first].into_iter().chain(further.all()) {
         assert_eq!(address.to_string().parse::<Address>().as_ref(), Ok(address));
     }
 }

@@ -1,5 +1,7 @@
 //! The table of keys: what may be configured, what holds without, and what it means.
 
+use std::net::{IpAddr, SocketAddr};
+
 /// A configuration key, outside of `listen` and `app`.
 #[derive(Debug)]
 pub(crate) struct Key {
@@ -42,6 +44,8 @@ pub(crate) enum Kind {
     Account,
     /// Several of them.
     Accounts,
+    /// Files of variables; with `-` before one that may be missing.
+    EnvFiles,
     /// Names of capabilities.
     Capabilities,
     /// A resource limit.
@@ -71,6 +75,7 @@ use Fallback::{Absent, Computed, Value};
 pub(crate) const KEYS: &[Key] = &[
     solo("name", Kind::Name, Computed("the binary's name"), "names runtime files and logs"),
     solo("config", Kind::Path, Absent("none"), "the configuration file"),
+    solo("env_file", Kind::EnvFiles, Absent("none"), "variables, read by each generation"),
     solo("runtime_dir", Kind::Path, Computed("found at start"), "holds pidfile and control socket"),
     solo("pidfile", Kind::Path, Computed("<runtime_dir>/<name>.pid"), "locked as long as it runs"),
     solo("detach", Kind::Bool, Value("false"), "a plain invocation detaches"),
@@ -210,7 +215,7 @@ pub(crate) const HTTP_FIELDS: &[&str] = &[
 
 /// Keys that shape the program itself, and so are the attribute's alone.
 pub(crate) const ATTRIBUTE_ONLY: &[&str] =
-    &["graceful_restart", "flavor", "worker_threads", "crate"];
+    &["graceful_restart", "env_prefix", "flavor", "worker_threads", "crate"];
 
 /// The keys for people: name, default, kind and meaning, one per line.
 pub(crate) fn reference() -> String {
@@ -247,6 +252,7 @@ impl Kind {
             Kind::Socket => "an address and a port",
             Kind::Account => "a name or a number",
             Kind::Accounts => "names or numbers",
+            Kind::EnvFiles => "paths",
             Kind::Capabilities => "names of capabilities",
             Kind::Limit => "a limit such as \"1024:4096\"",
             Kind::Integer => "a number, also below 0",
@@ -277,6 +283,27 @@ pub(crate) fn key(name: &str) -> Option<&'static Key> {
 /// The listener's field of this name.
 pub(crate) fn listen_field(name: &str) -> Option<&'static Key> {
     LISTEN_FIELDS.iter().find(|k| k.name == name)
+}
+
+/// What an address might be looked for under, which is a listener's.
+const ADDRESS_WORDS: [&str; 8] =
+    ["addr", "address", "bind", "host", "hostname", "listen_addr", "listen_address", "port"];
+
+/// Whether a key that there is not was probably meant to say where to listen.
+pub(super) fn is_address_word(key: &str) -> bool {
+    ADDRESS_WORDS.contains(&key)
+}
+
+/// The address that stands for what was written under such a key.
+pub(super) fn suggested_address(written: &str) -> String {
+    let written = written.trim();
+    let port = written.trim_start_matches(':').parse::<u16>();
+    match (port, written.parse::<IpAddr>(), written.parse::<SocketAddr>()) {
+        (Ok(port), ..) => format!("0.0.0.0:{port}"),
+        (_, Ok(ip), _) => SocketAddr::new(ip, 8080).to_string(),
+        (.., Ok(address)) => address.to_string(),
+        _ => "0.0.0.0:8080".into(),
+    }
 }
 
 /// What stands for a listener's name: `[a-z0-9][a-z0-9_-]*`, short enough for a file name.

@@ -8,6 +8,7 @@ use figment::{Figment, Metadata, Profile, Provider, Source};
 use super::document;
 use super::keys::{self, Fallback, join, nearest};
 use super::origin::{Origin, Rank};
+use super::values::shown;
 use crate::sorted::SortedMap;
 use crate::spec::{Literal, Spec};
 
@@ -95,6 +96,14 @@ impl Layer {
             }
             [key] if keys::key(key).is_some() => {}
             ["listen"] => return Err(format!("{} is not a table of listeners", place())),
+            [key, ..] if keys::is_address_word(key) => {
+                let address = keys::suggested_address(value.as_str().unwrap_or(&shown(&value)));
+                return Err(format!(
+                    "{} is not a known key: an address is that of a listener, such as \
+                     `listen.http = \"{address}\"`",
+                    place()
+                ));
+            }
             _ => {
                 let known = keys::KEYS.iter().map(|k| k.name).chain(["listen", "limits", "app"]);
                 return Err(unknown(&place(), nearest(&join(path), known).map(str::to_owned)));

@@ -1,6 +1,7 @@
 //! Configuration: attribute, file, environment and command line become [`Settings`].
 
 mod address;
+mod addresses;
 mod app;
 mod defaults;
 mod document;
@@ -13,13 +14,16 @@ mod origin;
 mod relocate;
 mod report;
 mod resolve;
+mod secrets;
 mod settings;
+mod slips;
 mod typed;
 mod values;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
@@ -31,6 +35,8 @@ use crate::error::{Error, Result};
 use crate::sorted::SortedMap;
 use crate::spec::Spec;
 
+pub(crate) use addresses::{Binding, Further};
+pub(crate) use env::Prefix;
 #[cfg(test)]
 pub(crate) use keys::{Fallback, HTTP_FIELDS, KEYS, LIMITS, LISTEN_FIELDS};
 pub(crate) use keys::{nearest, reference};
@@ -38,6 +44,7 @@ pub(crate) use settings::*;
 
 use layers::Layer;
 use origin::{Origin, Rank};
+use secrets::{Content, Secrets};
 
 /// The keys that tell where a daemon is to be found.
 pub(crate) const LOCATION: [&str; 3] = ["name", "pidfile", "runtime_dir"];
@@ -71,23 +78,41 @@ pub(crate) struct Configuration {
     /// The merged `[app]` section.
     #[serde(default)]
     pub(crate) app: serde_json::Value,
+    /// What of it is not to be shown.
+    #[serde(default)]
+    pub(crate) secrets: Secrets,
+    /// The program's own variables that its `env_file` sets.
+    #[serde(default)]
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 impl Configuration {
     /// Reads all layers. The error has one line for each mistake.
     pub(crate) fn load(spec: &Spec, around: &Surroundings) -> Result<Configuration> {
         let mut problems = Vec::new();
-        let (layers, readable) = layers(spec, around, &mut problems);
+        let Read { layers, readable, hidden, contents, environment } =
+            read(spec, around, &mut problems);
         if !readable {
             return Err(mistakes(problems));
         }
-        resolve::resolve(spec, around, &layers::merge(layers), problems)
+        let merged = layers::merge(layers);
+        let mut configuration = resolve::resolve(spec, around, &merged, problems)?;
+        for (key, source) in &configuration.sources {
+            if hidden.contains(source) {
+                configuration.secrets.hidden.insert(key.clone());
+            }
+            if let Some(content) = contents.get(source) {
+                configuration.secrets.files.insert(key.clone(), content.clone());
+            }
+        }
+        configuration.environment = environment;
+        Ok(configuration)
     }
 
     /// Where the daemon is to be found, whatever else is wrong: one that runs can be stopped even when
     /// the configuration no longer lets it start. Read are `keys`, as [`LOCATION`], alone.
     pub(crate) fn locate(spec: &Spec, around: &Surroundings, keys: &[&str]) -> Result<Settings> {
-        let (mut layers, _) = layers(spec, around, &mut Vec::new());
+        let Read { mut layers, .. } = read(spec, around, &mut Vec::new());
         // The lowest are the defaults.
         for layer in &mut layers[1..] {
             layer.keep(keys);
@@ -97,33 +122,78 @@ impl Configuration {
     }
 }
 
-/// All layers, the lowest first, and whether the file could be read.
-fn layers(spec: &Spec, around: &Surroundings, problems: &mut Vec<String>) -> ([Layer; 5], bool) {
+/// All that was read.
+struct Read {
+    /// The lowest first.
+    layers: [Layer; 5],
+    /// Whether the file could be read.
+    readable: bool,
+    /// Sources of values that are secrets.
+    hidden: BTreeSet<String>,
+    /// Contents of files, by the source of their names.
+    contents: SortedMap<String, Content>,
+    /// What files say to the program itself.
+    environment: Vec<(String, String)>,
+}
+
+fn read(spec: &Spec, around: &Surroundings, problems: &mut Vec<String>) -> Read {
     let attribute = layers::attribute(spec, problems);
     let line = layers::command_line(&around.overrides, problems);
-    let file = file(&attribute, &line, around, problems);
+    let file = file(&attribute, &line, Prefix::of(spec), around, problems);
     let lower = file.as_ref().unwrap_or(&attribute);
     let below = [attribute.dict(), lower.dict(), line.dict()];
-    let environment = env::environment(&around.vars, &below, problems);
+    let prefix = Prefix::of(spec);
+    let files = env_files(prefix, around, &[&line, lower, &attribute]);
+    let vars = env::variables(&around.vars, &files, problems);
+    let mut environment = env::environment(prefix, &vars, &below, &around.start_dir, problems);
+    env::add_credentials(&mut environment, &vars, problems);
     let readable = file.is_some();
     let file = file.unwrap_or_else(|| Layer::new(Rank::File, ""));
     let defaults = layers::defaults(&defaults::name(spec, &around.exe));
-    ([defaults, attribute, file, environment, line], readable)
+    Read {
+        layers: [defaults, attribute, file, environment.layer, line],
+        readable,
+        hidden: environment.hidden,
+        contents: environment.contents,
+        environment: env::of_program(prefix, &vars),
+    }
+}
+
+/// The files of variables, which the highest layer names that names any: the command line, a variable, the
+/// file or the attribute. What is wrong with them is said later.
+fn env_files(prefix: Prefix<'_>, around: &Surroundings, layers: &[&Layer; 3]) -> Vec<env::EnvFile> {
+    let [line, file, attribute] = layers;
+    let start_dir = &around.start_dir;
+    let of = |layer: &Layer| {
+        let value = layer.dict().get("env_file")?;
+        let origin = layer.origin("env_file");
+        values::env_files(&values::Raw { value, origin: &origin, start_dir }).ok()
+    };
+    let variable = || {
+        let text = env::var(&around.vars, &prefix.variable(&["env_file"]))?;
+        let value = figment::value::Value::from(text);
+        let origin = Layer::new(Rank::Environment, "").origin("");
+        let read = values::env_files(&values::Raw { value: &value, origin: &origin, start_dir });
+        read.ok().filter(|_| !text.is_empty())
+    };
+    of(line).or_else(variable).or_else(|| of(file)).or_else(|| of(attribute)).unwrap_or_default()
 }
 
 /// The file's layer, empty if no layer names a file; `None` if it cannot be read.
 fn file(
     attribute: &Layer,
     line: &Layer,
+    prefix: Prefix<'_>,
     around: &Surroundings,
     problems: &mut Vec<String>,
 ) -> Option<Layer> {
     let text = |dict: &Dict| dict.get("config")?.as_str().map(str::to_owned);
-    let variable = env::variable(&["config"]);
+    let variable = prefix.variable(&["config"]);
     let named = text(line.dict())
         .map(|text| (text, line.origin("--set config")))
         .or_else(|| {
-            let text = env::var(&around.vars, &variable)?.to_owned();
+            let text = env::var(&around.vars, &variable).filter(|text| !text.is_empty())?;
+            let text = text.to_owned();
             let (rank, place) = (Rank::Environment, String::new());
             Some((text, Origin { rank, place, spelled: variable.clone() }))
         })

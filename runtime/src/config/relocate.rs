@@ -1,16 +1,22 @@
 //! What was said relative to a starting directory, for a start from another one.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use super::keys::{KEYS, Kind};
-use super::{Address, Configuration, env};
+use super::{Configuration, env};
 
 impl Configuration {
+    /// Whether a variable is configuration, which this is the whole of.
+    pub(crate) fn has_read(&self, name: &OsStr, value: &OsStr) -> bool {
+        let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+        env::is_ours(self.settings.prefix(), &name, &value)
+    }
+
     /// The variables among `vars` that are configuration, with paths made absolute.
     pub(crate) fn variables(&self, vars: &[(OsString, OsString)]) -> Vec<(String, String)> {
         let text = vars.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
         let mut ours: Vec<_> = text
-            .filter(|(name, _)| env::is_ours(name))
+            .filter(|(name, value)| env::is_ours(self.settings.prefix(), name, value))
             .map(|(name, value)| (name.to_owned(), self.absolute(name, value)))
             .collect();
         ours.sort();
@@ -40,12 +46,14 @@ impl Configuration {
         if KEYS.iter().any(|known| known.name == key && known.kind == Kind::Path) {
             return self.settings.json().get(key)?.as_str().map(str::to_owned);
         }
+        if let (true, Some(files)) = (key == "env_file", &self.settings.env_file) {
+            let files: Vec<String> = files.iter().map(ToString::to_string).collect();
+            return Some(files.join(","));
+        }
         let mut listeners = self.settings.listen.iter();
         let (_, listener) =
             listeners.find(|(name, _)| super::keys::join(&["listen", name]) == key)?;
-        match &listener.addr {
-            addr @ Address::Unix(_) => Some(addr.to_string()),
-            Address::Tcp(_) => None,
-        }
+        let addrs: Vec<String> = listener.addrs().iter().map(ToString::to_string).collect();
+        listener.is_unix().then(|| addrs.join(","))
     }
 }

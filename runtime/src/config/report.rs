@@ -79,7 +79,8 @@ impl Configuration {
         }
         for (name, listener) in &settings.listen {
             let key = keys::join(&["listen", name]);
-            let (unix, ipv6) = (listener.addr.is_unix(), listener.addr.is_ipv6());
+            let (unix, ipv6) = (listener.is_unix(), listener.is_ipv6());
+            let addrs: Vec<String> = listener.addrs().iter().map(ToString::to_string).collect();
             let mut push = |field: &str, value: Json, applies: bool| {
                 let absent = keys::listen_field(field).map(|k| k.fallback);
                 let (otherwise, value) = match absent {
@@ -91,7 +92,7 @@ impl Configuration {
                 let key = if field == "addr" { key.clone() } else { keys::child(&key, field) };
                 rows.push(Row { key, value: if applies { value } else { Json::Null }, otherwise });
             };
-            push("addr", listener.addr.to_string().into(), true);
+            push("addr", if addrs.len() == 1 { json!(addrs[0]) } else { json!(addrs) }, true);
             push("backlog", listener.backlog.into(), true);
             push("mode", octal(listener.mode), unix);
             push("user", json!(listener.user), unix);
@@ -105,6 +106,9 @@ impl Configuration {
         }
         if let Json::Object(section) = &self.app {
             leaves("app", section, &mut rows);
+        }
+        for row in rows.iter_mut().filter(|row| self.secrets.hidden.contains(&row.key)) {
+            (row.value, row.otherwise) = (Json::Null, Some("(not shown)".to_owned()));
         }
         rows
     }

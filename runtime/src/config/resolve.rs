@@ -10,8 +10,8 @@ use figment::{Figment, Profile, Provider};
 use super::origin::{Origin, Rank};
 use super::values::{Raw, shown};
 use super::{
-    Address, Configuration, LOG_MODE, Limit, ListenSettings, Ready, RestartPolicy, Settings,
-    Surroundings, app, defaults, keys, mistakes, values,
+    Address, Configuration, LOG_MODE, Limit, ListenSettings, Prefix, Ready, RestartPolicy,
+    Settings, Surroundings, app, defaults, keys, mistakes, values,
 };
 use crate::error::{Error, Result};
 use crate::sorted::SortedMap;
@@ -43,7 +43,13 @@ pub(super) fn resolve(
         true => {
             let listen = listeners.into_iter().map(|(name, (listener, _))| (name, listener));
             let settings = Settings { listen: listen.collect(), ..settings };
-            Ok(Configuration { settings, sources: reader.sources, app })
+            Ok(Configuration {
+                settings,
+                sources: reader.sources,
+                app,
+                secrets: Default::default(),
+                environment: Vec::new(),
+            })
         }
         false => Err(mistakes(reader.problems)),
     }
@@ -133,6 +139,7 @@ impl Reader<'_> {
             runtime_dir,
             detach: self.some("detach", values::flag),
             graceful_restart: spec.graceful_restart,
+            env_prefix: Prefix::of(spec).word().to_owned(),
             listen: SortedMap::new(),
             ready: self.get("ready", values::ready).unwrap_or(Ready::Auto),
             ready_timeout: self.some("ready_timeout", values::positive_duration),
@@ -165,6 +172,7 @@ impl Reader<'_> {
             log_format: self.some("log_format", values::log_format),
             log_level: self.some("log_level", values::log_level),
             detached_log,
+            env_file: self.get("env_file", values::env_files).filter(|files| !files.is_empty()),
             config: self.get("config", values::path),
             exe: self.get("exe", values::path),
             probe: self.get("probe", values::socket),
@@ -241,19 +249,19 @@ impl Reader<'_> {
         }
         for (i, (name, (listener, origin))) in listeners.iter().enumerate() {
             for (other, (earlier, other_origin)) in listeners.iter().take(i) {
-                if listener.addr.collides(&earlier.addr) {
+                if let Some(addr) = listener.collides(earlier) {
                     self.problems.push(format!(
                         "{} and {} have one address, {}: change one",
                         other_origin.of(&keys::join(&["listen", other])),
                         origin.of(&keys::join(&["listen", name])),
-                        listener.addr
+                        addr
                     ));
                 }
             }
         }
         if let Some(probe) = settings.probe {
             for (name, (listener, origin)) in listeners {
-                if listener.addr.collides(&Address::Tcp(probe)) {
+                if listener.addrs().iter().any(|addr| addr.collides(&Address::Tcp(probe))) {
                     let of = origin.of(&keys::join(&["listen", name]));
                     let source = self.sources.get("probe").map_or("default", String::as_str);
                     self.problems.push(format!(
@@ -263,7 +271,8 @@ impl Reader<'_> {
             }
         }
         let taken = |path: &Path| {
-            listeners.values().any(|(l, _)| matches!(&l.addr, Address::Unix(at) if at == path))
+            let mut addrs = listeners.values().flat_map(|(listener, _)| listener.addrs());
+            addrs.any(|addr| matches!(addr, Address::Unix(at) if at == path))
         };
         if taken(&settings.pidfile) {
             let pidfile = settings.pidfile.display();

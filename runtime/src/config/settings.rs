@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::addresses::Further;
+use super::env::{EnvFile, Prefix};
 use crate::sorted::SortedMap;
 
 /// The effective settings of one generation.
@@ -25,6 +27,10 @@ pub(crate) struct Settings {
     pub(crate) detach: bool,
     /// Run under a supervisor. Decided by the attribute alone.
     pub(crate) graceful_restart: bool,
+    /// What the names of the configuration's variables begin with. Decided by the attribute alone.
+    /// Default: `DAEMON`.
+    #[serde(default = "env_prefix")]
+    pub(crate) env_prefix: String,
     /// The listeners, by name.
     pub(crate) listen: SortedMap<String, ListenSettings>,
     /// How a worker becomes ready. Default: `auto`.
@@ -114,6 +120,9 @@ pub(crate) struct Settings {
     /// Where they go when detached: `log`, or the default, which needs an environment to be found.
     #[serde(default)]
     pub(crate) detached_log: PathBuf,
+    /// The files of variables that were read.
+    #[serde(default)]
+    pub(crate) env_file: Option<Vec<EnvFile>>,
     /// The configuration file that was read, if any.
     pub(crate) config: Option<PathBuf>,
     /// The image of the next generation. Default: the path the program was started by.
@@ -124,6 +133,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// What the names of the configuration's variables begin with.
+    pub(crate) fn prefix(&self) -> Prefix<'_> {
+        Prefix::new(&self.env_prefix)
+    }
+
     /// As they are recorded, to look a value up by its key.
     pub(crate) fn json(&self) -> serde_json::Value {
         // By way of text, in which they are written for others anyway.
@@ -145,6 +159,9 @@ impl Settings {
 pub(crate) struct ListenSettings {
     /// Where it listens.
     pub(crate) addr: Address,
+    /// And where else.
+    #[serde(default)]
+    pub(crate) further: Further,
     /// Connections the kernel queues (capped by `net.core.somaxconn`). Default: 4096.
     pub(crate) backlog: u32,
     /// Permissions of a unix socket. Default: as the umask says.
@@ -322,6 +339,10 @@ impl TryFrom<String> for Limit {
 
 fn log_mode() -> u32 {
     LOG_MODE
+}
+
+fn env_prefix() -> String {
+    super::env::DEFAULT.to_owned()
 }
 
 fn yes() -> bool {

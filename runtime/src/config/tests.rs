@@ -1,9 +1,11 @@
 //! The rules, from layers to settings, and the sentences that mistakes are answered with.
 
 mod app;
+mod app_buffered;
 mod mistakes;
 pub(crate) mod place;
 mod report;
+mod secrets;
 
 use std::ffi::OsString;
 use std::fs;
@@ -30,6 +32,7 @@ fn defaults_hold_where_nothing_is_said() {
         runtime_dir,
         detach,
         graceful_restart,
+        env_prefix,
         listen,
         ready,
         ready_timeout,
@@ -62,6 +65,7 @@ fn defaults_hold_where_nothing_is_said() {
         log_format,
         log_level,
         detached_log,
+        env_file,
         config,
         exe,
         probe,
@@ -70,7 +74,7 @@ fn defaults_hold_where_nothing_is_said() {
     assert_eq!(pidfile, Path::new("/tmp/hello-1000/hello.pid"));
     assert_eq!(runtime_dir, Path::new("/tmp/hello-1000"));
     assert!(!detach && graceful_restart && listen.is_empty());
-    assert_eq!(ready, Ready::Auto);
+    assert_eq!((ready, env_prefix.as_str()), (Ready::Auto, "DAEMON"));
     assert_eq!(ready_timeout, Duration::from_secs(60));
     assert_eq!(drain_timeout, Duration::from_secs(30));
     assert_eq!(kill_timeout, Duration::from_secs(5));
@@ -84,7 +88,7 @@ fn defaults_hold_where_nothing_is_said() {
     assert_eq!((umask, workdir, log, config, exe), (None, None, None, None, None));
     assert_eq!((user, group, groups, chroot), (None, None, None, None));
     assert_eq!((no_new_privileges, capabilities, oom_score_adj, nice), (None, None, None, None));
-    assert!(limits.is_empty());
+    assert!(limits.is_empty() && env_file.is_none());
     assert_eq!((log_mode, log_format, log_level), (0o640, LogFormat::None, LogLevel::Info));
     assert_eq!((lame_duck, probe), (Duration::ZERO, None));
     assert_eq!(detached_log, Path::new("/tmp/hello-1000/hello.log"));
@@ -171,6 +175,7 @@ fn every_key_can_be_set_by_every_layer() {
         ("log_mode", Literal::Int(0o600)),
         ("log_format", Literal::Str(if cfg!(feature = "log") { "json" } else { "none" })),
         ("log_level", Literal::Str("debug")),
+        ("env_file", Literal::Str("-/no/such.env")),
         ("exe", Literal::Str("/e")),
         ("probe", Literal::Str("127.0.0.1:8086")),
         ("listen.http", Literal::Str("unix:/s.sock")),
@@ -199,7 +204,7 @@ fn every_key_can_be_set_by_every_layer() {
         let value = text(key, literal);
         line = line.set(&format!("{key}={value}"));
         let path: Vec<&str> = key.split('.').collect();
-        vars = vars.var(&env::variable(&path), &value);
+        vars = vars.var(&env::Prefix::new(env::DEFAULT).variable(&path), &value);
         // A dotted key cannot both be a string and a table.
         let key = if *key == "listen.http" { "listen.http.addr" } else { key };
         match literal {

@@ -6,41 +6,87 @@
 mod access;
 mod fault;
 mod scalar;
-
-use std::path::Path;
+mod search;
 
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde_json::{Map, Value as Json};
 
-use super::{env, keys};
+use super::secrets::{Content, SUFFIX, Secrets};
+use super::{Configuration, Prefix, env, keys};
 use crate::sorted::SortedMap;
 use access::{Fields, Items, Variant};
 use fault::Fault;
+use search::Choices;
 
-/// `section` as a `T`; the error is one sentence. `file`: the configuration file, if there is one.
-pub(super) fn read<T: DeserializeOwned>(
-    section: &Json,
-    sources: &SortedMap<String, String>,
-    file: Option<&Path>,
-) -> Result<T, String> {
-    let section = match section {
+/// The application's section as a `T`; the error is one sentence.
+pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result<T, String> {
+    let Configuration { app, secrets, sources, settings, .. } = configuration;
+    let section = match app {
         Json::Null => Json::Object(Map::new()),
         section => section.clone(),
     };
-    let attempt = |guess| {
-        let scope = Scope { sources, guess };
-        let root = Node { value: section.clone(), path: "app".into(), text: false, scope: &scope };
+    let prefix = settings.prefix();
+    let sources = with_values_of_files(sources, secrets, prefix);
+    let attempt = |choices: &Choices| {
+        let scope = Scope { sources: &sources, secrets, prefix, choices };
+        let root = Node {
+            value: section.clone(),
+            path: "app".into(),
+            text: false,
+            is_key: false,
+            scope: &scope,
+        };
         T::deserialize(root)
     };
-    // `#[serde(flatten)]` and untagged enums do not say what they want: text first, then a guess.
-    attempt(false).or_else(|first| attempt(true).map_err(|_| first.sentence(sources, file)))
+    search::read(&section, attempt).map_err(|fault| {
+        let file = settings.config.as_deref();
+        let said = fault.sentence(&sources, file, prefix, |key| secrets.hides(key));
+        match secrets.are_in(&said, app) {
+            true => fault.without_value(&sources),
+            false => said,
+        }
+    })
+}
+
+/// A value that a file has is from where the file's name is.
+fn with_values_of_files(
+    sources: &SortedMap<String, String>,
+    secrets: &Secrets,
+    prefix: Prefix<'_>,
+) -> SortedMap<String, String> {
+    let mut sources = sources.clone();
+    for key in secrets.files.keys() {
+        if let (Some(of), Some(source)) = (key.strip_suffix(SUFFIX), sources.get(key).cloned()) {
+            let value = sources.entry(of.to_owned()).or_insert_with(|| source.clone());
+            if !is_text(prefix, value) {
+                *value = source;
+            }
+        }
+    }
+    sources
+}
+
+/// Whether serde keeps a value in this type until it knows what is wanted. A wrong answer, should it call
+/// the type otherwise one day, makes text of what may be a number and no mistake.
+fn is_buffer<T>() -> bool {
+    let name = std::any::type_name::<T>();
+    name.starts_with("serde") && name.contains("private") && name.contains("::Content")
+}
+
+/// Whether a source has but text, which the type parses.
+fn is_text(prefix: Prefix<'_>, source: &str) -> bool {
+    prefix.strip(source).is_some()
+        || source.starts_with("--set ")
+        || source.starts_with(env::CREDENTIAL)
 }
 
 #[derive(Clone, Copy)]
 struct Scope<'a> {
     sources: &'a SortedMap<String, String>,
-    /// Whether text may be a number or a flag where the type does not say.
-    guess: bool,
+    secrets: &'a Secrets,
+    prefix: Prefix<'a>,
+    /// What text is where the type does not say.
+    choices: &'a Choices,
 }
 
 /// A value in the section.
@@ -49,6 +95,8 @@ struct Node<'a> {
     path: String,
     /// Whether it came as text, to be parsed by what is asked for.
     text: bool,
+    /// Whether it is the key of a value.
+    is_key: bool,
     scope: &'a Scope<'a>,
 }
 
@@ -56,20 +104,26 @@ impl<'a> Node<'a> {
     fn child(&self, part: &str, value: Json) -> Node<'a> {
         let path = keys::child(&self.path, part);
         let text = match self.scope.sources.get(&path) {
-            Some(source) => source.starts_with("DAEMON_") || source.starts_with("--set "),
+            Some(source) => is_text(self.scope.prefix, source),
             None => self.text,
         };
-        Node { value, path, text, scope: self.scope }
+        Node { value, path, text, is_key: false, scope: self.scope }
     }
 
     fn item(&self, index: usize, value: Json) -> Node<'a> {
         let path = format!("{}[{index}]", self.path);
-        Node { value, path, text: self.text, scope: self.scope }
+        Node { value, path, text: self.text, is_key: false, scope: self.scope }
     }
 
     /// The key of a child, to be read as text even by a number.
     fn key(child: &Node<'a>, key: String) -> Node<'a> {
-        Node { value: Json::String(key), path: child.path.clone(), text: true, scope: child.scope }
+        Node {
+            value: Json::String(key),
+            path: child.path.clone(),
+            text: true,
+            is_key: true,
+            scope: child.scope,
+        }
     }
 
     /// The text to parse, where the value came as text.
@@ -115,22 +169,57 @@ impl<'a> Node<'a> {
     }
 
     /// A table whose keys came from variables, which cannot tell `max-conn` from `max_conn`.
-    fn fields(&self, fields: &[&str]) -> Option<Vec<(String, Node<'a>)>> {
-        let table = self.table()?;
+    fn fields(&self, fields: &[&str]) -> Result<Option<Vec<(String, Node<'a>)>>, Fault> {
+        let Some(mut table) = self.table() else { return Ok(None) };
+        self.read_files(fields, &mut table)?;
         let exact = |key: &str| fields.contains(&key);
         let meant = |key: &str| {
             let mut fields =
                 fields.iter().filter(|f| env::same(f, key) && !table.contains_key(**f));
             fields.next().map(|f| (*f).to_owned())
         };
-        let nodes = table.iter().map(|(key, value)| {
+        let nodes = table.iter().filter_map(|(key, value)| {
             let node = self.child(key, value.clone());
-            match (node.text || value.is_object()) && !exact(key) {
+            if self.scope.choices.is_removed(&node.path) {
+                return None;
+            }
+            Some(match (node.text || value.is_object()) && !exact(key) {
                 true => (meant(key).unwrap_or_else(|| key.clone()), node),
                 false => (key.clone(), node),
-            }
+            })
         });
-        Some(nodes.collect())
+        Ok(Some(nodes.collect()))
+    }
+
+    /// Puts what is in a file in the place of its name, where the type wants the one and not the other.
+    fn read_files(&self, fields: &[&str], table: &mut Map<String, Json>) -> Result<(), Fault> {
+        let named = |key: &str| fields.iter().find(|field| env::same(field, key));
+        let wanted: Vec<(String, String)> = table
+            .keys()
+            .filter(|key| named(key).is_none())
+            .filter_map(|key| Some((key.clone(), (*named(key.strip_suffix(SUFFIX)?)?).to_owned())))
+            .collect();
+        for (key, field) in wanted {
+            let path = keys::child(&self.path, &key);
+            let Some(content) = self.scope.secrets.files.get(&path) else { continue };
+            let at = keys::child(&self.path, &field);
+            let own = self.scope.sources.get(&path);
+            let is_set = table.keys().any(|key| env::same(key, &field));
+            let its = self.scope.sources.get(&at).filter(|its| is_set && Some(*its) != own);
+            if let Some(its) = its {
+                let both = format!("{its} sets the same key: unset one of them");
+                return Err(<Fault as de::Error>::custom(both).at(path, &Json::Object(Map::new())));
+            }
+            table.remove(&key);
+            match content {
+                Content::Text(text) => _ = table.insert(field, Json::from(text.as_str())),
+                Content::Missing(why) => {
+                    let fault = <Fault as de::Error>::custom(why);
+                    return Err(fault.at(path, &Json::Object(Map::new())));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn visit_json<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -145,7 +234,7 @@ impl<'a> Node<'a> {
             Json::String(text) => visitor.visit_str(text),
             Json::Array(items) => self.visit_items(items.clone(), visitor),
             Json::Object(_) => {
-                let fields = self.fields(&[]).unwrap_or_default();
+                let fields = self.fields(&[])?.unwrap_or_default();
                 visitor.visit_map(Fields { rest: fields.into_iter(), next: None })
             }
         }
@@ -200,9 +289,21 @@ impl<'de> Deserializer<'de> for Node<'_> {
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.at(|node| match node.as_text().filter(|_| node.scope.guess).map(scalar::guess) {
-            Some(value) => Node { value, ..node }.visit_json(visitor),
-            None => node.visit_json(visitor),
+        self.at(|node| {
+            if node.is_key {
+                return node.visit_json(visitor);
+            }
+            let choices = node.scope.choices;
+            let buffers = is_buffer::<V::Value>();
+            let read = node.as_text().map(|text| choices.read(&node.path, text, buffers));
+            if read.is_none() && !node.value.is_object() {
+                choices.note(&node.path);
+            }
+            match read {
+                // What is in it is read already.
+                Some(value) => Node { value, text: false, ..node }.visit_json(visitor),
+                None => node.visit_json(visitor),
+            }
         })
     }
 
@@ -258,7 +359,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        self.at(|node| match node.fields(fields) {
+        self.at(|node| match node.fields(fields)? {
             Some(fields) => visitor.visit_map(Fields { rest: fields.into_iter(), next: None }),
             None => node.visit_json(visitor),
         })

@@ -6,8 +6,12 @@ use std::time::Duration;
 use figment::value::{Num, Value};
 
 use super::document::DATETIME;
+use super::env::EnvFile;
 use super::origin::Origin;
-use super::{Address, Limit, LogFormat, LogLevel, Ready, RestartPolicy, address, keys};
+use super::{
+    Address, Further, Limit, LogFormat, LogLevel, Ready, RestartPolicy, address, addresses, env,
+    keys,
+};
 use crate::sys::capabilities;
 
 /// A value, and what its reading depends on.
@@ -163,16 +167,29 @@ pub(super) fn log_level(raw: &Raw<'_>) -> Parsed<LogLevel> {
     }
 }
 
-pub(super) fn address(raw: &Raw<'_>) -> Parsed<Address> {
-    let text = raw.text().ok_or_else(|| format!("expected {}", address::ALLOWED))?;
-    match text.parse()? {
-        Address::Unix(path) => {
-            let path = raw.absolute(&path)?;
-            address::check_unix(&path)?;
-            Ok(Address::Unix(path))
+/// The addresses of a listener: an array, or text with commas.
+pub(super) fn addresses(raw: &Raw<'_>) -> Parsed<(Address, Further)> {
+    let expected = || format!("expected {}", address::ALLOWED);
+    let parts: Vec<&str> = match raw.value {
+        Value::String(_, text) => addresses::split(text),
+        Value::Array(_, items) => {
+            items.iter().map(Value::as_str).collect::<Option<_>>().ok_or_else(expected)?
         }
-        tcp => Ok(tcp),
-    }
+        _ => return Err(expected()),
+    };
+    let parsed = parts.into_iter().map(|part| {
+        Ok(match addresses::parse(part)? {
+            (Address::Unix(path), half) => {
+                let path = raw.absolute(&path)?;
+                address::check_unix(&path)?;
+                (Address::Unix(path), half)
+            }
+            tcp => tcp,
+        })
+    });
+    addresses::together(parsed.collect::<Parsed<_>>()?)
+        .map_err(|twice| format!("{twice} is there twice: remove one"))?
+        .ok_or_else(expected)
 }
 
 /// An address and a port: what probes are sent to is no path.
@@ -202,6 +219,18 @@ pub(super) fn accounts(raw: &Raw<'_>) -> Parsed<Vec<String>> {
     items(raw)
         .and_then(|items| items.iter().map(parse).collect::<Parsed<_>>().ok())
         .ok_or_else(|| "expected names or numbers, such as \"adm, ssl-cert\", or \"none\"".into())
+}
+
+/// Files of variables: an array, or text with commas.
+pub(super) fn env_files(raw: &Raw<'_>) -> Parsed<Vec<EnvFile>> {
+    let items = items(raw).ok_or("expected paths, such as \"/etc/default/hello\"")?;
+    let file = |item: &Value| match item.as_str() {
+        Some(text) if !text.is_empty() && !text.contains('\0') => {
+            env::below(|path| raw.absolute(path), text)
+        }
+        _ => Err("expected paths, such as \"/etc/default/hello\"".into()),
+    };
+    items.iter().map(file).collect()
 }
 
 /// Names of capabilities(7), without `CAP_` and in small letters, sorted.

@@ -113,6 +113,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
                 addr: Address::Tcp(([127, 0, 0, 1], 80).into()),
                 settings: ListenSettings {
                     addr: Address::Tcp(([127, 0, 0, 1], 0).into()),
+                    further: Default::default(),
                     backlog: 16,
                     mode: None,
                     user: Some(text.into()),
@@ -143,8 +144,18 @@ fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
         ToWorker::Quiesce { keep: vec![] },
         ToWorker::Quiesce { keep: vec![text.into(), "http".into()] },
         ToWorker::Resume {},
-        ToWorker::Drain { deadline: number, last: number.is_multiple_of(2), finish: vec![] },
-        ToWorker::Drain { deadline: number, last: false, finish: vec![text.into()] },
+        ToWorker::Drain {
+            deadline: number,
+            last: number.is_multiple_of(2),
+            finish: vec![],
+            finish_at: vec![],
+        },
+        ToWorker::Drain {
+            deadline: number,
+            last: false,
+            finish: vec![text.into()],
+            finish_at: vec![],
+        },
         ToWorker::Ping {},
         ToWorker::Successor {},
         ToWorker::Predecessor {},

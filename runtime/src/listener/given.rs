@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
 use socket2::{SockAddr, Socket};
 
 use super::{Bound, Source, backlog, cannot_bind, socket_file, unix};
-use crate::config::{Address, HttpSettings, ListenSettings};
+use crate::config::{Address, Further, HttpSettings, ListenSettings};
 use crate::error::Result;
 use crate::sys::descriptors;
 
@@ -133,8 +133,8 @@ pub(crate) fn clear_away(name: &str, addr: &Address) {
 
 /// An address, and nothing said of it.
 fn bare(addr: Address, v6only: bool) -> ListenSettings {
-    let http = HttpSettings::default();
-    ListenSettings { addr, backlog: 0, mode: None, user: None, group: None, v6only, http }
+    let (further, http) = (Further::default(), HttpSettings::default());
+    ListenSettings { addr, further, backlog: 0, mode: None, user: None, group: None, v6only, http }
 }
 
 fn is_socket(path: &std::path::Path) -> bool {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::pipe::PipeFlags;
 
 use super::{Manager, Notifier};
-use crate::activation::STORED;
+use crate::activation::{self, STORED};
 use crate::config::Address;
 use crate::listener::{Bound, Source};
 use crate::sorted::SortedMap;
@@ -68,13 +68,15 @@ impl Notifier {
     ) -> Option<String> {
         let Some(manager) = &self.manager else { return None };
         let store = &mut self.store;
-        let ours: SortedMap<&String, &Bound> =
-            listeners.filter(|(_, bound)| bound.source() != Source::Manager).collect();
+        let ours = listeners.filter(|(_, bound)| bound.source() != Source::Manager);
+        let ours: SortedMap<String, &Bound> = activation::store_names(ours)
+            .into_iter()
+            .map(|(name, (_, bound))| (name, bound))
+            .collect();
         let stays =
             |name: &String, addr: &Address| ours.get(name).is_some_and(|it| it.addr() == addr);
         store.held.retain(|name, addr| stays(name, addr) || manager.forget(name).is_err());
-        let new: Vec<_> =
-            ours.iter().filter(|(name, _)| !store.held.contains_key(**name)).collect();
+        let new: Vec<_> = ours.iter().filter(|(name, _)| !store.held.contains_key(*name)).collect();
         for (name, bound) in new {
             if store.held.len() >= store.room {
                 let says = store.room > 0 && !std::mem::replace(&mut store.is_full, true);
@@ -89,7 +91,7 @@ impl Notifier {
             // It is no reason to forget a listener that it has an error to report.
             let message = format!("FDSTORE=1\nFDNAME={STORED}{name}\nFDPOLL=0\n");
             if manager.send_with(&message, bound.as_fd()).is_ok() {
-                store.held.insert((*name).clone(), bound.addr().clone());
+                store.held.insert(name.clone(), bound.addr().clone());
             }
         }
         None

@@ -1,5 +1,7 @@
 //! Users and groups of the configuration as the numbers that the kernel knows.
 
+use std::path::PathBuf;
+
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::privileges::{self as sys, Account, User};
@@ -43,6 +45,26 @@ pub(super) fn resolve(settings: &Settings) -> Result<Option<Account>> {
         (None, None) => vec![gid],
     };
     Ok(Some(Account { uid, gid, groups }))
+}
+
+/// What a user finds in its environment when it logs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    /// `None` for a number that the user database does not have.
+    pub(crate) name: Option<String>,
+    pub(crate) home: PathBuf,
+    pub(crate) shell: Option<PathBuf>,
+}
+
+/// That of `user`, where the settings have one.
+pub(super) fn login(settings: &Settings) -> Result<Option<Login>> {
+    let Some(user) = &settings.user else { return Ok(None) };
+    Ok(Some(match find(user)? {
+        Found::Entry(User { name, home, shell, .. }) => {
+            Login { name: Some(name), home, shell: Some(shell) }
+        }
+        Found::Number(_) => Login { name: None, home: PathBuf::from("/"), shell: None },
+    }))
 }
 
 enum Found {

@@ -170,7 +170,9 @@ impl Host<'_> {
         let configuration = self.configuration;
         let mut texts = Vec::new();
         collect("app", &configuration.app, &mut texts);
-        for (key, text) in texts {
+        // What only root reads is read before the worker is another user.
+        let ours = |key: &str| configuration.hides(key) || configuration.has_content(key);
+        for (key, text) in texts.into_iter().filter(|(key, _)| !ours(key)) {
             let Some(below) = text.strip_prefix('/') else { continue };
             let root = self.settings().chroot.as_deref().unwrap_or(Path::new("/"));
             let Ok(meta) = fs::metadata(root.join(below)) else { continue };
@@ -240,30 +242,48 @@ impl Host<'_> {
         let listeners = self.settings().listen.clone();
         for (name, listener) in listeners {
             let key = format!("listen.{name}");
-            match listener.addr {
-                Address::Tcp(addr) => {
-                    if !is_here(addr.ip()) {
-                        let text = format!(
-                            "listener `{name}` has {}, which no interface of this host has; assign it or \
-                             correct the key",
-                            addr.ip()
-                        );
-                        self.error(&key, text);
-                    }
-                    if addr.port() != 0
-                        && addr.port() < first_free_port()
-                        && !self.may(CapabilitySet::NET_BIND_SERVICE)
-                    {
-                        let text = format!(
-                            "listener `{name}` has port {}, which only root may bind; start it as root, \
-                             with the capability net_bind_service, or take a port from {}",
-                            addr.port(),
-                            first_free_port()
-                        );
-                        self.error(&key, text);
-                    }
+            if let Some(foreign) = self.configuration.foreign(&name) {
+                let (source, unknown) = (foreign.source, "which the attribute does not know");
+                match foreign.meant {
+                    Some(meant) => self.findings.errors.push(format!(
+                        "listener `{name}`, {unknown}, is declared by {source} alone: did you mean `{meant}`?"
+                    )),
+                    None => self.findings.advice.push(format!(
+                        "listener `{name}`, {unknown}, is declared by {source} alone: the program is not \
+                         ready before it accepts on it"
+                    )),
                 }
-                Address::Unix(path) => self.writable(&key, &format!("listener `{name}`"), &path),
+            }
+            for binding in listener.each() {
+                let addr = match binding.settings.addr {
+                    Address::Tcp(addr) => addr,
+                    Address::Unix(path) => {
+                        self.writable(&key, &format!("listener `{name}`"), &path);
+                        continue;
+                    }
+                };
+                // A host without IPv6 does without that half.
+                if binding.half_of.is_none() && !is_here(addr.ip()) {
+                    let text = format!(
+                        "listener `{name}` has {}, which no interface of this host has; assign it or \
+                         correct the key",
+                        addr.ip()
+                    );
+                    self.error(&key, text);
+                }
+                if addr.port() != 0
+                    && addr.port() < first_free_port()
+                    && !self.may(CapabilitySet::NET_BIND_SERVICE)
+                {
+                    let text = format!(
+                        "listener `{name}` has port {}, which only root may bind; start it as root, \
+                         with the capability net_bind_service, or take a port from {}",
+                        addr.port(),
+                        first_free_port()
+                    );
+                    self.error(&key, text);
+                    break;
+                }
             }
         }
     }

@@ -17,6 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::privileges::{self as sys, Account};
 use crate::sys::{capabilities, limits};
 
+pub(crate) use accounts::Login;
+
 /// Whether what the worker executes is kept from gaining privileges.
 fn gains_nothing(settings: &Settings) -> bool {
     settings.no_new_privileges.unwrap_or(settings.user.is_some())
@@ -29,6 +31,9 @@ fn wrong(what: String, error: io::Error) -> Error {
 
 /// Sets the limits, the nice value and `oom_score_adj` of this process.
 pub(crate) fn limit(settings: &Settings) -> Result<()> {
+    if !settings.limits.contains_key("nofile") {
+        limits::raise_descriptors();
+    }
     for (name, limit) in &settings.limits {
         limits::set(name, limit.soft, limit.hard).map_err(|error| {
             let hard = match limits::hard(name).flatten() {
@@ -56,16 +61,19 @@ pub(crate) fn limit(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Makes this process what the settings say. Returns who it is now, where they say that.
-pub(crate) fn settle(settings: &Settings) -> Result<Option<Account>> {
+/// Makes this process what the settings say. Returns who it is now, where they say that, and the user's
+/// entry in the user database.
+pub(crate) fn settle(settings: &Settings) -> Result<(Option<Account>, Option<Login>)> {
     limit(settings)?;
     let identity = accounts::resolve(settings)?;
+    // The database is out of reach in another root directory.
+    let login = accounts::login(settings)?;
     enter(settings)?;
     if let Some(umask) = settings.umask {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
     }
     give_up(settings, identity.as_ref())?;
-    Ok(identity)
+    Ok((identity, login))
 }
 
 /// Changes the root directory, and enters the working directory in it.

@@ -17,7 +17,7 @@ use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 
 use self::stand_in::StandIn;
-use crate::activation::Sockets;
+use crate::activation::{self, Sockets};
 use crate::claim::Claim;
 use crate::config::{Address, Configuration, ListenSettings};
 use crate::control::{ControlSocket, path_of};
@@ -25,7 +25,7 @@ use crate::counters::Counters;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::link::ListenerHandle;
-use crate::listener::{Bound, Source};
+use crate::listener::{self, Bound, Source};
 use crate::logs::{LogFile, Say};
 use crate::marker::{Marker, Origin, Role, VARIABLE, adopt};
 use crate::notify;
@@ -75,12 +75,15 @@ pub(crate) fn start(setup: &Setup, sockets: Sockets) -> Result<Infallible> {
     let Sockets { passed, stored, .. } = sockets;
     let given = passed.into_iter().filter(|(name, _)| declared.contains_key(name)).chain(stored);
     let mut bound: Vec<(String, Bound)> = given.collect();
-    for (name, settings) in declared {
-        if bound.iter().any(|(its, _)| its == name) {
+    for (name, binding) in
+        declared.iter().flat_map(|(name, it)| it.each().into_iter().map(move |it| (name, it)))
+    {
+        let its = || bound.iter().filter(|(its, _)| its == name).map(|(_, bound)| bound);
+        if its().any(|it| it.is_managers() || it.is_at(&binding.settings.addr)) {
             continue;
         }
-        match Bound::bind(name, settings) {
-            Ok(listener) => bound.push((name.clone(), listener)),
+        match listener::bind(name, &binding, its()) {
+            Ok(listener) => bound.extend(listener.map(|listener| (name.clone(), listener))),
             Err(error) => {
                 unlink(&bound);
                 return Err(error);
@@ -199,7 +202,8 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
     let image = Image::own(&luggage.origin.exe)?;
     let mut notifier = notify::take()?;
     let stored = bound.iter().filter(|(_, listener)| listener.source() == Source::Store);
-    let held = stored.map(|(name, listener)| (name.clone(), listener.addr().clone()));
+    let held = activation::store_names(stored.map(|(name, listener)| (name, listener)));
+    let held = held.into_iter().map(|(stored, (_, bound))| (stored, bound.addr().clone()));
     notifier.set_held(held.collect());
     let stand_in = StandIn::new(stand_in::Parts {
         configuration: luggage.configuration.clone(),

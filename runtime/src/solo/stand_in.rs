@@ -72,6 +72,8 @@ pub(super) struct StandIn {
     began: (Instant, SystemTime),
     phase: Phase,
     text: Option<String>,
+    /// Why it may never be ready.
+    unclaimed: Option<String>,
     /// Since when, in seconds since 1970.
     serves: Option<u64>,
 }
@@ -111,6 +113,7 @@ impl StandIn {
             began: (Instant::now(), SystemTime::now()),
             phase: Phase::Starting { deadline },
             text: None,
+            unclaimed: None,
             serves: None,
         })
     }
@@ -218,6 +221,13 @@ impl StandIn {
         match link::receive::<FromWorker>(&self.parts.link) {
             Ok(Some((FromWorker::Ready {}, _))) => self.ready(),
             Ok(Some((FromWorker::Status { text }, _))) => self.text = Some(text),
+            Ok(Some((FromWorker::Unclaimed { reason, slip }, _))) => match slip {
+                true => self.fail_to_start(&reason),
+                false => {
+                    self.parts.say.warn(&reason);
+                    self.unclaimed = Some(reason);
+                }
+            },
             Ok(Some((FromWorker::Unhealthy { reason }, _))) => {
                 self.parts.say.warn(&format!("the program is unhealthy: {reason}"));
             }
@@ -250,12 +260,22 @@ impl StandIn {
         let names: Vec<&str> = settings.listen.keys().map(String::as_str).collect();
         let missing = self.parts.counters.missing(&names, settings.ready == Ready::Manual);
         let limit = humantime::format_duration(settings.ready_timeout);
-        let reason = format!(
-            "{} was not ready within {limit}: {missing}; raise `ready_timeout` if it needs longer",
-            settings.name
-        );
+        let reason = match &self.unclaimed {
+            Some(unclaimed) => format!("it was not ready within {limit}: {unclaimed}"),
+            None => format!(
+                "{} was not ready within {limit}: {missing}; raise `ready_timeout` if it needs longer",
+                settings.name
+            ),
+        };
         self.parts.say.error(&reason);
         self.parts.reporter.failed_in_main(1, &reason);
+        self.put_away();
+        process::exit_now(1);
+    }
+
+    fn fail_to_start(&mut self, reason: &str) {
+        self.parts.say.error(reason);
+        self.parts.reporter.failed(1, reason);
         self.put_away();
         process::exit_now(1);
     }
@@ -389,10 +409,11 @@ impl StandIn {
             .bound
             .iter()
             .filter(|(_, bound)| !bound.is_managers() && !notifier.holds(bound.addr()));
-        let finish = ours.map(|(name, _)| name.clone()).collect();
+        let (finish, finish_at) =
+            ours.map(|(name, bound)| (name.clone(), bound.addr().clone())).unzip();
         self.close_listeners();
         let deadline = clock::to_monotonic_ns(deadline);
-        self.tell(&ToWorker::Drain { deadline, last: true, finish });
+        self.tell(&ToWorker::Drain { deadline, last: true, finish, finish_at });
     }
 
     fn tell(&self, message: &ToWorker) {

@@ -20,7 +20,7 @@ use super::machine::Machine;
 use super::orphans::Orphans;
 use super::tenure::Tenure;
 use super::upgrade::preflight::Preflight;
-use crate::activation::Sockets;
+use crate::activation::{self, Sockets};
 use crate::claim::Claim;
 use crate::config::Configuration;
 use crate::control::{Clients, ControlSocket, Reply};
@@ -94,7 +94,8 @@ impl Driver {
         let (orphans, orphaned) =
             Orphans::find(&settings.runtime_dir, &settings.pidfile, &setup.say);
         let Sockets { passed, stored, .. } = sockets;
-        let held = stored.iter().map(|(name, bound)| (name.clone(), bound.addr().clone()));
+        let held = activation::store_names(stored.iter().map(|(name, bound)| (name, bound)));
+        let held = held.into_iter().map(|(stored, (_, bound))| (stored, bound.addr().clone()));
         setup.notifier.set_held(held.collect());
         let stored = stored.into_iter().map(|(name, bound)| (name, Arc::new(bound)));
         let inherited = stored.chain(orphaned).collect();

@@ -42,6 +42,8 @@ pub(crate) struct Process {
     /// What the program said of itself.
     pub(crate) text: Option<String>,
     pub(crate) greeted: bool,
+    /// Why it may never be ready.
+    pub(crate) unclaimed: Option<String>,
     /// It has its listeners.
     pub(crate) welcomed: bool,
     /// The log was opened again since it was forked.
@@ -162,6 +164,7 @@ impl Process {
             since: packed.since,
             text: packed.text,
             greeted: packed.greeted,
+            unclaimed: None,
             welcomed: packed.welcomed,
             old_output: packed.old_output,
             rendezvous: packed.rendezvous,
@@ -224,6 +227,7 @@ impl Fleet {
                     since: now,
                     text: None,
                     greeted: false,
+                    unclaimed: None,
                     welcomed: false,
                     old_output: false,
                     rendezvous: None,

@@ -54,7 +54,7 @@ pub(crate) struct Holdings {
     /// Whom its workers run as, where they said so.
     identity: Option<Account>,
     /// Listeners that end with the daemon, by name, once it stops.
-    ending: Vec<String>,
+    ending: Vec<(String, Address)>,
 }
 
 impl Holdings {
@@ -166,32 +166,38 @@ impl Generations {
         generation: Generation,
         configuration: Configuration,
     ) -> Result<()> {
-        let mut listeners = Vec::new();
-        let (mut shared, mut fresh) = (Vec::new(), Vec::new());
-        for (name, wanted) in &configuration.settings.listen {
+        let mut listeners: Vec<(String, Arc<Bound>)> = Vec::new();
+        let (mut shared, mut fresh): (Vec<Arc<Bound>>, Vec<Arc<Bound>>) = (Vec::new(), Vec::new());
+        for (name, declared) in &configuration.settings.listen {
             let passed = self.passed_as(name);
             if !passed.is_empty() {
                 listeners.extend(passed);
                 continue;
             }
-            let bound = match self.bound(name, &wanted.addr) {
-                Some(bound) if bound.is_like(wanted) => Ok(bound),
-                Some(bound) => {
-                    let adjusted = bound.adjusted(name, wanted).map(Arc::new);
-                    shared.push(bound);
-                    adjusted
-                }
-                None => failpoint::attempt(Step::SupervisorBeforeBind, generation)
-                    .map_err(|error| Error::io(format!("cannot bind listener `{name}`"), error))
-                    .and_then(|()| Bound::bind(name, wanted))
-                    .map(Arc::new)
-                    .inspect(|bound| fresh.push(Arc::clone(bound))),
-            };
-            let bound = bound.inspect_err(|_| {
-                fresh.iter().for_each(|bound| bound.unlink());
-                shared.iter().for_each(|bound| bound.restore());
-            })?;
-            listeners.push((name.clone(), bound));
+            for binding in declared.each() {
+                let wanted = &binding.settings;
+                let bound = match self.bound(name, &wanted.addr) {
+                    Some(bound) if bound.is_like(wanted) => Ok(Some(bound)),
+                    Some(bound) => {
+                        let adjusted = bound.adjusted(name, wanted).map(Arc::new);
+                        shared.push(bound);
+                        adjusted.map(Some)
+                    }
+                    None => failpoint::attempt(Step::SupervisorBeforeBind, generation)
+                        .map_err(|error| Error::io(format!("cannot bind listener `{name}`"), error))
+                        .and_then(|()| {
+                            let its = listeners.iter().filter(|(its, _)| its == name);
+                            listener::bind(name, &binding, its.map(|(_, bound)| &**bound))
+                        })
+                        .map(|bound| bound.map(Arc::new))
+                        .inspect(|bound| fresh.extend(bound.clone())),
+                };
+                let bound = bound.inspect_err(|_| {
+                    fresh.iter().for_each(|bound| bound.unlink());
+                    shared.iter().for_each(|bound| bound.restore());
+                })?;
+                listeners.extend(bound.map(|bound| (name.clone(), bound)));
+            }
         }
         if let Some(holdings) = self.known.get_mut(&generation) {
             holdings.listeners = listeners;
@@ -226,7 +232,7 @@ impl Generations {
     }
 
     /// The listeners of a generation that its worker finishes as the daemon stops.
-    pub(crate) fn ending(&self, generation: Generation) -> Vec<String> {
+    pub(crate) fn ending(&self, generation: Generation) -> Vec<(String, Address)> {
         self.known.get(&generation).map_or(Vec::new(), |holdings| holdings.ending.clone())
     }
 
@@ -237,7 +243,8 @@ impl Generations {
             let ours = holdings.listeners.iter().filter(|(_, bound)| {
                 !bound.is_managers() && !self.kept_places.contains(bound.addr())
             });
-            holdings.ending.extend(ours.map(|(name, _)| name.clone()));
+            let ours = ours.map(|(name, bound)| (name.clone(), bound.addr().clone()));
+            holdings.ending.extend(ours);
         }
         let all: Vec<_> = self
             .known

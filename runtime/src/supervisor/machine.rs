@@ -245,6 +245,12 @@ impl Machine {
         self.workers.get(&id).map(|worker| worker.state)
     }
 
+    /// Whether a worker's time is over.
+    pub(crate) fn is_overdue(&self, id: WorkerId, now: Instant) -> bool {
+        let deadline = self.workers.get(&id).and_then(|worker| worker.deadline);
+        deadline.is_some_and(|deadline| deadline <= now)
+    }
+
     /// The generation that serves, or will once its worker is back.
     pub(crate) fn serving_generation(&self) -> Option<Generation> {
         match &self.transition {

@@ -164,6 +164,7 @@ impl Orphans {
                 deadline: clock::to_monotonic_ns(deadline),
                 last,
                 finish: names.map(|(name, _)| name.clone()).collect(),
+                finish_at: gone.to_vec(),
             };
             if link::send(&orphan.link, &order, &[]).is_err() {
                 // It is gone, or drains by itself.
@@ -399,6 +400,7 @@ mod tests {
         let process = pidfd_open(process, PidfdFlags::empty()).unwrap();
         let settings = ListenSettings {
             addr: addr.clone(),
+            further: Default::default(),
             backlog: 16,
             mode: Some(0o777),
             user: None,

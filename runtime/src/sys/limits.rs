@@ -42,6 +42,17 @@ pub(crate) fn set(name: &str, soft: Option<u64>, hard: Option<u64>) -> io::Resul
     Ok(rustix::process::setrlimit(resource, Rlimit { current: soft, maximum: hard })?)
 }
 
+/// Raises the soft limit of descriptors to the hard one: it is there for programs that use select(2), which
+/// takes no descriptor from 1024 on.
+pub(crate) fn raise_descriptors() {
+    let now = rustix::process::getrlimit(Resource::Nofile);
+    if now.current != now.maximum {
+        let raised = Rlimit { current: now.maximum, maximum: now.maximum };
+        // Nobody needs a privilege for it; where it is refused all the same, there are as many as before.
+        let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+    }
+}
+
 /// The hard limit of this process; the inner `None` is no limit.
 pub(crate) fn hard(name: &str) -> Option<Option<u64>> {
     Some(rustix::process::getrlimit(resource(name)?).maximum)

@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{self, Gid, Uid};
 use rustix::process::DumpableBehavior;
@@ -51,6 +51,8 @@ pub(crate) struct User {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) name: String,
+    pub(crate) home: PathBuf,
+    pub(crate) shell: PathBuf,
 }
 
 /// Looks a user up by name, or by number. May ask whatever nsswitch.conf(5) names.
@@ -59,7 +61,13 @@ pub(crate) fn user(text: &str) -> io::Result<Option<User>> {
         Ok(number) => unistd::User::from_uid(Uid::from_raw(number))?,
         Err(_) => unistd::User::from_name(text)?,
     };
-    Ok(found.map(|it| User { uid: it.uid.as_raw(), gid: it.gid.as_raw(), name: it.name }))
+    Ok(found.map(|it| User {
+        uid: it.uid.as_raw(),
+        gid: it.gid.as_raw(),
+        name: it.name,
+        home: it.dir,
+        shell: it.shell,
+    }))
 }
 
 /// Looks a group up by name.

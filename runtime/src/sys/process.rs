@@ -239,6 +239,26 @@ pub(crate) fn remove_variable(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Removes variables from the environment and sets others. For the top of `main`, before a second thread
+/// exists.
+pub(crate) fn change_environment(removed: &[OsString], set: &[(OsString, OsString)]) -> Result<()> {
+    refuse_threads()?;
+    for name in removed {
+        // SAFETY: no other thread can read or write the environment, as there is none.
+        unsafe { std::env::remove_var(name) };
+    }
+    for (name, value) in set {
+        // SAFETY: as above.
+        unsafe { std::env::set_var(name, value) };
+    }
+    Ok(())
+}
+
+/// The process that started this one.
+pub(crate) fn parent() -> u32 {
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs())
+}
+
 /// The current directory, by the name that `PWD` has for it if it has one: who went through a link, such as
 /// `current`, means what it leads to later as well (as pwd(1) has it).
 pub(crate) fn current_directory() -> io::Result<PathBuf> {

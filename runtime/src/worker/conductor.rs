@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::orphan::{Rendezvous, Tie};
 use super::state::{Phase, State};
+use crate::config::Address;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker, ToWorker};
@@ -174,11 +175,11 @@ impl Conductor {
         match message {
             ToWorker::Go {} | ToWorker::Resume {} => self.state.set_phase(Phase::Open),
             ToWorker::Quiesce { keep } => self.state.quiesce(&keep),
-            ToWorker::Drain { deadline, last, finish } => {
+            ToWorker::Drain { deadline, last, finish, finish_at } => {
                 if last {
                     self.state.set_last();
                 }
-                self.drain(clock::from_monotonic_ns(deadline), &finish);
+                self.drain(clock::from_monotonic_ns(deadline), &finish, &finish_at);
             }
             ToWorker::Rebound { name, addr } => {
                 if let Some(socket) = fds.into_iter().next() {
@@ -293,13 +294,13 @@ impl Conductor {
     }
 
     fn drain_for_timeout(&mut self) {
-        self.drain(Instant::now() + self.state.configuration.settings.drain_timeout, &[]);
+        self.drain(Instant::now() + self.state.configuration.settings.drain_timeout, &[], &[]);
     }
 
-    fn drain(&mut self, deadline: Instant, finish: &[String]) {
+    fn drain(&mut self, deadline: Instant, finish: &[String], at: &[Address]) {
         // Who drains is no longer to be had: whoever has connected meanwhile is hung up on.
         self.rendezvous = None;
-        self.state.drain(deadline, finish);
+        self.state.drain(deadline, finish, at);
         if self.ending == Ending::Terminated {
             self.state.part();
             signals::die_by(Signal::SIGTERM);

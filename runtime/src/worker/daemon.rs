@@ -182,12 +182,12 @@ fn undeclared(state: &State, name: &str) -> Error {
     } else {
         format!("declared: {}", names.join(", "))
     };
-    let variable = name.to_uppercase().replace('-', "_");
+    let variable = state.configuration.settings.prefix().variable(&["listen", name]);
     Error::new(
         ErrorKind::Listen,
         format!(
             "no listener `{name}` is declared ({declared}); add `listen({name} = \"…\")` to the \
-             attribute or set DAEMON_LISTEN_{variable}"
+             attribute or set {variable}"
         ),
     )
 }

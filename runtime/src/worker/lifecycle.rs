@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::conductor::{self, Ending, SignalDuty};
 use super::daemon::Daemon;
+use super::environment;
 use super::orphan::Rendezvous;
 use super::panics;
 use super::passing::Passage;
@@ -125,7 +126,10 @@ impl Worker {
             .map_err(|error| Error::io("cannot map the shared counters", error))?;
         let rendezvous = rendezvous.map(|socket| Rendezvous::new(socket, shared)).transpose()?;
         counters.reached(Stage::Welcomed);
-        match privileges::settle(&configuration.settings) {
+        let settled = privileges::settle(&configuration.settings).and_then(|(identity, login)| {
+            environment::settle(&configuration, login.as_ref()).map(|()| identity)
+        });
+        match settled {
             Ok(None) => {}
             Ok(Some(Account { uid, gid, groups })) => {
                 link::send(&link, &FromWorker::Settled { uid, gid, groups }, &[]).map_err(lost)?;

@@ -3,6 +3,7 @@
 mod conductor;
 mod connection;
 pub(crate) mod daemon;
+mod environment;
 #[cfg(feature = "http")]
 pub mod http;
 pub(crate) mod lifecycle;

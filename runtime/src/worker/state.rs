@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::{Accepting, Connection};
 use super::net::{Addr, ending};
 use super::passing::Passage;
-use crate::config::{Address, Configuration, ListenSettings, Ready};
+use crate::config::{Address, Configuration, Further, ListenSettings, Ready};
 use crate::counters::{Counters, Stage};
 use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker, ListenerHandle, OrphanedListener};
@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub(crate) forced: CancellationToken,
     deadline: Mutex<Option<Instant>>,
     ready: AtomicBool,
+    /// Listeners without anybody who accepts were told of.
+    unclaimed: AtomicBool,
     last: AtomicBool,
     /// `main` has ended without being asked to, and what is open goes down with the process.
     abandoned: AtomicBool,
@@ -93,6 +95,8 @@ struct Handed {
     former: Vec<Socket>,
     /// Those who have it.
     handles: Vec<Weak<Incoming>>,
+    /// The program has asked for it.
+    taken: bool,
     /// Where the first of them is, or was.
     addr: Addr,
     index: usize,
@@ -100,6 +104,8 @@ struct Handed {
     kept: bool,
     /// It is to be finished while the worker drains, until then.
     until: Option<Instant>,
+    /// Its sockets that end then; those of the others are somebody else's now.
+    ends: Vec<Addr>,
 }
 
 /// A socket as the worker got it.
@@ -161,10 +167,12 @@ impl State {
                 sockets: Vec::new(),
                 former: Vec::new(),
                 handles: Vec::new(),
+                taken: false,
                 addr: first,
                 index,
                 kept: false,
                 until: None,
+                ends: Vec::new(),
             };
             let handed = listeners.entry(name).or_insert_with(new);
             handed.sockets.push(Socket { fd, addr, source });
@@ -185,6 +193,7 @@ impl State {
             forced: CancellationToken::new(),
             deadline: Mutex::new(None),
             ready: AtomicBool::new(false),
+            unclaimed: AtomicBool::new(false),
             last: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             parted: AtomicBool::new(false),
@@ -229,8 +238,32 @@ impl State {
             return;
         }
         let all = self.counters.polled(index, self.listener_count);
-        if all && self.configuration.settings.ready == Ready::Auto {
-            self.ready();
+        if self.configuration.settings.ready != Ready::Auto {
+            return;
+        }
+        match all {
+            true => self.ready(),
+            false => self.tell_of_unclaimed(),
+        }
+    }
+
+    /// Listeners that only the operator declared, when it comes to these alone: the program does not know
+    /// them, or not yet.
+    fn tell_of_unclaimed(&self) {
+        let mut slip = true;
+        let mut reasons = Vec::new();
+        for (name, handed) in lock(&self.listeners).iter() {
+            if self.counters.was_polled(handed.index) {
+                continue;
+            }
+            let Some(foreign) = self.configuration.foreign(name).filter(|_| !handed.taken) else {
+                return;
+            };
+            slip &= foreign.meant.is_some();
+            reasons.push(foreign.unclaimed(name));
+        }
+        if !reasons.is_empty() && !self.unclaimed.swap(true, Ordering::Relaxed) {
+            self.say(&FromWorker::Unclaimed { reason: reasons.join("; "), slip });
         }
     }
 
@@ -306,6 +339,13 @@ impl State {
         }
     }
 
+    /// Whether the socket at `addr` of a listener that is to be finished ends with it.
+    pub(crate) fn ends(&self, index: usize, addr: &Addr) -> bool {
+        let listeners = lock(&self.listeners);
+        let handed = listeners.values().find(|handed| handed.index == index);
+        handed.is_some_and(|handed| handed.ends.contains(addr))
+    }
+
     /// Whether the drain has begun.
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::SeqCst)
@@ -321,9 +361,10 @@ impl State {
         self.last.store(true, Ordering::Relaxed);
     }
 
-    /// Stops accepting for good, but on the listeners to `finish`, and tells everyone until when they have
-    /// time. An earlier deadline than the last one counts, a later one does not.
-    pub(crate) fn drain(&self, deadline: Instant, finish: &[String]) {
+    /// Stops accepting for good, but on the listeners to `finish` (of several addresses on those in `at`), and
+    /// tells everyone until when they have time. An earlier deadline than the last one counts, a later one
+    /// does not.
+    pub(crate) fn drain(&self, deadline: Instant, finish: &[String], at: &[Address]) {
         let mut current = lock(&self.deadline);
         *current = Some(current.map_or(deadline, |earlier| earlier.min(deadline)));
         drop(current);
@@ -332,7 +373,11 @@ impl State {
         for (name, handed) in lock(&self.listeners).iter_mut() {
             let sockets = std::mem::take(&mut handed.sockets);
             if finish.contains(name) {
-                let outs = sockets.iter().map(|it| ending::keep_out(&it.fd, &Addr::from(&it.addr)));
+                let ends = |it: &&Socket| at.is_empty() || at.contains(&it.addr);
+                let ends: Vec<&Socket> = sockets.iter().filter(ends).collect();
+                // A second order finds none.
+                handed.ends.extend(ends.iter().map(|it| Addr::from(&it.addr)));
+                let outs = ends.iter().map(|it| ending::keep_out(&it.fd, &Addr::from(&it.addr)));
                 handed.until = outs.max().or(handed.until);
             }
             handed.until = handed.until.map(|until| until.min(deadline));
@@ -359,7 +404,7 @@ impl State {
         }
         // Before the drain: whoever resumes it would resume nobody.
         self.say(&FromWorker::Leaving { main_ended: true });
-        self.drain(Instant::now() + self.configuration.settings.drain_timeout, &[]);
+        self.drain(Instant::now() + self.configuration.settings.drain_timeout, &[], &[]);
         true
     }
 
@@ -402,6 +447,7 @@ impl State {
     pub(crate) fn listener(&self, name: &str) -> Option<io::Result<Taken>> {
         let mut listeners = lock(&self.listeners);
         let handed = listeners.get_mut(name)?;
+        handed.taken = true;
         let incoming = handed.attach();
         let former = std::mem::take(&mut handed.former);
         let former = former.into_iter().map(|it| (it.fd, Addr::from(&it.addr))).collect();
@@ -461,8 +507,11 @@ impl State {
             for Socket { fd, addr, source } in &handed.sockets {
                 let (addr, source) = (addr.clone(), *source);
                 let settings = match source {
-                    Source::Manager => ListenSettings { addr: addr.clone(), ..settings.clone() },
-                    Source::Daemon | Source::Store => settings.clone(),
+                    Source::Manager => {
+                        let further = Further::default();
+                        ListenSettings { addr: addr.clone(), further, ..settings.clone() }
+                    }
+                    Source::Daemon | Source::Store => declared_at(settings, &addr),
                 };
                 described.push(OrphanedListener { name: name.clone(), addr, settings, source });
                 sockets.push(fd.as_fd());
@@ -537,6 +586,18 @@ impl Gate {
         }
         *phase
     }
+}
+
+/// Of a listener what is declared of this one of its addresses.
+fn declared_at(settings: &ListenSettings, addr: &Address) -> ListenSettings {
+    let is_it = |wanted: &Address| match (wanted, addr) {
+        (Address::Tcp(wanted), Address::Tcp(addr)) => {
+            wanted.ip() == addr.ip() && [0, addr.port()].contains(&wanted.port())
+        }
+        (wanted, addr) => wanted == addr,
+    };
+    let each = settings.each().into_iter().map(|binding| binding.settings);
+    each.into_iter().find(|it| is_it(&it.addr)).unwrap_or_else(|| settings.clone())
 }
 
 /// Locks; what a panicking thread left behind is whole, as every change here is one assignment.

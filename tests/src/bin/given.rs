@@ -39,7 +39,11 @@ fn main() -> anyhow::Result<()> {
     command.args(arguments).stdin(Stdio::null());
     if !fds.is_empty() {
         command.env("LISTEN_FDS", fds.len().to_string());
-        command.env("LISTEN_PID", std::process::id().to_string());
+        // As `systemfd --no-pid` does, which the next program may come and go under.
+        match std::env::var_os("GIVEN_TO_ANYBODY") {
+            Some(_) => _ = command.env("LISTEN_FDS_FIRST_FD", "3"),
+            None => _ = command.env("LISTEN_PID", std::process::id().to_string()),
+        }
         match names.as_str() {
             "no names" => {}
             names => _ = command.env("LISTEN_FDNAMES", names),

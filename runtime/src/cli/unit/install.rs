@@ -8,14 +8,16 @@ use std::process::Command;
 
 use super::super::usage;
 use super::{DIRECTORY, Unit, diff};
+use crate::config::Prefix;
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) fn install(units: &[Unit], yes: bool) -> Result<()> {
+pub(super) fn install(units: &[Unit], prefix: Prefix<'_>, yes: bool) -> Result<()> {
     let refused = |message: String| Err(Error::new(ErrorKind::Refused, message));
     if !rustix::process::geteuid().is_root() {
         return refused(format!(
-            "`unit --install` writes to {DIRECTORY}, which is root's: be root (sudo keeps no DAEMON_* \
-             variables by itself), or give an administrator what `unit` prints"
+            "`unit --install` writes to {DIRECTORY}, which is root's: be root (sudo keeps no {}_* \
+             variables by itself), or give an administrator what `unit` prints",
+            prefix.word()
         ));
     }
     if !Path::new("/run/systemd/system").is_dir() {

@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use super::usage;
-use crate::config::{Address, Configuration, Surroundings};
+use crate::config::{Address, Configuration, Prefix, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 
 use plan::Plan;
@@ -39,8 +39,8 @@ struct Unit {
 }
 
 /// What a service started by systemd has around it: nothing but its configuration.
-pub(crate) fn surroundings(around: &Surroundings) -> Surroundings {
-    let configures = |name: &OsString| name.as_encoded_bytes().starts_with(b"DAEMON_");
+pub(crate) fn surroundings(prefix: Prefix<'_>, around: &Surroundings) -> Surroundings {
+    let configures = |name: &OsString| prefix.strip(&name.to_string_lossy()).is_some();
     let vars = around.vars.iter().filter(|(name, _)| configures(name)).cloned().collect();
     Surroundings { vars, uid: 0, ..around.clone() }
 }
@@ -69,7 +69,7 @@ pub(crate) fn run(
     };
     let units = units(&plan)?;
     if options.install {
-        install::install(&units, options.yes)?;
+        install::install(&units, configuration.settings.prefix(), options.yes)?;
     } else {
         super::print(&printed(&units))?;
     }
@@ -106,7 +106,7 @@ fn units(plan: &Plan) -> Result<Vec<Unit>> {
             return Err(usage("`--socket` needs a listener, and none is declared: leave it out"));
         }
         for (listener, at) in &settings.listen {
-            if matches!(&at.addr, Address::Tcp(addr) if addr.port() == 0) {
+            if at.addrs().iter().any(|at| matches!(at, Address::Tcp(addr) if addr.port() == 0)) {
                 return Err(usage(format!(
                     "`--socket` needs a port, and that of listener `{listener}` is 0: give it one"
                 )));

@@ -13,7 +13,7 @@ pub(crate) struct Plan {
     pub(crate) settings: Settings,
     /// Absolute, with its links as they are.
     pub(crate) image: PathBuf,
-    /// The `DAEMON_*` variables that are set.
+    /// The variables that are configuration.
     pub(crate) variables: Vec<(String, String)>,
     /// The `key=value` of each `--set`.
     pub(crate) overrides: Vec<String>,
@@ -52,6 +52,11 @@ impl Plan {
         self.settings.listen.values().filter(|_| !self.sockets)
     }
 
+    /// Where these are.
+    fn own_addrs(&self) -> impl Iterator<Item = Address> {
+        self.own().flat_map(ListenSettings::addrs)
+    }
+
     pub(super) fn places(&self) -> Places {
         let settings = &self.settings;
         let mut places =
@@ -66,14 +71,15 @@ impl Plan {
             writes.extend(Some(dir).filter(|_| places.logs.is_none()));
         }
         writes.extend(parent(&settings.pidfile));
-        writes.extend(self.own().filter_map(|listener| match &listener.addr {
+        writes.extend(self.own_addrs().filter_map(|addr| match &addr {
             Address::Unix(path) => parent(path),
             Address::Tcp(_) => None,
         }));
         writes.retain(|dir| places.runtime.is_none() || !dir.starts_with(&settings.runtime_dir));
         let read = [Some(&self.image), settings.config.as_ref(), settings.workdir.as_ref()];
-        let all: Vec<&Path> =
-            read.into_iter().flatten().chain(&writes).map(PathBuf::as_path).collect();
+        let env_files = settings.env_file.iter().flatten().map(|file| &file.path);
+        let read = read.into_iter().flatten().chain(env_files);
+        let all: Vec<&Path> = read.chain(&writes).map(PathBuf::as_path).collect();
         let any =
             |dirs: &[&str]| all.iter().any(|path| dirs.iter().any(|dir| path.starts_with(dir)));
         (places.in_home, places.in_tmp) = (any(&HOMES), any(&TEMPORARY));
@@ -107,14 +113,16 @@ impl Plan {
             needed.extend(changes.map(|(name, _, what)| (name, what)));
         }
         for listener in self.own() {
-            match &listener.addr {
-                Address::Tcp(addr) if (1..1024).contains(&addr.port()) => {
-                    needed.insert("CAP_NET_BIND_SERVICE", "a port below 1024");
+            for addr in listener.addrs() {
+                match addr {
+                    Address::Tcp(addr) if (1..1024).contains(&addr.port()) => {
+                        needed.insert("CAP_NET_BIND_SERVICE", "a port below 1024");
+                    }
+                    Address::Unix(_) if listener.user.is_some() || listener.group.is_some() => {
+                        needed.insert("CAP_CHOWN", "the owner of a unix socket");
+                    }
+                    _ => {}
                 }
-                Address::Unix(_) if listener.user.is_some() || listener.group.is_some() => {
-                    needed.insert("CAP_CHOWN", "the owner of a unix socket");
-                }
-                _ => {}
             }
         }
         let kept = settings.capabilities.iter().flatten();
@@ -126,14 +134,14 @@ impl Plan {
     /// Whether it binds an address that a network has to bring.
     pub(super) fn needs_network(&self) -> bool {
         let own = |ip: IpAddr| !ip.is_unspecified() && !ip.is_loopback();
-        self.own().any(|listener| matches!(&listener.addr, Address::Tcp(addr) if own(addr.ip())))
+        self.own_addrs().any(|addr| matches!(addr, Address::Tcp(addr) if own(addr.ip())))
     }
 
     /// Whether something in the runtime directory has to outlive the main process.
     pub(super) fn keeps_runtime(&self) -> bool {
         let inside = |path: &Path| path.starts_with(&self.settings.runtime_dir);
         !self.settings.orphan_grace.is_zero()
-            || self.own().any(|l| matches!(&l.addr, Address::Unix(path) if inside(path)))
+            || self.own_addrs().any(|addr| matches!(&addr, Address::Unix(path) if inside(path)))
     }
 }
 

@@ -147,7 +147,8 @@ fn ends(text: &mut Text, plan: &Plan) {
 fn resources(text: &mut Text, plan: &Plan, places: &Places) {
     text.group("A connection is a descriptor, and a file may be one.").set("LimitNOFILE", 65536);
     if !plan.settings.listen.is_empty() {
-        let most = plan.settings.listen.len() + SPARE_DESCRIPTORS;
+        let listeners = plan.settings.listen.values().map(|listener| listener.addrs().len());
+        let most = listeners.sum::<usize>() + SPARE_DESCRIPTORS;
         text.group(
             "Listeners stay open over `systemctl restart`: systemd keeps so many. It says so itself from\n\
              254 on.",

@@ -10,20 +10,17 @@ pub(super) fn socket(service: &str, daemon: &str, name: &str, listener: &ListenS
     text.section("Socket").comment(
         "systemd has the socket; connections that come while the service is away wait in it.",
     );
-    match &listener.addr {
-        Address::Tcp(addr) => {
-            text.set("ListenStream", addr);
-            if addr.is_ipv6() {
-                let only = if listener.v6only { "ipv6-only" } else { "both" };
-                text.set("BindIPv6Only", only);
-            }
-        }
-        Address::Unix(path) => {
-            text.set("ListenStream", text::whole(&path.to_string_lossy()));
-        }
+    for addr in listener.addrs() {
+        match addr {
+            Address::Tcp(addr) => text.set("ListenStream", addr),
+            Address::Unix(path) => text.set("ListenStream", text::whole(&path.to_string_lossy())),
+        };
+    }
+    if listener.is_ipv6() {
+        text.set("BindIPv6Only", if listener.v6only { "ipv6-only" } else { "both" });
     }
     text.set("FileDescriptorName", name).set("Service", service).set("Backlog", listener.backlog);
-    if listener.addr.is_unix() {
+    if listener.is_unix() {
         let mode = listener.mode.unwrap_or(0o600);
         text.group("Who may connect is said by `mode`, `user` and `group` of the listener.")
             .set("SocketMode", format_args!("{mode:04o}"));

@@ -20,7 +20,7 @@ fn at_start(mut place: Place) -> Place {
 }
 
 fn plan(place: &Place) -> Plan {
-    let around = surroundings(&place.around);
+    let around = surroundings(Prefix::of(&place.spec), &place.around);
     let configuration = Configuration::load(&place.spec, &around).unwrap();
     Plan {
         settings: configuration.settings.clone(),

@@ -6,7 +6,7 @@ use figment::value::Value;
 
 use super::{Listeners, Reader};
 use crate::config::origin::Origin;
-use crate::config::{HttpSettings, ListenSettings, keys, values};
+use crate::config::{Address, HttpSettings, ListenSettings, keys, values};
 
 impl Reader<'_> {
     pub(super) fn listeners(&mut self) -> Listeners {
@@ -29,18 +29,22 @@ impl Reader<'_> {
             return None;
         };
         // The address decides what else may be said.
-        let addr = self.read(&["listen", name, "addr"], &key, values::address)?;
+        let (addr, further) = self.read(&["listen", name, "addr"], &key, values::addresses)?;
 
-        let (unix, ipv6) = (addr.is_unix(), addr.is_ipv6());
+        let addrs: Vec<&Address> = [&addr].into_iter().chain(further.all()).collect();
+        let unix = addrs.iter().any(|addr| addr.is_unix());
+        let ipv6 = further.has_halves() || addrs.iter().any(|addr| addr.is_ipv6());
         let at = |f| ["listen", name, f];
         let backlog =
             self.read(&at("backlog"), &field("backlog"), |raw| values::count(raw, i32::MAX as u32));
         let mut of_unix = |f: &str| self.applies(name, f, &origin, unix, "a unix socket");
         let (mode, user, group) = (of_unix("mode"), of_unix("user"), of_unix("group"));
         let v6only = self.applies(name, "v6only", &origin, ipv6, "an IPv6 address");
-        let http = self.http(name, &origin, !unix);
+        let tcp = addrs.iter().any(|addr| !addr.is_unix());
+        let http = self.http(name, &origin, tcp);
         let listener = ListenSettings {
             addr,
+            further,
             http,
             backlog: backlog.unwrap_or(4096),
             mode: mode.then(|| self.read(&at("mode"), &field("mode"), values::mode)).flatten(),
@@ -53,6 +57,15 @@ impl Reader<'_> {
                 .flatten()
                 .unwrap_or(true),
         };
+        if listener.further.has_halves() && !listener.v6only {
+            let key = field("v6only");
+            if let Some((_, its)) = self.find(&at("v6only")) {
+                let (of, removal) = (its.of(&key), its.removal());
+                self.problems.push(format!(
+                    "{of} is false, and the address is both families already: {removal}"
+                ));
+            }
+        }
         Some((listener, origin))
     }
 

@@ -34,7 +34,7 @@ fn wrong_values_name_key_source_and_what_is_allowed() {
         ("log = 5", "`log` in FILE is 5: expected a path".into()),
         ("log = ''", "`log` in FILE is empty: remove it, or give it a value".into()),
         ("name = 'a/b'", "`name` in FILE is \"a/b\": expected at most 64 bytes that can name a file, without `/` and not beginning with `.`".into()),
-        ("listen.a = 'localhost:80'", "`listen.a` in FILE is \"localhost:80\": host names are not resolved: expected a literal address such as \"127.0.0.1:80\"".into()),
+        ("listen.a = 'example.org:80'", "`listen.a` in FILE is \"example.org:80\": host names are not resolved: expected a literal address such as \"127.0.0.1:80\"".into()),
         ("listen.a.addr = 80", "`listen.a.addr` in FILE is 80: expected a literal address such as \"127.0.0.1:80\", \"[::1]:80\" or \"unix:/run/app.sock\"".into()),
         ("listen.a = {addr = '127.0.0.1:80', backlog = 0}", "`listen.a.backlog` in FILE is 0: expected a whole number from 1 to 2147483647".into()),
         ("user = 'a b'", "`user` in FILE is \"a b\": expected a name or a number".into()),
@@ -75,16 +75,16 @@ fn every_layer_is_named_in_its_own_words() {
 }
 
 #[test]
-fn empty_values_are_to_be_unset() {
+fn empty_variables_are_unset_and_other_empty_values_are_mistakes() {
     for (name, key) in [
         ("DAEMON_UMASK", "umask"),
         ("DAEMON_LOG", "log"),
         ("DAEMON_NAME", "name"),
         ("DAEMON_CONFIG", "config"),
-        ("DAEMON_LISTEN_A", "listen.a"),
+        ("DAEMON_LISTEN_HTTP", "listen.http"),
     ] {
-        let answer = format!("`{key}` from {name} is empty: unset it, or give it a value");
-        assert_eq!(Place::new(&[]).var(name, "").error(), answer);
+        let loaded = Place::new(HTTP).var(name, "").load();
+        assert!(!loaded.sources[key].contains("DAEMON"), "{}", loaded.sources[key]);
     }
     let answer = "`umask` from --set umask is empty: leave it out, or give it a value";
     assert_eq!(Place::new(&[]).set("umask=").error(), answer);
@@ -184,7 +184,7 @@ fn solo_daemons_have_no_supervisor_to_configure() {
             _ if key.name == "watchdog" => "10s",
             _ => "/bin/true",
         };
-        let name = env::variable(&[key.name]);
+        let name = env::Prefix::new(env::DEFAULT).variable(&[key.name]);
         let error = Place::solo(&[]).var(&name, value).error();
         let answer = format!(
             "`{}` from {name} needs a supervisor: unset it, or add graceful_restart to the attribute at src/main.rs:3",
@@ -252,6 +252,19 @@ fn what_does_not_go_together() {
             "`listen.a.v6only` in FILE is only for an IPv6 address: remove it"
         );
     }
+    let place = Place::new(&[]).set("listen.a=:80").set("listen.a.v6only=no");
+    assert_eq!(
+        place.error(),
+        "`listen.a.v6only` from --set listen.a.v6only is false, and the address is both families already: leave it out"
+    );
+    let place = Place::new(HTTP).var("DAEMON_LISTEN_WEB", "10.0.0.1:81,127.0.0.1:80");
+    assert!(
+        place.error().ends_with("have one address, 127.0.0.1:80: change one"),
+        "{}",
+        place.error()
+    );
+    let place = Place::new(&[]).file("listen.a = ['[::1]:1', '[::1]:1']");
+    assert!(place.error().ends_with("[::1]:1 is there twice: remove one"), "{}", place.error());
     let place = Place::new(&[]).file("listen.a = {addr = 'unix:/s', tcp_keepalive = '9s'}");
     assert_eq!(place.error(), "`listen.a.tcp_keepalive` in FILE is only for TCP: remove it");
     let place = Place::new(HTTP).var("DAEMON_LISTEN_HTTP__MODE", "0660");

@@ -21,7 +21,9 @@ impl<'de> SeqAccess<'de> for &mut Items<'_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Fault> {
-        self.rest.next().map(|node| seed.deserialize(node)).transpose()
+        let Some(node) = self.rest.next() else { return Ok(None) };
+        let (path, value) = (node.path.clone(), node.value.clone());
+        seed.deserialize(node).map(Some).map_err(|fault: Fault| fault.at(path, &value))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -50,7 +52,11 @@ impl<'de> MapAccess<'de> for Fields<'_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
         match self.next.take() {
-            Some(node) => seed.deserialize(node),
+            Some(node) => {
+                // Also of a type that finds its mistake when it has the whole value, as an untagged enum.
+                let (path, value) = (node.path.clone(), node.value.clone());
+                seed.deserialize(node).map_err(|fault: Fault| fault.at(path, &value))
+            }
             None => Err(de::Error::custom("its type asked for a value before a key")),
         }
     }

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::de::{self, Expected, Unexpected};
 use serde_json::Value as Json;
 
-use crate::config::{env, keys, values};
+use crate::config::env::{DEFAULT, Prefix};
+use crate::config::{keys, values};
 use crate::sorted::SortedMap;
 
 /// An error of deserialization; where it happened is added on the way out.
@@ -17,7 +18,7 @@ pub(super) struct Fault {
     place: Option<(String, Option<String>)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 enum What {
     Expected { expected: String, found: String },
     Missing(&'static str),
@@ -41,16 +42,39 @@ impl Fault {
         self
     }
 
+    /// The same fault at another place, which is better known.
+    pub(super) fn moved(mut self, path: String, value: &Json) -> Self {
+        self.place = None;
+        self.at(path, value)
+    }
+
+    /// Whether it could be about the key at `path`: it is so, or about a table that has it.
+    pub(super) fn may_be_at(&self, path: &str) -> bool {
+        let Some((place, _)) = &self.place else { return true };
+        let rest = path.strip_prefix(place.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+
+    /// Whether it says the same, wherever.
+    pub(super) fn is_like(&self, other: &Fault) -> bool {
+        self.what == other.what
+    }
+
     /// One sentence: key path, source, and what was expected.
     pub(super) fn sentence(
         &self,
         sources: &SortedMap<String, String>,
         file: Option<&Path>,
+        prefix: Prefix<'_>,
+        hides: impl Fn(&str) -> bool,
     ) -> String {
         let (path, shown) = match &self.place {
             Some((path, shown)) => (path.as_str(), shown.as_deref()),
             None => ("app", None),
         };
+        if hides(path) {
+            return self.without_value(sources);
+        }
         let of = subject(path, sources);
         match (&self.what, shown) {
             (What::Expected { expected, .. }, Some(shown)) => {
@@ -59,10 +83,24 @@ impl Fault {
             (What::Expected { expected, found }, None) => {
                 format!("{of} is {found}: expected {expected}")
             }
-            (What::Missing(field), _) => missing(&keys::child(path, field), file),
+            (What::Missing(field), _) => missing(&keys::child(path, field), file, prefix),
             (What::Unknown(fields), _) => unknown(&of, path, fields),
             (What::Other(message), Some(shown)) => format!("{of} is {shown}: {message}"),
             (What::Other(message), None) => format!("{of}: {message}"),
+        }
+    }
+}
+
+impl Fault {
+    /// The sentence of a secret: what is said of a value may have it in it.
+    pub(super) fn without_value(&self, sources: &SortedMap<String, String>) -> String {
+        let path = self.place.as_ref().map_or("app", |(path, _)| path.as_str());
+        let of = subject(path, sources);
+        match &self.what {
+            What::Expected { expected, .. } if self.place.is_some() => {
+                format!("{of}, which is not shown, is something else than expected: {expected}")
+            }
+            _ => format!("{of}, which is not shown, is not what the program expects"),
         }
     }
 }
@@ -88,10 +126,10 @@ fn subject(path: &str, sources: &SortedMap<String, String>) -> String {
     format!("`{path}`{}", whole.map(words).or_else(inside).unwrap_or_default())
 }
 
-fn missing(path: &str, file: Option<&Path>) -> String {
+fn missing(path: &str, file: Option<&Path>, prefix: Prefix<'_>) -> String {
     let parts: Vec<&str> = path.split('.').collect();
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.';
-    let variable = path.bytes().all(plain).then(|| env::variable(&parts));
+    let variable = path.bytes().all(plain).then(|| prefix.variable(&parts));
     match (file, variable) {
         (Some(file), Some(variable)) => {
             format!("`{path}` is missing: set it in {} or by {variable}", file.display())
@@ -166,7 +204,7 @@ fn found(unexpected: &Unexpected<'_>) -> String {
 
 impl Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence(&SortedMap::new(), None))
+        f.write_str(&self.sentence(&SortedMap::new(), None, Prefix::new(DEFAULT), |_| false))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::Driver;
-use crate::config::{LogLevel, Settings};
+use crate::config::{Address, LogLevel, Settings};
 use crate::control::{Outcome, Reply};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
@@ -33,18 +33,20 @@ impl Driver {
             Action::Tell { worker, order } => {
                 let message = match order {
                     Order::Go => ToWorker::Go {},
-                    Order::Quiesce => ToWorker::Quiesce { keep: self.removed(worker) },
+                    Order::Quiesce => ToWorker::Quiesce { keep: names(&self.removed(worker)) },
                     Order::Resume => ToWorker::Resume {},
                     Order::Ping => ToWorker::Ping {},
                     Order::Drain { deadline, last } => {
                         let stops = self.machine.state_word() == "stopping";
                         let deadline = clock::to_monotonic_ns(deadline);
                         let generation = self.fleet.get(worker).map(|process| process.generation);
-                        let finish = match generation {
+                        let ends = match generation {
                             Some(generation) if stops => self.generations.ending(generation),
                             _ => self.let_go(worker),
                         };
-                        ToWorker::Drain { deadline, last: last || stops, finish }
+                        let finish = names(&ends);
+                        let finish_at = ends.into_iter().map(|(_, addr)| addr).collect();
+                        ToWorker::Drain { deadline, last: last || stops, finish, finish_at }
                     }
                 };
                 self.tell(worker, &message, &[]);
@@ -109,14 +111,14 @@ impl Driver {
     }
 
     /// The listeners that a worker's generation has, and the one that serves has not.
-    fn removed(&self, worker: WorkerId) -> Vec<String> {
+    fn removed(&self, worker: WorkerId) -> Vec<(String, Address)> {
         let old = self.fleet.get(worker).map(|process| process.generation);
         let removed = old.zip(self.machine.serving_generation());
         removed.map_or(Vec::new(), |(old, new)| self.generations.removed(old, new))
     }
 
     /// As [`removed`](Driver::removed), of a worker that drains for good: it gets the last copies.
-    fn let_go(&mut self, worker: WorkerId) -> Vec<String> {
+    fn let_go(&mut self, worker: WorkerId) -> Vec<(String, Address)> {
         let stay = [self.machine.serving_generation(), self.machine.confirmed_generation()];
         let stay: Vec<Generation> = stay.into_iter().flatten().collect();
         let removed = self.removed(worker);
@@ -351,4 +353,11 @@ impl Driver {
             }
         }
     }
+}
+
+/// The names of listeners, each once.
+fn names(listeners: &[(String, Address)]) -> Vec<String> {
+    let mut names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
+    names.dedup();
+    names
 }

@@ -95,7 +95,7 @@ impl Driver {
         self.setup.probes.expire(now);
         self.setup.notifier.keep_alive(now, self.machine.is_well());
         if self.machine.deadline().is_some_and(|at| at <= now) {
-            self.note_what_is_missing();
+            self.note_what_is_missing(now);
             self.events.push_back(Event::Tick);
         }
         Ok(())
@@ -220,6 +220,16 @@ impl Driver {
                 | FromWorker::ExecFailed { reason }
                 | FromWorker::Failing { reason } => {
                     Event::Failing { worker, reason: report::short(reason) }
+                }
+                FromWorker::Unclaimed { reason, slip } => {
+                    let reason = report::short(reason);
+                    if slip {
+                        Event::Unacceptable { worker, reason }
+                    } else {
+                        self.setup.say.warn(&format!("generation {generation}: {reason}"));
+                        process.unclaimed = Some(reason);
+                        continue;
+                    }
                 }
                 FromWorker::Settled { uid, gid, groups } => {
                     let identity = Account { uid, gid, groups };
@@ -348,7 +358,7 @@ impl Driver {
         }
     }
 
-    fn note_what_is_missing(&mut self) {
+    fn note_what_is_missing(&mut self, now: Instant) {
         let starting = self.fleet.iter().filter(|(id, _)| {
             self.machine.worker_state(*id).is_some_and(|state| state.word() == "starting")
         });
@@ -361,6 +371,14 @@ impl Driver {
             let names: Vec<&str> =
                 settings.map_or(Vec::new(), |s| s.listen.keys().map(String::as_str).collect());
             let manual = settings.is_some_and(|settings| settings.ready == Ready::Manual);
+            let overdue = self.machine.is_overdue(worker, now);
+            if let (true, Some(unclaimed), Some(settings)) = (overdue, &process.unclaimed, settings)
+            {
+                let limit = humantime::format_duration(settings.ready_timeout);
+                let reason = format!("it was not ready within {limit}: {unclaimed}");
+                self.events.push_back(Event::Unacceptable { worker, reason });
+                continue;
+            }
             let what = process.missing(&names, manual);
             self.events.push_back(Event::Missing { worker, what });
         }

@@ -6,26 +6,24 @@ use crate::listener::Bound;
 use crate::supervisor::event::Generation;
 
 impl Generations {
-    /// The names of the listeners of `old` at whose address `new` has none. Those of the service manager
-    /// are not for us to end.
-    pub(crate) fn removed(&self, old: Generation, new: Generation) -> Vec<String> {
+    /// The listeners of `old` at whose address `new` has none, by name and address. Those of the service
+    /// manager are not for us to end.
+    pub(crate) fn removed(&self, old: Generation, new: Generation) -> Vec<(String, Address)> {
         let (Some(old), Some(new)) = (self.known.get(&old), self.known.get(&new)) else {
             return Vec::new();
         };
         let stays = |addr| new.listeners.iter().any(|(_, bound)| bound.addr() == addr);
         let ours = old.listeners.iter().filter(|(_, bound)| !bound.is_managers());
         let removed = ours.filter(|(_, bound)| !stays(bound.addr()));
-        removed.map(|(name, _)| name.clone()).collect()
+        removed.map(|(name, bound)| (name.clone(), bound.addr().clone())).collect()
     }
 
     /// Closes this process' copies of what [`removed`](Generations::removed) names, so that its worker can
     /// close the last one. `old` is not to come back, nor are those before it that do not `stay`. The files
     /// of unix sockets stay until the last generation that had them is gone.
     pub(crate) fn let_go(&mut self, old: Generation, new: Generation, stay: &[Generation]) {
-        let names = self.removed(old, new);
-        let Some(holdings) = self.known.get(&old) else { return };
-        let listeners = holdings.listeners.iter().filter(|(name, _)| names.contains(name));
-        let addrs: Vec<_> = listeners.map(|(_, bound)| bound.addr().clone()).collect();
+        let addrs: Vec<Address> =
+            self.removed(old, new).into_iter().map(|(_, addr)| addr).collect();
         for (generation, holdings) in &mut self.known {
             if *generation > old || stay.contains(generation) {
                 continue;

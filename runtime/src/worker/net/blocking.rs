@@ -145,6 +145,17 @@ impl Listener {
                 return None;
             }
             if let Access::Finish { until } = access {
+                let ends = |it: &&(OwnedFd, Addr)| self.state.ends(self.index, &it.1);
+                if !sockets.iter().all(|it| ends(&it)) {
+                    // The others are somebody else's now.
+                    let ending = sockets.iter().filter(ends);
+                    let ending = ending.map(|(fd, addr)| Ok((fd.try_clone()?, addr.clone())));
+                    match ending.collect::<io::Result<Sockets>>() {
+                        Ok(ending) => *self.sockets() = ending,
+                        Err(error) => return Some(Err(error)),
+                    }
+                    continue;
+                }
                 return self.finish(&sockets, until);
             }
             match self.try_accept(&sockets) {

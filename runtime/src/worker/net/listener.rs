@@ -162,6 +162,8 @@ impl Gated {
     /// Who is left in the queue of a listener that nobody has after this worker; `None` once nobody is, and it
     /// is closed.
     async fn finish(&mut self, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
+        let (state, index) = (&self.state, self.index);
+        self.sockets.retain(|socket| state.ends(index, &socket.addr));
         let mut pause = ending::FIRST_PAUSE;
         loop {
             let error = match self.accept_last(until) {

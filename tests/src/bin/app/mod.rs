@@ -55,6 +55,7 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
         .route("/large", get(async || "x".repeat(32 * 1024 * 1024)))
         .route("/child", get(child))
         .route("/orphans", get(orphans))
+        .route("/env", get(environment))
         .route("/log/{line}", get(|Path(line): Path<String>| async move { eprintln!("{line}") }))
         .route("/abort", get(abort))
         .route("/exit/{code}", get(exit))
@@ -115,6 +116,13 @@ async fn child() -> impl IntoResponse {
         Ok(child) => format!("child={}\n", child.id()),
         Err(error) => error.to_string(),
     }
+}
+
+/// What a child finds in its environment, which is what this process has in its own.
+async fn environment() -> String {
+    let found = std::process::Command::new("env").arg("-0").output();
+    let variables = found.map(|it| String::from_utf8_lossy(&it.stdout).replace('\0', "\n"));
+    variables.unwrap_or_else(|error| error.to_string())
 }
 
 /// Leaves grandchildren behind, in a container of the tests.

@@ -1,0 +1,193 @@
+//! Files of variables, as systemd's `EnvironmentFile=` and Docker's `--env-file` read them.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// A file of variables; with `-` before its path it may be missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub(crate) struct EnvFile {
+    pub(crate) path: PathBuf,
+    pub(crate) optional: bool,
+}
+
+impl EnvFile {
+    /// What it says, in order. What is wrong is told without what stands there, which may be a secret.
+    pub(super) fn read(&self) -> Result<Vec<(String, String)>, String> {
+        let path = self.path.display();
+        let text = match fs::read(&self.path) {
+            Ok(bytes) => String::from_utf8(bytes),
+            Err(error) if self.optional && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(format!("cannot read {path}, named by `env_file`: {error}")),
+        };
+        let text = text.map_err(|_| format!("{path}, named by `env_file`, is not UTF-8 text"))?;
+        parse(&text).map_err(|(line, wrong)| format!("{path}, line {line}: {wrong}"))
+    }
+}
+
+impl From<String> for EnvFile {
+    fn from(text: String) -> EnvFile {
+        match text.strip_prefix('-') {
+            Some(path) => EnvFile { path: PathBuf::from(path), optional: true },
+            None => EnvFile { path: PathBuf::from(text), optional: false },
+        }
+    }
+}
+
+impl From<EnvFile> for String {
+    fn from(file: EnvFile) -> String {
+        file.to_string()
+    }
+}
+
+impl fmt::Display for EnvFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = if self.optional { "-" } else { "" };
+        write!(f, "{mark}{}", self.path.display())
+    }
+}
+
+/// The same file below `base`.
+pub(in crate::config) fn below(
+    base: impl Fn(&Path) -> Result<PathBuf, String>,
+    text: &str,
+) -> Result<EnvFile, String> {
+    let EnvFile { path, optional } = EnvFile::from(text.to_owned());
+    Ok(EnvFile { path: base(&path)?, optional })
+}
+
+/// Lines of `NAME=value`, of which the last one counts; `#` and `;` begin comments. In single quotes all is
+/// as it stands, in double quotes `\` takes the meaning from what follows. Quoted text may have several
+/// lines. Nothing is expanded.
+fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
+    let mut variables: Vec<(String, String)> = Vec::new();
+    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let line_of = |rest: &str| text[..text.len() - rest.len()].matches('\n').count() + 1;
+    loop {
+        rest = rest.trim_start();
+        if rest.is_empty() {
+            return Ok(variables);
+        }
+        let line = line_of(rest);
+        let (head, tail) = rest.split_once('\n').unwrap_or((rest, ""));
+        if head.starts_with(['#', ';']) {
+            rest = tail;
+            continue;
+        }
+        let (name, _) = head.split_once('=').ok_or((line, "expected NAME=value"))?;
+        let behind = &rest[name.len() + 1..];
+        let name = name.trim();
+        let name = name.strip_prefix("export ").unwrap_or(name).trim();
+        let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !begins || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err((line, "expected a name of letters, digits and `_` before `=`"));
+        }
+        let (value, left) = value(behind).ok_or((line, "a quote begins and does not end"))?;
+        if value.contains('\0') {
+            return Err((line, "a value has no NUL byte"));
+        }
+        variables.retain(|(other, _)| other != name);
+        variables.push((name.to_owned(), value));
+        rest = left;
+    }
+}
+
+/// A value and what stands behind its line; `None` where a quote has no end.
+fn value(text: &str) -> Option<(String, &str)> {
+    let (mut value, mut kept) = (String::new(), 0);
+    let mut chars = text.char_indices();
+    let mut quote = None;
+    let mut end = text.len();
+    while let Some((at, c)) = chars.next() {
+        match (quote, c) {
+            (None, '\n') => {
+                end = at;
+                break;
+            }
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                // What is quoted is not trimmed.
+                kept = value.len();
+            }
+            (Some(open), c) if open == c => {
+                quote = None;
+                kept = value.len();
+            }
+            (None | Some('"'), '\\') => match chars.next() {
+                // A line goes on behind it.
+                Some((_, '\n')) => {}
+                Some((_, next)) if quote.is_none() || "\"\\$`".contains(next) => value.push(next),
+                Some((_, next)) => value.extend(['\\', next]),
+                None => value.push('\\'),
+            },
+            (None, c) if c.is_whitespace() && value.is_empty() && kept == 0 => {}
+            (_, c) => value.push(c),
+        }
+    }
+    if quote.is_some() {
+        return None;
+    }
+    let trimmed = value.trim_end().len().max(kept);
+    value.truncate(trimmed);
+    Some((value, &text[end..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Vec<(String, String)> {
+        parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_others_write_is_understood() {
+        let text = "# a comment\n; another\n\nA=1\n  B = two words \nexport C='  as it $stands\\n '\n\
+                    D=\"a \\\"quoted\\\" \\$x \\n\"\nE=\nF='two\nlines'\nG=a\\\n b\nA=2\r\nH=x=y # no comment";
+        let expected = [
+            ("B", "two words"),
+            ("C", "  as it $stands\\n "),
+            ("D", "a \"quoted\" $x \\n"),
+            ("E", ""),
+            ("F", "two\nlines"),
+            ("G", "a b"),
+            ("A", "2"),
+            ("H", "x=y # no comment"),
+        ];
+        assert_eq!(read(text), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(read(""), []);
+        assert_eq!(read("\u{feff}A=1"), [("A".to_owned(), "1".to_owned())]);
+    }
+
+    #[test]
+    fn mistakes_have_a_line_and_no_text() {
+        for (text, line) in [("A=1\nsecret", 2), ("A B=1", 1), ("\n\n9=1", 3), ("A='secret", 1)] {
+            let (at, wrong) = parse(text).unwrap_err();
+            assert_eq!(at, line, "{text}");
+            assert!(!wrong.contains("secret"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_that_may_be_missing_says_so() {
+        let file = EnvFile::from("-/no/such/file".to_owned());
+        assert_eq!((file.to_string().as_str(), file.read()), ("-/no/such/file", Ok(vec![])));
+        let file = EnvFile::from("/no/such/file".to_owned());
+        assert!(
+            file.read().unwrap_err().starts_with("cannot read /no/such/file, named by `env_file`")
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_answered(text in "[A-Za-z0-9_=#;'\" \\\\\n\räß]{0,80}") {
+            let _ = parse(&text);
+        }
+    }
+}

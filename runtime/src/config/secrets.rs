@@ -1,0 +1,139 @@
+//! Values of the application that are not to be shown: contents of files that variables name
+//! (`DAEMON_APP__PASSWORD_FILE`), and a service manager's credentials (`$CREDENTIALS_DIRECTORY`).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Configuration, keys};
+use crate::sorted::SortedMap;
+
+/// The end of the variable that names a file in place of a value.
+pub(super) const SUFFIX: &str = "_file";
+
+/// A secret is shorter. What is longer is named as a file to the program.
+const MOST: u64 = 16 * 1024;
+
+/// What is in a file that stands for a value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Content {
+    /// Without the end of its last line.
+    Text(String),
+    /// Why there is none: of interest only if the program asks for it.
+    Missing(String),
+}
+
+impl Content {
+    pub(super) fn of(path: &Path) -> Content {
+        read(path).map_or_else(Content::Missing, Content::Text)
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let cannot = |why: String| format!("cannot read {}: {why}", path.display());
+    // A pipe would be waited for.
+    let meta = fs::metadata(path).map_err(|error| cannot(error.to_string()))?;
+    if !meta.is_file() {
+        return Err(cannot("it is no regular file".into()));
+    }
+    let file = fs::File::open(path).map_err(|error| cannot(error.to_string()))?;
+    let mut bytes = Vec::new();
+    file.take(MOST + 1).read_to_end(&mut bytes).map_err(|error| cannot(error.to_string()))?;
+    if bytes.len() as u64 > MOST {
+        return Err(cannot(format!("it has more than {MOST} bytes")));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|_| cannot("it is not UTF-8 text".into()))?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+/// The credentials that are values of the application, `app.database.password`, by name.
+pub(super) fn credentials(dir: &Path, problems: &mut Vec<String>) -> SortedMap<String, String> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            problems
+                .push(format!("cannot read $CREDENTIALS_DIRECTORY, {}: {error}", dir.display()));
+            return SortedMap::new();
+        }
+    };
+    let mut found = SortedMap::new();
+    for entry in entries.flatten() {
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        if !name.starts_with("app.") {
+            continue;
+        }
+        match read(&entry.path()) {
+            Ok(text) => _ = found.insert(name, text),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    found
+}
+
+/// What is known of secrets, and travels with the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Secrets {
+    /// The keys whose values are not shown.
+    pub(super) hidden: BTreeSet<String>,
+    /// By the key of the name of the file: `app.password_file`.
+    pub(super) files: SortedMap<String, Content>,
+}
+
+impl Secrets {
+    /// Whether the value of a key is not to be shown.
+    pub(super) fn hides(&self, key: &str) -> bool {
+        self.hidden.contains(key) || self.files.contains_key(&format!("{key}{SUFFIX}"))
+    }
+
+    /// Whether a text has one of them in it.
+    pub(super) fn are_in(&self, text: &str, app: &serde_json::Value) -> bool {
+        let is_in = |secret: &str| {
+            // What is so short is everywhere.
+            secret.len() > 2 && (text.contains(secret) || text.contains(&format!("{secret:?}")))
+        };
+        let hidden = self.hidden.iter().filter_map(|key| value_at(app, key)?.as_str());
+        let contents = self.files.values().filter_map(|content| match content {
+            Content::Text(text) => Some(text.as_str()),
+            Content::Missing(_) => None,
+        });
+        hidden.chain(contents).any(is_in)
+    }
+}
+
+fn value_at<'a>(app: &'a serde_json::Value, key: &str) -> Option<&'a serde_json::Value> {
+    fn find<'a>(
+        value: &'a serde_json::Value,
+        path: &str,
+        key: &str,
+    ) -> Option<&'a serde_json::Value> {
+        if path == key {
+            return Some(value);
+        }
+        let table = value.as_object()?;
+        table.iter().find_map(|(part, value)| find(value, &keys::child(path, part), key))
+    }
+    find(app, "app", key)
+}
+
+impl Configuration {
+    /// Whether the value of a key of the application is not to be shown.
+    pub(crate) fn hides(&self, key: &str) -> bool {
+        self.secrets.hides(key)
+    }
+
+    /// Whether a key names a file in place of a value, which is read already.
+    pub(crate) fn has_content(&self, key: &str) -> bool {
+        self.secrets.files.contains_key(key)
+    }
+}

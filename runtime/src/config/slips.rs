@@ -1,0 +1,112 @@
+//! Listeners that the attribute does not have: meant so, or misspelt.
+
+use super::{Configuration, keys};
+
+/// A declared listener that is not the attribute's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Foreign<'a> {
+    /// The variable, the place in the file or the option.
+    pub(crate) source: &'a str,
+    /// The listener of the attribute that was probably meant.
+    pub(crate) meant: Option<&'a str>,
+}
+
+impl Foreign<'_> {
+    /// What is said of it where nobody accepts.
+    pub(crate) fn unclaimed(&self, name: &str) -> String {
+        let source = self.source;
+        match self.meant {
+            Some(meant) => format!(
+                "listener `{name}`, which {source} alone declares, is accepted on by nobody: did you \
+                 mean `{meant}`?"
+            ),
+            None => format!(
+                "listener `{name}`, which {source} alone declares, is accepted on by nobody: take it \
+                 in the program, or remove it there"
+            ),
+        }
+    }
+}
+
+impl Configuration {
+    /// What is known of a listener that the attribute does not declare; `None` for one that it does.
+    pub(crate) fn foreign(&self, name: &str) -> Option<Foreign<'_>> {
+        let source = self.source_of(name)?;
+        if is_of_attribute(source) {
+            return None;
+        }
+        // One that a later layer has moved was found by whoever did that.
+        let own = self.settings.listen.keys().map(String::as_str);
+        let own = own.filter(|own| self.source_of(own).is_some_and(is_of_attribute));
+        let meant = keys::nearest(name, own.filter(|own| is_slip(name, own)));
+        Some(Foreign { source, meant })
+    }
+
+    fn source_of(&self, listener: &str) -> Option<&str> {
+        self.sources.get(&keys::join(&["listen", listener])).map(String::as_str)
+    }
+}
+
+fn is_of_attribute(source: &str) -> bool {
+    source.starts_with("attribute at ")
+}
+
+/// Whether one name cannot well be a sibling of the other, as `https` and `http` are, or `api1` and `api2`.
+fn is_slip(name: &str, other: &str) -> bool {
+    let stem = |name: &'_ str| name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
+    other.len() > 3
+        && !name.starts_with(other)
+        && !other.starts_with(name)
+        && stem(name) != stem(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::place::Place;
+    use crate::spec::Literal;
+
+    #[test]
+    fn a_slip_is_told_from_a_sibling() {
+        for (slip, meant) in
+            [("htp", "http"), ("htpp", "http"), ("hhtp", "http"), ("admni", "admin")]
+        {
+            let meant_by = |place: Place| {
+                let loaded = place.load();
+                loaded.foreign(slip).unwrap().meant.map(str::to_owned)
+            };
+            let place = || {
+                let own = &[
+                    ("listen.http", Literal::Str("127.0.0.1:80")),
+                    ("listen.admin", Literal::Str("127.0.0.1:81")),
+                ];
+                Place::new(own)
+                    .var(&format!("DAEMON_LISTEN_{}", slip.to_uppercase()), "127.0.0.1:1")
+            };
+            assert_eq!(meant_by(place()).as_deref(), Some(meant), "{slip}");
+            let moved = place().set(&format!("listen.{meant}=127.0.0.1:2"));
+            assert_eq!(meant_by(moved), None, "{slip}");
+        }
+        for (one, other) in [
+            ("https", "http"),
+            ("http2", "http"),
+            ("api1", "api2"),
+            ("app", "api"),
+            ("http", "https"),
+        ] {
+            assert!(!is_slip(one, other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn those_of_the_attribute_are_none_wherever_they_are() {
+        let place = Place::new(&[("listen.http", Literal::Str("127.0.0.1:80"))]);
+        let place = place.file("listen.metrics = '127.0.0.1:81'");
+        let loaded = place.load();
+        assert_eq!(loaded.foreign("http"), None);
+        assert_eq!(loaded.foreign("nowhere"), None);
+        let foreign = loaded.foreign("metrics").unwrap();
+        assert_eq!(place.short(foreign.source), "FILE: listen.metrics");
+        assert_eq!(foreign.meant, None);
+    }
+}

@@ -1,0 +1,119 @@
+//! The environment that user code finds: without what was read from it, and with that of its user.
+
+use std::ffi::{OsStr, OsString};
+
+use crate::config::Configuration;
+use crate::error::Result;
+use crate::privileges::Login;
+use crate::sys::process;
+
+/// Makes the environment of this process that of the program.
+///
+/// The configuration's variables go: a child of the program that is such a program too would take them for
+/// its own. The supervisor keeps them for the next generation.
+pub(super) fn settle(configuration: &Configuration, login: Option<&Login>) -> Result<()> {
+    let vars = process::variables();
+    let changes = changes(configuration, login, &vars, is_of_unit(&vars));
+    process::change_environment(&changes.removed, &changes.set)
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Changes {
+    removed: Vec<OsString>,
+    set: Vec<(OsString, OsString)>,
+}
+
+fn changes(
+    configuration: &Configuration,
+    login: Option<&Login>,
+    vars: &[(OsString, OsString)],
+    is_of_unit: bool,
+) -> Changes {
+    let mut changes = Changes::default();
+    let read = vars.iter().filter(|(name, value)| configuration.has_read(name, value));
+    changes.removed.extend(read.map(|(name, _)| name.clone()));
+    let said = configuration.environment.iter();
+    changes.set.extend(said.map(|(name, value)| (name.into(), value.into())));
+    let Some(Login { name, home, shell }) = login else { return changes };
+    let name = name.as_deref().map(OsStr::new);
+    let shell = shell.as_ref().map(|shell| shell.as_os_str());
+    for (variable, value) in
+        [("HOME", Some(home.as_os_str())), ("USER", name), ("LOGNAME", name), ("SHELL", shell)]
+    {
+        let is_set = vars.iter().any(|(set, _)| set == variable);
+        if configuration.environment.iter().any(|(said, _)| said == variable) {
+            continue;
+        }
+        match value {
+            // A unit without User= has none but its own.
+            _ if is_of_unit && is_set => {}
+            Some(value) => changes.set.push((variable.into(), value.to_owned())),
+            None => changes.removed.push(variable.into()),
+        }
+    }
+    changes
+}
+
+/// Whether the variables are those of a unit, and nobody's who logged in (systemd.exec(5)).
+fn is_of_unit(vars: &[(OsString, OsString)]) -> bool {
+    let var = vars.iter().find(|(name, _)| name == "SYSTEMD_EXEC_PID");
+    let started = var.and_then(|(_, value)| value.to_str()?.parse::<u32>().ok());
+    // The daemon itself, which is this process or the one that spawned it.
+    started.is_some_and(|pid| pid == std::process::id() || pid == process::parent())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::place::Place;
+    use crate::spec::Literal;
+
+    fn os(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    fn nobody() -> Login {
+        let (home, shell) = ("/nonexistent".into(), Some("/usr/sbin/nologin".into()));
+        Login { name: Some("nobody".into()), home, shell }
+    }
+
+    #[test]
+    fn what_was_read_goes_and_nothing_else() {
+        let vars = os(&[
+            ("DAEMON_LOG", "a.log"),
+            ("DAEMON_APP__PORT", "80"),
+            ("DAEMON_UMASK", ""),
+            ("DAEMON_API_SERVICE_HOST", "10.0.0.1"),
+            ("HELLO_LOG", "b.log"),
+            ("HELLO_TITLE", "hello"),
+            ("HOME", "/root"),
+        ]);
+        let removed = |place: Place| changes(&place.load(), None, &vars, false).removed;
+        let ours = removed(Place::new(&[]));
+        assert_eq!(ours, ["DAEMON_LOG", "DAEMON_APP__PORT", "DAEMON_UMASK"]);
+        let own = removed(Place::new(&[("env_prefix", Literal::Str("HELLO"))]));
+        assert_eq!(own, ["HELLO_LOG"]);
+    }
+
+    #[test]
+    fn the_user_is_told_who_it_is() {
+        let configuration = Place::new(&[]).load();
+        let vars = os(&[("HOME", "/root"), ("USER", "root")]);
+        let set =
+            |login: &Login, is_of_unit| changes(&configuration, Some(login), &vars, is_of_unit);
+        let all = os(&[
+            ("HOME", "/nonexistent"),
+            ("USER", "nobody"),
+            ("LOGNAME", "nobody"),
+            ("SHELL", "/usr/sbin/nologin"),
+        ]);
+        assert_eq!(set(&nobody(), false), Changes { removed: vec![], set: all.clone() });
+        assert_eq!(set(&nobody(), true).set, all[2..]);
+        let number = Login { name: None, home: "/".into(), shell: None };
+        let expected = Changes {
+            removed: ["USER", "LOGNAME", "SHELL"].map(OsString::from).to_vec(),
+            set: os(&[("HOME", "/")]),
+        };
+        assert_eq!(set(&number, false), expected);
+    }
+}

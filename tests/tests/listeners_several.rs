@@ -1,0 +1,162 @@
+//! A listener of several addresses: all of them through restarts, upgrades, crashes and the death of the
+//! supervisor.
+
+#![allow(clippy::expect_used)]
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use unbroken_tests::http::{Connection, Target};
+use unbroken_tests::{Bed, Load, Manager, Signal, Status, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn targets(status: &Status) -> Vec<Target> {
+    assert!(status.listeners.iter().all(|it| it.name == "http"), "{:?}", status.listeners);
+    status.listeners.iter().map(|it| it.addr.parse().expect("an address")).collect()
+}
+
+fn answers(target: &Target) -> String {
+    let mut connection = Connection::open(target).expect("a connection");
+    connection.get("/").expect("a response").text().to_owned()
+}
+
+fn addrs(status: &Status) -> Vec<String> {
+    status.listeners.iter().map(|it| it.addr.clone()).collect()
+}
+
+fn port(addr: &str) -> &str {
+    addr.rsplit_once(':').expect("a port").1
+}
+
+/// Both families and a path, while workers and the supervisor's image are replaced.
+#[test]
+fn all_are_kept() {
+    let mut bed = Bed::new("http");
+    let socket = bed.path("http.sock");
+    bed.set("DAEMON_LISTEN_HTTP", format!("127.0.0.1:0, [::1]:0, unix:{}", socket.display()));
+    let status = bed.start();
+    let all = targets(&status);
+    assert_eq!(all.len(), 3, "{status:?}");
+    let loads: Vec<_> =
+        all.iter().map(|it| Load::on(it.clone()).new_connections(2).start()).collect();
+    loads.iter().for_each(|load| load.wait_for(50));
+    for (generation, image) in [(2, "http-v2"), (3, "http")] {
+        bed.deploy(image);
+        bed.restart();
+        loads.iter().for_each(|load| load.wait_for_generation(generation));
+        assert_eq!(targets(&bed.status()), all);
+    }
+    loads.into_iter().for_each(|load| load.stop().assert_nothing_failed());
+    bed.worker().kill();
+    let serves =
+        || bed.try_status().is_some_and(|it| it.workers.iter().any(|w| w.state == "serving"));
+    eventually("a new worker serves", SOON, serves);
+    all.iter().for_each(|it| assert!(answers(it).contains("generation=3")));
+    bed.stop();
+    assert!(!socket.exists());
+}
+
+/// `localhost` and no host at all are both families, at one port.
+#[test]
+fn short_forms() {
+    for fixture in ["http", "solo-http"] {
+        for (short, hosts) in [("localhost:0", ["127.0.0.1", "[::1]"]), (":0", ["0.0.0.0", "[::]"])]
+        {
+            let mut bed = Bed::new(fixture);
+            bed.set("DAEMON_LISTEN_HTTP", short);
+            let found = addrs(&bed.start());
+            let chosen = port(&found[0]).to_owned();
+            assert_eq!(found, hosts.map(|host| format!("{host}:{chosen}")), "{short}");
+            for loopback in ["127.0.0.1", "[::1]"] {
+                answers(&format!("{loopback}:{chosen}").parse().expect("an address"));
+            }
+            if fixture == "http" {
+                bed.restart();
+                assert_eq!(addrs(&bed.status()), found);
+            }
+            bed.stop();
+        }
+    }
+}
+
+/// One address goes at a restart and another one comes: the one that stays never fails.
+#[test]
+fn some_change() {
+    let mut bed = Bed::new("http");
+    let file = bed.path("app.toml");
+    let socket = bed.path("http.sock");
+    let declare = |addrs: &[&str]| {
+        let text = format!("listen.http = {addrs:?}");
+        std::fs::write(&file, text).expect("a file");
+    };
+    bed.set("DAEMON_CONFIG", file.display().to_string());
+    let path = format!("unix:{}", socket.display());
+    declare(&["127.0.0.1:0", "[::1]:0", &path]);
+    let status = bed.start();
+    let [v4, v6, unix] = &targets(&status)[..] else { panic!("{status:?}") };
+    let loads = [v4, unix].map(|it| Load::on(it.clone()).new_connections(2).start());
+    loads.iter().for_each(|load| load.wait_for(50));
+    declare(&["127.0.0.1:0", &path]);
+    bed.restart();
+    loads.iter().for_each(|load| load.wait_for_generation(2));
+    eventually("it is closed", SOON, || !v6.accepts());
+    assert_eq!(targets(&bed.status()), [v4.clone(), unix.clone()]);
+    // Whose place is taken by somebody else is not had again, and the others go on.
+    let taken = TcpListener::bind("[::1]:0").expect("a port");
+    let at = taken.local_addr().expect("an address").to_string();
+    declare(&["127.0.0.1:0", &path, &at]);
+    let reason = bed.restart_aborts().reason.unwrap_or_default();
+    assert!(reason.contains(&format!("cannot bind listener `http` to {at}")), "{reason}");
+    drop(taken);
+    bed.restart();
+    assert!(answers(&at.parse().expect("an address")).contains("generation=4"));
+    loads.iter().for_each(|load| load.wait_for_generation(4));
+    loads.into_iter().for_each(|load| load.stop().assert_nothing_failed());
+    bed.stop();
+}
+
+/// The service manager keeps each of them.
+#[test]
+fn all_are_stored() {
+    for fixture in ["http", "solo-http"] {
+        let mut bed = Bed::new(fixture);
+        let manager = Manager::of(&mut bed, 8);
+        bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0,[::1]:0");
+        let child = manager.serve(&bed);
+        let all = targets(&bed.status());
+        manager.keeps(&["listen.http", "listen.http+1"]);
+        child.process().kill();
+        drop(child);
+        bed.kill_all();
+        let waiting = all.iter().map(|target| {
+            let mut connection = Connection::open(target).expect("a connection");
+            connection.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+            connection
+        });
+        let waiting: Vec<_> = waiting.collect();
+        let child = manager.serve(&bed);
+        assert_eq!(targets(&bed.status()), all);
+        for mut connection in waiting {
+            assert_eq!(connection.response().expect("a response").status, 200);
+        }
+        child.process().signal(Signal::TERM);
+        child.wait(SOON).expect_code(0);
+    }
+}
+
+#[test]
+fn orphans_have_all_of_them() {
+    let mut bed = Bed::new("http");
+    bed.set("DAEMON_ORPHAN_GRACE", "20s").set("DAEMON_LISTEN_HTTP", "127.0.0.1:0,[::1]:0");
+    let all = targets(&bed.start());
+    let loads: Vec<_> =
+        all.iter().map(|it| Load::on(it.clone()).new_connections(2).start()).collect();
+    loads.iter().for_each(|load| load.wait_for(50));
+    bed.supervisor().kill();
+    loads.iter().for_each(|load| load.wait_for(50));
+    assert_eq!(targets(&bed.start()), all);
+    loads.iter().for_each(|load| load.wait_for_generation(2));
+    loads.into_iter().for_each(|load| load.stop().assert_nothing_failed());
+    bed.stop();
+}
