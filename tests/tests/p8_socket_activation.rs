@@ -265,6 +265,7 @@ fn those_of_nobody_are_for_the_foreground() {
     assert_ne!(status.target("http"), addr.into());
     bed.stop();
     // Two that could be anybody's.
+    bed.set("DAEMON_LISTEN_HTTP", "127.0.0.2:0");
     let (other, second) = tcp();
     let output = give(&bed, &["run"], "", &[socket.as_fd(), second.as_fd()]).wait(SOON);
     output.expect_code(78).expect_text(&format!(
