@@ -55,6 +55,11 @@ impl Fault {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
+    /// Whether it is about a value that is there.
+    pub(super) fn is_of_a_value(&self) -> bool {
+        matches!(self.what, What::Expected { .. } | What::Other(_))
+    }
+
     /// Whether it says the same, wherever.
     pub(super) fn is_like(&self, other: &Fault) -> bool {
         self.what == other.what

@@ -106,6 +106,9 @@ struct Search<'a, F> {
 impl<T, F: Fn(&Choices) -> Result<T, Fault>> Search<'_, F> {
     /// The one key without which there would be another fault or none.
     fn culprit(&mut self, choices: &mut Choices, fault: &Fault) -> Option<String> {
+        if !fault.is_of_a_value() {
+            return None;
+        }
         let mut culprits = Vec::new();
         // The mistake in any other value is told with its key.
         let buffered: Vec<String> = choices.seen.borrow().keys().cloned().collect();
