@@ -72,10 +72,11 @@ impl Watch {
             };
             // What was lost in an overflow could be anything (wd is -1 then).
             concerned |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
-            let Some(names) = self.names.get(&event.wd()) else { continue };
-            concerned |= match event.file_name() {
-                Some(name) => names.contains(OsStr::from_bytes(name.to_bytes())),
-                None => !event.events().contains(ReadFlags::IGNORED),
+            let itself = !event.events().contains(ReadFlags::IGNORED);
+            concerned |= match (self.names.get(&event.wd()), event.file_name()) {
+                (Some(names), Some(name)) => names.contains(OsStr::from_bytes(name.to_bytes())),
+                // In a directory that went before the paths were set last: nothing else tells of it.
+                (None, _) | (_, None) => itself,
             };
         }
     }
@@ -166,6 +167,19 @@ mod tests {
         watch.set([&*path].into_iter()).unwrap();
         fs::remove_dir_all(dir.path().join("a")).unwrap();
         assert!(watch.hears().unwrap());
+    }
+
+    #[test]
+    fn tells_of_a_directory_that_went_before_the_paths_were_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/file");
+        fs::create_dir(dir.path().join("a")).unwrap();
+        let mut watch = watch(&path);
+        fs::write(&path, "").unwrap();
+        fs::remove_dir_all(dir.path().join("a")).unwrap();
+        watch.set([&*path].into_iter()).unwrap();
+        assert!(watch.hears().unwrap());
+        assert!(!watch.hears().unwrap());
     }
 
     #[test]

@@ -192,8 +192,10 @@ fn only_its_own_inode_is_unlinked() {
     let mut bed = Bed::new("http");
     let path = on_unix(&mut bed);
     bed.start();
-    fs::remove_file(&path).expect("a socket");
-    let theirs = UnixListener::bind(&path).expect("a socket");
+    // At once, as ours would come back.
+    let other = bed.path("other.sock");
+    let theirs = UnixListener::bind(&other).expect("a socket");
+    fs::rename(&other, &path).expect("a socket");
     bed.verb(["stop"]).expect_code(0);
     assert!(path.exists());
     drop(theirs);

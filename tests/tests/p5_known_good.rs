@@ -54,7 +54,7 @@ fn after_a_start() {
     assert_eq!(Image { since: image.since, ..good }, *image);
     assert_eq!(on_disk(&bed).state, "same");
     let build = match &image.build_id {
-        Some(id) => format!("{}, build id {id}, since 20", image.path),
+        Some(id) => format!("{}, build id {}, since 20", image.path, &id[..12]),
         None => format!("{}, {} bytes written 20", image.path, meta.len()),
     };
     says(&bed, "image", &build);

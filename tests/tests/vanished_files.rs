@@ -218,9 +218,13 @@ fn the_pidfile_and_the_control_socket() {
 #[test]
 fn whole_directories() {
     for bed in beds() {
+        // Or it would bring back what was removed before the directory itself is.
+        let supervisor = bed.supervisor();
+        stop(&supervisor);
         for dir in [bed.runtime_dir(), bed.path("sockets")] {
             fs::remove_dir_all(dir).expect("a directory");
         }
+        supervisor.signal(Signal::CONT);
         for path in [bed.pidfile(), bed.socket(), listener(&bed)] {
             comes_back(&bed, &path);
         }

@@ -93,7 +93,7 @@ fn wrong_values() {
         };
         wrong(&bed, &["--set", "drain_timeout=soon"], &["drain_timeout", "soon", "--set"]);
         wrong(&bed, &["--set", "drian_timeout=1s"], &["drian_timeout", "drain_timeout"]);
-        wrong(&bed, &["--set", "listen.http=localhost:80"], &["listen.http", "localhost"]);
+        wrong(&bed, &["--set", "listen.http=db.local:80"], &["listen.http", "db.local"]);
         bed.set("DAEMON_DRAIN_TIMEOUT", "soon");
         wrong(&bed, &[], &["DAEMON_DRAIN_TIMEOUT", "soon"]);
         bed.unset("DAEMON_DRAIN_TIMEOUT").set("DAEMON_DRIAN_TIMEOUT", "1s");

@@ -4,7 +4,7 @@ use unbroken::{Daemon as D, daemon};
     pidfle = "/run/x.pid",
     umask = 27,
     restart = "always",
-    listen(http = "localhost:80", http = "0.0.0.0:80"),
+    listen(http = "db.local:80", http = "0.0.0.0:80"),
     drain_timeout = 30,
 )]
 #[tokio::main]

@@ -297,7 +297,7 @@ pub(super) fn is_address_word(key: &str) -> bool {
 /// The address that stands for what was written under such a key.
 pub(super) fn suggested_address(written: &str) -> String {
     let written = written.trim();
-    let port = written.trim_start_matches(':').parse::<u16>();
+    let port = written.strip_prefix(':').unwrap_or(written).parse::<u16>();
     match (port, written.parse::<IpAddr>(), written.parse::<SocketAddr>()) {
         (Ok(port), ..) => format!("0.0.0.0:{port}"),
         (_, Ok(ip), _) => SocketAddr::new(ip, 8080).to_string(),

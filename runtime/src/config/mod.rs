@@ -75,6 +75,9 @@ pub(crate) struct Configuration {
     /// Key path to source: `DAEMON_LISTEN_HTTP`, `/etc/hello.toml: drain_timeout`, `default`.
     #[serde(default)]
     pub(crate) sources: SortedMap<String, String>,
+    /// The listeners of the attribute, and of each whether a later layer has given it another address.
+    #[serde(default)]
+    pub(crate) of_attribute: SortedMap<String, bool>,
     /// The merged `[app]` section.
     #[serde(default)]
     pub(crate) app: serde_json::Value,

@@ -41,11 +41,18 @@ pub(super) fn resolve(
     };
     match reader.problems.is_empty() {
         true => {
+            let of_attribute = spec.keys.iter().filter_map(|(key, _)| {
+                let name = key.strip_prefix("listen.")?.split('.').next()?;
+                let (_, origin) = listeners.get(name)?;
+                Some((name.to_owned(), origin.rank > Rank::Attribute))
+            });
+            let of_attribute = of_attribute.collect();
             let listen = listeners.into_iter().map(|(name, (listener, _))| (name, listener));
             let settings = Settings { listen: listen.collect(), ..settings };
             Ok(Configuration {
                 settings,
                 sources: reader.sources,
+                of_attribute,
                 app,
                 secrets: Default::default(),
                 environment: Vec::new(),

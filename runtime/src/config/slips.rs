@@ -31,24 +31,15 @@ impl Foreign<'_> {
 impl Configuration {
     /// What is known of a listener that the attribute does not declare; `None` for one that it does.
     pub(crate) fn foreign(&self, name: &str) -> Option<Foreign<'_>> {
-        let source = self.source_of(name)?;
-        if is_of_attribute(source) {
+        if self.of_attribute.contains_key(name) {
             return None;
         }
+        let source = self.sources.get(&keys::join(&["listen", name]))?;
         // One that a later layer has moved was found by whoever did that.
-        let own = self.settings.listen.keys().map(String::as_str);
-        let own = own.filter(|own| self.source_of(own).is_some_and(is_of_attribute));
-        let meant = keys::nearest(name, own.filter(|own| is_slip(name, own)));
-        Some(Foreign { source, meant })
+        let own = self.of_attribute.iter().filter(|(_, moved)| !**moved);
+        let own = own.map(|(own, _)| own.as_str()).filter(|own| is_slip(name, own));
+        Some(Foreign { source, meant: keys::nearest(name, own) })
     }
-
-    fn source_of(&self, listener: &str) -> Option<&str> {
-        self.sources.get(&keys::join(&["listen", listener])).map(String::as_str)
-    }
-}
-
-fn is_of_attribute(source: &str) -> bool {
-    source.starts_with("attribute at ")
 }
 
 /// Whether one name cannot well be a sibling of the other, as `https` and `http` are, or `api1` and `api2`.
@@ -100,8 +91,10 @@ mod tests {
 
     #[test]
     fn those_of_the_attribute_are_none_wherever_they_are() {
-        let place = Place::new(&[("listen.http", Literal::Str("127.0.0.1:80"))]);
-        let place = place.file("listen.metrics = '127.0.0.1:81'");
+        let own = || Place::new(&[("listen.http", Literal::Str("127.0.0.1:80"))]);
+        let moved = own().var("DAEMON_LISTEN_HTTP", "127.0.0.1:82").load();
+        assert_eq!(moved.foreign("http"), None);
+        let place = own().file("listen.metrics = '127.0.0.1:81'");
         let loaded = place.load();
         assert_eq!(loaded.foreign("http"), None);
         assert_eq!(loaded.foreign("nowhere"), None);

@@ -11,8 +11,8 @@ use nix::libc;
 const WINDOW: u64 = 128 * 1024;
 
 /// The most that is repeated to whoever asked for the start or the restart.
-const LINES: usize = 20;
-const BYTES: usize = 16 * 1024;
+const TAIL_LINES: usize = 20;
+const TAIL_BYTES: usize = 16 * 1024;
 
 /// How many of these lines are what `main` returned.
 const LINES_OF_ERROR: usize = 8;
@@ -49,9 +49,9 @@ fn select(text: &str) -> Vec<String> {
     let returned = lines.iter().rposition(|line| line.starts_with(RETURNED));
     let error = returned.map_or(0..0, |at| at..lines.len().min(at + LINES_OF_ERROR));
     let others: Vec<&str> = [&lines[..error.start], &lines[error.end..]].concat();
-    let last = others.len().saturating_sub(LINES - error.len());
+    let last = others.len().saturating_sub(TAIL_LINES - error.len());
     let selected = [&lines[error], &others[last..]].concat();
-    let most = BYTES / selected.len().max(1);
+    let most = TAIL_BYTES / selected.len().max(1);
     selected.into_iter().map(|line| cut(line, most)).collect()
 }
 
