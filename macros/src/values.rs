@@ -356,7 +356,7 @@ pub(crate) fn of_listener(key: &str, value: &Value) -> String {
         Value::Literal(Lit::Int(number)) => number.base10_digits().to_owned(),
         _ => String::new(),
     };
-    let port = written.strip_prefix(':').unwrap_or(written).parse::<u16>();
+    let port = written.strip_prefix(':').unwrap_or(&written).parse::<u16>();
     let address = match (port, written.parse::<IpAddr>(), written.parse::<SocketAddr>()) {
         (Ok(port), ..) => format!("0.0.0.0:{port}"),
         (_, Ok(ip), _) => SocketAddr::new(ip, 8080).to_string(),

@@ -1,5 +1,6 @@
 //! Which role this process has: decided at the top of `main`, before any thread or user code exists.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io::Write;
@@ -320,7 +321,7 @@ fn begin(
         configuration: outset.configuration,
         origin: outset.origin,
         args: outset.args,
-        notifier: Notifier::new(&vars, None),
+        notifier: Notifier::new(&vars, None, VecDeque::new()),
         vars,
         pidfile,
         claim,

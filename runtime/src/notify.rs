@@ -1,8 +1,10 @@
 //! `sd_notify(3)`: telling the service manager how the daemon is.
 //!
-//! One datagram a change, to the unix socket that `NOTIFY_SOCKET` names. Sending never waits: a manager that
-//! does not read is told with the next change.
+//! One datagram a change, to the unix socket that `NOTIFY_SOCKET` names. Sending never waits. The queue of
+//! that socket is short (`net.unix.max_dgram_qlen`, 10 by default) and shared by all services, and systemd
+//! does not read it while it reloads: what finds no room is sent again soon, in order.
 
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -29,10 +31,13 @@ pub(crate) fn is_private(name: &OsStr) -> bool {
 /// Takes the manager's variables out of the environment, where user code is about to run in the same
 /// process.
 pub(crate) fn take() -> Result<Notifier> {
-    let notifier = Notifier::new(&process::variables(), None);
+    let notifier = Notifier::new(&process::variables(), None, VecDeque::new());
     PRIVATE.iter().try_for_each(|name| process::remove_variable(name))?;
     Ok(notifier)
 }
+
+/// How long a message that found no room waits until it is sent again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How a daemon is, in the eyes of a service manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +65,12 @@ pub(crate) enum Phase {
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
     manager: Option<Manager>,
+    /// What it was told last, sent or not.
     told: Option<Health>,
+    /// What is not sent yet.
+    pending: VecDeque<String>,
+    /// When that, or what the store is to keep, is sent again.
+    retry: Option<Instant>,
     store: store::Store,
 }
 
@@ -73,8 +83,13 @@ struct Manager {
 }
 
 impl Notifier {
-    /// As the manager's variables say; nobody where there are none. `told` is what it was told before.
-    pub(crate) fn new(vars: &[(OsString, OsString)], told: Option<Health>) -> Notifier {
+    /// As the manager's variables say; nobody where there are none. `told` is what it was told before, and
+    /// `pending` what of that was not sent.
+    pub(crate) fn new(
+        vars: &[(OsString, OsString)],
+        told: Option<Health>,
+        pending: VecDeque<String>,
+    ) -> Notifier {
         let var = |name: &str| vars.iter().find(|(known, _)| known == name).map(|(_, value)| value);
         let manager = var("NOTIFY_SOCKET").and_then(|path| {
             let addr = address(path).ok()?;
@@ -89,7 +104,8 @@ impl Notifier {
             let watchdog = every.map(|every| (every, Instant::now()));
             Some(Manager { socket, addr, watchdog })
         });
-        Notifier { manager, told, store: store::Store::new(vars) }
+        let retry = (!pending.is_empty()).then(Instant::now);
+        Notifier { manager, told, pending, retry, store: store::Store::new(vars) }
     }
 
     /// What the manager was told last.
@@ -97,15 +113,54 @@ impl Notifier {
         self.told.as_ref()
     }
 
+    /// The messages that are not sent yet.
+    pub(crate) fn pending(&self) -> &VecDeque<String> {
+        &self.pending
+    }
+
     /// Tells what is new, if anything is.
     pub(crate) fn tell(&mut self, health: Health) {
-        let Some(manager) = &self.manager else { return };
-        if self.told.as_ref() == Some(&health) {
+        if self.manager.is_none() || self.told.as_ref() == Some(&health) {
             return;
         }
         let message = message(self.told.as_ref(), &health, clock::monotonic_us());
-        if manager.send(&message).is_ok() {
-            self.told = Some(health);
+        self.told = Some(health);
+        // Of lines for people the latest counts.
+        let is_text = |message: &String| message.starts_with("STATUS=");
+        if is_text(&message) && self.pending.back().is_some_and(is_text) {
+            self.pending.pop_back();
+        }
+        self.pending.push_back(message);
+        if self.retry.is_none() {
+            self.flush();
+        }
+    }
+
+    /// As [`Notifier::tell`], without another try.
+    pub(crate) fn tell_last(&mut self, health: Health) {
+        self.retry = None;
+        self.tell(health);
+    }
+
+    /// Whether it is time to send again what found no room: call [`Notifier::keep`] and [`Notifier::flush`]
+    /// then.
+    pub(crate) fn retries(&mut self, now: Instant) -> bool {
+        self.retry.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Sends what is not sent yet, unless it is to wait.
+    pub(crate) fn flush(&mut self) {
+        let Some(manager) = &self.manager else { return };
+        while self.retry.is_none()
+            && let Some(message) = self.pending.front()
+        {
+            match manager.send(message) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.retry = Some(Instant::now() + PAUSE);
+                }
+                // To a manager that is gone there is nothing to say.
+                Ok(()) | Err(_) => drop(self.pending.pop_front()),
+            }
         }
     }
 
@@ -117,15 +172,17 @@ impl Notifier {
             return;
         }
         *next = now + *every;
-        if is_well {
-            // One that is lost is followed by another before the time is over.
-            let _ = manager.send("WATCHDOG=1\n");
+        let message = if is_well { "WATCHDOG=1\n" } else { return };
+        let sent = manager.socket.send_to_addr(message.as_bytes(), &manager.addr);
+        if sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            *next = now + PAUSE.min(*every);
         }
     }
 
-    /// When [`Notifier::keep_alive`] is due.
+    /// When [`Notifier::keep_alive`] or [`Notifier::retries`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.manager.as_ref()?.watchdog.map(|(_, next)| next)
+        let watchdog = self.manager.as_ref()?.watchdog.map(|(_, next)| next);
+        watchdog.into_iter().chain(self.retry).min()
     }
 }
 
@@ -186,7 +243,7 @@ mod tests {
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
         let vars = [("NOTIFY_SOCKET".into(), path.into_os_string())];
-        let mut notifier = Notifier::new(&vars, None);
+        let mut notifier = Notifier::new(&vars, None, VecDeque::new());
         notifier.tell(health(Phase::Starting, "starts"));
         assert_eq!(heard(&socket), "STATUS=starts\n");
         notifier.tell(health(Phase::Running, "generation 1 serves"));
@@ -199,12 +256,47 @@ mod tests {
         assert_eq!((fields[0], fields[2]), ("RELOADING=1", "STATUS=a restart is in progress"));
         assert!(fields[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse::<u64>().unwrap() > 0);
         // Another image goes on where this one was.
-        let mut next = Notifier::new(&vars, notifier.told().cloned());
+        let mut next = Notifier::new(&vars, notifier.told().cloned(), VecDeque::new());
         next.tell(health(Phase::Running, "generation 2 serves"));
         assert_eq!(heard(&socket), "READY=1\nSTATUS=generation 2 serves\n");
         next.tell(health(Phase::Stopping, "stops"));
         assert_eq!(heard(&socket), "STOPPING=1\nEXTEND_TIMEOUT_USEC=35000000\nSTATUS=stops\n");
         assert_eq!(next.deadline(), None);
+    }
+
+    #[test]
+    fn a_manager_that_reads_late_hears_all_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let other = UnixDatagram::unbound().unwrap();
+        other.set_nonblocking(true).unwrap();
+        let mut others = 0;
+        while other.send_to(b"other", &path).is_ok() {
+            others += 1;
+        }
+        let vars = [("NOTIFY_SOCKET".into(), path.into_os_string())];
+        let mut notifier = Notifier::new(&vars, None, VecDeque::new());
+        notifier.tell(health(Phase::Starting, "starts"));
+        notifier.tell(health(Phase::Running, "one"));
+        notifier.tell(health(Phase::Running, "two"));
+        notifier.tell(health(Phase::Running, "three"));
+        let due = notifier.deadline().unwrap();
+        assert!(!notifier.retries(due - Duration::from_millis(1)));
+        // Still without room.
+        assert!(notifier.retries(due));
+        notifier.flush();
+        (0..others).for_each(|_| assert_eq!(heard(&socket), "other"));
+        // Another image goes on where this one was.
+        let (told, pending) = (notifier.told().cloned(), notifier.pending().clone());
+        let mut next = Notifier::new(&vars, told, pending);
+        assert!(next.retries(next.deadline().unwrap()));
+        next.flush();
+        assert_eq!(heard(&socket), "STATUS=starts\n");
+        assert_eq!(heard(&socket), "READY=1\nSTATUS=one\n");
+        assert_eq!(heard(&socket), "STATUS=three\n");
+        assert_eq!((next.deadline(), next.pending().len()), (None, 0));
     }
 
     #[test]
@@ -236,8 +328,8 @@ mod tests {
             ]
             .map(|(name, value)| (OsString::from(name), OsString::from(value)))
         };
-        assert_eq!(Notifier::new(&vars("1"), None).deadline(), None);
-        let mut notifier = Notifier::new(&vars(&own), None);
+        assert_eq!(Notifier::new(&vars("1"), None, VecDeque::new()).deadline(), None);
+        let mut notifier = Notifier::new(&vars(&own), None, VecDeque::new());
         let due = notifier.deadline().unwrap();
         notifier.keep_alive(due, true);
         assert_eq!(heard(&socket), "WATCHDOG=1\n");
@@ -249,7 +341,8 @@ mod tests {
     #[test]
     fn without_a_manager_nothing_is_said() {
         for path in ["", "relative", "vsock:2:1"] {
-            let mut notifier = Notifier::new(&[("NOTIFY_SOCKET".into(), path.into())], None);
+            let mut notifier =
+                Notifier::new(&[("NOTIFY_SOCKET".into(), path.into())], None, VecDeque::new());
             notifier.tell(health(Phase::Running, "generation 1 serves"));
             notifier.keep_alive(Instant::now(), true);
             assert_eq!((notifier.told(), notifier.deadline()), (None, None));

@@ -102,6 +102,22 @@ fn a_solo_daemon() {
     bed.wait_empty(SOON);
 }
 
+/// As systemd does not while it reloads, and its queue is short and everybody's.
+#[test]
+fn a_manager_that_reads_late() {
+    for fixture in ["http", "solo-http"] {
+        let mut bed = Bed::new(fixture);
+        let manager = Manager::of(&mut bed);
+        let others = UnixDatagram::unbound().expect("a socket");
+        others.set_nonblocking(true).expect("a flag");
+        while others.send_to(b"of another service", bed.path("notify")).is_ok() {}
+        let _child = bed.foreground();
+        bed.get("/").expect("a response");
+        manager.hears("READY=1");
+        bed.stop();
+    }
+}
+
 /// The manager's watchdog is kept quiet by the supervisor.
 #[test]
 fn a_watchdog() {

@@ -121,7 +121,7 @@ mod tests {
         // Whatever others write behind it.
         let chatter: Vec<String> = (0..100).map(|n| format!("line {n}")).collect();
         let lines = select(&format!("{text}{}", chatter.join("\n")));
-        assert_eq!((lines.len(), &lines[..6]), (LINES, &error.map(str::to_owned)[..]));
+        assert_eq!((lines.len(), &lines[..6]), (TAIL_LINES, &error.map(str::to_owned)[..]));
         assert_eq!(lines.last().map(String::as_str), Some("line 99"));
     }
 
@@ -133,7 +133,7 @@ mod tests {
                 (0..behind).for_each(|n| text += &format!("{n}\n"));
                 let lines = select(&text);
                 assert_eq!(lines[0], "Error: it");
-                assert_eq!(lines.len(), (before + 1 + behind).min(LINES));
+                assert_eq!(lines.len(), (before + 1 + behind).min(TAIL_LINES));
                 let numbers: Vec<usize> =
                     lines.iter().filter_map(|line| line.parse().ok()).collect();
                 assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
@@ -157,8 +157,10 @@ mod tests {
     fn it_fits_into_an_answer() {
         let text = format!("{}\n", "ä".repeat(3000)).repeat(30);
         let lines = select(&text);
-        assert_eq!(lines.len(), LINES);
+        assert_eq!(lines.len(), TAIL_LINES);
         assert!(lines.iter().all(|line| line.ends_with("ä…")));
-        assert!(lines.iter().map(String::len).sum::<usize>() <= BYTES + LINES * "…".len());
+        assert!(
+            lines.iter().map(String::len).sum::<usize>() <= TAIL_BYTES + TAIL_LINES * "…".len()
+        );
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! What was kept comes back at the next start, see [`crate::activation`].
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::PipeFlags;
 
-use super::{Manager, Notifier};
+use super::{Manager, Notifier, PAUSE};
 use crate::activation::{self, STORED};
 use crate::config::Address;
 use crate::listener::{Bound, Source};
 use crate::sorted::SortedMap;
-use crate::sys::readiness::readable;
+use crate::sys::readiness::{readable, wait_for_room};
 use crate::sys::seqpacket;
 
 /// How long the manager may take to do what it was told.
@@ -28,6 +29,8 @@ pub(super) struct Store {
     /// How much it keeps.
     room: usize,
     held: SortedMap<String, Address>,
+    /// Those of these names that are to be replaced.
+    stale: BTreeSet<String>,
     /// That was said.
     is_full: bool,
 }
@@ -61,7 +64,7 @@ impl Notifier {
     /// Gives the manager these listeners to keep, in place of all others. Returns what the operator should
     /// know, once.
     ///
-    /// What the manager does not read now, it is told with the next change.
+    /// For what the manager has no room now, this has to be called again: [`Notifier::retries`] tells when.
     pub(crate) fn keep<'a>(
         &mut self,
         listeners: impl Iterator<Item = (&'a String, &'a Bound)>,
@@ -75,44 +78,69 @@ impl Notifier {
             .collect();
         let stays =
             |name: &String, addr: &Address| ours.get(name).is_some_and(|it| it.addr() == addr);
-        store.held.retain(|name, addr| stays(name, addr) || manager.forget(name).is_err());
+        let mut full = false;
+        let mut is_sent = |sent: io::Result<()>| {
+            full |= sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            sent.is_ok()
+        };
+        store.held.retain(|name, addr| {
+            let stays = stays(name, addr) && !store.stale.contains(name);
+            stays || !is_sent(manager.forget(name))
+        });
+        store.stale.retain(|name| store.held.contains_key(name));
         let new: Vec<_> = ours.iter().filter(|(name, _)| !store.held.contains_key(*name)).collect();
+        let mut remark = None;
         for (name, bound) in new {
             if store.held.len() >= store.room {
                 let says = store.room > 0 && !std::mem::replace(&mut store.is_full, true);
-                return says.then(|| {
+                remark = says.then(|| {
                     format!(
                         "the service manager keeps {} of {} listeners: raise FileDescriptorStoreMax=",
                         store.room,
                         ours.len()
                     )
                 });
+                break;
             }
             // It is no reason to forget a listener that it has an error to report.
             let message = format!("FDSTORE=1\nFDNAME={STORED}{name}\nFDPOLL=0\n");
-            if manager.send_with(&message, bound.as_fd()).is_ok() {
+            if is_sent(manager.send_with(&message, bound.as_fd())) {
                 store.held.insert(name.clone(), bound.addr().clone());
             }
         }
-        None
+        if full {
+            self.retry = Some(Instant::now() + PAUSE);
+        }
+        remark
     }
 
-    /// What it keeps of this name is no use any more: the next [`keep`](Notifier::keep) gives it another.
+    /// What it keeps of this name is of no use any more: the next [`keep`](Notifier::keep) gives it another.
     pub(crate) fn renew(&mut self, name: &str) {
-        if let (Some(manager), Some(_)) = (&self.manager, self.store.held.remove(name)) {
-            // One that does not take this does not take the other one either, and is told again.
-            let _ = manager.forget(name);
+        if self.store.held.contains_key(name) {
+            self.store.stale.insert(name.to_owned());
         }
     }
 
     /// Tells the manager to close what it keeps of these names, and waits until it has.
     pub(crate) fn forget(&self, names: &[String]) -> io::Result<()> {
         let (Some(manager), false) = (&self.manager, names.is_empty()) else { return Ok(()) };
-        names.iter().try_for_each(|name| manager.forget(name))?;
+        let deadline = Instant::now() + PATIENCE;
+        let socket = manager.connected()?;
+        let send = |message: &str, fds: &[BorrowedFd<'_>]| loop {
+            match seqpacket::send(&socket, message.as_bytes(), fds) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !wait_for_room(socket.as_fd(), deadline)? {
+                        return Err(io::Error::from(io::ErrorKind::TimedOut));
+                    }
+                }
+                sent => return sent,
+            }
+        };
+        names.iter().try_for_each(|name| send(&forgets(name), &[]))?;
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        manager.send_with("BARRIER=1", write.as_fd())?;
+        send("BARRIER=1", &[write.as_fd()])?;
         drop(write);
-        match readable(&[((), read.as_fd())], Some(Instant::now() + PATIENCE))?.is_empty() {
+        match readable(&[((), read.as_fd())], Some(deadline))?.is_empty() {
             false => Ok(()),
             true => Err(io::Error::from(io::ErrorKind::TimedOut)),
         }
@@ -121,13 +149,21 @@ impl Notifier {
 
 impl Manager {
     fn forget(&self, name: &str) -> io::Result<()> {
-        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={STORED}{name}\n"))
+        self.send(&forgets(name))
     }
 
     fn send_with(&self, message: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+        seqpacket::send(&self.connected()?, message.as_bytes(), &[fd])
+    }
+
+    fn connected(&self) -> io::Result<UnixDatagram> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         socket.connect_addr(&self.addr)?;
-        seqpacket::send(&socket, message.as_bytes(), &[fd])
+        Ok(socket)
     }
+}
+
+fn forgets(name: &str) -> String {
+    format!("FDSTOREREMOVE=1\nFDNAME={STORED}{name}\n")
 }

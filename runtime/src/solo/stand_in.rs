@@ -181,6 +181,10 @@ impl StandIn {
         self.clients.expire(now);
         self.parts.probes.expire(now);
         self.parts.notifier.keep_alive(now, true);
+        if self.parts.notifier.retries(now) {
+            self.keep_listeners();
+            self.parts.notifier.flush();
+        }
         match self.phase {
             Phase::Starting { deadline } if deadline <= now => self.not_ready(),
             Phase::LameDuck { until } if until <= now => self.begin_drain(),
@@ -237,6 +241,17 @@ impl StandIn {
         }
     }
 
+    /// Has the service manager keep the listeners, once it serves.
+    fn keep_listeners(&mut self) {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        let listeners = self.parts.bound.iter().map(|(name, bound)| (name, bound));
+        if let Some(remark) = self.parts.notifier.keep(listeners) {
+            self.parts.say.line(&remark);
+        }
+    }
+
     fn ready(&mut self) {
         if !matches!(self.phase, Phase::Starting { .. }) {
             return;
@@ -244,10 +259,7 @@ impl StandIn {
         self.phase = Phase::Serving;
         self.serves = Some(unix_seconds(SystemTime::now()));
         self.tell(&ToWorker::Go {});
-        let listeners = self.parts.bound.iter().map(|(name, bound)| (name, bound));
-        if let Some(remark) = self.parts.notifier.keep(listeners) {
-            self.parts.say.line(&remark);
-        }
+        self.keep_listeners();
         let addrs: Vec<String> =
             self.parts.bound.iter().map(|(name, b)| format!("{name} {}", b.addr())).collect();
         let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };

@@ -197,7 +197,7 @@ impl Driver {
 
     /// Has the service manager keep the listeners of the generation that serves. What it keeps as the
     /// daemon ends is for the next one.
-    fn keep_listeners(&mut self) {
+    pub(super) fn keep_listeners(&mut self) {
         if self.machine.state_word() != "running" {
             return;
         }
@@ -223,7 +223,7 @@ impl Driver {
             self.setup.say.error(&reason);
             // What a service manager shows of a daemon that is gone.
             let text = format!("failed: {reason}");
-            self.setup.notifier.tell(Health { text, ..self.machine.health() });
+            self.setup.notifier.tell_last(Health { text, ..self.machine.health() });
         }
         match self.has_run {
             true => self.setup.reporter.failed_in_main(code, &reason),

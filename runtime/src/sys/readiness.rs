@@ -14,15 +14,31 @@ pub(crate) fn readable<T: Copy>(
 ) -> io::Result<Vec<T>> {
     let mut fds: Vec<PollFd<'_>> =
         sources.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    wait(&mut fds, deadline)?;
+    let ready = fds.iter().map(|fd| !fd.revents().is_empty());
+    Ok(sources.iter().zip(ready).filter(|(_, ready)| *ready).map(|((name, _), _)| *name).collect())
+}
+
+/// Waits until a connected socket can send, until `deadline` at most. Whether it can.
+pub(crate) fn wait_for_room(socket: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+        wait(&mut fds, Some(deadline))?;
+        if !fds[0].revents().is_empty() || deadline <= Instant::now() {
+            return Ok(!fds[0].revents().is_empty());
+        }
+    }
+}
+
+/// A signal may end the wait.
+fn wait(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     let timeout = deadline.map(|at| {
         // Rounded up, so that the deadline has passed on return.
         let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
     });
-    match poll(&mut fds, timeout.as_ref()) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
+    match poll(fds, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    let ready = fds.iter().map(|fd| !fd.revents().is_empty());
-    Ok(sources.iter().zip(ready).filter(|(_, ready)| *ready).map(|((name, _), _)| *name).collect())
 }

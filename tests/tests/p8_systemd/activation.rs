@@ -4,7 +4,7 @@ use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::Outcome;
 use unbroken_tests::{Load, Machine, eventually};
 
-use super::service::{SOON, Service};
+use super::service::{SOON, Service, without_reloads};
 
 /// The first connection starts the service, and none is refused from then on.
 pub(crate) fn socket_activation(machine: &Machine) {
@@ -54,6 +54,7 @@ pub(crate) fn store_over_a_kill(machine: &Machine) {
     let service = Service::started(machine, "killed", "http");
     eventually("it is kept", SOON, || service.show("NFileDescriptorStore") == "1");
     let load = service.load(|load| load.new_connections(8));
+    let _counted = without_reloads();
     for kill in 1..=2 {
         load.wait_for(50);
         machine.run(["systemctl", "kill", "--signal=KILL", "killed"]).expect_code(0);

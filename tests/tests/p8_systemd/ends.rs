@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use unbroken_tests::{Machine, eventually};
 
-use super::service::{SOON, Service};
+use super::service::{SOON, Service, without_reloads};
 
 /// What is in flight is finished, and systemd has nobody to kill.
 pub(crate) fn stop_within_the_drain(machine: &Machine) {
@@ -29,6 +29,7 @@ pub(crate) fn systemds_watchdog(machine: &Machine) {
     let service = Service::new(machine, "watched", "http");
     service.unit(&[], &["--install", "--yes"]).expect_code(0);
     service.edit("WatchdogSec=1");
+    let _counted = without_reloads();
     service.systemctl("start").expect_code(0);
     let main = service.show("MainPID");
     let begun = Instant::now();

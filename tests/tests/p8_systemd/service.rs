@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use unbroken_tests::http::{Connection, Response, Target};
@@ -11,6 +12,19 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// Machines have networks of their own: any port is free, and each is given once.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
+
+/// Held by whoever has systemd read its units again. 252 forgets then how often it has started a service.
+static RELOADS: RwLock<()> = RwLock::new(());
+
+/// For a `daemon-reload`.
+pub(crate) fn reloads() -> RwLockReadGuard<'static, ()> {
+    RELOADS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps systemd from reading its units again, for who counts on what it has counted.
+pub(crate) fn without_reloads() -> RwLockWriteGuard<'static, ()> {
+    RELOADS.write().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A service, its program and its port. Dropped, it is stopped.
 pub(crate) struct Service<'a> {
@@ -56,6 +70,7 @@ impl<'a> Service<'a> {
         command.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
         command.extend([self.image.clone(), "unit".to_owned()]);
         command.extend(options.iter().map(|&option| option.to_owned()));
+        let _reloads = options.contains(&"--install").then(reloads);
         self.machine.run(command)
     }
 
@@ -67,6 +82,7 @@ impl<'a> Service<'a> {
             "mkdir -p {dir} && printf '[Service]\\n%s\\n' '{lines}' > {dir}/test.conf && \
              systemctl daemon-reload"
         );
+        let _reloads = reloads();
         self.machine.shell(&script).expect_code(0);
     }
 

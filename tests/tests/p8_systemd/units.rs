@@ -2,7 +2,7 @@
 
 use unbroken_tests::Machine;
 
-use super::service::Service;
+use super::service::{Service, reloads};
 
 /// systemd has nothing to say against them, and calls the exposure of the service OK or better.
 pub(crate) fn verify_and_security(machine: &Machine) {
@@ -72,6 +72,7 @@ pub(crate) fn install(machine: &Machine) {
     let printed = service.unit(&[("DAEMON_DRAIN_TIMEOUT", "20s")], &[]).expect_code(0).stdout;
     let written = machine.run(["cat", file]).stdout;
     assert_eq!(printed, format!("# {file}\n{written}"));
+    let _reloads = reloads();
     machine
         .shell("rm /etc/systemd/system/installed.service && systemctl daemon-reload")
         .expect_code(0);

@@ -54,11 +54,6 @@ impl StandIn {
             }
         }
         upkeep.end();
-        if self.phase == Phase::Serving {
-            let listeners = parts.bound.iter().map(|(name, bound)| (name, bound));
-            if let Some(remark) = parts.notifier.keep(listeners) {
-                parts.say.line(&remark);
-            }
-        }
+        self.keep_listeners();
     }
 }

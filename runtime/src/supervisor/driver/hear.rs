@@ -94,6 +94,10 @@ impl Driver {
         self.clients.expire(now);
         self.setup.probes.expire(now);
         self.setup.notifier.keep_alive(now, self.machine.is_well());
+        if self.setup.notifier.retries(now) {
+            self.keep_listeners();
+            self.setup.notifier.flush();
+        }
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.note_what_is_missing(now);
             self.events.push_back(Event::Tick);

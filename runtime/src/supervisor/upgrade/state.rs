@@ -77,6 +77,8 @@ pub(crate) struct State {
     #[serde(default)]
     told: Option<Health>,
     #[serde(default)]
+    untold: VecDeque<String>,
+    #[serde(default)]
     probes: probe::Packed,
     /// What it keeps.
     #[serde(default)]
@@ -140,6 +142,7 @@ impl State {
             asked: driver.asked.clone(),
             tenure: driver.tenure.clone(),
             told: setup.notifier.told().cloned(),
+            untold: setup.notifier.pending().clone(),
             probes: setup.probes.pack(&mut packing),
             held: setup.notifier.held().clone(),
             paused: now,
@@ -181,7 +184,7 @@ impl State {
     pub(super) fn driver(self) -> Result<Driver> {
         let settings = &self.configuration.settings;
         let vars = process::variables();
-        let mut notifier = Notifier::new(&vars, self.told);
+        let mut notifier = Notifier::new(&vars, self.told, self.untold);
         notifier.set_held(self.held);
         let setup = Setup {
             pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
