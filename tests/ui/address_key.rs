@@ -8,4 +8,4 @@ use unbroken::{Daemon, daemon};
     address = localhost,
     listen(dns = "udp://0.0.0.0:53", docker = "0.0.0.0:53/udp", web = "http://[::]:80/"),
 )]
-async fn main(daemon: Daemon) {}
+async fn main(_daemon: Daemon) {}
