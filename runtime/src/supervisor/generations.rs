@@ -79,7 +79,7 @@ impl Generations {
     /// The workers of an earlier supervisor need their listeners no longer.
     pub(crate) fn release_inherited(&mut self) {
         for (_, bound) in std::mem::take(&mut self.inherited) {
-            if self.other(&bound).is_none() {
+            if self.other(&bound, None).is_none() {
                 self.unlink(&bound);
             }
         }
@@ -87,18 +87,28 @@ impl Generations {
         self.clear(&places);
     }
 
-    /// The latest listener that somebody has at the same address.
-    fn other(&self, bound: &Bound) -> Option<&Arc<Bound>> {
-        let known = self.known.values().rev().flat_map(|holdings| &holdings.listeners);
+    /// The latest listener at the same address, of any generation but this one.
+    fn other(&self, bound: &Bound, but: Option<Generation>) -> Option<&Arc<Bound>> {
+        let known = self.known.iter().rev().filter(|(generation, _)| Some(**generation) != but);
+        let known = known.flat_map(|(_, holdings)| &holdings.listeners);
         known
             .chain(&self.inherited)
             .map(|(_, bound)| bound)
             .find(|theirs| theirs.addr() == bound.addr())
     }
 
+    /// Makes the listeners that an aborted generation shares with another as that one wants them.
+    pub(crate) fn take_back(&self, aborted: Generation) {
+        let Some(holdings) = self.known.get(&aborted) else { return };
+        for (_, bound) in &holdings.listeners {
+            let theirs = self.other(bound, Some(aborted));
+            theirs.filter(|theirs| !Arc::ptr_eq(theirs, bound)).iter().for_each(|it| it.restore());
+        }
+    }
+
     /// Lets go of a listener that was of a generation which is no longer known.
     fn release(&self, bound: &Arc<Bound>) {
-        match self.other(bound) {
+        match self.other(bound, None) {
             Some(theirs) if Arc::ptr_eq(theirs, bound) => {}
             Some(theirs) => theirs.restore(),
             None => self.unlink(bound),

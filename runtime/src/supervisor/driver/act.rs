@@ -69,6 +69,8 @@ impl Driver {
                         Reply::Restarted { outcome: report::outcome(&told, Vec::new()) }
                     }
                     Answer::Aborted(told) => {
+                        // Its worker may take a moment to end, and the answer says that all is as it was.
+                        self.generations.take_back(told.to);
                         let mut outcome = report::outcome(&told, self.output());
                         self.advise(&mut outcome);
                         Reply::Restarted { outcome }
