@@ -73,6 +73,11 @@ impl Counters {
         self.page.connections.received.fetch_add(1, Relaxed);
     }
 
+    /// The older generation keeps it after all.
+    pub(crate) fn not_received(&self) {
+        self.page.connections.received.fetch_sub(1, Relaxed);
+    }
+
     pub(crate) fn ended(&self, ending: Ending) {
         let connections = &self.page.connections;
         match ending {

@@ -115,12 +115,14 @@ steps! {
     /// A request is in flight.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "a request is HTTP's"))]
     WorkerRequest "worker.in-request";
-    /// A connection is about to be passed.
+    /// Connections are about to be handed off.
     WorkerBeforePass "worker.before-pass" PIPE;
-    /// A connection was sent and not yet answered for.
+    /// Connections were sent and not yet answered for.
     WorkerAfterPass "worker.after-pass";
-    /// A connection has come from an older generation and was not yet answered for.
+    /// Connections have come from an older generation and were not yet answered for.
     WorkerReceived "worker.passed-received" CONNRESET;
+    /// Connections were taken, which the older generation was told, and are not yet served.
+    WorkerAnswered "worker.passed-answered";
     /// The worker has done all it had to and is about to exit.
     WorkerBeforeExit "worker.before-exit";
 }

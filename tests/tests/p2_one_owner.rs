@@ -11,74 +11,83 @@ use unbroken_tests::{Bed, Process, Report, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
-const CONNECTIONS: usize = 64;
-
-/// How many of them the new worker has taken when it is killed.
-const TAKEN: usize = 4;
-
 /// The new worker has answered for some connections, has others unread, and is killed before the old one
 /// has read an answer. What it had taken is gone with it; everything else goes on, and nothing is both.
 #[test]
 fn a_successor_that_has_answered_for_some_is_killed() {
+    let bed = Bed::new("http");
+    let ask = |connection: &mut Connection| {
+        connection.get("/").ok().map(|response| response.number("generation").expect("a number"))
+    };
+    killed_with_some(bed, "http", 200, ask);
+}
+
+/// The same with the program's own.
+#[test]
+fn a_successor_that_has_taken_some_of_the_programs_own_is_killed() {
     let mut bed = Bed::new("passes");
     bed.set("DAEMON_APP__HOLD", bed.path("hold").display().to_string());
+    let ask = |connection: &mut Connection| {
+        connection.send("x\n").ok()?;
+        let mut line = String::new();
+        // Byte by byte, so that nothing is read ahead.
+        BufReader::with_capacity(1, connection.by_ref()).read_line(&mut line).ok()?;
+        let generation = line.split_whitespace().next()?.strip_prefix("generation=")?;
+        Some(generation.parse().expect("a number"))
+    };
+    killed_with_some(bed, "count", 64, ask);
+}
+
+/// `ask`: the generation that answers; `None` where the connection has ended.
+fn killed_with_some(
+    mut bed: Bed,
+    listener: &str,
+    count: usize,
+    ask: impl Fn(&mut Connection) -> Option<u64>,
+) {
     bed.set("DAEMON_DRAIN_TIMEOUT", "60s");
-    // The old worker stops itself while answers are on their way to it. The new one gets no further than
-    // to those that it is to take.
-    let (sent, received) = ("worker.after-pass@1#8=stop", "worker.passed-received@2");
-    bed.set(VARIABLE, format!("{sent};{received}#{}=delay(5s)", TAKEN + 1));
-    let target = bed.start().target("count");
+    bed.set("DAEMON_BACKOFF_MIN", "10ms");
+    // The new worker rests until the old one has sent more than one message and has stopped itself. It
+    // answers for the first message, and stops.
+    bed.set(
+        VARIABLE,
+        "worker.passed-received@2#1=delay(1s);worker.after-pass@1#2=stop;\
+         worker.passed-answered@2#1=stop",
+    );
+    let target = bed.start().target(listener);
     let mut connections: Vec<_> =
-        (0..CONNECTIONS).map(|_| Connection::open(&target).expect("a connection")).collect();
+        (0..count).map(|_| Connection::open(&target).expect("a connection")).collect();
     for connection in &mut connections {
-        connection.send("x\n").expect("a line");
-        assert_eq!(hear(connection), "generation=1 count=1\n");
+        assert_eq!(ask(connection), Some(1));
     }
     let old = bed.worker();
     let restart = bed.spawn(["restart", "--json"]);
     eventually("the old worker is stopped", SOON, || old.state() == Some('T'));
     let new = Process::open(bed.status().serving().pid).expect("the new worker");
     assert_ne!(new.pid(), old.pid());
-    for connection in &mut connections {
-        connection.send("x\n").expect("a line");
-    }
-    eventually("some are taken", SOON, || answered(&connections).len() == TAKEN);
-    let taken = answered(&connections);
+    eventually("the new worker has answered", SOON, || new.state() == Some('T'));
     new.signal(Signal::KILL);
     assert!(new.wait_gone(SOON));
     old.signal(Signal::CONT);
-
-    for (index, connection) in connections.iter_mut().enumerate() {
-        // What a worker read of those it had taken was answered by it, and by nobody else.
-        assert_eq!(hear(connection), "generation=2 count=2\n", "connection {index}");
-        let mut more = String::new();
-        if taken.contains(&index) {
-            let ended = connection.read_to_string(&mut more);
-            assert!(ended.is_err() || more.is_empty(), "connection {index} has two: {more}");
-        } else {
-            connection.send("x\n").expect("a line");
-            assert_eq!(hear(connection), "generation=2 count=3\n", "connection {index}");
-        }
-    }
+    // The next one stops there as well.
+    let next = || {
+        let workers = bed.status().workers;
+        workers.iter().find(|it| it.generation == 2).and_then(|it| Process::open(it.pid))
+    };
+    eventually("the next worker has answered", SOON, || {
+        next().is_some_and(|worker| worker.state() == Some('T'))
+    });
+    next().expect("a worker").signal(Signal::CONT);
     let output = restart.wait(SOON).expect_code(0);
     let report: Report = serde_json::from_str(&output.stdout).expect("a report");
     let account = report.account();
     account.assert_balanced();
-    assert_eq!((account.passed, account.lost), (CONNECTIONS as u64, 0), "{report:?}");
-    assert_eq!(bed.status().serving().connections, (CONNECTIONS - TAKEN) as u64);
+    assert_eq!((account.passed, account.lost), (count as u64, 0), "{report:?}");
+
+    let answered: Vec<_> = connections.iter_mut().map(&ask).collect();
+    let gone = answered.iter().filter(|generation| generation.is_none()).count();
+    assert!(answered.iter().all(|generation| matches!(generation, None | Some(2))), "{answered:?}");
+    assert!(gone > 0 && gone < count, "{gone} went down with the new worker");
+    assert_eq!(bed.status().serving().connections, (count - gone) as u64, "{gone} are gone");
     bed.stop();
-}
-
-/// Those that have something to read.
-fn answered(connections: &[Connection]) -> Vec<usize> {
-    let all = connections.iter().enumerate();
-    all.filter(|(_, connection)| !connection.is_quiet()).map(|(index, _)| index).collect()
-}
-
-/// A line, read byte by byte so that nothing is read ahead.
-#[track_caller]
-fn hear(connection: &mut Connection) -> String {
-    let mut line = String::new();
-    BufReader::with_capacity(1, connection.by_ref()).read_line(&mut line).expect("a line");
-    line
 }

@@ -105,7 +105,9 @@ async fn take_rooms(chat: Chat, mut rooms: Passed) {
         // Another version is refused, by not taking it.
         if let (1, Ok(history)) = (offer.saved().version, room::History::read(offer.saved())) {
             chat.room.add(history);
-            offer.take_socket().await;
+            if let Err(error) = offer.take_socket().await {
+                eprintln!("what was said stays with the older generation: {error}");
+            }
         }
     }
 }

@@ -36,19 +36,22 @@ pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
             json!({ "pid": 7, "role": "preflight", "state": 9, "echo": 10 }),
         ]),
         "parcel" => [
-            json!({ "number": 1, "type": "http", "listener": "http", "peer": "127.0.0.1:80",
+            json!({ "type": "http", "listener": "http", "peer": "127.0.0.1:80",
                     "accepted": number }),
-            json!({ "number": number, "type": "http", "listener": text, "path": "/run/peer.sock",
+            json!({ "type": "http", "listener": text, "path": "/run/peer.sock",
                     "requests": number, "new": [] }),
-            json!({ "number": 2, "type": "own", "name": text, "version": 7 }),
-            json!({ "number": 3, "type": "later" }),
+            json!({ "type": "own", "name": text, "version": 7 }),
+            json!({ "type": "later" }),
         ]
         .iter()
         .map(|header| {
-            let header = header.to_string().into_bytes();
-            let length = u32::try_from(header.len()).unwrap().to_le_bytes();
-            [&length[..], &header, b"GET / HTTP/1.1\r\nHos"].concat()
+            let (header, read) = (header.to_string().into_bytes(), b"GET / HTTP/1.1\r\nHos");
+            let lengths = [header.len(), read.len()].map(|it| u32::try_from(it).unwrap());
+            let lengths = lengths.map(u32::to_le_bytes).concat();
+            // The same again: there may be many.
+            [&lengths[..], &header, read].concat().repeat(2)
         })
+        .chain([[&b"+"[..], &number.to_le_bytes(), b"\x02\0"].concat()])
         .collect(),
         "configuration" => vec![FILE.into(), "[app]\nx = [[1], {a = 1.25}]\n".into()],
         "address" => ["127.0.0.1:80", "[::1]:8080", "unix:/run/a.sock", "unix:a", "[fe80::1%2]:1"]

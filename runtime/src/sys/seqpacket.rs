@@ -86,6 +86,22 @@ fn send_flagged(
 ///
 /// A packet or descriptor list that did not fit is an error: nothing is read in part.
 pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
+    let Some((packet, whole)) = receive_some(socket)? else { return Ok(None) };
+    if !whole {
+        let why = "its descriptors did not arrive: this process has too many open (RLIMIT_NOFILE), \
+                   or there were more than 250";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    Ok(Some(packet))
+}
+
+/// As [`receive`], but descriptors for which this process has no room are left out: the first ones arrive.
+pub(crate) fn receive_what_fits(socket: impl AsFd) -> io::Result<Option<Packet>> {
+    Ok(receive_some(socket)?.map(|(packet, _)| packet))
+}
+
+/// One packet, and whether all its descriptors are there.
+fn receive_some(socket: impl AsFd) -> io::Result<Option<(Packet, bool)>> {
     // As long as the packet is: the supervisor lives long and its heap should stay small.
     let (_, length) = past_reset(|| {
         rustix::net::recv(&socket, &mut [0_u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)
@@ -111,11 +127,6 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 128 KiB"));
     }
-    if received.flags.contains(ReturnFlags::CTRUNC) {
-        let why = "its descriptors did not arrive: this process has too many open (RLIMIT_NOFILE), \
-                   or there were more than 250";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    }
     if received.bytes == 0 {
         if !hung_up(&socket)? {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
@@ -123,7 +134,8 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
         return Ok(None);
     }
     bytes.truncate(received.bytes);
-    Ok(Some(Packet { bytes, descriptors }))
+    let whole = !received.flags.contains(ReturnFlags::CTRUNC);
+    Ok(Some((Packet { bytes, descriptors }, whole)))
 }
 
 /// Receives again where the socket reports a reset.

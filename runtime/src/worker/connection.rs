@@ -1,7 +1,7 @@
 //! One counted connection, from accept to the line of the account that it ends in.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -12,8 +12,7 @@ use crate::counters::Ending;
 pub(crate) struct Connection {
     state: Arc<State>,
     farewell: Arc<Farewell>,
-    passed: AtomicBool,
-    lost: AtomicBool,
+    fate: AtomicU8,
     #[cfg(feature = "http")]
     seat: std::sync::OnceLock<super::http::Seat>,
     _alive: TaskTrackerToken,
@@ -39,7 +38,7 @@ impl Accepting {
     /// There is a connection: it counts until it is dropped.
     pub(crate) fn succeeded(mut self) -> Connection {
         self.succeeded = true;
-        Connection::new(&self.state)
+        Connection::new(&self.state, fate::OURS)
     }
 }
 
@@ -49,6 +48,18 @@ impl Drop for Accepting {
             self.state.counters.not_accepted();
         }
     }
+}
+
+/// What a connection is to this worker.
+mod fate {
+    /// It has one until it ends here.
+    pub(super) const OURS: u8 = 0;
+    /// An older generation offers it, and has not heard that it is taken.
+    pub(super) const OFFERED: u8 = 1;
+    /// The next generation has it.
+    pub(super) const HANDED_OFF: u8 = 2;
+    /// Whether the next generation has it cannot be known.
+    pub(super) const LOST: u8 = 3;
 }
 
 const TOLD: u8 = 1;
@@ -77,26 +88,37 @@ impl Farewell {
 }
 
 impl Connection {
-    pub(super) fn new(state: &Arc<State>) -> Connection {
+    fn new(state: &Arc<State>, fate: u8) -> Connection {
         Connection {
             state: Arc::clone(state),
             farewell: Arc::default(),
-            passed: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
+            fate: AtomicU8::new(fate),
             #[cfg(feature = "http")]
             seat: std::sync::OnceLock::new(),
             _alive: state.tasks.token(),
         }
     }
 
+    /// One that an older generation offers: counted before that hears of it, so that none is missing in the
+    /// ledger of a process that is killed right after it.
+    pub(super) fn offered(state: &Arc<State>) -> Connection {
+        state.counters.received();
+        Connection::new(state, fate::OFFERED)
+    }
+
+    /// The older generation has heard that it is taken.
+    pub(crate) fn keep(&self) {
+        self.fate.store(fate::OURS, Relaxed);
+    }
+
     /// The next generation has it.
-    pub(crate) fn passed(&self) {
-        self.passed.store(true, Relaxed);
+    pub(crate) fn handed_off(&self) {
+        self.fate.store(fate::HANDED_OFF, Relaxed);
     }
 
     /// Nobody knows whether the next generation has it.
     pub(crate) fn lost(&self) {
-        self.lost.store(true, Relaxed);
+        self.fate.store(fate::LOST, Relaxed);
     }
 
     /// Takes room among those of its listener for as long as it is open.
@@ -113,13 +135,16 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let passed = self.passed.load(Relaxed);
-        if self.lost.load(Relaxed) || !passed && self.state.is_abandoned() {
-            // It is cut by the end of the process, or nobody knows who has it, and stays open in the account
-            // until then: it is lost.
-            return;
+        let fate = self.fate.load(Relaxed);
+        match fate {
+            fate::OFFERED => return self.state.counters.not_received(),
+            // Nobody knows who has it, or it is cut by the end of the process: it stays open in the account
+            // until then, and is lost.
+            fate::LOST => return,
+            fate::OURS if self.state.is_abandoned() => return,
+            _ => {}
         }
-        self.state.counters.ended(if passed {
+        self.state.counters.ended(if fate == fate::HANDED_OFF {
             Ending::Passed
         } else if self.state.forced.is_cancelled() {
             Ending::Forced

@@ -529,10 +529,9 @@ impl State {
         Accepting::begin(self)
     }
 
-    /// Counts a connection that an older generation passed, until what is returned is dropped.
-    pub(crate) fn received(self: &Arc<Self>) -> Connection {
-        self.counters.received();
-        Connection::new(self)
+    /// Counts a connection that an older generation offers.
+    pub(crate) fn offered(self: &Arc<Self>) -> Connection {
+        Connection::offered(self)
     }
 
     /// Hangs up and waits for the stand-in of a supervisor, if there is one, to put things away.

@@ -130,7 +130,8 @@ fn scenarios(step: &str) -> &'static [Scenario] {
         | "worker.quiesce"
         | "worker.before-pass"
         | "worker.after-pass"
-        | "worker.passed-received" => &[Restart],
+        | "worker.passed-received"
+        | "worker.passed-answered" => &[Restart],
         "supervisor.before-bind" => &[Listener],
         "worker.resume" => &[Undone],
         "supervisor.before-fork"

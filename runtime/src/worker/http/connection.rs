@@ -22,8 +22,10 @@ use super::http2;
 use super::io::{LingeringIo, join};
 use super::service::{Activity, Observed};
 use super::{BoxError, Peer};
-use crate::worker::net::{Stream, is_exhaustion};
-use crate::worker::passing::{Contents, MAX_BYTES, Parcel, Successor, Verdict};
+use crate::worker::net::Stream;
+use crate::worker::passing::{
+    Contents, Handoff, Held, MAX_BYTES, RETRIES, RETRY_PAUSE, Slot, Verdict,
+};
 use crate::worker::state::State;
 
 /// How long a draining worker that cannot pass a connection waits for its first request.
@@ -31,11 +33,6 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the last worker of a daemon that ends waits for the next request of an idle connection.
 const LAST_GRACE: Duration = Duration::from_millis(500);
-
-/// How often, and after what time each, a connection is passed again that found no descriptor left: one
-/// is needed for a moment, and every connection that was passed leaves one.
-const RETRIES: u32 = 50;
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection and what is known of it.
 pub(super) struct Connection<S> {
@@ -56,7 +53,7 @@ pub(super) struct Connection<S> {
 enum Ended {
     Closed,
     /// Between two requests, and somebody else serves now.
-    Idle(Stream, Bytes, Successor),
+    Idle(Stream, Bytes, Slot),
     /// It waited for longer than it may.
     Overdue(Stream, Bytes),
     /// It speaks HTTP/2; these bytes are its beginning.
@@ -78,9 +75,6 @@ where
         let Connection { state, mut stream, mut bytes, peer, accepted, since, .. } = self;
         let Connection { activity, builder, service, .. } = self;
         if let Stream::Tcp(stream) = &stream {
-            // Responses are written whole; waiting for more to send only adds latency (tcp(7)). A
-            // connection on which it fails is dead, which the first read tells.
-            let _ = stream.set_nodelay(true);
             keep_alive(stream, builder.limits.tcp_keepalive);
         }
         if !bytes.is_empty() {
@@ -95,9 +89,9 @@ where
         };
         loop {
             let ended = serve(&state, stream, bytes, observed(), &builder.http1, &mut clock);
-            let (idle, read, successor) = match ended.await {
+            let (idle, read, slot) = match ended.await {
                 Ended::Closed => return,
-                Ended::Idle(stream, bytes, successor) => (stream, bytes, successor),
+                Ended::Idle(stream, bytes, slot) => (stream, bytes, slot),
                 Ended::Overdue(idle, read) if read.is_empty() && idle.has_input() => {
                     // In this very moment: it is answered, and told that it ends.
                     activity.end_with_next();
@@ -113,20 +107,12 @@ where
                     return report(ended.await);
                 }
             };
-            let socket = match idle.duplicate() {
-                Ok(socket) if read.len() <= MAX_BYTES => socket,
-                Err(error) if is_exhaustion(&error) && retries > 0 => {
-                    retries -= 1;
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                    (stream, bytes) = (idle, read);
-                    continue;
-                }
-                _ => {
-                    activity.passing_failed(successor.number);
-                    (stream, bytes) = (idle, read);
-                    continue;
-                }
-            };
+            let successor = slot.successor;
+            if read.len() > MAX_BYTES {
+                activity.handoff_failed(successor);
+                (stream, bytes) = (idle, read);
+                continue;
+            }
             let contents = Contents::Http {
                 listener: peer.listener.to_string(),
                 peer: peer.addr.tcp(),
@@ -135,20 +121,23 @@ where
                 requests: activity.requests(),
                 since: clock.since(),
             };
-            let parcel = Parcel { contents, bytes: read.to_vec(), socket };
-            match successor.pass(parcel).await {
-                Verdict::Taken => {
-                    idle.connection().passed();
-                    return;
-                }
-                Verdict::Unknown => {
-                    idle.connection().lost();
-                    return;
+            let socket = Held::Stream(idle);
+            let handoff = Handoff { contents, bytes: read.into(), socket };
+            // Nobody touches it until it is answered for. Without an answer the runtime ends.
+            let Some((verdict, handoff)) = slot.hand_off(handoff).await else { return };
+            let Handoff { bytes: read, socket: Held::Stream(idle), .. } = handoff else { return };
+            match verdict {
+                Verdict::Taken | Verdict::Unknown => return,
+                Verdict::Later if retries > 0 => {
+                    retries -= 1;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 // It goes on here: with the next successor, or under the rules of the drain.
-                Verdict::Refused | Verdict::Gone => activity.passing_failed(successor.number),
+                Verdict::Refused | Verdict::Gone | Verdict::Later => {
+                    activity.handoff_failed(successor);
+                }
             }
-            (stream, bytes) = (idle, read);
+            (stream, bytes) = (idle, read.into());
         }
     }
 }
@@ -161,7 +150,7 @@ fn keep_alive(stream: &tokio::net::TcpStream, idle: Duration) {
     // What the kernel takes, in seconds (tcp(7)).
     let within = |time: Duration| time.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
     let keepalive = TcpKeepalive::new().with_time(within(idle)).with_interval(within(idle / 4));
-    // As above: one on which it fails is dead.
+    // One on which it fails is dead, which the first read tells.
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(4));
 }
 
@@ -193,8 +182,8 @@ where
     let activity = Arc::clone(service.activity());
     let io = TokioIo::new(LingeringIo::new(stream, bytes, Arc::clone(&activity)));
     let mut connection = builder.serve_connection(io, service);
-    let mut may_leave = std::pin::pin!(may_leave(state, &activity));
-    let mut leaving = None;
+    let mut leave = std::pin::pin!(may_leave(state, &activity));
+    let mut waits = false;
     let mut patience = std::pin::pin!(patience(state, &activity));
     let (mut impatient, mut told, mut registered) = (false, false, false);
     let round = poll_fn(|cx| {
@@ -230,30 +219,31 @@ where
             return Poll::Pending;
         }
         registered = true;
-        if leaving.is_none()
-            && let Poll::Ready(successor) = may_leave.as_mut().poll(cx)
-        {
-            leaving = Some(successor);
-        }
-        if let Some(successor) = &leaving
-            && !activity.busy()
-        {
-            if !activity.used() {
-                // Nothing was begun, so that there is nothing hyper could lose.
-                return Poll::Ready(Round::Leave(successor.clone()));
-            }
-            // hyper closes at once if it is between two requests, and after the request otherwise,
-            // which is what it must do for one whose body was not read.
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
-            return match connection.poll_without_shutdown(cx) {
-                Poll::Ready(Ok(())) => Poll::Ready(Round::Leave(successor.clone())),
-                Poll::Ready(Err(error)) => Poll::Ready(Round::Closed(Err(error))),
-                Poll::Pending => {
-                    activity.passing_failed(successor.number);
-                    leaving = None;
-                    Poll::Pending
+        // One that is busy has no use for a place in the queue. If it waits for one it has to take it, and
+        // leave it to others.
+        if waits || !activity.busy() {
+            waits = true;
+            if let Poll::Ready(slot) = leave.as_mut().poll(cx) {
+                waits = false;
+                leave.set(may_leave(state, &activity));
+                if !activity.busy() {
+                    if !activity.used() {
+                        // Nothing was begun, so that there is nothing hyper could lose.
+                        return Poll::Ready(Round::Leave(slot));
+                    }
+                    // hyper closes at once if it is between two requests, and after the request otherwise,
+                    // which is what it must do for one whose body was not read.
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
+                    return match connection.poll_without_shutdown(cx) {
+                        Poll::Ready(Ok(())) => Poll::Ready(Round::Leave(slot)),
+                        Poll::Ready(Err(error)) => Poll::Ready(Round::Closed(Err(error))),
+                        Poll::Pending => {
+                            activity.handoff_failed(slot.successor);
+                            Poll::Pending
+                        }
+                    };
                 }
-            };
+            }
         }
         impatient = impatient || patience.as_mut().poll(cx).is_ready();
         if impatient && !told && !activity.busy() && (state.is_last() || !activity.used()) {
@@ -266,10 +256,10 @@ where
     })
     .await;
     let result = match round {
-        Round::Leave(successor) => {
+        Round::Leave(slot) => {
             let parts = connection.into_parts();
             let (stream, unread) = parts.io.into_inner().into_parts();
-            return Ended::Idle(stream, join(parts.read_buf, unread), successor);
+            return Ended::Idle(stream, join(parts.read_buf, unread), slot);
         }
         Round::Overdue => {
             let parts = connection.into_parts();
@@ -306,20 +296,22 @@ enum Round {
     Upgrade,
     #[cfg(feature = "http2")]
     Http2,
-    Leave(Successor),
+    Leave(Slot),
     Overdue,
 }
 
-/// Completes when the worker drains and a generation is there that this connection was not yet refused
-/// by.
-async fn may_leave(state: &Arc<State>, activity: &Activity) -> Successor {
+/// Completes when the worker drains and there is a place in the queue to a generation that this connection
+/// was not yet refused by.
+async fn may_leave(state: &Arc<State>, activity: &Activity) -> Slot {
     state.draining.cancelled().await;
     let mut successors = state.passage.successors();
     loop {
-        if let Some(successor) = &*successors.borrow_and_update()
-            && !activity.was_refused_by(successor.number)
-        {
-            return successor.clone();
+        let successor = successors.borrow_and_update().clone();
+        if let Some(successor) = successor.filter(|it| !activity.was_refused_by(it.number)) {
+            match successor.slot().await {
+                Some(slot) => return slot,
+                None => activity.handoff_failed(successor.number),
+            }
         }
         if successors.changed().await.is_err() {
             std::future::pending::<()>().await;

@@ -34,6 +34,7 @@ mod service;
 mod until_draining;
 mod upgraded;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -52,7 +53,7 @@ pub(crate) use self::room::Seat;
 use self::service::Activity;
 pub use self::until_draining::{UntilDraining, until_draining};
 pub use self::upgraded::into_stream;
-use super::passing::{Adopter, Contents, Parcel, Place, Receipt};
+use super::passing::{Adopter, Contents, Handoff, Place, Receipt};
 use crate::error::Result;
 use crate::sys::clock::to_monotonic_ns;
 use crate::worker::daemon::Daemon;
@@ -209,6 +210,11 @@ where
     B::Error: Into<BoxError>,
 {
     fn accepted(&self, stream: Stream, addr: Addr) -> Connection<S> {
+        if let Stream::Tcp(stream) = &stream {
+            // Responses are written whole; waiting for more to send only adds latency (tcp(7)). A
+            // connection on which it fails is dead, which the first read tells.
+            let _ = stream.set_nodelay(true);
+        }
         let accepted = to_monotonic_ns(Instant::now());
         self.connection(stream, addr, Bytes::new(), accepted, accepted, 0)
     }
@@ -239,17 +245,17 @@ where
 
     /// Takes connections that an older generation passes.
     fn adopter(self) -> Adopter {
-        Arc::new(move |parcel: Parcel, receipt: Receipt| {
+        Arc::new(move |handoff: Handoff<OwnedFd>, receipt: Receipt| {
             // Before the look at the drain: from here on the drain waits for it.
             let waited_for = self.connections.token();
             if self.state.is_draining() {
                 return;
             }
-            let Parcel { contents, bytes, socket } = parcel;
+            let Handoff { contents, bytes, socket } = handoff;
             let Contents::Http { peer, path, accepted, requests, since, .. } = contents else {
                 return;
             };
-            let stream = match Stream::from_socket(&self.state, socket) {
+            let stream = match Stream::from_stream(&self.state, socket, peer.is_some()) {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::debug!(%error, "a connection is left with the older generation");
@@ -261,11 +267,12 @@ where
                 None => Addr::Unix(path),
             };
             let connection = self.connection(stream, addr, bytes.into(), accepted, since, requests);
-            self.connections.spawn(self.state.own.track_future(async move {
-                receipt.take().await;
-                connection.run().await;
-            }));
-            drop(waited_for);
+            let (connections, own) = (self.connections.clone(), self.state.own.clone());
+            receipt.taken(move || {
+                connection.stream.connection().keep();
+                connections.spawn(own.track_future(connection.run()));
+                drop(waited_for);
+            });
         })
     }
 }

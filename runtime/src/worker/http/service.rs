@@ -126,7 +126,7 @@ impl Activity {
     }
 
     /// The successor of this number did not take the connection, or cannot.
-    pub(super) fn passing_failed(&self, successor: u64) {
+    pub(super) fn handoff_failed(&self, successor: u64) {
         self.refused_by.store(successor, Relaxed);
     }
 

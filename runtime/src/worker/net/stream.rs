@@ -77,7 +77,24 @@ impl Stream {
         self.as_fd().try_clone_to_owned()
     }
 
-    /// A connection that an older generation passed on, as one of this worker.
+    /// A connection that an older generation offers and that is known to be a stream which does not block.
+    #[cfg(feature = "http")]
+    pub(crate) fn from_stream(
+        state: &Arc<State>,
+        socket: OwnedFd,
+        is_tcp: bool,
+    ) -> io::Result<Stream> {
+        crate::failpoint::note_peer(&socket);
+        Ok(if is_tcp {
+            let stream = tokio::net::TcpStream::from_std(socket.into())?;
+            Stream::Tcp(Tracked::new(stream, state.offered()))
+        } else {
+            let stream = tokio::net::UnixStream::from_std(socket.into())?;
+            Stream::Unix(Tracked::new(stream, state.offered()))
+        })
+    }
+
+    /// A connection that an older generation offers, of whatever kind.
     pub(crate) fn from_socket(state: &Arc<State>, socket: OwnedFd) -> io::Result<Stream> {
         if rustix::net::sockopt::socket_type(&socket)? != SocketType::STREAM {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));
@@ -87,12 +104,12 @@ impl Stream {
                 crate::sys::descriptors::set_nonblocking(&socket)?;
                 crate::failpoint::note_peer(&socket);
                 let stream = tokio::net::TcpStream::from_std(socket.into())?;
-                Ok(Stream::Tcp(Tracked::new(stream, state.received())))
+                Ok(Stream::Tcp(Tracked::new(stream, state.offered())))
             }
             AddressFamily::UNIX => {
                 crate::sys::descriptors::set_nonblocking(&socket)?;
                 let stream = tokio::net::UnixStream::from_std(socket.into())?;
-                Ok(Stream::Unix(Tracked::new(stream, state.received())))
+                Ok(Stream::Unix(Tracked::new(stream, state.offered())))
             }
             _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not TCP and not a unix socket")),
         }

@@ -60,22 +60,24 @@
 //! message that was written in part.
 
 mod channel;
+mod message;
 mod own;
-mod parcel;
 mod passage;
+mod sending;
+mod taking;
 
 #[cfg(feature = "http")]
-pub(crate) use channel::{Receipt, Successor, Verdict};
-pub use own::{Offer, Passable, Passed, Saved, Unpassed};
-#[cfg(feature = "http")]
-pub(crate) use parcel::Place;
+pub(crate) use channel::{Held, RETRIES, RETRY_PAUSE, Slot, Verdict};
 #[cfg(any(test, fuzzing))]
-pub(crate) use parcel::survives_the_journey;
+pub(crate) use message::survives_the_journey;
 #[cfg(feature = "http")]
-pub(crate) use parcel::{Contents, MAX_BYTES, Parcel};
+pub(crate) use message::{Contents, Handoff, MAX_BYTES, Place};
+pub use own::{Offer, Passable, Passed, Saved, Unpassed};
 #[cfg(feature = "http")]
 pub(crate) use passage::Adopter;
 pub(crate) use passage::Passage;
+#[cfg(feature = "http")]
+pub(crate) use taking::Receipt;
 
 #[cfg(doc)]
 use crate::Daemon;

@@ -11,8 +11,9 @@ use futures_core::Stream as Sequence;
 use tokio::sync::mpsc;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::channel::{Receipt, Successor, Verdict};
-use super::parcel::{Contents, MAX_BYTES, Parcel, Place};
+use super::channel::{Held, RETRIES, RETRY_PAUSE, Successor, Verdict};
+use super::message::{Contents, Handoff, MAX_BYTES, Place};
+use super::taking::Receipt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{Stream, Tracked};
 use crate::worker::daemon::Daemon;
@@ -77,7 +78,7 @@ impl<S: AsFd> sealed::Sealed for Tracked<S> {
     }
 
     fn passed(&self) {
-        self.connection().passed();
+        self.connection().handed_off();
     }
 
     fn lost(&self) {
@@ -92,7 +93,7 @@ impl sealed::Sealed for Stream {
     }
 
     fn passed(&self) {
-        self.connection().passed();
+        self.connection().handed_off();
     }
 
     fn lost(&self) {
@@ -168,8 +169,8 @@ impl Daemon {
     pub fn passed(&self, name: &str) -> Passed {
         let (sender, offers) = mpsc::unbounded_channel();
         let state = Arc::clone(&self.state);
-        let adopter = move |parcel: Parcel, receipt: Receipt| {
-            let Parcel { contents: Contents::Own { version, .. }, bytes, socket } = parcel else {
+        let adopter = move |handoff: Handoff<OwnedFd>, receipt: Receipt| {
+            let Handoff { contents: Contents::Own { version, .. }, bytes, socket } = handoff else {
                 return;
             };
             let saved = Saved { version, bytes };
@@ -207,7 +208,7 @@ async fn pass(
             "a connection of `{name}` was not passed: `pass_connections` is off"
         )));
     }
-    let mut tried = None;
+    let (mut tried, mut retries) = (None, RETRIES);
     loop {
         let successor = tokio::select! {
             successor = next_successor(state, tried) => successor,
@@ -226,12 +227,17 @@ async fn pass(
             Error::io(format!("a connection of `{name}` was not passed"), error)
         })?;
         let contents = Contents::Own { name: name.to_owned(), version: saved.version };
-        let parcel = Parcel { contents, bytes: saved.bytes.clone(), socket };
-        match successor.pass_own(parcel).await {
+        let socket = Held::Copy(socket);
+        let handoff = Handoff { contents, bytes: saved.bytes.clone(), socket };
+        match successor.hand_off_own(handoff).await {
             Verdict::Taken => return Ok(Given::Taken),
             Verdict::Unknown => return Ok(Given::Unknown),
             Verdict::Gone => tried = Some(successor.number),
-            Verdict::Refused => {
+            Verdict::Later if retries > 0 => {
+                retries -= 1;
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Verdict::Refused | Verdict::Later => {
                 return Err(refused(format!(
                     "a connection of `{name}` was not passed: the new generation did not take it; \
                      does it call `Daemon::passed` before it is ready?"
@@ -316,20 +322,24 @@ impl Offer {
     ///
     /// # Errors
     /// Where it is no connected stream over TCP or a unix socket, which
-    /// [`take_socket`](Offer::take_socket) can take, or the runtime cannot watch it. It is refused
-    /// then.
+    /// [`take_socket`](Offer::take_socket) can take, or the runtime cannot watch it, it is refused. Where the
+    /// channel to the older generation broke, that one keeps it.
     pub async fn take(self) -> io::Result<(Stream, Saved)> {
         let Offer { state, socket, saved, receipt } = self;
         let stream = Stream::from_socket(&state, socket)?;
-        receipt.take().await;
+        receipt.take().await?;
+        stream.connection().keep();
         Ok((stream, saved))
     }
 
     /// Takes a socket of whatever kind. It is not counted, and no drain waits for it.
-    pub async fn take_socket(self) -> (OwnedFd, Saved) {
+    ///
+    /// # Errors
+    /// Where the channel to the older generation broke, which keeps it then.
+    pub async fn take_socket(self) -> io::Result<(OwnedFd, Saved)> {
         let Offer { socket, saved, receipt, .. } = self;
-        receipt.take().await;
-        (socket, saved)
+        receipt.take().await?;
+        Ok((socket, saved))
     }
 }
 

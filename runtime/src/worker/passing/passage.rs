@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::{mpsc, watch};
 
-use super::channel::{self, Channel, Receipt, Successor};
-use super::parcel::{Parcel, Place};
+use super::channel::{self, Channel, Successor};
+use super::message::{Handoff, Place};
+use super::taking::Receipt;
 use crate::sorted::SortedMap;
 use crate::worker::state::{State, lock};
 
 /// Takes a connection and answers for it, or drops the receipt.
-pub(crate) type Adopter = Arc<dyn Fn(Parcel, Receipt) + Send + Sync + 'static>;
+pub(crate) type Adopter = Arc<dyn Fn(Handoff<OwnedFd>, Receipt) + Send + Sync + 'static>;
 
 /// Part of the worker's state.
 pub(crate) struct Passage {

@@ -1,0 +1,301 @@
+//! What travels between two generations: connections, many to a message, and what was answered.
+//!
+//! A message holds its connections one after the other, each with the lengths of what follows, what is to
+//! be known of it in JSON, and bytes; the descriptors travel beside it in the same order. Messages have no
+//! number: either side counts them. So one that cannot be read can be answered.
+//!
+//! Whoever takes connections greets first, with the name of all this. Nothing is sent to a release that greets
+//! otherwise.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::channel::Verdict;
+
+/// What whoever takes connections says first.
+pub(super) const GREETING: &[u8] = b"unbroken handoff 1";
+
+/// The most bytes that travel with a connection; one with more is not handed off.
+pub(crate) const MAX_BYTES: usize = 64 * 1024;
+
+/// A connection that is handed off.
+#[derive(Debug)]
+pub(crate) struct Handoff<S> {
+    pub(crate) contents: Contents,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) socket: S,
+}
+
+/// What the next generation has to know of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(crate) enum Contents {
+    /// HTTP/1.1 between two requests; the bytes are the beginning of the next one. The socket is a stream
+    /// and does not block.
+    Http {
+        /// The listener it came by.
+        listener: String,
+        /// The peer's TCP address; `None` for a unix socket.
+        #[serde(default)]
+        peer: Option<SocketAddr>,
+        /// The path of a unix peer.
+        #[serde(default)]
+        path: Option<PathBuf>,
+        /// When it was accepted, in nanoseconds of `CLOCK_MONOTONIC`.
+        #[serde(default)]
+        accepted: u64,
+        /// Requests it has sent.
+        #[serde(default)]
+        requests: u64,
+        /// Since when it waits for the next one, or for the rest of it, in the same measure. Zero: now.
+        #[serde(default)]
+        since: u64,
+    },
+    /// One of the application's own; the bytes are its state.
+    Own {
+        name: String,
+        /// Of the state.
+        version: u32,
+    },
+    /// Of a later release.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Who takes what comes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// The HTTP server of this listener.
+    #[cfg(feature = "http")]
+    Listener(String),
+    /// The application, by this name.
+    Own(String),
+}
+
+impl Contents {
+    /// Whether it is answered for at once: an application may take its time.
+    pub(super) fn is_prompt(&self) -> bool {
+        matches!(self, Contents::Http { .. })
+    }
+
+    /// Who is to take it; `None` where nobody here can.
+    pub(crate) fn place(&self) -> Option<Place> {
+        match self {
+            #[cfg(feature = "http")]
+            Contents::Http { listener, .. } => Some(Place::Listener(listener.clone())),
+            #[cfg(not(feature = "http"))]
+            Contents::Http { .. } => None,
+            Contents::Own { name, .. } => Some(Place::Own(name.clone())),
+            Contents::Unknown => None,
+        }
+    }
+}
+
+/// Appends a connection to a message.
+pub(super) fn append(message: &mut Vec<u8>, contents: &Contents, bytes: &[u8]) -> io::Result<()> {
+    let begun = message.len();
+    message.extend([0; 8]);
+    if let Err(error) = serde_json::to_writer(&mut *message, contents) {
+        message.truncate(begun);
+        return Err(error.into());
+    }
+    let lengths = [message.len() - begun - 8, bytes.len()];
+    for (index, length) in lengths.into_iter().enumerate() {
+        let length = u32::try_from(length).map_err(io::Error::other)?;
+        message[begun + 4 * index..][..4].copy_from_slice(&length.to_le_bytes());
+    }
+    message.extend_from_slice(bytes);
+    Ok(())
+}
+
+/// The connections of a message, in order; those that cannot be taken have no contents. `None`: it is not
+/// such a message.
+pub(super) fn read(mut message: &[u8]) -> Option<Vec<(Option<Contents>, &[u8])>> {
+    let mut connections = Vec::new();
+    while !message.is_empty() {
+        let (header, rest) = message.split_first_chunk::<4>()?;
+        let (bytes, rest) = rest.split_first_chunk::<4>()?;
+        let length = |length: &[u8; 4]| usize::try_from(u32::from_le_bytes(*length)).ok();
+        let (header, rest) = rest.split_at_checked(length(header)?)?;
+        let (bytes, rest) = rest.split_at_checked(length(bytes)?)?;
+        connections.push((serde_json::from_slice(header).ok(), bytes));
+        message = rest;
+    }
+    Some(connections)
+}
+
+/// What is said of one connection, or of a whole message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// Which one, counted from 0.
+    pub(super) message: u64,
+    /// Which of its connections; `None`: all that are not answered for.
+    pub(super) index: Option<u16>,
+    pub(super) verdict: Verdict,
+}
+
+/// The length of an answer.
+const ANSWER: usize = 11;
+
+/// The index that stands for all.
+const ALL: u16 = u16::MAX;
+
+/// The most answers in a message.
+pub(super) const MOST_ANSWERS: usize = 1024;
+
+/// Appends an answer to a message of answers.
+pub(super) fn append_answer(message: &mut Vec<u8>, answer: Answer) {
+    message.push(answer.verdict.byte());
+    message.extend(answer.message.to_le_bytes());
+    message.extend(answer.index.unwrap_or(ALL).to_le_bytes());
+}
+
+/// The answers of a message; `None`: they are none.
+pub(super) fn read_answers(message: &[u8]) -> Option<impl Iterator<Item = Answer>> {
+    let (answers, rest) = message.as_chunks::<ANSWER>();
+    rest.is_empty().then(|| {
+        answers.iter().map(|&[verdict, message @ .., low, high]| {
+            let index = u16::from_le_bytes([low, high]);
+            Answer {
+                message: u64::from_le_bytes(message),
+                index: (index != ALL).then_some(index),
+                verdict: Verdict::of(verdict),
+            }
+        })
+    })
+}
+
+/// A message that is understood, sent again, is understood as the same.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn survives_the_journey(message: &[u8]) {
+    if let Some(answers) = read_answers(message) {
+        let mut again = Vec::new();
+        answers.for_each(|answer| append_answer(&mut again, answer));
+        assert_eq!(again.len(), message.len());
+    }
+    let Some(connections) = read(message) else { return };
+    // What a later release sends is not sent on.
+    let known = |(contents, bytes): (Option<Contents>, _)| {
+        contents.filter(|it| *it != Contents::Unknown).map(|it| (it, bytes))
+    };
+    let sent: Vec<_> = connections.into_iter().filter_map(known).collect();
+    let mut again = Vec::new();
+    for (contents, bytes) in &sent {
+        assert!(append(&mut again, contents, bytes).is_ok(), "{contents:?}");
+    }
+    let received = read(&again).unwrap_or_default();
+    let received: Vec<_> = received.into_iter().filter_map(known).collect();
+    assert_eq!(received, sent);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn contents() -> impl Strategy<Value = Contents> {
+        prop_oneof![
+            ("[a-z]{1,9}", any::<Option<(std::net::IpAddr, u16)>>(), any::<(u64, u64, u64)>())
+                .prop_map(|(listener, peer, (accepted, requests, since))| Contents::Http {
+                    listener,
+                    peer: peer.map(SocketAddr::from),
+                    path: None,
+                    accepted,
+                    requests,
+                    since
+                }),
+            (".{0,9}", any::<u32>()).prop_map(|(name, version)| Contents::Own { name, version }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn connections_survive_the_journey(
+            sent in prop::collection::vec(
+                (contents(), prop::collection::vec(any::<u8>(), 0..99)), 0..9
+            )
+        ) {
+            let mut message = Vec::new();
+            for (contents, bytes) in &sent {
+                append(&mut message, contents, bytes).unwrap();
+            }
+            let received = read(&message).unwrap().into_iter();
+            let received: Vec<_> =
+                received.map(|(contents, bytes)| (contents.unwrap(), bytes.to_vec())).collect();
+            prop_assert_eq!(received, sent);
+        }
+
+        #[test]
+        fn garbage_is_refused(message in prop::collection::vec(any::<u8>(), 0..300)) {
+            survives_the_journey(&message);
+        }
+
+        #[test]
+        fn answers_survive_too(
+            sent in prop::collection::vec(
+                (any::<u64>(), any::<Option<u16>>(), prop::sample::select(&Verdict::ALL[..])), 0..9
+            )
+        ) {
+            let sent: Vec<_> = sent
+                .into_iter()
+                .map(|(message, index, verdict)| {
+                    Answer { message, index: index.filter(|index| *index != ALL), verdict }
+                })
+                .collect();
+            let mut message = Vec::new();
+            sent.iter().for_each(|answer| append_answer(&mut message, *answer));
+            prop_assert_eq!(read_answers(&message).unwrap().collect::<Vec<_>>(), sent);
+        }
+    }
+
+    /// One whose peer has a name that is not text leaves the message as it was.
+    #[test]
+    fn what_cannot_be_written_leaves_no_trace() {
+        use std::os::unix::ffi::OsStringExt;
+        let own = Contents::Own { name: "a".into(), version: 1 };
+        let mut message = Vec::new();
+        append(&mut message, &own, b"b").unwrap();
+        let path = Some(std::ffi::OsString::from_vec(vec![0xff]).into());
+        let odd = Contents::Http {
+            listener: "a".into(),
+            peer: None,
+            path,
+            accepted: 0,
+            requests: 0,
+            since: 0,
+        };
+        assert!(append(&mut message, &odd, b"c").is_err());
+        append(&mut message, &own, b"d").unwrap();
+        let read = read(&message).unwrap();
+        assert_eq!(read, [(Some(own.clone()), &b"b"[..]), (Some(own), &b"d"[..])]);
+    }
+
+    /// What a later release adds is not understood, and keeps nothing else from being so.
+    #[test]
+    fn of_a_later_release() {
+        let mut message = Vec::new();
+        for header in [
+            &br#"{"type":"quic","mood":"calm"}"#[..],
+            br#"{"type":"own","name":"a","version":"two"}"#,
+            br#"{"type":"own","name":"a","version":2,"mood":"calm"}"#,
+        ] {
+            message.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
+            message.extend(1_u32.to_le_bytes());
+            message.extend([header, b"x"].concat());
+        }
+        let known = Contents::Own { name: "a".into(), version: 2 };
+        let contents: Vec<_> = read(&message).unwrap().into_iter().map(|it| it.0).collect();
+        assert_eq!(contents, [Some(Contents::Unknown), None, Some(known)]);
+        assert_eq!(read(b"{\"type\":\"another frame\"}"), None);
+    }
+
+    #[test]
+    fn what_is_no_answer_is_none() {
+        assert!(read_answers(b"+1234567").is_none());
+        assert_eq!(Verdict::of(b'!'), Verdict::Unknown);
+    }
+}

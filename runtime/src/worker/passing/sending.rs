@@ -1,0 +1,500 @@
+//! The old worker's end: connections go out in batches, and come back with their answers.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use super::channel::{Held, Outgoing, Sent, Verdict};
+use super::message::{self, Answer};
+use crate::failpoint::{self, Step};
+use crate::sys::seqpacket;
+use crate::worker::net::is_exhaustion;
+
+/// The most connections in a message. The kernel would take 253, but what is in flight in either worker is
+/// served between two of them.
+pub(super) const BATCH: usize = 64;
+
+/// Connections sent and not yet answered for.
+const UNANSWERED: usize = 2 * BATCH;
+
+/// Sends connections and hears the answers. Ends with the successor, or once all is answered and there is
+/// nothing more to send.
+///
+/// What is unanswered when the successor is gone was not taken, and goes on here: all answers that it gave
+/// were read by then. What is unanswered when the answers cannot be read is given up, as one connection
+/// must not have two owners.
+pub(super) async fn send_all(generation: u32, outgoing: Outgoing) -> io::Result<()> {
+    let Outgoing { socket, mut queue, opened } = outgoing;
+    let opened = opened.drop_guard();
+    let mut sender = Sender { generation, ..Sender::default() };
+    let ended = match seqpacket::register(socket) {
+        Ok(socket) => match greeted(&socket).await {
+            Ok(true) => {
+                drop(opened);
+                sender.run(&socket, &mut queue).await
+            }
+            Ok(false) => {
+                drop((socket, opened));
+                tracing::debug!("the successor takes connections in another way: they stay");
+                while let Some(sent) = queue.recv().await {
+                    give_back(sent, Verdict::Refused);
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    };
+    // Those that were not sent, and those that have a place in the queue and do not know of the end yet.
+    queue.close();
+    sender.unsend(Verdict::Gone);
+    while let Some(sent) = queue.recv().await {
+        give_back(sent, Verdict::Gone);
+    }
+    ended
+}
+
+#[derive(Default)]
+struct Sender {
+    generation: u32,
+    /// Taken from the queue.
+    waiting: Vec<Sent>,
+    /// The next message.
+    next: Option<Message>,
+    /// How many messages were sent, which is the next one's number.
+    messages: u64,
+    /// By the number of their message.
+    unanswered: HashMap<u64, Vec<Option<Sent>>>,
+    /// How many these are, and how many of them are answered for at once.
+    count: usize,
+    prompt: usize,
+}
+
+#[derive(Default)]
+struct Message {
+    bytes: Vec<u8>,
+    connections: Vec<Sent>,
+}
+
+/// What came next.
+enum Event {
+    Heard(io::Result<Option<seqpacket::Packet>>),
+    Sent(io::Result<()>),
+    /// So many more wait; with none, there will be none.
+    Waiting(usize),
+}
+
+impl Sender {
+    async fn run(
+        &mut self,
+        socket: &AsyncFd<OwnedFd>,
+        queue: &mut mpsc::Receiver<Sent>,
+    ) -> io::Result<()> {
+        let mut more = true;
+        // Once it has failed nothing more is sent, and the answers are still read.
+        let mut sending = Ok(());
+        loop {
+            if sending.is_ok() && self.next.is_none() && self.is_due() {
+                self.next = self.pack();
+                if self.next.is_some() {
+                    sending = failpoint::attempt(Step::WorkerBeforePass, self.generation);
+                }
+            }
+            if sending.is_err() {
+                self.unsend(Verdict::Gone);
+                // Whoever waits for a place need not.
+                queue.close();
+            }
+            let idle = self.waiting.is_empty() && self.next.is_none();
+            if self.count == 0 && (sending.is_err() || idle && !more) {
+                return sending;
+            }
+            let (may_send, room) = (sending.is_ok(), BATCH.saturating_sub(self.waiting.len()));
+            let event = tokio::select! {
+                biased;
+                heard = receive(socket) => Event::Heard(heard),
+                sent = send(socket, self.next.as_ref()) => Event::Sent(sent),
+                count = queue.recv_many(&mut self.waiting, room), if may_send && more && room > 0 => {
+                    Event::Waiting(count)
+                }
+            };
+            match event {
+                Event::Heard(Ok(Some(packet))) => {
+                    let Some(answers) = message::read_answers(&packet.bytes) else {
+                        self.settle_all(Verdict::Unknown);
+                        let what = "the successor answered something else";
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                    };
+                    answers.for_each(|answer| self.settle(answer));
+                }
+                Event::Heard(Ok(None)) => {
+                    self.settle_all(Verdict::Gone);
+                    return sending;
+                }
+                Event::Heard(Err(error)) => {
+                    self.settle_all(Verdict::Unknown);
+                    return Err(error);
+                }
+                Event::Sent(Ok(())) => self.sent(),
+                // Of memory, or as too many descriptors of this user are under way.
+                Event::Sent(Err(error)) if is_shortage(&error) => {
+                    let message = self.next.take().unwrap_or_default();
+                    message.connections.into_iter().for_each(|it| give_back(it, Verdict::Later));
+                }
+                Event::Sent(Err(error)) => sending = Err(error),
+                Event::Waiting(count) => more = count > 0,
+            }
+        }
+    }
+
+    /// Whether those that wait are to be sent. A part of a batch waits while others are under way, and grows
+    /// meanwhile.
+    fn is_due(&self) -> bool {
+        let full = self.waiting.len() >= BATCH;
+        (full || self.prompt == 0) && self.count + self.waiting.len() <= UNANSWERED
+    }
+
+    /// Makes a message of those that wait.
+    fn pack(&mut self) -> Option<Message> {
+        let mut message = Message::default();
+        let mut waiting = std::mem::take(&mut self.waiting).into_iter();
+        while let Some(sent) = waiting.next() {
+            let before = message.bytes.len();
+            let written = message::append(&mut message.bytes, &sent.0.contents, &sent.0.bytes);
+            let fits = message.bytes.len() <= seqpacket::MAX_PACKET;
+            if written.is_ok() && fits {
+                message.connections.push(sent);
+                continue;
+            }
+            message.bytes.truncate(before);
+            if written.is_ok() && before > 0 {
+                // It is the first one of the next message.
+                self.waiting.push(sent);
+                self.waiting.extend(waiting);
+                break;
+            }
+            // One whose peer has a name that is not text stays here, by itself.
+            give_back(sent, Verdict::Refused);
+        }
+        (!message.connections.is_empty()).then_some(message)
+    }
+
+    /// The next message is on its way.
+    fn sent(&mut self) {
+        let Some(Message { connections, .. }) = self.next.take() else { return };
+        self.count += connections.len();
+        self.prompt += connections.iter().filter(|sent| sent.0.contents.is_prompt()).count();
+        self.unanswered.insert(self.messages, connections.into_iter().map(Some).collect());
+        self.messages += 1;
+        failpoint::reach(Step::WorkerAfterPass, self.generation);
+    }
+
+    /// Those that are not sent yet stay.
+    fn unsend(&mut self, verdict: Verdict) {
+        let next = self.next.take().unwrap_or_default();
+        let all = next.connections.into_iter().chain(self.waiting.drain(..));
+        all.for_each(|sent| give_back(sent, verdict));
+    }
+
+    fn settle(&mut self, Answer { message, index, verdict }: Answer) {
+        let Some(connections) = self.unanswered.get_mut(&message) else { return };
+        let asked = match index {
+            Some(index) => usize::from(index)..usize::from(index) + 1,
+            None => 0..connections.len(),
+        };
+        let asked = connections.get_mut(asked).unwrap_or_default();
+        for sent in asked.iter_mut().filter_map(Option::take) {
+            self.count -= 1;
+            self.prompt -= usize::from(sent.0.contents.is_prompt());
+            give_back(sent, verdict);
+        }
+        if connections.iter().all(Option::is_none) {
+            self.unanswered.remove(&message);
+        }
+    }
+
+    /// There will be no more answers.
+    fn settle_all(&mut self, verdict: Verdict) {
+        let messages: Vec<u64> = self.unanswered.keys().copied().collect();
+        for message in messages {
+            self.settle(Answer { message, index: None, verdict });
+        }
+    }
+}
+
+/// Gives a connection back to who waits for it.
+fn give_back((handoff, reply): Sent, verdict: Verdict) {
+    handoff.socket.note(verdict);
+    // Who waits may have been cancelled at the deadline: then the connection ends here.
+    let _ = reply.send((verdict, handoff));
+}
+
+impl Held {
+    /// Notes for the ledger what becomes of it.
+    fn note(&self, verdict: Verdict) {
+        let Held::Stream(stream) = self else { return };
+        match verdict {
+            Verdict::Taken => stream.connection().handed_off(),
+            Verdict::Unknown => stream.connection().lost(),
+            Verdict::Refused | Verdict::Gone | Verdict::Later => {}
+        }
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Held::Stream(stream) => stream.as_fd(),
+            Held::Copy(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// Whether there will be room for a message in a moment.
+fn is_shortage(error: &io::Error) -> bool {
+    is_exhaustion(error) || Errno::from_io_error(error) == Some(Errno::TOOMANYREFS)
+}
+
+/// Cancel safe: a message is sent whole, or not at all.
+async fn send(socket: &AsyncFd<OwnedFd>, message: Option<&Message>) -> io::Result<()> {
+    let Some(Message { bytes, connections }) = message else {
+        return std::future::pending().await;
+    };
+    let fds: Vec<_> = connections.iter().map(|(handoff, _)| handoff.socket.as_fd()).collect();
+    socket.async_io(Interest::WRITABLE, |socket| seqpacket::send(socket, bytes, &fds)).await
+}
+
+/// Whether the successor takes connections as this release sends them. One that is gone will not say
+/// anything else.
+async fn greeted(socket: &AsyncFd<OwnedFd>) -> io::Result<bool> {
+    let greeting = receive(socket).await?;
+    Ok(greeting.is_none_or(|packet| packet.bytes == message::GREETING))
+}
+
+async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<seqpacket::Packet>> {
+    socket.async_io(Interest::READABLE, |socket| seqpacket::receive(socket)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    use super::super::channel::{Channel, Returned, Successor};
+    use super::super::message::{Contents, Handoff, append_answer, read};
+    use super::*;
+
+    /// A sender with its queue, and the other end of its channel.
+    struct Bench {
+        successor: Successor,
+        sender: JoinHandle<io::Result<()>>,
+        theirs: OwnedFd,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let (ours, theirs) = seqpacket::pair().unwrap();
+            let (Channel::ToSuccessor(outgoing), successor) = Channel::to_successor(ours) else {
+                unreachable!()
+            };
+            seqpacket::send(&theirs, message::GREETING, &[]).unwrap();
+            Bench { successor, sender: tokio::spawn(send_all(1, outgoing)), theirs }
+        }
+
+        /// Queues a connection; returns where its answer comes.
+        async fn queue(&self, contents: Contents) -> oneshot::Receiver<Returned> {
+            let socket = std::fs::File::open("/dev/null").unwrap();
+            let handoff = Handoff { contents, bytes: vec![7], socket: Held::Copy(socket.into()) };
+            let (answer, answered) = oneshot::channel();
+            let slot = self.successor.slot().await.unwrap();
+            tokio::spawn(async move { answer.send(slot.hand_off(handoff).await.unwrap()) });
+            answered
+        }
+
+        /// Lets the sender do all that it can.
+        async fn settle(&self) {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+        }
+
+        /// Receives a message; returns how many connections and descriptors it has.
+        fn receive(&self) -> (usize, usize) {
+            let packet = seqpacket::receive(&self.theirs).unwrap().unwrap();
+            (read(&packet.bytes).unwrap().len(), packet.descriptors.len())
+        }
+
+        fn answer(&self, answers: &[(u64, Option<u16>, Verdict)]) {
+            let mut message = Vec::new();
+            for &(number, index, verdict) in answers {
+                append_answer(&mut message, Answer { message: number, index, verdict });
+            }
+            seqpacket::send(&self.theirs, &message, &[]).unwrap();
+        }
+    }
+
+    fn own() -> Contents {
+        Contents::Own { name: "a".into(), version: 1 }
+    }
+
+    fn http() -> Contents {
+        let peer = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        Contents::Http {
+            listener: "http".into(),
+            peer,
+            path: None,
+            accepted: 1,
+            requests: 1,
+            since: 1,
+        }
+    }
+
+    async fn verdicts(answers: Vec<oneshot::Receiver<Returned>>) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        for answer in answers {
+            verdicts.push(answer.await.unwrap().0);
+        }
+        verdicts
+    }
+
+    /// It has answered for some of 64 connections, has others unread, and is gone before an answer is read.
+    #[tokio::test]
+    async fn a_dead_successor_keeps_what_it_has_taken() {
+        let bench = Bench::new();
+        let mut answers = Vec::new();
+        for _ in 0..64 {
+            answers.push(bench.queue(own()).await);
+            bench.settle().await;
+        }
+        // Nothing is awaited until it is gone: the sender reads no answer before.
+        assert_eq!(bench.receive(), (1, 1));
+        assert_eq!(bench.receive(), (1, 1));
+        assert_eq!(bench.receive(), (1, 1));
+        bench.answer(&[(0, Some(0), Verdict::Taken)]);
+        bench.answer(&[(2, Some(0), Verdict::Taken)]);
+        let Bench { theirs, sender, .. } = bench;
+        drop(theirs);
+        let verdicts = verdicts(answers).await;
+        for (index, verdict) in verdicts.into_iter().enumerate() {
+            let expected = if [0, 2].contains(&index) { Verdict::Taken } else { Verdict::Gone };
+            assert_eq!(verdict, expected, "{index}");
+        }
+        sender.await.unwrap().unwrap();
+    }
+
+    /// What cannot be understood may have meant that all were taken.
+    #[tokio::test]
+    async fn an_answer_that_is_none_gives_up_what_was_sent() {
+        let bench = Bench::new();
+        let sent = bench.queue(own()).await;
+        bench.settle().await;
+        seqpacket::send(&bench.theirs, b"of another release", &[]).unwrap();
+        assert_eq!(sent.await.unwrap().0, Verdict::Unknown);
+        assert!(bench.sender.await.unwrap().is_err());
+        assert!(bench.successor.slot().await.is_none());
+    }
+
+    /// One that greets otherwise is sent nothing.
+    #[tokio::test]
+    async fn nothing_is_sent_to_another_release() {
+        let (ours, theirs) = seqpacket::pair().unwrap();
+        let (Channel::ToSuccessor(outgoing), successor) = Channel::to_successor(ours) else {
+            unreachable!()
+        };
+        seqpacket::send(&theirs, b"unbroken handoff 2", &[]).unwrap();
+        let sender = tokio::spawn(send_all(1, outgoing));
+        let bench = Bench { successor, sender, theirs };
+        for _ in 0..2 {
+            assert_eq!(bench.queue(own()).await.await.unwrap().0, Verdict::Refused);
+        }
+        assert!(seqpacket::receive(&bench.theirs).unwrap().is_none());
+        drop(bench.successor);
+        bench.sender.await.unwrap().unwrap();
+    }
+
+    /// One that says nothing gets no place in the queue: what waits is served meanwhile.
+    #[tokio::test]
+    async fn a_successor_that_does_not_greet_gets_nothing() {
+        let (ours, theirs) = seqpacket::pair().unwrap();
+        let (Channel::ToSuccessor(outgoing), successor) = Channel::to_successor(ours) else {
+            unreachable!()
+        };
+        let sender = tokio::spawn(send_all(1, outgoing));
+        let slot = tokio::spawn({
+            let successor = successor.clone();
+            async move { successor.slot().await.is_some() }
+        });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!slot.is_finished());
+        drop(theirs);
+        assert!(!slot.await.unwrap());
+        sender.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_message_that_was_not_understood_stays() {
+        let bench = Bench::new();
+        let sent = bench.queue(own()).await;
+        bench.settle().await;
+        bench.answer(&[
+            (0, None, Verdict::Refused),
+            (0, Some(0), Verdict::Taken),
+            (9, None, Verdict::Gone),
+        ]);
+        let (verdict, handoff) = sent.await.unwrap();
+        assert_eq!((verdict, handoff.bytes), (Verdict::Refused, vec![7]));
+        drop(bench.successor);
+        bench.sender.await.unwrap().unwrap();
+    }
+
+    /// The first goes out at once; those that come meanwhile go together.
+    #[tokio::test]
+    async fn a_batch_grows_while_another_is_under_way() {
+        let bench = Bench::new();
+        let mut answers = vec![bench.queue(http()).await];
+        bench.settle().await;
+        for _ in 0..BATCH / 2 {
+            answers.push(bench.queue(http()).await);
+            bench.settle().await;
+        }
+        assert_eq!(bench.receive(), (1, 1));
+        bench.answer(&[(0, None, Verdict::Taken)]);
+        bench.settle().await;
+        assert_eq!(bench.receive(), (BATCH / 2, BATCH / 2));
+        for _ in 0..BATCH {
+            answers.push(bench.queue(http()).await);
+            bench.settle().await;
+        }
+        assert_eq!(bench.receive(), (BATCH, BATCH));
+        bench.answer(&[(1, None, Verdict::Later), (2, None, Verdict::Taken)]);
+        let verdicts = verdicts(answers).await;
+        let later = verdicts.iter().filter(|verdict| **verdict == Verdict::Later).count();
+        assert_eq!((verdicts.len(), later), (1 + BATCH / 2 + BATCH, BATCH / 2));
+    }
+
+    /// A state may fill half a message.
+    #[test]
+    fn what_does_not_fit_comes_next() {
+        let mut sender = Sender::default();
+        for _ in 0..3 {
+            let socket = std::fs::File::open("/dev/null").unwrap().into();
+            let bytes = vec![0; message::MAX_BYTES];
+            let handoff = Handoff { contents: own(), bytes, socket: Held::Copy(socket) };
+            sender.waiting.push((handoff, oneshot::channel().0));
+        }
+        for left in [2, 1, 0] {
+            assert_eq!(sender.pack().unwrap().connections.len(), 1);
+            assert_eq!(sender.waiting.len(), left);
+        }
+        assert!(sender.pack().is_none());
+    }
+}

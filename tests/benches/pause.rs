@@ -1,0 +1,136 @@
+//! The pause of a restart: what clients wait that are just being served, and how long idle connections take to
+//! the new worker.
+//!
+//! `cargo bench -p unbroken-tests --bench pause [-- --json]`. The environment sets `RESTARTS` (10), `RATE`
+//! (2000 requests per second) on `CONNECTIONS` (64) kept connections, and `IDLE` (1000,5000,15000), the numbers
+//! of idle connections. These are timed from the moment at which the new worker serves to the end of the old
+//! one, which has nothing else to do.
+
+#![allow(clippy::expect_used)]
+
+#[path = "peers/machine.rs"]
+mod machine;
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::json;
+use unbroken_tests::http::Connection;
+use unbroken_tests::load::Ledger;
+use unbroken_tests::{Bed, Load};
+
+use self::machine::Machine;
+
+fn main() {
+    let limit = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("a limit");
+    let restarts = knob("RESTARTS", 10);
+    let (rate, connections) = (knob("RATE", 2000), knob("CONNECTIONS", 64));
+    let idle = std::env::var("IDLE").unwrap_or_else(|_| "1000,5000,15000".into());
+    let idle = idle.split(',').map(|count| count.trim().parse::<usize>().expect("IDLE"));
+
+    let (ledger, commands) = busy(connections, rate, restarts);
+    ledger.assert_nothing_failed();
+    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|quantile| ms(ledger.quantile(quantile)));
+    let max = ms(ledger.max());
+    let idle: Vec<_> = idle.map(|count| (count, idle_connections(count, restarts))).collect();
+
+    let machine = Machine::this();
+    if std::env::args().any(|argument| argument == "--json") {
+        let idle: Vec<_> = idle
+            .iter()
+            .map(|(count, times)| {
+                let (median, most) = (quantile(times, 0.5), quantile(times, 1.0));
+                json!({ "connections": count, "p50_ms": median, "max_ms": most })
+            })
+            .collect();
+        println!(
+            "{:#}",
+            json!({
+                "kernel": machine.kernel, "cpu": machine.cpu, "cpus": machine.cpus,
+                "date": machine.date, "restarts": restarts, "rate": rate,
+                "connections": connections, "requests": ledger.total(), "failed": ledger.failed(),
+                "p50_ms": p50, "p99_ms": p99, "p999_ms": p999, "max_ms": max,
+                "command_p50_ms": quantile(&commands, 0.5),
+                "command_max_ms": quantile(&commands, 1.0), "idle": idle,
+            })
+        );
+        return;
+    }
+    println!("{machine}\n");
+    println!(
+        "{connections} kept connections, {rate} requests/s, {restarts} restarts: {} requests, {} failed",
+        ledger.total(),
+        ledger.failed()
+    );
+    println!("response      p50 {p50:.3} ms  p99 {p99:.3} ms  p99.9 {p999:.3} ms  max {max:.3} ms");
+    let (median, most) = (quantile(&commands, 0.5), quantile(&commands, 1.0));
+    println!("`restart`     p50 {median:.1} ms  max {most:.1} ms");
+    for (count, times) in idle {
+        let (median, most) = (quantile(&times, 0.5), quantile(&times, 1.0));
+        println!("{count:>6} idle   p50 {median:.1} ms  max {most:.1} ms");
+    }
+}
+
+/// Requests during restarts, and how long the verb took each time.
+fn busy(connections: usize, rate: usize, restarts: usize) -> (Ledger, Vec<f64>) {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let load = Load::on(target).keep_alive(connections).rate(rate as f64).start();
+    let mut commands = Vec::new();
+    for restart in 0..restarts {
+        load.wait_for(rate as u64 / 2);
+        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        let begun = Instant::now();
+        bed.restart().account().assert_balanced();
+        commands.push(ms(begun.elapsed()));
+    }
+    load.wait_for(rate as u64 / 2);
+    let ledger = load.stop();
+    bed.stop();
+    (ledger, commands)
+}
+
+/// How long so many idle connections take.
+fn idle_connections(count: usize, restarts: usize) -> Vec<f64> {
+    let bed = Bed::new("http");
+    let target = bed.start().target("http");
+    let mut idle: Vec<_> = (0..count)
+        .map(|_| {
+            let mut connection = Connection::open(&target).expect("a connection");
+            connection.get("/").expect("a response");
+            connection
+        })
+        .collect();
+    let mut times = Vec::new();
+    for restart in 0..restarts {
+        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        let report = bed.restart();
+        assert_eq!(report.account().passed, count as u64, "{report:?}");
+        times.extend(report.to_drained_ms.zip(report.to_commit_ms).map(|(end, begin)| end - begin));
+    }
+    for connection in &mut idle {
+        assert_eq!(connection.get("/").expect("a response").status, 200);
+    }
+    drop(idle);
+    bed.stop();
+    times
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn quantile(times: &[f64], quantile: f64) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let index = (quantile * sorted.len().saturating_sub(1) as f64).round();
+    sorted.get(index as usize).copied().unwrap_or(f64::NAN)
+}
+
+fn knob(name: &str, default: usize) -> usize {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")),
+        Err(_) => default,
+    }
+}
