@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod expand;
 mod fallback;
+mod json;
 mod keys;
 mod signature;
 mod values;
@@ -136,6 +137,27 @@ pub fn daemon(
     item: proc_macro::TokenStream,
 ) -> proc_macro::TokenStream {
     daemon_main(args.into(), item.into()).into()
+}
+
+/// For the runtime's own types.
+#[doc(hidden)]
+#[proc_macro_derive(ToJson, attributes(json))]
+pub fn to_json(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    json(input, json::Direction::To)
+}
+
+/// For the runtime's own types.
+#[doc(hidden)]
+#[proc_macro_derive(FromJson, attributes(json))]
+pub fn from_json(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    json(input, json::Direction::From)
+}
+
+fn json(input: proc_macro::TokenStream, direction: json::Direction) -> proc_macro::TokenStream {
+    match syn::parse(input) {
+        Ok(input) => json::derive(&input, direction).into(),
+        Err(error) => error.into_compile_error().into(),
+    }
 }
 
 fn daemon_main(args: TokenStream, item: TokenStream) -> TokenStream {

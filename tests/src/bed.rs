@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::http::{Connection, Response, Target};
-use crate::{Child, Output, Process, Report, Signal, Status, eventually};
+use crate::{Child, Output, Process, Report, Signal, Status, eventually, program};
 
 /// How long a verb may take, unless a test says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(40);
@@ -124,8 +124,7 @@ impl Bed {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    // Images. A file the test process had open for writing could be inherited by a child another
-    // test forks at that moment, and exec'ing it would fail (ETXTBSY): only children write images.
+    // Images.
 
     /// Puts a fixture at the image's path, as a deployment does it: aside, then renamed.
     pub fn deploy(&self, fixture: &str) {
@@ -166,9 +165,7 @@ impl Bed {
 
     fn place_file(&self, script: &str, file: &Path) {
         let next = self.path("app.next");
-        let mut command = Command::new("sh");
-        command.args(["-c", script, "sh"]).arg(file).arg(&next);
-        Child::spawn(&mut command).wait(PATIENCE).expect_code(0);
+        program::made_by(script, file, &next);
         fs::rename(next, self.image()).expect("the image replaced");
     }
 

@@ -31,6 +31,7 @@ pub mod load;
 pub mod machine;
 pub mod manager;
 pub mod process;
+pub mod program;
 pub mod report;
 mod skip;
 pub mod terminal;

@@ -9,13 +9,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
+use unbroken_tests::program;
 
 const CHAPTERS: [&str; 15] = [
     "introduction",
@@ -336,7 +336,7 @@ impl Bed {
         let bed = Bed { dir, port: port.to_string() };
         fs::create_dir_all(bed.path().join("bin")).unwrap();
         fs::create_dir_all(bed.path().join("target/debug")).unwrap();
-        fs::copy(built(), bed.path().join("target/debug/quickstart")).unwrap();
+        program::copy(built(), &bed.path().join("target/debug/quickstart"));
         // The book's `cargo build` has been done; cargo replaces a program by a new file, too.
         bed.tool(
             "cargo",
@@ -368,8 +368,7 @@ impl Bed {
 
     fn tool(&self, name: &str, script: &str) {
         let path = self.path().join("bin").join(name);
-        fs::write(&path, format!("#!/usr/bin/env bash\nset -eu\n{script}")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        program::script(&path, &format!("#!/usr/bin/env bash\nset -eu\n{script}"));
     }
 
     fn command(&self, program: &str) -> Command {

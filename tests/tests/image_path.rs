@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use unbroken_tests::bed::fixture_path;
-use unbroken_tests::{Bed, Child, Output, Report, eventually, skip};
+use unbroken_tests::{Bed, Child, Output, Report, eventually, program, skip};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -139,8 +139,7 @@ fn a_bad_path_is_forgotten() {
     let first = bed.path("r/1/app");
     run(&bed, &first, &["start"]).expect_code(0);
     let script = bed.path("script");
-    fs::write(&script, "#!/bin/sh\nexec sleep 1000\n").expect("a script");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode");
+    program::script(&script, "#!/bin/sh\nexec sleep 1000\n");
     let foreign = install(&bed, "bare-http", "foreign");
     for (path, reason) in [
         (bed.path("none"), "No such file"),

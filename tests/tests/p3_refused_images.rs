@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use unbroken_tests::{Bad, Bed, Child};
+use unbroken_tests::{Bad, Bed, Child, program};
 
 fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
@@ -43,8 +43,7 @@ fn restart_is_refused(bed: &Bed, reason: &str) {
 fn a_script() {
     let bed = Bed::new("http");
     let script = bed.path("script");
-    fs::write(&script, "#!/bin/sh\n").expect("a file");
-    mode(&script, 0o755);
+    program::script(&script, "#!/bin/sh\n");
     start_is_refused(&bed, &script, "is a script");
     bed.start();
     bed.deploy_bad(Bad::Script);

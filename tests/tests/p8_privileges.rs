@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::unistd::{Group, User};
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Child, Load, Process, eventually, skip};
+use unbroken_tests::{Bed, Child, Load, Process, eventually, program, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -398,7 +398,7 @@ fn what_was_not_dropped_is_noticed() {
     let deceived =
         test.parent().and_then(Path::parent).expect("a directory").join("fixture-deceived");
     let target_file = bed.path("deceived");
-    fs::copy(deceived, &target_file).expect("a copy");
+    program::copy(&deceived, &target_file);
     for (calls, sentence) in [
         ("setresuid", format!("the process is user 0, group {} ", nobody.gid)),
         ("setresgid", format!("the process is user {}, group 0 ", nobody.uid)),
