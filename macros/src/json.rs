@@ -10,7 +10,8 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
 use syn::{
-    Attribute, Data, DataEnum, DeriveInput, Error, Field, Fields, Ident, LitStr, Path, Result, Variant,
+    Attribute, Data, DataEnum, DeriveInput, Error, Field, Fields, Ident, LitStr, Path, Result,
+    Variant,
 };
 
 /// Which of the two is derived.
@@ -151,10 +152,14 @@ fn from_json(name: &Ident, body: &TokenStream) -> TokenStream {
 
 /// `name: __name, …`: no field can be named like what the derived code uses.
 fn bindings(fields: &Fields) -> TokenStream {
-    fields.iter().filter_map(|field| field.ident.as_ref()).map(|name| {
-        let bound = bound(name);
-        quote!(#name: #bound,)
-    }).collect()
+    fields
+        .iter()
+        .filter_map(|field| field.ident.as_ref())
+        .map(|name| {
+            let bound = bound(name);
+            quote!(#name: #bound,)
+        })
+        .collect()
 }
 
 fn bound(name: &Ident) -> Ident {
@@ -162,54 +167,65 @@ fn bound(name: &Ident) -> Ident {
 }
 
 fn field_name(field: &Field) -> Result<(&Ident, String)> {
-    let name = field.ident.as_ref().ok_or_else(|| Error::new(Span::call_site(), "a field without a name"))?;
+    let name = field
+        .ident
+        .as_ref()
+        .ok_or_else(|| Error::new(Span::call_site(), "a field without a name"))?;
     Ok((name, name.to_string()))
 }
 
 fn write_fields(fields: &Fields) -> Result<TokenStream> {
-    fields.iter().map(|field| {
-        let (name, key) = field_name(field)?;
-        let options = Options::parse(&field.attrs)?;
-        let bound = bound(name);
-        let write = match &options {
-            Options { flatten: true, .. } => {
-                quote!(crate::json::ToFields::write_fields(#bound, out);)
-            }
-            Options { with: Some(with), .. } => quote!(out.key(#key); #with::write(#bound, out);),
-            _ => quote!(out.field(#key, #bound);),
-        };
-        Ok(match &options.skip_if {
-            Some(skip) => quote!(if !#skip(#bound) { #write }),
-            None => write,
+    fields
+        .iter()
+        .map(|field| {
+            let (name, key) = field_name(field)?;
+            let options = Options::parse(&field.attrs)?;
+            let bound = bound(name);
+            let write = match &options {
+                Options { flatten: true, .. } => {
+                    quote!(crate::json::ToFields::write_fields(#bound, out);)
+                }
+                Options { with: Some(with), .. } => {
+                    quote!(out.key(#key); #with::write(#bound, out);)
+                }
+                _ => quote!(out.field(#key, #bound);),
+            };
+            Ok(match &options.skip_if {
+                Some(skip) => quote!(if !#skip(#bound) { #write }),
+                None => write,
+            })
         })
-    }).collect()
+        .collect()
 }
 
 fn read_fields(fields: &Fields, type_has_default: bool) -> Result<TokenStream> {
-    fields.iter().map(|field| {
-        let (name, key) = field_name(field)?;
-        let options = Options::parse(&field.attrs)?;
-        if options.flatten {
-            return Ok(quote!(#name: crate::json::FromFields::read_fields(fields)?,));
-        }
-        let read = match &options.with {
-            Some(with) => with.to_token_stream(),
-            None => quote!(crate::json::FromJson),
-        };
-        let default = match options.default {
-            Some(Some(path)) => quote!(#path()),
-            Some(None) => quote!(::core::default::Default::default()),
-            None if type_has_default => quote!(default.#name),
-            None if options.with.is_some() => quote!(return fields.missing(#key)),
-            None => return Ok(quote!(#name: fields.take(#key)?,)),
-        };
-        Ok(quote! {
-            #name: match fields.optional(#key, #read::read)? {
-                ::core::option::Option::Some(value) => value,
-                ::core::option::Option::None => #default,
-            },
+    fields
+        .iter()
+        .map(|field| {
+            let (name, key) = field_name(field)?;
+            let options = Options::parse(&field.attrs)?;
+            if options.flatten {
+                return Ok(quote!(#name: crate::json::FromFields::read_fields(fields)?,));
+            }
+            let read = match &options.with {
+                Some(with) => with.to_token_stream(),
+                None => quote!(crate::json::FromJson),
+            };
+            let default = match options.default {
+                Some(Some(path)) => quote!(#path()),
+                Some(None) => quote!(::core::default::Default::default()),
+                None if type_has_default => quote!(default.#name),
+                None if options.with.is_some() => quote!(return fields.missing(#key)),
+                None => return Ok(quote!(#name: fields.take(#key)?,)),
+            };
+            Ok(quote! {
+                #name: match fields.optional(#key, #read::read)? {
+                    ::core::option::Option::Some(value) => value,
+                    ::core::option::Option::None => #default,
+                },
+            })
         })
-    }).collect()
+        .collect()
 }
 
 /// An enum that is an object, of which one field says which variant it is.

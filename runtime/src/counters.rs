@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 pub(crate) use self::held::Held;
 use crate::sys::memory::{Mapping, shared_file};
@@ -242,8 +242,8 @@ impl Counters {
 /// What became of the connections of one worker, or of several added up.
 ///
 /// `accepted + received = finished + passed + told + forced + lost + open`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(default)]
 pub(crate) struct Ledger {
     pub(crate) accepted: u64,
     /// Taken over from the generation before.

@@ -12,10 +12,9 @@ pub(crate) mod seeds;
 #[cfg(test)]
 mod stable;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::json::{self, FromJson, ToJson};
 use crate::{config, control, image, link, marker, pidfile};
 
 /// What a worker says to its supervisor.
@@ -117,26 +116,26 @@ pub fn elf(bytes: &[u8]) {
     }
 }
 
-fn message<M: Serialize + DeserializeOwned>(bytes: &[u8], is_unknown: impl Fn(&M) -> bool) {
+fn message<M: ToJson + FromJson>(bytes: &[u8], is_unknown: impl Fn(&M) -> bool) {
     let Ok(read) = link::decode::<M>(bytes) else { return };
     let sent = again(&read);
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(bytes) else { return };
     let decoded = |fields: &serde_json::Map<String, Value>| {
-        let bytes = serde_json::to_vec(fields).expect("JSON is written as JSON");
+        let bytes = json::to_vec(&Value::Object(fields.clone())).expect("JSON is written as JSON");
         link::decode::<M>(&bytes).expect("what was understood")
     };
     fields.insert("of-a-later-release".into(), serde_json::json!({ "a": [1, null] }));
     let later = decoded(&fields);
-    assert_eq!(serde_json::to_vec(&later).expect("a message"), sent, "a new field changed it");
+    assert_eq!(json::to_vec(&later).expect("a message"), sent, "a new field changed it");
     fields.insert("type".into(), "of-a-later-release".into());
     assert!(is_unknown(&decoded(&fields)), "understood as something else");
 }
 
 /// Sends what was read, and reads it again: it is the same. Returns what was sent.
-fn again<M: Serialize + DeserializeOwned>(read: &M) -> Vec<u8> {
-    let sent = serde_json::to_vec(read).expect("what was read can be sent");
+fn again<M: ToJson + FromJson>(read: &M) -> Vec<u8> {
+    let sent = json::to_vec(read).expect("what was read can be sent");
     let received = link::decode::<M>(&sent).expect("what was sent is understood");
-    let twice = serde_json::to_vec(&received).expect("what was received can be sent");
+    let twice = json::to_vec(&received).expect("what was received can be sent");
     assert_eq!(String::from_utf8_lossy(&twice), String::from_utf8_lossy(&sent));
     sent
 }

@@ -3,14 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::descriptors;
 
 /// One descriptor that the next program finds open under this number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) struct Handed(RawFd);
 
 /// Writes down descriptors, and remembers all of them.

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::json::{FromJson, ToJson};
 use nix::libc;
 use rustix::fs::{Access, AtFlags, CWD};
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
@@ -30,7 +30,7 @@ pub(crate) struct Image {
 }
 
 /// What must stay the same for an open file to be the program it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 struct Identity {
     dev: u64,
     inode: u64,
@@ -137,12 +137,12 @@ impl Image {
 }
 
 /// An image on its way to the next program.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(crate) struct Packed {
     path: PathBuf,
     file: Handed,
     identity: Identity,
-    #[serde(default)]
+    #[json(default)]
     build_id: Option<String>,
 }
 

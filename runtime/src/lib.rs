@@ -118,6 +118,7 @@ pub mod failpoint;
 pub mod fuzz;
 mod handed;
 mod image;
+mod json;
 mod launch;
 mod link;
 mod listener;

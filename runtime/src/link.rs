@@ -6,10 +6,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-
 use crate::config::Configuration;
+use crate::json::{self, FromJson, ToJson};
 use crate::listener::Source;
 use crate::sys::seqpacket;
 
@@ -17,8 +15,8 @@ use crate::sys::seqpacket;
 pub(crate) const PROTOCOL: u32 = 1;
 
 /// What a worker says.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[derive(Debug, ToJson, FromJson)]
+#[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum FromWorker {
     /// The forked child could not become the program.
     ExecFailed { reason: String },
@@ -26,7 +24,7 @@ pub(crate) enum FromWorker {
     Hello {
         protocol: Protocols,
         release: String,
-        #[serde(default)]
+        #[json(default)]
         configuration: Option<Box<Configuration>>,
     },
     /// Its settings cannot be computed: why.
@@ -41,12 +39,12 @@ pub(crate) enum FromWorker {
     /// those. `slip`: by their names they are others, misspelt.
     Unclaimed {
         reason: String,
-        #[serde(default)]
+        #[json(default)]
         slip: bool,
     },
     /// It drains on its own: because it got SIGTERM, or because its `main` ended while it was quiesced.
     Leaving {
-        #[serde(default)]
+        #[json(default)]
         main_ended: bool,
     },
     /// It should not serve.
@@ -66,20 +64,20 @@ pub(crate) enum FromWorker {
         release: String,
         generation: u32,
         /// It has to be gone before another one begins.
-        #[serde(default)]
+        #[json(default)]
         exclusive: bool,
         listeners: Vec<OrphanedListener>,
     },
     /// The last message was not understood.
     Error { message: String },
     /// A message of a later release.
-    #[serde(other)]
+    #[json(other)]
     Unknown,
 }
 
 /// What a worker is told.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[derive(Debug, ToJson, FromJson)]
+#[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum ToWorker {
     /// The answer to *hello*. Descriptors: the counters, then one for each listener.
     Welcome {
@@ -87,7 +85,7 @@ pub(crate) enum ToWorker {
         configuration: Box<Configuration>,
         listeners: Vec<ListenerHandle>,
         /// One more descriptor: the socket at which the worker waits for the next supervisor.
-        #[serde(default)]
+        #[json(default)]
         rendezvous: bool,
     },
     /// Accept.
@@ -95,7 +93,7 @@ pub(crate) enum ToWorker {
     /// Stop accepting.
     Quiesce {
         /// But on these, by name, which nobody else accepts on.
-        #[serde(default)]
+        #[json(default)]
         keep: Vec<String>,
     },
     /// Accept again.
@@ -104,14 +102,14 @@ pub(crate) enum ToWorker {
     Drain {
         deadline: u64,
         /// Nobody serves after this worker.
-        #[serde(default)]
+        #[json(default)]
         last: bool,
         /// The listeners, by name, of which the worker has the only copies: who waits at them is accepted
         /// before they are closed.
-        #[serde(default)]
+        #[json(default)]
         finish: Vec<String>,
         /// Where these are, if not everywhere: of several addresses some may stay.
-        #[serde(default)]
+        #[json(default)]
         finish_at: Vec<crate::config::Address>,
     },
     /// The descriptor is a listener in the place of one that the worker has, whose file was removed. Who waits
@@ -128,12 +126,12 @@ pub(crate) enum ToWorker {
     /// The last message was not understood.
     Error { message: String },
     /// A message of a later release.
-    #[serde(other)]
+    #[json(other)]
     Unknown,
 }
 
 /// The range of protocols a release understands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) struct Protocols {
     pub(crate) min: u32,
     pub(crate) max: u32,
@@ -151,40 +149,39 @@ impl Protocols {
 
 /// A listener as it is handed over; its descriptor travels beside the message. A name may have several, of
 /// the service manager.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct ListenerHandle {
     pub(crate) name: String,
     /// With the port that the kernel chose.
     pub(crate) addr: crate::config::Address,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) source: Source,
 }
 
 /// A listener that a worker hands to the next supervisor, with all that one has to know of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct OrphanedListener {
     pub(crate) name: String,
     /// With the port that the kernel chose.
     pub(crate) addr: crate::config::Address,
     /// As it was declared.
     pub(crate) settings: crate::config::ListenSettings,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) source: Source,
 }
 
 /// Sends one message.
-pub(crate) fn send<M: Serialize>(
+pub(crate) fn send(
     socket: impl AsFd,
-    message: &M,
+    message: &dyn ToJson,
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
-    seqpacket::send(socket, &bytes, fds)
+    seqpacket::send(socket, &json::to_vec(message)?, fds)
 }
 
 /// Sends one message if there is room for it now.
-pub(crate) fn offer<M: Serialize>(socket: impl AsFd, message: &M) -> io::Result<()> {
-    seqpacket::offer(socket, &serde_json::to_vec(message)?)
+pub(crate) fn offer(socket: impl AsFd, message: &dyn ToJson) -> io::Result<()> {
+    seqpacket::offer(socket, &json::to_vec(message)?)
 }
 
 /// A received message with its descriptors.
@@ -192,16 +189,14 @@ pub(crate) type Received<M> = (M, Vec<OwnedFd>);
 
 /// Receives one message. `None`: the other end is gone. What is not JSON of this protocol is an error
 /// of kind `InvalidData`.
-pub(crate) fn receive<M: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<Received<M>>> {
+pub(crate) fn receive<M: FromJson>(socket: impl AsFd) -> io::Result<Option<Received<M>>> {
     let Some(packet) = seqpacket::receive(socket)? else { return Ok(None) };
-    let message =
-        decode(&packet.bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    Ok(Some((message, packet.descriptors)))
+    Ok(Some((decode(&packet.bytes)?, packet.descriptors)))
 }
 
 /// A packet's message.
-pub(crate) fn decode<M: DeserializeOwned>(packet: &[u8]) -> serde_json::Result<M> {
-    serde_json::from_slice(packet)
+pub(crate) fn decode<M: FromJson>(packet: &[u8]) -> Result<M, json::Mistake> {
+    json::from_slice(packet)
 }
 
 #[cfg(test)]

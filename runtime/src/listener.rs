@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::config::{Address, ListenSettings};
@@ -36,8 +36,8 @@ pub(crate) struct Bound {
 }
 
 /// Who has bound a listener.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "kebab-case")]
 pub(crate) enum Source {
     /// This daemon.
     #[default]
@@ -61,18 +61,18 @@ impl Source {
 }
 
 /// A listener on its way to the next program.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(crate) struct Packed {
     settings: ListenSettings,
     socket: Handed,
     addr: Address,
     file: Option<SocketFile>,
-    #[serde(default)]
+    #[json(default)]
     source: Source,
 }
 
 /// What is known of the file of a unix socket.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, ToJson, FromJson)]
 struct SocketFile {
     /// So that only our own is ever unlinked.
     inode: (u64, u64),
@@ -254,7 +254,7 @@ impl Bound {
 }
 
 /// The file of a unix socket that may be closed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) struct Place {
     path: std::path::PathBuf,
     inode: (u64, u64),

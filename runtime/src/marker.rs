@@ -8,7 +8,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use crate::json::{self, FromJson, ToJson};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{descriptors, process};
@@ -17,17 +17,17 @@ use crate::sys::{descriptors, process};
 pub(crate) const VARIABLE: &str = "UNBROKEN_ROLE";
 
 /// What a freshly exec'd program is told.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(crate) struct Marker {
     /// The process it is meant for.
     pub(crate) pid: u32,
-    #[serde(flatten)]
+    #[json(flatten)]
     pub(crate) role: Role,
 }
 
 /// The roles of a program that is about to run `main`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "role", rename_all = "kebab-case")]
+#[derive(Debug, ToJson, FromJson)]
+#[json(tag = "role", rename_all = "kebab-case")]
 pub(crate) enum Role {
     /// A worker of a supervisor.
     Worker {
@@ -35,7 +35,7 @@ pub(crate) enum Role {
         link: RawFd,
         /// Gets its generation's settings and computes none.
         respawn: bool,
-        #[serde(flatten)]
+        #[json(flatten)]
         origin: Origin,
     },
     /// A supervisor that takes over from the image before it. Descriptors by number.
@@ -69,7 +69,7 @@ pub(crate) enum Role {
 }
 
 /// What relative paths and overrides refer to, carried on through all restarts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct Origin {
     /// The path of start.
     pub(crate) exe: PathBuf,
@@ -98,13 +98,13 @@ impl Marker {
     /// The variable's value for this process, which is about to exec.
     pub(crate) fn text(role: Role) -> Result<String> {
         let marker = Marker { pid: std::process::id(), role };
-        serde_json::to_string(&marker).map_err(|error| Error::io("cannot write the marker", error))
+        json::to_string(&marker).map_err(|error| Error::io("cannot write the marker", error))
     }
 }
 
 /// The marker in a variable's value; `None` if it is none of this release.
 pub(crate) fn parse(text: &OsStr) -> Option<Marker> {
-    serde_json::from_slice(text.as_bytes()).ok()
+    json::from_slice(text.as_bytes()).ok()
 }
 
 /// Takes a descriptor that the marker names.

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use crate::activation;
 use crate::error::Result;
@@ -40,19 +40,19 @@ pub(crate) fn take() -> Result<Notifier> {
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// How a daemon is, in the eyes of a service manager.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) struct Health {
     pub(crate) phase: Phase,
     /// For people.
     pub(crate) text: String,
     /// The generation that a restart tries, while it does.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) reload: Option<u32>,
     /// How long a stop may take that has begun.
     pub(crate) ends_within: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) enum Phase {
     Starting,
     Running,

@@ -4,11 +4,10 @@
 //! `recorded/<release>/` holds the messages of the link and of the control socket, one a line, and the
 //! state of a supervisor in the middle of a restart. A release that is out is never recorded again.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::control::{Reply, Request};
+use crate::json::{self, FromJson, ToJson};
 use crate::link::{FromWorker, ToWorker};
 use crate::supervisor::upgrade::State;
 
@@ -46,7 +45,7 @@ fn states_of_all_releases_are_understood() {
     for release in &RELEASES {
         let recorded: Value = serde_json::from_str(release.state).unwrap();
         let state = State::read(release.state.as_bytes()).unwrap();
-        holds(&serde_json::to_value(&state).unwrap(), &recorded, "state");
+        holds(&json::to_value(&state).unwrap(), &recorded, "state");
 
         let mut later = recorded.clone();
         let places = ["", "/machine", "/machine/workers/1", "/workers/1", "/images/0", "/clients"];
@@ -57,7 +56,7 @@ fn states_of_all_releases_are_understood() {
         }
         assert_ne!(later, recorded);
         let read = State::read(later.to_string().as_bytes()).unwrap();
-        assert_eq!(serde_json::to_value(read).unwrap(), serde_json::to_value(state).unwrap());
+        assert_eq!(json::to_value(&read).unwrap(), json::to_value(&state).unwrap());
     }
 }
 
@@ -78,12 +77,12 @@ fn a_later_state_is_refused() {
 
 /// Each line is a message that is known, and nothing that it says is lost.
 #[track_caller]
-fn understood<M: Serialize + DeserializeOwned>(lines: &str) {
+fn understood<M: ToJson + FromJson>(lines: &str) {
     let mut count = 0;
     for line in lines.lines() {
         let recorded: Value = serde_json::from_str(line).unwrap();
-        let read = serde_json::from_str::<M>(line).unwrap();
-        holds(&serde_json::to_value(read).unwrap(), &recorded, line);
+        let read = json::from_slice::<M>(line.as_bytes()).unwrap();
+        holds(&json::to_value(&read).unwrap(), &recorded, line);
         count += 1;
     }
     assert!(count > 3, "{count} lines");

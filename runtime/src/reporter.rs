@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{self, FromJson, ToJson};
 
 /// The daemon's end. In the foreground nobody listens.
 #[derive(Debug, Default)]
@@ -13,8 +13,8 @@ pub(crate) struct Reporter {
 }
 
 /// What is reported, a line each.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[derive(Debug, ToJson, FromJson)]
+#[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum Report {
     /// The daemon's process.
     Process { pid: i32 },
@@ -25,7 +25,7 @@ pub(crate) enum Report {
         code: u8,
         reason: String,
         /// `main` had begun.
-        #[serde(default)]
+        #[json(default)]
         in_main: bool,
     },
 }
@@ -67,7 +67,7 @@ impl Reporter {
 
     fn write(&mut self, report: &Report) {
         let Some(pipe) = &mut self.pipe else { return };
-        if let Ok(mut line) = serde_json::to_vec(report) {
+        if let Ok(mut line) = json::to_vec(report) {
             line.push(b'\n');
             // A launcher that was interrupted no longer wants to know.
             let _ = pipe.write_all(&line);
@@ -89,7 +89,7 @@ impl Reports {
     pub(crate) fn next(&mut self) -> Option<Report> {
         let mut line = String::new();
         match self.pipe.read_line(&mut line) {
-            Ok(1..) => serde_json::from_slice(line.as_bytes()).ok(),
+            Ok(1..) => json::from_slice(line.as_bytes()).ok(),
             Ok(0) | Err(_) => None,
         }
     }

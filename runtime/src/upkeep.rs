@@ -11,8 +11,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::json::{FromJson, ToJson};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
-use serde::{Deserialize, Serialize};
 
 use crate::control::{prepare_directory, unix_seconds};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,7 +42,7 @@ fn is_absence(error: &io::Error) -> bool {
 }
 
 /// What became of a file of the daemon's, for `status`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, ToJson, FromJson)]
 pub(crate) struct FileStatus {
     /// `the pidfile`, `the control socket` or `listener …`.
     pub(crate) what: String,
@@ -52,7 +52,7 @@ pub(crate) struct FileStatus {
     /// In seconds since 1970.
     pub(crate) at: u64,
     /// Why it is not restored.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) reason: Option<String>,
 }
 

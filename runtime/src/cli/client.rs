@@ -14,8 +14,10 @@ use super::verbs::Inquiry;
 use crate::claim;
 use crate::config::Settings;
 use crate::control::{Outcome, Reply, Request, Status, connect, path_of};
+use crate::counters::Ledger;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, OnDisk};
+use crate::json::ToJson;
 use crate::pidfile;
 use crate::probe::Probe;
 use crate::sys::process;
@@ -143,17 +145,25 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     conversation.wait_gone()?;
     pidfile::clear_abandoned(&settings.pidfile, &path_of(&settings.runtime_dir, &settings.pidfile));
     if json {
-        let ledger = farewell.as_ref().map(|farewell| farewell.ledger);
-        let to_drained_ms = farewell.as_ref().and_then(|farewell| farewell.to_drained_ms);
-        let warnings = farewell.map_or(Vec::new(), |farewell| farewell.warnings);
-        super::print_json(&serde_json::json!({
-            "result": "stopped", "ledger": ledger, "to_drained_ms": to_drained_ms,
-            "warnings": warnings,
-        }))?;
+        super::print_json(&Stopped {
+            ledger: farewell.as_ref().map(|farewell| farewell.ledger),
+            result: "stopped",
+            to_drained_ms: farewell.as_ref().and_then(|farewell| farewell.to_drained_ms),
+            warnings: farewell.map_or(Vec::new(), |farewell| farewell.warnings),
+        })?;
     } else {
         super::print(&show::stopped(&settings.name, farewell))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `stop --json` prints.
+#[derive(ToJson)]
+struct Stopped {
+    ledger: Option<Ledger>,
+    result: &'static str,
+    to_drained_ms: Option<f64>,
+    warnings: Vec<String>,
 }
 
 fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> Result<ExitCode> {

@@ -4,10 +4,10 @@ pub(crate) mod client;
 mod elsewhere;
 mod follow;
 mod help;
-mod json;
 pub(crate) mod logs;
 mod mistake;
 mod options;
+mod pretty;
 mod shell;
 mod show;
 pub(crate) mod unit;
@@ -21,6 +21,7 @@ pub(crate) use verbs::{Command, Line, Parsed, parse};
 
 use crate::config::Configuration;
 use crate::error::{Error, ErrorKind, Result};
+use crate::json::{self, ToJson};
 use crate::privileges::host;
 
 /// `check`: the effective configuration with the source of each value, and whether this host is fit for it.
@@ -49,11 +50,9 @@ pub(crate) fn print(text: &str) -> Result<()> {
         .map_err(|error| Error::io("cannot write to stdout", error))
 }
 
-fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    // By way of the compact form, in which everything is written for others: generic code for one form.
-    let text =
-        serde_json::to_string(value).map_err(|error| Error::io("cannot write JSON", error))?;
-    print(&json::pretty(&text))
+fn print_json(value: &dyn ToJson) -> Result<()> {
+    let text = json::to_string(value).map_err(|error| Error::io("cannot write JSON", error))?;
+    print(&pretty::pretty(&text))
 }
 
 fn usage(message: impl Into<String>) -> Error {

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 
 use super::Address;
+use crate::json::{FromJson, Mistake, ToJson, Writer};
 
 /// What an address may be, for messages.
 pub(super) const ALLOWED: &str =
@@ -121,29 +122,30 @@ fn of_another_protocol(text: &str) -> Option<String> {
     }
 }
 
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl ToJson for Address {
+    fn write(&self, out: &mut Writer) {
+        out.display(self);
     }
 }
 
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+impl FromJson for Address {
+    fn read(value: Value) -> Result<Address, Mistake> {
+        String::read(value)?.parse().map_err(|error: String| Mistake::new(error))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json;
 
     #[test]
     fn literals_go_there_and_back() {
         for text in ["127.0.0.1:80", "[::]:80", "[::1]:65535", "unix:/run/a b.sock", "0.0.0.0:0"] {
             let address: Address = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
-            let json = serde_json::to_string(&address).unwrap();
-            assert_eq!(serde_json::from_str::<Address>(&json).unwrap(), address);
+            let json = json::to_vec(&address).unwrap();
+            assert_eq!(json::from_slice::<Address>(&json).unwrap(), address);
         }
     }
 

@@ -10,6 +10,7 @@ use super::origin::{Origin, Rank};
 use super::values::Raw;
 use super::{Address, Configuration, Surroundings};
 use super::{defaults, env, layers, resolve, values};
+use crate::json;
 use crate::spec::{Flavor, Spec};
 
 const SPEC: Spec = Spec {
@@ -27,8 +28,8 @@ const SPEC: Spec = Spec {
 pub(crate) fn configuration(text: &str) {
     match read_all(text) {
         Ok(configuration) => {
-            let sent = serde_json::to_vec(&configuration).expect("settings are written as JSON");
-            let received: Configuration = serde_json::from_slice(&sent).expect("what was sent");
+            let sent = json::to_vec(&configuration).expect("settings are written as JSON");
+            let received: Configuration = json::from_slice(&sent).expect("what was sent");
             assert_eq!(received, configuration, "changed on its way to the supervisor");
             let _ = configuration.app::<serde_json::Value>();
             let _ = configuration.app::<std::collections::BTreeMap<String, u16>>();

@@ -28,8 +28,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
+use crate::json::{FromJson, ToJson};
 use figment::value::Dict;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::sorted::SortedMap;
@@ -68,24 +68,24 @@ pub(crate) struct Surroundings {
 ///
 /// It travels from a worker's *hello* to its supervisor and back in *welcome*: unknown fields are
 /// ignored, and nothing is read again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, ToJson, FromJson)]
 pub(crate) struct Configuration {
     /// Typed, with the defaults filled in.
     pub(crate) settings: Settings,
     /// Key path to source: `DAEMON_LISTEN_HTTP`, `/etc/hello.toml: drain_timeout`, `default`.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) sources: SortedMap<String, String>,
     /// The listeners of the attribute, and of each whether a later layer has given it another address.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) of_attribute: SortedMap<String, bool>,
     /// The merged `[app]` section.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) app: serde_json::Value,
     /// What of it is not to be shown.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) secrets: Secrets,
     /// The program's own variables that its `env_file` sets.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) environment: Vec<(String, String)>,
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::keys::{self, Fallback};
 use super::{Configuration, Settings};
+use crate::json;
 
 /// One key. `value` is null where there is none; then `otherwise` says what happens.
 struct Row {
@@ -92,13 +93,20 @@ impl Configuration {
                 let key = if field == "addr" { key.clone() } else { keys::child(&key, field) };
                 rows.push(Row { key, value: if applies { value } else { Json::Null }, otherwise });
             };
-            push("addr", if addrs.len() == 1 { json!(addrs[0]) } else { json!(addrs) }, true);
+            push(
+                "addr",
+                match &addrs[..] {
+                    [addr] => addr.to_string().into(),
+                    _ => addrs.iter().map(ToString::to_string).collect(),
+                },
+                true,
+            );
             push("backlog", listener.backlog.into(), true);
             push("mode", octal(listener.mode), unix);
             push("user", json!(listener.user), unix);
             push("group", json!(listener.group), unix);
             push("v6only", listener.v6only.into(), ipv6);
-            let http = serde_json::to_value(&listener.http).unwrap_or_default();
+            let http = json::to_value(&listener.http).unwrap_or_default();
             for field in keys::HTTP_FIELDS {
                 let value = http.get(field).cloned().unwrap_or_default();
                 push(field, value, !unix || *field != "tcp_keepalive");

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::{Configuration, keys};
 use crate::sorted::SortedMap;
@@ -18,8 +18,8 @@ pub(super) const SUFFIX: &str = "_file";
 const MOST: u64 = 16 * 1024;
 
 /// What is in a file that stands for a value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "kebab-case")]
 pub(crate) enum Content {
     /// Without the end of its last line.
     Text(String),
@@ -81,8 +81,8 @@ pub(super) fn credentials(dir: &Path, problems: &mut Vec<String>) -> SortedMap<S
 }
 
 /// What is known of secrets, and travels with the configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(default)]
 pub(crate) struct Secrets {
     /// The keys whose values are not shown.
     pub(super) hidden: BTreeSet<String>,

@@ -5,17 +5,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::addresses::Further;
 use super::env::{EnvFile, Prefix};
+use crate::json::{self, FromJson, Mistake, ToJson, Writer};
 use crate::sorted::SortedMap;
 
 /// The effective settings of one generation.
 ///
 /// They travel from a worker's *hello* to its supervisor and back in *welcome*, between releases that
-/// may differ: unknown fields are ignored, and a field added later needs a serde default.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// may differ: unknown fields are ignored, and a field added later needs a default.
+#[derive(Debug, Clone, PartialEq, ToJson, FromJson)]
 pub(crate) struct Settings {
     /// Names runtime files and logs. Default: the binary's name.
     pub(crate) name: String,
@@ -29,106 +30,106 @@ pub(crate) struct Settings {
     pub(crate) graceful_restart: bool,
     /// What the names of the configuration's variables begin with. Decided by the attribute alone.
     /// Default: `DAEMON`.
-    #[serde(default = "env_prefix")]
+    #[json(default = env_prefix)]
     pub(crate) env_prefix: String,
     /// The listeners, by name.
     pub(crate) listen: SortedMap<String, ListenSettings>,
     /// How a worker becomes ready. Default: `auto`.
     pub(crate) ready: Ready,
     /// Default: 60 s.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) ready_timeout: Duration,
     /// Default: 30 s.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) drain_timeout: Duration,
     /// Default: 5 s.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) kill_timeout: Duration,
     /// Accepts for so long after it was told to stop, while it is not ready. Default: zero.
-    #[serde(default, with = "humantime_text")]
+    #[json(default, with = humantime_text)]
     pub(crate) lame_duck: Duration,
     /// Default: 2 s.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) confirm_window: Duration,
     /// The old worker is gone before the new one's `main` begins. Default: false.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) exclusive: bool,
     /// A worker whose runtime does not answer for so long is replaced. Default: zero, which is never.
-    #[serde(default, with = "humantime_text")]
+    #[json(default, with = humantime_text)]
     pub(crate) watchdog: Duration,
     /// A worker serves on for so long after its supervisor was killed. Default: zero, it drains at once.
-    #[serde(default, with = "humantime_text")]
+    #[json(default, with = humantime_text)]
     pub(crate) orphan_grace: Duration,
     /// At a restart idle HTTP connections go to the new worker. Default: `true`.
-    #[serde(default = "yes")]
+    #[json(default = yes)]
     pub(crate) pass_connections: bool,
     /// What an exit of a worker leads to. Default: `on-failure`.
     pub(crate) restart: RestartPolicy,
     /// Default: 100 ms.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) backoff_min: Duration,
     /// Default: 30 s.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) backoff_max: Duration,
     /// Default: 5.
     pub(crate) start_limit_burst: u32,
     /// Default: 60 s.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) start_limit_interval: Duration,
     /// Default: inherited.
     pub(crate) umask: Option<u32>,
     /// Default: `/` when detached, else the starting directory.
     pub(crate) workdir: Option<PathBuf>,
     /// Whom the worker runs as: a name or a number. Default: whom the daemon runs as.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) user: Option<String>,
     /// Default: the user's group.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) group: Option<String>,
     /// The worker's supplementary groups. Default: those of the user.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) groups: Option<Vec<String>>,
     /// The worker's root directory. Default: that of the daemon.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) chroot: Option<PathBuf>,
     /// What the worker executes gains no privileges. Default: `true` with `user`.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) no_new_privileges: Option<bool>,
     /// The capabilities that the worker keeps. Default: none with `user`, else all.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) capabilities: Option<Vec<String>>,
     /// The worker's resource limits. Default: inherited.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) limits: SortedMap<String, Limit>,
     /// Default: inherited.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) oom_score_adj: Option<i32>,
     /// Default: inherited.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) nice: Option<i32>,
     /// Where stdout and stderr go. Default: stderr in the foreground, a file when detached.
     pub(crate) log: Option<PathBuf>,
     /// Permissions of a log file that is made. Default: `0640`.
-    #[serde(default = "log_mode")]
+    #[json(default = log_mode)]
     pub(crate) log_mode: u32,
     /// How events are written. Default: `none`, as the program itself does it.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) log_format: LogFormat,
     /// Events below this level are not written. Default: `info`.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) log_level: LogLevel,
     /// Where they go when detached: `log`, or the default, which needs an environment to be found.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) detached_log: PathBuf,
     /// The files of variables that were read.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) env_file: Option<Vec<EnvFile>>,
     /// The configuration file that was read, if any.
     pub(crate) config: Option<PathBuf>,
     /// The image of the next generation. Default: the path the program was started by.
     pub(crate) exe: Option<PathBuf>,
     /// Where probes are answered by HTTP. Default: nowhere.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) probe: Option<SocketAddr>,
 }
 
@@ -139,10 +140,8 @@ impl Settings {
     }
 
     /// As they are recorded, to look a value up by its key.
-    pub(crate) fn json(&self) -> serde_json::Value {
-        // By way of text, in which they are written for others anyway.
-        let text = serde_json::to_vec(self).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
+    pub(crate) fn json(&self) -> Value {
+        json::to_value(self).unwrap_or_default()
     }
 
     /// The file that stdout and stderr go to; `None` where they stay.
@@ -155,12 +154,12 @@ impl Settings {
 }
 
 /// One declared listener.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) struct ListenSettings {
     /// Where it listens.
     pub(crate) addr: Address,
     /// And where else.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) further: Further,
     /// Connections the kernel queues (capped by `net.core.somaxconn`). Default: 4096.
     pub(crate) backlog: u32,
@@ -173,34 +172,34 @@ pub(crate) struct ListenSettings {
     /// Whether `[::]` refuses IPv4. Default: `true` (`IPV6_V6ONLY`, ipv6(7)).
     pub(crate) v6only: bool,
     /// What an HTTP server on it heeds.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) http: HttpSettings,
 }
 
 /// The limits of an HTTP server on a listener. A duration of zero is none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
+#[json(default)]
 pub(crate) struct HttpSettings {
     /// The head of a request is whole by then. Default: 30 s.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) header_timeout: Duration,
     /// A connection without a request for so long is closed. Default: 75 s.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) idle_timeout: Duration,
     /// Silence after which TCP asks whether the client is there. Default: 60 s.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) tcp_keepalive: Duration,
     /// Open connections of a worker, above which accepting waits. Default: no limit.
     pub(crate) max_connections: Option<u32>,
     /// Of the head of a request. Default: 64 KiB.
     pub(crate) max_header_bytes: u32,
     /// An older connection ends with its next response. Default: zero.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) max_connection_age: Duration,
     /// Streams that a client of HTTP/2 may have open at once. Default: 200.
     pub(crate) http2_max_streams: u32,
     /// How often a client of HTTP/2 is pinged. Default: zero.
-    #[serde(with = "humantime_text")]
+    #[json(with = humantime_text)]
     pub(crate) http2_keepalive: Duration,
 }
 
@@ -229,16 +228,15 @@ pub(crate) enum Address {
 }
 
 /// A resource limit; `None` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limit {
     pub(crate) soft: Option<u64>,
     pub(crate) hard: Option<u64>,
 }
 
 /// How a worker becomes ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "kebab-case")]
 pub(crate) enum Ready {
     /// When every declared listener has been polled for accept; at once if none is declared.
     Auto,
@@ -247,8 +245,8 @@ pub(crate) enum Ready {
 }
 
 /// What the exit of a worker leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "kebab-case")]
 pub(crate) enum RestartPolicy {
     /// The daemon ends with the worker's code.
     No,
@@ -262,8 +260,8 @@ pub(crate) enum RestartPolicy {
 pub(crate) const LOG_MODE: u32 = 0o640;
 
 /// How events are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "kebab-case")]
 pub(crate) enum LogFormat {
     /// Those of the program not at all, unless it installs a subscriber; the daemon's own as plain lines.
     #[default]
@@ -279,8 +277,8 @@ pub(crate) enum LogFormat {
 }
 
 /// How grave an event is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, ToJson, FromJson)]
+#[json(rename_all = "kebab-case")]
 pub(crate) enum LogLevel {
     Error,
     Warn,
@@ -309,9 +307,15 @@ impl fmt::Display for Limit {
     }
 }
 
-impl From<Limit> for String {
-    fn from(limit: Limit) -> String {
-        limit.to_string()
+impl ToJson for Limit {
+    fn write(&self, out: &mut Writer) {
+        out.display(self);
+    }
+}
+
+impl FromJson for Limit {
+    fn read(value: Value) -> Result<Limit, Mistake> {
+        String::read(value)?.try_into().map_err(|error: String| Mistake::new(error))
     }
 }
 
@@ -351,21 +355,24 @@ fn yes() -> bool {
 
 /// Durations as people write them: `30s`, `1m 30s`.
 mod humantime_text {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use std::time::Duration;
 
-    use super::super::values::LONGEST;
+    use serde_json::Value;
 
-    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(&humantime::format_duration(*d))
+    use super::super::values::LONGEST;
+    use crate::json::{FromJson, Mistake, Writer};
+
+    pub(super) fn write(duration: &Duration, out: &mut Writer) {
+        out.display(&humantime::format_duration(*duration));
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(d)?;
-        let duration = humantime::parse_duration(&text).map_err(D::Error::custom)?;
+    pub(super) fn read(value: Value) -> Result<Duration, Mistake> {
+        let text = String::read(value)?;
+        let duration =
+            humantime::parse_duration(&text).map_err(|error| Mistake::new(error.to_string()))?;
         // From another process: a deadline that overflows would take this one down.
         if duration > LONGEST {
-            return Err(D::Error::custom(format_args!("{text} is longer than 365days")));
+            return Err(Mistake::new(format!("{text} is longer than 365days")));
         }
         Ok(duration)
     }

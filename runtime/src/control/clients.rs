@@ -4,13 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::{ControlSocket, Reply, Request};
 use crate::error::Result;
 use crate::handed::{Handed, Packing};
 use crate::sorted::SortedMap;
-use crate::sys::clock::in_ns;
 
 /// Clients served beside each other; past that one that says nothing makes room.
 const MAX_CLIENTS: usize = 128;
@@ -47,16 +46,15 @@ pub(crate) enum Heard {
 }
 
 /// The clients on their way to the next program, with what they wait for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(crate) struct Packed {
     connected: SortedMap<u64, PackedClient>,
     last: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 struct PackedClient {
     socket: Handed,
-    #[serde(with = "in_ns")]
     deadline: Option<Instant>,
 }
 

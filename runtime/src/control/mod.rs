@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use crate::counters::Ledger;
 use crate::image::{Image, OnDisk};
@@ -24,21 +24,21 @@ pub(crate) use clients::{Clients, Heard, Packed as PackedClients};
 pub(crate) use socket::{ControlSocket, connect, path_of, prepare_directory};
 
 /// A request to a daemon.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[derive(Debug, ToJson, FromJson)]
+#[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum Request {
     /// What is running?
     Status {},
     /// A new generation from the image on disk.
     Restart {
         /// Answer when the old worker is gone, else when the transition ends.
-        #[serde(default)]
+        #[json(default)]
         wait: bool,
     },
     /// As a restart, from another path: it is the daemon's from then on, if its generation is confirmed.
     RestartFrom {
         exe: PathBuf,
-        #[serde(default)]
+        #[json(default)]
         wait: bool,
     },
     /// Is it alive, ready, started?
@@ -46,13 +46,13 @@ pub(crate) enum Request {
     /// Drain and end.
     Stop {},
     /// A request of a later release.
-    #[serde(other)]
+    #[json(other)]
     Unknown,
 }
 
 /// What a daemon replies: any number of `Progress`, then one of the others.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[derive(Debug, ToJson, FromJson)]
+#[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum Reply {
     /// A step, for people.
     Progress { text: String },
@@ -66,57 +66,57 @@ pub(crate) enum Reply {
     },
     /// The end of a restart.
     Restarted {
-        #[serde(flatten)]
+        #[json(flatten)]
         outcome: Outcome,
     },
     /// All workers are gone; the process ends now.
     Stopped {
         ledger: Ledger,
         /// From the request to the end of the last worker.
-        #[serde(default)]
+        #[json(default)]
         to_drained_ms: Option<f64>,
         /// Workers that did not end as they should.
-        #[serde(default)]
+        #[json(default)]
         warnings: Vec<String>,
     },
     /// Not done: why, and what to do.
     Refused { reason: String },
     /// A reply of a later release.
-    #[serde(other)]
+    #[json(other)]
     Unknown,
 }
 
 /// How a restart ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct Outcome {
     /// `ok` or `aborted`.
     pub(crate) result: String,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) reason: Option<String>,
     /// What should be known besides: that the daemon had gone back to an earlier image.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) note: Option<String>,
     /// The generation that was started.
     pub(crate) generation: u32,
     /// The generation that served before.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) from: Option<u32>,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) ledger: Option<Ledger>,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) to_commit_ms: Option<f64>,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) to_drained_ms: Option<f64>,
     /// What the failed worker wrote last.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) output: Vec<String>,
     /// What went wrong all the same: ends of workers that nobody had asked for.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) warnings: Vec<String>,
 }
 
 /// Everything `status` shows.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(crate) struct Status {
     pub(crate) name: String,
     pub(crate) pid: u32,
@@ -128,42 +128,42 @@ pub(crate) struct Status {
     pub(crate) uptime: f64,
     /// Seconds since 1970.
     pub(crate) since: u64,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) generation: Option<u32>,
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) listeners: Vec<ListenerStatus>,
     /// Where probes are answered.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) probes: Vec<SocketAddr>,
     pub(crate) image: ImageStatus,
     /// The image that last confirmed.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) known_good: Option<ImageStatus>,
     /// What the supervisor itself runs.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) supervisor_image: Option<ImageStatus>,
     /// The image of the next generation, as it is now.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) on_disk: Option<DiskStatus>,
     pub(crate) pidfile: PathBuf,
     /// Files of the daemon's that were removed, restored or not.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) files: Vec<FileStatus>,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) log: Option<PathBuf>,
     /// Why other code runs than was asked for.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) note: Option<String>,
     /// What became of the connections of the generation that serves so far, with those of its workers that
     /// have crashed.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) ledger: Option<Ledger>,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) restarts: Vec<PastRestart>,
 }
 
 /// One worker.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(crate) struct WorkerStatus {
     pub(crate) pid: i32,
     pub(crate) generation: u32,
@@ -172,29 +172,29 @@ pub(crate) struct WorkerStatus {
     pub(crate) uptime: f64,
     pub(crate) connections: u64,
     pub(crate) requests_in_flight: u64,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) requests: u64,
     /// What became of its connections so far.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) ledger: Ledger,
     /// Tasks of `Daemon::spawn` that run.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) tasks: u64,
     /// `None` of a worker of an earlier release.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) main_ended: Option<bool>,
     /// What the program said by `Daemon::status`.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) text: Option<String>,
 }
 
 /// One listener.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(crate) struct ListenerStatus {
     pub(crate) name: String,
     pub(crate) addr: String,
     /// `manager`: the service manager passed it. `store`: it kept it since an earlier start.
-    #[serde(default, skip_serializing_if = "is_own")]
+    #[json(default, skip_if = is_own)]
     pub(crate) source: Source,
 }
 
@@ -210,25 +210,25 @@ fn is_own(source: &Source) -> bool {
 }
 
 /// The image of a generation.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, ToJson, FromJson)]
 pub(crate) struct ImageStatus {
     pub(crate) path: PathBuf,
     /// The version of the program, where known.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) release: Option<String>,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) generation: Option<u32>,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) build_id: Option<String>,
     /// In bytes.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) size: Option<u64>,
     /// When the file was written, in seconds since 1970.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) modified: Option<u64>,
     /// When its generation began to serve, or was confirmed if that is what it is shown for; in seconds
     /// since 1970.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) since: Option<u64>,
 }
 
@@ -251,16 +251,16 @@ impl ImageStatus {
 }
 
 /// What the next restart would find.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(crate) struct DiskStatus {
     pub(crate) path: PathBuf,
     /// `same`, `same-build`, `other`, `missing` or `unusable`.
     pub(crate) state: String,
     /// Where it is another program.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) build_id: Option<String>,
     /// Why it is unusable.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) reason: Option<String>,
 }
 
@@ -279,11 +279,11 @@ impl DiskStatus {
 }
 
 /// One of the last restarts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct PastRestart {
     /// When it was asked for, in seconds since 1970.
     pub(crate) at: u64,
-    #[serde(flatten)]
+    #[json(flatten)]
     pub(crate) outcome: Outcome,
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use serde::Serialize;
 use serde_json::json;
 
 use super::*;
@@ -74,8 +73,8 @@ pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
     }
 }
 
-fn written(messages: &[impl Serialize]) -> Vec<Vec<u8>> {
-    messages.iter().map(|message| serde_json::to_vec(message).unwrap()).collect()
+fn written(messages: &[impl ToJson]) -> Vec<Vec<u8>> {
+    messages.iter().map(|message| json::to_vec(message).unwrap()).collect()
 }
 
 fn loaded(text: &str, number: u64) -> Box<Configuration> {
@@ -195,7 +194,7 @@ fn replies(text: &str, number: u64) -> Vec<Reply> {
         output: vec![text.into(); 3],
         warnings: vec![text.into()],
     };
-    let status: Status = serde_json::from_value(json!({
+    let status: Status = Status::read(json!({
         "name": "hello", "pid": 7, "mode": "supervised", "state": "running",
         "uptime": Duration::from_nanos(number).as_secs_f64(), "since": number, "generation": 2,
         "workers": [{ "pid": 8, "generation": 2, "state": "serving", "uptime": 0.1,
@@ -230,19 +229,19 @@ proptest! {
             }
         }
         for message in from_worker(&text, number) {
-            let arrived: FromWorker = link::decode(&serde_json::to_vec(&message).unwrap()).unwrap();
+            let arrived: FromWorker = link::decode(&json::to_vec(&message).unwrap()).unwrap();
             prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
         }
         for message in to_worker(&text, number) {
-            let arrived: ToWorker = link::decode(&serde_json::to_vec(&message).unwrap()).unwrap();
+            let arrived: ToWorker = link::decode(&json::to_vec(&message).unwrap()).unwrap();
             prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
         }
         for message in replies(&text, number) {
-            let arrived: Reply = link::decode(&serde_json::to_vec(&message).unwrap()).unwrap();
+            let arrived: Reply = link::decode(&json::to_vec(&message).unwrap()).unwrap();
             prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
         }
         for message in requests() {
-            let arrived: Request = link::decode(&serde_json::to_vec(&message).unwrap()).unwrap();
+            let arrived: Request = link::decode(&json::to_vec(&message).unwrap()).unwrap();
             prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
         }
     }

@@ -4,15 +4,15 @@
 mod http;
 mod server;
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use http::{Parsed, parse, response};
 pub(crate) use server::{Packed, Server, Source};
 
 /// What is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "kebab-case")]
 pub(crate) enum Probe {
     /// The supervisor answers, and no worker hangs of which nobody has taken the place.
     Live,

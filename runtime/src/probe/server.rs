@@ -8,14 +8,13 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::http::{LONGEST, Parsed, parse, response};
 use super::{Probe, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
 use crate::sorted::SortedMap;
-use crate::sys::clock::in_ns;
 
 /// Clients served beside each other.
 const MAX_CONNECTIONS: usize = 64;
@@ -54,20 +53,19 @@ pub(crate) enum Source {
 }
 
 /// A server on its way to the next program.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, ToJson, FromJson)]
 pub(crate) struct Packed {
-    #[serde(default)]
+    #[json(default)]
     listeners: Vec<(SocketAddr, Handed)>,
-    #[serde(default)]
+    #[json(default)]
     connections: Vec<PackedConnection>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 struct PackedConnection {
     socket: Handed,
     read: Vec<u8>,
     answered: bool,
-    #[serde(with = "in_ns")]
     deadline: Instant,
 }
 

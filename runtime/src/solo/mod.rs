@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use crate::json::{self, FromJson, ToJson};
 use rustix::fs::MemfdFlags;
-use serde::{Deserialize, Serialize};
 
 use self::stand_in::StandIn;
 use crate::activation::{self, Sockets};
@@ -44,7 +44,7 @@ use crate::worker::lifecycle::{Handover, Worker};
 const GENERATION: u32 = 1;
 
 /// Everything that the process takes along through its own exec; descriptors by number.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 struct Luggage {
     configuration: Configuration,
     origin: Origin,
@@ -61,7 +61,7 @@ struct Luggage {
 }
 
 /// A bound listener on its way through the exec.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 struct Packed {
     settings: ListenSettings,
     addr: Address,
@@ -151,7 +151,7 @@ fn pack(luggage: &Luggage) -> Result<std::fs::File> {
     let fd = rustix::fs::memfd_create("unbroken-luggage", MemfdFlags::CLOEXEC)
         .map_err(|error| cannot(error.into()))?;
     let mut file = std::fs::File::from(fd);
-    let bytes = serde_json::to_vec(luggage).map_err(|error| cannot(error.into()))?;
+    let bytes = json::to_vec(luggage).map_err(|error| cannot(error.into()))?;
     file.write_all(&bytes).and_then(|()| file.rewind()).map_err(cannot)?;
     Ok(file)
 }
@@ -161,7 +161,7 @@ fn unpack(number: RawFd) -> Result<Luggage> {
     std::fs::File::from(adopt(number)?)
         .read_to_end(&mut bytes)
         .map_err(|error| Error::io("cannot read the state of the exec", error))?;
-    serde_json::from_slice(&bytes)
+    json::from_slice(&bytes)
         .map_err(|error| Error::io("the state of the exec is not understood", error))
 }
 

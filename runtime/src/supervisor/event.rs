@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use crate::config::{RestartPolicy, Settings};
 use crate::counters::Ledger;
@@ -17,12 +17,12 @@ pub(crate) type Generation = u32;
 pub(crate) type ClientId = u64;
 
 /// The settings that decisions depend on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) struct Policy {
     pub(crate) ready_timeout: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) kill_timeout: Duration,
-    #[serde(default)]
+    #[json(default)]
     pub(crate) lame_duck: Duration,
     pub(crate) confirm_window: Duration,
     /// Two generations must not run beside each other.
@@ -228,7 +228,7 @@ pub(crate) enum Answer {
 }
 
 /// A restart, told afterwards.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, ToJson, FromJson)]
 pub(crate) struct Report {
     pub(crate) from: Option<Generation>,
     pub(crate) to: Generation,
@@ -243,6 +243,6 @@ pub(crate) struct Report {
     /// What became of the old worker's connections.
     pub(crate) ledger: Option<Ledger>,
     /// What went wrong all the same: ends of workers that nobody had asked for.
-    #[serde(default)]
+    #[json(default)]
     pub(crate) warnings: Vec<String>,
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::event::{Generation, WorkerId};
 use crate::config::Settings;
@@ -19,7 +19,6 @@ use crate::marker::{Marker, Origin, Role, VARIABLE};
 use crate::notify;
 use crate::privileges;
 use crate::sorted::SortedMap;
-use crate::sys::clock::in_ns;
 use crate::sys::exec::{self, Program};
 use crate::sys::process::{self, Child, Forked};
 use crate::sys::{descriptors, seqpacket};
@@ -115,23 +114,21 @@ impl Process {
 }
 
 /// A process on its way to the supervisor's next image.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(super) struct Packed {
     generation: Generation,
     pid: i32,
     pidfd: Handed,
-    #[serde(with = "in_ns")]
     since: Instant,
     text: Option<String>,
     greeted: bool,
-    #[serde(default)]
+    #[json(default)]
     welcomed: bool,
     old_output: bool,
-    #[serde(default)]
+    #[json(default)]
     rendezvous: Option<PathBuf>,
     counters: Handed,
     link: Option<Handed>,
-    #[serde(with = "in_ns")]
     closed: Option<Instant>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::event::Generation;
 use crate::config::{Address, Configuration, Settings};
@@ -275,37 +275,37 @@ impl Generations {
 
 /// The generations on their way to the supervisor's next image. What several share is written once, and
 /// referred to by its place.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(super) struct Packed {
     images: Vec<image::Packed>,
     sockets: Vec<listener::Packed>,
     known: SortedMap<Generation, PackedHoldings>,
     kept: Option<PackedKept>,
-    #[serde(default)]
+    #[json(default)]
     inherited: Vec<(String, usize)>,
-    #[serde(default)]
+    #[json(default)]
     inherited_places: Vec<Place>,
-    #[serde(default)]
+    #[json(default)]
     passed: Vec<(String, usize)>,
-    #[serde(default)]
+    #[json(default)]
     kept_places: Vec<Address>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 struct PackedHoldings {
     image: usize,
     configuration: Option<Configuration>,
     listeners: SortedMap<String, usize>,
     /// Further ones of these names.
-    #[serde(default)]
+    #[json(default)]
     more: Vec<(String, usize)>,
-    #[serde(default)]
+    #[json(default)]
     places: Vec<Place>,
-    #[serde(default)]
+    #[json(default)]
     identity: Option<Account>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 struct PackedKept {
     generation: Generation,
     image: usize,

@@ -26,7 +26,7 @@ mod worker;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use self::exe::Exe;
 use self::lame_duck::LameDuck;
@@ -55,7 +55,7 @@ const MAX_WORDS: usize = 100;
 pub(super) const MAX_RESTARTS: usize = 10;
 
 /// The state of the whole daemon. A supervisor hands it on to its next image.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct Machine {
     /// Before a generation said otherwise.
     initial: Policy,
@@ -66,12 +66,12 @@ pub(crate) struct Machine {
     /// Restarts asked for during a transition: together they are one more.
     pending: Option<Vec<Waiter>>,
     upgrade: Option<Upgrade>,
-    #[serde(default)]
+    #[json(default)]
     exe: Exe,
     /// Generations that were replaced, while they have workers.
     retiring: Vec<Retiring>,
     /// Told to stop, and still accepting.
-    #[serde(default)]
+    #[json(default)]
     lame_duck: Option<LameDuck>,
     stopping: Option<Stopping>,
     /// Other code runs than was asked for: why.
@@ -79,7 +79,7 @@ pub(crate) struct Machine {
     last_worker: WorkerId,
     last_generation: Generation,
     /// The last one of an earlier supervisor, whose workers are still there.
-    #[serde(default)]
+    #[json(default)]
     before: Generation,
     /// What became of the connections of generations that have or may get workers, as far as these have
     /// ended.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::event::Generation;
 use crate::config::Address;
@@ -21,7 +21,7 @@ use crate::link::{self, FromWorker, OrphanedListener, Protocols, ToWorker};
 use crate::listener::{self, Bound};
 use crate::logs::Say;
 use crate::sorted::SortedMap;
-use crate::sys::clock::{self, in_ns};
+use crate::sys::clock;
 use crate::sys::process;
 use crate::sys::readiness::readable;
 
@@ -51,12 +51,10 @@ struct Orphan {
 }
 
 /// An orphan was told to drain.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, ToJson, FromJson)]
 struct Told {
-    #[serde(with = "in_ns")]
     since: Instant,
     /// Until it is killed.
-    #[serde(with = "in_ns")]
     kill_at: Instant,
 }
 
@@ -332,7 +330,7 @@ pub(super) fn remove(path: &Path) {
 }
 
 /// An orphan on its way to the supervisor's next image.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(super) struct Packed {
     pid: i32,
     generation: Generation,

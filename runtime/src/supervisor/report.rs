@@ -205,6 +205,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::json;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -223,7 +224,7 @@ mod tests {
     fn what_a_worker_says_is_short_and_harmless() {
         assert_eq!(short("two\nlines\tof it".into()), "two\nlines\tof it");
         assert_eq!(short_status("\u{1b}[2J\u{9b}2J".into()), "\u{fffd}[2J\u{fffd}2J");
-        let worst = serde_json::to_string(&short("\u{1}\"ä".repeat(5_000))).unwrap();
+        let worst = json::to_string(&short("\u{1}\"ä".repeat(5_000))).unwrap();
         assert!(worst.len() < 2 * MAX_REASON, "{}", worst.len());
         assert!(short("ä".repeat(5_000)).ends_with("ä…"));
     }

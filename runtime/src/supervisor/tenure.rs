@@ -1,18 +1,18 @@
 //! Since when an image serves, and since when it is known to be good: on the clock on the wall.
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::event::Generation;
 use crate::control::unix_seconds;
 
 /// The terms of the generations that are shown.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, ToJson, FromJson)]
 pub(super) struct Tenure {
     terms: Vec<Term>,
 }
 
 /// In seconds since 1970.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 struct Term {
     generation: Generation,
     serves: Option<u64>,

@@ -1,6 +1,5 @@
 //! `clock_gettime(2)`: deadlines that mean the same in every process and across `exec`.
 
-use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -45,67 +44,6 @@ pub(crate) fn from_monotonic_ns(ns: u64) -> Instant {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// What holds instants, and can be written with numbers in their place.
-pub(crate) trait Moments: Sized {
-    type Numbers: serde::Serialize + serde::de::DeserializeOwned;
-
-    fn numbers(&self) -> Self::Numbers;
-    fn from_numbers(numbers: Self::Numbers) -> Self;
-}
-
-impl Moments for Instant {
-    type Numbers = u64;
-
-    fn numbers(&self) -> u64 {
-        to_monotonic_ns(*self)
-    }
-
-    fn from_numbers(ns: u64) -> Instant {
-        from_monotonic_ns(ns)
-    }
-}
-
-impl Moments for Option<Instant> {
-    type Numbers = Option<u64>;
-
-    fn numbers(&self) -> Option<u64> {
-        self.map(to_monotonic_ns)
-    }
-
-    fn from_numbers(ns: Option<u64>) -> Option<Instant> {
-        ns.map(from_monotonic_ns)
-    }
-}
-
-impl Moments for VecDeque<Instant> {
-    type Numbers = Vec<u64>;
-
-    fn numbers(&self) -> Vec<u64> {
-        self.iter().copied().map(to_monotonic_ns).collect()
-    }
-
-    fn from_numbers(ns: Vec<u64>) -> VecDeque<Instant> {
-        ns.into_iter().map(from_monotonic_ns).collect()
-    }
-}
-
-/// For serde: instants as nanoseconds of `CLOCK_MONOTONIC`.
-pub(crate) mod in_ns {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::Moments;
-
-    pub(crate) fn serialize<M: Moments, S: Serializer>(at: &M, to: S) -> Result<S::Ok, S::Error> {
-        at.numbers().serialize(to)
-    }
-
-    pub(crate) fn deserialize<'de, M: Moments, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<M, D::Error> {
-        M::Numbers::deserialize(from).map(M::from_numbers)
-    }
 }
 
 #[cfg(test)]

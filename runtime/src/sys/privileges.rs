@@ -6,12 +6,12 @@ use std::ffi::CString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::json::{FromJson, ToJson};
 use nix::unistd::{self, Gid, Uid};
 use rustix::process::DumpableBehavior;
-use serde::{Deserialize, Serialize};
 
 /// The user and the groups of a process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) struct Account {
     pub(crate) uid: u32,
     pub(crate) gid: u32,

@@ -4,11 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use crate::json::{FromJson, ToJson};
 use nix::libc;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::pipe::PipeFlags;
-use serde::{Deserialize, Serialize};
 
 /// The signals a supervisor acts on.
 const WATCHED: [Signal; 7] = [
@@ -53,7 +53,7 @@ impl AsFd for Signals {
 }
 
 /// What SIGHUP means to a daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) enum HangUp {
     /// It has no terminal: somebody asks for something.
     Request,

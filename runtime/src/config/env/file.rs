@@ -5,11 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::json::{FromJson, Mistake, ToJson, Writer};
 
 /// A file of variables; with `-` before its path it may be missing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EnvFile {
     pub(crate) path: PathBuf,
     pub(crate) optional: bool,
@@ -40,9 +41,15 @@ impl From<String> for EnvFile {
     }
 }
 
-impl From<EnvFile> for String {
-    fn from(file: EnvFile) -> String {
-        file.to_string()
+impl ToJson for EnvFile {
+    fn write(&self, out: &mut Writer) {
+        out.display(self);
+    }
+}
+
+impl FromJson for EnvFile {
+    fn read(value: Value) -> Result<EnvFile, Mistake> {
+        String::read(value).map(EnvFile::from)
     }
 }
 

@@ -46,8 +46,8 @@ struct Db {
 
 fn parse<T: serde::de::DeserializeOwned>(place: &Place) -> Result<T, String> {
     // As the crash respawn has it: over the link, without file and environment.
-    let json = serde_json::to_string(&place.load()).unwrap();
-    let arrived: Configuration = serde_json::from_str(&json).unwrap();
+    let json = crate::json::to_vec(&place.load()).unwrap();
+    let arrived: Configuration = crate::json::from_slice(&json).unwrap();
     arrived.app().map_err(|e| place.short(&e.to_string()))
 }
 

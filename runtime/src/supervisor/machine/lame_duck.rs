@@ -6,20 +6,17 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::stop::Urgency;
 use super::worker::WorkerState;
 use super::{Actions, Machine, log, refuse, seconds};
 use crate::supervisor::event::{Action, ClientId, Event, Level};
-use crate::sys::clock::in_ns;
 
 /// Told to stop, and still accepting.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct LameDuck {
-    #[serde(with = "in_ns")]
     since: Instant,
-    #[serde(with = "in_ns")]
     until: Instant,
     clients: Vec<ClientId>,
 }

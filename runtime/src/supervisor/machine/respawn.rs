@@ -3,25 +3,22 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::worker::{WorkerState, drain};
 use super::{Actions, Machine, log_of, seconds, why};
 use crate::config::RestartPolicy;
 use crate::supervisor::event::{Generation, Level, Policy, Source, WorkerId};
-use crate::sys::clock::in_ns;
 use crate::sys::process::Exit;
 
 /// The generation that is committed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Current {
     pub(super) generation: Generation,
     pub(super) policy: Policy,
     /// Serving, or respawned and starting.
     pub(super) worker: Option<WorkerId>,
-    #[serde(with = "in_ns")]
     pub(super) crashes: VecDeque<Instant>,
-    #[serde(with = "in_ns")]
     pub(super) respawn_at: Option<Instant>,
     /// To be respawned once nobody else is there.
     pub(super) revive: bool,

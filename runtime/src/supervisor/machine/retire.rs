@@ -2,22 +2,20 @@
 
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::respawn::Current;
 use super::transition::Waiter;
 use super::{Actions, Machine, answer};
 use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Answer, Generation, Report};
-use crate::sys::clock::in_ns;
 
 /// A generation that was replaced, or undone after it had served, and has workers left.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Retiring {
     pub(super) generation: Generation,
     /// Of its replacement or undoing, complete but for the end.
     pub(super) report: Report,
-    #[serde(with = "in_ns")]
     requested: Instant,
     pub(super) waiters: Vec<Waiter>,
 }

@@ -2,37 +2,35 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::lame_duck::LameDuck;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, refuse};
 use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Answer, ClientId, Level, Report};
-use crate::sys::clock::in_ns;
 
 /// How long a worker that was told to stop at once may take before it is killed.
 pub(super) const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
 
 /// The daemon ends as soon as its last worker is gone.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Stopping {
     pub(super) code: u8,
     pub(super) reason: Option<String>,
     pub(super) clients: Vec<ClientId>,
     pub(super) ledger: Ledger,
-    #[serde(with = "in_ns")]
     since: Instant,
     pub(super) urgency: Urgency,
     /// By somebody; else the daemon ends by itself.
     asked: bool,
     /// Workers that did not end as they should.
-    #[serde(default)]
+    #[json(default)]
     pub(super) warnings: Vec<String>,
 }
 
 /// How much time the workers still get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ToJson, FromJson)]
 pub(super) enum Urgency {
     Drain,
     AtOnce,

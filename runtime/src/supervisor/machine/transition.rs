@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::respawn::Current;
 use super::watchdog;
@@ -13,19 +13,16 @@ use super::{Actions, Machine, answer, log, log_of, refuse, seconds};
 use crate::supervisor::event::{
     Action, Answer, ClientId, Generation, Level, Order, Policy, Report, Source, WorkerId,
 };
-use crate::sys::clock::in_ns;
 
 /// A new generation on its way: from the request until it is confirmed or undone.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Transition {
     pub(super) generation: Generation,
     pub(super) policy: Policy,
     pub(super) worker: WorkerId,
-    #[serde(with = "in_ns")]
     pub(super) since: Instant,
     pub(super) waiters: Vec<Waiter>,
     /// Committed, and to be confirmed then.
-    #[serde(with = "in_ns")]
     pub(super) confirm_at: Option<Instant>,
     /// The old worker had to be gone before the new one began.
     pub(super) exclusive: bool,
@@ -33,12 +30,12 @@ pub(super) struct Transition {
     pub(super) from_disk: bool,
     pub(super) committed_after: Option<Duration>,
     /// What went wrong meanwhile with the generation that is to be replaced.
-    #[serde(default)]
+    #[json(default)]
     pub(super) warnings: Vec<String>,
 }
 
 /// Who asked for a restart, if anybody wants the answer, and whether it waits for the old worker's end.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, ToJson, FromJson)]
 pub(super) struct Waiter {
     pub(super) client: Option<ClientId>,
     pub(super) wait: bool,

@@ -3,13 +3,13 @@
 
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::{Actions, Machine, answer, log};
 use crate::supervisor::event::{Action, Answer, ClientId, Generation, Level, Report};
 
 /// The supervisor is about to run the image of this generation.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Upgrade {
     generation: Generation,
     /// Answers that say how it went.

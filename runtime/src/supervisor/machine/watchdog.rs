@@ -2,21 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 use super::worker::{Worker, WorkerState, drain, kill};
 use super::{Actions, Machine, log_of, seconds};
 use crate::supervisor::event::{Action, Level, Order, WorkerId};
-use crate::sys::clock::in_ns;
 use crate::sys::process::Exit;
 
 /// How a worker is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub(super) enum Watch {
     /// To be asked then.
-    Next(#[serde(with = "in_ns")] Instant),
+    Next(Instant),
     /// Asked, and to answer by then.
-    Asked(#[serde(with = "in_ns")] Instant),
+    Asked(Instant),
 }
 
 impl Watch {

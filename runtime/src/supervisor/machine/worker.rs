@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::json::{FromJson, ToJson};
 use nix::libc;
-use serde::{Deserialize, Serialize};
 
 use super::watchdog::Watch;
 use super::{Actions, Machine, log_of, refuse, seconds, why};
 use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Generation, Level, Order, Policy, Source, WorkerId};
-use crate::sys::clock::in_ns;
 use crate::sys::process::Exit;
 
 /// Generations that may drain beside each other; past that the oldest is forced.
@@ -19,19 +18,16 @@ pub(super) const MAX_DRAINING: usize = 8;
 pub(super) const LINK_GRACE: Duration = Duration::from_secs(1);
 
 /// One process.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Worker {
     pub(super) generation: Generation,
     pub(super) state: WorkerState,
-    #[serde(with = "in_ns")]
     pub(super) spawned: Instant,
     /// It introduced itself.
     pub(super) greeted: bool,
     /// When the state must be over.
-    #[serde(with = "in_ns")]
     pub(super) deadline: Option<Instant>,
     /// When SIGKILL follows.
-    #[serde(with = "in_ns")]
     pub(super) kill_at: Option<Instant>,
     /// Of its generation, or of the one before until it introduced itself.
     pub(super) policy: Policy,
@@ -61,7 +57,7 @@ impl Worker {
 }
 
 /// What a worker is doing, as far as it was told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) enum WorkerState {
     Starting,
     Serving,

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use crate::json::{self, FromJson, ToJson};
 
 use crate::claim::Claim;
 use crate::config::{Address, Configuration};
@@ -30,7 +30,6 @@ use crate::supervisor::generations::{self, Generations};
 use crate::supervisor::machine::Machine;
 use crate::supervisor::orphans::{self, Orphans};
 use crate::supervisor::tenure::Tenure;
-use crate::sys::clock::in_ns;
 use crate::sys::process;
 use crate::sys::signals::{HangUp, Signals};
 use crate::upkeep::{FileStatus, Upkeep};
@@ -42,7 +41,7 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The state of a whole supervisor.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub(crate) struct State {
     version: u32,
     /// Of the program that wrote it, for messages.
@@ -50,7 +49,7 @@ pub(crate) struct State {
     machine: Machine,
     generations: generations::Packed,
     workers: SortedMap<WorkerId, fleet::Packed>,
-    #[serde(default)]
+    #[json(default)]
     orphans: Vec<orphans::Packed>,
     clients: PackedClients,
     /// What the supervisor that wrote it runs.
@@ -59,49 +58,47 @@ pub(crate) struct State {
     origin: Origin,
     hang_up: HangUp,
     pidfile: Path,
-    #[serde(default)]
+    #[json(default)]
     claim: Option<Handed>,
     control: Path,
     /// What `status` shows of them.
-    #[serde(default)]
+    #[json(default)]
     files: Vec<FileStatus>,
     log: Option<Path>,
     log_length: u64,
     timestamps: bool,
-    #[serde(with = "in_ns")]
     began: Instant,
     began_at: SystemTime,
     asked: VecDeque<(Generation, SystemTime)>,
     tenure: Tenure,
     /// What the service manager was told.
-    #[serde(default)]
+    #[json(default)]
     told: Option<Health>,
-    #[serde(default)]
+    #[json(default)]
     untold: VecDeque<String>,
-    #[serde(default)]
+    #[json(default)]
     probes: probe::Packed,
     /// What it keeps.
-    #[serde(default)]
+    #[json(default)]
     held: SortedMap<String, Address>,
     /// When it was written: from then on nothing was done until it was read.
-    #[serde(with = "in_ns")]
     pub(super) paused: Instant,
     /// All descriptors it refers to.
     pub(super) descriptors: Vec<RawFd>,
 }
 
 /// A file by its path and its open descriptor.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 struct Path {
     path: PathBuf,
     fd: Handed,
 }
 
 /// The part that is read before the rest is understood.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, FromJson)]
 struct Version {
     version: u32,
-    #[serde(default)]
+    #[json(default)]
     release: String,
 }
 
@@ -154,20 +151,20 @@ impl State {
 
     /// As bytes.
     pub(super) fn written(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(self)
+        json::to_vec(self)
             .map_err(|error| Error::io("cannot write down the supervisor's state", error))
     }
 
     /// Reads what a release of any age has written, as far as this one can understand it.
     pub(crate) fn read(bytes: &[u8]) -> Result<State> {
-        let not_understood = |error: serde_json::Error| {
+        let not_understood = |error: json::Mistake| {
             Error::os(
                 ErrorKind::Protocol,
                 "the supervisor's state is not understood by this image",
                 error,
             )
         };
-        let Version { version, release } = serde_json::from_slice(bytes).map_err(not_understood)?;
+        let Version { version, release } = json::from_slice(bytes).map_err(not_understood)?;
         if version > VERSION {
             return Err(Error::new(
                 ErrorKind::Protocol,
@@ -177,7 +174,7 @@ impl State {
                 ),
             ));
         }
-        serde_json::from_slice(bytes).map_err(not_understood)
+        json::from_slice(bytes).map_err(not_understood)
     }
 
     /// The supervisor that it describes, with duplicates of all descriptors: those it was handed stay open.

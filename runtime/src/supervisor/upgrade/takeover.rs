@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::state::{MAX_BYTES, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
+use crate::json;
 use crate::marker::{Marker, Role, VARIABLE};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::event::{Event, Generation};
@@ -117,7 +118,7 @@ fn read(state: RawFd) -> Result<Restored> {
 /// how it is.
 pub(super) fn stand(driver: &Driver) -> Result<()> {
     driver.poll(Some(Instant::now()))?;
-    let status = serde_json::to_vec(&report::status(driver))
+    let status = json::to_vec(&report::status(driver))
         .map_err(|error| Error::io("cannot tell the status", error))?;
     if status.len() > seqpacket::MAX_PACKET {
         return Err(Error::new(ErrorKind::Protocol, "its status fits no packet"));

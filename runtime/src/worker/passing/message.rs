@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use crate::json::{self, FromJson, ToJson};
 
 use super::channel::Verdict;
 
@@ -30,8 +30,8 @@ pub(crate) struct Handoff<S> {
 }
 
 /// What the next generation has to know of a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
+#[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum Contents {
     /// HTTP/1.1 between two requests; the bytes are the beginning of the next one. The socket is a stream
     /// and does not block.
@@ -39,19 +39,19 @@ pub(crate) enum Contents {
         /// The listener it came by.
         listener: String,
         /// The peer's TCP address; `None` for a unix socket.
-        #[serde(default)]
+        #[json(default)]
         peer: Option<SocketAddr>,
         /// The path of a unix peer.
-        #[serde(default)]
+        #[json(default)]
         path: Option<PathBuf>,
         /// When it was accepted, in nanoseconds of `CLOCK_MONOTONIC`.
-        #[serde(default)]
+        #[json(default)]
         accepted: u64,
         /// Requests it has sent.
-        #[serde(default)]
+        #[json(default)]
         requests: u64,
         /// Since when it waits for the next one, or for the rest of it, in the same measure. Zero: now.
-        #[serde(default)]
+        #[json(default)]
         since: u64,
     },
     /// One of the application's own; the bytes are its state.
@@ -61,7 +61,7 @@ pub(crate) enum Contents {
         version: u32,
     },
     /// Of a later release.
-    #[serde(other)]
+    #[json(other)]
     Unknown,
 }
 
@@ -96,17 +96,11 @@ impl Contents {
 
 /// Appends a connection to a message.
 pub(super) fn append(message: &mut Vec<u8>, contents: &Contents, bytes: &[u8]) -> io::Result<()> {
-    let begun = message.len();
-    message.extend([0; 8]);
-    if let Err(error) = serde_json::to_writer(&mut *message, contents) {
-        message.truncate(begun);
-        return Err(error.into());
-    }
-    let lengths = [message.len() - begun - 8, bytes.len()];
-    for (index, length) in lengths.into_iter().enumerate() {
-        let length = u32::try_from(length).map_err(io::Error::other)?;
-        message[begun + 4 * index..][..4].copy_from_slice(&length.to_le_bytes());
-    }
+    let header = json::to_vec(contents)?;
+    let length = |of: &[u8]| u32::try_from(of.len()).map_err(io::Error::other);
+    let lengths = [length(&header)?, length(bytes)?];
+    message.extend(lengths.into_iter().flat_map(u32::to_le_bytes));
+    message.extend_from_slice(&header);
     message.extend_from_slice(bytes);
     Ok(())
 }
@@ -121,7 +115,7 @@ pub(super) fn read(mut message: &[u8]) -> Option<Vec<(Option<Contents>, &[u8])>>
         let length = |length: &[u8; 4]| usize::try_from(u32::from_le_bytes(*length)).ok();
         let (header, rest) = rest.split_at_checked(length(header)?)?;
         let (bytes, rest) = rest.split_at_checked(length(bytes)?)?;
-        connections.push((serde_json::from_slice(header).ok(), bytes));
+        connections.push((json::from_slice(header).ok(), bytes));
         message = rest;
     }
     Some(connections)

@@ -1,6 +1,7 @@
 //! The supervisor's own part of a restart.
 
 use super::*;
+use crate::json;
 
 /// Committed at 1 s and confirmed at once, by client 7 who waits for the old worker and 8 who does not.
 fn upgrading() -> Story {
@@ -93,9 +94,9 @@ fn who_hung_up_is_not_told() {
 #[test]
 fn the_machine_survives_being_written_down() {
     let mut story = upgrading();
-    let written = serde_json::to_string(&story.watch.machine).unwrap();
-    story.watch.machine = serde_json::from_str(&written).unwrap();
-    assert_eq!(serde_json::to_string(&story.watch.machine).unwrap(), written);
+    let written = json::to_vec(&story.watch.machine).unwrap();
+    story.watch.machine = json::from_slice(&written).unwrap();
+    assert_eq!(json::to_vec(&story.watch.machine).unwrap(), written);
     assert_eq!(story.due(), Some(31.0));
     assert_eq!(story.on(Event::Upgraded { kept: None }), ["tell 8: restarted 1→2 committed 0.5"]);
     story.at(31.0);
