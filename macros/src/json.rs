@@ -215,7 +215,9 @@ fn read_fields(fields: &Fields, type_has_default: bool) -> Result<TokenStream> {
                 Some(Some(path)) => quote!(#path()),
                 Some(None) => quote!(::core::default::Default::default()),
                 None if type_has_default => quote!(default.#name),
-                None if options.with.is_some() => quote!(return fields.missing(#key)),
+                None if options.with.is_some() => {
+                    quote!(return ::core::result::Result::Err(crate::json::Mistake::missing(#key)))
+                }
                 None => return Ok(quote!(#name: fields.take(#key)?,)),
             };
             Ok(quote! {

@@ -15,12 +15,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::handed::{Handed, Packing};
+use crate::sys::peer;
 
 /// Who asks at the same time.
 const BACKLOG: i32 = 64;
@@ -109,12 +108,12 @@ fn holder_at(addr: &SocketAddrUnix) -> io::Result<Option<Claimed>> {
         Err(Errno::AGAIN) => return Ok(Some(Claimed::Running(None))),
         Err(error) => return Err(error.into()),
     }
-    let peer = getsockopt(&asking, PeerCredentials)?;
+    let peer = peer::credentials(&asking)?;
     let own = rustix::process::geteuid().as_raw();
-    let known = [own, 0].contains(&peer.uid());
+    let known = [own, 0].contains(&peer.uid);
     Ok(Some(match known {
-        true => Claimed::Running(Some(peer.pid()).filter(|pid| *pid > 0)),
-        false => Claimed::Stranger(peer.uid()),
+        true => Claimed::Running(Some(peer.pid).filter(|pid| *pid > 0)),
+        false => Claimed::Stranger(peer.uid),
     }))
 }
 

@@ -153,9 +153,10 @@ impl Fields {
     }
 
     pub(crate) fn take<T: FromJson>(&mut self, key: &'static str) -> Result<T, Mistake> {
-        match self.optional(key, T::read)? {
-            Some(value) => Ok(value),
-            None => T::absent().map_or_else(|| self.missing(key), Ok),
+        match (self.0.remove(key), T::absent()) {
+            (Some(value), _) => T::read(value).map_err(|mistake| mistake.within(key)),
+            (None, Some(absent)) => Ok(absent),
+            (None, None) => Err(Mistake::missing(key)),
         }
     }
 
@@ -168,10 +169,6 @@ impl Fields {
             Some(value) => read(value).map(Some).map_err(|mistake| mistake.within(key)),
             None => Ok(None),
         }
-    }
-
-    pub(crate) fn missing<T>(&self, key: &'static str) -> Result<T, Mistake> {
-        Err(Mistake::new(format!("the field `{key}` is missing")))
     }
 }
 
@@ -211,6 +208,10 @@ impl Mistake {
             Value::Object(_) => "an object",
         };
         Mistake::new(format!("expected {what}, found {found}"))
+    }
+
+    pub(crate) fn missing(key: &str) -> Mistake {
+        Mistake::new(format!("the field `{key}` is missing"))
     }
 
     pub(crate) fn variant(found: &str, known: &[&str]) -> Mistake {

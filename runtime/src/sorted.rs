@@ -215,9 +215,110 @@ impl<'a, K, V> IntoIterator for &'a mut SortedMap<K, V> {
     }
 }
 
+/// A set, in order.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SortedSet<T> {
+    entries: Vec<T>,
+}
+
+impl<T> SortedSet<T> {
+    pub(crate) const fn new() -> Self {
+        SortedSet { entries: Vec::new() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> slice::Iter<'_, T> {
+        self.entries.iter()
+    }
+
+    pub(crate) fn first(&self) -> Option<&T> {
+        self.entries.first()
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&T) -> bool) {
+        self.entries.retain(keep);
+    }
+}
+
+impl<T: Ord> SortedSet<T> {
+    fn find<Q: Ord + ?Sized>(&self, value: &Q) -> Result<usize, usize>
+    where
+        T: Borrow<Q>,
+    {
+        self.entries.binary_search_by(|other| other.borrow().cmp(value))
+    }
+
+    pub(crate) fn contains<Q: Ord + ?Sized>(&self, value: &Q) -> bool
+    where
+        T: Borrow<Q>,
+    {
+        self.find(value).is_ok()
+    }
+
+    /// Whether the value is new.
+    pub(crate) fn insert(&mut self, value: T) -> bool {
+        match self.find(&value) {
+            Ok(_) => false,
+            Err(at) => {
+                self.entries.insert(at, value);
+                true
+            }
+        }
+    }
+}
+
+impl<T> Default for SortedSet<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for SortedSet<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+impl<T: Ord> Extend<T> for SortedSet<T> {
+    fn extend<I: IntoIterator<Item = T>>(&mut self, values: I) {
+        for value in values {
+            self.insert(value);
+        }
+    }
+}
+
+impl<T: Ord> FromIterator<T> for SortedSet<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
+        let mut set = Self::new();
+        set.extend(values);
+        set
+    }
+}
+
+impl<T> IntoIterator for SortedSet<T> {
+    type Item = T;
+    type IntoIter = vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.entries.into_iter()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a SortedSet<T> {
+    type Item = &'a T;
+    type IntoIter = slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -225,6 +326,20 @@ mod tests {
     use crate::json;
 
     proptest! {
+        #[test]
+        fn is_a_set(values in proptest::collection::vec(0..8_u8, 0..32), gone: u8) {
+            let (mut set, mut model) = (SortedSet::new(), BTreeSet::new());
+            for value in values {
+                prop_assert_eq!(set.insert(value), model.insert(value));
+            }
+            set.retain(|value| *value != gone % 8);
+            model.remove(&(gone % 8));
+            prop_assert!(set.iter().eq(model.iter()));
+            prop_assert!((0..9).all(|value| set.contains(&value) == model.contains(&value)));
+            prop_assert_eq!(format!("{set:?}"), format!("{model:?}"));
+            prop_assert_eq!(model.into_iter().collect::<SortedSet<_>>(), set);
+        }
+
         /// Whatever is done to it, it is what the standard library's map would be.
         #[test]
         fn is_a_map(steps in proptest::collection::vec((0..5_u8, 0..8_u8, any::<u32>()), 0..64)) {

@@ -3,7 +3,6 @@
 //!
 //! What vanishes is restored, and what somebody else puts in its place is left alone; both is said.
 
-use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::json::{FromJson, ToJson};
+use crate::sorted::SortedMap;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use crate::control::{prepare_directory, unix_seconds};
@@ -65,7 +65,7 @@ pub(crate) struct Upkeep {
     /// What has to be said of them, the latest last.
     known: Vec<FileStatus>,
     /// As they were when their files were there.
-    directories: BTreeMap<PathBuf, Directory>,
+    directories: SortedMap<PathBuf, Directory>,
     /// When what cannot be restored is tried again.
     retry: Option<Instant>,
 }
@@ -85,7 +85,7 @@ impl Upkeep {
             runtime_dir: runtime_dir.to_owned(),
             paths: Vec::new(),
             known,
-            directories: BTreeMap::new(),
+            directories: SortedMap::new(),
             retry: None,
         }
     }

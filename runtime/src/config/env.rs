@@ -3,7 +3,6 @@
 mod file;
 mod prefix;
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,7 @@ use super::keys::{self, nearest};
 use super::layers::{DEPTH, Layer};
 use super::origin::Rank;
 use super::secrets::{self, Content, SUFFIX};
-use crate::sorted::SortedMap;
+use crate::sorted::{SortedMap, SortedSet};
 
 pub(crate) use file::EnvFile;
 pub(super) use file::below;
@@ -66,7 +65,7 @@ pub(super) fn of_program(prefix: Prefix<'_>, variables: &[Variable]) -> Vec<(Str
 pub(super) struct Environment {
     pub(super) layer: Layer,
     /// Sources of values that are secrets.
-    pub(super) hidden: BTreeSet<String>,
+    pub(super) hidden: SortedSet<String>,
     /// Contents of files, by the source of their names.
     pub(super) contents: SortedMap<String, Content>,
 }
@@ -82,8 +81,8 @@ pub(super) fn environment(
 ) -> Environment {
     let known = Known::new(prefix, below);
     let mut layer = Layer::new(Rank::Environment, "");
-    let (mut hidden, mut contents) = (BTreeSet::new(), SortedMap::new());
-    let mut seen = BTreeSet::new();
+    let (mut hidden, mut contents) = (SortedSet::new(), SortedMap::new());
+    let mut seen = SortedSet::new();
     for Variable { name, value, file } in vars {
         let begins = name.to_string_lossy();
         if prefix.strip(&begins).is_none() || !seen.insert(name) {
@@ -169,7 +168,7 @@ pub(super) fn var<'a>(vars: &'a [(OsString, OsString)], name: &str) -> Option<&'
 /// The names that the other layers declare.
 struct Known<'a> {
     prefix: Prefix<'a>,
-    listeners: BTreeSet<&'a str>,
+    listeners: SortedSet<&'a str>,
     app: Vec<&'a Dict>,
 }
 

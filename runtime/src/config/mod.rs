@@ -23,7 +23,6 @@ mod values;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
@@ -32,7 +31,7 @@ use crate::json::{FromJson, ToJson};
 use figment::value::Dict;
 
 use crate::error::{Error, Result};
-use crate::sorted::SortedMap;
+use crate::sorted::{SortedMap, SortedSet};
 use crate::spec::Spec;
 
 pub(crate) use addresses::{Binding, Further};
@@ -132,7 +131,7 @@ struct Read {
     /// Whether the file could be read.
     readable: bool,
     /// Sources of values that are secrets.
-    hidden: BTreeSet<String>,
+    hidden: SortedSet<String>,
     /// Contents of files, by the source of their names.
     contents: SortedMap<String, Content>,
     /// What files say to the program itself.
@@ -225,7 +224,7 @@ fn file(
 
 /// All mistakes, one per line.
 fn mistakes(mut problems: Vec<String>) -> Error {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = SortedSet::new();
     problems.retain(|problem| seen.insert(problem.clone()));
     Error::config(problems.join("\n"))
 }

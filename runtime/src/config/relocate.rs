@@ -19,7 +19,7 @@ impl Configuration {
             .filter(|(name, value)| env::is_ours(self.settings.prefix(), name, value))
             .map(|(name, value)| (name.to_owned(), self.absolute(name, value)))
             .collect();
-        ours.sort();
+        ours.sort_unstable();
         ours
     }
 

@@ -87,43 +87,46 @@ impl Reader<'_> {
         &mut self,
         path: &[&str],
         key: &str,
-        parse: impl FnOnce(&Raw<'_>) -> Result<T, String>,
+        parse: impl Fn(&Raw<'_>) -> Result<T, String>,
     ) -> Option<T> {
+        let mut parsed = None;
+        self.read_by(path, key, &mut |raw| {
+            parsed = Some(parse(raw)?);
+            Ok(())
+        });
+        parsed
+    }
+
+    /// As `read`, for any type.
+    fn read_by(
+        &mut self,
+        path: &[&str],
+        key: &str,
+        parse: &mut dyn FnMut(&Raw<'_>) -> Result<(), String>,
+    ) {
         let read = self.find(path).map(|(value, origin)| {
             let (of, removal) = (origin.of(key), origin.removal());
             if value.as_str() == Some("") {
                 return Err(format!("{of} is empty: {removal}, or give it a value"));
             }
             parse(&Raw { value, origin: &origin, start_dir: self.start_dir })
-                .map(|parsed| (parsed, origin.source()))
+                .map(|()| origin.source())
                 .map_err(|expected| format!("{of} is {}: {expected}", shown(value)))
         });
-        let (parsed, source) = match read {
-            Some(Ok((parsed, source))) => (Some(parsed), source),
-            Some(Err(problem)) => {
-                self.problems.push(problem);
-                return None;
+        match read.unwrap_or_else(|| Ok("default".to_owned())) {
+            Ok(source) => {
+                self.sources.insert(key.to_owned(), source);
             }
-            None => (None, "default".to_owned()),
-        };
-        self.sources.insert(key.to_owned(), source);
-        parsed
+            Err(problem) => self.problems.push(problem),
+        }
     }
 
-    fn get<T>(
-        &mut self,
-        key: &str,
-        parse: impl FnOnce(&Raw<'_>) -> Result<T, String>,
-    ) -> Option<T> {
+    fn get<T>(&mut self, key: &str, parse: impl Fn(&Raw<'_>) -> Result<T, String>) -> Option<T> {
         self.read(&[key], key, parse)
     }
 
     /// As `get`, for keys that the table gives a default: without a value there is a problem.
-    fn some<T: Default>(
-        &mut self,
-        key: &str,
-        parse: impl FnOnce(&Raw<'_>) -> Result<T, String>,
-    ) -> T {
+    fn some<T: Default>(&mut self, key: &str, parse: impl Fn(&Raw<'_>) -> Result<T, String>) -> T {
         self.get(key, parse).unwrap_or_default()
     }
 

@@ -1,7 +1,6 @@
 //! Values of the application that are not to be shown: contents of files that variables name
 //! (`DAEMON_APP__PASSWORD_FILE`), and a service manager's credentials (`$CREDENTIALS_DIRECTORY`).
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -9,7 +8,7 @@ use std::path::Path;
 use crate::json::{FromJson, ToJson};
 
 use super::{Configuration, keys};
-use crate::sorted::SortedMap;
+use crate::sorted::{SortedMap, SortedSet};
 
 /// The end of the variable that names a file in place of a value.
 pub(super) const SUFFIX: &str = "_file";
@@ -85,7 +84,7 @@ pub(super) fn credentials(dir: &Path, problems: &mut Vec<String>) -> SortedMap<S
 #[json(default)]
 pub(crate) struct Secrets {
     /// The keys whose values are not shown.
-    pub(super) hidden: BTreeSet<String>,
+    pub(super) hidden: SortedSet<String>,
     /// By the key of the name of the file: `app.password_file`.
     pub(super) files: SortedMap<String, Content>,
 }

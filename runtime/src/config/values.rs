@@ -252,7 +252,7 @@ pub(super) fn capabilities(raw: &Raw<'_>) -> Parsed<Vec<String>> {
             })
         })
         .collect::<Parsed<Vec<String>>>()?;
-    names.sort();
+    names.sort_unstable();
     names.dedup();
     Ok(names)
 }

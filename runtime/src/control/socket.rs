@@ -6,12 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::peer;
 use crate::upkeep::{Inode, at};
 
 /// Packets of a stranger that are read, so that it hears the answer.
@@ -110,14 +109,14 @@ pub(crate) fn connect(path: &Path) -> io::Result<(OwnedFd, i32)> {
     let socket = socket()?;
     let (addr, _dir) = address(path)?;
     rustix::net::connect(&socket, &addr)?;
-    let peer = getsockopt(&socket, PeerCredentials)?;
+    let peer = peer::credentials(&socket)?;
     if !rustix::process::geteuid().is_root()
         && let Some(uid) = stranger(&socket)?
     {
         let why = format!("it is user {uid} who listens");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    Ok((socket, peer.pid()))
+    Ok((socket, peer.pid))
 }
 
 /// A listening socket of ours at `path`, in place of whatever was there.
@@ -145,7 +144,7 @@ fn bind_at(path: &Path) -> io::Result<OwnedFd> {
 
 /// The user of a peer that may not talk to us: one that is neither ours nor root.
 pub(super) fn stranger(peer: impl AsFd) -> io::Result<Option<u32>> {
-    let uid = getsockopt(&peer, PeerCredentials)?.uid();
+    let uid = peer::credentials(peer)?.uid;
     let own = rustix::process::geteuid().as_raw();
     Ok((uid != own && uid != 0).then_some(uid))
 }

@@ -1,6 +1,6 @@
 //! Types of the standard library in JSON: as serde writes them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use super::{Fields, FromJson, Mistake, ToFields, ToJson, Writer};
-use crate::sorted::SortedMap;
+use crate::sorted::{SortedMap, SortedSet};
 use crate::sys::clock;
 
 impl ToJson for Value {
@@ -269,7 +269,7 @@ impl<T: FromJson> FromJson for VecDeque<T> {
     }
 }
 
-impl ToJson for BTreeSet<String> {
+impl ToJson for SortedSet<String> {
     fn write(&self, out: &mut Writer) {
         out.raw("[");
         for item in self {
@@ -279,9 +279,9 @@ impl ToJson for BTreeSet<String> {
     }
 }
 
-impl FromJson for BTreeSet<String> {
-    fn read(value: Value) -> Result<BTreeSet<String>, Mistake> {
-        Vec::read(value).map(BTreeSet::from_iter)
+impl FromJson for SortedSet<String> {
+    fn read(value: Value) -> Result<SortedSet<String>, Mistake> {
+        Vec::read(value).map(SortedSet::from_iter)
     }
 }
 

@@ -1,12 +1,15 @@
 //! systemd's journal: one datagram an entry, to `/run/systemd/journal/socket`.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
+};
 
 use crate::sys::{descriptors, memory};
 
@@ -34,7 +37,6 @@ impl Journal {
 
     /// Sends one entry. It is addressed each time, so that a journal that was started again gets it.
     pub(crate) fn send(&self, entry: &[u8]) -> io::Result<()> {
-        let address = UnixAddr::new(SOCKET)?;
         match self.socket.send_to(entry, SOCKET) {
             Ok(_) => return Ok(()),
             // Too large for a datagram: a sealed file goes in its place.
@@ -46,14 +48,13 @@ impl Journal {
             Err(error) => return Err(error),
         }
         let file = memory::sealed_file("unbroken-journal", entry)?;
-        let files: [RawFd; 1] = [file.as_raw_fd()];
-        sendmsg(
-            self.socket.as_raw_fd(),
-            &[IoSlice::new(&[])],
-            &[ControlMessage::ScmRights(&files)],
-            MsgFlags::MSG_NOSIGNAL,
-            Some(&address),
-        )?;
+        let files = [file.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&files));
+        let address = SocketAddrUnix::new(SOCKET)?;
+        let nothing = [IoSlice::new(&[])];
+        sendmsg_addr(&self.socket, &address, &nothing, &mut control, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 }

@@ -3,7 +3,6 @@
 //!
 //! What was kept comes back at the next start, see [`crate::activation`].
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,7 +15,7 @@ use super::{Manager, Notifier, PAUSE};
 use crate::activation::{self, STORED};
 use crate::config::Address;
 use crate::listener::{Bound, Source};
-use crate::sorted::SortedMap;
+use crate::sorted::{SortedMap, SortedSet};
 use crate::sys::readiness::{readable, wait_for_room};
 use crate::sys::seqpacket;
 
@@ -30,7 +29,7 @@ pub(super) struct Store {
     room: usize,
     held: SortedMap<String, Address>,
     /// Those of these names that are to be replaced.
-    stale: BTreeSet<String>,
+    stale: SortedSet<String>,
     /// That was said.
     is_full: bool,
 }

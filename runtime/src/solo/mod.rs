@@ -90,7 +90,7 @@ pub(crate) fn start(setup: &Setup, sockets: Sockets) -> Result<Infallible> {
             }
         }
     }
-    bound.sort_by(|(a, _), (b, _)| a.cmp(b));
+    bound.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     exec(setup, &bound).inspect_err(|_| unlink(&bound))
 }
 

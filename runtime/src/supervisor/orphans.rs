@@ -96,7 +96,7 @@ impl Orphans {
             }
         }
         let mut found = hear(called, say);
-        found.sort_by_key(|(pid, it)| (std::cmp::Reverse(it.orphan.generation), *pid));
+        found.sort_unstable_by_key(|(pid, it)| (std::cmp::Reverse(it.orphan.generation), *pid));
         let (mut orphans, mut inherited) = (Orphans::default(), Vec::new());
         for (pid, Introduced { orphan, inherited: its }) in found {
             say.line(&format!(

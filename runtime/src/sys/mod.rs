@@ -10,6 +10,7 @@ pub(crate) mod holders;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod page;
+pub(crate) mod peer;
 pub(crate) mod privileges;
 pub(crate) mod process;
 pub(crate) mod readiness;

@@ -42,8 +42,10 @@ impl Account {
 
 /// Sorted, and each once.
 pub(crate) fn sorted(groups: impl IntoIterator<Item = u32>) -> Vec<u32> {
-    let groups: std::collections::BTreeSet<u32> = groups.into_iter().collect();
-    groups.into_iter().collect()
+    let mut groups: Vec<u32> = groups.into_iter().collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
 }
 
 /// An entry in the user database.

@@ -7,7 +7,7 @@ use std::path::Path;
 pub(crate) fn of(pid: i32) -> Vec<String> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let mut lines: Vec<String> = tasks.flatten().map(|task| line(pid, &task.path())).collect();
-    lines.sort();
+    lines.sort_unstable();
     lines
 }
 

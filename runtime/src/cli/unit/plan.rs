@@ -1,11 +1,10 @@
 //! What a unit has to provide for, found in the settings.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Address, ListenSettings, Settings};
-use crate::sorted::SortedMap;
+use crate::sorted::{SortedMap, SortedSet};
 
 /// All that a unit depends on.
 #[derive(Debug, Clone)]
@@ -33,7 +32,7 @@ pub(super) struct Places {
     /// Below `/var/log`, made by systemd.
     pub(super) logs: Option<String>,
     /// Directories it writes to, made by whoever installs it.
-    pub(super) writes: BTreeSet<PathBuf>,
+    pub(super) writes: SortedSet<PathBuf>,
     /// Something is in a home directory.
     pub(super) in_home: bool,
     /// Something is in a directory for temporary files.
@@ -61,7 +60,7 @@ impl Plan {
         let settings = &self.settings;
         let mut places =
             Places { runtime: below("/run", &settings.runtime_dir), ..Places::default() };
-        let mut writes = BTreeSet::new();
+        let mut writes = SortedSet::new();
         if places.runtime.is_none() {
             writes.insert(settings.runtime_dir.clone());
         }

@@ -1,11 +1,11 @@
 //! The `.service`.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::plan::{Places, Plan};
 use super::text::{self, Text};
 use crate::config::{LOCATION, RestartPolicy};
+use crate::sorted::SortedSet;
 
 /// What is added to each limit of ours, so that ours is met first and can be told.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -202,7 +202,7 @@ fn identity(text: &mut Text, plan: &Plan, places: &Places) {
     if names.is_empty() {
         text.group("No privileges, and none to be had.").set("CapabilityBoundingSet", "");
     } else {
-        let what: BTreeSet<&str> = capabilities.values().copied().collect();
+        let what: SortedSet<&str> = capabilities.values().copied().collect();
         let what = what.into_iter().collect::<Vec<_>>().join(", ");
         text.group(&format!("Privileges for {what}, and no others."))
             .set("CapabilityBoundingSet", names.join(" "));
