@@ -57,7 +57,7 @@ pub fn reply(bytes: &[u8]) {
 }
 
 /// Connections on their way from one generation to the next, and the answers.
-pub fn parcel(bytes: &[u8]) {
+pub fn handoff(bytes: &[u8]) {
     crate::worker::passing::survives_the_journey(bytes);
 }
 

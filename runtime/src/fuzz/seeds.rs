@@ -34,7 +34,7 @@ pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
             json!({ "pid": 7, "role": "restored", "state": 9, "undone": text, "by": "11" }),
             json!({ "pid": 7, "role": "preflight", "state": 9, "echo": 10 }),
         ]),
-        "parcel" => [
+        "handoff" => [
             json!({ "type": "http", "listener": "http", "peer": "127.0.0.1:80",
                     "accepted": number }),
             json!({ "type": "http", "listener": text, "path": "/run/peer.sock",

@@ -16,7 +16,7 @@ pub(super) const TARGETS: &[(&str, Target)] = &[
     ("to_worker", super::to_worker),
     ("request", super::request),
     ("reply", super::reply),
-    ("parcel", super::parcel),
+    ("handoff", super::handoff),
     ("marker", super::marker),
     ("configuration", super::configuration),
     ("address", super::address),
@@ -159,4 +159,4 @@ macro_rules! targets {
         }
     )* };
 }
-targets!(from_worker to_worker request reply parcel marker configuration address duration pid probe elf);
+targets!(from_worker to_worker request reply handoff marker configuration address duration pid probe elf);

@@ -22,8 +22,8 @@ pub(crate) struct Connection {
 #[derive(Debug, Default)]
 pub(crate) struct Farewell(AtomicU8);
 
-/// One attempt to accept: counted before it is made, so that no connection is missing in the account of a
-/// process that is killed right after it.
+/// One attempt to accept: counted before it is made, so that no connection is missing in the ledger of a
+/// process that is killed right after it. Killed in the middle, it may count one that was not accepted.
 pub(crate) struct Accepting {
     state: Arc<State>,
     succeeded: bool,
