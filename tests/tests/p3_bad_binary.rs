@@ -107,13 +107,10 @@ fn binds_an_address_that_the_old_worker_has() {
     let report = bed.restart_aborts();
     let reason = report.reason.as_deref().unwrap_or_default();
     assert!(reason.contains("declare it with `listen`, or set `exclusive`"), "{report:?}");
-    let expected = [
-        "Error: cannot export metrics",
-        "",
-        "Caused by:",
-        "    Address already in use (os error 98)",
-    ];
-    assert_eq!(report.output.get(..4), Some(&expected.map(str::to_owned)[..]), "{report:?}");
+    let expected = ["Error: cannot export metrics", "", "Caused by:"].map(str::to_owned);
+    assert_eq!(report.output.get(..3), Some(&expected[..]), "{report:?}");
+    // In the words of the C library.
+    assert!(report.output[3].ends_with("(os error 98)"), "{report:?}");
     let log = bed.log();
     assert!(log.contains("tack backtrace:") && log.contains("set `exclusive`"), "{log}");
     assert_eq!(bed.status().serving().pid, pid);
