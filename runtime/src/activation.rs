@@ -11,6 +11,7 @@ use crate::config::{Address, ListenSettings};
 use crate::error::{Error, Result};
 use crate::listener::{self, Bound, Given};
 use crate::sorted::SortedMap;
+use crate::sorted::sort_few;
 use crate::sys::{descriptors, process};
 
 /// The variables of the protocol: for the process that they name, and none that it starts.
@@ -133,7 +134,9 @@ impl Sockets {
                 .get(name)
                 .and_then(|it| it.each().iter().position(|it| bound.is_at(&it.settings.addr)))
         };
-        sockets.stored.sort_by_key(|(name, bound)| (name.clone(), place(name, bound)));
+        sort_few(&mut sockets.stored, |(a, bound), (b, other)| {
+            (a, place(a, bound)) < (b, place(b, other))
+        });
         for (name, wanted) in declared {
             sockets.compare(name, wanted);
         }

@@ -153,11 +153,17 @@ impl Fields {
     }
 
     pub(crate) fn take<T: FromJson>(&mut self, key: &'static str) -> Result<T, Mistake> {
-        match (self.0.remove(key), T::absent()) {
+        match (self.remove(key), T::absent()) {
             (Some(value), _) => T::read(value).map_err(|mistake| mistake.within(key)),
             (None, Some(absent)) => Ok(absent),
             (None, None) => Err(Mistake::missing(key)),
         }
+    }
+
+    /// Written out once, and not for each type.
+    #[inline(never)]
+    fn remove(&mut self, key: &str) -> Option<Value> {
+        self.0.remove(key)
     }
 
     pub(crate) fn optional<T>(
@@ -165,7 +171,7 @@ impl Fields {
         key: &'static str,
         read: fn(Value) -> Result<T, Mistake>,
     ) -> Result<Option<T>, Mistake> {
-        match self.0.remove(key) {
+        match self.remove(key) {
             Some(value) => read(value).map(Some).map_err(|mistake| mistake.within(key)),
             None => Ok(None),
         }
@@ -198,6 +204,8 @@ impl Mistake {
     }
 
     /// Not what stands there, which may be a secret, but what kind of value it is.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn expected(what: &str, found: &Value) -> Mistake {
         let found = match found {
             Value::Null => "null",
@@ -210,6 +218,8 @@ impl Mistake {
         Mistake::new(format!("expected {what}, found {found}"))
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn missing(key: &str) -> Mistake {
         Mistake::new(format!("the field `{key}` is missing"))
     }
@@ -218,6 +228,8 @@ impl Mistake {
         Mistake::new(format!("`{found}` is not one of `{}`", known.join("`, `")))
     }
 
+    #[cold]
+    #[inline(never)]
     fn within(mut self, key: &'static str) -> Mistake {
         self.path.push(key);
         self

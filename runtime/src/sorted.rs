@@ -1,4 +1,4 @@
-//! Maps and sets of few entries, as sorted vectors.
+//! Maps and sets of few entries, as sorted vectors; and sorting few values.
 //!
 //! With the interface of those of the standard library, as far as it is needed here. A B-tree is code by
 //! the thousand lines for each type of key and value, which every program would carry; what is kept in
@@ -316,6 +316,17 @@ impl<'a, T> IntoIterator for &'a SortedSet<T> {
     }
 }
 
+/// Sorts few values, as `sort_by` does: by insertion, without what makes it fast for many.
+pub(crate) fn sort_few<T>(values: &mut [T], is_before: impl Fn(&T, &T) -> bool) {
+    for end in 1..values.len() {
+        let mut at = end;
+        while at > 0 && is_before(&values[at], &values[at - 1]) {
+            values.swap(at, at - 1);
+            at -= 1;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -326,6 +337,14 @@ mod tests {
     use crate::json;
 
     proptest! {
+        #[test]
+        fn sorts_as_the_standard_library(mut values in proptest::collection::vec((0..5_u8, any::<u8>()), 0..20)) {
+            let mut sorted = values.clone();
+            sorted.sort_by_key(|(key, _)| *key);
+            sort_few(&mut values, |(a, _), (b, _)| a < b);
+            prop_assert_eq!(values, sorted);
+        }
+
         #[test]
         fn is_a_set(values in proptest::collection::vec(0..8_u8, 0..32), gone: u8) {
             let (mut set, mut model) = (SortedSet::new(), BTreeSet::new());

@@ -164,19 +164,46 @@ fn tcp_is_kept_alive() {
     for (value, timer) in [("60s", "02:"), ("0s", "00:")] {
         let (bed, target) = bed(&[("tcp_keepalive", value)]);
         let _connection = used(&target);
-        let Target::Tcp(addr) = target else { unreachable!() };
-        let local = format!(":{:04X}", addr.port());
-        // Another timer runs until the last response was acknowledged.
-        eventually("that timer", SOON, || {
-            let table = std::fs::read_to_string("/proc/net/tcp").expect("the table");
-            table
-                .lines()
-                .map(|line| line.split_whitespace().collect::<Vec<_>>())
-                .filter(|fields| fields[1].ends_with(&local) && fields[3] == "01")
-                .any(|fields| fields[5].starts_with(timer))
-        });
+        has_timer(&target, timer);
         bed.stop();
     }
+}
+
+/// A connection that is handed off follows the settings of who takes it.
+#[test]
+fn tcp_is_kept_alive_as_the_next_generation_says() {
+    let mut bed = Bed::new("http");
+    let file = bed.path("app.toml");
+    bed.set("DAEMON_CONFIG", file.display().to_string());
+    let say = |value: &str| {
+        let text = format!("[listen.http]\ntcp_keepalive = \"{value}\"\n");
+        std::fs::write(&file, text).expect("a file");
+    };
+    say("60s");
+    let target = bed.start().target("http");
+    let mut connection = used(&target);
+    for (value, timer) in [("60s", "02:"), ("0s", "00:"), ("60s", "02:")] {
+        say(value);
+        assert_eq!(bed.restart().account().passed, 1);
+        connection.get("/").expect("a response");
+        has_timer(&target, timer);
+    }
+    bed.stop();
+}
+
+/// The one connection to it has this timer.
+fn has_timer(target: &Target, timer: &str) {
+    let Target::Tcp(addr) = target else { unreachable!() };
+    let local = format!(":{:04X}", addr.port());
+    // Another timer runs until the last response was acknowledged.
+    eventually("that timer", SOON, || {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("the table");
+        table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|fields| fields[1].ends_with(&local) && fields[3] == "01")
+            .any(|fields| fields[5].starts_with(timer))
+    });
 }
 
 /// What no key sets the program does, on hyper's own builder.

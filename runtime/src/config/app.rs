@@ -75,8 +75,11 @@ pub(super) fn leaf_json(value: &Value) -> Option<Json> {
         Value::Dict(_, dict) => match datetime(value) {
             Some(text) => Json::from(text),
             None => {
-                let pairs = dict.iter().map(|(k, v)| Some((k.clone(), leaf_json(v)?)));
-                Json::Object(pairs.collect::<Option<Map<_, _>>>()?)
+                let mut table = Map::new();
+                for (key, value) in dict {
+                    table.insert(key.clone(), leaf_json(value)?);
+                }
+                Json::Object(table)
             }
         },
     })

@@ -49,7 +49,9 @@ fn value(text: &str, position: usize, of: &DeValue<'_>) -> Result<Value, Mistake
         }
         DeValue::Float(number) => Value::from(number.as_str().parse::<f64>().map_err(|_| range())?),
         DeValue::Datetime(time) => {
-            Value::from(Dict::from([(DATETIME.to_owned(), Value::from(time.to_string()))]))
+            let mut table = Dict::new();
+            table.insert(DATETIME.to_owned(), Value::from(time.to_string()));
+            Value::from(table)
         }
         DeValue::Array(items) => {
             let items = items.iter().map(|item| value(text, item.span().start, item.get_ref()));

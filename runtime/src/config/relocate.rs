@@ -1,5 +1,6 @@
 //! What was said relative to a starting directory, for a start from another one.
 
+use crate::sorted::sort_few;
 use std::ffi::{OsStr, OsString};
 
 use super::keys::{KEYS, Kind};
@@ -19,7 +20,7 @@ impl Configuration {
             .filter(|(name, value)| env::is_ours(self.settings.prefix(), name, value))
             .map(|(name, value)| (name.to_owned(), self.absolute(name, value)))
             .collect();
-        ours.sort_unstable();
+        sort_few(&mut ours, |a, b| a < b);
         ours
     }
 

@@ -44,7 +44,9 @@ impl Configuration {
             let source = self.source(&row.key).to_owned();
             (row.key, json!({ "value": row.value, "source": source }))
         };
-        Json::Object(self.rows().into_iter().map(entry).collect())
+        let mut entries = Map::new();
+        entries.extend(self.rows().into_iter().map(entry));
+        Json::Object(entries)
     }
 
     fn source(&self, key: &str) -> &str {

@@ -12,6 +12,7 @@ use super::{
     Address, Further, Limit, LogFormat, LogLevel, Ready, RestartPolicy, address, addresses, env,
     keys,
 };
+use crate::sorted::sort_few;
 use crate::sys::capabilities;
 
 /// A value, and what its reading depends on.
@@ -252,7 +253,7 @@ pub(super) fn capabilities(raw: &Raw<'_>) -> Parsed<Vec<String>> {
             })
         })
         .collect::<Parsed<Vec<String>>>()?;
-    names.sort_unstable();
+    sort_few(&mut names, |a, b| a < b);
     names.dedup();
     Ok(names)
 }

@@ -96,12 +96,14 @@ impl Event<'_> {
         if let Some(target) = self.target {
             put("target", target.into());
         }
-        let mut fields = Map::from_iter([("message".into(), self.message.into())]);
+        let mut fields = Map::new();
+        fields.insert("message".into(), self.message.into());
         fields.extend(self.fields.iter().cloned());
         put("fields", fields.into());
         if !self.spans.is_empty() {
             let span = |(name, fields): &(&str, Vec<Field>)| {
-                let mut span = Map::from_iter(fields.iter().cloned());
+                let mut span = Map::new();
+                span.extend(fields.iter().cloned());
                 span.insert("name".into(), json!(name));
                 Json::from(span)
             };

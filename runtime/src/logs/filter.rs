@@ -1,6 +1,6 @@
 //! Which events are written: `RUST_LOG`, as tracing's programs know it.
 
-use std::cmp::Reverse;
+use crate::sorted::sort_few;
 use std::fmt;
 
 use tracing::level_filters::LevelFilter;
@@ -47,7 +47,9 @@ impl Filter {
             directives.retain(|old| old.target != new.target || old.field != new.field);
             directives.push(new);
         }
-        directives.sort_by_key(|it| Reverse((it.target.len(), it.field.is_some())));
+        sort_few(&mut directives, |a, b| {
+            (a.target.len(), a.field.is_some()) > (b.target.len(), b.field.is_some())
+        });
         Ok(Filter { directives })
     }
 

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::json::{self, FromJson, ToJson};
+use crate::sorted::sort_few;
 use rustix::fs::MemfdFlags;
 
 use self::stand_in::StandIn;
@@ -90,7 +91,7 @@ pub(crate) fn start(setup: &Setup, sockets: Sockets) -> Result<Infallible> {
             }
         }
     }
-    bound.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    sort_few(&mut bound, |(a, _), (b, _)| a < b);
     exec(setup, &bound).inspect_err(|_| unlink(&bound))
 }
 

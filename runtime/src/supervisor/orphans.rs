@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::json::{FromJson, ToJson};
+use crate::sorted::sort_few;
 
 use super::event::Generation;
 use crate::config::Address;
@@ -96,7 +97,9 @@ impl Orphans {
             }
         }
         let mut found = hear(called, say);
-        found.sort_unstable_by_key(|(pid, it)| (std::cmp::Reverse(it.orphan.generation), *pid));
+        sort_few(&mut found, |(pid, it), (other_pid, other)| {
+            (other.orphan.generation, *pid) < (it.orphan.generation, *other_pid)
+        });
         let (mut orphans, mut inherited) = (Orphans::default(), Vec::new());
         for (pid, Introduced { orphan, inherited: its }) in found {
             say.line(&format!(

@@ -42,7 +42,7 @@ pub(crate) fn from_monotonic_ns(ns: u64) -> Instant {
     .unwrap_or(here)
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

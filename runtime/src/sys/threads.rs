@@ -1,5 +1,6 @@
 //! `proc_pid_task(5)`: what the threads of another process are doing, as far as the kernel tells.
 
+use crate::sorted::sort_few;
 use std::fs;
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use std::path::Path;
 pub(crate) fn of(pid: i32) -> Vec<String> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let mut lines: Vec<String> = tasks.flatten().map(|task| line(pid, &task.path())).collect();
-    lines.sort_unstable();
+    sort_few(&mut lines, |a, b| a < b);
     lines
 }
 

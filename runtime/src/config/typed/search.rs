@@ -12,6 +12,7 @@ use super::fault::Fault;
 use super::scalar;
 use crate::config::keys;
 use crate::sorted::SortedMap;
+use crate::sorted::sort_few;
 
 /// The most combinations that are tried where no single key is to blame.
 const MOST: usize = 4096;
@@ -42,7 +43,7 @@ impl Choices {
     pub(super) fn read(&self, path: &str, text: &str, buffers: bool) -> Json {
         let mut readings = scalar::readings(text);
         if !buffers {
-            readings.sort_by_key(|reading| !reading.is_string());
+            sort_few(&mut readings, |a, b| a.is_string() && !b.is_string());
         }
         self.seen.borrow_mut().insert(path.to_owned(), readings.len());
         let at = self.picked.get(path).copied().unwrap_or(0).min(readings.len() - 1);

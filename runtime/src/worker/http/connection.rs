@@ -22,6 +22,7 @@ use super::http2;
 use super::io::{LingeringIo, join};
 use super::service::{Activity, Observed};
 use super::{BoxError, Peer};
+use crate::sys::clock::nanos;
 use crate::worker::net::Stream;
 use crate::worker::passing::{
     Contents, Handoff, Held, MAX_BYTES, RETRIES, RETRY_PAUSE, Slot, Verdict,
@@ -44,6 +45,8 @@ pub(super) struct Connection<S> {
     pub(super) accepted: u64,
     /// Since when it waits.
     pub(super) since: u64,
+    /// What the socket has been set to.
+    pub(super) tcp_keepalive: Duration,
     pub(super) activity: Arc<Activity>,
     pub(super) builder: Arc<Builder>,
     pub(super) service: S,
@@ -74,8 +77,11 @@ where
     pub(super) async fn run(self) {
         let Connection { state, mut stream, mut bytes, peer, accepted, since, .. } = self;
         let Connection { activity, builder, service, .. } = self;
-        if let Stream::Tcp(stream) = &stream {
-            keep_alive(stream, builder.limits.tcp_keepalive);
+        let tcp_keepalive = builder.limits.tcp_keepalive;
+        if let Stream::Tcp(stream) = &stream
+            && self.tcp_keepalive != tcp_keepalive
+        {
+            keep_alive(stream, tcp_keepalive);
         }
         if !bytes.is_empty() {
             activity.read_some();
@@ -120,6 +126,7 @@ where
                 accepted,
                 requests: activity.requests(),
                 since: clock.since(),
+                tcp_keepalive: nanos(tcp_keepalive),
             };
             let socket = Held::Stream(idle);
             let handoff = Handoff { contents, bytes: read.into(), socket };
@@ -142,16 +149,19 @@ where
     }
 }
 
-/// Lets TCP ask a client that is silent for so long whether it is there, four times in as long again.
+/// Lets TCP ask a client that is silent for so long whether it is there, four times in as long again; after
+/// no time, not at all.
 fn keep_alive(stream: &tokio::net::TcpStream, idle: Duration) {
+    let socket = SockRef::from(stream);
     if idle.is_zero() {
+        // One on which it fails is dead, which the first read tells.
+        let _ = socket.set_keepalive(false);
         return;
     }
     // What the kernel takes, in seconds (tcp(7)).
     let within = |time: Duration| time.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
     let keepalive = TcpKeepalive::new().with_time(within(idle)).with_interval(within(idle / 4));
-    // One on which it fails is dead, which the first read tells.
-    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(4));
+    let _ = socket.set_tcp_keepalive(&keepalive.with_retries(4));
 }
 
 /// Closes a connection whose client took too long.

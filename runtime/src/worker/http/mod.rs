@@ -36,6 +36,7 @@ mod upgraded;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -216,28 +217,23 @@ where
             let _ = stream.set_nodelay(true);
         }
         let accepted = to_monotonic_ns(Instant::now());
-        self.connection(stream, addr, Bytes::new(), accepted, accepted, 0)
+        let connection = self.connection(stream, addr, 0);
+        Connection { accepted, since: accepted, ..connection }
     }
 
-    fn connection(
-        &self,
-        stream: Stream,
-        addr: Addr,
-        bytes: Bytes,
-        accepted: u64,
-        since: u64,
-        requests: u64,
-    ) -> Connection<S> {
+    /// One of which nothing else is known.
+    fn connection(&self, stream: Stream, addr: Addr, requests: u64) -> Connection<S> {
         stream.connection().sit(self.room.enter());
         let farewell = Arc::clone(stream.connection().farewell());
         Connection {
             activity: Arc::new(Activity::new(Arc::clone(&self.state), farewell, requests)),
             state: Arc::clone(&self.state),
             stream,
-            bytes,
+            bytes: Bytes::new(),
             peer: Peer { addr, listener: Arc::clone(&self.listener) },
-            accepted,
-            since,
+            accepted: 0,
+            since: 0,
+            tcp_keepalive: Duration::ZERO,
             builder: Arc::clone(&self.builder),
             service: self.service.clone(),
         }
@@ -252,7 +248,9 @@ where
                 return;
             }
             let Handoff { contents, bytes, socket } = handoff;
-            let Contents::Http { peer, path, accepted, requests, since, .. } = contents else {
+            let Contents::Http { peer, path, accepted, requests, since, tcp_keepalive, .. } =
+                contents
+            else {
                 return;
             };
             let stream = match Stream::from_stream(&self.state, socket, peer.is_some()) {
@@ -266,7 +264,13 @@ where
                 Some(peer) => Addr::Tcp(peer),
                 None => Addr::Unix(path),
             };
-            let connection = self.connection(stream, addr, bytes.into(), accepted, since, requests);
+            let connection = Connection {
+                bytes: bytes.into(),
+                accepted,
+                since,
+                tcp_keepalive: Duration::from_nanos(tcp_keepalive),
+                ..self.connection(stream, addr, requests)
+            };
             let (connections, own) = (self.connections.clone(), self.state.own.clone());
             receipt.taken(move || {
                 connection.stream.connection().keep();

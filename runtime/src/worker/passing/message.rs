@@ -53,6 +53,9 @@ pub(crate) enum Contents {
         /// Since when it waits for the next one, or for the rest of it, in the same measure. Zero: now.
         #[json(default)]
         since: u64,
+        /// The silence after which TCP asks for the client, in nanoseconds. Zero: it does not.
+        #[json(default)]
+        tcp_keepalive: u64,
     },
     /// One of the application's own; the bytes are its state.
     Own {
@@ -200,7 +203,8 @@ mod tests {
                     path: None,
                     accepted,
                     requests,
-                    since
+                    since,
+                    tcp_keepalive: requests,
                 }),
             (".{0,9}", any::<u32>()).prop_map(|(name, version)| Contents::Own { name, version }),
         ]
@@ -261,6 +265,7 @@ mod tests {
             accepted: 0,
             requests: 0,
             since: 0,
+            tcp_keepalive: 0,
         };
         assert!(append(&mut message, &odd, b"c").is_err());
         append(&mut message, &own, b"d").unwrap();

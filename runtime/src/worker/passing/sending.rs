@@ -1,6 +1,5 @@
 //! The old worker's end: connections go out in batches, and come back with their answers.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,6 +11,7 @@ use tokio::sync::mpsc;
 use super::channel::{Held, Outgoing, Sent, Verdict};
 use super::message::{self, Answer};
 use crate::failpoint::{self, Step};
+use crate::sorted::SortedMap;
 use crate::sys::seqpacket;
 use crate::worker::net::is_exhaustion;
 
@@ -69,7 +69,7 @@ struct Sender {
     /// How many messages were sent, which is the next one's number.
     messages: u64,
     /// By the number of their message.
-    unanswered: HashMap<u64, Vec<Option<Sent>>>,
+    unanswered: SortedMap<u64, Vec<Option<Sent>>>,
     /// How many these are, and how many of them are answered for at once.
     count: usize,
     prompt: usize,
@@ -353,6 +353,7 @@ mod tests {
             accepted: 1,
             requests: 1,
             since: 1,
+            tcp_keepalive: 0,
         }
     }
 
