@@ -10,8 +10,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, Result};
 use crate::listener::{self, Bound, Given};
-use crate::sorted::SortedMap;
-use crate::sorted::sort_few;
+use crate::sorted::{SortedMap, sort_few};
 use crate::sys::{descriptors, process};
 
 /// The variables of the protocol: for the process that they name, and none that it starts.

@@ -3,9 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use crate::json::{FromJson, ToJson};
-
 use crate::error::{Error, ErrorKind, Result};
+use crate::json::{FromJson, ToJson};
 use crate::sys::descriptors;
 
 /// One descriptor that the next program finds open under this number.

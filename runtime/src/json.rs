@@ -127,10 +127,13 @@ impl Writer {
         self.raw("}");
     }
 
-    /// A value in an array.
-    fn item(&mut self, value: &dyn ToJson) {
-        self.next_of('[');
-        value.write(self);
+    fn array(&mut self, items: &mut dyn Iterator<Item = &dyn ToJson>) {
+        self.raw("[");
+        for item in items {
+            self.next_of('[');
+            item.write(self);
+        }
+        self.raw("]");
     }
 
     /// Whatever is not the first within what `open` began is behind a comma.

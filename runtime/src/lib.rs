@@ -82,7 +82,8 @@
 //!
 //! # Features
 //!
-//! - **`http`** (default): [`Daemon`]'s `serve`, HTTP/1.1 and HTTP/2 for any tower service.
+//! - **`http`** (default): [`Daemon`]'s `serve`, HTTP/1.1 for any tower service.
+//! - **`http2`** (default): HTTP/2 with prior knowledge in `serve`.
 //! - **`axum`**: implements `axum::serve::Listener` for [`net::Listener`], and makes axum's
 //!   `ConnectInfo<SocketAddr>` available in handlers. Axum's `Router` needs neither: it is a tower
 //!   service.

@@ -8,9 +8,8 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use crate::json::{self, FromJson, ToJson};
-
 use crate::error::{Error, ErrorKind, Result};
+use crate::json::{self, FromJson, ToJson};
 use crate::sys::{descriptors, process};
 
 /// The variable's name.

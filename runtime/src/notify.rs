@@ -12,10 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use crate::activation;
 use crate::error::Result;
+use crate::json::{FromJson, ToJson};
 use crate::sys::{clock, process};
 
 mod store;

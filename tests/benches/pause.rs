@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
+use unbroken_tests::figures::{knob, quantile};
 use unbroken_tests::http::Connection;
 use unbroken_tests::load::Ledger;
 use unbroken_tests::{Bed, Load};
@@ -119,18 +120,4 @@ fn idle_connections(count: usize, restarts: usize) -> Vec<f64> {
 
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
-}
-
-fn quantile(times: &[f64], quantile: f64) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let index = (quantile * sorted.len().saturating_sub(1) as f64).round();
-    sorted.get(index as usize).copied().unwrap_or(f64::NAN)
-}
-
-fn knob(name: &str, default: usize) -> usize {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")),
-        Err(_) => default,
-    }
 }

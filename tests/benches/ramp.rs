@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
+use unbroken_tests::figures::{knob, quantile};
 use unbroken_tests::http::Connection;
 
 use self::machine::Machine;
@@ -44,8 +45,9 @@ fn main() {
         let of = |which: usize| figures[which].iter().map(|round| round[index]).collect::<Vec<_>>();
         let (bare, daemon) = (of(0), of(1));
         // What disturbs a round disturbs both of it.
-        let ratios = daemon.iter().zip(&bare).map(|(daemon, bare)| daemon / bare).collect();
-        (*name, median(bare), median(daemon), median(ratios))
+        let ratios =
+            daemon.iter().zip(&bare).map(|(daemon, bare)| daemon / bare).collect::<Vec<_>>();
+        (*name, quantile(&bare, 0.5), quantile(&daemon, 0.5), quantile(&ratios, 0.5))
     });
     let machine = Machine::this();
     if std::env::args().any(|argument| argument == "--json") {
@@ -86,21 +88,5 @@ fn ramp(server: &Server, connections: usize) -> [f64; 4] {
         assert_eq!(response.status, 200);
         kept.push(connection);
     }
-    times.sort_by(f64::total_cmp);
-    QUANTILES.map(|(_, quantile)| {
-        let index = (quantile * times.len().saturating_sub(1) as f64).round();
-        times.get(index as usize).copied().unwrap_or(f64::NAN)
-    })
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn knob(name: &str, default: usize) -> usize {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")),
-        Err(_) => default,
-    }
+    QUANTILES.map(|(_, share)| quantile(&times, share))
 }

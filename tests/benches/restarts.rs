@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use unbroken_tests::figures::{knob, quantile};
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::{Ledger, Running};
 use unbroken_tests::{Bed, Load};
@@ -226,18 +227,4 @@ fn latency(ledger: &Ledger) -> [f64; 4] {
     let quantiles = [0.5, 0.99, 0.999].map(|quantile| ledger.quantile(quantile));
     let [p50, p99, p999] = quantiles.map(|latency| latency.as_secs_f64() * 1000.0);
     [p50, p99, p999, ledger.max().as_secs_f64() * 1000.0]
-}
-
-fn quantile(times: &[f64], quantile: f64) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let index = (quantile * sorted.len().saturating_sub(1) as f64).round();
-    sorted.get(index as usize).copied().unwrap_or(f64::NAN)
-}
-
-fn knob(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")),
-        Err(_) => default,
-    }
 }

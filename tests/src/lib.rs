@@ -26,6 +26,7 @@ pub mod child;
 pub mod container;
 pub mod control;
 pub mod example;
+pub mod figures;
 pub mod http;
 pub mod load;
 pub mod machine;

@@ -2,9 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::json::{FromJson, ToJson};
-
 use super::{Address, ListenSettings};
+use crate::json::{FromJson, ToJson};
 
 /// What a listener has beside its first address.
 #[derive(Debug, Clone, Default, PartialEq, Eq, ToJson, FromJson)]

@@ -5,9 +5,8 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use crate::json::{FromJson, ToJson};
-
 use super::{Configuration, keys};
+use crate::json::{FromJson, ToJson};
 use crate::sorted::{SortedMap, SortedSet};
 
 /// The end of the variable that names a file in place of a value.

@@ -4,11 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use super::{ControlSocket, Reply, Request};
 use crate::error::Result;
 use crate::handed::{Handed, Packing};
+use crate::json::{FromJson, ToJson};
 use crate::sorted::SortedMap;
 
 /// Clients served beside each other; past that one that says nothing makes room.

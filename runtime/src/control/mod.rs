@@ -7,10 +7,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::json::{FromJson, ToJson};
-
 use crate::counters::Ledger;
 use crate::image::{Image, OnDisk};
+use crate::json::{FromJson, ToJson};
 use crate::listener::{Bound, Source};
 use crate::probe::Probe;
 use crate::sys::privileges::Account;

@@ -222,11 +222,7 @@ impl<T: FromJson> FromJson for Option<T> {
 
 impl<T: ToJson> ToJson for [T] {
     fn write(&self, out: &mut Writer) {
-        out.raw("[");
-        for item in self {
-            out.item(item);
-        }
-        out.raw("]");
+        out.array(&mut self.iter().map(|item| item as &dyn ToJson));
     }
 }
 
@@ -255,11 +251,7 @@ fn array(value: Value) -> Result<Vec<Value>, Mistake> {
 
 impl<T: ToJson> ToJson for VecDeque<T> {
     fn write(&self, out: &mut Writer) {
-        out.raw("[");
-        for item in self {
-            out.item(item);
-        }
-        out.raw("]");
+        out.array(&mut self.iter().map(|item| item as &dyn ToJson));
     }
 }
 
@@ -271,11 +263,7 @@ impl<T: FromJson> FromJson for VecDeque<T> {
 
 impl ToJson for SortedSet<String> {
     fn write(&self, out: &mut Writer) {
-        out.raw("[");
-        for item in self {
-            out.item(item);
-        }
-        out.raw("]");
+        out.array(&mut self.iter().map(|item| item as &dyn ToJson));
     }
 }
 
@@ -287,10 +275,7 @@ impl FromJson for SortedSet<String> {
 
 impl<A: ToJson, B: ToJson> ToJson for (A, B) {
     fn write(&self, out: &mut Writer) {
-        out.raw("[");
-        out.item(&self.0);
-        out.item(&self.1);
-        out.raw("]");
+        out.array(&mut [&self.0 as &dyn ToJson, &self.1].into_iter());
     }
 }
 

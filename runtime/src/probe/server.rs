@@ -8,12 +8,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use super::http::{LONGEST, Parsed, parse, response};
 use super::{Probe, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
+use crate::json::{FromJson, ToJson};
 use crate::sorted::SortedMap;
 
 /// Clients served beside each other.

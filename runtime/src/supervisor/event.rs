@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use crate::config::{RestartPolicy, Settings};
 use crate::counters::Ledger;
+use crate::json::{FromJson, ToJson};
 use crate::sys::process::Exit;
 
 /// Numbers a worker among all that a supervisor ever had.

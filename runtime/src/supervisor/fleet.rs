@@ -5,8 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use super::event::{Generation, WorkerId};
 use crate::config::Settings;
 use crate::counters::{Counters, Held, Ledger};
@@ -14,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::handed::{Handed, Packing};
 use crate::image::Image;
+use crate::json::{FromJson, ToJson};
 use crate::link::{self, FromWorker, ToWorker};
 use crate::marker::{Marker, Origin, Role, VARIABLE};
 use crate::notify;

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::json::{FromJson, ToJson};
-
 use super::event::Generation;
 use crate::config::{Address, Configuration, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::handed::Packing;
 use crate::image::{self, Image};
+use crate::json::{FromJson, ToJson};
 use crate::listener::{self, Bound, Place};
 use crate::sorted::SortedMap;
 use crate::sys::privileges::Account;

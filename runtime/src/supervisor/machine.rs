@@ -26,8 +26,6 @@ mod worker;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use self::exe::Exe;
 use self::lame_duck::LameDuck;
 use self::respawn::Current;
@@ -39,6 +37,7 @@ use self::worker::Worker;
 pub(crate) use self::worker::WorkerState;
 use super::event::{Action, Answer, ClientId, Event, Generation, Level, Policy, Report, WorkerId};
 use crate::counters::Ledger;
+use crate::json::{FromJson, ToJson};
 use crate::sorted::SortedMap;
 use crate::sys::process::Exit;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::json::{FromJson, ToJson};
-use crate::sorted::sort_few;
+use crate::sorted::{SortedMap, sort_few};
 
 use super::event::Generation;
 use crate::config::Address;
@@ -21,7 +21,6 @@ use crate::handed::{Handed, Packing};
 use crate::link::{self, FromWorker, OrphanedListener, Protocols, ToWorker};
 use crate::listener::{self, Bound};
 use crate::logs::Say;
-use crate::sorted::SortedMap;
 use crate::sys::clock;
 use crate::sys::process;
 use crate::sys::readiness::readable;

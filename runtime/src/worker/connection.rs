@@ -138,8 +138,8 @@ impl Drop for Connection {
         let fate = self.fate.load(Relaxed);
         match fate {
             fate::OFFERED => return self.state.counters.not_received(),
-            // Nobody knows who has it, or it is cut by the end of the process: it stays open in the account
-            // until then, and is lost.
+            // Its owner is not known, or the end of the process cuts it: the ledger has it as open until
+            // then, and as lost after that.
             fate::LOST => return,
             fate::OURS if self.state.is_abandoned() => return,
             _ => {}

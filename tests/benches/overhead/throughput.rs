@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use unbroken_tests::Load;
+use unbroken_tests::figures::{knob, quantile};
 
 use super::GOAL;
 use super::server::Server;
@@ -44,12 +45,13 @@ pub(crate) fn compare(connections: usize) -> Comparison {
         }
     }
     let ratios = rates[1].iter().zip(&rates[0]).map(|(daemon, bare)| daemon / bare).collect();
+    let median = |of: Vec<f64>| quantile(&of, 0.5);
     Comparison { connections, rates: rates.map(median), cpu: cpu.map(median), ratios }
 }
 
 impl Comparison {
     fn ratio(&self) -> f64 {
-        median(self.ratios.clone())
+        quantile(&self.ratios, 0.5)
     }
 
     pub(crate) fn print(&self) {
@@ -76,17 +78,5 @@ impl Comparison {
             "daemon_per_second": self.rates[1], "ratio": self.ratio(), "ratios": self.ratios,
             "bare_cpu_us": self.cpu[0], "daemon_cpu_us": self.cpu[1],
         })
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn knob(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")),
-        Err(_) => default,
     }
 }

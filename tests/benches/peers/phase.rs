@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use unbroken_tests::Load;
+use unbroken_tests::figures::knob;
 use unbroken_tests::load::Ledger;
 
 use super::peer::Running;
@@ -112,11 +113,4 @@ impl Phase {
 /// The beat of the restarts, not a guess at how long something takes.
 fn sleep_until(due: Instant) {
     thread::sleep(due.saturating_duration_since(Instant::now()));
-}
-
-fn knob(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")),
-        Err(_) => default,
-    }
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use unbroken::failpoint::VARIABLE;
 use unbroken_tests::accepted::{Accepted, Explained};
+use unbroken_tests::figures::knob;
 use unbroken_tests::load::{Ledger, Running};
 use unbroken_tests::{Bed, Load, eventually};
 
@@ -145,9 +146,4 @@ fn sample(bed: &Bed, loads: &[Running; 2], faults: &Faults, began: Instant) -> S
 fn option(name: &str) -> Option<u64> {
     let value = std::env::args().skip_while(|argument| argument != name).nth(1)?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} {value} is not a number")))
-}
-
-fn knob(name: &str, otherwise: f64) -> f64 {
-    let value = std::env::var(name).ok();
-    value.map_or(otherwise, |value| value.parse().expect("a number"))
 }

@@ -4,9 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::json::{FromJson, ToJson};
-
 use super::Machine;
+use crate::json::{FromJson, ToJson};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, ToJson, FromJson)]
 pub(super) struct Exe {

@@ -6,11 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use super::stop::Urgency;
 use super::worker::WorkerState;
 use super::{Actions, Machine, log, refuse, seconds};
+use crate::json::{FromJson, ToJson};
 use crate::supervisor::event::{Action, ClientId, Event, Level};
 
 /// Told to stop, and still accepting.

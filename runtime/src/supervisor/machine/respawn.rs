@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use super::worker::{WorkerState, drain};
 use super::{Actions, Machine, log_of, seconds, why};
 use crate::config::RestartPolicy;
+use crate::json::{FromJson, ToJson};
 use crate::supervisor::event::{Generation, Level, Policy, Source, WorkerId};
 use crate::sys::process::Exit;
 

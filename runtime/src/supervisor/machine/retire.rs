@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
-use crate::json::{FromJson, ToJson};
-
 use super::respawn::Current;
 use super::transition::Waiter;
 use super::{Actions, Machine, answer};
 use crate::counters::Ledger;
+use crate::json::{FromJson, ToJson};
 use crate::supervisor::event::{Action, Answer, Generation, Report};
 
 /// A generation that was replaced, or undone after it had served, and has workers left.

@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use super::lame_duck::LameDuck;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, refuse};
 use crate::counters::Ledger;
+use crate::json::{FromJson, ToJson};
 use crate::supervisor::event::{Action, Answer, ClientId, Level, Report};
 
 /// How long a worker that was told to stop at once may take before it is killed.

@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use super::respawn::Current;
 use super::watchdog;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, log_of, refuse, seconds};
+use crate::json::{FromJson, ToJson};
 use crate::supervisor::event::{
     Action, Answer, ClientId, Generation, Level, Order, Policy, Report, Source, WorkerId,
 };

@@ -3,9 +3,8 @@
 
 use std::time::Instant;
 
-use crate::json::{FromJson, ToJson};
-
 use super::{Actions, Machine, answer, log};
+use crate::json::{FromJson, ToJson};
 use crate::supervisor::event::{Action, Answer, ClientId, Generation, Level, Report};
 
 /// The supervisor is about to run the image of this generation.

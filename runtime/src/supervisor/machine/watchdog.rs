@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::json::{FromJson, ToJson};
-
 use super::worker::{Worker, WorkerState, drain, kill};
 use super::{Actions, Machine, log_of, seconds};
+use crate::json::{FromJson, ToJson};
 use crate::supervisor::event::{Action, Level, Order, WorkerId};
 use crate::sys::process::Exit;
 

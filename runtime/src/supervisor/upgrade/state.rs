@@ -8,14 +8,13 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
-use crate::json::{self, FromJson, ToJson};
-
 use crate::claim::Claim;
 use crate::config::{Address, Configuration};
 use crate::control::{Clients, ControlSocket, PackedClients};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handed::{Handed, Packing};
 use crate::image::{self, Image};
+use crate::json::{self, FromJson, ToJson};
 use crate::logs::{LogFile, Say};
 use crate::marker::Origin;
 use crate::notify::{Health, Notifier};

@@ -4,7 +4,7 @@
 //! nothing before its answer is out. So a successor that dies, or has no descriptor left, costs nobody a
 //! connection: what was not taken goes on where it was.
 //!
-//! Whoever ends the channel says something by it. The sender ends it when it is gone itself, or when
+//! The end of the channel has a meaning. The sender ends it when it is gone itself, or when
 //! nothing is unanswered: then the receiver owns what it has. The receiver ends it when it is gone, or has
 //! failed: then the sender owns all that no answer says was taken.
 

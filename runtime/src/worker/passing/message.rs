@@ -4,18 +4,17 @@
 //! be known of it in JSON, and bytes; the descriptors travel beside it in the same order. Messages have no
 //! number: either side counts them. So one that cannot be read can be answered.
 //!
-//! Whoever takes connections greets first, with the name of all this. Nothing is sent to a release that greets
-//! otherwise.
+//! The receiver sends a greeting first, which names this format. A release with another greeting gets
+//! nothing.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::channel::Verdict;
 use crate::json::{self, FromJson, ToJson};
 
-use super::channel::Verdict;
-
-/// What whoever takes connections says first.
+/// The first message of the receiver.
 pub(super) const GREETING: &[u8] = b"unbroken handoff 1";
 
 /// The most bytes that travel with a connection; one with more is not handed off.

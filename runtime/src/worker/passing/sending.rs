@@ -107,7 +107,7 @@ impl Sender {
             }
             if sending.is_err() {
                 self.unsend(Verdict::Gone);
-                // Whoever waits for a place need not.
+                // The queue has no more places to wait for.
                 queue.close();
             }
             let idle = self.waiting.is_empty() && self.next.is_none();

@@ -75,7 +75,7 @@ impl Taker<'_> {
                 receipt.later();
                 continue;
             };
-            // Without somebody who takes it it is refused, as the receipt is dropped.
+            // Without an adopter the receipt is dropped, which refuses the connection.
             if let Some(contents) = contents
                 && let Some(place) = contents.place()
                 && let Some(adopter) = self.state.passage.adopter(&place)
@@ -152,7 +152,7 @@ pub(crate) struct Receipt {
 
 impl Receipt {
     /// Says that it is taken, and calls `begin` when that is said: what is answered for is not touched
-    /// before, so that a death in between leaves it whole with whoever has it. Where it cannot be said,
+    /// before, so that a death in between leaves it whole with its owner. Where it cannot be said,
     /// `begin` is dropped, and the connection is the older generation's.
     pub(crate) fn taken(mut self, begin: impl FnOnce() + Send + 'static) {
         self.answer(Verdict::Taken, Some(Box::new(begin)));
@@ -165,7 +165,7 @@ impl Receipt {
     pub(crate) async fn take(self) -> io::Result<()> {
         let (begin, begun) = oneshot::channel();
         self.taken(move || {
-            // Whoever takes it may not wait any more: it is this worker's all the same.
+            // The caller may have been cancelled. The connection is this worker's all the same.
             let _ = begin.send(());
         });
         begun.await.map_err(|_| {
