@@ -103,7 +103,8 @@ impl Manager {
         state.stored.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Closes what is stored, as a manager does at the end of a service.
+    /// Closes what is stored, as a manager does at the end of a service. A child that another test is just
+    /// starting may hold copies until it has been exec'd: a listener closes soon after, not at once.
     pub fn discard(&self) {
         self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).stored.clear();
     }

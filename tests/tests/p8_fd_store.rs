@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::{Ledger, Outcome};
-use unbroken_tests::{Bed, Child, Load, Manager, Signal, Status};
+use unbroken_tests::{Bed, Child, Load, Manager, Signal, Status, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -81,7 +81,7 @@ fn under_load(fixture: &str, addr: Option<&str>) {
     stop(child);
     // And the end is the end.
     manager.discard();
-    assert!(!target.accepts());
+    eventually("the discarded listener is closed", SOON, || !target.accepts());
     stop(manager.serve(&bed));
 }
 
@@ -141,7 +141,7 @@ fn what_serves_is_what_is_kept() {
     bed.deploy("http");
     bed.restart();
     manager.keeps(&["listen.http"]);
-    assert!(!admin.accepts(), "{admin} is still open");
+    eventually("the removed listener is closed", SOON, || !admin.accepts());
     bed.deploy("http-v3-listeners");
     bed.restart();
     manager.keeps(&["listen.admin", "listen.http"]);
