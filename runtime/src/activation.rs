@@ -9,7 +9,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, Result};
-use crate::listener::{self, Bound, Given};
+use crate::listener::{self, Bound, InheritedSocket};
 use crate::sorted::{SortedMap, sort_few};
 use crate::sys::{descriptors, process};
 
@@ -146,7 +146,7 @@ impl Sockets {
     fn accept(
         &mut self,
         name: String,
-        examined: Result<Given, String>,
+        examined: Result<InheritedSocket, String>,
         declared: &SortedMap<String, ListenSettings>,
     ) -> Result<()> {
         let listeners = || listed(declared);
@@ -194,7 +194,7 @@ impl Sockets {
     fn take_back(
         &mut self,
         stored: &str,
-        examined: Result<Given, String>,
+        examined: Result<InheritedSocket, String>,
         declared: &SortedMap<String, ListenSettings>,
     ) -> Result<()> {
         let name = stored.split(FURTHER).next().unwrap_or(stored);
@@ -281,7 +281,7 @@ pub(crate) fn store_names<'a, B>(
 }
 
 /// What was found under a descriptor.
-type Examined = Result<Given, String>;
+type Examined = Result<InheritedSocket, String>;
 
 /// Gives each socket without a name that of the listener it has the address of; what is left over, where
 /// that is one on both sides, belongs together.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::handed::{Handed, Packing};
+use crate::handed::{FdTable, InheritedFd};
 use crate::sys::peer;
 
 /// Who asks at the same time.
@@ -72,8 +72,8 @@ impl Claim {
         while rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC).is_ok() {}
     }
 
-    pub(crate) fn pack(&self, packing: &mut Packing) -> Handed {
-        packing.hand(&self.socket)
+    pub(crate) fn pack(&self, packing: &mut FdTable) -> InheritedFd {
+        packing.add(&self.socket)
     }
 
     /// One that this process has since before its last exec.

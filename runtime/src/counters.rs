@@ -11,13 +11,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::json::{FromJson, ToJson};
 
-pub(crate) use self::held::Held;
+pub(crate) use self::held::Remaining;
 use crate::sys::memory::{Mapping, shared_file};
 use crate::sys::page::Page;
 
 /// How far a starting worker has come; 0 before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stage {
+pub(crate) enum StartupStage {
     /// It has its settings and listeners.
     Welcomed = 1,
     /// `main` runs.
@@ -25,20 +25,20 @@ pub(crate) enum Stage {
 }
 
 /// What is written of `main`, from when it runs on.
-const RUNS: u64 = 1;
-const ENDED: u64 = 2;
+const MAIN_RUNNING: u64 = 1;
+const MAIN_ENDED: u64 = 2;
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum CloseReason {
     /// Closed by the client, or by the program in the ordinary course of things.
     Finished,
     /// Told to go while draining, and closed after that.
-    Told,
+    Closed,
     /// Cut at the drain deadline.
     Forced,
     /// Taken by the next generation.
-    Passed,
+    HandedOff,
 }
 
 /// One worker's counters.
@@ -60,44 +60,44 @@ impl Counters {
 
     /// To be called before accept(2), as a process that is killed right after it could not count any
     /// more; what is accepted then is lost, and shall not be missing.
-    pub(crate) fn accepting(&self) {
+    pub(crate) fn begin_accept(&self) {
         self.page.connections.accepted.fetch_add(1, Relaxed);
     }
 
     /// Nothing was accepted after all.
-    pub(crate) fn not_accepted(&self) {
+    pub(crate) fn cancel_accept(&self) {
         self.page.connections.accepted.fetch_sub(1, Relaxed);
     }
 
-    pub(crate) fn received(&self) {
+    pub(crate) fn begin_receive(&self) {
         self.page.connections.received.fetch_add(1, Relaxed);
     }
 
     /// The older generation keeps it after all.
-    pub(crate) fn not_received(&self) {
+    pub(crate) fn cancel_receive(&self) {
         self.page.connections.received.fetch_sub(1, Relaxed);
     }
 
-    pub(crate) fn ended(&self, ending: Ending) {
+    pub(crate) fn end(&self, ending: CloseReason) {
         let connections = &self.page.connections;
         match ending {
-            Ending::Finished => &connections.finished,
-            Ending::Told => &connections.told,
-            Ending::Forced => &connections.forced,
-            Ending::Passed => &connections.passed,
+            CloseReason::Finished => &connections.finished,
+            CloseReason::Closed => &connections.closed,
+            CloseReason::Forced => &connections.forced,
+            CloseReason::HandedOff => &connections.handed_off,
         }
         .fetch_add(1, Relaxed);
     }
 
     /// The process is about to end, and whatever is still open with it. Not counted one by one: some may
     /// end by themselves in this moment.
-    pub(crate) fn cut(&self) {
-        self.page.connections.cut.store(1, Relaxed);
+    pub(crate) fn mark_exiting(&self) {
+        self.page.connections.exiting.store(1, Relaxed);
     }
 
     /// `main` has returned, or panicked, or was dropped.
     pub(crate) fn main_ended(&self) {
-        self.page.progress.main.store(ENDED, Relaxed);
+        self.page.progress.main.store(MAIN_ENDED, Relaxed);
     }
 
     pub(crate) fn task_begun(&self) {
@@ -109,27 +109,27 @@ impl Counters {
     }
 
     /// The drain deadline is over: notes what beside connections it is over for.
-    pub(crate) fn force(&self) {
+    pub(crate) fn record_forced(&self) {
         let progress = &self.page.progress;
-        let runs = progress.main.load(Relaxed) == RUNS;
+        let runs = progress.main.load(Relaxed) == MAIN_RUNNING;
         progress.forced_main.store(runs.into(), Relaxed);
         progress.forced_tasks.store(progress.tasks.load(Relaxed), Relaxed);
     }
 
     /// The drain is over, and so many tasks of `tokio::spawn` end with the runtime.
-    pub(crate) fn dropped_tasks(&self, tasks: u64) {
+    pub(crate) fn record_dropped_tasks(&self, tasks: u64) {
         self.page.progress.dropped_tasks.store(tasks, Relaxed);
     }
 
     /// What the worker would wait for.
-    pub(crate) fn held(&self) -> Held {
+    pub(crate) fn remaining(&self) -> Remaining {
         let progress = &self.page.progress;
-        Held {
+        Remaining {
             connections: self.read().open,
             tasks: progress.tasks.load(Relaxed),
             main: match progress.main.load(Relaxed) {
                 0 => None,
-                main => Some(main == RUNS),
+                main => Some(main == MAIN_RUNNING),
             },
         }
     }
@@ -144,16 +144,16 @@ impl Counters {
         self.page.requests.ended.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn reached(&self, stage: Stage) {
+    pub(crate) fn set_stage(&self, stage: StartupStage) {
         self.page.progress.stage.store(stage as u64, Relaxed);
-        if stage == Stage::Running {
-            self.page.progress.main.store(RUNS, Relaxed);
+        if stage == StartupStage::Running {
+            self.page.progress.main.store(MAIN_RUNNING, Relaxed);
         }
     }
 
     /// Whether `main` was called.
     pub(crate) fn has_run(&self) -> bool {
-        self.page.progress.stage.load(Relaxed) >= Stage::Running as u64
+        self.page.progress.stage.load(Relaxed) >= StartupStage::Running as u64
     }
 
     /// Notes that the listener at `index` was polled for accept; returns whether all of `count` were.
@@ -171,10 +171,10 @@ impl Counters {
     /// What a worker that is not ready has not done yet.
     pub(crate) fn missing(&self, listeners: &[&str], manual: bool) -> String {
         let stage = self.page.progress.stage.load(Relaxed);
-        if stage < Stage::Welcomed as u64 {
+        if stage < StartupStage::Welcomed as u64 {
             return "the program did not reach its `#[daemon]` main".into();
         }
-        if stage < Stage::Running as u64 {
+        if stage < StartupStage::Running as u64 {
             return "`main` was not called".into();
         }
         if manual {
@@ -200,9 +200,9 @@ impl Counters {
         // Endings first: a connection that begins and ends in between is then not counted as negative.
         let (finished, told, forced, passed) = (
             connections.finished.load(Relaxed),
-            connections.told.load(Relaxed),
+            connections.closed.load(Relaxed),
             connections.forced.load(Relaxed),
-            connections.passed.load(Relaxed),
+            connections.handed_off.load(Relaxed),
         );
         let accepted = connections.accepted.load(Relaxed);
         let received = connections.received.load(Relaxed);
@@ -213,8 +213,8 @@ impl Counters {
             accepted,
             received,
             finished,
-            passed,
-            told,
+            handed_off: passed,
+            closed: told,
             forced,
             lost: 0,
             open: sum([accepted, received]).saturating_sub(sum([finished, passed, told, forced])),
@@ -227,10 +227,10 @@ impl Counters {
     }
 
     /// The figures after the worker's end: what was still open went down with it.
-    pub(crate) fn closed(&self) -> Ledger {
+    pub(crate) fn final_ledger(&self) -> Ledger {
         let mut ledger = self.read();
         let open = std::mem::take(&mut ledger.open);
-        match self.page.connections.cut.load(Relaxed) {
+        match self.page.connections.exiting.load(Relaxed) {
             0 => ledger.lost = sum([ledger.lost, open]),
             _ => ledger.forced = sum([ledger.forced, open]),
         }
@@ -250,8 +250,8 @@ pub(crate) struct Ledger {
     pub(crate) received: u64,
     pub(crate) finished: u64,
     /// Taken over by the next generation.
-    pub(crate) passed: u64,
-    pub(crate) told: u64,
+    pub(crate) handed_off: u64,
+    pub(crate) closed: u64,
     pub(crate) forced: u64,
     /// Open in a worker when its process died.
     pub(crate) lost: u64,
@@ -268,10 +268,10 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// What the drain deadline cut, if it cut anything.
-    pub(crate) fn forced(&self) -> Option<Held> {
+    pub(crate) fn forced(&self) -> Option<Remaining> {
         let (connections, tasks) = (self.forced, self.forced_tasks);
         let main = self.forced_main > 0;
-        (connections > 0 || tasks > 0 || main).then_some(Held {
+        (connections > 0 || tasks > 0 || main).then_some(Remaining {
             connections,
             tasks,
             main: Some(main),
@@ -298,8 +298,8 @@ impl std::ops::AddAssign for Ledger {
         self.accepted = sum([self.accepted, other.accepted]);
         self.received = sum([self.received, other.received]);
         self.finished = sum([self.finished, other.finished]);
-        self.passed = sum([self.passed, other.passed]);
-        self.told = sum([self.told, other.told]);
+        self.handed_off = sum([self.handed_off, other.handed_off]);
+        self.closed = sum([self.closed, other.closed]);
         self.forced = sum([self.forced, other.forced]);
         self.lost = sum([self.lost, other.lost]);
         self.open = sum([self.open, other.open]);
@@ -318,8 +318,8 @@ impl std::fmt::Display for Ledger {
             "{} connections: {} finished, {} passed on, {} told to go, {} forced, {} lost; {} requests",
             sum([self.accepted, self.received]),
             self.finished,
-            self.passed,
-            self.told,
+            self.handed_off,
+            self.closed,
             self.forced,
             self.lost,
             self.requests
@@ -349,20 +349,20 @@ mod tests {
         let (worker, fd) = Counters::create().unwrap();
         let supervisor = Counters::open(&fd).unwrap();
         for _ in 0..5 {
-            worker.accepting();
+            worker.begin_accept();
         }
-        worker.ended(Ending::Finished);
-        worker.ended(Ending::Told);
-        worker.ended(Ending::Forced);
+        worker.end(CloseReason::Finished);
+        worker.end(CloseReason::Closed);
+        worker.end(CloseReason::Forced);
         worker.request_begun();
         let ledger = supervisor.read();
         assert_eq!((ledger.accepted, ledger.open, ledger.in_flight), (5, 2, 1));
         drop(worker);
-        let closed = supervisor.closed();
+        let closed = supervisor.final_ledger();
         assert_eq!((closed.lost, closed.open), (2, 0));
         assert_eq!(
             closed.accepted,
-            closed.finished + closed.told + closed.forced + closed.lost + closed.open
+            closed.finished + closed.closed + closed.forced + closed.lost + closed.open
         );
     }
 
@@ -372,12 +372,12 @@ mod tests {
         let (worker, fd) = Counters::create().unwrap();
         let supervisor = Counters::open(&fd).unwrap();
         for _ in 0..5 {
-            worker.accepting();
+            worker.begin_accept();
         }
-        worker.ended(Ending::Finished);
-        worker.cut();
-        worker.ended(Ending::Forced);
-        let closed = supervisor.closed();
+        worker.end(CloseReason::Finished);
+        worker.mark_exiting();
+        worker.end(CloseReason::Forced);
+        let closed = supervisor.final_ledger();
         assert_eq!((closed.accepted, closed.finished, closed.forced), (5, 1, 4));
         assert_eq!((closed.lost, closed.open), (0, 0));
     }
@@ -387,12 +387,12 @@ mod tests {
     fn what_was_about_to_be_accepted_is_lost() {
         let (worker, fd) = Counters::create().unwrap();
         let supervisor = Counters::open(&fd).unwrap();
-        worker.accepting();
-        worker.not_accepted();
-        worker.accepting();
-        worker.ended(Ending::Finished);
-        worker.accepting();
-        let closed = supervisor.closed();
+        worker.begin_accept();
+        worker.cancel_accept();
+        worker.begin_accept();
+        worker.end(CloseReason::Finished);
+        worker.begin_accept();
+        let closed = supervisor.final_ledger();
         assert_eq!((closed.accepted, closed.finished, closed.lost), (2, 1, 1));
     }
 
@@ -401,22 +401,25 @@ mod tests {
         let (worker, fd) = Counters::create().unwrap();
         let supervisor = Counters::open(&fd).unwrap();
         // As of an earlier release.
-        assert_eq!(supervisor.held(), Held { connections: 0, tasks: 0, main: None });
-        worker.reached(Stage::Running);
+        assert_eq!(supervisor.remaining(), Remaining { connections: 0, tasks: 0, main: None });
+        worker.set_stage(StartupStage::Running);
         worker.task_begun();
         worker.task_begun();
         worker.task_ended();
-        worker.accepting();
-        let held = Held { connections: 1, tasks: 1, main: Some(true) };
-        assert_eq!(supervisor.held(), held);
-        worker.force();
-        worker.ended(Ending::Forced);
+        worker.begin_accept();
+        let held = Remaining { connections: 1, tasks: 1, main: Some(true) };
+        assert_eq!(supervisor.remaining(), held);
+        worker.record_forced();
+        worker.end(CloseReason::Forced);
         // Dropped because of that.
         worker.task_ended();
         worker.main_ended();
-        worker.dropped_tasks(3);
-        assert_eq!(supervisor.held(), Held { connections: 0, tasks: 0, main: Some(false) });
-        let ledger = supervisor.closed();
+        worker.record_dropped_tasks(3);
+        assert_eq!(
+            supervisor.remaining(),
+            Remaining { connections: 0, tasks: 0, main: Some(false) }
+        );
+        let ledger = supervisor.final_ledger();
         assert_eq!(ledger.forced(), Some(held));
         let text = "1 forced, 0 lost; 0 requests; 1 task forced; `main` forced; \
                     3 tasks of `tokio::spawn` dropped";
@@ -427,7 +430,7 @@ mod tests {
     #[test]
     fn says_what_is_missing() {
         let (counters, _fd) = Counters::create().unwrap();
-        counters.reached(Stage::Running);
+        counters.set_stage(StartupStage::Running);
         assert!(!counters.polled(0, 2));
         let text = counters.missing(&["admin", "http"], false);
         assert_eq!(text, "listener `http` was never polled for accept");

@@ -130,7 +130,7 @@ steps! {
 /// This process is at a step. `generation`: of the worker it is about, 0 where it is about none.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
-pub(crate) fn reach(_: Step, _: u32) {}
+pub(crate) fn hit(_: Step, _: u32) {}
 
 /// As [`reach`], at a step that can fail.
 ///
@@ -139,7 +139,7 @@ pub(crate) fn reach(_: Step, _: u32) {}
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 #[allow(clippy::unnecessary_wraps, reason = "with the feature it may fail")]
-pub(crate) fn attempt(_: Step, _: u32) -> io::Result<()> {
+pub(crate) fn try_hit(_: Step, _: u32) -> io::Result<()> {
     Ok(())
 }
 
@@ -149,13 +149,13 @@ pub(crate) fn attempt(_: Step, _: u32) -> io::Result<()> {
 pub(crate) fn note_peer(_: &impl std::os::fd::AsFd) {}
 
 #[cfg(feature = "failpoints")]
-pub(crate) fn reach(step: Step, generation: u32) {
+pub(crate) fn hit(step: Step, generation: u32) {
     // What cannot fail is not asked to by a table that says so.
     let _ = armed::act(step, generation);
 }
 
 #[cfg(feature = "failpoints")]
-pub(crate) fn attempt(step: Step, generation: u32) -> io::Result<()> {
+pub(crate) fn try_hit(step: Step, generation: u32) -> io::Result<()> {
     armed::act(step, generation)
 }
 

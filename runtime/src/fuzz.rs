@@ -58,12 +58,12 @@ pub fn reply(bytes: &[u8]) {
 
 /// Connections on their way from one generation to the next, and the answers.
 pub fn handoff(bytes: &[u8]) {
-    crate::worker::passing::survives_the_journey(bytes);
+    crate::worker::passing::roundtrip(bytes);
 }
 
 /// What a supervisor hands on to its next image.
 pub fn state(bytes: &[u8]) {
-    if let Ok(state) = crate::supervisor::upgrade::State::read(bytes) {
+    if let Ok(state) = crate::supervisor::upgrade::SupervisorState::read(bytes) {
         again(&state);
     }
 }
@@ -93,12 +93,12 @@ pub fn duration(bytes: &[u8]) {
 
 /// What is sent to the address of probes.
 pub fn probe(bytes: &[u8]) {
-    use crate::probe::{Parsed, Verdict, parse, response};
+    use crate::probe::{ParsedProbe, ProbeResult, parse, response};
     let parsed = parse(bytes);
-    let answer = response(parsed, |_| Verdict::passes("yes"));
-    assert_eq!(answer.is_none(), parsed == Parsed::Partial);
+    let answer = response(parsed, |_| ProbeResult::passes("yes"));
+    assert_eq!(answer.is_none(), parsed == ParsedProbe::Partial);
     // More bytes change nothing of an answer that was given.
-    if parsed != Parsed::Partial {
+    if parsed != ParsedProbe::Partial {
         let longer = [bytes, b"\r\n\r\n"].concat();
         assert_eq!(parse(&longer), parsed);
     }

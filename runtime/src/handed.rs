@@ -9,19 +9,19 @@ use crate::sys::descriptors;
 
 /// One descriptor that the next program finds open under this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
-pub(crate) struct Handed(RawFd);
+pub(crate) struct InheritedFd(RawFd);
 
 /// Writes down descriptors, and remembers all of them.
 #[derive(Debug, Default)]
-pub(crate) struct Packing {
+pub(crate) struct FdTable {
     numbers: Vec<RawFd>,
 }
 
-impl Packing {
-    pub(crate) fn hand(&mut self, fd: impl AsFd) -> Handed {
+impl FdTable {
+    pub(crate) fn add(&mut self, fd: impl AsFd) -> InheritedFd {
         let number = fd.as_fd().as_raw_fd();
         self.numbers.push(number);
-        Handed(number)
+        InheritedFd(number)
     }
 
     /// Everything that was handed, for the exec and for whoever puts it away afterwards.
@@ -30,7 +30,7 @@ impl Packing {
     }
 }
 
-impl Handed {
+impl InheritedFd {
     /// A duplicate: the number itself stays open, for a program that may have to be begun again.
     pub(crate) fn duplicate(self, what: &str) -> Result<OwnedFd> {
         descriptors::duplicate(self.0).map_err(|error: io::Error| {

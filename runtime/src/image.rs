@@ -11,7 +11,7 @@ use nix::libc;
 use rustix::fs::{Access, AtFlags, CWD};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::handed::{Handed, Packing};
+use crate::handed::{FdTable, InheritedFd};
 use crate::sys::privileges::Account;
 
 pub(crate) mod build_id;
@@ -138,9 +138,9 @@ impl Image {
 
 /// An image on its way to the next program.
 #[derive(Debug, ToJson, FromJson)]
-pub(crate) struct Packed {
+pub(crate) struct ImageState {
     path: PathBuf,
-    file: Handed,
+    file: InheritedFd,
     identity: Identity,
     #[json(default)]
     build_id: Option<String>,
@@ -153,15 +153,15 @@ impl Image {
         file(self) == file(other)
     }
 
-    pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
-        let file = packing.hand(&self.file);
+    pub(crate) fn pack(&self, packing: &mut FdTable) -> ImageState {
+        let file = packing.add(&self.file);
         let (path, build_id) = (self.path.clone(), self.build_id.clone());
-        Packed { path, file, identity: self.identity, build_id }
+        ImageState { path, file, identity: self.identity, build_id }
     }
 
-    pub(crate) fn unpack(packed: Packed) -> Result<Image> {
+    pub(crate) fn unpack(packed: ImageState) -> Result<Image> {
         let file = File::from(packed.file.duplicate("an image")?);
-        let Packed { path, identity, build_id, .. } = packed;
+        let ImageState { path, identity, build_id, .. } = packed;
         Ok(Image { path, file, identity, build_id })
     }
 }

@@ -17,20 +17,20 @@ use crate::config::{Configuration, LOCATION, Prefix, Settings, Surroundings};
 use crate::control::{ControlSocket, path_of, prepare_directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::listener;
-use crate::logs::{LogFile, Say};
-use crate::marker::{self, Marker, Origin, Role};
+use crate::logs::{DaemonLog, LogFile};
+use crate::marker::{self, LaunchOrigin, Role, RoleMarker};
 use crate::notify::{self, Notifier};
 use crate::pidfile::{self, PidFile};
 use crate::probe;
-use crate::reporter::Reporter;
+use crate::reporter::StartupNotifier;
 use crate::solo;
 use crate::spec::Spec;
-use crate::supervisor::driver::{Driver, Setup};
+use crate::supervisor::driver::{Driver, DriverSetup};
 use crate::supervisor::upgrade::{preflight, takeover};
-use crate::sys::signals::HangUp;
+use crate::sys::signals::SighupAction;
 use crate::sys::{descriptors, limits, process, signals};
 use crate::worker::daemon::Daemon;
-use crate::worker::lifecycle::{self, Worker};
+use crate::worker::lifecycle::{self, WorkerRuntime};
 
 mod detach;
 
@@ -60,13 +60,13 @@ where
 }
 
 /// A process in which `main` is to run, or the exit code of one in which it is not.
-fn enter(spec: &Spec) -> Result<Worker, ExitCode> {
+fn enter(spec: &Spec) -> Result<WorkerRuntime, ExitCode> {
     let role = descriptors::fill_standard_streams()
         .map_err(|error| Error::io("cannot open /dev/null", error))
         .and_then(|()| {
-            signals::outlive_full_files().map_err(|error| Error::io("cannot catch a signal", error))
+            signals::ignore_sigxfsz().map_err(|error| Error::io("cannot catch a signal", error))
         })
-        .and_then(|()| Marker::take());
+        .and_then(|()| RoleMarker::take());
     let entered = match role {
         Ok(Some(Role::Worker { link, respawn, origin })) => {
             name_process(spec, &origin);
@@ -77,14 +77,14 @@ fn enter(spec: &Spec) -> Result<Worker, ExitCode> {
             return Err(supervise(spec, takeover::take_over(state, back, generation)));
         }
         Ok(Some(Role::Restored { state, undone, by })) => {
-            return Err(supervise(spec, takeover::come_back(state, &undone, &by)));
+            return Err(supervise(spec, takeover::resume_old_image(state, &undone, &by)));
         }
         Ok(Some(Role::Preflight { state, echo })) => return Err(preflight::rehearse(state, echo)),
         Ok(None) => return Err(command(spec)),
         Err(error) => Err(error),
     };
     entered.map_err(|error| {
-        complain(spec, &error);
+        print_error(spec, &error);
         ExitCode::from(error.exit_code())
     })
 }
@@ -99,27 +99,27 @@ fn supervise(spec: &Spec, driver: Result<Driver>) -> ExitCode {
             ExitCode::from(driver.run())
         }
         Err(error) => {
-            complain(spec, &error);
+            print_error(spec, &error);
             ExitCode::from(error.exit_code())
         }
     }
 }
 
-fn join(spec: &Spec, link: i32, respawn: bool, origin: &Origin) -> Result<Worker> {
+fn join(spec: &Spec, link: i32, respawn: bool, origin: &LaunchOrigin) -> Result<WorkerRuntime> {
     let link = marker::adopt(link)?;
     if respawn {
-        return lifecycle::join(link, None);
+        return lifecycle::handshake(link, None);
     }
-    lifecycle::join(link, Some((spec, &surroundings(origin))))
+    lifecycle::handshake(link, Some((spec, &surroundings(origin))))
 }
 
 /// A process exec'd by descriptor is called by the descriptor's number until it says otherwise.
-fn name_process(spec: &Spec, origin: &Origin) {
+fn name_process(spec: &Spec, origin: &LaunchOrigin) {
     let file = origin.exe.file_name().and_then(|name| name.to_str());
     process::set_name(file.or(spec.bin).unwrap_or("daemon"));
 }
 
-fn surroundings(origin: &Origin) -> Surroundings {
+fn surroundings(origin: &LaunchOrigin) -> Surroundings {
     Surroundings {
         start_dir: origin.start_dir.clone(),
         vars: process::variables(),
@@ -130,7 +130,7 @@ fn surroundings(origin: &Origin) -> Surroundings {
 }
 
 /// One line on stderr.
-fn complain(spec: &Spec, error: &Error) {
+fn print_error(spec: &Spec, error: &Error) {
     for line in error.to_string().lines() {
         // Nothing is left to do where nobody reads it.
         let _ = writeln!(std::io::stderr(), "{}: {line}", spec.bin.unwrap_or("daemon"));
@@ -140,19 +140,19 @@ fn complain(spec: &Spec, error: &Error) {
 /// Does what the command line says.
 fn command(spec: &Spec) -> ExitCode {
     let done = cli::parse(spec, process::arguments()).and_then(|line| match line {
-        Line::Command(parsed) => obey(spec, parsed),
+        Line::Command(parsed) => run_verb(spec, parsed),
         Line::Help(text) => cli::print(&text).map(|()| ExitCode::SUCCESS),
     });
     done.unwrap_or_else(|error| {
-        complain(spec, &error);
+        print_error(spec, &error);
         ExitCode::from(error.exit_code())
     })
 }
 
-fn obey(spec: &Spec, parsed: Parsed) -> Result<ExitCode> {
+fn run_verb(spec: &Spec, parsed: Parsed) -> Result<ExitCode> {
     let start_dir = start_dir()?;
     let overrides = parsed.overrides;
-    let origin = Origin { exe: process::path_of_start(), start_dir, overrides };
+    let origin = LaunchOrigin { exe: process::initial_exe_path(), start_dir, overrides };
     let around = surroundings(&origin);
     match parsed.command {
         Command::Run { detach } => {
@@ -215,7 +215,7 @@ fn start_dir() -> Result<PathBuf> {
 fn run(
     spec: &Spec,
     configuration: Configuration,
-    origin: Origin,
+    origin: LaunchOrigin,
     args: Vec<OsString>,
     given: Vec<activation::Named>,
     detach: bool,
@@ -224,27 +224,27 @@ fn run(
     // may have done so.
     if let Err(error) = signals::default_action(&[Signal::SIGCHLD]) {
         let error = Error::io("cannot reset signals", error);
-        complain(spec, &error);
+        print_error(spec, &error);
         return ExitCode::from(error.exit_code());
     }
     let log = configuration.settings.log_path(detach).map(std::path::Path::to_owned);
-    let outset = Outset { configuration, origin, args, given, log, detached: detach };
+    let outset = LaunchContext { configuration, origin, args, given, log, detached: detach };
     if detach {
         return match detach::detach(outset) {
             Ok(code) => code,
             Err(error) => {
-                complain(spec, &error);
+                print_error(spec, &error);
                 ExitCode::from(error.exit_code())
             }
         };
     }
-    ExitCode::from(become_daemon(outset, Reporter::default()))
+    ExitCode::from(become_daemon(outset, StartupNotifier::default()))
 }
 
 /// Everything a daemon starts from.
-pub(crate) struct Outset {
+pub(crate) struct LaunchContext {
     pub(crate) configuration: Configuration,
-    pub(crate) origin: Origin,
+    pub(crate) origin: LaunchOrigin,
     pub(crate) args: Vec<OsString>,
     /// What a service manager gave to this process.
     pub(crate) given: Vec<activation::Named>,
@@ -253,8 +253,8 @@ pub(crate) struct Outset {
 }
 
 /// Runs the daemon in this process to its end; returns its exit code.
-fn become_daemon(outset: Outset, mut reporter: Reporter) -> u8 {
-    let say = Say::new(&outset.configuration.settings, outset.log.is_some());
+fn become_daemon(outset: LaunchContext, mut reporter: StartupNotifier) -> u8 {
+    let say = DaemonLog::new(&outset.configuration.settings, outset.log.is_some());
     // A detached daemon still has the caller's stderr until it has its log: the launcher will tell.
     let mut own_output = !outset.detached;
     match begin(outset, &mut reporter, &say, &mut own_output) {
@@ -271,15 +271,15 @@ fn become_daemon(outset: Outset, mut reporter: Reporter) -> u8 {
 
 /// Takes the locks and sockets; a solo daemon execs itself and does not return.
 fn begin(
-    outset: Outset,
-    reporter: &mut Reporter,
-    say: &Say,
+    outset: LaunchContext,
+    reporter: &mut StartupNotifier,
+    say: &DaemonLog,
     own_output: &mut bool,
 ) -> Result<Driver> {
     let settings = &outset.configuration.settings;
-    find_proc()?;
+    require_procfs()?;
     limits::raise_descriptors();
-    let hang_up = hang_up(outset.detached)?;
+    let hang_up = sighup_action(outset.detached)?;
     let sockets = Sockets::sort(outset.given, &settings.listen)?;
     prepare_directory(&settings.runtime_dir)?;
     create_parent(settings)?;
@@ -317,7 +317,7 @@ fn begin(
         // Whoever starts a daemon in the background is not what its service manager waits for.
         vars.retain(|(name, _)| !notify::is_private(name));
     }
-    let setup = Setup {
+    let setup = DriverSetup {
         configuration: outset.configuration,
         origin: outset.origin,
         args: outset.args,
@@ -354,7 +354,7 @@ fn begin(
 }
 
 /// A program finds its own image there, and without it every error is a riddle.
-fn find_proc() -> Result<()> {
+fn require_procfs() -> Result<()> {
     if std::path::Path::new("/proc/self").exists() {
         return Ok(());
     }
@@ -371,7 +371,7 @@ fn open_log(path: Option<&std::path::Path>, mode: u32) -> Result<Option<LogFile>
 }
 
 /// The runtime directory is this daemon's, also while its pidfile is gone.
-fn claim(settings: &Settings, say: &Say) -> Result<Option<Claim>> {
+fn claim(settings: &Settings, say: &DaemonLog) -> Result<Option<Claim>> {
     let dir = settings.runtime_dir.display();
     match Claim::take(&settings.runtime_dir, &settings.pidfile) {
         Ok(Claimed::Ours(claim)) => Ok(Some(claim)),
@@ -419,16 +419,16 @@ fn create_parent(settings: &Settings) -> Result<()> {
 }
 
 /// What SIGHUP means to this daemon.
-fn hang_up(detached: bool) -> Result<HangUp> {
+fn sighup_action(detached: bool) -> Result<SighupAction> {
     let cannot = |error| Error::io("cannot examine signals", error);
     if detached || !has_terminal() {
         // Whoever started us may have had them ignored.
         signals::default_action(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT])
             .map_err(cannot)?;
-        return Ok(HangUp::Request);
+        return Ok(SighupAction::Request);
     }
     let ignored = signals::is_ignored(Signal::SIGHUP).map_err(cannot)?;
-    Ok(if ignored { HangUp::Ignored } else { HangUp::End })
+    Ok(if ignored { SighupAction::Ignored } else { SighupAction::End })
 }
 
 /// Whether this process has a controlling terminal, whose hang-up would be the end of its user.

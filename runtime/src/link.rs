@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::config::Configuration;
 use crate::json::{self, FromJson, ToJson};
-use crate::listener::Source;
+use crate::listener::ListenerSource;
 use crate::sys::seqpacket;
 
 /// The protocol this release speaks.
@@ -142,7 +142,7 @@ impl Protocols {
     pub(crate) const OURS: Protocols = Protocols { min: 1, max: PROTOCOL };
 
     /// Whether two releases have a protocol in common.
-    pub(crate) fn meets(self, other: Protocols) -> bool {
+    pub(crate) fn overlaps(self, other: Protocols) -> bool {
         self.min <= other.max && other.min <= self.max
     }
 }
@@ -155,7 +155,7 @@ pub(crate) struct ListenerHandle {
     /// With the port that the kernel chose.
     pub(crate) addr: crate::config::Address,
     #[json(default)]
-    pub(crate) source: Source,
+    pub(crate) source: ListenerSource,
 }
 
 /// A listener that a worker hands to the next supervisor, with all that one has to know of it.
@@ -167,7 +167,7 @@ pub(crate) struct OrphanedListener {
     /// As it was declared.
     pub(crate) settings: crate::config::ListenSettings,
     #[json(default)]
-    pub(crate) source: Source,
+    pub(crate) source: ListenerSource,
 }
 
 /// Sends one message.
@@ -180,8 +180,8 @@ pub(crate) fn send(
 }
 
 /// Sends one message if there is room for it now.
-pub(crate) fn offer(socket: impl AsFd, message: &dyn ToJson) -> io::Result<()> {
-    seqpacket::offer(socket, &json::to_vec(message)?)
+pub(crate) fn try_send(socket: impl AsFd, message: &dyn ToJson) -> io::Result<()> {
+    seqpacket::try_send(socket, &json::to_vec(message)?)
 }
 
 /// A received message with its descriptors.
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn protocols_meet_where_the_ranges_overlap() {
-        let meets = |min, max| Protocols { min: 2, max: 3 }.meets(Protocols { min, max });
+        let meets = |min, max| Protocols { min: 2, max: 3 }.overlaps(Protocols { min, max });
         assert!(meets(1, 2) && meets(3, 9) && meets(2, 3));
         assert!(!meets(1, 1) && !meets(4, 5));
     }

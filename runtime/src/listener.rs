@@ -10,7 +10,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handed::{Handed, Packing};
+use crate::handed::{FdTable, InheritedFd};
 use crate::sys::holders::{self, Holder};
 
 mod file;
@@ -18,7 +18,7 @@ mod given;
 mod several;
 mod unix;
 
-pub(crate) use given::{Given, clear_away, examine};
+pub(crate) use given::{InheritedSocket, clear_away, examine};
 pub(crate) use several::bind;
 
 /// A bound, listening, non-blocking socket.
@@ -32,13 +32,13 @@ pub(crate) struct Bound {
     addr: Address,
     /// Of a unix socket that is ours to unlink.
     file: Option<SocketFile>,
-    source: Source,
+    source: ListenerSource,
 }
 
 /// Who has bound a listener.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToJson, FromJson)]
 #[json(rename_all = "kebab-case")]
-pub(crate) enum Source {
+pub(crate) enum ListenerSource {
     /// This daemon.
     #[default]
     Daemon,
@@ -49,26 +49,26 @@ pub(crate) enum Source {
     Manager,
 }
 
-impl Source {
+impl ListenerSource {
     /// For people; nothing where there is nothing to say.
     pub(crate) fn said(self) -> Option<&'static str> {
         match self {
-            Source::Daemon => None,
-            Source::Store => Some("kept by the service manager"),
-            Source::Manager => Some("passed by the service manager"),
+            ListenerSource::Daemon => None,
+            ListenerSource::Store => Some("kept by the service manager"),
+            ListenerSource::Manager => Some("passed by the service manager"),
         }
     }
 }
 
 /// A listener on its way to the next program.
 #[derive(Debug, ToJson, FromJson)]
-pub(crate) struct Packed {
+pub(crate) struct BoundState {
     settings: ListenSettings,
-    socket: Handed,
+    socket: InheritedFd,
     addr: Address,
     file: Option<SocketFile>,
     #[json(default)]
-    source: Source,
+    source: ListenerSource,
 }
 
 /// What is known of the file of a unix socket.
@@ -97,7 +97,7 @@ impl Bound {
                 (socket, settings.addr.clone(), Some(file))
             }
         };
-        Ok(Bound { settings: settings.clone(), socket, addr, file, source: Source::Daemon })
+        Ok(Bound { settings: settings.clone(), socket, addr, file, source: ListenerSource::Daemon })
     }
 
     /// Takes over a socket that this process had before its last exec, or a supervisor before this one.
@@ -105,28 +105,28 @@ impl Bound {
         settings: ListenSettings,
         fd: OwnedFd,
         addr: Address,
-        source: Source,
+        source: ListenerSource,
     ) -> Bound {
         let file = match &addr {
-            Address::Unix(path) if source != Source::Manager => socket_file(path).ok(),
+            Address::Unix(path) if source != ListenerSource::Manager => socket_file(path).ok(),
             _ => None,
         };
         Bound { settings, socket: Socket::from(fd), addr, file, source }
     }
 
-    pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
-        Packed {
+    pub(crate) fn pack(&self, packing: &mut FdTable) -> BoundState {
+        BoundState {
             settings: self.settings.clone(),
-            socket: packing.hand(&self.socket),
+            socket: packing.add(&self.socket),
             addr: self.addr.clone(),
             file: self.file,
             source: self.source,
         }
     }
 
-    pub(crate) fn unpack(packed: Packed) -> Result<Bound> {
+    pub(crate) fn unpack(packed: BoundState) -> Result<Bound> {
         let socket = packed.socket.duplicate("a listener")?;
-        let Packed { settings, addr, file, source, .. } = packed;
+        let BoundState { settings, addr, file, source, .. } = packed;
         Ok(Bound { settings, socket: Socket::from(socket), addr, file, source })
     }
 
@@ -207,7 +207,7 @@ impl Bound {
         let Address::Unix(path) = &self.addr else { return self.beside(self) };
         let (socket, file) = unix::bind(name, path, &self.settings)?;
         let (settings, addr) = (self.settings.clone(), self.addr.clone());
-        Ok(Bound { settings, socket, addr, file: Some(file), source: Source::Daemon })
+        Ok(Bound { settings, socket, addr, file: Some(file), source: ListenerSource::Daemon })
     }
 
     /// The socket of `other`, in the place of this one, with the settings of this one.
@@ -226,13 +226,13 @@ impl Bound {
         &self.settings
     }
 
-    pub(crate) fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> ListenerSource {
         self.source
     }
 
     /// Whether it is the service manager's, and only shared with us.
     pub(crate) fn is_managers(&self) -> bool {
-        self.source == Source::Manager
+        self.source == ListenerSource::Manager
     }
 
     /// Unlinks the path of a unix socket, if it is still ours. For the daemon's end only.
@@ -243,10 +243,10 @@ impl Bound {
     }
 
     /// The file of a unix socket, which outlives the socket.
-    pub(crate) fn place(&self) -> Option<Place> {
+    pub(crate) fn place(&self) -> Option<SocketPlace> {
         match (&self.addr, self.file) {
             (Address::Unix(path), Some(file)) => {
-                Some(Place { path: path.clone(), inode: file.inode })
+                Some(SocketPlace { path: path.clone(), inode: file.inode })
             }
             _ => None,
         }
@@ -255,12 +255,12 @@ impl Bound {
 
 /// The file of a unix socket that may be closed.
 #[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
-pub(crate) struct Place {
+pub(crate) struct SocketPlace {
     path: std::path::PathBuf,
     inode: (u64, u64),
 }
 
-impl Place {
+impl SocketPlace {
     /// Unlinks it, if it is still ours.
     pub(crate) fn unlink(&self) {
         if inode(&self.path) == Some(self.inode) {

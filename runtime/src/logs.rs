@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 
-pub(crate) use say::{About, Say};
+pub(crate) use say::{DaemonLog, EventContext};
 pub(crate) use tail::{length, tail};
 
 use crate::error::{Error, ErrorKind, Result};

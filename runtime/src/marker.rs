@@ -17,7 +17,7 @@ pub(crate) const VARIABLE: &str = "UNBROKEN_ROLE";
 
 /// What a freshly exec'd program is told.
 #[derive(Debug, ToJson, FromJson)]
-pub(crate) struct Marker {
+pub(crate) struct RoleMarker {
     /// The process it is meant for.
     pub(crate) pid: u32,
     #[json(flatten)]
@@ -35,7 +35,7 @@ pub(crate) enum Role {
         /// Gets its generation's settings and computes none.
         respawn: bool,
         #[json(flatten)]
-        origin: Origin,
+        origin: LaunchOrigin,
     },
     /// A supervisor that takes over from the image before it. Descriptors by number.
     Supervisor {
@@ -69,7 +69,7 @@ pub(crate) enum Role {
 
 /// What relative paths and overrides refer to, carried on through all restarts.
 #[derive(Debug, Clone, ToJson, FromJson)]
-pub(crate) struct Origin {
+pub(crate) struct LaunchOrigin {
     /// The path of start.
     pub(crate) exe: PathBuf,
     /// The starting directory.
@@ -78,7 +78,7 @@ pub(crate) struct Origin {
     pub(crate) overrides: Vec<String>,
 }
 
-impl Marker {
+impl RoleMarker {
     /// Takes the marker meant for this process out of its environment.
     ///
     /// One for another process is removed and ignored: it leaked.
@@ -96,13 +96,13 @@ impl Marker {
 
     /// The variable's value for this process, which is about to exec.
     pub(crate) fn text(role: Role) -> Result<String> {
-        let marker = Marker { pid: std::process::id(), role };
+        let marker = RoleMarker { pid: std::process::id(), role };
         json::to_string(&marker).map_err(|error| Error::io("cannot write the marker", error))
     }
 }
 
 /// The marker in a variable's value; `None` if it is none of this release.
-pub(crate) fn parse(text: &OsStr) -> Option<Marker> {
+pub(crate) fn parse(text: &OsStr) -> Option<RoleMarker> {
     json::from_slice(text.as_bytes()).ok()
 }
 

@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How a daemon is, in the eyes of a service manager.
 #[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) struct Health {
-    pub(crate) phase: Phase,
+    pub(crate) phase: ServicePhase,
     /// For people.
     pub(crate) text: String,
     /// The generation that a restart tries, while it does.
@@ -52,7 +52,7 @@ pub(crate) struct Health {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
-pub(crate) enum Phase {
+pub(crate) enum ServicePhase {
     Starting,
     Running,
     /// A restart is in progress.
@@ -63,7 +63,7 @@ pub(crate) enum Phase {
 /// Tells a service manager, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
-    manager: Option<Manager>,
+    manager: Option<ServiceManager>,
     /// What it was told last, sent or not.
     told: Option<Health>,
     /// What is not sent yet.
@@ -74,7 +74,7 @@ pub(crate) struct Notifier {
 }
 
 #[derive(Debug)]
-struct Manager {
+struct ServiceManager {
     socket: UnixDatagram,
     addr: SocketAddr,
     /// How often it wants to hear that all is well, and when the next time is.
@@ -101,7 +101,7 @@ impl Notifier {
             let every = number("WATCHDOG_USEC").map(|limit| Duration::from_micros(limit / 2));
             let every = every.filter(|every| ours && !every.is_zero());
             let watchdog = every.map(|every| (every, Instant::now()));
-            Some(Manager { socket, addr, watchdog })
+            Some(ServiceManager { socket, addr, watchdog })
         });
         let retry = (!pending.is_empty()).then(Instant::now);
         Notifier { manager, told, pending, retry, store: store::Store::new(vars) }
@@ -185,7 +185,7 @@ impl Notifier {
     }
 }
 
-impl Manager {
+impl ServiceManager {
     fn send(&self, message: &str) -> io::Result<()> {
         self.socket.send_to_addr(message.as_bytes(), &self.addr).map(drop)
     }
@@ -203,14 +203,16 @@ fn message(before: Option<&Health>, now: &Health, monotonic_us: u64) -> String {
     let mut text = String::new();
     // Whoever asked for one more restart during one waits for its beginning, and then for its end.
     let one_more = now.reload.is_some() && before.is_some_and(|before| before.reload != now.reload);
-    let before = before.map_or(Phase::Starting, |before| before.phase);
-    if before != now.phase || (now.phase == Phase::Reloading && one_more) {
+    let before = before.map_or(ServicePhase::Starting, |before| before.phase);
+    if before != now.phase || (now.phase == ServicePhase::Reloading && one_more) {
         match now.phase {
-            Phase::Starting => {}
-            Phase::Running => text += "READY=1\n",
-            Phase::Reloading if before == Phase::Starting => {}
-            Phase::Reloading => text += &format!("RELOADING=1\nMONOTONIC_USEC={monotonic_us}\n"),
-            Phase::Stopping => {
+            ServicePhase::Starting => {}
+            ServicePhase::Running => text += "READY=1\n",
+            ServicePhase::Reloading if before == ServicePhase::Starting => {}
+            ServicePhase::Reloading => {
+                text += &format!("RELOADING=1\nMONOTONIC_USEC={monotonic_us}\n")
+            }
+            ServicePhase::Stopping => {
                 let limit = now.ends_within.as_micros();
                 text += &format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={limit}\n");
             }
@@ -225,7 +227,7 @@ fn message(before: Option<&Health>, now: &Health, monotonic_us: u64) -> String {
 mod tests {
     use super::*;
 
-    fn health(phase: Phase, text: &str) -> Health {
+    fn health(phase: ServicePhase, text: &str) -> Health {
         Health { phase, text: text.into(), reload: None, ends_within: Duration::from_secs(35) }
     }
 
@@ -243,22 +245,22 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         let vars = [("NOTIFY_SOCKET".into(), path.into_os_string())];
         let mut notifier = Notifier::new(&vars, None, VecDeque::new());
-        notifier.tell(health(Phase::Starting, "starts"));
+        notifier.tell(health(ServicePhase::Starting, "starts"));
         assert_eq!(heard(&socket), "STATUS=starts\n");
-        notifier.tell(health(Phase::Running, "generation 1 serves"));
+        notifier.tell(health(ServicePhase::Running, "generation 1 serves"));
         assert_eq!(heard(&socket), "READY=1\nSTATUS=generation 1 serves\n");
-        notifier.tell(health(Phase::Running, "generation 1 serves"));
+        notifier.tell(health(ServicePhase::Running, "generation 1 serves"));
         assert!(socket.recv(&mut [0]).is_err());
-        notifier.tell(health(Phase::Reloading, "a restart\nis in progress"));
+        notifier.tell(health(ServicePhase::Reloading, "a restart\nis in progress"));
         let text = heard(&socket);
         let fields: Vec<&str> = text.lines().collect();
         assert_eq!((fields[0], fields[2]), ("RELOADING=1", "STATUS=a restart is in progress"));
         assert!(fields[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse::<u64>().unwrap() > 0);
         // Another image goes on where this one was.
         let mut next = Notifier::new(&vars, notifier.told().cloned(), VecDeque::new());
-        next.tell(health(Phase::Running, "generation 2 serves"));
+        next.tell(health(ServicePhase::Running, "generation 2 serves"));
         assert_eq!(heard(&socket), "READY=1\nSTATUS=generation 2 serves\n");
-        next.tell(health(Phase::Stopping, "stops"));
+        next.tell(health(ServicePhase::Stopping, "stops"));
         assert_eq!(heard(&socket), "STOPPING=1\nEXTEND_TIMEOUT_USEC=35000000\nSTATUS=stops\n");
         assert_eq!(next.deadline(), None);
     }
@@ -277,10 +279,10 @@ mod tests {
         }
         let vars = [("NOTIFY_SOCKET".into(), path.into_os_string())];
         let mut notifier = Notifier::new(&vars, None, VecDeque::new());
-        notifier.tell(health(Phase::Starting, "starts"));
-        notifier.tell(health(Phase::Running, "one"));
-        notifier.tell(health(Phase::Running, "two"));
-        notifier.tell(health(Phase::Running, "three"));
+        notifier.tell(health(ServicePhase::Starting, "starts"));
+        notifier.tell(health(ServicePhase::Running, "one"));
+        notifier.tell(health(ServicePhase::Running, "two"));
+        notifier.tell(health(ServicePhase::Running, "three"));
         let due = notifier.deadline().unwrap();
         assert!(!notifier.retries(due - Duration::from_millis(1)));
         // Still without room.
@@ -300,11 +302,11 @@ mod tests {
 
     #[test]
     fn a_restart_behind_a_restart_is_announced_as_well() {
-        let reloading = |reload| Health { reload, ..health(Phase::Reloading, "restarts") };
+        let reloading = |reload| Health { reload, ..health(ServicePhase::Reloading, "restarts") };
         let message = |before: &Health, now: &Health| message(Some(before), now, 7);
         let announced = "RELOADING=1\nMONOTONIC_USEC=7\nSTATUS=restarts\n";
         let (running, two, three) =
-            (health(Phase::Running, "runs"), reloading(Some(2)), reloading(Some(3)));
+            (health(ServicePhase::Running, "runs"), reloading(Some(2)), reloading(Some(3)));
         assert_eq!(message(&running, &two), announced);
         assert_eq!(message(&two, &three), announced);
         // Its end, while the supervisor becomes the new image, is no beginning.
@@ -342,7 +344,7 @@ mod tests {
         for path in ["", "relative", "vsock:2:1"] {
             let mut notifier =
                 Notifier::new(&[("NOTIFY_SOCKET".into(), path.into())], None, VecDeque::new());
-            notifier.tell(health(Phase::Running, "generation 1 serves"));
+            notifier.tell(health(ServicePhase::Running, "generation 1 serves"));
             notifier.keep_alive(Instant::now(), true);
             assert_eq!((notifier.told(), notifier.deadline()), (None, None));
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::control::{Reply, Request};
 use crate::json::{self, FromJson, ToJson};
 use crate::link::{FromWorker, ToWorker};
-use crate::supervisor::upgrade::State;
+use crate::supervisor::upgrade::SupervisorState;
 
 /// Of the present release.
 pub(crate) const STATE: &str = include_str!("recorded/0.1.0/state.json");
@@ -44,7 +44,7 @@ fn messages_of_all_releases_are_understood() {
 fn states_of_all_releases_are_understood() {
     for release in &RELEASES {
         let recorded: Value = serde_json::from_str(release.state).unwrap();
-        let state = State::read(release.state.as_bytes()).unwrap();
+        let state = SupervisorState::read(release.state.as_bytes()).unwrap();
         holds(&json::to_value(&state).unwrap(), &recorded, "state");
 
         let mut later = recorded.clone();
@@ -55,7 +55,7 @@ fn states_of_all_releases_are_understood() {
             }
         }
         assert_ne!(later, recorded);
-        let read = State::read(later.to_string().as_bytes()).unwrap();
+        let read = SupervisorState::read(later.to_string().as_bytes()).unwrap();
         assert_eq!(json::to_value(&read).unwrap(), json::to_value(&state).unwrap());
     }
 }
@@ -67,12 +67,12 @@ fn a_later_state_is_refused() {
     later["release"] = json!("7.1.0");
     later["machine"] = json!("of another kind");
     assert_eq!(
-        State::read(later.to_string().as_bytes()).unwrap_err().to_string(),
+        SupervisorState::read(later.to_string().as_bytes()).unwrap_err().to_string(),
         "the supervisor's state has version 2 (release 7.1.0), and this image understands none after 1: \
          stop and start"
     );
-    assert!(State::read(b"{}").is_err());
-    assert!(State::read(b"").is_err());
+    assert!(SupervisorState::read(b"{}").is_err());
+    assert!(SupervisorState::read(b"").is_err());
 }
 
 /// Each line is a message that is known, and nothing that it says is lost.

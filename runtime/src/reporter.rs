@@ -8,14 +8,14 @@ use crate::json::{self, FromJson, ToJson};
 
 /// The daemon's end. In the foreground nobody listens.
 #[derive(Debug, Default)]
-pub(crate) struct Reporter {
+pub(crate) struct StartupNotifier {
     pipe: Option<File>,
 }
 
 /// What is reported, a line each.
 #[derive(Debug, ToJson, FromJson)]
 #[json(tag = "type", rename_all = "kebab-case")]
-pub(crate) enum Report {
+pub(crate) enum StartupMessage {
     /// The daemon's process.
     Process { pid: i32 },
     /// It serves.
@@ -30,19 +30,22 @@ pub(crate) enum Report {
     },
 }
 
-impl Reporter {
-    pub(crate) fn new(pipe: OwnedFd) -> Reporter {
-        Reporter { pipe: Some(File::from(pipe)) }
+impl StartupNotifier {
+    pub(crate) fn new(pipe: OwnedFd) -> StartupNotifier {
+        StartupNotifier { pipe: Some(File::from(pipe)) }
     }
 
     pub(crate) fn process(&mut self) {
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
-        self.write(&Report::Process { pid });
+        self.write(&StartupMessage::Process { pid });
     }
 
     /// The daemon serves; the launcher returns.
     pub(crate) fn ready(&mut self, listeners: &[String]) {
-        self.write(&Report::Ready { pid: std::process::id(), listeners: listeners.to_owned() });
+        self.write(&StartupMessage::Ready {
+            pid: std::process::id(),
+            listeners: listeners.to_owned(),
+        });
         self.pipe = None;
     }
 
@@ -57,7 +60,11 @@ impl Reporter {
     }
 
     fn fail(&mut self, code: u8, reason: &str, in_main: bool) {
-        self.write(&Report::Failed { code: code.max(1), reason: reason.to_owned(), in_main });
+        self.write(&StartupMessage::Failed {
+            code: code.max(1),
+            reason: reason.to_owned(),
+            in_main,
+        });
         self.pipe = None;
     }
 
@@ -65,7 +72,7 @@ impl Reporter {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    fn write(&mut self, report: &Report) {
+    fn write(&mut self, report: &StartupMessage) {
         let Some(pipe) = &mut self.pipe else { return };
         if let Ok(mut line) = json::to_vec(report) {
             line.push(b'\n');
@@ -76,17 +83,17 @@ impl Reporter {
 }
 
 /// The launcher's end.
-pub(crate) struct Reports {
+pub(crate) struct StartupReader {
     pipe: BufReader<File>,
 }
 
-impl Reports {
-    pub(crate) fn new(pipe: OwnedFd) -> Reports {
-        Reports { pipe: BufReader::new(File::from(pipe)) }
+impl StartupReader {
+    pub(crate) fn new(pipe: OwnedFd) -> StartupReader {
+        StartupReader { pipe: BufReader::new(File::from(pipe)) }
     }
 
     /// The next report; `None` when the daemon hung up. Waits for it: see [`Reports::as_fd`].
-    pub(crate) fn next(&mut self) -> Option<Report> {
+    pub(crate) fn next(&mut self) -> Option<StartupMessage> {
         let mut line = String::new();
         match self.pipe.read_line(&mut line) {
             Ok(1..) => json::from_slice(line.as_bytes()).ok(),
@@ -100,7 +107,7 @@ impl Reports {
     }
 }
 
-impl AsFd for Reports {
+impl AsFd for StartupReader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.get_ref().as_fd()
     }

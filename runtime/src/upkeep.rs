@@ -16,7 +16,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use crate::control::{prepare_directory, unix_seconds};
 use crate::error::{Error, ErrorKind, Result};
-use crate::logs::Say;
+use crate::logs::DaemonLog;
 use crate::watch::Watch;
 
 /// How long what cannot be restored is left before it is tried again.
@@ -57,7 +57,7 @@ pub(crate) struct FileStatus {
 }
 
 /// Looks after the files.
-pub(crate) struct Upkeep {
+pub(crate) struct OwnedFiles {
     watch: Option<Watch>,
     runtime_dir: PathBuf,
     /// Those that were looked after last.
@@ -77,10 +77,10 @@ struct Directory {
     group: u32,
 }
 
-impl Upkeep {
-    pub(crate) fn new(runtime_dir: &Path, known: Vec<FileStatus>, say: &Say) -> Upkeep {
+impl OwnedFiles {
+    pub(crate) fn new(runtime_dir: &Path, known: Vec<FileStatus>, say: &DaemonLog) -> OwnedFiles {
         let watch = Watch::new().inspect_err(|error| say.warn(&unwatched(error))).ok();
-        Upkeep {
+        OwnedFiles {
             watch,
             runtime_dir: runtime_dir.to_owned(),
             paths: Vec::new(),
@@ -96,7 +96,7 @@ impl Upkeep {
     }
 
     /// Reads what has happened to the files. Whether they should be looked at.
-    pub(crate) fn hears(&mut self, say: &Say) -> bool {
+    pub(crate) fn hears(&mut self, say: &DaemonLog) -> bool {
         let Some(watch) = &mut self.watch else { return false };
         watch.hears().unwrap_or_else(|error| {
             say.warn(&unwatched(&error));
@@ -111,7 +111,7 @@ impl Upkeep {
     }
 
     /// Begins a look at the files at these paths.
-    pub(crate) fn begin(&mut self, paths: Vec<PathBuf>, say: &Say) {
+    pub(crate) fn begin(&mut self, paths: Vec<PathBuf>, say: &DaemonLog) {
         if let Some(watch) = &mut self.watch
             && let Err(error) = watch.set(paths.iter().map(PathBuf::as_path))
             && paths != self.paths
@@ -134,7 +134,7 @@ impl Upkeep {
         what: &str,
         path: &Path,
         ours: Option<Inode>,
-        say: &Say,
+        say: &DaemonLog,
         restore: impl FnOnce() -> Result<()>,
     ) -> bool {
         // What cannot be seen may be there.
@@ -172,7 +172,14 @@ impl Upkeep {
         self.known.clone()
     }
 
-    fn note(&mut self, what: &str, path: &Path, state: &str, reason: Option<String>, say: &Say) {
+    fn note(
+        &mut self,
+        what: &str,
+        path: &Path,
+        state: &str,
+        reason: Option<String>,
+        say: &DaemonLog,
+    ) {
         if state != RESTORED {
             self.retry = Some(Instant::now() + PAUSE);
         }

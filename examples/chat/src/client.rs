@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tungstenite::protocol::frame::coding::CloseCode;
 use unbroken::Daemon;
 use unbroken::net::Stream;
-use unbroken::passing::{Saved, Unpassed};
+use unbroken::passing::{HandoffError, HandoffState};
 
 use crate::BUILD;
 use crate::frame::{self, Received};
@@ -68,7 +68,7 @@ impl Client {
     }
 
     /// One from an older generation.
-    pub(crate) fn restore(saved: &Saved) -> Option<Client> {
+    pub(crate) fn restore(saved: &HandoffState) -> Option<Client> {
         if saved.version != 1 {
             return None;
         }
@@ -84,14 +84,14 @@ impl Client {
         })
     }
 
-    fn save(&self) -> serde_json::Result<Saved> {
+    fn save(&self) -> serde_json::Result<HandoffState> {
         let known =
             Known { name: self.name.clone(), upto: self.upto, incoming: self.incoming.len() };
         let mut bytes = serde_json::to_vec(&known)?;
         bytes.push(b'\n');
         bytes.extend_from_slice(&self.incoming);
         bytes.extend_from_slice(&self.outgoing);
-        Ok(Saved { version: 1, bytes })
+        Ok(HandoffState { version: 1, bytes })
     }
 
     /// Talks with it until it leaves or the next generation has it.
@@ -207,14 +207,15 @@ impl Client {
     /// Passes it to the next generation, or where that does not take it, tells it to come again.
     async fn leave(mut self, daemon: &Daemon, stream: Stream) -> anyhow::Result<()> {
         let saved = self.save()?;
-        let Err(Unpassed { mut stream, reason, .. }) = daemon.pass("client", stream, saved).await
+        let Err(HandoffError { mut stream, reason, .. }) =
+            daemon.hand_off("client", stream, saved).await
         else {
             return Ok(());
         };
         eprintln!("{} is told to come again: {reason}", self.name);
         daemon.draining_with_jitter(JITTER).await;
         frame::close(&mut self.outgoing, CloseCode::Restart, "restart");
-        stream.told_to_go();
+        stream.mark_closed();
         stream.write_all_buf(&mut self.outgoing).await?;
         Ok(stream.shutdown().await?)
     }

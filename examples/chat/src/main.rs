@@ -15,7 +15,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use unbroken::passing::{Passed, Saved};
+use unbroken::passing::{HandoffState, IncomingHandoffs};
 use unbroken::{Daemon, daemon};
 
 use crate::client::Client;
@@ -36,8 +36,8 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
     let room = Arc::new(Room::new(daemon.generation()));
     let chat = Chat { daemon: daemon.clone(), room };
     // Before `serve`, which makes this worker ready: from then on connections may be passed to it.
-    daemon.spawn(take_rooms(chat.clone(), daemon.passed("room")));
-    daemon.spawn(take_clients(chat.clone(), daemon.passed("client")));
+    daemon.spawn(take_rooms(chat.clone(), daemon.handoffs("room")));
+    daemon.spawn(take_clients(chat.clone(), daemon.handoffs("client")));
     daemon.spawn(hand_over(chat.clone()));
     let app = Router::new().route("/", get(page)).route("/ws", get(join)).with_state(chat);
     daemon.serve("http", app).await?;
@@ -91,8 +91,8 @@ async fn hand_over(chat: Chat) {
     // What is passed is a socket with a state. Here only the state is of use.
     let passed = async {
         let (socket, _) = tokio::net::UnixStream::pair()?;
-        let saved = Saved { version: 1, bytes: serde_json::to_vec(&history)? };
-        anyhow::Ok(chat.daemon.pass("room", socket, saved).await?)
+        let saved = HandoffState { version: 1, bytes: serde_json::to_vec(&history)? };
+        anyhow::Ok(chat.daemon.hand_off("room", socket, saved).await?)
     };
     if let Err(error) = passed.await {
         eprintln!("what was said is lost: {error}");
@@ -100,22 +100,22 @@ async fn hand_over(chat: Chat) {
     chat.room.handed_over();
 }
 
-async fn take_rooms(chat: Chat, mut rooms: Passed) {
+async fn take_rooms(chat: Chat, mut rooms: IncomingHandoffs) {
     while let Some(offer) = rooms.next().await {
         // Another version is refused, by not taking it.
-        if let (1, Ok(history)) = (offer.saved().version, room::History::read(offer.saved())) {
+        if let (1, Ok(history)) = (offer.state().version, room::History::read(offer.state())) {
             chat.room.add(history);
-            if let Err(error) = offer.take_socket().await {
+            if let Err(error) = offer.accept_socket().await {
                 eprintln!("what was said stays with the older generation: {error}");
             }
         }
     }
 }
 
-async fn take_clients(chat: Chat, mut clients: Passed) {
+async fn take_clients(chat: Chat, mut clients: IncomingHandoffs) {
     while let Some(offer) = clients.next().await {
-        let Some(client) = Client::restore(offer.saved()) else { continue };
-        match offer.take().await {
+        let Some(client) = Client::restore(offer.state()) else { continue };
+        match offer.accept().await {
             Ok((stream, _)) => {
                 let Chat { daemon, room } = chat.clone();
                 chat.daemon.spawn(client.run(daemon, room, stream));

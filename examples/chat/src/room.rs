@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use unbroken::passing::Saved;
+use unbroken::passing::HandoffState;
 
 /// How much of it is kept, and goes to the next generation, in bytes of text.
 const KEPT: usize = 32 * 1024;
@@ -27,7 +27,7 @@ pub(crate) struct Message {
 pub(crate) struct History(Vec<(Place, Message)>);
 
 impl History {
-    pub(crate) fn read(saved: &Saved) -> serde_json::Result<History> {
+    pub(crate) fn read(saved: &HandoffState) -> serde_json::Result<History> {
         serde_json::from_slice(&saved.bytes)
     }
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 
-use super::elsewhere::Places;
+use super::elsewhere::SearchPlaces;
 use super::show;
-use super::verbs::Inquiry;
+use super::verbs::ReadOnlyCommand;
 use crate::claim;
 use crate::config::Settings;
-use crate::control::{Outcome, Reply, Request, Status, connect, path_of};
+use crate::control::{Reply, Request, RestartOutcome, Status, connect, path_of};
 use crate::counters::Ledger;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, OnDisk};
@@ -29,12 +29,14 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Runs the verb; returns its exit code.
-pub(crate) fn run(settings: &Settings, inquiry: &Inquiry) -> Result<ExitCode> {
+pub(crate) fn run(settings: &Settings, inquiry: &ReadOnlyCommand) -> Result<ExitCode> {
     match *inquiry {
-        Inquiry::Status { json } => status(settings, json),
-        Inquiry::Probe { json, probe } => self::probe(settings, json, probe),
-        Inquiry::Stop { json } => stop(settings, json),
-        Inquiry::Restart { json, wait, ref exe } => restart(settings, json, wait, exe.as_deref()),
+        ReadOnlyCommand::Status { json } => status(settings, json),
+        ReadOnlyCommand::Probe { json, probe } => self::probe(settings, json, probe),
+        ReadOnlyCommand::Stop { json } => stop(settings, json),
+        ReadOnlyCommand::Restart { json, wait, ref exe } => {
+            restart(settings, json, wait, exe.as_deref())
+        }
     }
 }
 
@@ -70,7 +72,7 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
 
 /// What a running daemon says of itself.
 pub(super) fn ask_status(settings: &Settings) -> Result<Box<Status>> {
-    let mut conversation = Conversation::begin(settings, &Request::Status {})?;
+    let mut conversation = ControlClient::begin(settings, &Request::Status {})?;
     loop {
         match conversation.next(Some(STATUS_TIMEOUT))? {
             Some(Reply::Status { status }) => return Ok(status),
@@ -84,7 +86,7 @@ pub(super) fn ask_status(settings: &Settings) -> Result<Box<Status>> {
 fn probe(settings: &Settings, json: bool, probe: Probe) -> Result<ExitCode> {
     let (ok, text) = asked(settings, probe).unwrap_or_else(|error| (false, error.to_string()));
     if json {
-        super::print_json(&serde_json::json!({ "probe": probe.word(), "ok": ok, "text": text }))?;
+        super::print_json(&serde_json::json!({ "probe": probe.as_str(), "ok": ok, "text": text }))?;
     } else {
         let not = if ok { "" } else { "not " };
         let word = match probe {
@@ -98,7 +100,7 @@ fn probe(settings: &Settings, json: bool, probe: Probe) -> Result<ExitCode> {
 }
 
 fn asked(settings: &Settings, probe: Probe) -> Result<(bool, String)> {
-    let mut conversation = Conversation::begin(settings, &Request::Probe { probe })?;
+    let mut conversation = ControlClient::begin(settings, &Request::Probe { probe })?;
     loop {
         match conversation.next(Some(STATUS_TIMEOUT))? {
             Some(Reply::Probed { ok, text }) => return Ok((ok, text)),
@@ -109,14 +111,14 @@ fn asked(settings: &Settings, probe: Probe) -> Result<(bool, String)> {
 }
 
 fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
-    let mut conversation = Conversation::begin(settings, &Request::Stop {})?;
+    let mut conversation = ControlClient::begin(settings, &Request::Stop {})?;
     let mut began = Instant::now();
     let mut phase = "draining";
     let mut farewell = None;
     loop {
         match conversation.next(Some(Duration::from_secs(1))) {
             Ok(Some(Reply::Stopped { ledger, to_drained_ms, warnings })) => {
-                farewell = Some(show::Farewell { ledger, to_drained_ms, warnings });
+                farewell = Some(show::StopReport { ledger, to_drained_ms, warnings });
                 break;
             }
             // Who stops is told so without having asked; only what comes before it is news.
@@ -174,9 +176,9 @@ fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> R
             Request::Restart { wait }
         }
     };
-    let mut conversation = Conversation::begin(settings, &request)?;
+    let mut conversation = ControlClient::begin(settings, &request)?;
     let mut draining: Option<Instant> = None;
-    let outcome: Outcome = loop {
+    let outcome: RestartOutcome = loop {
         match conversation.next(Some(Duration::from_secs(1)))? {
             Some(Reply::Restarted { outcome }) => break outcome,
             Some(Reply::Progress { text }) => eprintln!("{}: {text}", settings.name),
@@ -217,7 +219,7 @@ fn tell_of_another_file(settings: &Settings) {
     // A daemon that does not say what it would start will say why.
     let Ok(status) = ask_status(settings) else { return };
     let Some(next) = status.on_disk.filter(|_| status.mode == "supervised") else { return };
-    let own = process::path_of_start();
+    let own = process::initial_exe_path();
     let Ok(image) = Image::own(&own) else { return };
     let (at, there, name) = (own.display(), next.path.display(), &settings.name);
     match image.compare(&next.path, &[]) {
@@ -239,7 +241,7 @@ fn not_running(settings: &Settings) -> Error {
             "{name} runs as process {pid}, which has lost its pidfile {pidfile}; see its log for what keeps it \
              from restoring it, or end that process"
         ),
-        None => match Places::of_host().find(settings) {
+        None => match SearchPlaces::of_host().find(settings) {
             Some(elsewhere) => format!(
                 "{name} is not running here (nobody holds the pidfile {pidfile}); {elsewhere}"
             ),
@@ -252,15 +254,15 @@ fn not_running(settings: &Settings) -> Error {
 }
 
 /// A connected daemon.
-struct Conversation<'a> {
+struct ControlClient<'a> {
     settings: &'a Settings,
     socket: OwnedFd,
     /// Opened while it is connected, so that the number is its own.
     process: Option<OwnedFd>,
 }
 
-impl<'a> Conversation<'a> {
-    fn begin(settings: &'a Settings, request: &Request) -> Result<Conversation<'a>> {
+impl<'a> ControlClient<'a> {
+    fn begin(settings: &'a Settings, request: &Request) -> Result<ControlClient<'a>> {
         let Some(holder) = pidfile::holder(&settings.pidfile)? else {
             return Err(not_running(settings));
         };
@@ -287,7 +289,7 @@ impl<'a> Conversation<'a> {
             .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         crate::link::send(&socket, request, &[])
             .map_err(|error| Error::io(format!("cannot ask {}", settings.name), error))?;
-        Ok(Conversation { settings, socket, process })
+        Ok(ControlClient { settings, socket, process })
     }
 
     /// The next reply; `None` when none came within `timeout`.

@@ -11,7 +11,7 @@ use crate::control::path_of;
 use crate::pidfile;
 
 /// Where daemons are when nothing is said of it.
-pub(super) struct Places {
+pub(super) struct SearchPlaces {
     run: PathBuf,
     tmp: PathBuf,
     /// `XDG_RUNTIME_DIR`.
@@ -33,9 +33,9 @@ pub(super) enum Elsewhere {
     Hidden { uid: u32, dir: PathBuf },
 }
 
-impl Places {
-    pub(super) fn of_host() -> Places {
-        Places {
+impl SearchPlaces {
+    pub(super) fn of_host() -> SearchPlaces {
+        SearchPlaces {
             run: "/run".into(),
             tmp: "/tmp".into(),
             user: std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),

@@ -27,7 +27,7 @@ pub(crate) struct Options {
 pub(crate) const KEYS: [&str; 5] = ["name", "pidfile", "runtime_dir", "log", "log_format"];
 
 /// Where a daemon's output goes.
-enum Place {
+enum LogPlace {
     File(PathBuf),
     /// Matches and options for journalctl(1).
     Journal(Vec<OsString>),
@@ -36,20 +36,22 @@ enum Place {
 /// Runs the verb; returns its exit code.
 pub(crate) fn run(settings: &Settings, options: &Options) -> Result<ExitCode> {
     match place(settings)? {
-        Place::File(path) => follow::show(&settings.name, &path, options),
-        Place::Journal(matches) => Err(exec_journalctl(matches, options)),
+        LogPlace::File(path) => follow::show(&settings.name, &path, options),
+        LogPlace::Journal(matches) => Err(exec_journalctl(matches, options)),
     }
 }
 
-fn place(settings: &Settings) -> Result<Place> {
+fn place(settings: &Settings) -> Result<LogPlace> {
     let own_journal = settings.log_format == LogFormat::Journald;
     if pidfile::holder(&settings.pidfile)?.is_none() {
         if own_journal {
-            return Ok(Place::Journal(vec![format!("SYSLOG_IDENTIFIER={}", settings.name).into()]));
+            return Ok(LogPlace::Journal(vec![
+                format!("SYSLOG_IDENTIFIER={}", settings.name).into(),
+            ]));
         }
         let path = settings.log.clone().unwrap_or_else(|| settings.detached_log.clone());
         return match path.exists() {
-            true => Ok(Place::File(path)),
+            true => Ok(LogPlace::File(path)),
             false => Err(Error::new(
                 ErrorKind::NotRunning,
                 format!(
@@ -68,18 +70,18 @@ fn place(settings: &Settings) -> Result<Place> {
             eprintln!("{name}: events go to the journal, and what is printed to {}", log.display());
         }
         return Ok(match unit(status.pid) {
-            Some(unit) => Place::Journal(unit),
-            None => Place::Journal(vec![format!("SYSLOG_IDENTIFIER={}", settings.name).into()]),
+            Some(unit) => LogPlace::Journal(unit),
+            None => LogPlace::Journal(vec![format!("SYSLOG_IDENTIFIER={}", settings.name).into()]),
         });
     }
     match status.log {
-        Some(path) => Ok(Place::File(path)),
+        Some(path) => Ok(LogPlace::File(path)),
         None => of_stderr(&settings.name, status.pid),
     }
 }
 
 /// Where the stderr of a daemon in the foreground goes.
-fn of_stderr(name: &str, pid: u32) -> Result<Place> {
+fn of_stderr(name: &str, pid: u32) -> Result<LogPlace> {
     let stderr = format!("/proc/{pid}/fd/2");
     let cannot = |error| {
         Error::io(
@@ -91,13 +93,13 @@ fn of_stderr(name: &str, pid: u32) -> Result<Place> {
     let stream = variable(pid, journal::STREAM).unwrap_or_default();
     if journal::is_stderr_of(pid, &stream) {
         return match unit(pid) {
-            Some(unit) => Ok(Place::Journal(unit)),
-            None => Ok(Place::Journal(vec![format!("_PID={pid}").into()])),
+            Some(unit) => Ok(LogPlace::Journal(unit)),
+            None => Ok(LogPlace::Journal(vec![format!("_PID={pid}").into()])),
         };
     }
     let kind = fs::metadata(&stderr).map_err(cannot)?.file_type();
     if kind.is_file() {
-        return Ok(Place::File(target));
+        return Ok(LogPlace::File(target));
     }
     let place = if kind.is_fifo() || kind.is_socket() {
         let what = if kind.is_fifo() { "a pipe" } else { "a socket" };

@@ -94,7 +94,7 @@ pub(super) const PROBE: Opt = Opt {
         name: "PROBE",
         expected: "live, ready or startup",
         set: |given, text| {
-            given.probe = Probe::ALL.into_iter().find(|probe| probe.word() == text);
+            given.probe = Probe::ALL.into_iter().find(|probe| probe.as_str() == text);
             given.probe.is_some()
         },
     },

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::control::{DiskStatus, ImageStatus, Outcome, PastRestart, Status};
-use crate::counters::{Held, Ledger};
+use crate::control::{DiskStatus, ImageStatus, PastRestart, RestartOutcome, Status};
+use crate::counters::{Ledger, Remaining};
 use crate::upkeep::FileStatus;
 
 /// `status`.
@@ -110,7 +110,7 @@ pub(super) fn waits(status: &Status) -> Option<String> {
     let several = draining.len() > 1;
     let said = draining.into_iter().map(|worker| {
         let main = worker.main_ended.map(|ended| !ended);
-        let held = Held { connections: worker.connections, tasks: worker.tasks, main };
+        let held = Remaining { connections: worker.connections, tasks: worker.tasks, main };
         match several {
             true => format!("generation {}: {held}", worker.generation),
             false => held.to_string(),
@@ -192,7 +192,7 @@ fn past_restart(past: &PastRestart) -> String {
 }
 
 /// A restart that was done.
-pub(super) fn restarted(name: &str, outcome: &Outcome) -> String {
+pub(super) fn restarted(name: &str, outcome: &RestartOutcome) -> String {
     let mut text = format!("{name} serves generation {}", outcome.generation);
     if let Some(ms) = outcome.to_commit_ms {
         let _ = write!(text, " after {ms:.0} ms");
@@ -215,16 +215,16 @@ fn warn(name: &str, warnings: &[String], text: &mut String) {
     }
 }
 
-fn note(name: &str, outcome: &Outcome, text: &mut String) {
+fn note(name: &str, outcome: &RestartOutcome, text: &mut String) {
     if let Some(note) = &outcome.note {
         let _ = write!(text, "\n{name}: before this restart, {note}");
     }
 }
 
 /// A daemon that has ended; with what it said of its connections, if it said farewell.
-pub(super) fn stopped(name: &str, farewell: Option<Farewell>) -> String {
+pub(super) fn stopped(name: &str, farewell: Option<StopReport>) -> String {
     let mut text = format!("{name} stopped");
-    if let Some(Farewell { ledger, to_drained_ms, warnings }) = farewell {
+    if let Some(StopReport { ledger, to_drained_ms, warnings }) = farewell {
         if let Some(ms) = to_drained_ms {
             let _ = write!(text, " after {ms:.0} ms");
         }
@@ -235,14 +235,14 @@ pub(super) fn stopped(name: &str, farewell: Option<Farewell>) -> String {
 }
 
 /// What a daemon says of its end.
-pub(super) struct Farewell {
+pub(super) struct StopReport {
     pub(super) ledger: Ledger,
     pub(super) to_drained_ms: Option<f64>,
     pub(super) warnings: Vec<String>,
 }
 
 /// A restart that was undone.
-pub(super) fn aborted(name: &str, outcome: &Outcome) -> String {
+pub(super) fn aborted(name: &str, outcome: &RestartOutcome) -> String {
     let reason = outcome.reason.as_deref().unwrap_or("no reason was given");
     let kept =
         outcome.from.map_or(String::new(), |from| format!("; generation {from} keeps serving"));

@@ -37,7 +37,7 @@ pub(crate) enum Command {
         detach: Option<bool>,
     },
     /// A verb for a daemon that runs.
-    Client(Inquiry),
+    Client(ReadOnlyCommand),
     Check {
         json: bool,
     },
@@ -49,7 +49,7 @@ pub(crate) enum Command {
 
 /// What is asked of a running daemon.
 #[derive(Debug)]
-pub(crate) enum Inquiry {
+pub(crate) enum ReadOnlyCommand {
     Stop {
         json: bool,
     },
@@ -114,7 +114,7 @@ pub(super) static VERBS: [Verb; 8] = [
         options: &[options::SET, options::JSON],
         behind: Behind::Running,
         notes: |_| String::new(),
-        command: |given| Command::Client(Inquiry::Stop { json: given.json }),
+        command: |given| Command::Client(ReadOnlyCommand::Stop { json: given.json }),
     },
     Verb {
         name: "restart",
@@ -124,7 +124,7 @@ pub(super) static VERBS: [Verb; 8] = [
         notes: |_| String::new(),
         command: |given| {
             let (json, wait, exe) = (given.json, !given.no_wait, given.exe.clone());
-            Command::Client(Inquiry::Restart { json, wait, exe })
+            Command::Client(ReadOnlyCommand::Restart { json, wait, exe })
         },
     },
     Verb {
@@ -135,8 +135,8 @@ pub(super) static VERBS: [Verb; 8] = [
         notes: |_| String::new(),
         command: |given| {
             Command::Client(match given.probe {
-                Some(probe) => Inquiry::Probe { json: given.json, probe },
-                None => Inquiry::Status { json: given.json },
+                Some(probe) => ReadOnlyCommand::Probe { json: given.json, probe },
+                None => ReadOnlyCommand::Status { json: given.json },
             })
         },
     },

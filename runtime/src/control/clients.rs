@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{ControlSocket, Reply, Request};
 use crate::error::Result;
-use crate::handed::{Handed, Packing};
+use crate::handed::{FdTable, InheritedFd};
 use crate::json::{FromJson, ToJson};
 use crate::sorted::SortedMap;
 
@@ -37,7 +37,7 @@ struct Client {
 
 /// What a readable client had to say.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum ClientInput {
     Request(Request),
     /// It hung up, or talks nonsense and was closed.
     Gone,
@@ -46,29 +46,29 @@ pub(crate) enum Heard {
 
 /// The clients on their way to the next program, with what they wait for.
 #[derive(Debug, ToJson, FromJson)]
-pub(crate) struct Packed {
-    connected: SortedMap<u64, PackedClient>,
+pub(crate) struct ClientsState {
+    connected: SortedMap<u64, ClientState>,
     last: u64,
 }
 
 #[derive(Debug, ToJson, FromJson)]
-struct PackedClient {
-    socket: Handed,
+struct ClientState {
+    socket: InheritedFd,
     deadline: Option<Instant>,
 }
 
 impl Clients {
-    pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
+    pub(crate) fn pack(&self, packing: &mut FdTable) -> ClientsState {
         let connected = self.connected.iter().map(|(id, client)| {
-            let socket = packing.hand(&client.socket);
-            (*id, PackedClient { socket, deadline: client.deadline })
+            let socket = packing.add(&client.socket);
+            (*id, ClientState { socket, deadline: client.deadline })
         });
-        Packed { connected: connected.collect(), last: self.last }
+        ClientsState { connected: connected.collect(), last: self.last }
     }
 
-    pub(crate) fn unpack(packed: Packed) -> Result<Clients> {
+    pub(crate) fn unpack(packed: ClientsState) -> Result<Clients> {
         let mut clients = Clients { last: packed.last, ..Clients::default() };
-        for (id, PackedClient { socket, deadline }) in packed.connected {
+        for (id, ClientState { socket, deadline }) in packed.connected {
             let socket = socket.duplicate("a control client")?;
             clients.connected.insert(id, Client { socket, deadline });
         }
@@ -121,25 +121,25 @@ impl Clients {
     }
 
     /// Reads from a client that is readable. One that is gone is closed.
-    pub(crate) fn hear(&mut self, id: u64) -> Heard {
-        let Some(client) = self.connected.get_mut(&id) else { return Heard::Nothing };
+    pub(crate) fn read(&mut self, id: u64) -> ClientInput {
+        let Some(client) = self.connected.get_mut(&id) else { return ClientInput::Nothing };
         match crate::link::receive::<Request>(&client.socket) {
             Ok(Some((request, _))) if client.deadline.is_some() => {
                 client.deadline = None;
-                Heard::Request(request)
+                ClientInput::Request(request)
             }
             Ok(Some(_)) => {
                 self.refuse(id, "one request a connection");
-                Heard::Gone
+                ClientInput::Gone
             }
             Ok(None) => {
                 self.connected.remove(&id);
-                Heard::Gone
+                ClientInput::Gone
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ClientInput::Nothing,
             Err(error) => {
                 self.refuse(id, &format!("the request was not understood: {error}"));
-                Heard::Gone
+                ClientInput::Gone
             }
         }
     }

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::counters::Ledger;
 use crate::image::{Image, OnDisk};
 use crate::json::{FromJson, ToJson};
-use crate::listener::{Bound, Source};
+use crate::listener::{Bound, ListenerSource};
 use crate::probe::Probe;
 use crate::sys::privileges::Account;
 use crate::upkeep::FileStatus;
@@ -19,7 +19,7 @@ mod clients;
 pub(crate) mod rendezvous;
 mod socket;
 
-pub(crate) use clients::{Clients, Heard, Packed as PackedClients};
+pub(crate) use clients::{ClientInput, Clients, ClientsState as PackedClients};
 pub(crate) use socket::{ControlSocket, connect, path_of, prepare_directory};
 
 /// A request to a daemon.
@@ -66,7 +66,7 @@ pub(crate) enum Reply {
     /// The end of a restart.
     Restarted {
         #[json(flatten)]
-        outcome: Outcome,
+        outcome: RestartOutcome,
     },
     /// All workers are gone; the process ends now.
     Stopped {
@@ -87,7 +87,7 @@ pub(crate) enum Reply {
 
 /// How a restart ended.
 #[derive(Debug, Clone, ToJson, FromJson)]
-pub(crate) struct Outcome {
+pub(crate) struct RestartOutcome {
     /// `ok` or `aborted`.
     pub(crate) result: String,
     #[json(default)]
@@ -194,7 +194,7 @@ pub(crate) struct ListenerStatus {
     pub(crate) addr: String,
     /// `manager`: the service manager passed it. `store`: it kept it since an earlier start.
     #[json(default, skip_if = is_own)]
-    pub(crate) source: Source,
+    pub(crate) source: ListenerSource,
 }
 
 impl ListenerStatus {
@@ -204,8 +204,8 @@ impl ListenerStatus {
     }
 }
 
-fn is_own(source: &Source) -> bool {
-    *source == Source::Daemon
+fn is_own(source: &ListenerSource) -> bool {
+    *source == ListenerSource::Daemon
 }
 
 /// The image of a generation.
@@ -283,7 +283,7 @@ pub(crate) struct PastRestart {
     /// When it was asked for, in seconds since 1970.
     pub(crate) at: u64,
     #[json(flatten)]
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: RestartOutcome,
 }
 
 /// A time as clients are told it: in seconds since 1970.

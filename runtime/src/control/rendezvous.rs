@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::net::SocketFlags;
 
-use super::socket::{address, listen_at, socket, stranger};
+use super::socket::{address, foreign_user, listen_at, socket};
 
 /// Between the pidfile's stem and the worker's process id.
 const INFIX: &str = ".worker-";
@@ -63,7 +63,7 @@ pub(crate) fn accept(socket: impl AsFd) -> io::Result<Option<OwnedFd>> {
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    match stranger(&peer)? {
+    match foreign_user(&peer)? {
         None => Ok(Some(peer)),
         Some(uid) => {
             tracing::warn!(uid, "another user wanted this worker: turned away");

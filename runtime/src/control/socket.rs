@@ -64,7 +64,7 @@ impl ControlSocket {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        if stranger(&client)?.is_none() {
+        if foreign_user(&client)?.is_none() {
             return Ok(Some(client));
         }
         let own = rustix::process::geteuid();
@@ -111,7 +111,7 @@ pub(crate) fn connect(path: &Path) -> io::Result<(OwnedFd, i32)> {
     rustix::net::connect(&socket, &addr)?;
     let peer = peer::credentials(&socket)?;
     if !rustix::process::geteuid().is_root()
-        && let Some(uid) = stranger(&socket)?
+        && let Some(uid) = foreign_user(&socket)?
     {
         let why = format!("it is user {uid} who listens");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
@@ -143,7 +143,7 @@ fn bind_at(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The user of a peer that may not talk to us: one that is neither ours nor root.
-pub(super) fn stranger(peer: impl AsFd) -> io::Result<Option<u32>> {
+pub(super) fn foreign_user(peer: impl AsFd) -> io::Result<Option<u32>> {
     let uid = peer::credentials(peer)?.uid;
     let own = rustix::process::geteuid().as_raw();
     Ok((uid != own && uid != 0).then_some(uid))

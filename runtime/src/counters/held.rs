@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What a worker that drains waits for, or what it was cut off from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct Remaining {
     pub(crate) connections: u64,
     /// Of `Daemon::spawn`.
     pub(crate) tasks: u64,
@@ -12,7 +12,7 @@ pub(crate) struct Held {
     pub(crate) main: Option<bool>,
 }
 
-impl fmt::Display for Held {
+impl fmt::Display for Remaining {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.connections {
             0 => f.write_str("no connections")?,
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn in_words() {
-        let said = |connections, tasks, main| Held { connections, tasks, main }.to_string();
+        let said = |connections, tasks, main| Remaining { connections, tasks, main }.to_string();
         assert_eq!(said(0, 0, Some(true)), "no connections, `main` has not returned");
         assert_eq!(said(1, 2, Some(false)), "1 connection, 2 tasks");
         assert_eq!(said(3, 1, None), "3 connections, 1 task");

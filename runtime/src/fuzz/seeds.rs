@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::*;
 use crate::config::{Address, Configuration, ListenSettings};
-use crate::control::{Outcome, Reply, Request, Status};
+use crate::control::{Reply, Request, RestartOutcome, Status};
 use crate::counters::Ledger;
 use crate::link::{FromWorker, ListenerHandle, OrphanedListener, Protocols, ToWorker};
-use crate::listener::Source;
+use crate::listener::ListenerSource;
 use crate::probe::Probe;
 
 const FILE: &str = "name = \"hello\"\ndrain_timeout = \"1m 30s\"\numask = 0o027\nrestart = \"always\"\n\
@@ -123,7 +123,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
                     v6only: true,
                     http: crate::config::HttpSettings::default(),
                 },
-                source: Source::Store,
+                source: ListenerSource::Store,
             }],
         },
         FromWorker::Error { message },
@@ -132,7 +132,7 @@ fn from_worker(text: &str, number: u64) -> Vec<FromWorker> {
 }
 
 fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
-    let source = Source::Manager;
+    let source = ListenerSource::Manager;
     let handle = |addr| ListenerHandle { name: text.into(), addr, source };
     let tcp = Address::Tcp(([127, 0, 0, 1], 80).into());
     vec![
@@ -181,8 +181,8 @@ fn requests() -> Vec<Request> {
 }
 
 fn replies(text: &str, number: u64) -> Vec<Reply> {
-    let ledger = Ledger { accepted: number, passed: 3, ..Ledger::default() };
-    let outcome = Outcome {
+    let ledger = Ledger { accepted: number, handed_off: 3, ..Ledger::default() };
+    let outcome = RestartOutcome {
         result: "aborted".into(),
         reason: Some(text.into()),
         note: Some(text.into()),

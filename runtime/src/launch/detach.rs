@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::PipeFlags;
 
-use super::{Outset, become_daemon};
+use super::{LaunchContext, become_daemon};
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs;
 use crate::pidfile;
-use crate::reporter::{Report, Reporter, Reports};
+use crate::reporter::{StartupMessage, StartupNotifier, StartupReader};
 use crate::sys::descriptors;
 use crate::sys::process::{self, Child, Forked};
 
@@ -27,7 +27,7 @@ use crate::sys::process::{self, Child, Forked};
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// Starts the daemon in the background; returns when it serves, or says why it does not.
-pub(super) fn detach(outset: Outset) -> Result<ExitCode> {
+pub(super) fn detach(outset: LaunchContext) -> Result<ExitCode> {
     let settings = outset.configuration.settings.clone();
     let log = outset.log.clone();
     let already = log.as_deref().map_or(0, logs::length);
@@ -37,20 +37,20 @@ pub(super) fn detach(outset: Outset) -> Result<ExitCode> {
     match process::fork()? {
         Forked::Child => {
             drop(read);
-            let code = second_fork(outset, Reporter::new(write));
+            let code = second_fork(outset, StartupNotifier::new(write));
             process::exit_now(code);
         }
         Forked::Parent(child) => {
             drop(write);
             child.wait().map_err(|error| Error::io("cannot wait for the daemon", error))?;
-            let outcome = await_outcome(&settings, Reports::new(read))?;
+            let outcome = await_outcome(&settings, StartupReader::new(read))?;
             Ok(tell(&settings, outcome, log.as_deref(), already))
         }
     }
 }
 
 /// Leaves the session, and becomes a process that can never get a terminal again.
-fn second_fork(outset: Outset, mut reporter: Reporter) -> u8 {
+fn second_fork(outset: LaunchContext, mut reporter: StartupNotifier) -> u8 {
     let forked = process::new_session()
         .map_err(|error| Error::io("cannot begin a session", error))
         .and_then(|()| process::fork());
@@ -72,7 +72,7 @@ fn second_fork(outset: Outset, mut reporter: Reporter) -> u8 {
 }
 
 /// Keeps neither the caller's directory nor its terminal nor its files.
-fn let_go(reporter: &Reporter) -> Result<()> {
+fn let_go(reporter: &StartupNotifier) -> Result<()> {
     descriptors::close_inherited(reporter.descriptor())
         .map_err(|error| Error::io("cannot close inherited descriptors", error))?;
     std::env::set_current_dir("/").map_err(|error| Error::io("cannot enter /", error))?;
@@ -81,12 +81,12 @@ fn let_go(reporter: &Reporter) -> Result<()> {
 }
 
 /// What became of the daemon.
-enum Outcome {
+enum StartOutcome {
     Ready { pid: u32, listeners: Vec<String> },
     Failed { code: u8, reason: String, in_main: bool },
 }
 
-fn await_outcome(settings: &Settings, mut reports: Reports) -> Result<Outcome> {
+fn await_outcome(settings: &Settings, mut reports: StartupReader) -> Result<StartOutcome> {
     let deadline = Instant::now() + settings.ready_timeout + settings.kill_timeout + MARGIN;
     let mut daemon = None;
     loop {
@@ -98,14 +98,16 @@ fn await_outcome(settings: &Settings, mut reports: Reports) -> Result<Outcome> {
                 "{} neither became ready nor gave up within {limit} and was killed",
                 settings.name
             );
-            return Ok(Outcome::Failed { code: 1, reason, in_main: true });
+            return Ok(StartOutcome::Failed { code: 1, reason, in_main: true });
         }
         match reports.next() {
-            Some(Report::Process { pid }) => daemon = Some(process::child_of(pid)?),
-            Some(Report::Ready { pid, listeners }) => return Ok(Outcome::Ready { pid, listeners }),
-            Some(Report::Failed { code, reason, in_main }) => {
+            Some(StartupMessage::Process { pid }) => daemon = Some(process::child_of(pid)?),
+            Some(StartupMessage::Ready { pid, listeners }) => {
+                return Ok(StartOutcome::Ready { pid, listeners });
+            }
+            Some(StartupMessage::Failed { code, reason, in_main }) => {
                 reap(daemon.as_ref());
-                return Ok(Outcome::Failed { code, reason, in_main });
+                return Ok(StartOutcome::Failed { code, reason, in_main });
             }
             None => {
                 let Some(daemon) = &daemon else {
@@ -116,13 +118,13 @@ fn await_outcome(settings: &Settings, mut reports: Reports) -> Result<Outcome> {
                     .map_err(|error| Error::io("cannot wait for the daemon", error))?;
                 let reason = format!("{} {exit} before it was ready", settings.name);
                 let code = exit.shell_code().max(1);
-                return Ok(Outcome::Failed { code, reason, in_main: true });
+                return Ok(StartOutcome::Failed { code, reason, in_main: true });
             }
         }
     }
 }
 
-fn readable(reports: &Reports, deadline: Instant) -> Result<bool> {
+fn readable(reports: &StartupReader, deadline: Instant) -> Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
@@ -170,10 +172,10 @@ fn children() -> Option<Vec<Child>> {
 }
 
 /// Tells the person who started it.
-fn tell(settings: &Settings, outcome: Outcome, log: Option<&Path>, already: u64) -> ExitCode {
+fn tell(settings: &Settings, outcome: StartOutcome, log: Option<&Path>, already: u64) -> ExitCode {
     let name = &settings.name;
     match outcome {
-        Outcome::Ready { pid, listeners } => {
+        StartOutcome::Ready { pid, listeners } => {
             let on = match listeners.is_empty() {
                 true => String::new(),
                 false => format!(", serving {}", listeners.join(", ")),
@@ -184,7 +186,7 @@ fn tell(settings: &Settings, outcome: Outcome, log: Option<&Path>, already: u64)
             let _ = writeln!(std::io::stdout(), "{name} started as process {pid}{within}{on}");
             ExitCode::SUCCESS
         }
-        Outcome::Failed { code, reason, in_main } => {
+        StartOutcome::Failed { code, reason, in_main } => {
             // As with stdout, above.
             let mut err = std::io::stderr().lock();
             let _ = writeln!(err, "{name}: {reason}");

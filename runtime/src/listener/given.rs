@@ -8,14 +8,14 @@ use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
 use socket2::{SockAddr, Socket};
 
-use super::{Bound, Source, backlog, cannot_bind, socket_file, unix};
+use super::{Bound, ListenerSource, backlog, cannot_bind, socket_file, unix};
 use crate::config::{Address, Further, HttpSettings, ListenSettings};
 use crate::error::Result;
 use crate::sys::descriptors;
 
 /// A socket that accepts connections.
 #[derive(Debug)]
-pub(crate) struct Given {
+pub(crate) struct InheritedSocket {
     fd: OwnedFd,
     addr: Address,
     v6only: bool,
@@ -25,7 +25,7 @@ pub(crate) struct Given {
 pub(crate) type Unsuitable = String;
 
 /// Looks at a descriptor that should be a listener.
-pub(crate) fn examine(fd: OwnedFd) -> Result<Given, Unsuitable> {
+pub(crate) fn examine(fd: OwnedFd) -> Result<InheritedSocket, Unsuitable> {
     let kind = sockopt::socket_type(&fd).map_err(|_| "no socket".to_owned())?;
     match kind {
         SocketType::STREAM => {}
@@ -40,7 +40,7 @@ pub(crate) fn examine(fd: OwnedFd) -> Result<Given, Unsuitable> {
     let v6only = addr.is_ipv6() && matches!(sockopt::ipv6_v6only(&fd), Ok(true));
     // It may have been taken away by the manager, as its units say by default.
     descriptors::set_nonblocking(&fd).map_err(|error| format!("a socket in disorder: {error}"))?;
-    Ok(Given { fd, addr, v6only })
+    Ok(InheritedSocket { fd, addr, v6only })
 }
 
 fn address(fd: &OwnedFd) -> Result<Address, Unsuitable> {
@@ -67,17 +67,23 @@ fn unix_path(name: SocketAddrAny) -> Result<Address, Unsuitable> {
     }
 }
 
-impl Given {
+impl InheritedSocket {
     pub(crate) fn addr(&self) -> &Address {
         &self.addr
     }
 
     /// As a listener that stays the service manager's.
     pub(crate) fn of_manager(self) -> Bound {
-        let Given { fd, addr, v6only } = self;
+        let InheritedSocket { fd, addr, v6only } = self;
         // Where it is, and not where a listener of its name would be.
         let settings = bare(addr.clone(), v6only);
-        Bound { settings, socket: Socket::from(fd), addr, file: None, source: Source::Manager }
+        Bound {
+            settings,
+            socket: Socket::from(fd),
+            addr,
+            file: None,
+            source: ListenerSource::Manager,
+        }
     }
 
     /// Why it cannot be the listener that is declared now, if it was bound by this daemon before.
@@ -105,7 +111,7 @@ impl Given {
     /// As the listener that is declared as `wanted`, which this daemon bound in an earlier life.
     pub(crate) fn of_store(self, name: &str, wanted: &ListenSettings) -> Result<Bound> {
         let cannot = |error: io::Error| cannot_bind(name, wanted, error);
-        let Given { fd, addr, .. } = self;
+        let InheritedSocket { fd, addr, .. } = self;
         let socket = Socket::from(fd);
         let mut file = None;
         if let Address::Unix(path) = &addr {
@@ -116,7 +122,7 @@ impl Given {
             file = Some(socket_file(path).map_err(cannot)?);
         }
         socket.listen(backlog(wanted)).map_err(cannot)?;
-        Ok(Bound { settings: wanted.clone(), socket, addr, file, source: Source::Store })
+        Ok(Bound { settings: wanted.clone(), socket, addr, file, source: ListenerSource::Store })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::config::{LogFormat, LogLevel, Settings};
 /// It never waits: a stderr that is full, as a pipe that nobody reads or a terminal that is stopped, loses
 /// lines, and is told how many when it takes some again.
 #[derive(Debug, Clone)]
-pub(crate) struct Say {
+pub(crate) struct DaemonLog {
     writer: Writer,
     /// A file has no clock of its own.
     timestamps: bool,
@@ -33,7 +33,7 @@ struct Output {
 
 /// What a line is about.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct About<'a> {
+pub(crate) struct EventContext<'a> {
     pub(crate) generation: Option<u32>,
     pub(crate) worker: Option<i32>,
     /// The file and the line in the program.
@@ -41,9 +41,9 @@ pub(crate) struct About<'a> {
     pub(crate) fields: &'a [Field],
 }
 
-impl Say {
-    pub(crate) fn new(settings: &Settings, timestamps: bool) -> Say {
-        Say {
+impl DaemonLog {
+    pub(crate) fn new(settings: &Settings, timestamps: bool) -> DaemonLog {
+        DaemonLog {
             writer: Writer { name: settings.name.clone(), pid: std::process::id() },
             timestamps,
             format: settings.log_format,
@@ -65,21 +65,21 @@ impl Say {
 
     /// A line of what is as it should be.
     pub(crate) fn line(&self, text: &str) {
-        self.event(LogLevel::Info, text, About::default());
+        self.event(LogLevel::Info, text, EventContext::default());
     }
 
     /// A line of what is not.
     pub(crate) fn warn(&self, text: &str) {
-        self.event(LogLevel::Warn, text, About::default());
+        self.event(LogLevel::Warn, text, EventContext::default());
     }
 
     /// A line of what ends something.
     pub(crate) fn error(&self, text: &str) {
-        self.event(LogLevel::Error, text, About::default());
+        self.event(LogLevel::Error, text, EventContext::default());
     }
 
     /// A line with what is known of it.
-    pub(crate) fn event(&self, level: LogLevel, message: &str, about: About<'_>) {
+    pub(crate) fn event(&self, level: LogLevel, message: &str, about: EventContext<'_>) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         let Output { stderr, format, journal } = &mut *output;
         let format = *format.get_or_insert_with(|| resolve(self.format));
@@ -91,7 +91,7 @@ impl Say {
         }
         let notice = |dropped| {
             let text = format!("{dropped} lines dropped, as stderr did not take them");
-            self.shaped(format, LogLevel::Warn, &text, About::default())
+            self.shaped(format, LogLevel::Warn, &text, EventContext::default())
         };
         stderr.line(self.shaped(format, level, message, about).as_bytes(), notice);
     }
@@ -101,7 +101,7 @@ impl Say {
         journal: &mut Option<Journal>,
         level: LogLevel,
         message: &str,
-        about: About<'_>,
+        about: EventContext<'_>,
     ) -> io::Result<()> {
         let journal = match journal {
             Some(journal) => journal,
@@ -110,7 +110,13 @@ impl Say {
         journal.send(&event(level, message, about).journal(&self.writer))
     }
 
-    fn shaped(&self, format: LogFormat, level: LogLevel, text: &str, about: About<'_>) -> String {
+    fn shaped(
+        &self,
+        format: LogFormat,
+        level: LogLevel,
+        text: &str,
+        about: EventContext<'_>,
+    ) -> String {
         let now = SystemTime::now();
         let event = event(level, text, about);
         match format {
@@ -128,7 +134,7 @@ impl Say {
     }
 }
 
-fn event<'a>(level: LogLevel, message: &'a str, about: About<'a>) -> Event<'a> {
+fn event<'a>(level: LogLevel, message: &'a str, about: EventContext<'a>) -> Event<'a> {
     Event {
         level,
         message,

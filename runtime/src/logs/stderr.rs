@@ -16,14 +16,14 @@ const PIECE: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct Stderr {
     /// How it is written to, and for which file that holds.
-    way: Option<((u64, u64), Way)>,
+    way: Option<((u64, u64), WriteMode)>,
     /// What is left of a line of which the beginning was taken.
     rest: Vec<u8>,
     dropped: u64,
 }
 
 #[derive(Debug)]
-enum Way {
+enum WriteMode {
     /// A regular file takes what it is given, or fails.
     File,
     Socket,
@@ -95,30 +95,30 @@ impl Stderr {
             self.way = Some((now, way(&stderr)?));
         }
         match &mut self.way {
-            Some((_, Way::Own(file))) => file.write(bytes),
-            Some((_, Way::Socket)) => {
+            Some((_, WriteMode::Own(file))) => file.write(bytes),
+            Some((_, WriteMode::Socket)) => {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 Ok(rustix::net::send(&stderr, bytes, flags)?)
             }
-            Some((_, Way::Polled)) => match descriptors::takes_output(&stderr) {
+            Some((_, WriteMode::Polled)) => match descriptors::takes_output(&stderr) {
                 true => stderr.lock().write(&bytes[..bytes.len().min(PIECE)]),
                 false => Ok(0),
             },
-            Some((_, Way::File)) | None => stderr.lock().write(bytes),
+            Some((_, WriteMode::File)) | None => stderr.lock().write(bytes),
         }
     }
 }
 
-fn way(stderr: impl AsFd) -> io::Result<Way> {
+fn way(stderr: impl AsFd) -> io::Result<WriteMode> {
     let mode = rustix::fs::fstat(&stderr)?.st_mode;
     Ok(match FileType::from_raw_mode(mode) {
-        FileType::RegularFile => Way::File,
-        FileType::Socket => Way::Socket,
+        FileType::RegularFile => WriteMode::File,
+        FileType::Socket => WriteMode::Socket,
         _ => {
             let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
             match rustix::fs::open("/proc/self/fd/2", flags, Mode::empty()) {
-                Ok(own) => Way::Own(File::from(own)),
-                Err(_) => Way::Polled,
+                Ok(own) => WriteMode::Own(File::from(own)),
+                Err(_) => WriteMode::Polled,
             }
         }
     })

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::PipeFlags;
 
-use super::{Manager, Notifier, PAUSE};
+use super::{Notifier, PAUSE, ServiceManager};
 use crate::activation::{self, STORED};
 use crate::config::Address;
-use crate::listener::{Bound, Source};
+use crate::listener::{Bound, ListenerSource};
 use crate::sorted::{SortedMap, SortedSet};
 use crate::sys::readiness::{readable, wait_for_room};
 use crate::sys::seqpacket;
@@ -70,7 +70,7 @@ impl Notifier {
     ) -> Option<String> {
         let Some(manager) = &self.manager else { return None };
         let store = &mut self.store;
-        let ours = listeners.filter(|(_, bound)| bound.source() != Source::Manager);
+        let ours = listeners.filter(|(_, bound)| bound.source() != ListenerSource::Manager);
         let ours: SortedMap<String, &Bound> = activation::store_names(ours)
             .into_iter()
             .map(|(name, (_, bound))| (name, bound))
@@ -146,7 +146,7 @@ impl Notifier {
     }
 }
 
-impl Manager {
+impl ServiceManager {
     fn forget(&self, name: &str) -> io::Result<()> {
         self.send(&forgets(name))
     }

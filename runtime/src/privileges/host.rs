@@ -317,7 +317,7 @@ impl Host<'_> {
 
     /// Whether the supervisor would execute it for these workers.
     fn image(&mut self, worker: Option<&Account>) {
-        let path: PathBuf = self.settings().exe.clone().unwrap_or_else(process::path_of_start);
+        let path: PathBuf = self.settings().exe.clone().unwrap_or_else(process::initial_exe_path);
         let workers: Vec<Account> = worker.into_iter().cloned().collect();
         if let Err(error) = Image::open(&path, &workers) {
             self.error("exe", error.to_string());

@@ -63,7 +63,7 @@ pub(crate) fn limit(settings: &Settings) -> Result<()> {
 
 /// Makes this process what the settings say. Returns who it is now, where they say that, and the user's
 /// entry in the user database.
-pub(crate) fn settle(settings: &Settings) -> Result<(Option<Account>, Option<Login>)> {
+pub(crate) fn apply(settings: &Settings) -> Result<(Option<Account>, Option<Login>)> {
     limit(settings)?;
     let identity = accounts::resolve(settings)?;
     // The database is out of reach in another root directory.
@@ -72,7 +72,7 @@ pub(crate) fn settle(settings: &Settings) -> Result<(Option<Account>, Option<Log
     if let Some(umask) = settings.umask {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
     }
-    give_up(settings, identity.as_ref())?;
+    drop_privileges(settings, identity.as_ref())?;
     Ok((identity, login))
 }
 
@@ -101,7 +101,7 @@ fn enter(settings: &Settings) -> Result<()> {
 }
 
 /// Drops groups, group, user and capabilities, in this order, as each needs the ones after it.
-fn give_up(settings: &Settings, identity: Option<&Account>) -> Result<()> {
+fn drop_privileges(settings: &Settings, identity: Option<&Account>) -> Result<()> {
     let kept = kept(settings, identity)?;
     let effective = capabilities::effective().map_err(unknown)?;
     // Who may not change its bounding set cannot gain by it either, with no_new_privileges.
@@ -123,11 +123,11 @@ fn give_up(settings: &Settings, identity: Option<&Account>) -> Result<()> {
         })?;
     }
     if gains_nothing(settings) {
-        sys::gain_no_more()
+        sys::set_no_new_privs()
             .map_err(|error| wrong("cannot set `no_new_privileges`".into(), error))?;
     }
     if settings.limits.get("core").is_some_and(|core| core.soft != Some(0)) {
-        sys::leave_cores().map_err(|error| wrong("cannot allow `limits.core`".into(), error))?;
+        sys::set_dumpable().map_err(|error| wrong("cannot allow `limits.core`".into(), error))?;
     }
     verify(settings, identity, kept, bounded)
 }
@@ -201,7 +201,7 @@ fn verify(
             )));
         }
         let may = kept.is_some_and(|kept| kept.contains(CapabilitySet::SETUID));
-        if settings.user.is_some() && wanted.uid != 0 && !may && sys::becomes_root() {
+        if settings.user.is_some() && wanted.uid != 0 && !may && sys::can_regain_root() {
             return Err(failed("the process can become root again".into()));
         }
     }
@@ -219,7 +219,7 @@ fn verify(
             return Err(failed(format!("the {name} capabilities are {found} instead of {wanted}")));
         }
     }
-    if gains_nothing(settings) && !sys::gains_no_more().map_err(unknown)? {
+    if gains_nothing(settings) && !sys::has_no_new_privs().map_err(unknown)? {
         return Err(failed("`no_new_privileges` does not hold".into()));
     }
     Ok(())

@@ -1,24 +1,24 @@
 //! As much of HTTP/1 (RFC 9112) as a probe speaks: one GET or HEAD, one answer, and the connection ends.
 
-use super::{Probe, Verdict};
+use super::{Probe, ProbeResult};
 
 /// The longest head of a request that is read.
 pub(crate) const LONGEST: usize = 4096;
 
 /// What the bytes so far amount to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Parsed {
+pub(crate) enum ParsedProbe {
     /// The head has not ended yet.
     Partial,
     /// A question, of which a HEAD wants no body.
     Asks { probe: Probe, head: bool },
     /// Something else: the status to answer.
-    Refused(Status),
+    Refused(HttpStatus),
 }
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
+pub(crate) enum HttpStatus {
     BadRequest,
     NotFound,
     MethodNotAllowed,
@@ -26,27 +26,27 @@ pub(crate) enum Status {
     Version,
 }
 
-impl Status {
+impl HttpStatus {
     fn line(self) -> &'static str {
         match self {
-            Status::BadRequest => "400 Bad Request",
-            Status::NotFound => "404 Not Found",
-            Status::MethodNotAllowed => "405 Method Not Allowed",
-            Status::HeadTooLarge => "431 Request Header Fields Too Large",
-            Status::Version => "505 HTTP Version Not Supported",
+            HttpStatus::BadRequest => "400 Bad Request",
+            HttpStatus::NotFound => "404 Not Found",
+            HttpStatus::MethodNotAllowed => "405 Method Not Allowed",
+            HttpStatus::HeadTooLarge => "431 Request Header Fields Too Large",
+            HttpStatus::Version => "505 HTTP Version Not Supported",
         }
     }
 }
 
 /// Reads the head of a request. What follows it is none of a probe's.
-pub(crate) fn parse(bytes: &[u8]) -> Parsed {
+pub(crate) fn parse(bytes: &[u8]) -> ParsedProbe {
     let Some(line_end) = bytes.iter().position(|byte| *byte == b'\n') else {
         return partial(bytes);
     };
     let line = bytes[..line_end].strip_suffix(b"\r").unwrap_or(&bytes[..line_end]);
     let asked = match request_line(line) {
         Ok(asked) => asked,
-        Err(status) => return Parsed::Refused(status),
+        Err(status) => return ParsedProbe::Refused(status),
     };
     // The fields do not matter, only where they end.
     let rest = &bytes[line_end + 1..];
@@ -57,48 +57,51 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     if ends { asked } else { partial(bytes) }
 }
 
-fn partial(bytes: &[u8]) -> Parsed {
+fn partial(bytes: &[u8]) -> ParsedProbe {
     match bytes.len() < LONGEST {
-        true => Parsed::Partial,
-        false => Parsed::Refused(Status::HeadTooLarge),
+        true => ParsedProbe::Partial,
+        false => ParsedProbe::Refused(HttpStatus::HeadTooLarge),
     }
 }
 
-fn request_line(line: &[u8]) -> Result<Parsed, Status> {
+fn request_line(line: &[u8]) -> Result<ParsedProbe, HttpStatus> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err(Status::BadRequest);
+        return Err(HttpStatus::BadRequest);
     };
     match version {
         b"HTTP/1.1" | b"HTTP/1.0" => {}
-        other if other.starts_with(b"HTTP/") => return Err(Status::Version),
-        _ => return Err(Status::BadRequest),
+        other if other.starts_with(b"HTTP/") => return Err(HttpStatus::Version),
+        _ => return Err(HttpStatus::BadRequest),
     }
     let head = match method {
         b"GET" => false,
         b"HEAD" => true,
-        _ => return Err(Status::MethodNotAllowed),
+        _ => return Err(HttpStatus::MethodNotAllowed),
     };
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     let probe = Probe::ALL.into_iter().find(|probe| probe.path() == path);
-    probe.map(|probe| Parsed::Asks { probe, head }).ok_or(Status::NotFound)
+    probe.map(|probe| ParsedProbe::Asks { probe, head }).ok_or(HttpStatus::NotFound)
 }
 
 /// The answer to a whole request.
-pub(crate) fn response(parsed: Parsed, verdict: impl FnOnce(Probe) -> Verdict) -> Option<Vec<u8>> {
+pub(crate) fn response(
+    parsed: ParsedProbe,
+    verdict: impl FnOnce(Probe) -> ProbeResult,
+) -> Option<Vec<u8>> {
     let (status, text, head) = match parsed {
-        Parsed::Partial => return None,
-        Parsed::Asks { probe, head } => {
+        ParsedProbe::Partial => return None,
+        ParsedProbe::Asks { probe, head } => {
             let verdict = verdict(probe);
             let status = if verdict.ok { "200 OK" } else { "503 Service Unavailable" };
             (status, verdict.text, head)
         }
-        Parsed::Refused(status) => (status.line(), status.line(), false),
+        ParsedProbe::Refused(status) => (status.line(), status.line(), false),
     };
     let allow = match parsed {
-        Parsed::Refused(Status::MethodNotAllowed) => "Allow: GET, HEAD\r\n",
+        ParsedProbe::Refused(HttpStatus::MethodNotAllowed) => "Allow: GET, HEAD\r\n",
         _ => "",
     };
     let body = if head { String::new() } else { format!("{text}\n") };
@@ -116,8 +119,8 @@ pub(crate) fn response(parsed: Parsed, verdict: impl FnOnce(Probe) -> Verdict) -
 mod tests {
     use super::*;
 
-    fn asks(probe: Probe) -> Parsed {
-        Parsed::Asks { probe, head: false }
+    fn asks(probe: Probe) -> ParsedProbe {
+        ParsedProbe::Asks { probe, head: false }
     }
 
     #[test]
@@ -126,7 +129,7 @@ mod tests {
         assert_eq!(parse(b"GET /readyz?verbose HTTP/1.0\r\n\r\n"), asks(Probe::Ready));
         assert_eq!(parse(b"GET /startupz HTTP/1.1\n\n"), asks(Probe::Startup));
         assert_eq!(parse(b"GET /startupz HTTP/1.1\nA: b\n\nbody"), asks(Probe::Startup));
-        let head = Parsed::Asks { probe: Probe::Live, head: true };
+        let head = ParsedProbe::Asks { probe: Probe::Live, head: true };
         assert_eq!(parse(b"HEAD /livez HTTP/1.1\r\n\r\n"), head);
     }
 
@@ -134,34 +137,34 @@ mod tests {
     fn a_head_may_come_in_pieces() {
         let whole = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
         for length in 0..whole.len() {
-            assert_eq!(parse(&whole[..length]), Parsed::Partial, "{length}");
+            assert_eq!(parse(&whole[..length]), ParsedProbe::Partial, "{length}");
         }
     }
 
     #[test]
     fn everything_else_is_refused() {
         let refused = |bytes: &[u8]| match parse(bytes) {
-            Parsed::Refused(status) => status,
+            ParsedProbe::Refused(status) => status,
             other => panic!("{other:?}"),
         };
-        assert_eq!(refused(b"GET / HTTP/1.1\r\n\r\n"), Status::NotFound);
-        assert_eq!(refused(b"GET /livez/ HTTP/1.1\r\n\r\n"), Status::NotFound);
-        assert_eq!(refused(b"POST /livez HTTP/1.1\r\n"), Status::MethodNotAllowed);
-        assert_eq!(refused(b"GET /livez HTTP/2.0\r\n"), Status::Version);
-        assert_eq!(refused(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Status::Version);
+        assert_eq!(refused(b"GET / HTTP/1.1\r\n\r\n"), HttpStatus::NotFound);
+        assert_eq!(refused(b"GET /livez/ HTTP/1.1\r\n\r\n"), HttpStatus::NotFound);
+        assert_eq!(refused(b"POST /livez HTTP/1.1\r\n"), HttpStatus::MethodNotAllowed);
+        assert_eq!(refused(b"GET /livez HTTP/2.0\r\n"), HttpStatus::Version);
+        assert_eq!(refused(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), HttpStatus::Version);
         for line in ["\n", "GET\n", "GET /livez\n", "GET  /livez HTTP/1.1\n", "\x16\x03\x01 a b\n"]
         {
-            assert_eq!(refused(line.as_bytes()), Status::BadRequest, "{line:?}");
+            assert_eq!(refused(line.as_bytes()), HttpStatus::BadRequest, "{line:?}");
         }
-        assert_eq!(refused(&[b'a'; LONGEST]), Status::HeadTooLarge);
+        assert_eq!(refused(&[b'a'; LONGEST]), HttpStatus::HeadTooLarge);
         let endless = [b"GET /livez HTTP/1.1\r\n".to_vec(), vec![b'a'; LONGEST]].concat();
-        assert_eq!(refused(&endless), Status::HeadTooLarge);
+        assert_eq!(refused(&endless), HttpStatus::HeadTooLarge);
     }
 
     #[test]
     fn answers() {
         let text = |parsed, ok| {
-            let verdict = if ok { Verdict::passes("yes") } else { Verdict::fails("no") };
+            let verdict = if ok { ProbeResult::passes("yes") } else { ProbeResult::fails("no") };
             response(parsed, |_| verdict).map(|bytes| String::from_utf8(bytes).unwrap())
         };
         let yes = text(asks(Probe::Ready), true).unwrap();
@@ -169,10 +172,10 @@ mod tests {
         assert!(yes.contains("Content-Length: 4\r\n"), "{yes}");
         let no = text(asks(Probe::Ready), false).unwrap();
         assert!(no.starts_with("HTTP/1.1 503 ") && no.ends_with("\r\n\r\nno\n"), "{no}");
-        let head = text(Parsed::Asks { probe: Probe::Live, head: true }, true).unwrap();
+        let head = text(ParsedProbe::Asks { probe: Probe::Live, head: true }, true).unwrap();
         assert!(head.contains("Content-Length: 4\r\n") && head.ends_with("\r\n\r\n"), "{head}");
-        let post = text(Parsed::Refused(Status::MethodNotAllowed), true).unwrap();
+        let post = text(ParsedProbe::Refused(HttpStatus::MethodNotAllowed), true).unwrap();
         assert!(post.starts_with("HTTP/1.1 405 ") && post.contains("\r\nAllow: GET, HEAD\r\n"));
-        assert_eq!(text(Parsed::Partial, true), None);
+        assert_eq!(text(ParsedProbe::Partial, true), None);
     }
 }

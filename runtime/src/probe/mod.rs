@@ -7,8 +7,8 @@ mod server;
 use crate::json::{FromJson, ToJson};
 
 #[cfg(any(test, fuzzing))]
-pub(crate) use http::{Parsed, parse, response};
-pub(crate) use server::{Packed, Server, Source};
+pub(crate) use http::{ParsedProbe, parse, response};
+pub(crate) use server::{ProbeServerState, ProbeSource, Server};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
@@ -25,7 +25,7 @@ pub(crate) enum Probe {
 impl Probe {
     pub(crate) const ALL: [Probe; 3] = [Probe::Live, Probe::Ready, Probe::Startup];
 
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Probe::Live => "live",
             Probe::Ready => "ready",
@@ -45,18 +45,18 @@ impl Probe {
 
 /// The answer to a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct ProbeResult {
     pub(crate) ok: bool,
     /// Why, in a few words.
     pub(crate) text: &'static str,
 }
 
-impl Verdict {
-    pub(crate) fn passes(text: &'static str) -> Verdict {
-        Verdict { ok: true, text }
+impl ProbeResult {
+    pub(crate) fn passes(text: &'static str) -> ProbeResult {
+        ProbeResult { ok: true, text }
     }
 
-    pub(crate) fn fails(text: &'static str) -> Verdict {
-        Verdict { ok: false, text }
+    pub(crate) fn fails(text: &'static str) -> ProbeResult {
+        ProbeResult { ok: false, text }
     }
 }

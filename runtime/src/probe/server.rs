@@ -8,10 +8,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::http::{LONGEST, Parsed, parse, response};
-use super::{Probe, Verdict};
+use super::http::{LONGEST, ParsedProbe, parse, response};
+use super::{Probe, ProbeResult};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handed::{Handed, Packing};
+use crate::handed::{FdTable, InheritedFd};
 use crate::json::{FromJson, ToJson};
 use crate::sorted::SortedMap;
 
@@ -46,23 +46,23 @@ struct Connection {
 
 /// What of a server is readable.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Source {
+pub(crate) enum ProbeSource {
     Listener(SocketAddr),
     Connection(u64),
 }
 
 /// A server on its way to the next program.
 #[derive(Debug, Default, ToJson, FromJson)]
-pub(crate) struct Packed {
+pub(crate) struct ProbeServerState {
     #[json(default)]
-    listeners: Vec<(SocketAddr, Handed)>,
+    listeners: Vec<(SocketAddr, InheritedFd)>,
     #[json(default)]
-    connections: Vec<PackedConnection>,
+    connections: Vec<ProbeConnectionState>,
 }
 
 #[derive(Debug, ToJson, FromJson)]
-struct PackedConnection {
-    socket: Handed,
+struct ProbeConnectionState {
+    socket: InheritedFd,
     read: Vec<u8>,
     answered: bool,
     deadline: Instant,
@@ -120,14 +120,14 @@ impl Server {
         self.listeners.retain(|addr, _| wanted.contains(addr));
     }
 
-    pub(crate) fn pack(&self, packing: &mut Packing) -> Packed {
-        Packed {
-            listeners: self.listeners.iter().map(|(addr, it)| (*addr, packing.hand(it))).collect(),
+    pub(crate) fn pack(&self, packing: &mut FdTable) -> ProbeServerState {
+        ProbeServerState {
+            listeners: self.listeners.iter().map(|(addr, it)| (*addr, packing.add(it))).collect(),
             connections: self
                 .connections
                 .values()
-                .map(|connection| PackedConnection {
-                    socket: packing.hand(&connection.socket),
+                .map(|connection| ProbeConnectionState {
+                    socket: packing.add(&connection.socket),
                     read: connection.read.clone(),
                     answered: connection.answered,
                     deadline: connection.deadline,
@@ -136,13 +136,13 @@ impl Server {
         }
     }
 
-    pub(crate) fn unpack(packed: Packed) -> Result<Server> {
+    pub(crate) fn unpack(packed: ProbeServerState) -> Result<Server> {
         let mut server = Server::default();
         for (addr, socket) in packed.listeners {
             let socket = socket.duplicate("the listener of probes")?;
             server.listeners.insert(addr, TcpListener::from(socket));
         }
-        for PackedConnection { socket, read, answered, deadline } in packed.connections {
+        for ProbeConnectionState { socket, read, answered, deadline } in packed.connections {
             let socket = TcpStream::from(socket.duplicate("a client that probes")?);
             server.last += 1;
             let connection = Connection { socket, read, answered, deadline };
@@ -152,12 +152,16 @@ impl Server {
     }
 
     /// What to poll.
-    pub(crate) fn sources(&self, now: Instant) -> impl Iterator<Item = (Source, BorrowedFd<'_>)> {
+    pub(crate) fn sources(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (ProbeSource, BorrowedFd<'_>)> {
         let accepts = self.rests.is_none_or(|until| until <= now);
         let listeners = self.listeners.iter().filter(move |_| accepts);
-        let listeners = listeners.map(|(addr, it)| (Source::Listener(*addr), it.as_fd()));
+        let listeners = listeners.map(|(addr, it)| (ProbeSource::Listener(*addr), it.as_fd()));
         let connections = self.connections.iter();
-        listeners.chain(connections.map(|(id, it)| (Source::Connection(*id), it.socket.as_fd())))
+        listeners
+            .chain(connections.map(|(id, it)| (ProbeSource::Connection(*id), it.socket.as_fd())))
     }
 
     /// Does what a readable source is readable for.
@@ -166,15 +170,15 @@ impl Server {
     /// Accepting failed, and rests for a moment: it would be the same at once.
     pub(crate) fn serve(
         &mut self,
-        source: Source,
+        source: ProbeSource,
         now: Instant,
-        verdict: impl Fn(Probe) -> Verdict,
+        verdict: impl Fn(Probe) -> ProbeResult,
     ) -> io::Result<()> {
         match source {
-            Source::Listener(addr) => self.accept(addr, now),
-            Source::Connection(id) => {
+            ProbeSource::Listener(addr) => self.accept(addr, now),
+            ProbeSource::Connection(id) => {
                 if let Some(connection) = self.connections.get_mut(&id)
-                    && connection.hear(now, verdict).is_none()
+                    && connection.read(now, verdict).is_none()
                 {
                     self.connections.remove(&id);
                 }
@@ -224,7 +228,7 @@ impl Server {
 
 impl Connection {
     /// Reads once, and answers when the request is whole. `None`: the connection is over.
-    fn hear(&mut self, now: Instant, verdict: impl Fn(Probe) -> Verdict) -> Option<()> {
+    fn read(&mut self, now: Instant, verdict: impl Fn(Probe) -> ProbeResult) -> Option<()> {
         let mut bytes = [0; LONGEST];
         let space = if self.answered { LONGEST } else { LONGEST - self.read.len() };
         let length = match self.socket.read(&mut bytes[..space]) {
@@ -240,7 +244,7 @@ impl Connection {
         }
         self.read.extend_from_slice(&bytes[..length]);
         let parsed = parse(&self.read);
-        debug_assert!(parsed != Parsed::Partial || self.read.len() < LONGEST);
+        debug_assert!(parsed != ParsedProbe::Partial || self.read.len() < LONGEST);
         let Some(answer) = response(parsed, verdict) else { return Some(()) };
         // A new socket has room for so little; a client that broke it has no use for the answer.
         self.socket.write_all(&answer).ok()?;
@@ -262,14 +266,14 @@ mod tests {
         let until = Instant::now() + limit;
         loop {
             let now = Instant::now();
-            let sources: Vec<(Source, BorrowedFd<'_>)> = server.sources(now).collect();
+            let sources: Vec<(ProbeSource, BorrowedFd<'_>)> = server.sources(now).collect();
             let ready = readable(&sources, Some(until)).unwrap();
             drop(sources);
             if ready.is_empty() {
                 return;
             }
             for source in ready {
-                server.serve(source, now, |_| Verdict::passes("fine")).unwrap();
+                server.serve(source, now, |_| ProbeResult::passes("fine")).unwrap();
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::json::{self, FromJson, ToJson};
 use crate::sorted::sort_few;
 use rustix::fs::MemfdFlags;
 
-use self::stand_in::StandIn;
+use self::stand_in::SoloControl;
 use crate::activation::{self, Sockets};
 use crate::claim::Claim;
 use crate::config::{Address, Configuration, ListenSettings};
@@ -26,52 +26,52 @@ use crate::counters::Counters;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::link::ListenerHandle;
-use crate::listener::{self, Bound, Source};
-use crate::logs::{LogFile, Say};
-use crate::marker::{Marker, Origin, Role, VARIABLE, adopt};
+use crate::listener::{self, Bound, ListenerSource};
+use crate::logs::{DaemonLog, LogFile};
+use crate::marker::{LaunchOrigin, Role, RoleMarker, VARIABLE, adopt};
 use crate::notify;
 use crate::pidfile::PidFile;
 use crate::probe;
-use crate::reporter::Reporter;
-use crate::supervisor::driver::Setup;
+use crate::reporter::StartupNotifier;
+use crate::supervisor::driver::DriverSetup;
 use crate::sys::exec::{self, Program};
 use crate::sys::process;
-use crate::sys::signals::HangUp;
+use crate::sys::signals::SighupAction;
 use crate::sys::{descriptors, seqpacket};
-use crate::worker::SignalDuty;
-use crate::worker::lifecycle::{Handover, Worker};
+use crate::worker::SignalOwner;
+use crate::worker::lifecycle::{WorkerRuntime, WorkerSetup};
 
 /// The one generation of a solo daemon.
 const GENERATION: u32 = 1;
 
 /// Everything that the process takes along through its own exec; descriptors by number.
 #[derive(Debug, ToJson, FromJson)]
-struct Luggage {
+struct SoloState {
     configuration: Configuration,
-    origin: Origin,
+    origin: LaunchOrigin,
     /// By name; one that the service manager passed may have several.
-    listeners: Vec<(String, Packed)>,
+    listeners: Vec<(String, SoloListenerState)>,
     pidfile: RawFd,
     claim: Option<RawFd>,
     control: RawFd,
     reporter: Option<RawFd>,
     log: Option<PathBuf>,
-    hang_up: HangUp,
+    hang_up: SighupAction,
     /// Where probes are answered.
     probe: Option<(SocketAddr, RawFd)>,
 }
 
 /// A bound listener on its way through the exec.
 #[derive(Debug, ToJson, FromJson)]
-struct Packed {
+struct SoloListenerState {
     settings: ListenSettings,
     addr: Address,
-    source: Source,
+    source: ListenerSource,
     socket: RawFd,
 }
 
 /// Binds the listeners that are not there yet and execs the program again. Returns only with an error.
-pub(crate) fn start(setup: &Setup, sockets: Sockets) -> Result<Infallible> {
+pub(crate) fn start(setup: &DriverSetup, sockets: Sockets) -> Result<Infallible> {
     let declared = &setup.configuration.settings.listen;
     let Sockets { passed, stored, .. } = sockets;
     let given = passed.into_iter().filter(|(name, _)| declared.contains_key(name)).chain(stored);
@@ -96,13 +96,13 @@ pub(crate) fn start(setup: &Setup, sockets: Sockets) -> Result<Infallible> {
 }
 
 fn unlink(bound: &[(String, Bound)]) {
-    for (_, listener) in bound.iter().filter(|(_, it)| it.source() == Source::Daemon) {
+    for (_, listener) in bound.iter().filter(|(_, it)| it.source() == ListenerSource::Daemon) {
         listener.unlink();
     }
 }
 
-fn exec(setup: &Setup, bound: &[(String, Bound)]) -> Result<Infallible> {
-    let luggage = Luggage {
+fn exec(setup: &DriverSetup, bound: &[(String, Bound)]) -> Result<Infallible> {
+    let luggage = SoloState {
         configuration: setup.configuration.clone(),
         origin: setup.origin.clone(),
         listeners: bound
@@ -111,7 +111,7 @@ fn exec(setup: &Setup, bound: &[(String, Bound)]) -> Result<Infallible> {
                 let socket = keep(listener.as_fd())?;
                 let (settings, addr) = (listener.settings().clone(), listener.addr().clone());
                 let source = listener.source();
-                Ok((name.clone(), Packed { settings, addr, source, socket }))
+                Ok((name.clone(), SoloListenerState { settings, addr, source, socket }))
             })
             .collect::<Result<_>>()?,
         pidfile: keep(setup.pidfile.as_fd())?,
@@ -126,7 +126,7 @@ fn exec(setup: &Setup, bound: &[(String, Bound)]) -> Result<Infallible> {
         },
     };
     let packed = pack(&luggage)?;
-    let marker = Marker::text(Role::Solo { luggage: keep(packed.as_fd())? })?;
+    let marker = RoleMarker::text(Role::Solo { luggage: keep(packed.as_fd())? })?;
     let image = std::fs::File::open("/proc/self/exe").map_err(cannot_exec)?;
     let program = Program {
         image: image.as_fd(),
@@ -147,7 +147,7 @@ fn keep(fd: BorrowedFd<'_>) -> Result<RawFd> {
     Ok(fd.as_raw_fd())
 }
 
-fn pack(luggage: &Luggage) -> Result<std::fs::File> {
+fn pack(luggage: &SoloState) -> Result<std::fs::File> {
     let cannot = |error: std::io::Error| Error::io("cannot write the state for the exec", error);
     let fd = rustix::fs::memfd_create("unbroken-luggage", MemfdFlags::CLOEXEC)
         .map_err(|error| cannot(error.into()))?;
@@ -157,7 +157,7 @@ fn pack(luggage: &Luggage) -> Result<std::fs::File> {
     Ok(file)
 }
 
-fn unpack(number: RawFd) -> Result<Luggage> {
+fn unpack(number: RawFd) -> Result<SoloState> {
     let mut bytes = Vec::new();
     std::fs::File::from(adopt(number)?)
         .read_to_end(&mut bytes)
@@ -167,7 +167,7 @@ fn unpack(number: RawFd) -> Result<Luggage> {
 }
 
 /// After the exec: becomes the worker, with a thread that stands in for its supervisor.
-pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
+pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
     let luggage = unpack(luggage)?;
     let settings = luggage.configuration.settings.clone();
     let file = luggage.origin.exe.file_name().and_then(|name| name.to_str());
@@ -176,15 +176,15 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
     let control_path = path_of(&settings.runtime_dir, &settings.pidfile);
     let control = ControlSocket::adopt(control_path, adopt(luggage.control)?);
     let reporter = match luggage.reporter {
-        Some(number) => Reporter::new(adopt(number)?),
-        None => Reporter::default(),
+        Some(number) => StartupNotifier::new(adopt(number)?),
+        None => StartupNotifier::default(),
     };
     let mut bound = Vec::new();
     for (name, packed) in luggage.listeners {
-        let Packed { settings, addr, source, socket } = packed;
+        let SoloListenerState { settings, addr, source, socket } = packed;
         bound.push((name, Bound::adopt(settings, adopt(socket)?, addr, source)));
     }
-    let say = Say::new(&settings, luggage.log.is_some());
+    let say = DaemonLog::new(&settings, luggage.log.is_some());
     let open = |path| LogFile::open(path, settings.log_mode);
     let log = luggage.log.as_deref().map(open).transpose()?;
     let (ours, theirs) =
@@ -202,11 +202,11 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
         .collect::<Result<_>>()?;
     let image = Image::own(&luggage.origin.exe)?;
     let mut notifier = notify::take()?;
-    let stored = bound.iter().filter(|(_, listener)| listener.source() == Source::Store);
+    let stored = bound.iter().filter(|(_, listener)| listener.source() == ListenerSource::Store);
     let held = activation::store_names(stored.map(|(name, listener)| (name, listener)));
     let held = held.into_iter().map(|(stored, (_, bound))| (stored, bound.addr().clone()));
     notifier.set_held(held.collect());
-    let stand_in = StandIn::new(stand_in::Parts {
+    let stand_in = SoloControl::new(stand_in::SoloParts {
         configuration: luggage.configuration.clone(),
         origin: luggage.origin,
         image,
@@ -229,7 +229,7 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
             None => probe::Server::default(),
         },
     })?;
-    let handover = Handover {
+    let handover = WorkerSetup {
         link: theirs,
         generation: GENERATION,
         configuration: luggage.configuration,
@@ -237,10 +237,10 @@ pub(crate) fn resume(luggage: RawFd) -> Result<Worker> {
         listeners,
         rendezvous: None,
     };
-    let worker = match Worker::new(handover, SignalDuty::Elsewhere) {
+    let worker = match WorkerRuntime::new(handover, SignalOwner::Elsewhere) {
         Ok(worker) => worker,
         Err(error) => {
-            stand_in.give_up(&error);
+            stand_in.abandon_start(&error);
             return Err(error);
         }
     };

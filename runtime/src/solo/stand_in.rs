@@ -9,31 +9,31 @@ use nix::sys::signal::Signal;
 use crate::claim::Claim;
 use crate::config::{Configuration, Ready};
 use crate::control::{
-    Clients, ControlSocket, DiskStatus, Heard, ImageStatus, ListenerStatus, Reply, Request, Status,
-    WorkerStatus, unix_seconds,
+    ClientInput, Clients, ControlSocket, DiskStatus, ImageStatus, ListenerStatus, Reply, Request,
+    Status, WorkerStatus, unix_seconds,
 };
 use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::link::{self, FromWorker, ToWorker};
 use crate::listener::Bound;
-use crate::logs::{LogFile, REOPENED, Say};
-use crate::marker::Origin;
+use crate::logs::{DaemonLog, LogFile, REOPENED};
+use crate::marker::LaunchOrigin;
 use crate::notify::{self, Health, Notifier};
 use crate::pidfile::PidFile;
-use crate::probe::{self, Probe, Verdict};
-use crate::reporter::Reporter;
+use crate::probe::{self, Probe, ProbeResult};
+use crate::reporter::StartupNotifier;
 use crate::sys::readiness::readable;
-use crate::sys::signals::{Caught, HANDLED, HangUp};
+use crate::sys::signals::{CaughtSignals, HANDLED, SighupAction};
 use crate::sys::{clock, process};
-use crate::upkeep::Upkeep;
+use crate::upkeep::OwnedFiles;
 
 mod files;
 
 /// What the thread works with.
-pub(super) struct Parts {
+pub(super) struct SoloParts {
     pub(super) configuration: Configuration,
-    pub(super) origin: Origin,
+    pub(super) origin: LaunchOrigin,
     pub(super) image: Image,
     pub(super) link: OwnedFd,
     pub(super) bound: Vec<(String, Bound)>,
@@ -41,36 +41,36 @@ pub(super) struct Parts {
     pub(super) pidfile: PidFile,
     pub(super) claim: Option<Claim>,
     pub(super) control: ControlSocket,
-    pub(super) reporter: Reporter,
+    pub(super) reporter: StartupNotifier,
     pub(super) log: Option<LogFile>,
-    pub(super) say: Say,
-    pub(super) hang_up: HangUp,
+    pub(super) say: DaemonLog,
+    pub(super) hang_up: SighupAction,
     pub(super) notifier: Notifier,
     pub(super) probes: probe::Server,
 }
 
 /// What may become readable.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum SoloSource {
     Link,
     Signals,
     Control,
     Client(u64),
-    Probe(probe::Source),
+    Probe(probe::ProbeSource),
     Files,
     Claim,
 }
 
-pub(super) struct StandIn {
-    parts: Parts,
+pub(super) struct SoloControl {
+    parts: SoloParts,
     /// None where the files are out of reach, in a `chroot`.
-    upkeep: Option<Upkeep>,
-    caught: Caught,
+    upkeep: Option<OwnedFiles>,
+    caught: CaughtSignals,
     clients: Clients,
     stopping: Vec<u64>,
     asked_to_stop: Option<Instant>,
     began: (Instant, SystemTime),
-    phase: Phase,
+    phase: SoloPhase,
     text: Option<String>,
     /// Why it may never be ready.
     unclaimed: Option<String>,
@@ -79,7 +79,7 @@ pub(super) struct StandIn {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum SoloPhase {
     Starting {
         deadline: Instant,
     },
@@ -95,15 +95,15 @@ enum Phase {
     Over,
 }
 
-impl StandIn {
-    pub(super) fn new(parts: Parts) -> Result<StandIn> {
-        let caught =
-            Caught::catch(&HANDLED).map_err(|error| Error::io("cannot catch signals", error))?;
+impl SoloControl {
+    pub(super) fn new(parts: SoloParts) -> Result<SoloControl> {
+        let caught = CaughtSignals::catch(&HANDLED)
+            .map_err(|error| Error::io("cannot catch signals", error))?;
         let deadline = Instant::now() + parts.configuration.settings.ready_timeout;
         let settings = &parts.configuration.settings;
         let upkeep = settings.chroot.is_none();
-        let upkeep = upkeep.then(|| Upkeep::new(&settings.runtime_dir, Vec::new(), &parts.say));
-        Ok(StandIn {
+        let upkeep = upkeep.then(|| OwnedFiles::new(&settings.runtime_dir, Vec::new(), &parts.say));
+        Ok(SoloControl {
             upkeep,
             parts,
             caught,
@@ -111,7 +111,7 @@ impl StandIn {
             stopping: Vec::new(),
             asked_to_stop: None,
             began: (Instant::now(), SystemTime::now()),
-            phase: Phase::Starting { deadline },
+            phase: SoloPhase::Starting { deadline },
             text: None,
             unclaimed: None,
             serves: None,
@@ -128,90 +128,92 @@ impl StandIn {
     }
 
     /// Puts everything away before the thread was started.
-    pub(super) fn give_up(mut self, error: &Error) {
+    pub(super) fn abandon_start(mut self, error: &Error) {
         self.parts.reporter.failed(error.exit_code(), &error.to_string());
-        self.put_away();
+        self.cleanup();
     }
 
     fn run(mut self) {
-        self.look_after_files();
-        while self.phase != Phase::Over {
+        self.restore_files();
+        while self.phase != SoloPhase::Over {
             let health = self.health();
             self.parts.notifier.tell(health);
             if let Err(error) = self.step() {
                 self.parts.say.warn(&format!("cannot wait for events: {error}"));
                 self.drain(Instant::now());
-                self.phase = Phase::Over;
+                self.phase = SoloPhase::Over;
             }
         }
-        self.farewell();
-        self.put_away();
+        self.reply_stopped();
+        self.cleanup();
     }
 
     fn step(&mut self) -> Result<()> {
         let limit = match self.phase {
-            Phase::Starting { deadline } => Some(deadline),
-            Phase::LameDuck { until } => Some(until),
+            SoloPhase::Starting { deadline } => Some(deadline),
+            SoloPhase::LameDuck { until } => Some(until),
             _ => None,
         };
         let (alive, probes) = (self.parts.notifier.deadline(), self.parts.probes.deadline());
-        let files = self.upkeep.as_ref().and_then(Upkeep::deadline);
+        let files = self.upkeep.as_ref().and_then(OwnedFiles::deadline);
         let next = [limit, self.clients.deadline(), alive, probes, files];
         let next = next.into_iter().flatten().min();
         let ready = self.poll(next)?;
         for place in ready {
             match place {
-                Place::Link => self.hear_worker(),
-                Place::Signals => self.signalled()?,
-                Place::Control => {
+                SoloSource::Link => self.read_worker(),
+                SoloSource::Signals => self.read_signals()?,
+                SoloSource::Control => {
                     if let Err(error) = self.clients.accept(&self.parts.control, Instant::now()) {
                         self.parts.say.warn(&format!("cannot accept a control client: {error}"));
                     }
                 }
-                Place::Client(id) => self.hear_client(id),
-                Place::Probe(source) => self.answer_probe(source),
-                Place::Files => self.files_changed(),
-                Place::Claim => self.parts.claim.iter().for_each(Claim::answer),
+                SoloSource::Client(id) => self.read_client(id),
+                SoloSource::Probe(source) => self.answer_probe(source),
+                SoloSource::Files => self.files_changed(),
+                SoloSource::Claim => self.parts.claim.iter().for_each(Claim::answer),
             }
         }
         let now = Instant::now();
-        if self.upkeep.as_ref().and_then(Upkeep::deadline).is_some_and(|at| at <= now) {
-            self.look_after_files();
+        if self.upkeep.as_ref().and_then(OwnedFiles::deadline).is_some_and(|at| at <= now) {
+            self.restore_files();
         }
         self.clients.expire(now);
         self.parts.probes.expire(now);
         self.parts.notifier.keep_alive(now, true);
         if self.parts.notifier.retries(now) {
-            self.keep_listeners();
+            self.store_listeners();
             self.parts.notifier.flush();
         }
         match self.phase {
-            Phase::Starting { deadline } if deadline <= now => self.not_ready(),
-            Phase::LameDuck { until } if until <= now => self.begin_drain(),
+            SoloPhase::Starting { deadline } if deadline <= now => self.not_ready(),
+            SoloPhase::LameDuck { until } if until <= now => self.begin_drain(),
             _ => {}
         }
         Ok(())
     }
 
-    fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Place>> {
+    fn poll(&self, deadline: Option<Instant>) -> Result<Vec<SoloSource>> {
         let now = Instant::now();
-        let mut places: Vec<(Place, BorrowedFd<'_>)> =
-            vec![(Place::Link, self.parts.link.as_fd()), (Place::Signals, self.caught.as_fd())];
+        let mut places: Vec<(SoloSource, BorrowedFd<'_>)> = vec![
+            (SoloSource::Link, self.parts.link.as_fd()),
+            (SoloSource::Signals, self.caught.as_fd()),
+        ];
         if self.clients.accepts(now) {
-            places.push((Place::Control, self.parts.control.as_fd()));
+            places.push((SoloSource::Control, self.parts.control.as_fd()));
         }
-        places.extend(self.clients.sockets().map(|(id, fd)| (Place::Client(id), fd)));
-        let files = self.upkeep.as_ref().and_then(Upkeep::source);
-        places.extend(files.map(|fd| (Place::Files, fd)));
-        places.extend(self.parts.claim.as_ref().map(|claim| (Place::Claim, claim.as_fd())));
+        places.extend(self.clients.sockets().map(|(id, fd)| (SoloSource::Client(id), fd)));
+        let files = self.upkeep.as_ref().and_then(OwnedFiles::source);
+        places.extend(files.map(|fd| (SoloSource::Files, fd)));
+        places.extend(self.parts.claim.as_ref().map(|claim| (SoloSource::Claim, claim.as_fd())));
         let probes = self.parts.probes.sources(now);
-        places.extend(probes.map(|(source, fd)| (Place::Probe(source), fd)));
+        places.extend(probes.map(|(source, fd)| (SoloSource::Probe(source), fd)));
         readable(&places, deadline).map_err(|error| Error::io("poll failed", error))
     }
 
     // ---- probes ---------------------------------------------------------------------------------
 
-    fn answer_probe(&mut self, source: probe::Source) {
+    fn answer_probe(&mut self, source: probe::ProbeSource) {
         let (phase, served) = (self.phase, self.serves.is_some());
         let verdict = |probe| verdict(phase, served, probe);
         if let Err(error) = self.parts.probes.serve(source, Instant::now(), verdict) {
@@ -221,7 +223,7 @@ impl StandIn {
 
     // ---- what is heard --------------------------------------------------------------------------
 
-    fn hear_worker(&mut self) {
+    fn read_worker(&mut self) {
         match link::receive::<FromWorker>(&self.parts.link) {
             Ok(Some((FromWorker::Ready {}, _))) => self.ready(),
             Ok(Some((FromWorker::Status { text }, _))) => self.text = Some(text),
@@ -236,14 +238,14 @@ impl StandIn {
                 self.parts.say.warn(&format!("the program is unhealthy: {reason}"));
             }
             Ok(Some(_)) => {}
-            Ok(None) => self.phase = Phase::Over,
+            Ok(None) => self.phase = SoloPhase::Over,
             Err(error) => self.parts.say.warn(&format!("the link failed: {error}")),
         }
     }
 
     /// Has the service manager keep the listeners, once it serves.
-    fn keep_listeners(&mut self) {
-        if self.phase != Phase::Serving {
+    fn store_listeners(&mut self) {
+        if self.phase != SoloPhase::Serving {
             return;
         }
         let listeners = self.parts.bound.iter().map(|(name, bound)| (name, bound));
@@ -253,13 +255,13 @@ impl StandIn {
     }
 
     fn ready(&mut self) {
-        if !matches!(self.phase, Phase::Starting { .. }) {
+        if !matches!(self.phase, SoloPhase::Starting { .. }) {
             return;
         }
-        self.phase = Phase::Serving;
+        self.phase = SoloPhase::Serving;
         self.serves = Some(unix_seconds(SystemTime::now()));
-        self.tell(&ToWorker::Go {});
-        self.keep_listeners();
+        self.send(&ToWorker::Go {});
+        self.store_listeners();
         let addrs: Vec<String> =
             self.parts.bound.iter().map(|(name, b)| format!("{name} {}", b.addr())).collect();
         let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
@@ -281,25 +283,25 @@ impl StandIn {
         };
         self.parts.say.error(&reason);
         self.parts.reporter.failed_in_main(1, &reason);
-        self.put_away();
+        self.cleanup();
         process::exit_now(1);
     }
 
     fn fail_to_start(&mut self, reason: &str) {
         self.parts.say.error(reason);
         self.parts.reporter.failed(1, reason);
-        self.put_away();
+        self.cleanup();
         process::exit_now(1);
     }
 
-    fn signalled(&mut self) -> Result<()> {
+    fn read_signals(&mut self) -> Result<()> {
         while let Some(signal) =
             self.caught.next().map_err(|error| Error::io("cannot read signals", error))?
         {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
-                Signal::SIGHUP if self.parts.hang_up == HangUp::End => self.stop(),
-                Signal::SIGQUIT => self.hurry(),
+                Signal::SIGHUP if self.parts.hang_up == SighupAction::End => self.stop(),
+                Signal::SIGQUIT => self.shorten_deadline(),
                 Signal::SIGUSR1 => match self.parts.log.as_mut().map(LogFile::reopen) {
                     Some(Ok(())) => self.parts.say.line(REOPENED),
                     Some(Err(error)) => {
@@ -313,25 +315,25 @@ impl StandIn {
         Ok(())
     }
 
-    fn hear_client(&mut self, id: u64) {
-        match self.clients.hear(id) {
-            Heard::Request(Request::Status {}) => {
+    fn read_client(&mut self, id: u64) {
+        match self.clients.read(id) {
+            ClientInput::Request(Request::Status {}) => {
                 let status = Box::new(self.status());
                 self.clients.reply(id, &Reply::Status { status });
             }
-            Heard::Request(Request::Probe { probe }) => {
-                let Verdict { ok, text } = verdict(self.phase, self.serves.is_some(), probe);
+            ClientInput::Request(Request::Probe { probe }) => {
+                let ProbeResult { ok, text } = verdict(self.phase, self.serves.is_some(), probe);
                 self.clients.reply(id, &Reply::Probed { ok, text: text.into() });
             }
-            Heard::Request(Request::Stop {}) => {
+            ClientInput::Request(Request::Stop {}) => {
                 self.stopping.push(id);
                 match self.phase {
-                    Phase::Starting { .. } | Phase::Serving => self.stop(),
-                    Phase::LameDuck { until } => self.tell_of_lame_duck(until),
+                    SoloPhase::Starting { .. } | SoloPhase::Serving => self.stop(),
+                    SoloPhase::LameDuck { until } => self.report_lame_duck(until),
                     _ => {}
                 }
             }
-            Heard::Request(Request::Restart { .. } | Request::RestartFrom { .. }) => {
+            ClientInput::Request(Request::Restart { .. } | Request::RestartFrom { .. }) => {
                 let reason = format!(
                     "{} runs without a supervisor; add `graceful_restart` to its attribute, or stop \
                      and start it",
@@ -339,12 +341,12 @@ impl StandIn {
                 );
                 self.clients.reply(id, &Reply::Refused { reason });
             }
-            Heard::Request(Request::Unknown) => {
+            ClientInput::Request(Request::Unknown) => {
                 let reason = "this daemon is older than the command and does not know it".into();
                 self.clients.reply(id, &Reply::Refused { reason });
             }
-            Heard::Gone => self.stopping.retain(|client| *client != id),
-            Heard::Nothing => {}
+            ClientInput::Gone => self.stopping.retain(|client| *client != id),
+            ClientInput::Nothing => {}
         }
     }
 
@@ -352,12 +354,12 @@ impl StandIn {
     fn health(&self) -> Health {
         let settings = &self.parts.configuration.settings;
         let (phase, text) = match self.phase {
-            Phase::Starting { .. } => (notify::Phase::Starting, "starting"),
-            Phase::Serving => (notify::Phase::Running, "serving"),
-            Phase::LameDuck { .. } => {
-                (notify::Phase::Stopping, "lame duck: it accepts a little longer")
+            SoloPhase::Starting { .. } => (notify::ServicePhase::Starting, "starting"),
+            SoloPhase::Serving => (notify::ServicePhase::Running, "serving"),
+            SoloPhase::LameDuck { .. } => {
+                (notify::ServicePhase::Stopping, "lame duck: it accepts a little longer")
             }
-            _ => (notify::Phase::Stopping, "stopping"),
+            _ => (notify::ServicePhase::Stopping, "stopping"),
         };
         let ends_within = settings.lame_duck
             + settings.drain_timeout
@@ -372,41 +374,41 @@ impl StandIn {
     fn stop(&mut self) {
         let lame_duck = self.parts.configuration.settings.lame_duck;
         match self.phase {
-            Phase::Serving if !lame_duck.is_zero() => {
+            SoloPhase::Serving if !lame_duck.is_zero() => {
                 let (now, length) = (Instant::now(), humantime::format_duration(lame_duck));
                 self.asked_to_stop = Some(now);
-                self.phase = Phase::LameDuck { until: now + lame_duck };
+                self.phase = SoloPhase::LameDuck { until: now + lame_duck };
                 let text = format!("lame duck for {length}: not ready, and still accepting");
                 self.parts.say.line(&text);
-                self.tell_of_lame_duck(now + lame_duck);
+                self.report_lame_duck(now + lame_duck);
             }
-            Phase::Starting { .. } | Phase::Serving => self.begin_drain(),
-            Phase::LameDuck { .. } | Phase::Draining => self.hurry(),
-            Phase::Hurried => {
-                self.put_away();
+            SoloPhase::Starting { .. } | SoloPhase::Serving => self.begin_drain(),
+            SoloPhase::LameDuck { .. } | SoloPhase::Draining => self.shorten_deadline(),
+            SoloPhase::Hurried => {
+                self.cleanup();
                 process::exit_now(128 + 15);
             }
-            Phase::Over => {}
+            SoloPhase::Over => {}
         }
     }
 
     fn begin_drain(&mut self) {
         self.parts.say.line("draining");
         self.clients.progress("stopping");
-        self.phase = Phase::Draining;
+        self.phase = SoloPhase::Draining;
         self.drain(Instant::now() + self.parts.configuration.settings.drain_timeout);
     }
 
-    fn tell_of_lame_duck(&mut self, until: Instant) {
+    fn report_lame_duck(&mut self, until: Instant) {
         let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
         self.clients.progress(&format!("lame duck for {left:.0} s"));
     }
 
-    fn hurry(&mut self) {
-        if self.phase == Phase::Hurried {
+    fn shorten_deadline(&mut self) {
+        if self.phase == SoloPhase::Hurried {
             self.stop();
-        } else if self.phase != Phase::Over {
-            self.phase = Phase::Hurried;
+        } else if self.phase != SoloPhase::Over {
+            self.phase = SoloPhase::Hurried;
             self.drain(Instant::now());
         }
     }
@@ -425,17 +427,17 @@ impl StandIn {
             ours.map(|(name, bound)| (name.clone(), bound.addr().clone())).unzip();
         self.close_listeners();
         let deadline = clock::to_monotonic_ns(deadline);
-        self.tell(&ToWorker::Drain { deadline, last: true, finish, finish_at });
+        self.send(&ToWorker::Drain { deadline, last: true, finish, finish_at });
     }
 
-    fn tell(&self, message: &ToWorker) {
+    fn send(&self, message: &ToWorker) {
         if let Err(error) = link::send(&self.parts.link, message, &[]) {
             self.parts.say.warn(&format!("the link failed: {error}"));
         }
     }
 
-    fn farewell(&mut self) {
-        let ledger = self.parts.counters.closed();
+    fn reply_stopped(&mut self) {
+        let ledger = self.parts.counters.final_ledger();
         let to_drained_ms = self.asked_to_stop.map(|at| at.elapsed().as_secs_f64() * 1000.0);
         if let Some(forced) = ledger.forced() {
             self.parts.say.warn(&format!("forced at the drain deadline: {forced}"));
@@ -462,7 +464,7 @@ impl StandIn {
     }
 
     /// Removes what the daemon has in the file system.
-    fn put_away(&mut self) {
+    fn cleanup(&mut self) {
         self.close_listeners();
         self.parts.control.remove();
         self.parts.pidfile.remove_file();
@@ -473,13 +475,13 @@ impl StandIn {
     fn status(&self) -> Status {
         let settings = &self.parts.configuration.settings;
         let exe = settings.exe.clone().unwrap_or_else(|| self.parts.origin.exe.clone());
-        let (ledger, held) = (self.parts.counters.read(), self.parts.counters.held());
+        let (ledger, held) = (self.parts.counters.read(), self.parts.counters.remaining());
         let uptime = self.began.0.elapsed().as_secs_f64();
         let (state, worker) = match self.phase {
-            Phase::Starting { .. } => ("starting", "starting"),
-            Phase::Serving => ("running", "serving"),
-            Phase::LameDuck { .. } => ("lame-duck", "serving"),
-            Phase::Draining | Phase::Hurried | Phase::Over => ("stopping", "draining"),
+            SoloPhase::Starting { .. } => ("starting", "starting"),
+            SoloPhase::Serving => ("running", "serving"),
+            SoloPhase::LameDuck { .. } => ("lame-duck", "serving"),
+            SoloPhase::Draining | SoloPhase::Hurried | SoloPhase::Over => ("stopping", "draining"),
         };
         Status {
             name: settings.name.clone(),
@@ -514,7 +516,7 @@ impl StandIn {
             supervisor_image: None,
             on_disk: Some(DiskStatus::of(&self.parts.image, exe, &[])),
             pidfile: settings.pidfile.clone(),
-            files: self.upkeep.as_ref().map(Upkeep::status).unwrap_or_default(),
+            files: self.upkeep.as_ref().map(OwnedFiles::status).unwrap_or_default(),
             log: self.parts.log.as_ref().map(|log| log.path().to_owned()),
             note: None,
             ledger: Some(ledger),
@@ -524,18 +526,18 @@ impl StandIn {
 }
 
 /// What a probe is told. Who is one process cannot tell of itself that it hangs.
-fn verdict(phase: Phase, served: bool, probe: Probe) -> Verdict {
+fn verdict(phase: SoloPhase, served: bool, probe: Probe) -> ProbeResult {
     match (probe, phase) {
-        (Probe::Live, _) => Verdict::passes("the process answers"),
-        (Probe::Startup, _) if served => Verdict::passes("the program has been ready"),
-        (Probe::Startup, _) => Verdict::fails("the program has not been ready yet"),
-        (Probe::Ready, Phase::Starting { .. }) => {
-            Verdict::fails("the program has not been ready yet")
+        (Probe::Live, _) => ProbeResult::passes("the process answers"),
+        (Probe::Startup, _) if served => ProbeResult::passes("the program has been ready"),
+        (Probe::Startup, _) => ProbeResult::fails("the program has not been ready yet"),
+        (Probe::Ready, SoloPhase::Starting { .. }) => {
+            ProbeResult::fails("the program has not been ready yet")
         }
-        (Probe::Ready, Phase::Serving) => Verdict::passes("the program serves"),
-        (Probe::Ready, Phase::LameDuck { .. }) => {
-            Verdict::fails("the daemon is about to stop (lame duck)")
+        (Probe::Ready, SoloPhase::Serving) => ProbeResult::passes("the program serves"),
+        (Probe::Ready, SoloPhase::LameDuck { .. }) => {
+            ProbeResult::fails("the daemon is about to stop (lame duck)")
         }
-        (Probe::Ready, _) => Verdict::fails("the daemon stops"),
+        (Probe::Ready, _) => ProbeResult::fails("the daemon stops"),
     }
 }

@@ -17,8 +17,8 @@ const OTHERS: usize = 2;
 impl Driver {
     /// The socket at which a worker will wait for the next supervisor, if it is to. Only the worker keeps
     /// it.
-    pub(super) fn rendezvous(&mut self, worker: WorkerId) -> Option<OwnedFd> {
-        let process = self.fleet.get_mut(worker)?;
+    pub(super) fn reattach_socket(&mut self, worker: WorkerId) -> Option<OwnedFd> {
+        let process = self.workers.get_mut(worker)?;
         let holdings = self.generations.get(process.generation)?;
         let settings = &holdings.configuration.as_ref()?.settings;
         if settings.orphan_grace.is_zero() || holdings.listeners.len() + OTHERS > MAX_DESCRIPTORS {
@@ -53,9 +53,9 @@ impl Driver {
     }
 
     /// `generation` serves: those of an earlier supervisor have done their duty.
-    pub(super) fn succeed_orphans(&mut self, generation: Generation) {
+    pub(super) fn replace_orphans(&mut self, generation: Generation) {
         self.redirect_orphans(generation);
-        let gone = self.generations.let_inherited_go(generation);
+        let gone = self.generations.drop_removed_inherited(generation);
         self.drain_orphans(false, &gone, false);
         self.release_inherited();
     }
@@ -73,7 +73,7 @@ impl Driver {
     }
 
     fn channel_to(&self, generation: Generation) -> Option<OwnedFd> {
-        self.fleet.channel_to(generation).unwrap_or_else(|error| {
+        self.workers.channel_to(generation).unwrap_or_else(|error| {
             self.setup.say.warn(&format!("connections cannot be passed: {error}"));
             None
         })
@@ -94,14 +94,14 @@ impl Driver {
             .map_or(&self.setup.configuration.settings, |configuration| &configuration.settings);
         let now = Instant::now();
         let deadline = if at_once { now } else { now + settings.drain_timeout };
-        self.orphans.tell(deadline, settings.kill_timeout, last, gone, &self.setup.say);
+        self.orphans.drain(deadline, settings.kill_timeout, last, gone, &self.setup.say);
     }
 
     /// An orphan has ended.
     pub(super) fn orphan_gone(&mut self, pid: i32) {
         let Some(gone) = self.orphans.remove(pid) else { return };
         // A worker of ours may have got its number, and the path.
-        if self.fleet.iter().all(|(_, process)| process.rendezvous.as_ref() != Some(&gone.path)) {
+        if self.workers.iter().all(|(_, process)| process.rendezvous.as_ref() != Some(&gone.path)) {
             orphans::remove(&gone.path);
         }
         let (generation, ledger) = (gone.generation, gone.ledger);

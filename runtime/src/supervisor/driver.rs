@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::event::{ClientId, Event, Generation, Policy};
-use super::fleet::Fleet;
+use super::fleet::WorkerProcesses;
 use super::generations::Generations;
 use super::machine::Machine;
 use super::orphans::Orphans;
-use super::tenure::Tenure;
+use super::tenure::GenerationTimes;
 use super::upgrade::preflight::Preflight;
 use crate::activation::{self, Sockets};
 use crate::claim::Claim;
@@ -27,19 +27,19 @@ use crate::control::{Clients, ControlSocket, Reply};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::image::Image;
-use crate::logs::{LogFile, Say};
-use crate::marker::Origin;
+use crate::logs::{DaemonLog, LogFile};
+use crate::marker::LaunchOrigin;
 use crate::notify::{Health, Notifier};
 use crate::pidfile::PidFile;
 use crate::probe;
-use crate::reporter::Reporter;
-use crate::sys::signals::{HangUp, Signals};
-use crate::upkeep::Upkeep;
+use crate::reporter::StartupNotifier;
+use crate::sys::signals::{SighupAction, Signals};
+use crate::upkeep::OwnedFiles;
 
 /// What a supervisor is made of.
-pub(crate) struct Setup {
+pub(crate) struct DriverSetup {
     pub(crate) configuration: Configuration,
-    pub(crate) origin: Origin,
+    pub(crate) origin: LaunchOrigin,
     /// The program's own arguments and environment.
     pub(crate) args: Vec<OsString>,
     pub(crate) vars: Vec<(OsString, OsString)>,
@@ -47,31 +47,31 @@ pub(crate) struct Setup {
     pub(crate) claim: Option<Claim>,
     pub(crate) control: ControlSocket,
     pub(crate) log: Option<LogFile>,
-    pub(crate) reporter: Reporter,
-    pub(crate) say: Say,
-    pub(crate) hang_up: HangUp,
+    pub(crate) reporter: StartupNotifier,
+    pub(crate) say: DaemonLog,
+    pub(crate) hang_up: SighupAction,
     pub(crate) notifier: Notifier,
     pub(crate) probes: probe::Server,
 }
 
 pub(crate) struct Driver {
-    pub(super) setup: Setup,
+    pub(super) setup: DriverSetup,
     pub(super) machine: Machine,
-    pub(super) fleet: Fleet,
+    pub(super) workers: WorkerProcesses,
     pub(super) generations: Generations,
     pub(super) orphans: Orphans,
     /// Nothing begins before they are gone.
     pub(super) waits_for_orphans: bool,
     /// What clients are told at the very end.
-    pub(super) farewells: Vec<(ClientId, Reply)>,
+    pub(super) deferred_replies: Vec<(ClientId, Reply)>,
     pub(super) began: (Instant, SystemTime),
     /// When the generations of the last restarts were asked for.
     pub(super) asked: VecDeque<(Generation, SystemTime)>,
-    pub(super) tenure: Tenure,
+    pub(super) times: GenerationTimes,
     /// How long the log was when the last one was.
     pub(super) log_length: u64,
     pub(super) clients: Clients,
-    pub(super) upkeep: Upkeep,
+    pub(super) upkeep: OwnedFiles,
     pub(super) signals: Signals,
     pub(super) events: VecDeque<Event>,
     pub(super) exit: Option<(u8, Option<String>)>,
@@ -82,11 +82,11 @@ pub(crate) struct Driver {
     /// Whether another image could take over is being tried.
     pub(super) preflight: Option<Preflight>,
     /// The image of this generation is to take over at the next quiet moment.
-    pub(super) cleared: Option<Generation>,
+    pub(super) upgrade_ready: Option<Generation>,
 }
 
 impl Driver {
-    pub(crate) fn new(mut setup: Setup, sockets: Sockets) -> Result<Driver> {
+    pub(crate) fn new(mut setup: DriverSetup, sockets: Sockets) -> Result<Driver> {
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
         let image = Arc::new(Image::own(&setup.origin.exe)?);
@@ -99,22 +99,22 @@ impl Driver {
         setup.notifier.set_held(held.collect());
         let stored = stored.into_iter().map(|(name, bound)| (name, Arc::new(bound)));
         let inherited = stored.chain(orphaned).collect();
-        let mut generations = Generations::after(inherited).with_passed(passed);
+        let mut generations = Generations::with_inherited(inherited).with_passed(passed);
         generations.set_kept(setup.notifier.held().values().cloned().collect());
         let settings = &setup.configuration.settings;
-        let upkeep = Upkeep::new(&settings.runtime_dir, Vec::new(), &setup.say);
-        let machine = Machine::new(Policy::of(settings)).after(orphans.last_generation());
+        let upkeep = OwnedFiles::new(&settings.runtime_dir, Vec::new(), &setup.say);
+        let machine = Machine::new(Policy::of(settings)).counting_from(orphans.last_generation());
         let mut driver = Driver {
             machine,
             setup,
-            fleet: Fleet::default(),
+            workers: WorkerProcesses::default(),
             generations,
             orphans,
             waits_for_orphans: false,
-            farewells: Vec::new(),
+            deferred_replies: Vec::new(),
             began: (Instant::now(), SystemTime::now()),
             asked: VecDeque::new(),
-            tenure: Tenure::default(),
+            times: GenerationTimes::default(),
             log_length: 0,
             clients: Clients::default(),
             upkeep,
@@ -124,13 +124,13 @@ impl Driver {
             has_run: false,
             image,
             preflight: None,
-            cleared: None,
+            upgrade_ready: None,
         };
         driver.begin();
         Ok(driver)
     }
 
-    pub(crate) fn origin(&self) -> &Origin {
+    pub(crate) fn origin(&self) -> &LaunchOrigin {
         &self.setup.origin
     }
 
@@ -144,31 +144,31 @@ impl Driver {
                 let confirms = self.machine.confirmed_generation() != confirmed;
                 let generation = self.machine.confirmed_generation().unwrap_or_default();
                 if confirms {
-                    failpoint::reach(Step::SupervisorBeforeConfirm, generation);
+                    failpoint::hit(Step::SupervisorBeforeConfirm, generation);
                 }
                 for action in actions {
-                    self.act(action);
+                    self.perform(action);
                 }
                 let machine = &self.machine;
-                self.tenure.note(machine.serving_generation(), machine.confirmed_generation());
+                self.times.note(machine.serving_generation(), machine.confirmed_generation());
                 if confirms && confirmed.is_some() {
                     self.redirect_orphans(generation);
                 }
                 self.close_old_probes();
                 // First, so that who waits until the daemon is ready finds them kept.
-                self.keep_listeners();
+                self.store_listeners();
                 self.setup.notifier.tell(self.machine.health());
                 if confirms {
-                    failpoint::reach(Step::SupervisorAfterConfirm, generation);
+                    failpoint::hit(Step::SupervisorAfterConfirm, generation);
                 }
             }
             if !self.orphans.are_draining()
                 && let Some((code, reason)) = self.exit.take()
             {
-                return self.leave(code, reason);
+                return self.exit(code, reason);
             }
-            self.look_after_new_files();
-            self.become_cleared();
+            self.watch_new_files();
+            self.exec_upgrade_if_ready();
             if !self.events.is_empty() {
                 continue;
             }
@@ -181,7 +181,7 @@ impl Driver {
 
     /// A restart that is over leaves one address at which probes are answered.
     fn close_old_probes(&mut self) {
-        let standing = self.machine.standing();
+        let standing = self.machine.live_generations();
         let wanted: Vec<SocketAddr> = standing
             .filter_map(|generation| self.generations.get(generation)?.configuration.as_ref())
             .chain(self.first_configuration())
@@ -197,7 +197,7 @@ impl Driver {
 
     /// Has the service manager keep the listeners of the generation that serves. What it keeps as the
     /// daemon ends is for the next one.
-    pub(super) fn keep_listeners(&mut self) {
+    pub(super) fn store_listeners(&mut self) {
         if self.machine.state_word() != "running" {
             return;
         }
@@ -210,13 +210,13 @@ impl Driver {
         self.generations.set_kept(self.setup.notifier.held().values().cloned().collect());
     }
 
-    fn leave(mut self, code: u8, reason: Option<String>) -> u8 {
+    fn exit(mut self, code: u8, reason: Option<String>) -> u8 {
         if self.orphans.is_empty() {
             self.generations.release_inherited();
         }
         self.generations.retire_all();
         self.setup.control.remove();
-        failpoint::reach(Step::SupervisorBeforeUnlock, 0);
+        failpoint::hit(Step::SupervisorBeforeUnlock, 0);
         self.setup.pidfile.remove();
         let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
         if code != 0 {
@@ -229,7 +229,7 @@ impl Driver {
             true => self.setup.reporter.failed_in_main(code, &reason),
             false => self.setup.reporter.failed(code, &reason),
         }
-        for (client, reply) in std::mem::take(&mut self.farewells) {
+        for (client, reply) in std::mem::take(&mut self.deferred_replies) {
             self.clients.reply(client, &reply);
         }
         code

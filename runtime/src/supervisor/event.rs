@@ -64,24 +64,24 @@ pub(crate) enum Event {
     /// The worker introduced itself and everything it declared is bound.
     Hello { worker: WorkerId, policy: Policy },
     /// The worker introduced itself with something that cannot be.
-    Unacceptable { worker: WorkerId, reason: String },
+    HelloRejected { worker: WorkerId, reason: String },
     /// The worker could serve.
     Ready { worker: WorkerId },
     /// The worker says why it is about to end.
     Failing { worker: WorkerId, reason: String },
     /// The worker drains on its own: it was sent SIGTERM by somebody, or its `main` ended while it was
     /// quiesced.
-    Leaving { worker: WorkerId, main_ended: bool },
+    SelfDraining { worker: WorkerId, main_ended: bool },
     /// The program says that it should not serve.
     Unhealthy { worker: WorkerId, reason: String },
     /// The program is content with itself: the confirm window may end.
-    Confirm { worker: WorkerId },
+    ConfirmEarly { worker: WorkerId },
     /// The program has a check that must pass within the confirm window, or that has passed.
-    Check { worker: WorkerId, passed: bool },
+    HealthCheck { worker: WorkerId, passed: bool },
     /// The worker's runtime has answered.
     Pong { worker: WorkerId },
     /// What a starting worker has not done yet, for the message of a timeout.
-    Missing { worker: WorkerId, what: String },
+    ReadinessBlockedBy { worker: WorkerId, what: String },
     /// The link ended or was misused; the process may still be there.
     LinkLost { worker: WorkerId, reason: String },
     /// The process is gone and reaped.
@@ -95,14 +95,14 @@ pub(crate) enum Event {
     /// A client hung up; nobody waits for its answer.
     ClientGone { client: ClientId },
     /// The supervisor runs the image asked for by [`Action::Upgrade`], or keeps its own: why.
-    Upgraded { kept: Option<String> },
+    UpgradeFinished { kept: Option<String> },
     /// Time has passed.
     Tick,
 }
 
 /// The image a worker is started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum ImageSource {
     /// What the path names now: a new generation.
     Disk,
     /// What the generation has run since it began.
@@ -113,7 +113,7 @@ pub(crate) enum Source {
 
 /// What a worker is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum WorkerCommand {
     /// Accept.
     Go,
     /// Stop accepting; you may have to resume.
@@ -136,22 +136,22 @@ pub(crate) enum Action {
     Spawn {
         worker: WorkerId,
         generation: Generation,
-        source: Source,
+        source: ImageSource,
     },
     Welcome {
         worker: WorkerId,
     },
-    Tell {
+    SendToWorker {
         worker: WorkerId,
-        order: Order,
+        command: WorkerCommand,
     },
     /// Open a channel by which `from` passes its connections to `to`.
-    Connect {
+    OpenHandoffChannel {
         from: WorkerId,
         to: WorkerId,
     },
     /// Write down what a worker that does not answer is doing.
-    Examine {
+    DumpThreads {
         worker: WorkerId,
     },
     /// SIGTERM: the deadline is over.
@@ -165,7 +165,7 @@ pub(crate) enum Action {
     /// The one answer to a client.
     Answer {
         client: ClientId,
-        answer: Answer,
+        answer: ClientAnswer,
     },
     /// A step worth showing to everyone who waits.
     Progress {
@@ -179,7 +179,7 @@ pub(crate) enum Action {
         generation: Option<Generation>,
     },
     /// The first generation serves.
-    Up {
+    FirstReady {
         generation: Generation,
     },
     /// The image of this generation is to be the supervisor's own too.
@@ -190,10 +190,10 @@ pub(crate) enum Action {
     CloseListeners,
     /// The last worker of a generation that was replaced has ended; the report is complete.
     Drained {
-        report: Report,
+        report: RestartReport,
     },
     /// No worker of this generation is left and none will come.
-    Retire {
+    ReleaseGeneration {
         generation: Generation,
         /// Its image and settings may be needed again.
         keep: bool,
@@ -215,11 +215,11 @@ pub(crate) enum Level {
 
 /// What a client is told in the end.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Answer {
+pub(crate) enum ClientAnswer {
     /// The new generation serves; where the client waited, the old one is gone.
-    Restarted(Report),
+    Restarted(RestartReport),
     /// The restart was undone.
-    Aborted(Report),
+    Aborted(RestartReport),
     /// The daemon stopped.
     Stopped { ledger: Ledger, to_drained: Duration, warnings: Vec<String> },
     /// Not now.
@@ -228,7 +228,7 @@ pub(crate) enum Answer {
 
 /// A restart, told afterwards.
 #[derive(Debug, Clone, PartialEq, ToJson, FromJson)]
-pub(crate) struct Report {
+pub(crate) struct RestartReport {
     pub(crate) from: Option<Generation>,
     pub(crate) to: Generation,
     pub(crate) committed: bool,

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use super::event::{Generation, WorkerId};
 use crate::config::Settings;
-use crate::counters::{Counters, Held, Ledger};
+use crate::counters::{Counters, Ledger, Remaining};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
-use crate::handed::{Handed, Packing};
+use crate::handed::{FdTable, InheritedFd};
 use crate::image::Image;
 use crate::json::{FromJson, ToJson};
 use crate::link::{self, FromWorker, ToWorker};
-use crate::marker::{Marker, Origin, Role, VARIABLE};
+use crate::marker::{LaunchOrigin, Role, RoleMarker, VARIABLE};
 use crate::notify;
 use crate::privileges;
 use crate::sorted::SortedMap;
@@ -28,18 +28,18 @@ const EXIT_LAG: Duration = Duration::from_millis(200);
 
 /// All workers that are not reaped yet.
 #[derive(Default)]
-pub(crate) struct Fleet {
-    workers: SortedMap<WorkerId, Process>,
+pub(crate) struct WorkerProcesses {
+    workers: SortedMap<WorkerId, WorkerProcess>,
 }
 
 /// One worker process.
-pub(crate) struct Process {
+pub(crate) struct WorkerProcess {
     pub(crate) generation: Generation,
     pub(crate) child: Child,
     pub(crate) since: Instant,
     /// What the program said of itself.
     pub(crate) text: Option<String>,
-    pub(crate) greeted: bool,
+    pub(crate) said_hello: bool,
     /// Why it may never be ready.
     pub(crate) unclaimed: Option<String>,
     /// It has its listeners.
@@ -55,20 +55,20 @@ pub(crate) struct Process {
     closed: Option<Instant>,
 }
 
-impl Process {
+impl WorkerProcess {
     /// The figures as they are now.
     pub(crate) fn ledger(&self) -> Ledger {
         self.counters.read()
     }
 
     /// What it would wait for, were it to drain.
-    pub(crate) fn held(&self) -> Held {
-        self.counters.held()
+    pub(crate) fn remaining(&self) -> Remaining {
+        self.counters.remaining()
     }
 
     /// The figures after its end.
     pub(crate) fn final_ledger(&self) -> Ledger {
-        self.counters.closed()
+        self.counters.final_ledger()
     }
 
     /// Whether it has called `main`.
@@ -89,7 +89,7 @@ impl Process {
     }
 
     /// Sends an order. A worker that does not take it is as good as gone.
-    pub(crate) fn tell(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(crate) fn send(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         match &self.link {
             Some(link) => link::send(link, message, fds),
             None => Err(io::Error::from(io::ErrorKind::NotConnected)),
@@ -97,7 +97,7 @@ impl Process {
     }
 
     /// The next message, if one is there.
-    pub(crate) fn hear(&mut self, now: Instant) -> Result<Option<FromWorker>, String> {
+    pub(crate) fn receive(&mut self, now: Instant) -> Result<Option<FromWorker>, String> {
         let Some(link) = &self.link else { return Ok(None) };
         match link::receive::<FromWorker>(link) {
             Ok(Some((message, _))) => Ok(Some(message)),
@@ -114,10 +114,10 @@ impl Process {
 
 /// A process on its way to the supervisor's next image.
 #[derive(Debug, ToJson, FromJson)]
-pub(super) struct Packed {
+pub(super) struct WorkerProcessState {
     generation: Generation,
     pid: i32,
-    pidfd: Handed,
+    pidfd: InheritedFd,
     since: Instant,
     text: Option<String>,
     greeted: bool,
@@ -126,40 +126,40 @@ pub(super) struct Packed {
     old_output: bool,
     #[json(default)]
     rendezvous: Option<PathBuf>,
-    counters: Handed,
-    link: Option<Handed>,
+    counters: InheritedFd,
+    link: Option<InheritedFd>,
     closed: Option<Instant>,
 }
 
-impl Process {
-    fn pack(&self, packing: &mut Packing) -> Packed {
-        Packed {
+impl WorkerProcess {
+    fn pack(&self, packing: &mut FdTable) -> WorkerProcessState {
+        WorkerProcessState {
             generation: self.generation,
             pid: self.child.pid(),
-            pidfd: packing.hand(&self.child),
+            pidfd: packing.add(&self.child),
             since: self.since,
             text: self.text.clone(),
-            greeted: self.greeted,
+            greeted: self.said_hello,
             welcomed: self.welcomed,
             old_output: self.old_output,
             rendezvous: self.rendezvous.clone(),
-            counters: packing.hand(&self.counters_fd),
-            link: self.link.as_ref().map(|link| packing.hand(link)),
+            counters: packing.add(&self.counters_fd),
+            link: self.link.as_ref().map(|link| packing.add(link)),
             closed: self.closed,
         }
     }
 
-    fn unpack(packed: Packed) -> Result<Process> {
+    fn unpack(packed: WorkerProcessState) -> Result<WorkerProcess> {
         let counters_fd = packed.counters.duplicate("the counters of a worker")?;
         let counters = Counters::open(&counters_fd)
             .map_err(|error| Error::io("cannot share the counters of a worker", error))?;
         let pidfd = packed.pidfd.duplicate("the process of a worker")?;
-        Ok(Process {
+        Ok(WorkerProcess {
             generation: packed.generation,
             child: Child::adopt(packed.pid, pidfd)?,
             since: packed.since,
             text: packed.text,
-            greeted: packed.greeted,
+            said_hello: packed.greeted,
             unclaimed: None,
             welcomed: packed.welcomed,
             old_output: packed.old_output,
@@ -173,29 +173,37 @@ impl Process {
 }
 
 /// What a new worker is made of.
-pub(crate) struct Plan<'a> {
+pub(crate) struct WorkerSpec<'a> {
     pub(crate) generation: Generation,
     pub(crate) image: &'a Image,
     pub(crate) args: &'a [std::ffi::OsString],
     pub(crate) vars: &'a [(std::ffi::OsString, std::ffi::OsString)],
-    pub(crate) origin: &'a Origin,
+    pub(crate) origin: &'a LaunchOrigin,
     /// Where they are known before it says hello.
     pub(crate) settings: Option<&'a Settings>,
     pub(crate) respawn: bool,
 }
 
-impl Fleet {
-    pub(super) fn pack(&self, packing: &mut Packing) -> SortedMap<WorkerId, Packed> {
+impl WorkerProcesses {
+    pub(super) fn pack(&self, packing: &mut FdTable) -> SortedMap<WorkerId, WorkerProcessState> {
         self.workers.iter().map(|(id, process)| (*id, process.pack(packing))).collect()
     }
 
-    pub(super) fn unpack(packed: SortedMap<WorkerId, Packed>) -> Result<Fleet> {
-        let workers = packed.into_iter().map(|(id, packed)| Ok((id, Process::unpack(packed)?)));
-        Ok(Fleet { workers: workers.collect::<Result<_>>()? })
+    pub(super) fn unpack(
+        packed: SortedMap<WorkerId, WorkerProcessState>,
+    ) -> Result<WorkerProcesses> {
+        let workers =
+            packed.into_iter().map(|(id, packed)| Ok((id, WorkerProcess::unpack(packed)?)));
+        Ok(WorkerProcesses { workers: workers.collect::<Result<_>>()? })
     }
 
     /// Forks a worker that execs the image.
-    pub(crate) fn spawn(&mut self, id: WorkerId, plan: &Plan<'_>, now: Instant) -> Result<i32> {
+    pub(crate) fn spawn(
+        &mut self,
+        id: WorkerId,
+        plan: &WorkerSpec<'_>,
+        now: Instant,
+    ) -> Result<i32> {
         plan.image.verify()?;
         let cannot = |what: &str| {
             let what = format!("cannot {what} for a worker");
@@ -204,7 +212,7 @@ impl Fleet {
         let (ours, theirs) = seqpacket::pair().map_err(cannot("open a link"))?;
         descriptors::set_nonblocking(&ours).map_err(cannot("open a link"))?;
         let (counters, counters_fd) = Counters::create().map_err(cannot("share counters"))?;
-        failpoint::attempt(Step::SupervisorBeforeFork, plan.generation)
+        failpoint::try_hit(Step::SupervisorBeforeFork, plan.generation)
             .map_err(|error| Error::io("cannot fork a process", error))?;
         match process::fork()? {
             Forked::Child => {
@@ -215,14 +223,14 @@ impl Fleet {
                 process::exit_now(127);
             }
             Forked::Parent(child) => {
-                failpoint::reach(Step::SupervisorAfterFork, plan.generation);
+                failpoint::hit(Step::SupervisorAfterFork, plan.generation);
                 let pid = child.pid();
-                let process = Process {
+                let process = WorkerProcess {
                     generation: plan.generation,
                     child,
                     since: now,
                     text: None,
-                    greeted: false,
+                    said_hello: false,
                     unclaimed: None,
                     welcomed: false,
                     old_output: false,
@@ -243,8 +251,8 @@ impl Fleet {
     pub(crate) fn connect(&self, from: WorkerId, to: WorkerId) -> io::Result<()> {
         let (Some(from), Some(to)) = (self.get(from), self.get(to)) else { return Ok(()) };
         let (sending, taking) = seqpacket::pair()?;
-        to.tell(&ToWorker::Predecessor {}, &[taking.as_fd()])?;
-        from.tell(&ToWorker::Successor {}, &[sending.as_fd()])
+        to.send(&ToWorker::Predecessor {}, &[taking.as_fd()])?;
+        from.send(&ToWorker::Successor {}, &[sending.as_fd()])
     }
 
     /// As [`Fleet::connect`], to the worker of `generation`, from somebody who is given this end.
@@ -253,19 +261,19 @@ impl Fleet {
             return Ok(None);
         };
         let (sending, taking) = seqpacket::pair()?;
-        to.tell(&ToWorker::Predecessor {}, &[taking.as_fd()])?;
+        to.send(&ToWorker::Predecessor {}, &[taking.as_fd()])?;
         Ok(Some(sending))
     }
 
-    pub(crate) fn get(&self, id: WorkerId) -> Option<&Process> {
+    pub(crate) fn get(&self, id: WorkerId) -> Option<&WorkerProcess> {
         self.workers.get(&id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Process> {
+    pub(crate) fn get_mut(&mut self, id: WorkerId) -> Option<&mut WorkerProcess> {
         self.workers.get_mut(&id)
     }
 
-    pub(crate) fn remove(&mut self, id: WorkerId) -> Option<Process> {
+    pub(crate) fn remove(&mut self, id: WorkerId) -> Option<WorkerProcess> {
         let process = self.workers.remove(&id)?;
         if let Some(path) = &process.rendezvous {
             // What cannot be removed is found dead by the next start.
@@ -274,11 +282,11 @@ impl Fleet {
         Some(process)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Process)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &WorkerProcess)> {
         self.workers.iter().map(|(id, process)| (*id, process))
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut WorkerProcess> {
         self.workers.values_mut()
     }
 
@@ -287,7 +295,7 @@ impl Fleet {
     }
 
     /// Workers whose link has been closed for longer than an exit explains; each is named once.
-    pub(crate) fn mute(&mut self, now: Instant) -> Vec<WorkerId> {
+    pub(crate) fn expired_links(&mut self, now: Instant) -> Vec<WorkerId> {
         let mut mute = Vec::new();
         for (id, process) in &mut self.workers {
             if process.closed.is_some_and(|since| now >= since + EXIT_LAG) {
@@ -305,11 +313,11 @@ impl Fleet {
 }
 
 /// In the forked child: becomes the program, or returns why not.
-fn become_worker(link: &OwnedFd, plan: &Plan<'_>) -> Error {
+fn become_worker(link: &OwnedFd, plan: &WorkerSpec<'_>) -> Error {
     let attempt = || -> Result<std::convert::Infallible> {
         descriptors::keep_across_exec(link.as_fd())
             .map_err(|error| Error::io("cannot hand over the link", error))?;
-        let marker = Marker::text(Role::Worker {
+        let marker = RoleMarker::text(Role::Worker {
             link: std::os::fd::AsRawFd::as_raw_fd(link),
             respawn: plan.respawn,
             origin: plan.origin.clone(),
@@ -324,7 +332,7 @@ fn become_worker(link: &OwnedFd, plan: &Plan<'_>) -> Error {
             vars: &vars,
             marker: (VARIABLE, &marker),
         };
-        let executed = failpoint::attempt(Step::SupervisorBeforeExec, plan.generation)
+        let executed = failpoint::try_hit(Step::SupervisorBeforeExec, plan.generation)
             .and_then(|()| exec::exec(&program));
         executed.map_err(|error| {
             Error::os(

@@ -6,10 +6,10 @@ use super::event::Generation;
 use crate::config::{Address, Configuration, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
-use crate::handed::Packing;
+use crate::handed::FdTable;
 use crate::image::{self, Image};
 use crate::json::{FromJson, ToJson};
-use crate::listener::{self, Bound, Place};
+use crate::listener::{self, Bound, SocketPlace};
 use crate::sorted::SortedMap;
 use crate::sys::privileges::Account;
 
@@ -20,13 +20,13 @@ mod removed;
 /// The generations that have or may get workers.
 #[derive(Default)]
 pub(crate) struct Generations {
-    known: SortedMap<Generation, Holdings>,
+    known: SortedMap<Generation, GenerationResources>,
     /// The last one that was replaced, if its code may be needed again.
-    kept: Option<Kept>,
+    kept: Option<KeptImage>,
     /// What workers of an earlier supervisor listen to, as long as these are there: not ours to unlink.
     inherited: Vec<(String, Arc<Bound>)>,
     /// The files of those of them that are closed here already.
-    inherited_places: Vec<Place>,
+    inherited_places: Vec<SocketPlace>,
     /// What the service manager passed at the start, and has a copy of itself: for whatever generation
     /// declares a listener of that name. A name may have several.
     passed: Vec<(String, Arc<Bound>)>,
@@ -35,30 +35,30 @@ pub(crate) struct Generations {
 }
 
 /// What is left of a generation without workers.
-struct Kept {
+struct KeptImage {
     generation: Generation,
     image: Arc<Image>,
     configuration: Configuration,
 }
 
 /// What one generation holds.
-pub(crate) struct Holdings {
+pub(crate) struct GenerationResources {
     pub(crate) image: Arc<Image>,
     /// Since its first worker said hello.
     pub(crate) configuration: Option<Configuration>,
     /// By name. One that the service manager passed may have several.
     pub(crate) listeners: Vec<(String, Arc<Bound>)>,
     /// Of unix sockets that are closed here, and to be unlinked when it is gone.
-    places: Vec<Place>,
+    places: Vec<SocketPlace>,
     /// Whom its workers run as, where they said so.
     identity: Option<Account>,
     /// Listeners that end with the daemon, by name, once it stops.
     ending: Vec<(String, Address)>,
 }
 
-impl Holdings {
-    fn new(image: &Arc<Image>) -> Holdings {
-        Holdings {
+impl GenerationResources {
+    fn new(image: &Arc<Image>) -> GenerationResources {
+        GenerationResources {
             image: Arc::clone(image),
             configuration: None,
             listeners: Vec::new(),
@@ -71,7 +71,7 @@ impl Holdings {
 
 impl Generations {
     /// Those whose workers of an earlier supervisor have these listeners.
-    pub(crate) fn after(inherited: Vec<(String, Arc<Bound>)>) -> Generations {
+    pub(crate) fn with_inherited(inherited: Vec<(String, Arc<Bound>)>) -> Generations {
         Generations { inherited, ..Generations::default() }
     }
 
@@ -97,7 +97,7 @@ impl Generations {
     }
 
     /// Makes the listeners that an aborted generation shares with another as that one wants them.
-    pub(crate) fn take_back(&self, aborted: Generation) {
+    pub(crate) fn restore_listeners(&self, aborted: Generation) {
         let Some(holdings) = self.known.get(&aborted) else { return };
         for (_, bound) in &holdings.listeners {
             let theirs = self.other(bound, Some(aborted));
@@ -122,13 +122,13 @@ impl Generations {
 
     pub(crate) fn begin(&mut self, generation: Generation, image: Image) -> Arc<Image> {
         let image = Arc::new(image);
-        let holdings = Holdings::new(&image);
+        let holdings = GenerationResources::new(&image);
         self.known.insert(generation, holdings);
         image
     }
 
     /// A new generation of the image and the settings that an earlier one had.
-    pub(crate) fn begin_again(
+    pub(crate) fn begin_from(
         &mut self,
         generation: Generation,
         earlier: Generation,
@@ -143,19 +143,19 @@ impl Generations {
                 format!("the image of generation {earlier} was not kept"),
             ));
         };
-        let holdings = Holdings::new(&image);
+        let holdings = GenerationResources::new(&image);
         self.known.insert(generation, holdings);
-        self.settle(generation, configuration)?;
+        self.configure(generation, configuration)?;
         Ok(image)
     }
 
-    pub(crate) fn get(&self, generation: Generation) -> Option<&Holdings> {
+    pub(crate) fn get(&self, generation: Generation) -> Option<&GenerationResources> {
         self.known.get(&generation)
     }
 
     /// A worker says whom it runs as: once, before user code could say anything else. Fails where that user
     /// could change what this process executes.
-    pub(crate) fn settled(&mut self, generation: Generation, identity: Account) -> Result<()> {
+    pub(crate) fn set_identity(&mut self, generation: Generation, identity: Account) -> Result<()> {
         let Some(holdings) = self.known.get_mut(&generation) else { return Ok(()) };
         if holdings.identity.is_none() {
             holdings.image.check_trust(std::slice::from_ref(&identity))?;
@@ -170,7 +170,7 @@ impl Generations {
     }
 
     /// Binds what `configuration` declares and is not bound yet, all or nothing.
-    pub(crate) fn settle(
+    pub(crate) fn configure(
         &mut self,
         generation: Generation,
         configuration: Configuration,
@@ -192,7 +192,7 @@ impl Generations {
                         shared.push(bound);
                         adjusted.map(Some)
                     }
-                    None => failpoint::attempt(Step::SupervisorBeforeBind, generation)
+                    None => failpoint::try_hit(Step::SupervisorBeforeBind, generation)
                         .map_err(|error| Error::io(format!("cannot bind listener `{name}`"), error))
                         .and_then(|()| {
                             let its = listeners.iter().filter(|(its, _)| its == name);
@@ -234,14 +234,14 @@ impl Generations {
         let Some(holdings) = self.known.remove(&generation) else { return };
         if let (true, Some(configuration)) = (keep, &holdings.configuration) {
             let (image, configuration) = (Arc::clone(&holdings.image), configuration.clone());
-            self.kept = Some(Kept { generation, image, configuration });
+            self.kept = Some(KeptImage { generation, image, configuration });
         }
         holdings.listeners.iter().for_each(|(_, bound)| self.release(bound));
         self.clear(&holdings.places);
     }
 
     /// The listeners of a generation that its worker finishes as the daemon stops.
-    pub(crate) fn ending(&self, generation: Generation) -> Vec<(String, Address)> {
+    pub(crate) fn stopping_listeners(&self, generation: Generation) -> Vec<(String, Address)> {
         self.known.get(&generation).map_or(Vec::new(), |holdings| holdings.ending.clone())
     }
 
@@ -275,15 +275,15 @@ impl Generations {
 /// The generations on their way to the supervisor's next image. What several share is written once, and
 /// referred to by its place.
 #[derive(Debug, ToJson, FromJson)]
-pub(super) struct Packed {
-    images: Vec<image::Packed>,
-    sockets: Vec<listener::Packed>,
-    known: SortedMap<Generation, PackedHoldings>,
-    kept: Option<PackedKept>,
+pub(super) struct GenerationsState {
+    images: Vec<image::ImageState>,
+    sockets: Vec<listener::BoundState>,
+    known: SortedMap<Generation, GenerationState>,
+    kept: Option<KeptImageState>,
     #[json(default)]
     inherited: Vec<(String, usize)>,
     #[json(default)]
-    inherited_places: Vec<Place>,
+    inherited_places: Vec<SocketPlace>,
     #[json(default)]
     passed: Vec<(String, usize)>,
     #[json(default)]
@@ -291,7 +291,7 @@ pub(super) struct Packed {
 }
 
 #[derive(Debug, ToJson, FromJson)]
-struct PackedHoldings {
+struct GenerationState {
     image: usize,
     configuration: Option<Configuration>,
     listeners: SortedMap<String, usize>,
@@ -299,13 +299,13 @@ struct PackedHoldings {
     #[json(default)]
     more: Vec<(String, usize)>,
     #[json(default)]
-    places: Vec<Place>,
+    places: Vec<SocketPlace>,
     #[json(default)]
     identity: Option<Account>,
 }
 
 #[derive(Debug, ToJson, FromJson)]
-struct PackedKept {
+struct KeptImageState {
     generation: Generation,
     image: usize,
     configuration: Configuration,
@@ -333,7 +333,7 @@ impl<'a, T, P> Shared<'a, T, P> {
 }
 
 impl Generations {
-    pub(super) fn pack<'a>(&'a self, packing: &mut Packing) -> Packed {
+    pub(super) fn pack<'a>(&'a self, packing: &mut FdTable) -> GenerationsState {
         let (mut images, mut sockets) = (Shared::new(), Shared::new());
         let mut known = SortedMap::new();
         for (generation, holdings) in &self.known {
@@ -349,10 +349,11 @@ impl Generations {
             let configuration = holdings.configuration.clone();
             let places = holdings.places.clone();
             let identity = holdings.identity.clone();
-            let packed = PackedHoldings { image, configuration, listeners, more, places, identity };
+            let packed =
+                GenerationState { image, configuration, listeners, more, places, identity };
             known.insert(*generation, packed);
         }
-        let kept = self.kept.as_ref().map(|kept| PackedKept {
+        let kept = self.kept.as_ref().map(|kept| KeptImageState {
             generation: kept.generation,
             image: images.place(&kept.image, |image| image.pack(packing)),
             configuration: kept.configuration.clone(),
@@ -365,10 +366,19 @@ impl Generations {
         let inherited_places = self.inherited_places.clone();
         let kept_places = self.kept_places.clone();
         let (images, sockets) = (images.packed, sockets.packed);
-        Packed { images, sockets, known, kept, inherited, inherited_places, passed, kept_places }
+        GenerationsState {
+            images,
+            sockets,
+            known,
+            kept,
+            inherited,
+            inherited_places,
+            passed,
+            kept_places,
+        }
     }
 
-    pub(super) fn unpack(packed: Packed) -> Result<Generations> {
+    pub(super) fn unpack(packed: GenerationsState) -> Result<Generations> {
         let images: Vec<Arc<Image>> = packed
             .images
             .into_iter()
@@ -398,16 +408,17 @@ impl Generations {
                     listeners.push((name.clone(), at(&sockets, *place)?));
                 }
             }
-            let PackedHoldings { configuration, places, identity, .. } = holdings;
+            let GenerationState { configuration, places, identity, .. } = holdings;
             let image = at(&images, holdings.image)?;
             // Who stops is not upgraded.
             let ending = Vec::new();
-            let holdings = Holdings { image, configuration, listeners, places, identity, ending };
+            let holdings =
+                GenerationResources { image, configuration, listeners, places, identity, ending };
             generations.known.insert(generation, holdings);
         }
-        if let Some(PackedKept { generation, image, configuration }) = packed.kept {
+        if let Some(KeptImageState { generation, image, configuration }) = packed.kept {
             let image = at(&images, image)?;
-            generations.kept = Some(Kept { generation, image, configuration });
+            generations.kept = Some(KeptImage { generation, image, configuration });
         }
         Ok(generations)
     }

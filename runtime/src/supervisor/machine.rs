@@ -28,14 +28,16 @@ use std::time::{Duration, Instant};
 
 use self::exe::Exe;
 use self::lame_duck::LameDuck;
-use self::respawn::Current;
+use self::respawn::CommittedGeneration;
 use self::retire::Retiring;
 use self::stop::Stopping;
 use self::transition::{Transition, Waiter};
 use self::upgrade::Upgrade;
 use self::worker::Worker;
 pub(crate) use self::worker::WorkerState;
-use super::event::{Action, Answer, ClientId, Event, Generation, Level, Policy, Report, WorkerId};
+use super::event::{
+    Action, ClientAnswer, ClientId, Event, Generation, Level, Policy, RestartReport, WorkerId,
+};
 use crate::counters::Ledger;
 use crate::json::{FromJson, ToJson};
 use crate::sorted::SortedMap;
@@ -60,7 +62,7 @@ pub(crate) struct Machine {
     initial: Policy,
     workers: SortedMap<WorkerId, Worker>,
     /// The generation that is committed, if one ever was.
-    current: Option<Current>,
+    current: Option<CommittedGeneration>,
     transition: Option<Transition>,
     /// Restarts asked for during a transition: together they are one more.
     pending: Option<Vec<Waiter>>,
@@ -74,7 +76,7 @@ pub(crate) struct Machine {
     lame_duck: Option<LameDuck>,
     stopping: Option<Stopping>,
     /// Other code runs than was asked for: why.
-    fallen_back: Option<String>,
+    rolled_back: Option<String>,
     last_worker: WorkerId,
     last_generation: Generation,
     /// The last one of an earlier supervisor, whose workers are still there.
@@ -84,7 +86,7 @@ pub(crate) struct Machine {
     /// ended.
     ledgers: SortedMap<Generation, Ledger>,
     /// The last ones, the latest first.
-    restarts: VecDeque<Report>,
+    restarts: VecDeque<RestartReport>,
     exited: bool,
 }
 
@@ -103,7 +105,7 @@ impl Machine {
             retiring: Vec::new(),
             lame_duck: None,
             stopping: None,
-            fallen_back: None,
+            rolled_back: None,
             last_worker: 0,
             last_generation: 0,
             before: 0,
@@ -114,7 +116,7 @@ impl Machine {
     }
 
     /// Generations are counted on from that of an earlier supervisor.
-    pub(crate) fn after(mut self, generation: Generation) -> Machine {
+    pub(crate) fn counting_from(mut self, generation: Generation) -> Machine {
         (self.last_generation, self.before) = (generation, generation);
         self
     }
@@ -134,8 +136,8 @@ impl Machine {
                 self.ended(worker, Exit::Code(1), Ledger::default(), now, &mut out);
             }
             Event::Hello { worker, policy } => self.hello(worker, policy, now, &mut out),
-            Event::Unacceptable { worker, reason } => {
-                self.unacceptable(worker, reason, now, &mut out)
+            Event::HelloRejected { worker, reason } => {
+                self.hello_rejected(worker, reason, now, &mut out)
             }
             Event::Ready { worker } => self.ready(worker, now, &mut out),
             Event::Failing { worker, reason } => {
@@ -143,14 +145,14 @@ impl Machine {
                     worker.failure.get_or_insert(reason);
                 }
             }
-            Event::Leaving { worker, main_ended } => {
-                self.leaving(worker, main_ended, now, &mut out);
+            Event::SelfDraining { worker, main_ended } => {
+                self.self_draining(worker, main_ended, now, &mut out);
             }
             Event::Unhealthy { worker, reason } => self.unhealthy(worker, reason, now, &mut out),
-            Event::Confirm { worker } => self.confirm_early(worker, now, &mut out),
-            Event::Check { worker, passed } => self.check(worker, passed, now, &mut out),
+            Event::ConfirmEarly { worker } => self.confirm_early(worker, now, &mut out),
+            Event::HealthCheck { worker, passed } => self.check(worker, passed, now, &mut out),
             Event::Pong { worker } => self.pong(worker, now),
-            Event::Missing { worker, what } => {
+            Event::ReadinessBlockedBy { worker, what } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.missing = Some(what);
                 }
@@ -165,10 +167,10 @@ impl Machine {
             }
             Event::Stop { client, at_once } => self.stop(client, at_once, now, &mut out),
             Event::ClientGone { client } => self.client_gone(client),
-            Event::Upgraded { kept } => self.upgraded(kept, now, &mut out),
+            Event::UpgradeFinished { kept } => self.upgraded(kept, now, &mut out),
             Event::Tick => self.tick(now, &mut out),
         }
-        self.leave_if_done(now, &mut out);
+        self.exit_if_drained(now, &mut out);
         out
     }
 
@@ -264,7 +266,7 @@ impl Machine {
     }
 
     /// The last restarts, the latest first.
-    pub(crate) fn restarts(&self) -> impl Iterator<Item = &Report> {
+    pub(crate) fn restarts(&self) -> impl Iterator<Item = &RestartReport> {
         self.restarts.iter()
     }
 
@@ -295,14 +297,14 @@ impl Machine {
         }
     }
 
-    fn remember(&mut self, report: Report) {
+    fn record_restart(&mut self, report: RestartReport) {
         self.restarts.push_front(report);
         self.restarts.truncate(MAX_RESTARTS);
     }
 
     /// Why other code runs than was asked for.
-    pub(crate) fn fallen_back(&self) -> Option<&str> {
-        self.fallen_back.as_deref()
+    pub(crate) fn rolled_back(&self) -> Option<&str> {
+        self.rolled_back.as_deref()
     }
 
     /// The daemon in one word.
@@ -319,14 +321,14 @@ impl Machine {
     }
 }
 
-fn answer(client: Option<ClientId>, answer: Answer, out: &mut Actions) {
+fn answer(client: Option<ClientId>, answer: ClientAnswer, out: &mut Actions) {
     if let Some(client) = client {
         out.push(Action::Answer { client, answer });
     }
 }
 
 fn refuse(client: Option<ClientId>, reason: &str, out: &mut Actions) {
-    answer(client, Answer::Refused { reason: reason.to_owned() }, out);
+    answer(client, ClientAnswer::Refused { reason: reason.to_owned() }, out);
 }
 
 fn log(level: Level, text: String) -> Action {

@@ -17,10 +17,10 @@ use crate::config::Address;
 use crate::control::rendezvous;
 use crate::counters::{Counters, Ledger};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handed::{Handed, Packing};
+use crate::handed::{FdTable, InheritedFd};
 use crate::link::{self, FromWorker, OrphanedListener, Protocols, ToWorker};
 use crate::listener::{self, Bound};
-use crate::logs::Say;
+use crate::logs::DaemonLog;
 use crate::sys::clock;
 use crate::sys::process;
 use crate::sys::readiness::readable;
@@ -29,7 +29,7 @@ use crate::sys::readiness::readable;
 const MAX_GENERATION: Generation = 1 << 31;
 
 /// How long they may take to answer, all together: they are asked while nobody waits for anything else.
-const PATIENCE: Duration = Duration::from_secs(5);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All that are not gone yet, by the process id in the name of their socket.
 #[derive(Default)]
@@ -47,19 +47,19 @@ struct Orphan {
     process: OwnedFd,
     counters: Counters,
     counters_fd: OwnedFd,
-    told: Option<Told>,
+    told: Option<DrainOrder>,
 }
 
 /// An orphan was told to drain.
 #[derive(Debug, Clone, Copy, ToJson, FromJson)]
-struct Told {
+struct DrainOrder {
     since: Instant,
     /// Until it is killed.
     kill_at: Instant,
 }
 
 /// What an orphan leaves.
-pub(super) struct Gone {
+pub(super) struct ExitedOrphan {
     pub(super) pid: i32,
     /// Of its socket.
     pub(super) path: PathBuf,
@@ -70,18 +70,22 @@ pub(super) struct Gone {
 }
 
 /// A listener that an orphan has, by its name.
-pub(super) type Inherited = (String, Arc<Bound>);
+pub(super) type InheritedListener = (String, Arc<Bound>);
 
 /// What an orphan said.
-struct Introduced {
+struct OrphanHello {
     orphan: Orphan,
-    inherited: Vec<Inherited>,
+    inherited: Vec<InheritedListener>,
 }
 
 impl Orphans {
     /// Finds those of the daemon with this pidfile, which the caller holds. The latest generation's
     /// listeners come first.
-    pub(super) fn find(runtime_dir: &Path, pidfile: &Path, say: &Say) -> (Orphans, Vec<Inherited>) {
+    pub(super) fn find(
+        runtime_dir: &Path,
+        pidfile: &Path,
+        say: &DaemonLog,
+    ) -> (Orphans, Vec<InheritedListener>) {
         let mut called = SortedMap::new();
         let sockets = rendezvous::all(runtime_dir, pidfile).unwrap_or_else(|error| {
             let dir = runtime_dir.display();
@@ -95,12 +99,12 @@ impl Orphans {
                 Err(error) => say.warn(&unreachable(pid, &path, &error.to_string())),
             }
         }
-        let mut found = hear(called, say);
+        let mut found = receive_hellos(called, say);
         sort_few(&mut found, |(pid, it), (other_pid, other)| {
             (other.orphan.generation, *pid) < (it.orphan.generation, *other_pid)
         });
         let (mut orphans, mut inherited) = (Orphans::default(), Vec::new());
-        for (pid, Introduced { orphan, inherited: its }) in found {
+        for (pid, OrphanHello { orphan, inherited: its }) in found {
             say.line(&format!(
                 "generation {} of an earlier supervisor still serves as process {pid}, until this one does",
                 orphan.generation
@@ -148,13 +152,13 @@ impl Orphans {
 
     /// Tells each to drain; what it then may take beyond `deadline` is `kill_timeout`. What it has at the
     /// addresses in `gone` it finishes.
-    pub(super) fn tell(
+    pub(super) fn drain(
         &mut self,
         deadline: Instant,
         kill_timeout: Duration,
         last: bool,
         gone: &[Address],
-        say: &Say,
+        say: &DaemonLog,
     ) {
         let since = Instant::now();
         for (pid, orphan) in &mut self.known {
@@ -173,7 +177,7 @@ impl Orphans {
             let kill_at = deadline + kill_timeout;
             let earlier = orphan.told.map_or(kill_at, |told| told.kill_at);
             let since = orphan.told.map_or(since, |told| told.since);
-            orphan.told = Some(Told { since, kill_at: kill_at.min(earlier) });
+            orphan.told = Some(DrainOrder { since, kill_at: kill_at.min(earlier) });
             if first {
                 let generation = orphan.generation;
                 say.line(&format!("generation {generation} of process {pid} drains"));
@@ -187,13 +191,13 @@ impl Orphans {
     }
 
     /// Puts one away that has ended. Its path is the caller's to remove.
-    pub(super) fn remove(&mut self, pid: i32) -> Option<Gone> {
+    pub(super) fn remove(&mut self, pid: i32) -> Option<ExitedOrphan> {
         let orphan = self.known.remove(&pid)?;
-        Some(Gone {
+        Some(ExitedOrphan {
             pid,
             path: orphan.path,
             generation: orphan.generation,
-            ledger: orphan.counters.closed(),
+            ledger: orphan.counters.final_ledger(),
             took: orphan.told.map(|told| told.since.elapsed()),
         })
     }
@@ -204,11 +208,11 @@ impl Orphans {
     }
 
     /// Kills those that are still there though they should not be.
-    pub(super) fn enforce(&mut self, now: Instant, say: &Say) {
+    pub(super) fn enforce(&mut self, now: Instant, say: &DaemonLog) {
         for (pid, orphan) in &mut self.known {
             if let Some(told) = orphan.told.as_mut().filter(|told| told.kill_at <= now) {
                 say.warn(&format!("process {pid} did not end in time: killed"));
-                told.kill_at = now + PATIENCE;
+                told.kill_at = now + HELLO_TIMEOUT;
                 orphan.signal(*pid, rustix::process::Signal::KILL, say);
             }
         }
@@ -216,7 +220,7 @@ impl Orphans {
 }
 
 impl Orphan {
-    fn signal(&self, pid: i32, signal: rustix::process::Signal, say: &Say) {
+    fn signal(&self, pid: i32, signal: rustix::process::Signal, say: &DaemonLog) {
         match rustix::process::pidfd_send_signal(&self.process, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(error) => say.warn(&format!("cannot signal process {pid}: {error}")),
@@ -225,8 +229,11 @@ impl Orphan {
 }
 
 /// Waits for what they say.
-fn hear(mut called: SortedMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, Introduced)> {
-    let deadline = Instant::now() + PATIENCE;
+fn receive_hellos(
+    mut called: SortedMap<i32, (PathBuf, OwnedFd)>,
+    say: &DaemonLog,
+) -> Vec<(i32, OrphanHello)> {
+    let deadline = Instant::now() + HELLO_TIMEOUT;
     let mut found = Vec::new();
     while !called.is_empty() && Instant::now() < deadline {
         let links: Vec<_> = called.iter().map(|(pid, (_, link))| (*pid, link.as_fd())).collect();
@@ -240,7 +247,7 @@ fn hear(mut called: SortedMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, 
         for pid in ready {
             let Some((path, link)) = called.remove(&pid) else { continue };
             match link::receive::<FromWorker>(&link) {
-                Ok(Some((message, fds))) => match introduced(pid, &path, link, message, fds) {
+                Ok(Some((message, fds))) => match receive_hello(pid, &path, link, message, fds) {
                     Ok(it) => found.push((pid, it)),
                     Err(error) => say.warn(&unreachable(pid, &path, &error.to_string())),
                 },
@@ -257,18 +264,18 @@ fn hear(mut called: SortedMap<i32, (PathBuf, OwnedFd)>, say: &Say) -> Vec<(i32, 
     found
 }
 
-fn introduced(
+fn receive_hello(
     pid: i32,
     path: &Path,
     link: OwnedFd,
     message: FromWorker,
     fds: Vec<OwnedFd>,
-) -> Result<Introduced> {
+) -> Result<OrphanHello> {
     let odd = |what: String| Error::new(ErrorKind::Protocol, what);
     let FromWorker::Orphan { protocol, release, generation, exclusive, listeners } = message else {
         return Err(odd("it said something else than that it is alone".into()));
     };
-    if !Protocols::OURS.meets(protocol) {
+    if !Protocols::OURS.overlaps(protocol) {
         return Err(odd(format!("it speaks the protocol of release {release}")));
     }
     if generation > MAX_GENERATION {
@@ -282,7 +289,7 @@ fn introduced(
     };
     // It may be of a user who has fewer privileges than this process, which will signal what it was handed
     // as a process, and bind, unlink and give away what it was handed as a listener.
-    if process::number_of(&process) != Some(pid) {
+    if process::pid_of_pidfd(&process) != Some(pid) {
         return Err(odd(format!("it handed over another process than {pid}")));
     }
     let counters = Counters::open(&counters_fd)
@@ -297,7 +304,7 @@ fn introduced(
         let OrphanedListener { name, addr, settings, source } = listener;
         (name, Arc::new(Bound::adopt(settings, fd, addr, source)))
     };
-    let inherited: Vec<Inherited> = listeners.into_iter().zip(fds).map(adopt).collect();
+    let inherited: Vec<InheritedListener> = listeners.into_iter().zip(fds).map(adopt).collect();
     let orphan = Orphan {
         generation,
         exclusive,
@@ -309,7 +316,7 @@ fn introduced(
         counters_fd,
         told: None,
     };
-    Ok(Introduced { orphan, inherited })
+    Ok(OrphanHello { orphan, inherited })
 }
 
 /// Whether nobody is behind the socket any more.
@@ -333,31 +340,31 @@ pub(super) fn remove(path: &Path) {
 
 /// An orphan on its way to the supervisor's next image.
 #[derive(Debug, ToJson, FromJson)]
-pub(super) struct Packed {
+pub(super) struct OrphanState {
     pid: i32,
     generation: Generation,
     path: PathBuf,
-    link: Handed,
-    process: Handed,
-    counters: Handed,
-    told: Option<Told>,
+    link: InheritedFd,
+    process: InheritedFd,
+    counters: InheritedFd,
+    told: Option<DrainOrder>,
 }
 
 impl Orphans {
-    pub(super) fn pack(&self, packing: &mut Packing) -> Vec<Packed> {
-        let all = self.known.iter().map(|(pid, orphan)| Packed {
+    pub(super) fn pack(&self, packing: &mut FdTable) -> Vec<OrphanState> {
+        let all = self.known.iter().map(|(pid, orphan)| OrphanState {
             pid: *pid,
             generation: orphan.generation,
             path: orphan.path.clone(),
-            link: packing.hand(&orphan.link),
-            process: packing.hand(&orphan.process),
-            counters: packing.hand(&orphan.counters_fd),
+            link: packing.add(&orphan.link),
+            process: packing.add(&orphan.process),
+            counters: packing.add(&orphan.counters_fd),
             told: orphan.told,
         });
         all.collect()
     }
 
-    pub(super) fn unpack(packed: Vec<Packed>) -> Result<Orphans> {
+    pub(super) fn unpack(packed: Vec<OrphanState>) -> Result<Orphans> {
         let mut orphans = Orphans::default();
         for it in packed {
             let counters_fd = it.counters.duplicate("the counters of an earlier worker")?;
@@ -393,7 +400,7 @@ mod tests {
     use crate::sys::seqpacket;
 
     /// What a worker says that has this process and listens there.
-    fn says(process: Pid, socket: OwnedFd, addr: Address) -> Result<Introduced> {
+    fn says(process: Pid, socket: OwnedFd, addr: Address) -> Result<OrphanHello> {
         let pid = getpid().as_raw_nonzero().get();
         let (link, _theirs) = seqpacket::pair().unwrap();
         let (_counters, counters) = Counters::create().unwrap();
@@ -420,7 +427,7 @@ mod tests {
                 source: Default::default(),
             }],
         };
-        introduced(pid, Path::new("/nowhere"), link, message, vec![counters, process, socket])
+        receive_hello(pid, Path::new("/nowhere"), link, message, vec![counters, process, socket])
     }
 
     /// It may have fewer privileges than this process, and would use those of this one.
@@ -428,7 +435,7 @@ mod tests {
     fn what_is_not_its_own_is_not_taken() {
         let bound = || TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = |listener: &TcpListener| Address::Tcp(listener.local_addr().unwrap());
-        let why = |said: Result<Introduced>| said.err().map(|error| error.to_string());
+        let why = |said: Result<OrphanHello>| said.err().map(|error| error.to_string());
 
         let listener = bound();
         let there = addr(&listener);
@@ -439,7 +446,7 @@ mod tests {
         let said = why(says(getppid().unwrap(), listener.into(), there)).unwrap();
         assert!(said.contains("it handed over another process than"), "{said}");
 
-        let not_it = |said: Result<Introduced>| {
+        let not_it = |said: Result<OrphanHello>| {
             let said = why(said).unwrap();
             assert!(said.contains("what it handed over as listener `http` is not"), "{said}");
         };

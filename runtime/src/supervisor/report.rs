@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::driver::Driver;
-use super::event::{Generation, Report};
+use super::event::{Generation, RestartReport};
 use crate::config::Settings;
 use crate::control::{
-    DiskStatus, ImageStatus, ListenerStatus, Outcome, PastRestart, Status, WorkerStatus,
+    DiskStatus, ImageStatus, ListenerStatus, PastRestart, RestartOutcome, Status, WorkerStatus,
     unix_seconds,
 };
 use crate::counters::Ledger;
@@ -23,17 +23,21 @@ pub(super) fn status(driver: &Driver) -> Status {
     let generation = driver.machine.serving_generation();
     let holdings = generation.and_then(|generation| driver.generations.get(generation));
     let workers = driver
-        .fleet
+        .workers
         .iter()
         .map(|(id, process)| {
-            let (ledger, held) = (process.ledger(), process.held());
+            let (ledger, held) = (process.ledger(), process.remaining());
             WorkerStatus {
                 ledger,
                 tasks: held.tasks,
                 main_ended: held.main.map(|runs| !runs),
                 pid: process.child.pid(),
                 generation: process.generation,
-                state: driver.machine.worker_state(id).map_or("stopping", |s| s.word()).to_owned(),
+                state: driver
+                    .machine
+                    .worker_state(id)
+                    .map_or("stopping", |s| s.as_str())
+                    .to_owned(),
                 uptime: now.saturating_duration_since(process.since).as_secs_f64(),
                 connections: ledger.open,
                 requests_in_flight: ledger.in_flight,
@@ -60,12 +64,12 @@ pub(super) fn status(driver: &Driver) -> Status {
         listeners,
         probes: driver.setup.probes.addrs().collect(),
         image: generation
-            .and_then(|serving| image(driver, serving, driver.tenure.serves(serving)))
+            .and_then(|serving| image(driver, serving, driver.times.serves(serving)))
             .unwrap_or_else(|| ImageStatus { path: driver.next_image(), ..ImageStatus::default() }),
         known_good: driver
             .machine
             .confirmed_generation()
-            .and_then(|good| image(driver, good, driver.tenure.confirmed(good))),
+            .and_then(|good| image(driver, good, driver.times.confirmed(good))),
         supervisor_image: Some(ImageStatus::of(&driver.image, None, None)),
         on_disk: holdings.map(|holdings| {
             let workers = driver.generations.identities();
@@ -74,9 +78,9 @@ pub(super) fn status(driver: &Driver) -> Status {
         pidfile: settings.pidfile.clone(),
         files: driver.upkeep.status(),
         log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
-        note: driver.machine.fallen_back().map(str::to_owned),
+        note: driver.machine.rolled_back().map(str::to_owned),
         ledger: generation.map(|serving| {
-            let alive = driver.fleet.iter().filter(|(_, process)| process.generation == serving);
+            let alive = driver.workers.iter().filter(|(_, process)| process.generation == serving);
             let mut ledger: Ledger = alive.map(|(_, process)| process.ledger()).sum();
             ledger += driver.machine.ledger_of(serving);
             ledger
@@ -126,9 +130,9 @@ fn cut(text: String, bytes: usize) -> String {
 }
 
 /// How a restart ended, for people and programs.
-pub(super) fn outcome(report: &Report, output: Vec<String>) -> Outcome {
+pub(super) fn outcome(report: &RestartReport, output: Vec<String>) -> RestartOutcome {
     let ms = |duration: Option<Duration>| duration.map(|d| d.as_secs_f64() * 1000.0);
-    Outcome {
+    RestartOutcome {
         result: if report.committed { "ok" } else { "aborted" }.into(),
         reason: report.reason.clone(),
         note: report.note.clone(),
@@ -154,7 +158,7 @@ pub(super) fn advice(output: &[String], settings: &Settings) -> Option<&'static 
 }
 
 /// Tells of a generation whose last worker has ended: as an event with fields, and in a line for people.
-pub(super) fn trace(report: &Report) -> Option<String> {
+pub(super) fn trace(report: &RestartReport) -> Option<String> {
     let (generation, ledger, took) = (report.from?, report.ledger?, report.to_drained?);
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
     tracing::info!(
@@ -163,8 +167,8 @@ pub(super) fn trace(report: &Report) -> Option<String> {
         accepted = ledger.accepted,
         received = ledger.received,
         finished = ledger.finished,
-        passed = ledger.passed,
-        told = ledger.told,
+        passed = ledger.handed_off,
+        told = ledger.closed,
         forced = ledger.forced,
         lost = ledger.lost,
         requests = ledger.requests,
@@ -179,15 +183,15 @@ pub(super) fn trace(report: &Report) -> Option<String> {
 }
 
 /// The account of that generation, as fields of the line.
-pub(super) fn fields(report: &Report) -> Vec<(String, serde_json::Value)> {
+pub(super) fn fields(report: &RestartReport) -> Vec<(String, serde_json::Value)> {
     let Some(ledger) = report.ledger else { return Vec::new() };
     [
         ("to", u64::from(report.to)),
         ("accepted", ledger.accepted),
         ("received", ledger.received),
         ("finished", ledger.finished),
-        ("passed", ledger.passed),
-        ("told", ledger.told),
+        ("passed", ledger.handed_off),
+        ("told", ledger.closed),
         ("forced", ledger.forced),
         ("lost", ledger.lost),
         ("requests", ledger.requests),
@@ -235,8 +239,9 @@ mod tests {
         let writer = lines.clone();
         let subscriber =
             tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-        let ledger = Ledger { accepted: 9, passed: 7, lost: 2, requests: 40, ..Ledger::default() };
-        let report = Report {
+        let ledger =
+            Ledger { accepted: 9, handed_off: 7, lost: 2, requests: 40, ..Ledger::default() };
+        let report = RestartReport {
             from: Some(3),
             to: 4,
             committed: true,
@@ -269,7 +274,7 @@ mod tests {
             (&2.5.into(), &20.0.into())
         );
         assert_eq!(fields["message"], "generation drained");
-        let incomplete = Report { ledger: None, ..report };
+        let incomplete = RestartReport { ledger: None, ..report };
         assert_eq!(trace(&incomplete), None);
     }
 }

@@ -6,19 +6,19 @@ use crate::json::{FromJson, ToJson};
 
 /// The terms of the generations that are shown.
 #[derive(Debug, Clone, Default, ToJson, FromJson)]
-pub(super) struct Tenure {
-    terms: Vec<Term>,
+pub(super) struct GenerationTimes {
+    terms: Vec<Times>,
 }
 
 /// In seconds since 1970.
 #[derive(Debug, Clone, ToJson, FromJson)]
-struct Term {
+struct Times {
     generation: Generation,
     serves: Option<u64>,
     confirmed: Option<u64>,
 }
 
-impl Tenure {
+impl GenerationTimes {
     /// To be called after whatever may have changed which generations these are.
     pub(super) fn note(&mut self, serving: Option<Generation>, confirmed: Option<Generation>) {
         self.terms.retain(|term| [serving, confirmed].contains(&Some(term.generation)));
@@ -40,14 +40,14 @@ impl Tenure {
         self.find(generation).and_then(|term| term.confirmed)
     }
 
-    fn find(&self, generation: Generation) -> Option<&Term> {
+    fn find(&self, generation: Generation) -> Option<&Times> {
         self.terms.iter().find(|term| term.generation == generation)
     }
 
-    fn term(&mut self, generation: Generation) -> &mut Term {
+    fn term(&mut self, generation: Generation) -> &mut Times {
         let place = self.terms.iter().position(|term| term.generation == generation);
         let place = place.unwrap_or_else(|| {
-            self.terms.push(Term { generation, serves: None, confirmed: None });
+            self.terms.push(Times { generation, serves: None, confirmed: None });
             self.terms.len() - 1
         });
         &mut self.terms[place]

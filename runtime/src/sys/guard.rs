@@ -36,7 +36,7 @@ pub(crate) const NO_SIGNAL: &str = "00";
 const STACK: usize = 64 * 1024;
 
 /// What the handler needs, prepared while all was well.
-struct WayBack {
+struct FallbackProgram {
     image: OwnedFd,
     strings: Strings,
     /// Where the two digits of the signal go.
@@ -44,7 +44,7 @@ struct WayBack {
     _stack: Vec<u8>,
 }
 
-static WAY_BACK: AtomicPtr<WayBack> = AtomicPtr::new(null_mut());
+static WAY_BACK: AtomicPtr<FallbackProgram> = AtomicPtr::new(null_mut());
 
 /// Stands until it is lifted.
 pub(crate) struct Guard {
@@ -60,7 +60,7 @@ impl Guard {
         let digits = strings.place_in_marker(program, NO_SIGNAL);
         let mut space = vec![0; STACK];
         let new = libc::stack_t { ss_sp: space.as_mut_ptr().cast(), ss_flags: 0, ss_size: STACK };
-        let way = Box::new(WayBack { image, strings, digits, _stack: space });
+        let way = Box::new(FallbackProgram { image, strings, digits, _stack: space });
         WAY_BACK.store(Box::into_raw(way), Ordering::SeqCst);
         let mut stack = libc::stack_t { ss_sp: null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
         // SAFETY: the new stack lives in `WAY_BACK` until the guard is lifted, which puts the old one back.

@@ -17,12 +17,12 @@ pub(crate) struct Page {
 pub(crate) struct Connections {
     pub(crate) accepted: AtomicU64,
     pub(crate) finished: AtomicU64,
-    pub(crate) told: AtomicU64,
+    pub(crate) closed: AtomicU64,
     pub(crate) forced: AtomicU64,
     pub(crate) received: AtomicU64,
-    pub(crate) passed: AtomicU64,
+    pub(crate) handed_off: AtomicU64,
     /// Not 0: what is open when the process ends was cut by it at the drain deadline.
-    pub(crate) cut: AtomicU64,
+    pub(crate) exiting: AtomicU64,
 }
 
 /// Written at the start and end of requests; a cache line of their own.

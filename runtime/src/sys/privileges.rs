@@ -102,7 +102,7 @@ pub(crate) fn set_user(uid: u32) -> io::Result<()> {
 }
 
 /// Whether this process can become root. If it can, it is root afterwards.
-pub(crate) fn becomes_root() -> bool {
+pub(crate) fn can_regain_root() -> bool {
     unistd::setuid(Uid::from_raw(0)).is_ok() || unistd::seteuid(Uid::from_raw(0)).is_ok()
 }
 
@@ -113,16 +113,16 @@ pub(crate) fn change_root(path: &Path) -> io::Result<()> {
 }
 
 /// Nothing that is executed from now on gains privileges.
-pub(crate) fn gain_no_more() -> io::Result<()> {
+pub(crate) fn set_no_new_privs() -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
 /// Whether that is so.
-pub(crate) fn gains_no_more() -> io::Result<bool> {
+pub(crate) fn has_no_new_privs() -> io::Result<bool> {
     Ok(rustix::thread::no_new_privs()?)
 }
 
 /// Whoever changed its user leaves no core and cannot be traced by its new user, unless this is said.
-pub(crate) fn leave_cores() -> io::Result<()> {
+pub(crate) fn set_dumpable() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?)
 }

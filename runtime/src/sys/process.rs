@@ -119,7 +119,7 @@ pub(crate) enum Forked {
 /// `fork(2)`. Refused where this process has a second thread, as the child would have only one of them
 /// and the locks of all.
 pub(crate) fn fork() -> Result<Forked> {
-    refuse_threads()?;
+    require_single_thread()?;
     // SAFETY: this process has one thread, so that the child may do everything its parent could.
     match unsafe { nix::unistd::fork() } {
         Ok(ForkResult::Parent { child }) => Ok(Forked::Parent(child_of(child.as_raw())?)),
@@ -137,7 +137,7 @@ pub(crate) fn child_of(number: i32) -> Result<Child> {
 }
 
 /// The number of the process that a pidfd leads to, if it is one (pidfd_open(2)).
-pub(crate) fn number_of(pidfd: impl AsFd) -> Option<i32> {
+pub(crate) fn pid_of_pidfd(pidfd: impl AsFd) -> Option<i32> {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&pidfd.as_fd());
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     let mut lines = info.lines();
@@ -151,7 +151,7 @@ fn pid_of(number: i32) -> Result<Pid> {
 }
 
 /// Says which threads exist beside the calling one, if any.
-fn refuse_threads() -> Result<()> {
+fn require_single_thread() -> Result<()> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Ok(()) };
     let tasks: Vec<_> = tasks.flatten().collect();
     // Counted rather than compared: /proc may show the numbers of another pid namespace.
@@ -199,7 +199,7 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
 /// Reaps the children that ended and are not `known`: PID 1 and subreapers inherit strangers.
 ///
 /// Stops at a known one, which its owner reaps by pidfd; call again after that.
-pub(crate) fn reap_strangers(known: impl Fn(i32) -> bool) -> io::Result<()> {
+pub(crate) fn reap_unknown_children(known: impl Fn(i32) -> bool) -> io::Result<()> {
     use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     loop {
@@ -218,7 +218,7 @@ pub(crate) fn reap_strangers(known: impl Fn(i32) -> bool) -> io::Result<()> {
 
 /// For a child that is about to become another program: it shall not outlive this process, nor take longer
 /// than `limit`, in whole seconds.
-pub(crate) fn end_with_parent(limit: Duration) -> io::Result<()> {
+pub(crate) fn set_pdeathsig(limit: Duration) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     alarm::arm(limit);
     Ok(())
@@ -233,7 +233,7 @@ pub(crate) fn exit_now(code: u8) -> ! {
 
 /// Removes a variable from the environment. For the top of `main`, before a second thread exists.
 pub(crate) fn remove_variable(name: &str) -> Result<()> {
-    refuse_threads()?;
+    require_single_thread()?;
     // SAFETY: no other thread can read or write the environment, as there is none.
     unsafe { std::env::remove_var(name) };
     Ok(())
@@ -242,7 +242,7 @@ pub(crate) fn remove_variable(name: &str) -> Result<()> {
 /// Removes variables from the environment and sets others. For the top of `main`, before a second thread
 /// exists.
 pub(crate) fn change_environment(removed: &[OsString], set: &[(OsString, OsString)]) -> Result<()> {
-    refuse_threads()?;
+    require_single_thread()?;
     for name in removed {
         // SAFETY: no other thread can read or write the environment, as there is none.
         unsafe { std::env::remove_var(name) };
@@ -281,7 +281,7 @@ fn leads_to(path: &Path, directory: &Path) -> bool {
 /// The path this program was started by (`AT_EXECFN`, getauxval(3)), symlinks not resolved.
 ///
 /// Made absolute against the current directory, which is the starting directory at the top of `main`.
-pub(crate) fn path_of_start() -> PathBuf {
+pub(crate) fn initial_exe_path() -> PathBuf {
     // The C library's own function: looked up by name, as rustix does, it is found in no static program.
     // SAFETY: getauxval(3) has no preconditions.
     let given = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const c_char;
@@ -360,7 +360,7 @@ mod tests {
             let _ = ended.recv();
         });
         has_begun.recv().unwrap();
-        let error = refuse_threads().unwrap_err().to_string();
+        let error = require_single_thread().unwrap_err().to_string();
         assert!(error.contains("`jemalloc_bg_thd`"), "{error}");
         assert!(error.contains("tikv_jemalloc_ctl::background_thread::write(true)"), "{error}");
         drop(end);

@@ -49,7 +49,7 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> i
 }
 
 /// As [`send`], without descriptors and without waiting for room, whatever the socket's flags.
-pub(crate) fn offer(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn try_send(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     send_flagged(socket, bytes, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
 }
 
@@ -103,14 +103,14 @@ pub(crate) fn receive_what_fits(socket: impl AsFd) -> io::Result<Option<Packet>>
 /// One packet, and whether all its descriptors are there.
 fn receive_some(socket: impl AsFd) -> io::Result<Option<(Packet, bool)>> {
     // As long as the packet is: the supervisor lives long and its heap should stay small.
-    let (_, length) = past_reset(|| {
+    let (_, length) = retry_after_reset(|| {
         rustix::net::recv(&socket, &mut [0_u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)
     })?;
     let length = length.min(MAX_PACKET);
     let mut bytes = vec![0; length];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = past_reset(|| {
+    let received = retry_after_reset(|| {
         rustix::net::recvmsg(
             &socket,
             &mut [IoSliceMut::new(&mut bytes)],
@@ -142,7 +142,9 @@ fn receive_some(socket: impl AsFd) -> io::Result<Option<(Packet, bool)>> {
 ///
 /// A peer that is gone and has left packets unread is reported before the packets that it had sent. The
 /// report is made once: what comes after it are these packets, and then the end.
-fn past_reset<T>(mut receive: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+fn retry_after_reset<T>(
+    mut receive: impl FnMut() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
     match rustix::io::retry_on_intr(&mut receive) {
         Err(rustix::io::Errno::CONNRESET) => rustix::io::retry_on_intr(receive),
         received => received,

@@ -54,7 +54,7 @@ impl AsFd for Signals {
 
 /// What SIGHUP means to a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
-pub(crate) enum HangUp {
+pub(crate) enum SighupAction {
     /// It has no terminal: somebody asks for something.
     Request,
     /// Its terminal, in whose foreground it runs, is gone.
@@ -124,16 +124,16 @@ extern "C" fn note(number: libc::c_int) {
 }
 
 /// Caught signals, as bytes in a pipe.
-pub(crate) struct Caught {
+pub(crate) struct CaughtSignals {
     pipe: OwnedFd,
 }
 
-impl Caught {
+impl CaughtSignals {
     /// Catches `signals`, those too that have been waiting since before this program was exec'd. Not
     /// `SIG_IGN`, which programs started by this one would inherit.
     ///
     /// To be called before a second thread or a child is started, which would inherit the mask.
-    pub(crate) fn catch(signals: &[Signal]) -> io::Result<Caught> {
+    pub(crate) fn catch(signals: &[Signal]) -> io::Result<CaughtSignals> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         CAUGHT.store(std::os::fd::IntoRawFd::into_raw_fd(write), Ordering::SeqCst);
         let action =
@@ -143,7 +143,7 @@ impl Caught {
             unsafe { signal::sigaction(signal, &action) }?;
         }
         SigSet::empty().thread_set_mask()?;
-        Ok(Caught { pipe: read })
+        Ok(CaughtSignals { pipe: read })
     }
 
     /// The next caught signal.
@@ -157,7 +157,7 @@ impl Caught {
     }
 }
 
-impl AsFd for Caught {
+impl AsFd for CaughtSignals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
@@ -167,7 +167,7 @@ extern "C" fn ignore(_: libc::c_int) {}
 
 /// Makes a write past the size that a file may have (`RLIMIT_FSIZE`) an error, as one to a full disk is,
 /// and not the end of the process. By a handler, which programs started by this one do not inherit.
-pub(crate) fn outlive_full_files() -> io::Result<()> {
+pub(crate) fn ignore_sigxfsz() -> io::Result<()> {
     let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing.
     unsafe { signal::sigaction(Signal::SIGXFSZ, &action) }?;
@@ -175,7 +175,7 @@ pub(crate) fn outlive_full_files() -> io::Result<()> {
 }
 
 /// Ends this process as the signal's default action would.
-pub(crate) fn die_by(signal: Signal) -> ! {
+pub(crate) fn die_by_signal(signal: Signal) -> ! {
     let _ = default_action(&[signal]);
     let _ = signal::raise(signal);
     // The first process of a container is spared by signals without a handler (pid_namespaces(7)).

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::orphan::{Rendezvous, Tie};
-use super::state::{Phase, State};
+use super::orphan::{ReattachSocket, SupervisorLink};
+use super::state::{SharedState, WorkerPhase};
 use crate::config::Address;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
@@ -26,7 +26,7 @@ const DISCARDED: [Signal; 5] =
 
 /// How user code takes the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum MainShutdown {
     /// A runtime cancels it at the deadline.
     Cancelled,
     /// A blocking `main` that knows of the daemon returns, or is cut at the deadline.
@@ -37,7 +37,7 @@ pub(crate) enum Ending {
 
 /// Who acts on this process' signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SignalDuty {
+pub(crate) enum SignalOwner {
     /// This thread, for a worker with a supervisor.
     Worker,
     /// Somebody else, in a solo daemon.
@@ -46,19 +46,19 @@ pub(crate) enum SignalDuty {
 
 /// What the thread waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum ControlSource {
     Link,
     Signals,
     Rendezvous,
 }
 
-struct Conductor {
-    state: Arc<State>,
-    ending: Ending,
-    caught: Option<signals::Caught>,
-    tie: Tie,
+struct ControlThread {
+    state: Arc<SharedState>,
+    ending: MainShutdown,
+    caught: Option<signals::CaughtSignals>,
+    tie: SupervisorLink,
     /// Until this worker drains.
-    rendezvous: Option<Rendezvous>,
+    rendezvous: Option<ReattachSocket>,
     /// Given up for each message, and taken again: an order that comes with a descriptor arrives also when
     /// connections have used up all others.
     spare: Option<OwnedFd>,
@@ -66,23 +66,29 @@ struct Conductor {
 
 /// Starts the thread.
 pub(crate) fn start(
-    state: Arc<State>,
-    ending: Ending,
-    duty: SignalDuty,
-    rendezvous: Option<Rendezvous>,
+    state: Arc<SharedState>,
+    ending: MainShutdown,
+    duty: SignalOwner,
+    rendezvous: Option<ReattachSocket>,
 ) -> Result<()> {
     let caught = match duty {
-        SignalDuty::Worker => {
+        SignalOwner::Worker => {
             let all: Vec<Signal> = DISCARDED.into_iter().chain([Signal::SIGTERM]).collect();
-            let caught = signals::Caught::catch(&all)
+            let caught = signals::CaughtSignals::catch(&all)
                 .map_err(|error| Error::io("cannot catch signals", error))?;
             Some(caught)
         }
-        SignalDuty::Elsewhere => None,
+        SignalOwner::Elsewhere => None,
     };
-    let mut conductor =
-        Conductor { state, ending, caught, tie: Tie::Parent, rendezvous, spare: None };
-    conductor.keep_spare();
+    let mut conductor = ControlThread {
+        state,
+        ending,
+        caught,
+        tie: SupervisorLink::Parent,
+        rendezvous,
+        spare: None,
+    };
+    conductor.reserve_descriptor();
     std::thread::Builder::new()
         .name("unbroken-link".into())
         .stack_size(256 * 1024)
@@ -93,12 +99,12 @@ pub(crate) fn start(
     Ok(())
 }
 
-impl Conductor {
+impl ControlThread {
     fn run(mut self) {
         loop {
             if let Err(error) = self.step() {
-                if self.state.has_parted() {
-                    self.tie = Tie::Severed;
+                if self.state.is_disconnected() {
+                    self.tie = SupervisorLink::Severed;
                     continue;
                 }
                 // Without the link this worker could neither be told to go nor to stop.
@@ -112,28 +118,28 @@ impl Conductor {
     fn step(&mut self) -> io::Result<()> {
         let mut sources = Vec::with_capacity(2);
         if let Some(link) = self.link() {
-            sources.push((Source::Link, link));
+            sources.push((ControlSource::Link, link));
         }
-        if let (Tie::Orphan { .. }, Some(rendezvous)) = (&self.tie, &self.rendezvous) {
-            sources.push((Source::Rendezvous, rendezvous.as_fd()));
+        if let (SupervisorLink::Orphan { .. }, Some(rendezvous)) = (&self.tie, &self.rendezvous) {
+            sources.push((ControlSource::Rendezvous, rendezvous.as_fd()));
         }
         if let Some(caught) = &self.caught {
-            sources.push((Source::Signals, caught.as_fd()));
+            sources.push((ControlSource::Signals, caught.as_fd()));
         }
         let ready = readable(&sources, self.next_deadline())?;
-        if ready.contains(&Source::Link) {
+        if ready.contains(&ControlSource::Link) {
             self.spare = None;
-            let heard = self.hear();
-            self.keep_spare();
+            let heard = self.receive_message();
+            self.reserve_descriptor();
             heard?;
         }
-        if ready.contains(&Source::Rendezvous) {
+        if ready.contains(&ControlSource::Rendezvous) {
             self.spare = None;
-            self.meet();
-            self.keep_spare();
+            self.accept_supervisor();
+            self.reserve_descriptor();
         }
-        if ready.contains(&Source::Signals) {
-            self.signalled()?;
+        if ready.contains(&ControlSource::Signals) {
+            self.read_signals()?;
         }
         self.enforce_deadline();
         Ok(())
@@ -142,13 +148,13 @@ impl Conductor {
     /// Where orders come from.
     fn link(&self) -> Option<BorrowedFd<'_>> {
         match &self.tie {
-            Tie::Parent => Some(self.state.link()),
-            Tie::Adopted { link, .. } => Some(link.as_fd()),
-            Tie::Orphan { .. } | Tie::Severed => None,
+            SupervisorLink::Parent => Some(self.state.link()),
+            SupervisorLink::Adopted { link, .. } => Some(link.as_fd()),
+            SupervisorLink::Orphan { .. } | SupervisorLink::Severed => None,
         }
     }
 
-    fn hear(&mut self) -> io::Result<()> {
+    fn receive_message(&mut self) -> io::Result<()> {
         let Some(link) = self.link() else { return Ok(()) };
         let (message, fds) = match link::receive::<ToWorker>(link) {
             Ok(Some(received)) => received,
@@ -157,7 +163,7 @@ impl Conductor {
                 return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                self.state.say(&FromWorker::Error { message: error.to_string() });
+                self.state.send(&FromWorker::Error { message: error.to_string() });
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -170,10 +176,10 @@ impl Conductor {
             _ => None,
         };
         if let Some(step) = step {
-            failpoint::reach(step, self.state.generation);
+            failpoint::hit(step, self.state.generation);
         }
         match message {
-            ToWorker::Go {} | ToWorker::Resume {} => self.state.set_phase(Phase::Open),
+            ToWorker::Go {} | ToWorker::Resume {} => self.state.set_phase(WorkerPhase::Open),
             ToWorker::Quiesce { keep } => self.state.quiesce(&keep),
             ToWorker::Drain { deadline, last, finish, finish_at } => {
                 if last {
@@ -186,7 +192,7 @@ impl Conductor {
                     self.state.rebound(&name, &addr, socket);
                 }
             }
-            ToWorker::Ping {} => self.state.pinged(),
+            ToWorker::Ping {} => self.state.handle_ping(),
             ToWorker::Successor {} | ToWorker::Predecessor {} => self.open_channel(&message, fds),
             ToWorker::Reopen {} => {
                 if let Some(output) = fds.first() {
@@ -198,14 +204,14 @@ impl Conductor {
             }
             ToWorker::Welcome { .. } | ToWorker::Unknown => {
                 let message = "not understood by this worker".to_owned();
-                self.state.say(&FromWorker::Error { message });
+                self.state.send(&FromWorker::Error { message });
             }
         }
         Ok(())
     }
 
     /// Without one, as when the last order kept its descriptor, the next message is another occasion.
-    fn keep_spare(&mut self) {
+    fn reserve_descriptor(&mut self) {
         self.spare = self.state.closed_gate().try_clone_to_owned().ok();
     }
 
@@ -221,28 +227,29 @@ impl Conductor {
         }
     }
 
-    fn signalled(&mut self) -> io::Result<()> {
+    fn read_signals(&mut self) -> io::Result<()> {
         let Some(caught) = &mut self.caught else { return Ok(()) };
         let mut terminated = false;
         while let Some(signal) = caught.next()? {
             terminated |= signal == Signal::SIGTERM;
         }
         if terminated && !self.state.draining.is_cancelled() {
-            self.state.say(&FromWorker::Leaving { main_ended: false });
+            self.state.send(&FromWorker::Leaving { main_ended: false });
             self.drain_for_timeout();
         }
         Ok(())
     }
 
     /// Somebody wants to be this worker's supervisor.
-    fn meet(&mut self) {
-        let (Tie::Orphan { until }, Some(rendezvous)) = (&self.tie, &self.rendezvous) else {
+    fn accept_supervisor(&mut self) {
+        let (SupervisorLink::Orphan { until }, Some(rendezvous)) = (&self.tie, &self.rendezvous)
+        else {
             return;
         };
-        match rendezvous.meet(&self.state) {
+        match rendezvous.accept_supervisor(&self.state) {
             Ok(Some(link)) => {
                 tracing::info!("a new supervisor has come");
-                self.tie = Tie::Adopted { link, until: *until };
+                self.tie = SupervisorLink::Adopted { link, until: *until };
             }
             Ok(None) => {}
             Err(error) => {
@@ -255,39 +262,39 @@ impl Conductor {
     /// The link is the supervisor's life: without it there is nobody to serve for, unless another one may
     /// come.
     fn supervisor_gone(&mut self) {
-        if self.state.has_parted() {
+        if self.state.is_disconnected() {
             // It is this worker that goes.
-            self.tie = Tie::Severed;
+            self.tie = SupervisorLink::Severed;
             return;
         }
-        let next = match std::mem::replace(&mut self.tie, Tie::Severed) {
-            Tie::Severed => return,
-            Tie::Parent => self.grace(),
-            Tie::Orphan { until } | Tie::Adopted { until, .. } => Some(until),
+        let next = match std::mem::replace(&mut self.tie, SupervisorLink::Severed) {
+            SupervisorLink::Severed => return,
+            SupervisorLink::Parent => self.reattach_deadline(),
+            SupervisorLink::Orphan { until } | SupervisorLink::Adopted { until, .. } => Some(until),
         };
         if let (Some(until), false) = (next, self.state.draining.is_cancelled()) {
             tracing::warn!("the supervisor is gone: serving until the next one comes");
-            self.tie = Tie::Orphan { until };
+            self.tie = SupervisorLink::Orphan { until };
             // In its confirm window an old worker too: whether the new one lasts is not known yet.
-            self.state.set_phase(Phase::Open);
+            self.state.set_phase(WorkerPhase::Open);
             return;
         }
-        self.abandoned();
+        self.stop_waiting_for_supervisor();
     }
 
     /// How long a worker that serves, or could again, waits for the next supervisor.
-    fn grace(&self) -> Option<Instant> {
+    fn reattach_deadline(&self) -> Option<Instant> {
         let grace = self.state.configuration.settings.orphan_grace;
         let phase = *self.state.phase().borrow();
-        let serves = matches!(phase, Phase::Open | Phase::Quiesced);
+        let serves = matches!(phase, WorkerPhase::Open | WorkerPhase::Quiesced);
         (serves && self.rendezvous.is_some() && !grace.is_zero()).then(|| Instant::now() + grace)
     }
 
-    fn abandoned(&mut self) {
+    fn stop_waiting_for_supervisor(&mut self) {
         if !self.state.draining.is_cancelled() {
             tracing::warn!("the supervisor is gone: draining");
             // Should it be there all the same, deaf in one direction: this is not the program's end.
-            self.state.say(&FromWorker::Leaving { main_ended: false });
+            self.state.send(&FromWorker::Leaving { main_ended: false });
             self.state.set_last();
             self.drain_for_timeout();
         }
@@ -301,31 +308,31 @@ impl Conductor {
         // Who drains is no longer to be had: whoever has connected meanwhile is hung up on.
         self.rendezvous = None;
         self.state.drain(deadline, finish, at);
-        if self.ending == Ending::Terminated {
-            self.state.part();
-            signals::die_by(Signal::SIGTERM);
+        if self.ending == MainShutdown::Terminated {
+            self.state.disconnect();
+            signals::die_by_signal(Signal::SIGTERM);
         }
     }
 
     /// At the deadline what is left is cancelled; a process that is still there after that is ended.
     fn enforce_deadline(&mut self) {
-        if let Tie::Orphan { until } = self.tie
+        if let SupervisorLink::Orphan { until } = self.tie
             && Instant::now() >= until
         {
-            self.tie = Tie::Severed;
-            self.abandoned();
+            self.tie = SupervisorLink::Severed;
+            self.stop_waiting_for_supervisor();
         }
         let (Some(deadline), now) = (self.state.deadline(), Instant::now()) else { return };
         if now < deadline {
             return;
         }
         if !self.state.forced.is_cancelled() {
-            self.state.counters.force();
+            self.state.counters.record_forced();
             self.state.forced.cancel();
         }
-        if self.ending == Ending::Returns || now >= self.hard_deadline(deadline) {
-            self.state.counters.cut();
-            self.state.part();
+        if self.ending == MainShutdown::Returns || now >= self.hard_deadline(deadline) {
+            self.state.counters.mark_exiting();
+            self.state.disconnect();
             process::exit_now(0);
         }
     }
@@ -338,7 +345,7 @@ impl Conductor {
 
     fn next_deadline(&self) -> Option<Instant> {
         let Some(deadline) = self.state.deadline() else {
-            let Tie::Orphan { until } = self.tie else { return None };
+            let SupervisorLink::Orphan { until } = self.tie else { return None };
             return Some(until);
         };
         if self.state.forced.is_cancelled() {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::net;
-use super::state::{Phase, State, Taken};
+use super::state::{ListenerClaim, SharedState, WorkerPhase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::FromWorker;
 
@@ -38,7 +38,7 @@ const MAX_STATUS: usize = 1000;
 /// ```
 #[derive(Clone)]
 pub struct Daemon {
-    pub(crate) state: Arc<State>,
+    pub(crate) state: Arc<SharedState>,
 }
 
 impl Daemon {
@@ -91,7 +91,7 @@ impl Daemon {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.state.tasks.spawn(Counted { future, _count: TaskCount::begin(&self.state) })
+        self.state.tasks.spawn(TrackedTask { future, _count: TaskCount::begin(&self.state) })
     }
 
     /// Completes when this process begins to drain: it accepts nothing more, and what is in flight has
@@ -132,7 +132,7 @@ impl Daemon {
 
     /// Blocks the calling thread until the drain begins.
     pub fn wait_draining(&self) {
-        self.state.wait_phase(|phase| phase == Phase::Draining);
+        self.state.wait_phase(|phase| phase == WorkerPhase::Draining);
     }
 
     /// Until when a drain may take. `None` before it begins.
@@ -157,7 +157,7 @@ impl Daemon {
         if let Some((end, _)) = text.char_indices().nth(MAX_STATUS) {
             text.truncate(end);
         }
-        self.state.mention(&FromWorker::Status { text });
+        self.state.try_send(&FromWorker::Status { text });
     }
 }
 
@@ -167,15 +167,15 @@ pub(super) fn random_part() -> f64 {
 }
 
 /// A handle on a declared listener.
-pub(super) fn take(state: &State, name: &str) -> Result<Taken> {
+pub(super) fn claim_listener(state: &SharedState, name: &str) -> Result<ListenerClaim> {
     state
         .listener(name)
-        .ok_or_else(|| undeclared(state, name))?
+        .ok_or_else(|| undeclared_error(state, name))?
         .map_err(|error| Error::io(format!("cannot use listener `{name}`"), error))
 }
 
 /// What is said of a listener that nobody declared.
-fn undeclared(state: &State, name: &str) -> Error {
+fn undeclared_error(state: &SharedState, name: &str) -> Error {
     let names = state.listener_names();
     let declared = if names.is_empty() {
         "none is".to_owned()
@@ -202,10 +202,10 @@ impl fmt::Debug for Daemon {
 }
 
 /// A task of [`Daemon::spawn`] in the worker's figures.
-struct TaskCount(Arc<State>);
+struct TaskCount(Arc<SharedState>);
 
 impl TaskCount {
-    fn begin(state: &Arc<State>) -> TaskCount {
+    fn begin(state: &Arc<SharedState>) -> TaskCount {
         state.counters.task_begun();
         TaskCount(Arc::clone(state))
     }
@@ -218,14 +218,14 @@ impl Drop for TaskCount {
 }
 
 pin_project_lite::pin_project! {
-    struct Counted<F> {
+    struct TrackedTask<F> {
         #[pin]
         future: F,
         _count: TaskCount,
     }
 }
 
-impl<F: Future> Future for Counted<F> {
+impl<F: Future> Future for TrackedTask<F> {
     type Output = F::Output;
 
     fn poll(

@@ -11,7 +11,7 @@ use crate::sys::process;
 ///
 /// The configuration's variables go: a child of the program that is such a program too would take them for
 /// its own. The supervisor keeps them for the next generation.
-pub(super) fn settle(configuration: &Configuration, login: Option<&Login>) -> Result<()> {
+pub(super) fn apply(configuration: &Configuration, login: Option<&Login>) -> Result<()> {
     let vars = process::variables();
     let changes = changes(configuration, login, &vars, is_of_unit(&vars));
     process::change_environment(&changes.removed, &changes.set)

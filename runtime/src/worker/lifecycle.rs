@@ -9,32 +9,32 @@ use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use super::conductor::{self, Ending, SignalDuty};
+use super::conductor::{self, MainShutdown, SignalOwner};
 use super::daemon::Daemon;
 use super::environment;
-use super::orphan::Rendezvous;
+use super::orphan::ReattachSocket;
 use super::panics;
-use super::passing::Passage;
-use super::state::State;
+use super::passing::HandoffRegistry;
+use super::state::SharedState;
 use crate::config::{Configuration, Surroundings};
-use crate::counters::{Counters, Stage};
+use crate::counters::{Counters, StartupStage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker, ListenerHandle, Protocols, ToWorker};
 #[cfg(feature = "log")]
 use crate::logs;
-use crate::logs::Say;
+use crate::logs::DaemonLog;
 use crate::privileges;
 use crate::spec::{Flavor, Spec};
 use crate::sys::descriptors;
 use crate::sys::privileges::Account;
 
 /// How long the runtime's threads may take to drop what they hold.
-const SHUTDOWN: Duration = Duration::from_millis(500);
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How often, a millisecond apart, it is looked whether tasks that ended are among the living no more: the
 /// runtime takes them off its list a moment after all that they held is dropped.
-const LOOKS: u32 = 50;
+const TASK_COUNT_ATTEMPTS: u32 = 50;
 
 /// Characters of the mistakes in a configuration that the supervisor is told of; stderr has them all.
 const MAX_REASON: usize = 10_000;
@@ -43,14 +43,14 @@ const MAX_REASON: usize = 10_000;
 const PANICKED: u8 = 101;
 
 /// A process that has its settings and sockets and is about to call `main`.
-pub(crate) struct Worker {
-    state: Arc<State>,
-    duty: SignalDuty,
-    rendezvous: Option<Rendezvous>,
+pub(crate) struct WorkerRuntime {
+    state: Arc<SharedState>,
+    duty: SignalOwner,
+    rendezvous: Option<ReattachSocket>,
 }
 
 /// What a worker is handed, by *welcome* or by its own earlier image.
-pub(crate) struct Handover {
+pub(crate) struct WorkerSetup {
     pub(crate) link: OwnedFd,
     pub(crate) generation: u32,
     pub(crate) configuration: Configuration,
@@ -63,7 +63,10 @@ pub(crate) struct Handover {
 /// Introduces this process to its supervisor and waits for the welcome.
 ///
 /// `newcomer`: from what its settings are computed. A respawn has none and gets its generation's.
-pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> Result<Worker> {
+pub(crate) fn handshake(
+    link: OwnedFd,
+    newcomer: Option<(&Spec, &Surroundings)>,
+) -> Result<WorkerRuntime> {
     let configuration = match newcomer.map(|(spec, around)| Configuration::load(spec, around)) {
         None => None,
         Some(Ok(configuration)) => Some(Box::new(configuration)),
@@ -71,7 +74,7 @@ pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> R
     };
     let release = env!("CARGO_PKG_VERSION").to_owned();
     let hello = FromWorker::Hello { protocol: Protocols::OURS, release, configuration };
-    let introduced = failpoint::attempt(Step::WorkerBeforeHello, 0)
+    let introduced = failpoint::try_hit(Step::WorkerBeforeHello, 0)
         .and_then(|()| link::send(&link, &hello, &[]));
     match introduced {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -81,17 +84,17 @@ pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> R
             ));
             return Err(misconfigured(&link, error)?);
         }
-        sent => sent.map_err(lost)?,
+        sent => sent.map_err(link_error)?,
     }
     let odd = |what: &str| Error::new(ErrorKind::Protocol, format!("the supervisor {what}"));
-    let Some((message, fds)) = link::receive::<ToWorker>(&link).map_err(lost)? else {
+    let Some((message, fds)) = link::receive::<ToWorker>(&link).map_err(link_error)? else {
         return Err(odd("turned this worker away"));
     };
     let ToWorker::Welcome { generation, configuration, listeners: names, rendezvous } = message
     else {
         return Err(odd("said something else than welcome"));
     };
-    failpoint::reach(Step::WorkerAfterWelcome, generation);
+    failpoint::hit(Step::WorkerAfterWelcome, generation);
     let mut fds = fds.into_iter();
     let counters = fds.next().ok_or_else(|| odd("sent no counters"))?;
     if fds.len() != names.len() + usize::from(rendezvous) {
@@ -99,8 +102,8 @@ pub(crate) fn join(link: OwnedFd, newcomer: Option<(&Spec, &Surroundings)>) -> R
     }
     let listeners = names.into_iter().zip(fds.by_ref()).collect();
     let (configuration, rendezvous) = (*configuration, fds.next());
-    let handover = Handover { link, generation, configuration, counters, listeners, rendezvous };
-    Worker::new(handover, SignalDuty::Worker)
+    let handover = WorkerSetup { link, generation, configuration, counters, listeners, rendezvous };
+    WorkerRuntime::new(handover, SignalOwner::Worker)
 }
 
 /// Tells the supervisor of an error in the configuration, as much of it as a packet holds, and returns it.
@@ -109,30 +112,38 @@ fn misconfigured(link: &OwnedFd, error: Error) -> Result<Error> {
     if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
         reason.truncate(end);
     }
-    link::send(link, &FromWorker::Misconfigured { reason }, &[]).map_err(lost)?;
+    link::send(link, &FromWorker::Misconfigured { reason }, &[]).map_err(link_error)?;
     Ok(error)
 }
 
-fn lost(error: io::Error) -> Error {
+fn link_error(error: io::Error) -> Error {
     Error::io("cannot talk to the supervisor", error)
 }
 
-impl Worker {
+impl WorkerRuntime {
     /// Takes what was handed over and settles in as the settings say.
-    pub(crate) fn new(handover: Handover, duty: SignalDuty) -> Result<Worker> {
-        let Handover { link, generation, configuration, counters: shared, listeners, rendezvous } =
-            handover;
+    pub(crate) fn new(handover: WorkerSetup, duty: SignalOwner) -> Result<WorkerRuntime> {
+        let WorkerSetup {
+            link,
+            generation,
+            configuration,
+            counters: shared,
+            listeners,
+            rendezvous,
+        } = handover;
         let counters = Counters::open(&shared)
             .map_err(|error| Error::io("cannot map the shared counters", error))?;
-        let rendezvous = rendezvous.map(|socket| Rendezvous::new(socket, shared)).transpose()?;
-        counters.reached(Stage::Welcomed);
-        let settled = privileges::settle(&configuration.settings).and_then(|(identity, login)| {
-            environment::settle(&configuration, login.as_ref()).map(|()| identity)
+        let rendezvous =
+            rendezvous.map(|socket| ReattachSocket::new(socket, shared)).transpose()?;
+        counters.set_stage(StartupStage::Welcomed);
+        let settled = privileges::apply(&configuration.settings).and_then(|(identity, login)| {
+            environment::apply(&configuration, login.as_ref()).map(|()| identity)
         });
         match settled {
             Ok(None) => {}
             Ok(Some(Account { uid, gid, groups })) => {
-                link::send(&link, &FromWorker::Settled { uid, gid, groups }, &[]).map_err(lost)?;
+                link::send(&link, &FromWorker::Settled { uid, gid, groups }, &[])
+                    .map_err(link_error)?;
             }
             Err(error) => {
                 // The supervisor may be gone, and stderr has it too.
@@ -147,12 +158,12 @@ impl Worker {
         if let Err(error) = descriptors::size_table(&link) {
             tracing::debug!(%error, "the descriptor table grows as it has to");
         }
-        let state = State::new(configuration, generation, counters, listeners, link)
+        let state = SharedState::new(configuration, generation, counters, listeners, link)
             .map_err(|error| Error::io("cannot prepare the worker", error))?;
-        Ok(Worker { state: Arc::new(state), duty, rendezvous })
+        Ok(WorkerRuntime { state: Arc::new(state), duty, rendezvous })
     }
 
-    pub(crate) fn state(&self) -> &Arc<State> {
+    pub(crate) fn state(&self) -> &Arc<SharedState> {
         &self.state
     }
 
@@ -164,19 +175,19 @@ impl Worker {
         Fut::Output: Termination,
     {
         // First, as it unblocks signals: threads of the runtime inherit that.
-        if let Err(error) = self.start_conductor(Ending::Cancelled) {
+        if let Err(error) = self.start_control_thread(MainShutdown::Cancelled) {
             return self.fail(&error);
         }
         let state = &self.state;
         let built = build_runtime(spec).and_then(|runtime| {
-            failpoint::attempt(Step::WorkerRuntime, state.generation).map(|()| runtime)
+            failpoint::try_hit(Step::WorkerRuntime, state.generation).map(|()| runtime)
         });
         let runtime = match built {
             Ok(runtime) => runtime,
             Err(error) => return self.fail(&Error::io("cannot build the Tokio runtime", error)),
         };
-        panics::tell(state);
-        state.running();
+        panics::install_hook(state);
+        state.mark_running();
         let daemon = Daemon { state: Arc::clone(state) };
         // A `main` that does not know of the daemon cannot end by itself when it is asked to.
         let abandoned = match spec.takes_daemon {
@@ -185,7 +196,7 @@ impl Worker {
         };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(async {
-                Passage::open_on_runtime(state);
+                HandoffRegistry::open_on_runtime(state);
                 if !state.configuration.settings.watchdog.is_zero() {
                     state.answer_pings();
                 }
@@ -202,16 +213,16 @@ impl Worker {
                     () = state.tasks.wait() => {}
                     () = state.forced.cancelled() => {}
                 }
-                left_tasks(state, runtime.handle()).await
+                count_leftover_tasks(state, runtime.handle()).await
             });
-            state.counters.dropped_tasks(left);
+            state.counters.record_dropped_tasks(left);
         }
-        runtime.shutdown_timeout(SHUTDOWN);
+        runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
         if state.forced.is_cancelled() {
             // Tasks that block could not be dropped, and what they hold ends with the process.
-            state.counters.cut();
+            state.counters.mark_exiting();
         }
-        state.part();
+        state.disconnect();
         ran.unwrap_or(ExitCode::from(PANICKED))
     }
 
@@ -221,13 +232,14 @@ impl Worker {
         F: FnOnce(Daemon) -> T,
         T: Termination,
     {
-        let ending = if spec.takes_daemon { Ending::Returns } else { Ending::Terminated };
-        if let Err(error) = self.start_conductor(ending) {
+        let ending =
+            if spec.takes_daemon { MainShutdown::Returns } else { MainShutdown::Terminated };
+        if let Err(error) = self.start_control_thread(ending) {
             return self.fail(&error);
         }
         let state = &self.state;
-        panics::tell(state);
-        state.running();
+        panics::install_hook(state);
+        state.mark_running();
         let daemon = Daemon { state: Arc::clone(state) };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| main(daemon).report()));
         if state.main_ended() {
@@ -236,31 +248,31 @@ impl Worker {
             state.tasks.close();
             block_on(state.tasks.wait());
         }
-        state.part();
+        state.disconnect();
         ran.unwrap_or(ExitCode::from(PANICKED))
     }
 
-    fn start_conductor(&mut self, ending: Ending) -> Result<()> {
+    fn start_control_thread(&mut self, ending: MainShutdown) -> Result<()> {
         conductor::start(Arc::clone(&self.state), ending, self.duty, self.rendezvous.take())
     }
 
     /// Tells the supervisor why this worker cannot run, and what its exit code is.
     fn fail(self, error: &Error) -> ExitCode {
-        self.state.say(&FromWorker::Failing { reason: error.to_string() });
-        Say::new(&self.state.configuration.settings, false).error(&error.to_string());
-        self.state.part();
+        self.state.send(&FromWorker::Failing { reason: error.to_string() });
+        DaemonLog::new(&self.state.configuration.settings, false).error(&error.to_string());
+        self.state.disconnect();
         ExitCode::from(error.exit_code())
     }
 }
 
 /// How many tasks of `tokio::spawn` are about to be dropped with the runtime.
-async fn left_tasks(state: &State, runtime: &tokio::runtime::Handle) -> u64 {
+async fn count_leftover_tasks(state: &SharedState, runtime: &tokio::runtime::Handle) -> u64 {
     let count = || {
         let alive = u64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(u64::MAX);
         let own = u64::try_from(state.own.len()).unwrap_or(u64::MAX);
-        alive.saturating_sub(own).saturating_sub(state.counters.held().tasks)
+        alive.saturating_sub(own).saturating_sub(state.counters.remaining().tasks)
     };
-    for _ in 0..LOOKS {
+    for _ in 0..TASK_COUNT_ATTEMPTS {
         if count() == 0 {
             break;
         }

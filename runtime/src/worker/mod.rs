@@ -14,4 +14,4 @@ pub mod passing;
 mod probation;
 mod state;
 
-pub(crate) use conductor::SignalDuty;
+pub(crate) use conductor::SignalOwner;

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use rustix::process::PidfdFlags;
 
-use super::state::State;
+use super::state::SharedState;
 use crate::control::rendezvous;
 use crate::error::{Error, Result};
 use crate::link::{self, FromWorker, Protocols};
 
 /// From whom a worker takes orders.
-pub(super) enum Tie {
+pub(super) enum SupervisorLink {
     /// The supervisor that spawned it.
     Parent,
     /// Nobody: the next one may come until then.
@@ -24,23 +24,23 @@ pub(super) enum Tie {
 }
 
 /// Where the worker can be found by the next supervisor, and what that one gets beside the listeners.
-pub(crate) struct Rendezvous {
+pub(crate) struct ReattachSocket {
     socket: OwnedFd,
     counters: OwnedFd,
     /// This process: whoever gets it sees it end, and can end it.
     process: OwnedFd,
 }
 
-impl Rendezvous {
-    pub(super) fn new(socket: OwnedFd, counters: OwnedFd) -> Result<Rendezvous> {
+impl ReattachSocket {
+    pub(super) fn new(socket: OwnedFd, counters: OwnedFd) -> Result<ReattachSocket> {
         let own = rustix::process::getpid();
         let process = rustix::process::pidfd_open(own, PidfdFlags::empty())
             .map_err(|error| Error::io("cannot open this process", error))?;
-        Ok(Rendezvous { socket, counters, process })
+        Ok(ReattachSocket { socket, counters, process })
     }
 
     /// The next supervisor, which has been given everything, if there is one.
-    pub(super) fn meet(&self, state: &State) -> io::Result<Option<OwnedFd>> {
+    pub(super) fn accept_supervisor(&self, state: &SharedState) -> io::Result<Option<OwnedFd>> {
         let Some(newcomer) = rendezvous::accept(&self.socket)? else { return Ok(None) };
         let sent = state.with_listeners(|listeners, sockets| {
             let message = FromWorker::Orphan {
@@ -63,7 +63,7 @@ impl Rendezvous {
     }
 }
 
-impl AsFd for Rendezvous {
+impl AsFd for ReattachSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

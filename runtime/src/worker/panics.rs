@@ -8,23 +8,23 @@ use std::thread;
 
 use serde_json::json;
 
-use super::state::State;
+use super::state::SharedState;
 use crate::config::{LogFormat, LogLevel};
 use crate::link::FromWorker;
-use crate::logs::{About, Say};
+use crate::logs::{DaemonLog, EventContext};
 
 type Hook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
 
 /// Installs the hook. It calls the one that it finds, unless that is the standard library's, whose lines
 /// would be no event.
-pub(super) fn tell(state: &Arc<State>) {
+pub(super) fn install_hook(state: &Arc<SharedState>) {
     let state = Arc::clone(state);
     let main = thread::current().id();
     let before = panic::take_hook();
     // None is left, which is as if it were the standard library's.
     let standard = panic::take_hook();
     let settings = &state.configuration.settings;
-    let say = (settings.log_format != LogFormat::None).then(|| Say::new(settings, false));
+    let say = (settings.log_format != LogFormat::None).then(|| DaemonLog::new(settings, false));
     let quiet = say.is_some() && are_same(&*before, &*standard);
     panic::set_hook(Box::new(move |info| {
         if !quiet {
@@ -36,7 +36,7 @@ pub(super) fn tell(state: &Arc<State>) {
         if thread::current().id() == main {
             let place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
             let reason = format!("panicked{place}: {}", message(info));
-            state.say(&FromWorker::Failing { reason });
+            state.send(&FromWorker::Failing { reason });
         }
     }));
 }
@@ -47,7 +47,7 @@ fn are_same(one: &Hook, other: &Hook) -> bool {
     size_of_val(one) == 0 && std::ptr::eq(one, other)
 }
 
-fn event(say: &Say, generation: u32, info: &PanicHookInfo<'_>) {
+fn event(say: &DaemonLog, generation: u32, info: &PanicHookInfo<'_>) {
     let mut fields = Vec::new();
     if let Some(at) = info.location() {
         fields.push(("place".to_owned(), json!(at.to_string())));
@@ -60,7 +60,7 @@ fn event(say: &Say, generation: u32, info: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let text =
         format!("thread `{}` panicked: {}", thread.name().unwrap_or("unnamed"), message(info));
-    let about = About {
+    let about = EventContext {
         generation: Some(generation),
         worker: i32::try_from(std::process::id()).ok(),
         place: info.location().map(|at| (at.file(), at.line())),

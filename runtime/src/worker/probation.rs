@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use super::daemon::Daemon;
-use super::state::Phase;
+use super::state::WorkerPhase;
 use crate::link::FromWorker;
 
 /// Characters of a reason; what is beyond is cut.
@@ -23,13 +23,13 @@ impl Daemon {
         if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
             reason.truncate(end);
         }
-        self.state.say(&FromWorker::Unhealthy { reason });
+        self.state.send(&FromWorker::Unhealthy { reason });
     }
 
     /// Says that this generation has proved itself: the confirm window ends now, or as soon as every
     /// [`confirm_check`](Daemon::confirm_check) has passed.
     pub fn confirm(&self) {
-        self.state.say(&FromWorker::Confirm {});
+        self.state.send(&FromWorker::Confirm {});
     }
 
     /// A check that has to pass before the confirm window ends, or the restart is undone.
@@ -62,12 +62,12 @@ impl Daemon {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Display,
     {
-        self.state.say(&FromWorker::Check { passed: false });
+        self.state.send(&FromWorker::Check { passed: false });
         let daemon = Daemon { state: Arc::clone(&self.state) };
         self.state.own.spawn(async move {
             let mut phase = daemon.state.phase();
             // Its sender lives as long as the state.
-            let _ = phase.wait_for(|phase| *phase == Phase::Open).await;
+            let _ = phase.wait_for(|phase| *phase == WorkerPhase::Open).await;
             let mut check = std::pin::pin!(check);
             let outcome = std::future::poll_fn(|cx| {
                 let poll = AssertUnwindSafe(|| check.as_mut().poll(cx));
@@ -77,7 +77,7 @@ impl Daemon {
                 }
             });
             match outcome.await {
-                Ok(()) => daemon.state.say(&FromWorker::Check { passed: true }),
+                Ok(()) => daemon.state.send(&FromWorker::Check { passed: true }),
                 Err(reason) => daemon.unhealthy(format!("its confirm check failed: {reason}")),
             }
         });

@@ -12,19 +12,19 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Accepting, Connection};
+use super::connection::{AcceptGuard, Connection};
 use super::net::{Addr, ending};
-use super::passing::Passage;
+use super::passing::HandoffRegistry;
 use crate::config::{Address, Configuration, Further, ListenSettings, Ready};
-use crate::counters::{Counters, Stage};
+use crate::counters::{Counters, StartupStage};
 use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker, ListenerHandle, OrphanedListener};
-use crate::listener::Source;
+use crate::listener::ListenerSource;
 use crate::sorted::SortedMap;
 
 /// What a worker may do with its listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum WorkerPhase {
     /// Not yet told to go.
     Waiting,
     /// Accepting.
@@ -36,15 +36,15 @@ pub(crate) enum Phase {
 }
 
 /// The shared state of a worker.
-pub(crate) struct State {
+pub(crate) struct SharedState {
     pub(crate) configuration: Configuration,
     pub(crate) generation: u32,
     pub(crate) counters: Counters,
     /// Emptied of its sockets when the drain begins.
-    listeners: Mutex<SortedMap<String, Handed>>,
+    listeners: Mutex<SortedMap<String, WorkerListener>>,
     listener_count: usize,
     link: OwnedFd,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<WorkerPhase>,
     /// For threads that wait without a runtime.
     gate: Gate,
     pub(crate) tasks: TaskTracker,
@@ -68,14 +68,14 @@ pub(crate) struct State {
     /// Where a runtime is there to answer the watchdog.
     pings: OnceLock<Arc<Notify>>,
     /// The ways to other generations.
-    pub(crate) passage: Passage,
+    pub(crate) passage: HandoffRegistry,
     /// The thread that stands in for the supervisor of a solo daemon.
     pub(crate) stand_in: OnceLock<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// What a worker may do with one of its listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum ListenerMode {
     /// Others accept, or nobody does yet.
     Wait,
     Accept,
@@ -88,11 +88,11 @@ pub(crate) enum Access {
 }
 
 /// A listener as the worker got it.
-struct Handed {
+struct WorkerListener {
     /// Several, if the service manager passed several of one name. None once the worker drains.
-    sockets: Vec<Socket>,
+    sockets: Vec<WorkerSocket>,
     /// Those whose files were removed while nobody had the listener: who waits there is not forgotten.
-    former: Vec<Socket>,
+    former: Vec<WorkerSocket>,
     /// Those who have it.
     handles: Vec<Weak<Incoming>>,
     /// The program has asked for it.
@@ -109,17 +109,17 @@ struct Handed {
 }
 
 /// A socket as the worker got it.
-struct Socket {
+struct WorkerSocket {
     fd: OwnedFd,
     addr: Address,
-    source: Source,
+    source: ListenerSource,
 }
 
 /// Sockets on their way to a handle, in turn, with the places of those that they replace.
 pub(crate) type Incoming = Mutex<Vec<(usize, OwnedFd)>>;
 
 /// A handle on a declared listener.
-pub(crate) struct Taken {
+pub(crate) struct ListenerClaim {
     /// None once the worker drains.
     pub(crate) sockets: Vec<(OwnedFd, Addr)>,
     /// Nobody gets into their queues any more.
@@ -133,7 +133,7 @@ pub(crate) struct Taken {
 
 /// The phase for blocking threads: a condition to wait for, and descriptors to wait for in poll(2).
 struct Gate {
-    phase: Mutex<Phase>,
+    phase: Mutex<WorkerPhase>,
     changed: Condvar,
     /// Readable whenever the phase is not [`Phase::Open`].
     closed: OwnedFd,
@@ -141,7 +141,7 @@ struct Gate {
     not_quiesced: OwnedFd,
 }
 
-impl Handed {
+impl WorkerListener {
     /// For another handle.
     fn attach(&mut self) -> Arc<Incoming> {
         let incoming = Arc::default();
@@ -151,19 +151,19 @@ impl Handed {
     }
 }
 
-impl State {
+impl SharedState {
     pub(crate) fn new(
         configuration: Configuration,
         generation: u32,
         counters: Counters,
         handed: Vec<(ListenerHandle, OwnedFd)>,
         link: OwnedFd,
-    ) -> io::Result<State> {
+    ) -> io::Result<SharedState> {
         let mut listeners = SortedMap::new();
         for (ListenerHandle { name, addr, source }, fd) in handed {
             let index = listeners.len();
             let first = Addr::from(&addr);
-            let new = || Handed {
+            let new = || WorkerListener {
                 sockets: Vec::new(),
                 former: Vec::new(),
                 handles: Vec::new(),
@@ -175,17 +175,17 @@ impl State {
                 ends: Vec::new(),
             };
             let handed = listeners.entry(name).or_insert_with(new);
-            handed.sockets.push(Socket { fd, addr, source });
+            handed.sockets.push(WorkerSocket { fd, addr, source });
         }
         let listener_count = listeners.len();
-        Ok(State {
+        Ok(SharedState {
             configuration,
             generation,
             counters,
             listeners: Mutex::new(listeners),
             listener_count,
             link,
-            phase: watch::Sender::new(Phase::Waiting),
+            phase: watch::Sender::new(WorkerPhase::Waiting),
             gate: Gate::new()?,
             tasks: TaskTracker::new(),
             own: TaskTracker::new(),
@@ -199,7 +199,7 @@ impl State {
             parted: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             pings: OnceLock::new(),
-            passage: Passage::new(),
+            passage: HandoffRegistry::new(),
             stand_in: OnceLock::new(),
         })
     }
@@ -209,15 +209,15 @@ impl State {
     }
 
     /// Tells the supervisor. One that is gone or does not listen is noticed by the conductor.
-    pub(crate) fn say(&self, message: &FromWorker) {
+    pub(crate) fn send(&self, message: &FromWorker) {
         if let Err(error) = link::send(&self.link, message, &[]) {
             tracing::debug!(%error, "the supervisor did not take a message");
         }
     }
 
     /// As [`State::say`], for what may be lost: never waits for a supervisor that does not listen.
-    pub(crate) fn mention(&self, message: &FromWorker) {
-        if let Err(error) = link::offer(&self.link, message) {
+    pub(crate) fn try_send(&self, message: &FromWorker) {
+        if let Err(error) = link::try_send(&self.link, message) {
             tracing::debug!(%error, "the supervisor did not take a message");
         }
     }
@@ -225,15 +225,15 @@ impl State {
     // ---- readiness ------------------------------------------------------------------------------
 
     /// `main` is about to run.
-    pub(crate) fn running(&self) {
-        self.counters.reached(Stage::Running);
+    pub(crate) fn mark_running(&self) {
+        self.counters.set_stage(StartupStage::Running);
         if self.listener_count == 0 && self.configuration.settings.ready == Ready::Auto {
             self.ready();
         }
     }
 
     /// The listener at `index` was polled for accept.
-    pub(crate) fn polled(&self, index: usize) {
+    pub(crate) fn mark_polled(&self, index: usize) {
         if self.ready.load(Ordering::Relaxed) {
             return;
         }
@@ -243,13 +243,13 @@ impl State {
         }
         match all {
             true => self.ready(),
-            false => self.tell_of_unclaimed(),
+            false => self.report_unclaimed(),
         }
     }
 
     /// Listeners that only the operator declared, when it comes to these alone: the program does not know
     /// them, or not yet.
-    fn tell_of_unclaimed(&self) {
+    fn report_unclaimed(&self) {
         let mut slip = true;
         let mut reasons = Vec::new();
         for (name, handed) in lock(&self.listeners).iter() {
@@ -263,26 +263,26 @@ impl State {
             reasons.push(foreign.unclaimed(name));
         }
         if !reasons.is_empty() && !self.unclaimed.swap(true, Ordering::Relaxed) {
-            self.say(&FromWorker::Unclaimed { reason: reasons.join("; "), slip });
+            self.send(&FromWorker::Unclaimed { reason: reasons.join("; "), slip });
         }
     }
 
     /// The worker could serve; said once.
     pub(crate) fn ready(&self) {
         if !self.ready.swap(true, Ordering::SeqCst) {
-            if failpoint::attempt(Step::WorkerBeforeReady, self.generation).is_err() {
+            if failpoint::try_hit(Step::WorkerBeforeReady, self.generation).is_err() {
                 // As where the message below is not taken.
                 return;
             }
-            self.say(&FromWorker::Ready {});
+            self.send(&FromWorker::Ready {});
         }
     }
 
     /// The supervisor wants to know whether the runtime runs; without one, this thread has to do.
-    pub(crate) fn pinged(&self) {
+    pub(crate) fn handle_ping(&self) {
         match self.pings.get() {
             Some(pings) => pings.notify_one(),
-            None => self.say(&FromWorker::Pong {}),
+            None => self.send(&FromWorker::Pong {}),
         }
     }
 
@@ -293,21 +293,21 @@ impl State {
         self.own.spawn(async move {
             loop {
                 pings.notified().await;
-                state.say(&FromWorker::Pong {});
+                state.send(&FromWorker::Pong {});
             }
         });
     }
 
     // ---- phase ----------------------------------------------------------------------------------
 
-    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+    pub(crate) fn phase(&self) -> watch::Receiver<WorkerPhase> {
         self.phase.subscribe()
     }
 
     /// Moves to a phase; draining is final.
-    pub(crate) fn set_phase(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: WorkerPhase) {
         self.phase.send_if_modified(|current| {
-            let moves = *current != Phase::Draining && *current != phase;
+            let moves = *current != WorkerPhase::Draining && *current != phase;
             if moves {
                 *current = phase;
             }
@@ -321,21 +321,25 @@ impl State {
         for (name, handed) in lock(&self.listeners).iter_mut() {
             handed.kept = keep.contains(name);
         }
-        self.set_phase(Phase::Quiesced);
+        self.set_phase(WorkerPhase::Quiesced);
     }
 
     /// What may be done in a phase with the listener at `index`.
-    pub(crate) fn access(&self, phase: Phase, index: usize) -> Access {
-        if phase == Phase::Open {
-            return Access::Accept;
+    pub(crate) fn listener_mode(&self, phase: WorkerPhase, index: usize) -> ListenerMode {
+        if phase == WorkerPhase::Open {
+            return ListenerMode::Accept;
         }
         let listeners = lock(&self.listeners);
         let handed = listeners.values().find(|handed| handed.index == index);
         match (phase, handed) {
-            (Phase::Quiesced, Some(Handed { kept: true, .. })) => Access::Accept,
-            (Phase::Draining, Some(&Handed { until: Some(until), .. })) => Access::Finish { until },
-            (Phase::Draining, _) => Access::Over,
-            _ => Access::Wait,
+            (WorkerPhase::Quiesced, Some(WorkerListener { kept: true, .. })) => {
+                ListenerMode::Accept
+            }
+            (WorkerPhase::Draining, Some(&WorkerListener { until: Some(until), .. })) => {
+                ListenerMode::Finish { until }
+            }
+            (WorkerPhase::Draining, _) => ListenerMode::Over,
+            _ => ListenerMode::Wait,
         }
     }
 
@@ -373,11 +377,11 @@ impl State {
         for (name, handed) in lock(&self.listeners).iter_mut() {
             let sockets = std::mem::take(&mut handed.sockets);
             if finish.contains(name) {
-                let ends = |it: &&Socket| at.is_empty() || at.contains(&it.addr);
-                let ends: Vec<&Socket> = sockets.iter().filter(ends).collect();
+                let ends = |it: &&WorkerSocket| at.is_empty() || at.contains(&it.addr);
+                let ends: Vec<&WorkerSocket> = sockets.iter().filter(ends).collect();
                 // A second order finds none.
                 handed.ends.extend(ends.iter().map(|it| Addr::from(&it.addr)));
-                let outs = ends.iter().map(|it| ending::keep_out(&it.fd, &Addr::from(&it.addr)));
+                let outs = ends.iter().map(|it| ending::refuse_new(&it.fd, &Addr::from(&it.addr)));
                 handed.until = outs.max().or(handed.until);
             }
             handed.until = handed.until.map(|until| until.min(deadline));
@@ -385,7 +389,7 @@ impl State {
         // Before the accept loops end: a `main` that returns because of that was asked to.
         self.is_draining.store(true, Ordering::SeqCst);
         self.draining.cancel();
-        self.set_phase(Phase::Draining);
+        self.set_phase(WorkerPhase::Draining);
     }
 
     /// `main` has ended. Returns whether what is open is waited for, as in a drain.
@@ -398,12 +402,12 @@ impl State {
         if self.is_draining() {
             return true;
         }
-        if *self.phase.borrow() != Phase::Quiesced {
+        if *self.phase.borrow() != WorkerPhase::Quiesced {
             self.abandoned.store(true, Ordering::SeqCst);
             return false;
         }
         // Before the drain: whoever resumes it would resume nobody.
-        self.say(&FromWorker::Leaving { main_ended: true });
+        self.send(&FromWorker::Leaving { main_ended: true });
         self.drain(Instant::now() + self.configuration.settings.drain_timeout, &[], &[]);
         true
     }
@@ -418,13 +422,13 @@ impl State {
     }
 
     /// Blocks until something may be done with the listener at `index`.
-    pub(crate) fn wait_access(&self, index: usize) -> Access {
-        let phase = self.gate.wait(|phase| self.access(phase, index) != Access::Wait);
-        self.access(phase, index)
+    pub(crate) fn wait_listener_mode(&self, index: usize) -> ListenerMode {
+        let phase = self.gate.wait(|phase| self.listener_mode(phase, index) != ListenerMode::Wait);
+        self.listener_mode(phase, index)
     }
 
     /// Blocks until the phase is one of those that `until` accepts.
-    pub(crate) fn wait_phase(&self, until: impl Fn(Phase) -> bool) -> Phase {
+    pub(crate) fn wait_phase(&self, until: impl Fn(WorkerPhase) -> bool) -> WorkerPhase {
         self.gate.wait(until)
     }
 
@@ -436,7 +440,7 @@ impl State {
     /// Becomes readable when what may be done with listeners is another thing than now.
     pub(crate) fn changed_gate(&self) -> BorrowedFd<'_> {
         match *self.phase.borrow() {
-            Phase::Quiesced => self.gate.not_quiesced.as_fd(),
+            WorkerPhase::Quiesced => self.gate.not_quiesced.as_fd(),
             _ => self.gate.closed.as_fd(),
         }
     }
@@ -444,7 +448,7 @@ impl State {
     // ---- listeners and connections --------------------------------------------------------------
 
     /// A handle on the listener of this name; `None` if none is declared.
-    pub(crate) fn listener(&self, name: &str) -> Option<io::Result<Taken>> {
+    pub(crate) fn listener(&self, name: &str) -> Option<io::Result<ListenerClaim>> {
         let mut listeners = lock(&self.listeners);
         let handed = listeners.get_mut(name)?;
         handed.taken = true;
@@ -454,14 +458,14 @@ impl State {
         let clones = handed.sockets.iter().map(|it| Ok((it.fd.try_clone()?, Addr::from(&it.addr))));
         let (addr, index) = (handed.addr.clone(), handed.index);
         let sockets = clones.collect::<io::Result<_>>();
-        Some(sockets.map(|sockets| Taken { sockets, former, addr, index, incoming }))
+        Some(sockets.map(|sockets| ListenerClaim { sockets, former, addr, index, incoming }))
     }
 
     /// What replaces the sockets of another handle on the listener at `index` from now on.
     pub(crate) fn attach(&self, index: usize) -> Arc<Incoming> {
         let mut listeners = lock(&self.listeners);
         let handed = listeners.values_mut().find(|handed| handed.index == index);
-        handed.map_or_else(Arc::default, Handed::attach)
+        handed.map_or_else(Arc::default, WorkerListener::attach)
     }
 
     /// A socket comes in the place of the one at the same address, whose file was removed.
@@ -472,7 +476,7 @@ impl State {
         let Some(place) = handed.sockets.iter().position(|it| it.addr == *addr) else { return };
         let Some(socket) = handed.sockets.get_mut(place) else { return };
         // First, so that a queue that is found empty stays empty. Wakes who polls it, too.
-        ending::keep_out(&socket.fd, &Addr::from(addr));
+        ending::refuse_new(&socket.fd, &Addr::from(addr));
         let old = std::mem::replace(&mut socket.fd, new);
         let handles: Vec<_> = handed.handles.iter().filter_map(Weak::upgrade).collect();
         for handle in &handles {
@@ -483,14 +487,14 @@ impl State {
         }
         if handles.is_empty() {
             let (addr, source) = (addr.clone(), socket.source);
-            handed.former.push(Socket { fd: old, addr, source });
+            handed.former.push(WorkerSocket { fd: old, addr, source });
         }
         drop(listeners);
         self.phase.send_modify(|_| {});
     }
 
     /// Whether this worker has hung up by itself.
-    pub(super) fn has_parted(&self) -> bool {
+    pub(super) fn is_disconnected(&self) -> bool {
         self.parted.load(Ordering::SeqCst)
     }
 
@@ -504,14 +508,14 @@ impl State {
         let (mut described, mut sockets) = (Vec::new(), Vec::new());
         for (name, handed) in listeners.iter() {
             let Some(settings) = declared.get(name) else { continue };
-            for Socket { fd, addr, source } in &handed.sockets {
+            for WorkerSocket { fd, addr, source } in &handed.sockets {
                 let (addr, source) = (addr.clone(), *source);
                 let settings = match source {
-                    Source::Manager => {
+                    ListenerSource::Manager => {
                         let further = Further::default();
                         ListenSettings { addr: addr.clone(), further, ..settings.clone() }
                     }
-                    Source::Daemon | Source::Store => declared_at(settings, &addr),
+                    ListenerSource::Daemon | ListenerSource::Store => declared_at(settings, &addr),
                 };
                 described.push(OrphanedListener { name: name.clone(), addr, settings, source });
                 sockets.push(fd.as_fd());
@@ -525,8 +529,8 @@ impl State {
     }
 
     /// Counts a connection that is about to be accepted.
-    pub(crate) fn accepting(self: &Arc<Self>) -> Accepting {
-        Accepting::begin(self)
+    pub(crate) fn accepting(self: &Arc<Self>) -> AcceptGuard {
+        AcceptGuard::begin(self)
     }
 
     /// Counts a connection that an older generation offers.
@@ -535,12 +539,12 @@ impl State {
     }
 
     /// Hangs up and waits for the stand-in of a supervisor, if there is one, to put things away.
-    pub(crate) fn part(&self) {
+    pub(crate) fn disconnect(&self) {
         // First: whoever listens to the link shall not take the end of it for the supervisor's.
         self.parted.store(true, Ordering::SeqCst);
         // A link that is down already is what is wanted.
         let _ = rustix::net::shutdown(&self.link, rustix::net::Shutdown::Both);
-        failpoint::reach(Step::WorkerBeforeExit, self.generation);
+        failpoint::hit(Step::WorkerBeforeExit, self.generation);
         let Some(stand_in) = self.stand_in.get() else { return };
         // Held while joining: whoever comes second may not end the process before that.
         let mut stand_in = lock(stand_in);
@@ -555,16 +559,17 @@ impl Gate {
     fn new() -> io::Result<Gate> {
         let readable = || eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         Ok(Gate {
-            phase: Mutex::new(Phase::Waiting),
+            phase: Mutex::new(WorkerPhase::Waiting),
             changed: Condvar::new(),
             closed: readable()?,
             not_quiesced: readable()?,
         })
     }
 
-    fn set(&self, phase: Phase) {
+    fn set(&self, phase: WorkerPhase) {
         let mut current = lock(&self.phase);
-        for (event, not_in) in [(&self.closed, Phase::Open), (&self.not_quiesced, Phase::Quiesced)]
+        for (event, not_in) in
+            [(&self.closed, WorkerPhase::Open), (&self.not_quiesced, WorkerPhase::Quiesced)]
         {
             // The counter is one or zero; both calls succeed in their state.
             if phase == not_in && *current != not_in {
@@ -578,7 +583,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    fn wait(&self, until: impl Fn(Phase) -> bool) -> Phase {
+    fn wait(&self, until: impl Fn(WorkerPhase) -> bool) -> WorkerPhase {
         let mut phase = lock(&self.phase);
         while !until(*phase) {
             phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use unbroken::net::Stream;
-use unbroken::passing::{Saved, Unpassed};
+use unbroken::passing::{HandoffError, HandoffState};
 use unbroken::{Daemon, daemon};
 
 #[derive(serde::Deserialize)]
@@ -34,7 +34,7 @@ fn one() -> u32 {
 )]
 async fn main(daemon: Daemon) -> anyhow::Result<()> {
     let App { hold, version, padding } = daemon.config()?;
-    let mut passed = daemon.passed("count");
+    let mut passed = daemon.handoffs("count");
     let mut listener = daemon.listener("count")?;
     let mut held = Vec::new();
     loop {
@@ -45,10 +45,10 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
                     held.push(offer);
                     continue;
                 }
-                if offer.saved().version != 1 {
+                if offer.state().version != 1 {
                     continue;
                 }
-                let (stream, saved) = offer.take().await?;
+                let (stream, saved) = offer.accept().await?;
                 (stream, u64::from_le_bytes(saved.bytes[..8].try_into()?))
             }
             accepted = listener.next() => match accepted {
@@ -84,10 +84,11 @@ async fn count_lines(
         }
     }
     let bytes = [&count.to_le_bytes()[..], &vec![0; padding]].concat();
-    let passed = daemon.pass("count", stream.into_inner(), Saved { version, bytes }).await;
-    if let Err(Unpassed { mut stream, reason, .. }) = passed {
+    let passed =
+        daemon.hand_off("count", stream.into_inner(), HandoffState { version, bytes }).await;
+    if let Err(HandoffError { mut stream, reason, .. }) = passed {
         stream.write_all(format!("bye: {reason}\n").as_bytes()).await?;
-        stream.told_to_go();
+        stream.mark_closed();
     }
     Ok(())
 }

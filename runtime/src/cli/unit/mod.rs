@@ -17,7 +17,7 @@ use super::usage;
 use crate::config::{Address, Configuration, Prefix, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 
-use plan::Plan;
+use plan::UnitPlan;
 
 /// Where an administrator's units are.
 const DIRECTORY: &str = "/etc/systemd/system";
@@ -58,7 +58,7 @@ pub(crate) fn run(
         })
     });
     let image = configuration.settings.exe.as_deref().unwrap_or(&around.exe);
-    let plan = Plan {
+    let plan = UnitPlan {
         settings: configuration.settings.clone(),
         image: without_parents(image)?,
         variables: configuration.variables(&around.vars),
@@ -83,7 +83,7 @@ fn printed(units: &[Unit]) -> String {
 }
 
 /// The service, and its sockets where systemd is to bind them.
-fn units(plan: &Plan) -> Result<Vec<Unit>> {
+fn units(plan: &UnitPlan) -> Result<Vec<Unit>> {
     let settings = &plan.settings;
     if plan.notify_reload && !settings.graceful_restart {
         return Err(usage(

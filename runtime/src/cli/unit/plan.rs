@@ -8,7 +8,7 @@ use crate::sorted::{SortedMap, SortedSet};
 
 /// All that a unit depends on.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
+pub(crate) struct UnitPlan {
     pub(crate) settings: Settings,
     /// Absolute, with its links as they are.
     pub(crate) image: PathBuf,
@@ -26,7 +26,7 @@ pub(crate) struct Plan {
 
 /// Where what a service needs lies, in the eyes of a sandbox.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Places {
+pub(super) struct ServicePlaces {
     /// Below `/run`, made by systemd.
     pub(super) runtime: Option<String>,
     /// Below `/var/log`, made by systemd.
@@ -45,7 +45,7 @@ const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 /// Temporary directories, as `PrivateTmp=` has them.
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 
-impl Plan {
+impl UnitPlan {
     /// The listeners that the program binds itself.
     pub(super) fn own(&self) -> impl Iterator<Item = &ListenSettings> {
         self.settings.listen.values().filter(|_| !self.sockets)
@@ -56,10 +56,12 @@ impl Plan {
         self.own().flat_map(ListenSettings::addrs)
     }
 
-    pub(super) fn places(&self) -> Places {
+    pub(super) fn places(&self) -> ServicePlaces {
         let settings = &self.settings;
-        let mut places =
-            Places { runtime: below("/run", &settings.runtime_dir), ..Places::default() };
+        let mut places = ServicePlaces {
+            runtime: below("/run", &settings.runtime_dir),
+            ..ServicePlaces::default()
+        };
         let mut writes = SortedSet::new();
         if places.runtime.is_none() {
             writes.insert(settings.runtime_dir.clone());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::plan::{Places, Plan};
+use super::plan::{ServicePlaces, UnitPlan};
 use super::text::{self, Text};
 use crate::config::{LOCATION, RestartPolicy};
 use crate::sorted::SortedSet;
@@ -16,7 +16,7 @@ const BURST: u32 = 5;
 /// Descriptors that systemd keeps beyond those of today's listeners.
 const SPARE_DESCRIPTORS: usize = 16;
 
-pub(super) fn service(plan: &Plan, sockets: &[String]) -> String {
+pub(super) fn service(plan: &UnitPlan, sockets: &[String]) -> String {
     let places = plan.places();
     let mut text = Text::default();
     head(&mut text, plan, sockets);
@@ -29,7 +29,7 @@ pub(super) fn service(plan: &Plan, sockets: &[String]) -> String {
     text.into_string()
 }
 
-fn head(text: &mut Text, plan: &Plan, sockets: &[String]) {
+fn head(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
     let network = if plan.needs_network() { "network-online.target" } else { "network.target" };
     text.section("Unit").set("Description", text::whole(&plan.settings.name));
     if plan.needs_network() {
@@ -45,7 +45,7 @@ fn head(text: &mut Text, plan: &Plan, sockets: &[String]) {
         .set("StartLimitIntervalSec", u64::from(BURST) * one);
 }
 
-fn process(text: &mut Text, plan: &Plan, sockets: &[String]) {
+fn process(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
     let settings = &plan.settings;
     // Variables are not replaced in a program's path.
     let image = text::path(&plan.image);
@@ -103,7 +103,7 @@ fn process(text: &mut Text, plan: &Plan, sockets: &[String]) {
     }
 }
 
-fn ends(text: &mut Text, plan: &Plan) {
+fn ends(text: &mut Text, plan: &UnitPlan) {
     let settings = &plan.settings;
     text.group("Longer than `ready_timeout`, and for a reload than the confirm window behind it.")
         .set("TimeoutStartSec", text::seconds(start_limit(plan)));
@@ -144,7 +144,7 @@ fn ends(text: &mut Text, plan: &Plan) {
     }
 }
 
-fn resources(text: &mut Text, plan: &Plan, places: &Places) {
+fn resources(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
     text.group("A connection is a descriptor, and a file may be one.").set("LimitNOFILE", 65536);
     if !plan.settings.listen.is_empty() {
         let listeners = plan.settings.listen.values().map(|listener| listener.addrs().len());
@@ -174,7 +174,7 @@ fn resources(text: &mut Text, plan: &Plan, places: &Places) {
         .comment(&format!("StateDirectory={}", text::word(&plan.settings.name)));
 }
 
-fn identity(text: &mut Text, plan: &Plan, places: &Places) {
+fn identity(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
     let user = text::user(&plan.settings.name);
     if plan.drops() {
         // Without a line `User=root`, by which systemd 257 takes CAP_SETUID away.
@@ -213,7 +213,7 @@ fn identity(text: &mut Text, plan: &Plan, places: &Places) {
     text.set("NoNewPrivileges", "yes");
 }
 
-fn sandbox(text: &mut Text, plan: &Plan, places: &Places) {
+fn sandbox(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
     text.group("The file system is there to be read. What else it writes to: ReadWritePaths=")
         .set("ProtectSystem", "strict");
     if places.in_home {
@@ -259,7 +259,7 @@ fn sandbox(text: &mut Text, plan: &Plan, places: &Places) {
 }
 
 /// How long a start or a reload may take.
-fn start_limit(plan: &Plan) -> Duration {
+fn start_limit(plan: &UnitPlan) -> Duration {
     let settings = &plan.settings;
     let reload = match settings.graceful_restart {
         true if settings.exclusive => {
@@ -271,7 +271,7 @@ fn start_limit(plan: &Plan) -> Duration {
     settings.ready_timeout + reload + MARGIN
 }
 
-fn stop_limit(plan: &Plan) -> Duration {
+fn stop_limit(plan: &UnitPlan) -> Duration {
     let settings = &plan.settings;
     settings.lame_duck + settings.drain_timeout + settings.kill_timeout + MARGIN
 }

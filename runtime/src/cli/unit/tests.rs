@@ -19,10 +19,10 @@ fn at_start(mut place: Place) -> Place {
     place
 }
 
-fn plan(place: &Place) -> Plan {
+fn plan(place: &Place) -> UnitPlan {
     let around = surroundings(Prefix::of(&place.spec), &place.around);
     let configuration = Configuration::load(&place.spec, &around).unwrap();
-    Plan {
+    UnitPlan {
         settings: configuration.settings.clone(),
         image: around.exe.clone(),
         variables: configuration.variables(&around.vars),
@@ -36,7 +36,7 @@ fn plan(place: &Place) -> Plan {
 const HTTP: Keys = &[("listen.http", Literal::Str("0.0.0.0:8080"))];
 
 /// The text of the service.
-fn service(plan: &Plan) -> String {
+fn service(plan: &UnitPlan) -> String {
     units(plan).unwrap().remove(0).text
 }
 
@@ -263,16 +263,16 @@ fn a_socket_for_each_listener() {
 
 #[test]
 fn what_cannot_be() {
-    let refused = |place: Place, change: &dyn Fn(&mut Plan)| {
+    let refused = |place: Place, change: &dyn Fn(&mut UnitPlan)| {
         let mut plan = plan(&place);
         change(&mut plan);
         units(&plan).unwrap_err().to_string()
     };
-    let sockets = |plan: &mut Plan| plan.sockets = true;
+    let sockets = |plan: &mut UnitPlan| plan.sockets = true;
     assert!(refused(place(&[]), &sockets).contains("needs a listener"));
     let port = place(HTTP).var("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
     assert!(refused(port, &sockets).contains("`http` is 0"));
-    let quotes = |plan: &mut Plan| plan.image = "/opt/it's/hello".into();
+    let quotes = |plan: &mut UnitPlan| plan.image = "/opt/it's/hello".into();
     assert!(refused(place(HTTP), &quotes).contains("rename /opt/it's/hello"));
 }
 

@@ -4,24 +4,24 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::{Phase, StandIn};
+use super::{SoloControl, SoloPhase};
 use crate::error::Error;
 use crate::link::{self, ToWorker};
 
-impl StandIn {
+impl SoloControl {
     /// Something was told of the files. What failed a moment ago is not tried again at once: trying changes
     /// files, too.
     pub(super) fn files_changed(&mut self) {
         let Some(upkeep) = &mut self.upkeep else { return };
         let now = Instant::now();
         if upkeep.hears(&self.parts.say) && upkeep.deadline().is_none_or(|at| at <= now) {
-            self.look_after_files();
+            self.restore_files();
         }
     }
 
     /// Looks at all files, and restores what is gone. A daemon that ends lets go.
-    pub(super) fn look_after_files(&mut self) {
-        let ends = matches!(self.phase, Phase::Draining | Phase::Hurried | Phase::Over);
+    pub(super) fn restore_files(&mut self) {
+        let ends = matches!(self.phase, SoloPhase::Draining | SoloPhase::Hurried | SoloPhase::Over);
         let Some(upkeep) = self.upkeep.as_mut().filter(|_| !ends) else { return };
         let (parts, clients) = (&mut self.parts, &mut self.clients);
         let listeners =
@@ -54,6 +54,6 @@ impl StandIn {
             }
         }
         upkeep.end();
-        self.keep_listeners();
+        self.store_listeners();
     }
 }

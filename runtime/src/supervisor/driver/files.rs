@@ -18,14 +18,14 @@ impl Driver {
     /// files, too.
     pub(super) fn files_changed(&mut self, now: Instant) {
         if self.upkeep.hears(&self.setup.say) && self.upkeep.deadline().is_none_or(|at| at <= now) {
-            self.look_after_files();
+            self.restore_files();
         }
     }
 
     /// Listeners have come or gone.
-    pub(super) fn look_after_new_files(&mut self) {
+    pub(super) fn watch_new_files(&mut self) {
         if !self.upkeep.knows(&self.files()) {
-            self.look_after_files();
+            self.restore_files();
         }
     }
 
@@ -38,7 +38,7 @@ impl Driver {
     }
 
     /// Looks at all files, and restores what is gone. A daemon that ends lets go.
-    pub(super) fn look_after_files(&mut self) {
+    pub(super) fn restore_files(&mut self) {
         if self.machine.state_word() == "stopping" {
             return;
         }
@@ -77,7 +77,7 @@ impl Driver {
     /// Has all workers that have the listener accept at the new socket.
     fn put_in_place(&mut self, new: &Arc<Bound>) -> Result<()> {
         let had: Vec<(u64, String)> = self
-            .fleet
+            .workers
             .iter()
             .filter(|(_, process)| process.welcomed)
             .flat_map(|(id, process)| {
@@ -91,9 +91,9 @@ impl Driver {
         for (worker, name) in had {
             self.setup.notifier.renew(&name);
             let message = ToWorker::Rebound { name, addr: new.addr().clone() };
-            self.tell(worker, &message, &[new.as_fd()]);
+            self.send(worker, &message, &[new.as_fd()]);
         }
-        self.keep_listeners();
+        self.store_listeners();
         Ok(())
     }
 }

@@ -8,11 +8,11 @@ use nix::sys::signal::Signal;
 use super::Driver;
 use crate::claim::Claim;
 use crate::config::{Configuration, Ready};
-use crate::control::{Heard, Reply, Request};
+use crate::control::{ClientInput, Reply, Request};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::link::{FromWorker, Protocols, ToWorker};
-use crate::probe::{self, Verdict};
+use crate::probe::{self, ProbeResult};
 use crate::supervisor::event::{Event, Generation, Policy, WorkerId};
 use crate::supervisor::generations::check_successor;
 use crate::supervisor::report;
@@ -20,7 +20,7 @@ use crate::supervisor::upgrade::preflight::Preflight;
 use crate::sys::privileges::Account;
 use crate::sys::process;
 use crate::sys::readiness::readable;
-use crate::sys::signals::HangUp;
+use crate::sys::signals::SighupAction;
 
 /// The most messages of one worker that are heard before others get their turn.
 const MESSAGES_AT_ONCE: usize = 64;
@@ -40,7 +40,7 @@ pub(in crate::supervisor) enum Readable {
     Files,
     Claim,
     Orphan(i32),
-    Probe(probe::Source),
+    Probe(probe::ProbeSource),
 }
 
 impl Driver {
@@ -48,7 +48,7 @@ impl Driver {
         let rehearsal = self.preflight.as_ref().map(Preflight::deadline);
         let next = [
             self.machine.deadline(),
-            self.fleet.deadline(),
+            self.workers.deadline(),
             self.clients.deadline(),
             self.orphans.deadline(),
             self.setup.probes.deadline(),
@@ -69,8 +69,8 @@ impl Driver {
                         self.setup.say.warn(&format!("cannot accept a control client: {error}"));
                     }
                 }
-                Readable::Client(id) => self.hear_client(id),
-                Readable::Link(id) => self.hear_worker(id, MESSAGES_AT_ONCE),
+                Readable::Client(id) => self.read_client(id),
+                Readable::Link(id) => self.read_worker(id, MESSAGES_AT_ONCE),
                 Readable::Child(id) => self.reap(id),
                 Readable::Preflight => {}
                 Readable::Files => self.files_changed(now),
@@ -79,27 +79,27 @@ impl Driver {
                 Readable::Probe(source) => self.answer_probe(source, now),
             }
         }
-        self.hear_preflight();
+        self.poll_preflight();
         let rehearses = |pid| self.preflight.as_ref().is_some_and(|preflight| preflight.is(pid));
-        process::reap_strangers(|pid| self.fleet.owns(pid) || rehearses(pid))
+        process::reap_unknown_children(|pid| self.workers.owns(pid) || rehearses(pid))
             .map_err(|error| Error::io("cannot reap children", error))?;
-        for worker in self.fleet.mute(now) {
+        for worker in self.workers.expired_links(now) {
             let reason = "it closed its link to the supervisor".to_owned();
             self.events.push_back(Event::LinkLost { worker, reason });
         }
         self.orphans.enforce(now, &self.setup.say);
         if self.upkeep.deadline().is_some_and(|at| at <= now) {
-            self.look_after_files();
+            self.restore_files();
         }
         self.clients.expire(now);
         self.setup.probes.expire(now);
-        self.setup.notifier.keep_alive(now, self.machine.is_well());
+        self.setup.notifier.keep_alive(now, self.machine.is_healthy());
         if self.setup.notifier.retries(now) {
-            self.keep_listeners();
+            self.store_listeners();
             self.setup.notifier.flush();
         }
         if self.machine.deadline().is_some_and(|at| at <= now) {
-            self.note_what_is_missing(now);
+            self.note_readiness_blockers(now);
             self.events.push_back(Event::Tick);
         }
         Ok(())
@@ -113,7 +113,7 @@ impl Driver {
             sources.push((Readable::Control, self.setup.control.as_fd()));
         }
         sources.extend(self.clients.sockets().map(|(id, fd)| (Readable::Client(id), fd)));
-        for (id, process) in self.fleet.iter() {
+        for (id, process) in self.workers.iter() {
             // The link first: what a worker said counts before its end.
             sources.extend(process.link().map(|link| (Readable::Link(id), link)));
             sources.push((Readable::Child(id), process.child.as_fd()));
@@ -127,7 +127,7 @@ impl Driver {
         readable(&sources, deadline).map_err(|error| Error::io("poll failed", error))
     }
 
-    fn answer_probe(&mut self, source: probe::Source, now: Instant) {
+    fn answer_probe(&mut self, source: probe::ProbeSource, now: Instant) {
         let machine = &self.machine;
         if let Err(error) = self.setup.probes.serve(source, now, |probe| machine.probe(probe)) {
             self.setup.say.line(&format!("cannot accept a probe: {error}"));
@@ -142,15 +142,15 @@ impl Driver {
             let restart = Event::Restart { client: None, wait: false };
             // Where it was not heard of, a restart heals what was removed.
             if matches!(signal, Signal::SIGHUP | Signal::SIGUSR2) {
-                self.look_after_files();
+                self.restore_files();
             }
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => self.events.push_back(stop(false)),
                 Signal::SIGQUIT => self.events.push_back(stop(true)),
                 Signal::SIGHUP => match self.setup.hang_up {
-                    HangUp::Request => self.events.push_back(restart),
-                    HangUp::End => self.events.push_back(stop(false)),
-                    HangUp::Ignored => {}
+                    SighupAction::Request => self.events.push_back(restart),
+                    SighupAction::End => self.events.push_back(stop(false)),
+                    SighupAction::Ignored => {}
                 },
                 Signal::SIGUSR2 => self.events.push_back(restart),
                 Signal::SIGUSR1 => self.reopen_log(),
@@ -160,65 +160,65 @@ impl Driver {
         Ok(())
     }
 
-    fn hear_client(&mut self, id: u64) {
+    fn read_client(&mut self, id: u64) {
         let client = Some(id);
-        match self.clients.hear(id) {
-            Heard::Request(Request::Status {}) => {
+        match self.clients.read(id) {
+            ClientInput::Request(Request::Status {}) => {
                 let status = Box::new(report::status(self));
                 self.clients.reply(id, &Reply::Status { status });
             }
-            Heard::Request(Request::Probe { probe }) => {
-                let Verdict { ok, text } = self.machine.probe(probe);
+            ClientInput::Request(Request::Probe { probe }) => {
+                let ProbeResult { ok, text } = self.machine.probe(probe);
                 self.clients.reply(id, &Reply::Probed { ok, text: text.into() });
             }
-            Heard::Request(Request::Restart { wait }) => {
-                self.look_after_files();
-                failpoint::reach(Step::SupervisorRequest, 0);
+            ClientInput::Request(Request::Restart { wait }) => {
+                self.restore_files();
+                failpoint::hit(Step::SupervisorRequest, 0);
                 self.events.push_back(Event::Restart { client, wait });
             }
-            Heard::Request(Request::RestartFrom { exe, .. }) if !exe.is_absolute() => {
+            ClientInput::Request(Request::RestartFrom { exe, .. }) if !exe.is_absolute() => {
                 let reason = format!("{} is no absolute path", exe.display());
                 self.clients.reply(id, &Reply::Refused { reason });
             }
-            Heard::Request(Request::RestartFrom { exe, wait }) => {
-                self.look_after_files();
-                failpoint::reach(Step::SupervisorRequest, 0);
+            ClientInput::Request(Request::RestartFrom { exe, wait }) => {
+                self.restore_files();
+                failpoint::hit(Step::SupervisorRequest, 0);
                 self.events.push_back(Event::RestartFrom { exe, client, wait });
             }
-            Heard::Request(Request::Stop {}) => {
-                failpoint::reach(Step::SupervisorRequest, 0);
+            ClientInput::Request(Request::Stop {}) => {
+                failpoint::hit(Step::SupervisorRequest, 0);
                 self.events.push_back(Event::Stop { client, at_once: false });
             }
-            Heard::Request(Request::Unknown) => {
+            ClientInput::Request(Request::Unknown) => {
                 let reason = "this daemon is older than the command and does not know it".into();
                 self.clients.reply(id, &Reply::Refused { reason });
             }
-            Heard::Gone => self.events.push_back(Event::ClientGone { client: id }),
-            Heard::Nothing => {}
+            ClientInput::Gone => self.events.push_back(Event::ClientGone { client: id }),
+            ClientInput::Nothing => {}
         }
     }
 
     /// Hears what a worker says, but not one that never stops talking and nobody else.
-    fn hear_worker(&mut self, worker: WorkerId, messages: usize) {
+    fn read_worker(&mut self, worker: WorkerId, messages: usize) {
         for _ in 0..messages {
-            let Some(process) = self.fleet.get_mut(worker) else { return };
-            let message = match process.hear(Instant::now()) {
+            let Some(process) = self.workers.get_mut(worker) else { return };
+            let message = match process.receive(Instant::now()) {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
                 Err(message) => {
                     // One that cannot be read changes nothing; the worker is told.
-                    let _ = process.tell(&ToWorker::Error { message }, &[]);
+                    let _ = process.send(&ToWorker::Error { message }, &[]);
                     return;
                 }
             };
             let generation = process.generation;
             let event = match message {
                 FromWorker::Hello { protocol, configuration, .. } => {
-                    if std::mem::replace(&mut process.greeted, true) {
+                    if std::mem::replace(&mut process.said_hello, true) {
                         continue;
                     }
-                    failpoint::reach(Step::SupervisorHello, generation);
-                    self.greet(worker, generation, protocol, configuration)
+                    failpoint::hit(Step::SupervisorHello, generation);
+                    self.check_hello(worker, generation, protocol, configuration)
                 }
                 FromWorker::Misconfigured { reason }
                 | FromWorker::ExecFailed { reason }
@@ -228,7 +228,7 @@ impl Driver {
                 FromWorker::Unclaimed { reason, slip } => {
                     let reason = report::short(reason);
                     if slip {
-                        Event::Unacceptable { worker, reason }
+                        Event::HelloRejected { worker, reason }
                     } else {
                         self.setup.say.warn(&format!("generation {generation}: {reason}"));
                         process.unclaimed = Some(reason);
@@ -237,21 +237,21 @@ impl Driver {
                 }
                 FromWorker::Settled { uid, gid, groups } => {
                     let identity = Account { uid, gid, groups };
-                    match self.generations.settled(generation, identity) {
+                    match self.generations.set_identity(generation, identity) {
                         Ok(()) => continue,
-                        Err(error) => Event::Unacceptable { worker, reason: error.to_string() },
+                        Err(error) => Event::HelloRejected { worker, reason: error.to_string() },
                     }
                 }
                 FromWorker::Ready {} => {
-                    failpoint::reach(Step::SupervisorReady, generation);
+                    failpoint::hit(Step::SupervisorReady, generation);
                     Event::Ready { worker }
                 }
-                FromWorker::Leaving { main_ended } => Event::Leaving { worker, main_ended },
+                FromWorker::Leaving { main_ended } => Event::SelfDraining { worker, main_ended },
                 FromWorker::Unhealthy { reason } => {
                     Event::Unhealthy { worker, reason: report::short(reason) }
                 }
-                FromWorker::Confirm {} => Event::Confirm { worker },
-                FromWorker::Check { passed } => Event::Check { worker, passed },
+                FromWorker::Confirm {} => Event::ConfirmEarly { worker },
+                FromWorker::Check { passed } => Event::HealthCheck { worker, passed },
                 FromWorker::Pong {} => Event::Pong { worker },
                 FromWorker::Status { text } => {
                     process.text = Some(report::short_status(text));
@@ -266,7 +266,7 @@ impl Driver {
                 }
                 FromWorker::Orphan { .. } | FromWorker::Unknown => {
                     let message = "not understood by this supervisor".to_owned();
-                    let _ = process.tell(&ToWorker::Error { message }, &[]);
+                    let _ = process.send(&ToWorker::Error { message }, &[]);
                     continue;
                 }
             };
@@ -275,15 +275,15 @@ impl Driver {
     }
 
     /// Examines a *hello* and binds what it declares.
-    fn greet(
+    fn check_hello(
         &mut self,
         worker: WorkerId,
         generation: Generation,
         protocol: Protocols,
         configuration: Option<Box<Configuration>>,
     ) -> Event {
-        let settled = if Protocols::OURS.meets(protocol) {
-            self.settle(generation, configuration)
+        let settled = if Protocols::OURS.overlaps(protocol) {
+            self.validate_settings(generation, configuration)
         } else {
             Err(format!(
                 "the image speaks protocol {} to {} and this supervisor {} to {}: stop and start",
@@ -295,11 +295,11 @@ impl Driver {
         };
         match settled {
             Ok(policy) => Event::Hello { worker, policy },
-            Err(reason) => Event::Unacceptable { worker, reason },
+            Err(reason) => Event::HelloRejected { worker, reason },
         }
     }
 
-    fn settle(
+    fn validate_settings(
         &mut self,
         generation: Generation,
         configuration: Option<Box<Configuration>>,
@@ -323,7 +323,7 @@ impl Driver {
                     .and_then(|()| {
                         new.settings.probe.map_or(Ok(()), |it| self.setup.probes.listen(it))
                     })
-                    .and_then(|()| self.generations.settle(generation, *new))
+                    .and_then(|()| self.generations.configure(generation, *new))
                     .map_err(|error| error.to_string())?;
                 // Of the first generation it was said at the start.
                 if !unclaimed.is_empty() && self.machine.serving_generation().is_some() {
@@ -341,17 +341,17 @@ impl Driver {
 
     fn reap(&mut self, worker: WorkerId) {
         // What it said last comes first.
-        self.hear_worker(worker, LAST_MESSAGES);
-        let Some(process) = self.fleet.get(worker) else { return };
+        self.read_worker(worker, LAST_MESSAGES);
+        let Some(process) = self.workers.get(worker) else { return };
         let generation = process.generation;
-        let waited = failpoint::attempt(Step::SupervisorBeforeReap, generation)
+        let waited = failpoint::try_hit(Step::SupervisorBeforeReap, generation)
             .and_then(|()| process.child.try_wait());
         match waited {
             Ok(Some(exit)) => {
                 let ledger = process.final_ledger();
                 self.has_run |= process.has_run();
-                self.fleet.remove(worker);
-                failpoint::reach(Step::SupervisorAfterReap, generation);
+                self.workers.remove(worker);
+                failpoint::hit(Step::SupervisorAfterReap, generation);
                 self.events.push_back(Event::Exited { worker, exit, ledger });
             }
             Ok(None) => {}
@@ -362,9 +362,9 @@ impl Driver {
         }
     }
 
-    fn note_what_is_missing(&mut self, now: Instant) {
-        let starting = self.fleet.iter().filter(|(id, _)| {
-            self.machine.worker_state(*id).is_some_and(|state| state.word() == "starting")
+    fn note_readiness_blockers(&mut self, now: Instant) {
+        let starting = self.workers.iter().filter(|(id, _)| {
+            self.machine.worker_state(*id).is_some_and(|state| state.as_str() == "starting")
         });
         for (worker, process) in starting {
             let settings = self
@@ -380,11 +380,11 @@ impl Driver {
             {
                 let limit = humantime::format_duration(settings.ready_timeout);
                 let reason = format!("it was not ready within {limit}: {unclaimed}");
-                self.events.push_back(Event::Unacceptable { worker, reason });
+                self.events.push_back(Event::HelloRejected { worker, reason });
                 continue;
             }
             let what = process.missing(&names, manual);
-            self.events.push_back(Event::Missing { worker, what });
+            self.events.push_back(Event::ReadinessBlockedBy { worker, what });
         }
     }
 }

@@ -21,7 +21,7 @@ impl Generations {
     /// Closes this process' copies of what [`removed`](Generations::removed) names, so that its worker can
     /// close the last one. `old` is not to come back, nor are those before it that do not `stay`. The files
     /// of unix sockets stay until the last generation that had them is gone.
-    pub(crate) fn let_go(&mut self, old: Generation, new: Generation, stay: &[Generation]) {
+    pub(crate) fn drop_removed(&mut self, old: Generation, new: Generation, stay: &[Generation]) {
         let addrs: Vec<Address> =
             self.removed(old, new).into_iter().map(|(_, addr)| addr).collect();
         for (generation, holdings) in &mut self.known {
@@ -38,7 +38,7 @@ impl Generations {
 
     /// As [`let_go`](Generations::let_go), of what workers of an earlier supervisor have; returns where that
     /// is.
-    pub(crate) fn let_inherited_go(&mut self, new: Generation) -> Vec<Address> {
+    pub(crate) fn drop_removed_inherited(&mut self, new: Generation) -> Vec<Address> {
         let Some(new) = self.known.get(&new) else { return Vec::new() };
         let stays = |bound: &Bound| new.listeners.iter().any(|(_, its)| its.addr() == bound.addr());
         let (stay, gone): (Vec<_>, Vec<_>) =
@@ -50,7 +50,7 @@ impl Generations {
     }
 
     /// Unlinks what is left of unix sockets that a generation, which is gone, let go.
-    pub(super) fn clear(&self, places: &[crate::listener::Place]) {
+    pub(super) fn clear(&self, places: &[crate::listener::SocketPlace]) {
         for place in places {
             let others = self.known.values().flat_map(|holdings| &holdings.places);
             if !others.into_iter().any(|other| other == place) {

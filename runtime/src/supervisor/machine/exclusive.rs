@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use super::worker::{WorkerState, drain};
 use super::{Actions, Machine, log_of};
-use crate::supervisor::event::{Action, Level, Order, WorkerId};
+use crate::supervisor::event::{Action, Level, WorkerCommand, WorkerId};
 
 impl Machine {
     /// The newcomer has introduced itself: if it has to wait for the old worker's end, that one drains.
-    pub(super) fn hold_back(&mut self, id: WorkerId, now: Instant, out: &mut Actions) -> bool {
+    pub(super) fn defer_start(&mut self, id: WorkerId, now: Instant, out: &mut Actions) -> bool {
         let (Some(current), Some(transition)) = (&mut self.current, &mut self.transition) else {
             return false;
         };
@@ -22,14 +22,14 @@ impl Machine {
         {
             let (old, worker) = old;
             match worker.state {
-                WorkerState::Serving | WorkerState::Quiesced => {
+                WorkerState::Serving | WorkerState::Paused => {
                     // Nobody takes its connections over: it must not wait for idle ones.
                     worker.policy.exclusive = true;
-                    out.push(Action::Tell { worker: old, order: Order::Quiesce });
+                    out.push(Action::SendToWorker { worker: old, command: WorkerCommand::Quiesce });
                     drain(old, worker, now + worker.policy.drain_timeout, out);
                 }
                 WorkerState::Starting => super::worker::kill(old, worker, out),
-                WorkerState::Draining | WorkerState::Dying => {}
+                WorkerState::Draining | WorkerState::Killed => {}
             }
         }
         if self.is_alone(id) {
@@ -40,31 +40,31 @@ impl Machine {
         // As long as the old one takes: that is limited.
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.deadline = None;
-            worker.held = true;
+            worker.deferred = true;
         }
         true
     }
 
     /// Somebody has ended: whoever waited for that goes on.
-    pub(super) fn release(&mut self, now: Instant, out: &mut Actions) {
+    pub(super) fn start_deferred(&mut self, now: Instant, out: &mut Actions) {
         if let Some(id) = self.transition.as_ref().map(|transition| transition.worker)
             && self.is_alone(id)
-            && let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.held)
+            && let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.deferred)
         {
-            worker.held = false;
+            worker.deferred = false;
             worker.deadline = Some(now + worker.policy.ready_timeout);
             out.push(Action::Welcome { worker: id });
         }
-        self.revive_if_alone(now, out);
+        self.respawn_if_alone(now, out);
     }
 
     /// The old generation begins again once nobody else is there.
-    pub(super) fn revive_if_alone(&mut self, now: Instant, out: &mut Actions) {
+    pub(super) fn respawn_if_alone(&mut self, now: Instant, out: &mut Actions) {
         if self.stopping.is_some() || self.transition.is_some() || !self.workers.is_empty() {
             return;
         }
-        if let Some(current) = self.current.as_mut().filter(|current| current.revive) {
-            current.revive = false;
+        if let Some(current) = self.current.as_mut().filter(|current| current.respawn_when_alone) {
+            current.respawn_when_alone = false;
             let generation = current.generation;
             let text = format!("generation {generation} begins again");
             out.push(log_of(generation, Level::Warn, text));

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::worker::WorkerState;
 use super::{Machine, seconds};
-use crate::notify::{Health, Phase};
-use crate::probe::{Probe, Verdict};
+use crate::notify::{Health, ServicePhase};
+use crate::probe::{Probe, ProbeResult};
 use crate::supervisor::event::Generation;
 
 impl Machine {
@@ -13,13 +13,13 @@ impl Machine {
         let changes = self.transition.is_some() || self.upgrade.is_some();
         let stops = self.stopping.is_some() || self.lame_duck.is_some();
         let phase = if stops || self.exited {
-            Phase::Stopping
+            ServicePhase::Stopping
         } else if self.current.is_none() {
-            Phase::Starting
+            ServicePhase::Starting
         } else if changes {
-            Phase::Reloading
+            ServicePhase::Reloading
         } else {
-            Phase::Running
+            ServicePhase::Running
         };
         let limit =
             |worker: &super::Worker| worker.policy.drain_timeout + worker.policy.kill_timeout;
@@ -31,45 +31,45 @@ impl Machine {
     }
 
     /// Whether the service can be relied on: no worker hangs of which nobody has taken the place.
-    pub(crate) fn is_well(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         let serves = self.workers.values().any(|worker| worker.state == WorkerState::Serving);
         serves || !self.workers.values().any(|worker| worker.hung)
     }
 
     /// What a probe is told: whether it passes, and why.
-    pub(crate) fn probe(&self, probe: Probe) -> Verdict {
+    pub(crate) fn probe(&self, probe: Probe) -> ProbeResult {
         let serves = self.workers.values().any(|worker| worker.state == WorkerState::Serving);
         match probe {
-            Probe::Live if self.is_well() => Verdict::passes("the supervisor answers"),
-            Probe::Live => Verdict::fails("the worker does not answer its watchdog"),
+            Probe::Live if self.is_healthy() => ProbeResult::passes("the supervisor answers"),
+            Probe::Live => ProbeResult::fails("the worker does not answer its watchdog"),
             Probe::Startup if self.serving_generation().is_some() => {
-                Verdict::passes("a generation has been ready")
+                ProbeResult::passes("a generation has been ready")
             }
-            Probe::Startup => Verdict::fails("no generation has been ready yet"),
+            Probe::Startup => ProbeResult::fails("no generation has been ready yet"),
             Probe::Ready if self.stopping.is_some() || self.exited => {
-                Verdict::fails("the daemon stops")
+                ProbeResult::fails("the daemon stops")
             }
             Probe::Ready if self.lame_duck.is_some() => {
-                Verdict::fails("the daemon is about to stop (lame duck)")
+                ProbeResult::fails("the daemon is about to stop (lame duck)")
             }
-            Probe::Ready if serves => Verdict::passes("a generation serves"),
-            Probe::Ready => Verdict::fails("no worker serves"),
+            Probe::Ready if serves => ProbeResult::passes("a generation serves"),
+            Probe::Ready => ProbeResult::fails("no worker serves"),
         }
     }
 
     /// The generations that the daemon is about: the committed one and the one that may follow.
-    pub(crate) fn standing(&self) -> impl Iterator<Item = Generation> {
+    pub(crate) fn live_generations(&self) -> impl Iterator<Item = Generation> {
         let current = self.current.as_ref().map(|current| current.generation);
         let next = self.transition.as_ref().map(|transition| transition.generation);
         current.into_iter().chain(next)
     }
 
-    fn in_words(&self, phase: Phase) -> String {
+    fn in_words(&self, phase: ServicePhase) -> String {
         let mut text = match (phase, self.serving_generation()) {
-            (Phase::Stopping, Some(generation)) if self.lame_duck.is_some() => {
+            (ServicePhase::Stopping, Some(generation)) if self.lame_duck.is_some() => {
                 format!("lame duck: generation {generation} accepts a little longer")
             }
-            (Phase::Stopping, _) => "stopping".to_owned(),
+            (ServicePhase::Stopping, _) => "stopping".to_owned(),
             (_, Some(generation)) => format!("generation {generation} serves"),
             (_, None) => "starting".to_owned(),
         };
@@ -93,7 +93,7 @@ impl Machine {
             self.restarts.front().and_then(|last| last.reason.as_ref().or(last.note.as_ref()))
         {
             text += &format!("; last restart: {reason}");
-        } else if let Some(note) = &self.fallen_back {
+        } else if let Some(note) = &self.rolled_back {
             text += &format!("; {note}");
         }
         text

@@ -67,7 +67,7 @@ use std::time::{Duration, Instant};
 use super::Machine;
 use crate::counters::Ledger;
 use crate::supervisor::event::{
-    Action, ClientId, Event, Generation, Order, Policy, Source, WorkerId,
+    Action, ClientId, Event, Generation, ImageSource, Policy, WorkerCommand, WorkerId,
 };
 
 /// A machine under observation.
@@ -115,7 +115,7 @@ pub(super) struct Watch {
 #[derive(Debug, Clone)]
 struct Seen {
     generation: Generation,
-    source: Source,
+    source: ImageSource,
     policy: Policy,
     told: Told,
     /// In its first hello.
@@ -260,7 +260,7 @@ impl Watch {
                     worker.said.get_or_insert(*policy);
                 }
             }
-            Event::Leaving { worker, .. } => {
+            Event::SelfDraining { worker, .. } => {
                 if let Some(worker) = self.workers.get_mut(worker) {
                     worker.leaving = true;
                 }
@@ -275,12 +275,12 @@ impl Watch {
                     worker.asked = None;
                 }
             }
-            Event::Confirm { worker } => {
+            Event::ConfirmEarly { worker } => {
                 if let Some(worker) = self.workers.get_mut(worker) {
                     worker.content = true;
                 }
             }
-            Event::Check { worker, passed } => {
+            Event::HealthCheck { worker, passed } => {
                 if let Some(worker) = self.workers.get_mut(worker) {
                     match passed {
                         true => worker.checks = worker.checks.saturating_sub(1),
@@ -304,7 +304,7 @@ impl Watch {
             Event::ClientGone { client } => {
                 self.clients.remove(client);
             }
-            Event::Upgraded { .. } => self.upgrading = None,
+            Event::UpgradeFinished { .. } => self.upgrading = None,
             _ => {}
         }
     }
@@ -387,7 +387,10 @@ impl Watch {
             let _ = writeln!(text, "{:>8?} {event:?}", at.duration_since(self.began));
             for action in actions {
                 let _ = match action {
-                    Action::Tell { worker, order: Order::Drain { deadline, last } } => writeln!(
+                    Action::SendToWorker {
+                        worker,
+                        command: WorkerCommand::Drain { deadline, last },
+                    } => writeln!(
                         text,
                         "         -> drain {worker} until {:?}, last: {last}",
                         deadline.saturating_duration_since(self.began)

@@ -7,12 +7,12 @@ use super::worker::{WorkerState, drain};
 use super::{Actions, Machine, log_of, seconds, why};
 use crate::config::RestartPolicy;
 use crate::json::{FromJson, ToJson};
-use crate::supervisor::event::{Generation, Level, Policy, Source, WorkerId};
+use crate::supervisor::event::{Generation, ImageSource, Level, Policy, WorkerId};
 use crate::sys::process::Exit;
 
 /// The generation that is committed.
 #[derive(Debug, Clone, ToJson, FromJson)]
-pub(super) struct Current {
+pub(super) struct CommittedGeneration {
     pub(super) generation: Generation,
     pub(super) policy: Policy,
     /// Serving, or respawned and starting.
@@ -20,15 +20,15 @@ pub(super) struct Current {
     pub(super) crashes: VecDeque<Instant>,
     pub(super) respawn_at: Option<Instant>,
     /// To be respawned once nobody else is there.
-    pub(super) revive: bool,
+    pub(super) respawn_when_alone: bool,
     /// The generation that was replaced by this one, while its image may still be gone back to.
-    pub(super) fallback: Option<Generation>,
+    pub(super) rollback_to: Option<Generation>,
     /// The start limit is used up: the code to leave with, and why.
     pub(super) exhausted: Option<(u8, String)>,
 }
 
 impl Machine {
-    pub(super) fn leaving(
+    pub(super) fn self_draining(
         &mut self,
         id: WorkerId,
         main_ended: bool,
@@ -55,8 +55,8 @@ impl Machine {
                     current.respawn_at = Some(now.max(worker.spawned + current.policy.backoff_min));
                 }
             }
-            WorkerState::Quiesced => current.worker = None,
-            WorkerState::Draining | WorkerState::Dying => return,
+            WorkerState::Paused => current.worker = None,
+            WorkerState::Draining | WorkerState::Killed => return,
         }
         let generation = worker.generation;
         drain(id, worker, now + worker.policy.drain_timeout, out);
@@ -112,12 +112,12 @@ impl Machine {
         match current.policy.restart {
             RestartPolicy::OnFailure if finished => {
                 out.push(log_of(generation, Level::Info, format!("{what}: the program is done")));
-                self.give_up(0, what, now, out);
+                self.shut_down(0, what, now, out);
                 return;
             }
             RestartPolicy::No => {
                 let code = if finished { 0 } else { exit.shell_code().max(1) };
-                self.give_up(code, what, now, out);
+                self.shut_down(code, what, now, out);
                 return;
             }
             RestartPolicy::OnFailure | RestartPolicy::Always => {}
@@ -147,7 +147,7 @@ impl Machine {
             let code = exit.shell_code().max(1);
             current.exhausted = Some((code, reason));
             if self.transition.is_none() {
-                self.fall_back(now, out);
+                self.roll_back(now, out);
             }
             return;
         }
@@ -164,11 +164,11 @@ impl Machine {
         let Some(current) = self.current.as_mut() else { return };
         current.respawn_at = None;
         if current.policy.exclusive && !self.workers.is_empty() {
-            current.revive = true;
+            current.respawn_when_alone = true;
             return;
         }
         let (generation, policy) = (current.generation, current.policy);
-        let worker = self.spawn(generation, Source::Pinned, policy, now, out);
+        let worker = self.spawn(generation, ImageSource::Pinned, policy, now, out);
         if let Some(current) = self.current.as_mut() {
             current.worker = Some(worker);
         }

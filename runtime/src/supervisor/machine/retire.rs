@@ -2,19 +2,19 @@
 
 use std::time::Instant;
 
-use super::respawn::Current;
+use super::respawn::CommittedGeneration;
 use super::transition::Waiter;
 use super::{Actions, Machine, answer};
 use crate::counters::Ledger;
 use crate::json::{FromJson, ToJson};
-use crate::supervisor::event::{Action, Answer, Generation, Report};
+use crate::supervisor::event::{Action, ClientAnswer, Generation, RestartReport};
 
 /// A generation that was replaced, or undone after it had served, and has workers left.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Retiring {
     pub(super) generation: Generation,
     /// Of its replacement or undoing, complete but for the end.
-    pub(super) report: Report,
+    pub(super) report: RestartReport,
     requested: Instant,
     pub(super) waiters: Vec<Waiter>,
 }
@@ -24,7 +24,7 @@ impl Machine {
     /// last worker now, the others then.
     pub(super) fn replaced(
         &mut self,
-        report: Report,
+        report: RestartReport,
         requested: Instant,
         waiters: Vec<Waiter>,
         out: &mut Actions,
@@ -42,12 +42,17 @@ impl Machine {
     }
 
     /// The restart was undone after its generation had begun to serve: who waits is answered at its end.
-    pub(super) fn undone(&mut self, report: Report, requested: Instant, waiters: Vec<Waiter>) {
+    pub(super) fn aborted_after_commit(
+        &mut self,
+        report: RestartReport,
+        requested: Instant,
+        waiters: Vec<Waiter>,
+    ) {
         self.retiring.push(Retiring { generation: report.to, report, requested, waiters });
     }
 
     /// A worker has ended.
-    pub(super) fn account(&mut self, generation: Generation, ledger: Ledger) {
+    pub(super) fn add_to_ledger(&mut self, generation: Generation, ledger: Ledger) {
         if let Some(stopping) = &mut self.stopping {
             stopping.ledger += ledger;
         }
@@ -83,12 +88,12 @@ impl Machine {
             for waiter in ended.waiters {
                 match report.committed {
                     true => self.restarted(waiter.client, report.clone(), out),
-                    false => answer(waiter.client, Answer::Aborted(report.clone()), out),
+                    false => answer(waiter.client, ClientAnswer::Aborted(report.clone()), out),
                 }
             }
         }
-        let fallback = |current: &Current| current.fallback == Some(generation);
+        let fallback = |current: &CommittedGeneration| current.rollback_to == Some(generation);
         let keep = self.current.as_ref().is_some_and(fallback);
-        out.push(Action::Retire { generation, keep });
+        out.push(Action::ReleaseGeneration { generation, keep });
     }
 }

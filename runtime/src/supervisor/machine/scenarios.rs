@@ -15,11 +15,13 @@ mod watchdog;
 
 use std::time::{Duration, Instant};
 
-use super::Report;
+use super::RestartReport;
 use super::invariants::Watch;
 use crate::config::RestartPolicy;
 use crate::counters::Ledger;
-use crate::supervisor::event::{Action, Answer, ClientId, Event, Order, Policy, Source, WorkerId};
+use crate::supervisor::event::{
+    Action, ClientAnswer, ClientId, Event, ImageSource, Policy, WorkerCommand, WorkerId,
+};
 use crate::sys::process::Exit;
 
 fn policy() -> Policy {
@@ -57,11 +59,11 @@ fn ready(worker: WorkerId) -> Event {
 }
 
 fn leaving(worker: WorkerId) -> Event {
-    Event::Leaving { worker, main_ended: false }
+    Event::SelfDraining { worker, main_ended: false }
 }
 
 fn main_ended(worker: WorkerId) -> Event {
-    Event::Leaving { worker, main_ended: true }
+    Event::SelfDraining { worker, main_ended: true }
 }
 
 fn lost(worker: WorkerId) -> Event {
@@ -150,7 +152,7 @@ impl Story {
         let mut actions = self.watch.on(event);
         if self.upgrades_at_once && self.watch.upgrading.is_some() {
             actions.retain(|action| !matches!(action, Action::Upgrade { .. }));
-            actions.extend(self.watch.on(Event::Upgraded { kept: None }));
+            actions.extend(self.watch.on(Event::UpgradeFinished { kept: None }));
         }
         actions.into_iter().filter_map(|action| self.say(action)).collect()
     }
@@ -166,42 +168,44 @@ impl Story {
         Some(match action {
             Action::Spawn { worker, generation, source } => {
                 let source = match source {
-                    Source::Disk => "disk".to_owned(),
-                    Source::Pinned => "pinned".to_owned(),
-                    Source::KnownGood(good) => format!("known-good {good}"),
+                    ImageSource::Disk => "disk".to_owned(),
+                    ImageSource::Pinned => "pinned".to_owned(),
+                    ImageSource::KnownGood(good) => format!("known-good {good}"),
                 };
                 format!("spawn {worker} of {generation} from {source}")
             }
             Action::Welcome { worker } => format!("welcome {worker}"),
-            Action::Tell { worker, order } => match order {
-                Order::Go => format!("go {worker}"),
-                Order::Quiesce => format!("quiesce {worker}"),
-                Order::Resume => format!("resume {worker}"),
-                Order::Ping => format!("ping {worker}"),
-                Order::Drain { deadline, .. } => {
+            Action::SendToWorker { worker, command: order } => match order {
+                WorkerCommand::Go => format!("go {worker}"),
+                WorkerCommand::Quiesce => format!("quiesce {worker}"),
+                WorkerCommand::Resume => format!("resume {worker}"),
+                WorkerCommand::Ping => format!("ping {worker}"),
+                WorkerCommand::Drain { deadline, .. } => {
                     format!("drain {worker} by {:?}", (deadline - self.began).as_secs_f64())
                 }
             },
-            Action::Examine { worker } => format!("examine {worker}"),
+            Action::DumpThreads { worker } => format!("examine {worker}"),
             Action::Terminate { worker } => format!("terminate {worker}"),
             Action::Kill { worker } => format!("kill {worker}"),
             Action::Answer { client, answer } => match answer {
-                Answer::Restarted(report) => {
+                ClientAnswer::Restarted(report) => {
                     format!("tell {client}: restarted {}", report_of(report))
                 }
-                Answer::Aborted(report) => format!("tell {client}: aborted {}", report_of(report)),
-                Answer::Stopped { ledger, .. } => {
+                ClientAnswer::Aborted(report) => {
+                    format!("tell {client}: aborted {}", report_of(report))
+                }
+                ClientAnswer::Stopped { ledger, .. } => {
                     format!("tell {client}: stopped, {}", ledger.accepted)
                 }
-                Answer::Refused { reason } => format!("tell {client}: refused, {reason}"),
+                ClientAnswer::Refused { reason } => format!("tell {client}: refused, {reason}"),
             },
-            Action::Up { generation } => format!("up {generation}"),
+            Action::FirstReady { generation } => format!("up {generation}"),
             Action::Upgrade { generation } => format!("upgrade {generation}"),
-            Action::Retire { generation, .. } => format!("retire {generation}"),
+            Action::ReleaseGeneration { generation, .. } => format!("retire {generation}"),
             Action::Exit { code, reason: Some(reason) } => format!("exit {code}: {reason}"),
             Action::Exit { code, reason: None } => format!("exit {code}"),
             // Told in `connections`.
-            Action::Connect { .. } => return None,
+            Action::OpenHandoffChannel { .. } => return None,
             Action::CloseListeners
             | Action::Drained { .. }
             | Action::Progress { .. }
@@ -211,7 +215,7 @@ impl Story {
 }
 
 /// `1→2`, the seconds to the commit and to the drained end, connections of the old, and the reason.
-fn report_of(report: Report) -> String {
+fn report_of(report: RestartReport) -> String {
     let mut text = format!("{}→{}", report.from.unwrap_or_default(), report.to);
     if let Some(took) = report.to_commit {
         text += &format!(" committed {:?}", took.as_secs_f64());

@@ -7,7 +7,7 @@ use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, refuse};
 use crate::counters::Ledger;
 use crate::json::{FromJson, ToJson};
-use crate::supervisor::event::{Action, Answer, ClientId, Level, Report};
+use crate::supervisor::event::{Action, ClientAnswer, ClientId, Level, RestartReport};
 
 /// How long a worker that was told to stop at once may take before it is killed.
 pub(super) const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
@@ -63,12 +63,12 @@ impl Machine {
         stopping.clients.extend(client);
         if urgency > stopping.urgency {
             stopping.urgency = urgency;
-            self.press(urgency, now, out);
+            self.escalate(urgency, now, out);
         }
     }
 
     /// The daemon ends by itself.
-    pub(super) fn give_up(&mut self, code: u8, reason: String, now: Instant, out: &mut Actions) {
+    pub(super) fn shut_down(&mut self, code: u8, reason: String, now: Instant, out: &mut Actions) {
         if self.stopping.is_none() {
             self.begin_stop(code, Some(reason), Urgency::Drain, now, out);
         }
@@ -100,7 +100,7 @@ impl Machine {
         if let Some(current) = self.current.as_mut() {
             current.respawn_at = None;
         }
-        self.press(urgency, now, out);
+        self.escalate(urgency, now, out);
     }
 
     /// Ends a transition because the daemon stops: neither committed nor undone, all of it drains.
@@ -111,31 +111,31 @@ impl Machine {
             None => "the daemon was told to stop".into(),
         };
         if let Some(transition) = self.transition.take() {
-            let report = Report {
+            let report = RestartReport {
                 from: self.current.as_ref().map(|current| current.generation),
                 to: transition.generation,
                 committed: false,
                 reason: Some(reason.clone()),
-                note: self.fallen_back.clone(),
+                note: self.rolled_back.clone(),
                 to_commit: None,
                 to_drained: None,
                 ledger: None,
                 warnings: transition.warnings,
             };
             for waiter in transition.waiters {
-                answer(waiter.client, Answer::Aborted(report.clone()), out);
+                answer(waiter.client, ClientAnswer::Aborted(report.clone()), out);
             }
-            self.remember(report);
+            self.record_restart(report);
         }
         for waiter in pending {
             refuse(waiter.client, &reason, out);
         }
     }
 
-    fn press(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
+    fn escalate(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
         for (&id, worker) in &mut self.workers {
             match (urgency, worker.state) {
-                (_, WorkerState::Dying) => {}
+                (_, WorkerState::Killed) => {}
                 (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, out),
                 (Urgency::AtOnce, state) => {
                     // One without a deadline is beyond it already.
@@ -143,17 +143,17 @@ impl Machine {
                     {
                         drain(id, worker, now, out);
                     }
-                    worker.kill_no_later(now + AT_ONCE_GRACE.min(worker.policy.kill_timeout));
+                    worker.kill_by(now + AT_ONCE_GRACE.min(worker.policy.kill_timeout));
                 }
                 (Urgency::Drain, WorkerState::Draining) => {}
-                (Urgency::Drain, WorkerState::Serving | WorkerState::Quiesced) => {
+                (Urgency::Drain, WorkerState::Serving | WorkerState::Paused) => {
                     drain(id, worker, now + worker.policy.drain_timeout, out);
                 }
             }
         }
     }
 
-    pub(super) fn leave_if_done(&mut self, now: Instant, out: &mut Actions) {
+    pub(super) fn exit_if_drained(&mut self, now: Instant, out: &mut Actions) {
         if !self.workers.is_empty() {
             return;
         }
@@ -161,7 +161,7 @@ impl Machine {
         let (ledger, to_drained) = (stopping.ledger, now.saturating_duration_since(stopping.since));
         for client in stopping.clients {
             let warnings = stopping.warnings.clone();
-            answer(Some(client), Answer::Stopped { ledger, to_drained, warnings }, out);
+            answer(Some(client), ClientAnswer::Stopped { ledger, to_drained, warnings }, out);
         }
         if ledger.dropped_tasks > 0 || ledger.lost > 0 || ledger.forced().is_some() {
             out.push(log(Level::Warn, format!("stopped: {ledger}")));

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::respawn::Current;
+use super::respawn::CommittedGeneration;
 use super::watchdog;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, log_of, refuse, seconds};
 use crate::json::{FromJson, ToJson};
 use crate::supervisor::event::{
-    Action, Answer, ClientId, Generation, Level, Order, Policy, Report, Source, WorkerId,
+    Action, ClientAnswer, ClientId, Generation, ImageSource, Level, Policy, RestartReport,
+    WorkerCommand, WorkerId,
 };
 
 /// A new generation on its way: from the request until it is confirmed or undone.
@@ -79,12 +80,12 @@ impl Machine {
         now: Instant,
         out: &mut Actions,
     ) {
-        self.begin_generation(Source::Disk, waiters, now, out);
+        self.begin_generation(ImageSource::Disk, waiters, now, out);
     }
 
     pub(super) fn begin_generation(
         &mut self,
-        source: Source,
+        source: ImageSource,
         waiters: Vec<Waiter>,
         now: Instant,
         out: &mut Actions,
@@ -92,7 +93,7 @@ impl Machine {
         self.last_generation += 1;
         let generation = self.last_generation;
         let policy = self.current.as_ref().map_or(self.initial, |current| current.policy);
-        if source == Source::Disk {
+        if source == ImageSource::Disk {
             self.exe.begin();
         }
         let worker = self.spawn(generation, source, policy, now, out);
@@ -104,7 +105,7 @@ impl Machine {
             waiters,
             confirm_at: None,
             exclusive: false,
-            from_disk: source == Source::Disk,
+            from_disk: source == ImageSource::Disk,
             committed_after: None,
             warnings: Vec::new(),
         });
@@ -116,18 +117,18 @@ impl Machine {
         if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
             return;
         }
-        if worker.greeted {
+        if worker.said_hello {
             let reason =
                 format!("the worker of generation {} introduced itself twice", worker.generation);
             self.failed(id, reason, now, out);
             return;
         }
-        worker.greeted = true;
+        worker.said_hello = true;
         if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id) {
             transition.policy = policy;
             worker.policy = policy;
             worker.deadline = Some(now + policy.ready_timeout);
-            if self.hold_back(id, now, out) {
+            if self.defer_start(id, now, out) {
                 return;
             }
         }
@@ -140,9 +141,9 @@ impl Machine {
         if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
             return;
         }
-        if !worker.greeted || worker.held {
+        if !worker.said_hello || worker.deferred {
             let generation = worker.generation;
-            let when = if worker.held { "it was welcome" } else { "it introduced itself" };
+            let when = if worker.deferred { "it was welcome" } else { "it introduced itself" };
             let reason = format!("the worker of generation {generation} was ready before {when}");
             self.failed(id, reason, now, out);
             return;
@@ -153,7 +154,7 @@ impl Machine {
             worker.state = WorkerState::Serving;
             worker.deadline = None;
             watchdog::begin(worker, now);
-            out.push(Action::Tell { worker: id, order: Order::Go });
+            out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Go });
             let generation = worker.generation;
             self.kill_hung(out);
             self.connect(id, None, out);
@@ -167,7 +168,7 @@ impl Machine {
 
     /// The new generation becomes the one that serves: *quiesce* and *go* back to back.
     pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
-        let exhausted = self.is_exhausted();
+        let exhausted = self.start_limit_reached();
         let Some(transition) = self.transition.as_mut() else { return };
         let (mut resumable, mut content) = (false, false);
         if let Some(current) = self.current.as_mut()
@@ -176,9 +177,9 @@ impl Machine {
         {
             match worker.state {
                 WorkerState::Serving => {
-                    worker.state = WorkerState::Quiesced;
+                    worker.state = WorkerState::Paused;
                     resumable = true;
-                    out.push(Action::Tell { worker: old, order: Order::Quiesce });
+                    out.push(Action::SendToWorker { worker: old, command: WorkerCommand::Quiesce });
                 }
                 // A respawn that came too late.
                 WorkerState::Starting => {
@@ -192,15 +193,15 @@ impl Machine {
             worker.state = WorkerState::Serving;
             worker.deadline = None;
             watchdog::begin(worker, now);
-            content = worker.is_content();
+            content = worker.can_confirm_early();
         }
-        out.push(Action::Tell { worker: transition.worker, order: Order::Go });
+        out.push(Action::SendToWorker { worker: transition.worker, command: WorkerCommand::Go });
         let took = now.saturating_duration_since(transition.since);
         transition.committed_after = Some(took);
         transition.confirm_at = Some(now + transition.policy.confirm_window);
         let generation = transition.generation;
         if generation == 1 || self.current.is_none() {
-            out.push(Action::Up { generation });
+            out.push(Action::FirstReady { generation });
         } else {
             let text = format!("generation {generation} serves after {}", seconds(took));
             out.push(Action::Progress { text: text.clone() });
@@ -217,9 +218,9 @@ impl Machine {
     /// Lets every worker that drains, and the one that is about to, pass its connections to `to`.
     fn connect(&self, to: WorkerId, also: Option<WorkerId>, out: &mut Actions) {
         for (&from, worker) in &self.workers {
-            let about_to = also == Some(from) && worker.state == WorkerState::Quiesced;
+            let about_to = also == Some(from) && worker.state == WorkerState::Paused;
             if about_to || worker.state == WorkerState::Draining {
-                out.push(Action::Connect { from, to });
+                out.push(Action::OpenHandoffChannel { from, to });
             }
         }
     }
@@ -228,29 +229,29 @@ impl Machine {
     pub(super) fn confirm(&mut self, now: Instant, out: &mut Actions) {
         let Some(transition) = self.transition.take() else { return };
         self.exe.end(true);
-        let old = self.current.replace(Current {
+        let old = self.current.replace(CommittedGeneration {
             generation: transition.generation,
             policy: transition.policy,
             worker: Some(transition.worker),
             crashes: VecDeque::new(),
             respawn_at: None,
-            revive: false,
-            fallback: self
+            respawn_when_alone: false,
+            rollback_to: self
                 .current
                 .as_ref()
                 .map(|old| old.generation)
                 .filter(|_| transition.from_disk),
             exhausted: None,
         });
-        let report = Report {
+        let report = RestartReport {
             from: old.as_ref().map(|old| old.generation),
             to: transition.generation,
             committed: true,
             reason: None,
             note: if transition.from_disk {
-                self.fallen_back.take()
+                self.rolled_back.take()
             } else {
-                self.fallen_back.clone()
+                self.rolled_back.clone()
             },
             to_commit: transition.committed_after,
             to_drained: None,
@@ -262,11 +263,11 @@ impl Machine {
             self.connect(transition.worker, old.worker, out);
             if let Some(id) = old.worker
                 && let Some(worker) = self.workers.get_mut(&id)
-                && worker.state != WorkerState::Dying
+                && worker.state != WorkerState::Killed
             {
                 drain(id, worker, now + worker.policy.drain_timeout, out);
             }
-            self.remember(report.clone());
+            self.record_restart(report.clone());
         }
         if transition.from_disk {
             self.begin_upgrade(transition.generation, out);
@@ -296,16 +297,16 @@ impl Machine {
             {
                 refuse(waiter.client, reason, out);
             }
-            self.give_up(1, reason.to_owned(), now, out);
+            self.shut_down(1, reason.to_owned(), now, out);
             return;
         };
         if transition.exclusive {
-            current.revive = true;
+            current.respawn_when_alone = true;
         } else if transition.confirm_at.is_some() {
             match current.worker.and_then(|id| self.workers.get_mut(&id).map(|w| (id, w))) {
-                Some((id, worker)) if worker.state == WorkerState::Quiesced => {
+                Some((id, worker)) if worker.state == WorkerState::Paused => {
                     worker.state = WorkerState::Serving;
-                    out.push(Action::Tell { worker: id, order: Order::Resume });
+                    out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Resume });
                 }
                 _ => {
                     current.worker = None;
@@ -313,12 +314,12 @@ impl Machine {
                 }
             }
         }
-        let report = Report {
+        let report = RestartReport {
             from: Some(current.generation),
             to: transition.generation,
             committed: false,
             reason: Some(reason.to_owned()),
-            note: self.fallen_back.clone(),
+            note: self.rolled_back.clone(),
             to_commit: None,
             to_drained: None,
             ledger: None,
@@ -328,19 +329,19 @@ impl Machine {
         let generation = current.generation;
         let text = format!("the restart failed: {reason}; generation {generation} {kept}");
         out.push(log_of(transition.generation, Level::Error, text));
-        self.remember(report.clone());
+        self.record_restart(report.clone());
         if transition.confirm_at.is_some() {
             // It had connections: whoever waits is told what became of them.
-            self.undone(report, transition.since, transition.waiters);
+            self.aborted_after_commit(report, transition.since, transition.waiters);
         } else {
             for waiter in transition.waiters {
-                answer(waiter.client, Answer::Aborted(report.clone()), out);
+                answer(waiter.client, ClientAnswer::Aborted(report.clone()), out);
             }
         }
         self.retire_if_unused(transition.generation, now, out);
-        self.revive_if_alone(now, out);
-        if self.is_exhausted() && self.pending.is_none() {
-            self.fall_back(now, out);
+        self.respawn_if_alone(now, out);
+        if self.start_limit_reached() && self.pending.is_none() {
+            self.roll_back(now, out);
             return;
         }
         self.start_pending(now, out);

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use super::{Actions, Machine, answer, log};
 use crate::json::{FromJson, ToJson};
-use crate::supervisor::event::{Action, Answer, ClientId, Generation, Level, Report};
+use crate::supervisor::event::{Action, ClientAnswer, ClientId, Generation, Level, RestartReport};
 
 /// The supervisor is about to run the image of this generation.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Upgrade {
     generation: Generation,
     /// Answers that say how it went.
-    held: Vec<(ClientId, Report)>,
+    held: Vec<(ClientId, RestartReport)>,
 }
 
 impl Machine {
@@ -40,7 +40,7 @@ impl Machine {
             }
         }
         for (client, report) in held {
-            answer(Some(client), Answer::Restarted(report), out);
+            answer(Some(client), ClientAnswer::Restarted(report), out);
         }
         self.start_pending(now, out);
     }
@@ -50,21 +50,21 @@ impl Machine {
     pub(super) fn restarted(
         &mut self,
         client: Option<ClientId>,
-        report: Report,
+        report: RestartReport,
         out: &mut Actions,
     ) {
         match (&mut self.upgrade, client) {
             (Some(upgrade), Some(client)) if upgrade.generation == report.to => {
                 upgrade.held.push((client, report));
             }
-            _ => answer(client, Answer::Restarted(report), out),
+            _ => answer(client, ClientAnswer::Restarted(report), out),
         }
     }
 
     /// The daemon stops: that its supervisor is not the newest does not matter any more.
     pub(super) fn abandon_upgrade(&mut self, out: &mut Actions) {
         for (client, report) in self.upgrade.take().into_iter().flat_map(|upgrade| upgrade.held) {
-            answer(Some(client), Answer::Restarted(report), out);
+            answer(Some(client), ClientAnswer::Restarted(report), out);
         }
     }
 }

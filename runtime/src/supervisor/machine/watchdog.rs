@@ -5,41 +5,41 @@ use std::time::{Duration, Instant};
 use super::worker::{Worker, WorkerState, drain, kill};
 use super::{Actions, Machine, log_of, seconds};
 use crate::json::{FromJson, ToJson};
-use crate::supervisor::event::{Action, Level, Order, WorkerId};
+use crate::supervisor::event::{Action, Level, WorkerCommand, WorkerId};
 use crate::sys::process::Exit;
 
 /// How a worker is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
-pub(super) enum Watch {
+pub(super) enum WatchdogTimer {
     /// To be asked then.
     Next(Instant),
     /// Asked, and to answer by then.
     Asked(Instant),
 }
 
-impl Watch {
+impl WatchdogTimer {
     pub(super) fn due(self) -> Instant {
         match self {
-            Watch::Next(at) | Watch::Asked(at) => at,
+            WatchdogTimer::Next(at) | WatchdogTimer::Asked(at) => at,
         }
     }
 }
 
 /// Questions come twice in the time that an answer may take.
-fn pause(watchdog: Duration) -> Duration {
+fn interval(watchdog: Duration) -> Duration {
     watchdog / 2
 }
 
 /// From here on, if its policy says so.
 pub(super) fn begin(worker: &mut Worker, now: Instant) {
-    worker.watch = worker.policy.watchdog.map(|limit| Watch::Next(now + pause(limit)));
+    worker.watch = worker.policy.watchdog.map(|limit| WatchdogTimer::Next(now + interval(limit)));
 }
 
 impl Machine {
     /// The runtime runs.
     pub(super) fn pong(&mut self, id: WorkerId, now: Instant) {
         if let Some(worker) = self.workers.get_mut(&id)
-            && let Some(Watch::Asked(_)) = worker.watch
+            && let Some(WatchdogTimer::Asked(_)) = worker.watch
         {
             begin(worker, now);
         }
@@ -48,7 +48,7 @@ impl Machine {
     /// Asks, or despairs of the answer.
     pub(super) fn tick_watch(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if !matches!(worker.state, WorkerState::Serving | WorkerState::Quiesced) {
+        if !matches!(worker.state, WorkerState::Serving | WorkerState::Paused) {
             worker.watch = None;
             return;
         }
@@ -57,11 +57,11 @@ impl Machine {
             return;
         }
         match watch {
-            Watch::Next(_) => {
-                worker.watch = Some(Watch::Asked(now + limit));
-                out.push(Action::Tell { worker: id, order: Order::Ping });
+            WatchdogTimer::Next(_) => {
+                worker.watch = Some(WatchdogTimer::Asked(now + limit));
+                out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Ping });
             }
-            Watch::Asked(_) => self.hung(id, limit, now, out),
+            WatchdogTimer::Asked(_) => self.hung(id, limit, now, out),
         }
     }
 
@@ -74,13 +74,13 @@ impl Machine {
             seconds(limit)
         );
         out.push(log_of(worker.generation, Level::Error, what.clone()));
-        out.push(Action::Examine { worker: id });
+        out.push(Action::DumpThreads { worker: id });
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
             self.failed(id, what, now, out);
             return;
         }
         let Some(current) = self.current.as_mut().filter(|c| c.worker == Some(id)) else { return };
-        let undecided = worker.state == WorkerState::Quiesced;
+        let undecided = worker.state == WorkerState::Paused;
         // It keeps what it has until its successor serves: should it wake up, it finishes that.
         worker.hung = true;
         worker.failure.get_or_insert(what.clone());
@@ -100,7 +100,7 @@ impl Machine {
     /// Its successor serves: what still hangs will not wake up.
     pub(super) fn kill_hung(&mut self, out: &mut Actions) {
         for (&id, worker) in &mut self.workers {
-            if worker.hung && worker.state != WorkerState::Dying {
+            if worker.hung && worker.state != WorkerState::Killed {
                 kill(id, worker, out);
             }
         }

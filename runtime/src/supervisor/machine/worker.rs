@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use crate::json::{FromJson, ToJson};
 use nix::libc;
 
-use super::watchdog::Watch;
+use super::watchdog::WatchdogTimer;
 use super::{Actions, Machine, log_of, refuse, seconds, why};
 use crate::counters::Ledger;
-use crate::supervisor::event::{Action, Generation, Level, Order, Policy, Source, WorkerId};
+use crate::supervisor::event::{
+    Action, Generation, ImageSource, Level, Policy, WorkerCommand, WorkerId,
+};
 use crate::sys::process::Exit;
 
 /// Generations that may drain beside each other; past that the oldest is forced.
@@ -24,7 +26,7 @@ pub(super) struct Worker {
     pub(super) state: WorkerState,
     pub(super) spawned: Instant,
     /// It introduced itself.
-    pub(super) greeted: bool,
+    pub(super) said_hello: bool,
     /// When the state must be over.
     pub(super) deadline: Option<Instant>,
     /// When SIGKILL follows.
@@ -38,20 +40,20 @@ pub(super) struct Worker {
     pub(super) confirms: bool,
     /// Checks of the program's own that have not passed.
     pub(super) checks: u32,
-    pub(super) watch: Option<Watch>,
+    pub(super) watch: Option<WatchdogTimer>,
     /// It waits for its welcome until the old worker is gone.
-    pub(super) held: bool,
+    pub(super) deferred: bool,
     /// It did not answer its watchdog.
     pub(super) hung: bool,
 }
 
 impl Worker {
     /// Whether it may be confirmed ahead of time.
-    pub(super) fn is_content(&self) -> bool {
+    pub(super) fn can_confirm_early(&self) -> bool {
         self.confirms && self.checks == 0 && self.kill_at.is_none()
     }
 
-    pub(super) fn kill_no_later(&mut self, limit: Instant) {
+    pub(super) fn kill_by(&mut self, limit: Instant) {
         self.kill_at = Some(self.kill_at.map_or(limit, |at| at.min(limit)));
     }
 }
@@ -61,20 +63,20 @@ impl Worker {
 pub(crate) enum WorkerState {
     Starting,
     Serving,
-    Quiesced,
+    Paused,
     Draining,
     /// Killed, not yet reaped.
-    Dying,
+    Killed,
 }
 
 impl WorkerState {
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             WorkerState::Starting => "starting",
             WorkerState::Serving => "serving",
-            WorkerState::Quiesced => "quiesced",
+            WorkerState::Paused => "quiesced",
             WorkerState::Draining => "draining",
-            WorkerState::Dying => "stopping",
+            WorkerState::Killed => "stopping",
         }
     }
 }
@@ -83,7 +85,7 @@ impl Machine {
     pub(super) fn spawn(
         &mut self,
         generation: Generation,
-        source: Source,
+        source: ImageSource,
         policy: Policy,
         now: Instant,
         out: &mut Actions,
@@ -96,7 +98,7 @@ impl Machine {
                 generation,
                 state: WorkerState::Starting,
                 spawned: now,
-                greeted: false,
+                said_hello: false,
                 deadline: Some(now + policy.ready_timeout),
                 kill_at: None,
                 policy,
@@ -105,7 +107,7 @@ impl Machine {
                 confirms: false,
                 checks: 0,
                 watch: None,
-                held: false,
+                deferred: false,
                 hung: false,
             },
         );
@@ -113,7 +115,7 @@ impl Machine {
         id
     }
 
-    pub(super) fn unacceptable(
+    pub(super) fn hello_rejected(
         &mut self,
         id: WorkerId,
         reason: String,
@@ -138,12 +140,12 @@ impl Machine {
 
     pub(super) fn link_lost(&mut self, id: WorkerId, reason: String, now: Instant) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.state == WorkerState::Dying {
+        if worker.state == WorkerState::Killed {
             return;
         }
         worker.failure.get_or_insert(reason);
         let limit = now + LINK_GRACE;
-        worker.kill_no_later(limit);
+        worker.kill_by(limit);
         if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id)
             && let Some(confirm_at) = &mut transition.confirm_at
         {
@@ -162,8 +164,8 @@ impl Machine {
         out: &mut Actions,
     ) {
         let Some(worker) = self.workers.remove(&id) else { return };
-        self.account(worker.generation, ledger);
-        self.tell_of_end(&worker, exit, &ledger, out);
+        self.add_to_ledger(worker.generation, ledger);
+        self.log_worker_end(&worker, exit, &ledger, out);
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
             let generation = worker.generation;
             let ended = format!("the worker of generation {generation} {exit}");
@@ -182,7 +184,7 @@ impl Machine {
                 for waiter in self.pending.take().into_iter().flatten() {
                     refuse(waiter.client, &reason, out);
                 }
-                self.give_up(exit.shell_code().max(1), reason, now, out);
+                self.shut_down(exit.shell_code().max(1), reason, now, out);
                 return;
             }
             self.abort(&reason, now, out);
@@ -192,11 +194,11 @@ impl Machine {
             self.current_ended(&worker.failure, worker.state, exit, now, out);
         }
         self.retire_if_unused(worker.generation, now, out);
-        self.release(now, out);
+        self.start_deferred(now, out);
     }
 
     /// Says what ended with a worker otherwise than by itself.
-    fn tell_of_end(&mut self, worker: &Worker, exit: Exit, ledger: &Ledger, out: &mut Actions) {
+    fn log_worker_end(&mut self, worker: &Worker, exit: Exit, ledger: &Ledger, out: &mut Actions) {
         let generation = worker.generation;
         if ledger.lost > 0 {
             let (lost, were) = match ledger.lost {
@@ -281,9 +283,9 @@ impl Machine {
             WorkerState::Draining => {
                 out.push(Action::Terminate { worker: id });
                 let limit = now + worker.policy.kill_timeout;
-                worker.kill_no_later(limit);
+                worker.kill_by(limit);
             }
-            WorkerState::Serving | WorkerState::Quiesced | WorkerState::Dying => {}
+            WorkerState::Serving | WorkerState::Paused | WorkerState::Killed => {}
         }
     }
 }
@@ -292,12 +294,12 @@ pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &
     worker.state = WorkerState::Draining;
     worker.deadline = Some(deadline);
     let last = worker.policy.exclusive;
-    out.push(Action::Tell { worker: id, order: Order::Drain { deadline, last } });
+    out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Drain { deadline, last } });
 }
 
 pub(super) fn kill(id: WorkerId, worker: &mut Worker, out: &mut Actions) {
     worker.deadline = None;
     worker.kill_at = None;
-    worker.state = WorkerState::Dying;
+    worker.state = WorkerState::Killed;
     out.push(Action::Kill { worker: id });
 }

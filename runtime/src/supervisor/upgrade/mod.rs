@@ -19,13 +19,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::preflight::Preflight;
-pub(crate) use self::state::State;
+pub(crate) use self::state::SupervisorState;
 use super::driver::Driver;
 use super::event::{Event, Generation};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::image::Image;
-use crate::marker::{Marker, Role, VARIABLE};
+use crate::marker::{Role, RoleMarker, VARIABLE};
 use crate::sys::exec::{Program, exec_blocked};
 use crate::sys::{descriptors, memory};
 
@@ -34,68 +34,68 @@ impl Driver {
     pub(super) fn begin_upgrade(&mut self, generation: Generation) {
         let Some(image) = self.generations.get(generation).map(|known| Arc::clone(&known.image))
         else {
-            self.keep_for_want_of(generation);
+            self.skip_upgrade(generation);
             return;
         };
         if image.is(&self.image) {
-            self.keep(None);
+            self.finish_upgrade(None);
             return;
         }
         match Preflight::begin(self, generation, image) {
             Ok(preflight) => self.preflight = Some(preflight),
-            Err(error) => self.keep(Some(error.to_string())),
+            Err(error) => self.finish_upgrade(Some(error.to_string())),
         }
     }
 
     /// Looks what has become of the rehearsal.
-    pub(super) fn hear_preflight(&mut self) {
+    pub(super) fn poll_preflight(&mut self) {
         let Some(preflight) = &mut self.preflight else { return };
         match preflight.outcome(Instant::now()) {
             None => {}
             Some(Ok(())) => {
-                self.cleared = Some(preflight.generation);
+                self.upgrade_ready = Some(preflight.generation);
                 self.preflight = None;
             }
             Some(Err(reason)) => {
                 self.preflight = None;
-                self.keep(Some(reason));
+                self.finish_upgrade(Some(reason));
             }
         }
     }
 
     /// This process keeps its image, which is as it should be or has a reason.
-    fn keep(&mut self, kept: Option<String>) {
-        self.events.push_back(Event::Upgraded { kept });
+    fn finish_upgrade(&mut self, kept: Option<String>) {
+        self.events.push_back(Event::UpgradeFinished { kept });
     }
 
     /// Its generation was given up meanwhile, and its image let go.
-    fn keep_for_want_of(&mut self, generation: Generation) {
-        self.keep(Some(format!("generation {generation} is gone again")));
+    fn skip_upgrade(&mut self, generation: Generation) {
+        self.finish_upgrade(Some(format!("generation {generation} is gone again")));
     }
 
     /// Becomes the image whose rehearsal went well. Returns where that failed, with everything as it was.
-    pub(super) fn become_cleared(&mut self) {
-        let Some(generation) = self.cleared.take() else { return };
+    pub(super) fn exec_upgrade_if_ready(&mut self) {
+        let Some(generation) = self.upgrade_ready.take() else { return };
         if self.machine.state_word() == "stopping" {
             return;
         }
         let Some(image) = self.generations.get(generation).map(|known| Arc::clone(&known.image))
         else {
-            self.keep_for_want_of(generation);
+            self.skip_upgrade(generation);
             return;
         };
         let Err(error) = self.become_image(&image, generation);
-        self.keep(Some(error.to_string()));
+        self.finish_upgrade(Some(error.to_string()));
     }
 
     fn become_image(&self, image: &Image, generation: Generation) -> Result<Infallible> {
         image.verify()?;
-        let bytes = State::of(self, Instant::now())?;
-        let mut kept = State::read(&bytes)?.descriptors;
+        let bytes = SupervisorState::of(self, Instant::now())?;
+        let mut kept = SupervisorState::read(&bytes)?.descriptors;
         let state = memory::sealed_file("unbroken-state", &bytes)
             .map_err(|error| Error::io("cannot keep the supervisor's state", error))?;
         let (state, back) = (state.as_fd(), self.image.as_fd());
-        let marker = Marker::text(Role::Supervisor {
+        let marker = RoleMarker::text(Role::Supervisor {
             state: state.as_raw_fd(),
             back: back.as_raw_fd(),
             generation,
@@ -108,7 +108,7 @@ impl Driver {
         };
         kept.extend([state.as_raw_fd(), back.as_raw_fd()]);
         descriptors::set_kept(&kept, true);
-        let failed = failpoint::attempt(Step::SupervisorBeforeUpgrade, generation)
+        let failed = failpoint::try_hit(Step::SupervisorBeforeUpgrade, generation)
             .and_then(|()| exec_blocked(&program, takeover::LIMIT));
         descriptors::set_kept(&kept, false);
         failed.map_err(|error| Error::io("the supervisor cannot execute the new image", error))

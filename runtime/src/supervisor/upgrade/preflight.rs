@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::state::{MAX_BYTES, State};
+use super::state::{MAX_BYTES, SupervisorState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::image::Image;
-use crate::marker::{Marker, Role, VARIABLE};
+use crate::marker::{Role, RoleMarker, VARIABLE};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::event::Generation;
 use crate::sys::exec::{self, Program};
@@ -42,12 +42,12 @@ impl Preflight {
     ) -> Result<Preflight> {
         let cannot = |error| Error::io("cannot hand the supervisor's state to a child", error);
         let now = Instant::now();
-        let bytes = State::of(driver, now)?;
-        let mut kept = State::read(&bytes)?.descriptors;
+        let bytes = SupervisorState::of(driver, now)?;
+        let mut kept = SupervisorState::read(&bytes)?.descriptors;
         let memfd = memory::sealed_file("unbroken-state", &bytes).map_err(cannot)?;
         let echo = memory::empty_file("unbroken-echo").map_err(cannot)?;
         kept.extend([memfd.as_raw_fd(), echo.as_raw_fd()]);
-        failpoint::attempt(Step::SupervisorBeforeRehearsal, generation).map_err(cannot)?;
+        failpoint::try_hit(Step::SupervisorBeforeRehearsal, generation).map_err(cannot)?;
         match process::fork()? {
             Forked::Child => {
                 let error = rehearse_as(driver, &image, &memfd, &echo, &kept);
@@ -82,7 +82,7 @@ impl Preflight {
         }
         // In our words: a later release may know more, and what it writes we must be able to read, should
         // it come to that.
-        let again = State::read(&echo).and_then(|state| state.written());
+        let again = SupervisorState::read(&echo).and_then(|state| state.written());
         Some(match again {
             Ok(again) if again == self.state => Ok(()),
             Ok(_) => Err("the new image did not understand all of the supervisor's state".into()),
@@ -124,9 +124,9 @@ fn rehearse_as(
     let attempt = || -> Result<std::convert::Infallible> {
         image.verify()?;
         let marker =
-            Marker::text(Role::Preflight { state: state.as_raw_fd(), echo: echo.as_raw_fd() })?;
+            RoleMarker::text(Role::Preflight { state: state.as_raw_fd(), echo: echo.as_raw_fd() })?;
         descriptors::set_kept(kept, true);
-        process::end_with_parent(LIMIT)
+        process::set_pdeathsig(LIMIT)
             .map_err(|error| Error::io("cannot limit the rehearsal", error))?;
         let program = Program {
             image: image.as_fd(),
@@ -147,11 +147,11 @@ fn rehearse_as(
 pub(crate) fn rehearse(state: i32, echo: i32) -> ExitCode {
     let rehearsed = || -> Result<Vec<u8>> {
         let cannot = |error| Error::io("cannot read the supervisor's state", error);
-        failpoint::attempt(Step::SupervisorInRehearsal, u32::MAX).map_err(cannot)?;
+        failpoint::try_hit(Step::SupervisorInRehearsal, u32::MAX).map_err(cannot)?;
         let state = descriptors::duplicate(state).map_err(cannot)?;
-        let state = State::read(&memory::contents(state, MAX_BYTES).map_err(cannot)?)?;
+        let state = SupervisorState::read(&memory::contents(state, MAX_BYTES).map_err(cannot)?)?;
         let written = state.written()?;
-        super::takeover::stand(&state.driver()?)?;
+        super::takeover::self_test(&state.driver()?)?;
         Ok(written)
     };
     let Ok(echo) = descriptors::duplicate(echo) else { return ExitCode::FAILURE };

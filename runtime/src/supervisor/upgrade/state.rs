@@ -12,26 +12,26 @@ use crate::claim::Claim;
 use crate::config::{Address, Configuration};
 use crate::control::{Clients, ControlSocket, PackedClients};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handed::{Handed, Packing};
+use crate::handed::{FdTable, InheritedFd};
 use crate::image::{self, Image};
 use crate::json::{self, FromJson, ToJson};
-use crate::logs::{LogFile, Say};
-use crate::marker::Origin;
+use crate::logs::{DaemonLog, LogFile};
+use crate::marker::LaunchOrigin;
 use crate::notify::{Health, Notifier};
 use crate::pidfile::PidFile;
 use crate::probe;
-use crate::reporter::Reporter;
+use crate::reporter::StartupNotifier;
 use crate::sorted::SortedMap;
-use crate::supervisor::driver::{Driver, Setup};
+use crate::supervisor::driver::{Driver, DriverSetup};
 use crate::supervisor::event::{Generation, WorkerId};
-use crate::supervisor::fleet::{self, Fleet};
+use crate::supervisor::fleet::{self, WorkerProcesses};
 use crate::supervisor::generations::{self, Generations};
 use crate::supervisor::machine::Machine;
 use crate::supervisor::orphans::{self, Orphans};
-use crate::supervisor::tenure::Tenure;
+use crate::supervisor::tenure::GenerationTimes;
 use crate::sys::process;
-use crate::sys::signals::{HangUp, Signals};
-use crate::upkeep::{FileStatus, Upkeep};
+use crate::sys::signals::{SighupAction, Signals};
+use crate::upkeep::{FileStatus, OwnedFiles};
 
 /// The schema this release writes and the latest it reads.
 pub(super) const VERSION: u32 = 1;
@@ -41,24 +41,24 @@ pub(super) const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The state of a whole supervisor.
 #[derive(Debug, ToJson, FromJson)]
-pub(crate) struct State {
+pub(crate) struct SupervisorState {
     version: u32,
     /// Of the program that wrote it, for messages.
     release: String,
     machine: Machine,
-    generations: generations::Packed,
-    workers: SortedMap<WorkerId, fleet::Packed>,
+    generations: generations::GenerationsState,
+    workers: SortedMap<WorkerId, fleet::WorkerProcessState>,
     #[json(default)]
-    orphans: Vec<orphans::Packed>,
+    orphans: Vec<orphans::OrphanState>,
     clients: PackedClients,
     /// What the supervisor that wrote it runs.
-    image: image::Packed,
+    image: image::ImageState,
     configuration: Configuration,
-    origin: Origin,
-    hang_up: HangUp,
+    origin: LaunchOrigin,
+    hang_up: SighupAction,
     pidfile: Path,
     #[json(default)]
-    claim: Option<Handed>,
+    claim: Option<InheritedFd>,
     control: Path,
     /// What `status` shows of them.
     #[json(default)]
@@ -69,14 +69,14 @@ pub(crate) struct State {
     began: Instant,
     began_at: SystemTime,
     asked: VecDeque<(Generation, SystemTime)>,
-    tenure: Tenure,
+    tenure: GenerationTimes,
     /// What the service manager was told.
     #[json(default)]
     told: Option<Health>,
     #[json(default)]
     untold: VecDeque<String>,
     #[json(default)]
-    probes: probe::Packed,
+    probes: probe::ProbeServerState,
     /// What it keeps.
     #[json(default)]
     held: SortedMap<String, Address>,
@@ -90,7 +90,7 @@ pub(crate) struct State {
 #[derive(Debug, ToJson, FromJson)]
 struct Path {
     path: PathBuf,
-    fd: Handed,
+    fd: InheritedFd,
 }
 
 /// The part that is read before the rest is understood.
@@ -101,16 +101,16 @@ struct Version {
     release: String,
 }
 
-impl State {
+impl SupervisorState {
     /// Writes down all of `driver`.
     pub(super) fn of(driver: &Driver, now: Instant) -> Result<Vec<u8>> {
-        let mut packing = Packing::default();
+        let mut packing = FdTable::default();
         let setup = &driver.setup;
-        let state = State {
+        let state = SupervisorState {
             version: VERSION,
             release: env!("CARGO_PKG_VERSION").into(),
             generations: driver.generations.pack(&mut packing),
-            workers: driver.fleet.pack(&mut packing),
+            workers: driver.workers.pack(&mut packing),
             orphans: driver.orphans.pack(&mut packing),
             clients: driver.clients.pack(&mut packing),
             image: driver.image.pack(&mut packing),
@@ -119,24 +119,24 @@ impl State {
             hang_up: setup.hang_up,
             pidfile: Path {
                 path: setup.pidfile.path().to_owned(),
-                fd: packing.hand(&setup.pidfile),
+                fd: packing.add(&setup.pidfile),
             },
             control: Path {
                 path: setup.control.path().to_owned(),
-                fd: packing.hand(&setup.control),
+                fd: packing.add(&setup.control),
             },
             claim: setup.claim.as_ref().map(|claim| claim.pack(&mut packing)),
             files: driver.upkeep.status(),
             log: setup
                 .log
                 .as_ref()
-                .map(|log| Path { path: log.path().to_owned(), fd: packing.hand(log) }),
+                .map(|log| Path { path: log.path().to_owned(), fd: packing.add(log) }),
             log_length: driver.log_length,
             timestamps: setup.say.has_timestamps(),
             began: driver.began.0,
             began_at: driver.began.1,
             asked: driver.asked.clone(),
-            tenure: driver.tenure.clone(),
+            tenure: driver.times.clone(),
             told: setup.notifier.told().cloned(),
             untold: setup.notifier.pending().clone(),
             probes: setup.probes.pack(&mut packing),
@@ -155,7 +155,7 @@ impl State {
     }
 
     /// Reads what a release of any age has written, as far as this one can understand it.
-    pub(crate) fn read(bytes: &[u8]) -> Result<State> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<SupervisorState> {
         let not_understood = |error: json::Mistake| {
             Error::os(
                 ErrorKind::Protocol,
@@ -182,7 +182,7 @@ impl State {
         let vars = process::variables();
         let mut notifier = Notifier::new(&vars, self.told, self.untold);
         notifier.set_held(self.held);
-        let setup = Setup {
+        let setup = DriverSetup {
             pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
             claim: match self.claim {
                 Some(claim) => Some(Claim::adopt(claim.duplicate("the claim")?)),
@@ -198,32 +198,32 @@ impl State {
                 }
                 None => None,
             },
-            say: Say::new(settings, self.timestamps),
+            say: DaemonLog::new(settings, self.timestamps),
             configuration: self.configuration,
             origin: self.origin,
             args: process::arguments(),
             notifier,
             vars,
-            reporter: Reporter::default(),
+            reporter: StartupNotifier::default(),
             probes: probe::Server::unpack(self.probes)?,
             hang_up: self.hang_up,
         };
         let dir = &setup.configuration.settings.runtime_dir;
-        let upkeep = Upkeep::new(dir, self.files, &setup.say);
+        let upkeep = OwnedFiles::new(dir, self.files, &setup.say);
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
         Ok(Driver {
             setup,
             machine: self.machine,
-            fleet: Fleet::unpack(self.workers)?,
+            workers: WorkerProcesses::unpack(self.workers)?,
             orphans: Orphans::unpack(self.orphans)?,
             waits_for_orphans: false,
-            farewells: Vec::new(),
+            deferred_replies: Vec::new(),
             generations: Generations::unpack(self.generations)?,
             image: std::sync::Arc::new(Image::unpack(self.image)?),
             began: (self.began, self.began_at),
             asked: self.asked,
-            tenure: self.tenure,
+            times: self.tenure,
             log_length: self.log_length,
             clients: Clients::unpack(self.clients)?,
             upkeep,
@@ -232,7 +232,7 @@ impl State {
             exit: None,
             has_run: false,
             preflight: None,
-            cleared: None,
+            upgrade_ready: None,
         })
     }
 }

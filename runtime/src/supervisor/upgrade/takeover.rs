@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::state::{MAX_BYTES, State};
+use super::state::{MAX_BYTES, SupervisorState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::json;
-use crate::marker::{Marker, Role, VARIABLE};
+use crate::marker::{Role, RoleMarker, VARIABLE};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::event::{Event, Generation};
 use crate::supervisor::report;
@@ -27,7 +27,7 @@ pub(crate) fn take_over(state: RawFd, back: RawFd, generation: Generation) -> Re
     let (args, vars) = (process::arguments(), process::variables());
     let marker = |undone: &str| {
         let by = guard::NO_SIGNAL.to_owned();
-        Marker::text(Role::Restored { state, undone: undone.to_owned(), by })
+        RoleMarker::text(Role::Restored { state, undone: undone.to_owned(), by })
     };
     let cannot = |error| Error::io("the image before was not handed over", error);
     let image = descriptors::duplicate(back).map_err(cannot)?;
@@ -49,7 +49,7 @@ pub(crate) fn take_over(state: RawFd, back: RawFd, generation: Generation) -> Re
             driver.setup.say.line(&format!(
                 "the supervisor runs the image of generation {generation}, after a pause of {paused:.1} ms"
             ));
-            driver.events.push_back(Event::Upgraded { kept: None });
+            driver.events.push_back(Event::UpgradeFinished { kept: None });
             return Ok(driver);
         }
         Err(error) => error,
@@ -64,20 +64,20 @@ pub(crate) fn take_over(state: RawFd, back: RawFd, generation: Generation) -> Re
 }
 
 /// Begins again in the image that was to be replaced: as if nothing had been, but for the reason.
-pub(crate) fn come_back(state: RawFd, undone: &str, by: &str) -> Result<Driver> {
+pub(crate) fn resume_old_image(state: RawFd, undone: &str, by: &str) -> Result<Driver> {
     alarm::disarm();
     let (mut driver, _, mut handed) = read(state)?;
     handed.push(state);
     descriptors::close(handed);
     let reason = match by.parse::<i32>().ok().filter(|number| *number != 0) {
-        Some(number) => how_it_ended(number),
+        Some(number) => describe_exit(number),
         None => undone.to_owned(),
     };
-    driver.events.push_back(Event::Upgraded { kept: Some(report::short(reason)) });
+    driver.events.push_back(Event::UpgradeFinished { kept: Some(report::short(reason)) });
     Ok(driver)
 }
 
-fn how_it_ended(number: i32) -> String {
+fn describe_exit(number: i32) -> String {
     match nix::sys::signal::Signal::try_from(number) {
         Ok(nix::sys::signal::Signal::SIGALRM) => {
             format!("the new image did not take over within {} s", LIMIT.as_secs())
@@ -92,7 +92,7 @@ type Restored = (Driver, Instant, Vec<RawFd>);
 
 fn restore(state: RawFd, generation: Generation) -> Result<Restored> {
     let cannot = |error| Error::io("the new image cannot take over", error);
-    failpoint::attempt(Step::SupervisorInTakeover, generation).map_err(cannot)?;
+    failpoint::try_hit(Step::SupervisorInTakeover, generation).map_err(cannot)?;
     let (mut driver, paused, handed) = read(state)?;
     let Some(known) = driver.generations.get(generation) else {
         return Err(Error::new(
@@ -101,22 +101,22 @@ fn restore(state: RawFd, generation: Generation) -> Result<Restored> {
         ));
     };
     driver.image = std::sync::Arc::clone(&known.image);
-    stand(&driver)?;
-    failpoint::attempt(Step::SupervisorAfterTakeover, generation).map_err(cannot)?;
+    self_test(&driver)?;
+    failpoint::try_hit(Step::SupervisorAfterTakeover, generation).map_err(cannot)?;
     Ok((driver, paused, handed))
 }
 
 fn read(state: RawFd) -> Result<Restored> {
     let cannot = |error| Error::io("cannot read the supervisor's state", error);
     let state = descriptors::duplicate(state).map_err(cannot)?;
-    let mut state = State::read(&memory::contents(state, MAX_BYTES).map_err(cannot)?)?;
+    let mut state = SupervisorState::read(&memory::contents(state, MAX_BYTES).map_err(cannot)?)?;
     let (paused, handed) = (state.paused, std::mem::take(&mut state.descriptors));
     Ok((state.driver()?, paused, handed))
 }
 
 /// Whether the supervisor could go on, tried without consuming anything: it can poll what it has, and say
 /// how it is.
-pub(super) fn stand(driver: &Driver) -> Result<()> {
+pub(super) fn self_test(driver: &Driver) -> Result<()> {
     driver.poll(Some(Instant::now()))?;
     let status = json::to_vec(&report::status(driver))
         .map_err(|error| Error::io("cannot tell the status", error))?;

@@ -16,18 +16,18 @@ use tokio::io::AsyncWriteExt;
 use tower_service::Service;
 
 use super::builder::Builder;
-use super::clock::{Clock, Overdue};
+use super::clock::{ExceededLimit, Timeouts};
 #[cfg(feature = "http2")]
 use super::http2;
 use super::io::{LingeringIo, join};
-use super::service::{Activity, Observed};
+use super::service::{Activity, ObservedService};
 use super::{BoxError, Peer};
 use crate::sys::clock::nanos;
 use crate::worker::net::Stream;
 use crate::worker::passing::{
-    Contents, Handoff, Held, MAX_BYTES, RETRIES, RETRY_PAUSE, Slot, Verdict,
+    Handoff, HandoffOutcome, HandoffSocket, MAX_BYTES, Payload, QueueSlot, RETRIES, RETRY_DELAY,
 };
-use crate::worker::state::State;
+use crate::worker::state::SharedState;
 
 /// How long a draining worker that cannot pass a connection waits for its first request.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
@@ -36,8 +36,8 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
 /// A connection and what is known of it.
-pub(super) struct Connection<S> {
-    pub(super) state: Arc<State>,
+pub(super) struct HttpConnection<S> {
+    pub(super) state: Arc<SharedState>,
     pub(super) stream: Stream,
     /// Read already, by the generation that passed it.
     pub(super) bytes: Bytes,
@@ -53,10 +53,10 @@ pub(super) struct Connection<S> {
 }
 
 /// How a round of serving ended.
-enum Ended {
+enum ServeResult {
     Closed,
     /// Between two requests, and somebody else serves now.
-    Idle(Stream, Bytes, Slot),
+    Idle(Stream, Bytes, QueueSlot),
     /// It waited for longer than it may.
     Overdue(Stream, Bytes),
     /// It speaks HTTP/2; these bytes are its beginning.
@@ -64,7 +64,7 @@ enum Ended {
     Http2(Stream, Bytes),
 }
 
-impl<S, B> Connection<S>
+impl<S, B> HttpConnection<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -75,8 +75,8 @@ where
 {
     /// Serves it to its end, or until the next generation has it.
     pub(super) async fn run(self) {
-        let Connection { state, mut stream, mut bytes, peer, accepted, since, .. } = self;
-        let Connection { activity, builder, service, .. } = self;
+        let HttpConnection { state, mut stream, mut bytes, peer, accepted, since, .. } = self;
+        let HttpConnection { activity, builder, service, .. } = self;
         let tcp_keepalive = builder.limits.tcp_keepalive;
         if let Stream::Tcp(stream) = &stream
             && self.tcp_keepalive != tcp_keepalive
@@ -86,28 +86,28 @@ where
         if !bytes.is_empty() {
             activity.read_some();
         }
-        let seen = (activity.waiting(), activity.requests());
-        let mut clock = Clock::new(&builder.limits, accepted, since, seen);
+        let seen = (activity.waiting_for(), activity.requests());
+        let mut clock = Timeouts::new(&builder.limits, accepted, since, seen);
         let mut retries = RETRIES;
         let observed = || {
             let service = TowerToHyperService::new(service.clone());
-            Observed::new(service, peer.clone(), Arc::clone(&activity))
+            ObservedService::new(service, peer.clone(), Arc::clone(&activity))
         };
         loop {
             let ended = serve(&state, stream, bytes, observed(), &builder.http1, &mut clock);
             let (idle, read, slot) = match ended.await {
-                Ended::Closed => return,
-                Ended::Idle(stream, bytes, slot) => (stream, bytes, slot),
-                Ended::Overdue(idle, read) if read.is_empty() && idle.has_input() => {
+                ServeResult::Closed => return,
+                ServeResult::Idle(stream, bytes, slot) => (stream, bytes, slot),
+                ServeResult::Overdue(idle, read) if read.is_empty() && idle.has_input() => {
                     // In this very moment: it is answered, and told that it ends.
                     activity.end_with_next();
                     clock.restart();
                     (stream, bytes) = (idle, read);
                     continue;
                 }
-                Ended::Overdue(stream, bytes) => return close(stream, bytes, activity).await,
+                ServeResult::Overdue(stream, bytes) => return close(stream, bytes, activity).await,
                 #[cfg(feature = "http2")]
-                Ended::Http2(stream, bytes) => {
+                ServeResult::Http2(stream, bytes) => {
                     let (service, builder) = (observed(), &builder.http2);
                     let ended = http2::serve(&state, stream, bytes, service, builder, &mut clock);
                     return report(ended.await);
@@ -119,7 +119,7 @@ where
                 (stream, bytes) = (idle, read);
                 continue;
             }
-            let contents = Contents::Http {
+            let contents = Payload::Http {
                 listener: peer.listener.to_string(),
                 peer: peer.addr.tcp(),
                 path: peer.addr.path().cloned(),
@@ -128,19 +128,21 @@ where
                 since: clock.since(),
                 tcp_keepalive: nanos(tcp_keepalive),
             };
-            let socket = Held::Stream(idle);
+            let socket = HandoffSocket::Stream(idle);
             let handoff = Handoff { contents, bytes: read.into(), socket };
             // Nobody touches it until it is answered for. Without an answer the runtime ends.
             let Some((verdict, handoff)) = slot.hand_off(handoff).await else { return };
-            let Handoff { bytes: read, socket: Held::Stream(idle), .. } = handoff else { return };
+            let Handoff { bytes: read, socket: HandoffSocket::Stream(idle), .. } = handoff else {
+                return;
+            };
             match verdict {
-                Verdict::Taken | Verdict::Unknown => return,
-                Verdict::Later if retries > 0 => {
+                HandoffOutcome::Taken | HandoffOutcome::Unknown => return,
+                HandoffOutcome::Later if retries > 0 => {
                     retries -= 1;
-                    tokio::time::sleep(RETRY_PAUSE).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
                 // It goes on here: with the next successor, or under the rules of the drain.
-                Verdict::Refused | Verdict::Gone | Verdict::Later => {
+                HandoffOutcome::Refused | HandoffOutcome::Gone | HandoffOutcome::Later => {
                     activity.handoff_failed(successor);
                 }
             }
@@ -166,7 +168,7 @@ fn keep_alive(stream: &tokio::net::TcpStream, idle: Duration) {
 
 /// Closes a connection whose client took too long.
 async fn close(stream: Stream, bytes: Bytes, activity: Arc<Activity>) {
-    activity.tell_to_go();
+    activity.notify_closing();
     let mut io = LingeringIo::new(stream, bytes, activity);
     // One that is gone already needs no goodbye.
     let _ = io.shutdown().await;
@@ -174,13 +176,13 @@ async fn close(stream: Stream, bytes: Bytes, activity: Arc<Activity>) {
 
 /// Serves until the connection ends, can be passed, or waited for too long.
 async fn serve<S, B>(
-    state: &Arc<State>,
+    state: &Arc<SharedState>,
     stream: Stream,
     bytes: Bytes,
-    service: Observed<S>,
+    service: ObservedService<S>,
     builder: &http1::Builder,
-    clock: &mut Clock,
-) -> Ended
+    clock: &mut Timeouts,
+) -> ServeResult
 where
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
@@ -192,37 +194,38 @@ where
     let activity = Arc::clone(service.activity());
     let io = TokioIo::new(LingeringIo::new(stream, bytes, Arc::clone(&activity)));
     let mut connection = builder.serve_connection(io, service);
-    let mut leave = std::pin::pin!(may_leave(state, &activity));
+    let mut leave = std::pin::pin!(handoff_slot(state, &activity));
     let mut waits = false;
-    let mut patience = std::pin::pin!(patience(state, &activity));
+    let mut patience = std::pin::pin!(drain_idle_timeout(state, &activity));
     let (mut impatient, mut told, mut registered) = (false, false, false);
     let round = poll_fn(|cx| {
         if let Poll::Ready(result) = std::pin::Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(Round::Closed(result));
+            return Poll::Ready(RoundEnd::Closed(result));
         }
-        if activity.upgrade_wanted() {
-            return Poll::Ready(Round::Upgrade);
+        if activity.upgrade_requested() {
+            return Poll::Ready(RoundEnd::Upgrade);
         }
         #[cfg(feature = "http2")]
         if activity.is_http2() {
-            return Poll::Ready(Round::Http2);
+            return Poll::Ready(RoundEnd::Http2);
         }
-        while let Poll::Ready(overdue) = clock.poll(cx, activity.waiting(), activity.requests()) {
-            if overdue == Overdue::Age {
+        while let Poll::Ready(overdue) = clock.poll(cx, activity.waiting_for(), activity.requests())
+        {
+            if overdue == ExceededLimit::Age {
                 activity.end_with_next();
                 continue;
             }
-            if activity.used() {
+            if activity.has_requests() {
                 // As below. What is left behind a response is nothing but a body that nobody reads.
-                activity.tell_to_go();
+                activity.notify_closing();
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
                 match connection.poll_without_shutdown(cx) {
-                    Poll::Ready(Err(error)) => return Poll::Ready(Round::Closed(Err(error))),
+                    Poll::Ready(Err(error)) => return Poll::Ready(RoundEnd::Closed(Err(error))),
                     Poll::Ready(Ok(())) => {}
-                    Poll::Pending => return Poll::Ready(Round::Closed(Ok(()))),
+                    Poll::Pending => return Poll::Ready(RoundEnd::Closed(Ok(()))),
                 }
             }
-            return Poll::Ready(Round::Overdue);
+            return Poll::Ready(RoundEnd::Overdue);
         }
         // Polled once, they wake this task when the drain begins; until then there is nothing to see.
         if registered && !state.is_draining() {
@@ -231,22 +234,22 @@ where
         registered = true;
         // One that is busy has no use for a place in the queue. If it waits for one it has to take it, and
         // leave it to others.
-        if waits || !activity.busy() {
+        if waits || !activity.is_busy() {
             waits = true;
             if let Poll::Ready(slot) = leave.as_mut().poll(cx) {
                 waits = false;
-                leave.set(may_leave(state, &activity));
-                if !activity.busy() {
-                    if !activity.used() {
+                leave.set(handoff_slot(state, &activity));
+                if !activity.is_busy() {
+                    if !activity.has_requests() {
                         // Nothing was begun, so that there is nothing hyper could lose.
-                        return Poll::Ready(Round::Leave(slot));
+                        return Poll::Ready(RoundEnd::Leave(slot));
                     }
                     // hyper closes at once if it is between two requests, and after the request otherwise,
                     // which is what it must do for one whose body was not read.
                     std::pin::Pin::new(&mut connection).graceful_shutdown();
                     return match connection.poll_without_shutdown(cx) {
-                        Poll::Ready(Ok(())) => Poll::Ready(Round::Leave(slot)),
-                        Poll::Ready(Err(error)) => Poll::Ready(Round::Closed(Err(error))),
+                        Poll::Ready(Ok(())) => Poll::Ready(RoundEnd::Leave(slot)),
+                        Poll::Ready(Err(error)) => Poll::Ready(RoundEnd::Closed(Err(error))),
                         Poll::Pending => {
                             activity.handoff_failed(slot.successor);
                             Poll::Pending
@@ -256,9 +259,13 @@ where
             }
         }
         impatient = impatient || patience.as_mut().poll(cx).is_ready();
-        if impatient && !told && !activity.busy() && (state.is_last() || !activity.used()) {
+        if impatient
+            && !told
+            && !activity.is_busy()
+            && (state.is_last() || !activity.has_requests())
+        {
             told = true;
-            activity.tell_to_go();
+            activity.notify_closing();
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             cx.waker().wake_by_ref();
         }
@@ -266,31 +273,31 @@ where
     })
     .await;
     let result = match round {
-        Round::Leave(slot) => {
+        RoundEnd::Leave(slot) => {
             let parts = connection.into_parts();
             let (stream, unread) = parts.io.into_inner().into_parts();
-            return Ended::Idle(stream, join(parts.read_buf, unread), slot);
+            return ServeResult::Idle(stream, join(parts.read_buf, unread), slot);
         }
-        Round::Overdue => {
+        RoundEnd::Overdue => {
             let parts = connection.into_parts();
             let (stream, unread) = parts.io.into_inner().into_parts();
-            return Ended::Overdue(stream, join(parts.read_buf, unread));
+            return ServeResult::Overdue(stream, join(parts.read_buf, unread));
         }
         #[cfg(feature = "http2")]
-        Round::Http2 => {
+        RoundEnd::Http2 => {
             // The preface was held back from hyper, so that its own buffer is empty.
             let (stream, bytes) = connection.into_parts().io.into_inner().into_parts();
-            return Ended::Http2(stream, bytes);
+            return ServeResult::Http2(stream, bytes);
         }
-        Round::Upgrade => {
+        RoundEnd::Upgrade => {
             let connection = connection.with_upgrades();
-            activity.may_upgrade();
+            activity.allow_upgrade();
             connection.await
         }
-        Round::Closed(result) => result,
+        RoundEnd::Closed(result) => result,
     };
     report(result);
-    Ended::Closed
+    ServeResult::Closed
 }
 
 /// A connection that failed is its client's affair.
@@ -300,19 +307,19 @@ fn report(ended: hyper::Result<()>) {
     }
 }
 
-enum Round {
+enum RoundEnd {
     Closed(hyper::Result<()>),
     /// The program is to answer a request for an upgrade, which hyper allows in another state only.
     Upgrade,
     #[cfg(feature = "http2")]
     Http2,
-    Leave(Slot),
+    Leave(QueueSlot),
     Overdue,
 }
 
 /// Completes when the worker drains and there is a place in the queue to a generation that this connection
 /// was not yet refused by.
-async fn may_leave(state: &Arc<State>, activity: &Activity) -> Slot {
+async fn handoff_slot(state: &Arc<SharedState>, activity: &Activity) -> QueueSlot {
     state.draining.cancelled().await;
     let mut successors = state.passage.successors();
     loop {
@@ -331,11 +338,11 @@ async fn may_leave(state: &Arc<State>, activity: &Activity) -> Slot {
 
 /// Completes when a draining worker has waited long enough for the next request of a connection that it
 /// cannot pass.
-async fn patience(state: &State, activity: &Activity) {
+async fn drain_idle_timeout(state: &SharedState, activity: &Activity) {
     state.draining.cancelled().await;
     if state.is_last() {
         tokio::time::sleep(LAST_GRACE).await;
-    } else if !activity.used() {
+    } else if !activity.has_requests() {
         tokio::time::sleep(FIRST_REQUEST_GRACE).await;
     } else {
         // It may come as late as the drain deadline, and is answered then.

@@ -20,20 +20,20 @@ use tokio::time::{Sleep, sleep};
 
 use super::BoxError;
 use super::builder::Streams;
-use super::clock::Clock;
+use super::clock::Timeouts;
 use super::io::{LINGER, LingeringIo};
-use super::service::Observed;
+use super::service::ObservedService;
 use crate::worker::net::Stream;
-use crate::worker::state::State;
+use crate::worker::state::SharedState;
 
 /// Serves a connection to its end. `bytes`: the preface, and what came with it.
 pub(super) async fn serve<S, B>(
-    state: &State,
+    state: &SharedState,
     stream: Stream,
     bytes: Bytes,
-    service: Observed<S>,
+    service: ObservedService<S>,
     builder: &http2::Builder<Streams>,
-    clock: &mut Clock,
+    clock: &mut Timeouts,
 ) -> hyper::Result<()>
 where
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -57,7 +57,7 @@ where
             }
             if let Some(left) = patience.as_mut() {
                 ready!(left.as_mut().poll(cx));
-                if !activity.busy() {
+                if !activity.is_busy() {
                     // It does not answer.
                     return Poll::Ready(Ok(()));
                 }
@@ -67,7 +67,7 @@ where
             if told {
                 return Poll::Pending;
             }
-            if clock.poll(cx, activity.waiting(), activity.requests()).is_ready() {
+            if clock.poll(cx, activity.waiting_for(), activity.requests()).is_ready() {
                 patience = Some(Box::pin(sleep(LINGER)));
             } else {
                 // Polled once, it wakes this task when the drain begins.
@@ -78,7 +78,7 @@ where
                 ready!(draining.as_mut().poll(cx));
             }
             told = true;
-            activity.tell_to_go();
+            activity.notify_closing();
             connection.as_mut().graceful_shutdown();
         }
     })

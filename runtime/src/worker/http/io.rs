@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::late::LateFrames;
-use super::preface::{self, Verdict};
+use super::preface::{self, DetectedProtocol};
 use super::service::Activity;
 use crate::worker::net::Stream;
 
@@ -54,7 +54,7 @@ enum Closing {
 impl LingeringIo {
     /// A connection that speaks HTTP/1, or has not said yet what it speaks.
     pub(super) fn new(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> LingeringIo {
-        let undecided = cfg!(feature = "http2") && !activity.used();
+        let undecided = cfg!(feature = "http2") && !activity.has_requests();
         let (frames, closing) = (None, Closing::No);
         LingeringIo { stream, unread, undecided, frames, activity, closing }
     }
@@ -91,13 +91,13 @@ impl LingeringIo {
     /// Nearly every first read decides, and its bytes stay where they were read to.
     fn poll_decide(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            match preface::judge(&self.unread) {
-                Verdict::Http1 => break,
-                Verdict::Http2 => {
-                    self.activity.found_http2();
+            match preface::detect_protocol(&self.unread) {
+                DetectedProtocol::Http1 => break,
+                DetectedProtocol::Http2 => {
+                    self.activity.set_http2();
                     return Poll::Pending;
                 }
-                Verdict::Open => {}
+                DetectedProtocol::Open => {}
             }
             let before = buf.filled().len();
             ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
@@ -107,7 +107,7 @@ impl LingeringIo {
                 break;
             }
             self.activity.read_some();
-            if self.unread.is_empty() && preface::judge(read) == Verdict::Http1 {
+            if self.unread.is_empty() && preface::detect_protocol(read) == DetectedProtocol::Http1 {
                 break;
             }
             let mut unread = BytesMut::with_capacity(self.unread.len() + read.len());
@@ -154,7 +154,7 @@ impl AsyncRead for LingeringIo {
             this.activity.read_some();
             let Some(frames) = &mut this.frames else { return Poll::Ready(Ok(())) };
             let read = &buf.filled()[before..];
-            if !this.activity.was_told() {
+            if !this.activity.was_notified() {
                 frames.follow(read);
                 return Poll::Ready(Ok(()));
             }

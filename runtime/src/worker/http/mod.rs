@@ -48,18 +48,18 @@ use tower_service::Service;
 pub use self::builder::Builder;
 #[cfg(feature = "http2")]
 pub use self::builder::Streams;
-use self::connection::Connection;
-use self::room::Room;
-pub(crate) use self::room::Seat;
+use self::connection::HttpConnection;
+use self::room::ConnectionLimit;
+pub(crate) use self::room::ConnectionPermit;
 use self::service::Activity;
 pub use self::until_draining::{UntilDraining, until_draining};
 pub use self::upgraded::into_stream;
-use super::passing::{Adopter, Contents, Handoff, Place, Receipt};
+use super::passing::{Handoff, HandoffHandler, HandoffTarget, Payload, PendingAck};
 use crate::error::Result;
 use crate::sys::clock::to_monotonic_ns;
 use crate::worker::daemon::Daemon;
 use crate::worker::net::{Addr, Stream};
-use crate::worker::state::State;
+use crate::worker::state::SharedState;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -152,14 +152,14 @@ impl Daemon {
         let declared = self.state.configuration.settings.listen.get(name);
         let limits = declared.map(|it| it.http.clone()).unwrap_or_default();
         let connections = TaskTracker::new();
-        let room = Room::for_up_to(limits.max_connections);
+        let room = ConnectionLimit::new(limits.max_connections);
         let mut builder = Builder::new(
             limits,
             #[cfg(feature = "http2")]
             Streams::new(&connections, &self.state.own),
         );
         configure(&mut builder);
-        let server = Server {
+        let server = HttpServer {
             state: Arc::clone(&self.state),
             listener: name.into(),
             service,
@@ -169,8 +169,8 @@ impl Daemon {
         };
         // It has a clone of the service, which goes with this future: a program may wait for the end of
         // what the service holds, such as the senders of a channel.
-        let place = Place::Listener(name.to_owned());
-        let adoption = self.state.passage.adopt_while(place, server.clone().adopter());
+        let place = HandoffTarget::Listener(name.to_owned());
+        let adoption = self.state.passage.register_while(place, server.clone().handoff_handler());
         loop {
             // Who finds no room waits in the kernel, for us or for the next generation.
             tokio::select! {
@@ -191,17 +191,17 @@ impl Daemon {
 
 /// What the connections of one listener share.
 #[derive(Clone)]
-struct Server<S> {
-    state: Arc<State>,
+struct HttpServer<S> {
+    state: Arc<SharedState>,
     listener: Arc<str>,
     service: S,
     /// Those that the listener's drain waits for, and their streams.
     connections: TaskTracker,
     builder: Arc<Builder>,
-    room: Arc<Room>,
+    room: Arc<ConnectionLimit>,
 }
 
-impl<S, B> Server<S>
+impl<S, B> HttpServer<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Future: Send,
@@ -210,7 +210,7 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    fn accepted(&self, stream: Stream, addr: Addr) -> Connection<S> {
+    fn accepted(&self, stream: Stream, addr: Addr) -> HttpConnection<S> {
         if let Stream::Tcp(stream) = &stream {
             // Responses are written whole; waiting for more to send only adds latency (tcp(7)). A
             // connection on which it fails is dead, which the first read tells.
@@ -218,14 +218,14 @@ where
         }
         let accepted = to_monotonic_ns(Instant::now());
         let connection = self.connection(stream, addr, 0);
-        Connection { accepted, since: accepted, ..connection }
+        HttpConnection { accepted, since: accepted, ..connection }
     }
 
     /// One of which nothing else is known.
-    fn connection(&self, stream: Stream, addr: Addr, requests: u64) -> Connection<S> {
-        stream.connection().sit(self.room.enter());
-        let farewell = Arc::clone(stream.connection().farewell());
-        Connection {
+    fn connection(&self, stream: Stream, addr: Addr, requests: u64) -> HttpConnection<S> {
+        stream.connection().occupy(self.room.acquire());
+        let farewell = Arc::clone(stream.connection().close_notice());
+        HttpConnection {
             activity: Arc::new(Activity::new(Arc::clone(&self.state), farewell, requests)),
             state: Arc::clone(&self.state),
             stream,
@@ -240,15 +240,15 @@ where
     }
 
     /// Takes connections that an older generation passes.
-    fn adopter(self) -> Adopter {
-        Arc::new(move |handoff: Handoff<OwnedFd>, receipt: Receipt| {
+    fn handoff_handler(self) -> HandoffHandler {
+        Arc::new(move |handoff: Handoff<OwnedFd>, receipt: PendingAck| {
             // Before the look at the drain: from here on the drain waits for it.
             let waited_for = self.connections.token();
             if self.state.is_draining() {
                 return;
             }
             let Handoff { contents, bytes, socket } = handoff;
-            let Contents::Http { peer, path, accepted, requests, since, tcp_keepalive, .. } =
+            let Payload::Http { peer, path, accepted, requests, since, tcp_keepalive, .. } =
                 contents
             else {
                 return;
@@ -264,7 +264,7 @@ where
                 Some(peer) => Addr::Tcp(peer),
                 None => Addr::Unix(path),
             };
-            let connection = Connection {
+            let connection = HttpConnection {
                 bytes: bytes.into(),
                 accepted,
                 since,
@@ -272,8 +272,8 @@ where
                 ..self.connection(stream, addr, requests)
             };
             let (connections, own) = (self.connections.clone(), self.state.own.clone());
-            receipt.taken(move || {
-                connection.stream.connection().keep();
+            receipt.ack_then(move || {
+                connection.stream.connection().mark_received();
                 connections.spawn(own.track_future(connection.run()));
                 drop(waited_for);
             });

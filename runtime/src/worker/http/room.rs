@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 /// Room for connections. Those that an older generation hands off find some in any case.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct ConnectionLimit {
     most: u32,
     taken: AtomicU32,
     left: Notify,
@@ -15,13 +15,13 @@ pub(super) struct Room {
 
 /// One connection's room, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Seat(Arc<Room>);
+pub(crate) struct ConnectionPermit(Arc<ConnectionLimit>);
 
-impl Room {
+impl ConnectionLimit {
     /// `None`: as many as come.
-    pub(super) fn for_up_to(most: Option<u32>) -> Arc<Room> {
+    pub(super) fn new(most: Option<u32>) -> Arc<ConnectionLimit> {
         let most = most.unwrap_or(u32::MAX);
-        Arc::new(Room { most, taken: AtomicU32::new(0), left: Notify::new() })
+        Arc::new(ConnectionLimit { most, taken: AtomicU32::new(0), left: Notify::new() })
     }
 
     /// Completes when there is room for one more. To be awaited by one task at a time.
@@ -31,13 +31,13 @@ impl Room {
         }
     }
 
-    pub(super) fn enter(self: &Arc<Room>) -> Seat {
+    pub(super) fn acquire(self: &Arc<ConnectionLimit>) -> ConnectionPermit {
         self.taken.fetch_add(1, SeqCst);
-        Seat(Arc::clone(self))
+        ConnectionPermit(Arc::clone(self))
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, SeqCst);
         self.0.left.notify_one();
@@ -53,10 +53,10 @@ mod tests {
 
     #[tokio::test]
     async fn waits_while_it_is_full() {
-        let room = Room::for_up_to(Some(2));
-        let (first, _second) = (room.enter(), room.enter());
+        let room = ConnectionLimit::new(Some(2));
+        let (first, _second) = (room.acquire(), room.acquire());
         // One more than there is room for.
-        let third = room.enter();
+        let third = room.acquire();
         let mut waits = pin!(room.wait());
         let pending = |waits: Pin<&mut dyn Future<Output = ()>>| {
             waits.poll(&mut Context::from_waker(Waker::noop())).is_pending()

@@ -13,14 +13,14 @@ use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Peer;
-use super::clock::Waiting;
+use super::clock::WaitingFor;
 use crate::failpoint::{self, Step};
-use crate::worker::connection::Farewell;
-use crate::worker::state::State;
+use crate::worker::connection::CloseNotice;
+use crate::worker::state::SharedState;
 
 /// What is known of one connection, through all rounds of serving it.
 pub(super) struct Activity {
-    state: Arc<State>,
+    state: Arc<SharedState>,
     requests: AtomicU64,
     in_flight: AtomicU64,
     /// The kernel took less than there was to send.
@@ -33,7 +33,7 @@ pub(super) struct Activity {
     head_begun: AtomicBool,
     /// The next response is to be the last one.
     last: AtomicBool,
-    farewell: Arc<Farewell>,
+    farewell: Arc<CloseNotice>,
     /// The successor that did not take it last.
     refused_by: AtomicU64,
     upgrade: OnceLock<CancellationToken>,
@@ -41,7 +41,11 @@ pub(super) struct Activity {
 
 impl Activity {
     /// `requests`: those of the generations before.
-    pub(super) fn new(state: Arc<State>, farewell: Arc<Farewell>, requests: u64) -> Activity {
+    pub(super) fn new(
+        state: Arc<SharedState>,
+        farewell: Arc<CloseNotice>,
+        requests: u64,
+    ) -> Activity {
         Activity {
             state,
             requests: AtomicU64::new(requests),
@@ -58,7 +62,7 @@ impl Activity {
     }
 
     /// Whether a request came yet.
-    pub(super) fn used(&self) -> bool {
+    pub(super) fn has_requests(&self) -> bool {
         self.requests() > 0
     }
 
@@ -68,20 +72,20 @@ impl Activity {
     }
 
     /// Whether a request is in flight, its response not yet with the kernel, or the end near.
-    pub(super) fn busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.in_flight.load(Relaxed) > 0
             || self.write_blocked.load(Relaxed)
             || self.closing.load(Relaxed)
     }
 
     /// What it waits for.
-    pub(super) fn waiting(&self) -> Waiting {
-        match self.busy() {
-            true => Waiting::Busy,
+    pub(super) fn waiting_for(&self) -> WaitingFor {
+        match self.is_busy() {
+            true => WaitingFor::Busy,
             // What comes between the frames of HTTP/2 is no request.
-            false if self.is_http2() => Waiting::Request,
-            false if self.used() && !self.head_begun.load(Relaxed) => Waiting::Request,
-            false => Waiting::Head,
+            false if self.is_http2() => WaitingFor::Request,
+            false if self.has_requests() && !self.head_begun.load(Relaxed) => WaitingFor::Request,
+            false => WaitingFor::Head,
         }
     }
 
@@ -106,7 +110,7 @@ impl Activity {
     }
 
     /// The preface of HTTP/2 was read.
-    pub(super) fn found_http2(&self) {
+    pub(super) fn set_http2(&self) {
         self.http2.store(true, Relaxed);
     }
 
@@ -116,13 +120,13 @@ impl Activity {
     }
 
     /// The peer is told that this connection ends because of the drain.
-    pub(super) fn tell_to_go(&self) {
-        self.farewell.told();
+    pub(super) fn notify_closing(&self) {
+        self.farewell.mark_sent();
     }
 
     /// Whether the peer was told.
-    pub(super) fn was_told(&self) -> bool {
-        self.farewell.was_told(false)
+    pub(super) fn was_notified(&self) -> bool {
+        self.farewell.was_sent(false)
     }
 
     /// The successor of this number did not take the connection, or cannot.
@@ -136,7 +140,7 @@ impl Activity {
 
     /// Whether the response under way is the last one of this worker on the connection. HTTP/2 says
     /// that in a frame of its own.
-    fn ends_here(&self) -> bool {
+    fn is_last_response(&self) -> bool {
         let draining = || {
             self.state.is_draining()
                 && self.state.passage.successor().is_none_or(|number| self.was_refused_by(number))
@@ -145,12 +149,12 @@ impl Activity {
     }
 
     /// Whether a request asks for an upgrade and waits to be let through.
-    pub(super) fn upgrade_wanted(&self) -> bool {
+    pub(super) fn upgrade_requested(&self) -> bool {
         self.upgrade.get().is_some_and(|upgrade| !upgrade.is_cancelled())
     }
 
     /// Lets the request through, and every later one.
-    pub(super) fn may_upgrade(&self) {
+    pub(super) fn allow_upgrade(&self) {
         if let Some(upgrade) = self.upgrade.get() {
             upgrade.cancel();
         }
@@ -166,7 +170,7 @@ impl InFlight {
         activity.in_flight.fetch_add(1, Relaxed);
         activity.head_begun.store(false, Relaxed);
         activity.state.counters.request_begun();
-        failpoint::reach(Step::WorkerRequest, activity.state.generation);
+        failpoint::hit(Step::WorkerRequest, activity.state.generation);
         InFlight(Arc::clone(activity))
     }
 }
@@ -179,16 +183,16 @@ impl Drop for InFlight {
 }
 
 /// A service whose requests are counted, and whose responses end the connection when draining.
-pub(super) struct Observed<S> {
+pub(super) struct ObservedService<S> {
     /// hyper gives a connection back only where its service can be moved.
     inner: Box<S>,
     peer: Peer,
     activity: Arc<Activity>,
 }
 
-impl<S> Observed<S> {
-    pub(super) fn new(inner: S, peer: Peer, activity: Arc<Activity>) -> Observed<S> {
-        Observed { inner: Box::new(inner), peer, activity }
+impl<S> ObservedService<S> {
+    pub(super) fn new(inner: S, peer: Peer, activity: Arc<Activity>) -> ObservedService<S> {
+        ObservedService { inner: Box::new(inner), peer, activity }
     }
 
     pub(super) fn activity(&self) -> &Arc<Activity> {
@@ -196,7 +200,7 @@ impl<S> Observed<S> {
     }
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Observed<S>
+impl<S, B> hyper::service::Service<Request<Incoming>> for ObservedService<S>
 where
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>>,
 {
@@ -247,13 +251,13 @@ where
         let mut response = ready!(this.inner.poll(cx))?;
         if let Some(InFlight(activity)) = this.in_flight {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                activity.farewell.by_the_program();
-            } else if activity.ends_here() {
+                activity.farewell.leave_to_program();
+            } else if activity.is_last_response() {
                 // hyper closes after a response that says so, and not before it is written.
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
-                activity.tell_to_go();
+                activity.notify_closing();
             }
         }
         let in_flight = this.in_flight.take();

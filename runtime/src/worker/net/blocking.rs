@@ -13,8 +13,8 @@ use crate::error::Result;
 use crate::failpoint::{self, Step};
 use crate::sys::readiness::readable;
 use crate::worker::connection::Connection;
-use crate::worker::daemon::take;
-use crate::worker::state::{Access, Incoming, State, Taken, lock};
+use crate::worker::daemon::claim_listener;
+use crate::worker::state::{Incoming, ListenerClaim, ListenerMode, SharedState, lock};
 
 /// A declared listener. Any number of threads may accept from clones of it.
 ///
@@ -43,7 +43,7 @@ use crate::worker::state::{Access, Incoming, State, Taken, lock};
 /// }
 /// ```
 pub struct Listener {
-    state: Arc<State>,
+    state: Arc<SharedState>,
     index: usize,
     addr: Addr,
     /// Mostly one, and none once the worker drains; threads in poll(2) hold on to them until they are woken.
@@ -71,8 +71,8 @@ enum Kind {
 }
 
 impl Listener {
-    pub(crate) fn new(state: &Arc<State>, name: &str) -> Result<Listener> {
-        let Taken { sockets, former, addr, index, incoming } = take(state, name)?;
+    pub(crate) fn new(state: &Arc<SharedState>, name: &str) -> Result<Listener> {
+        let ListenerClaim { sockets, former, addr, index, incoming } = claim_listener(state, name)?;
         Ok(Listener {
             state: Arc::clone(state),
             index,
@@ -127,9 +127,9 @@ impl Listener {
     /// A connection that was gone already is passed over. When descriptors or memory have run out, this
     /// waits until a connection can be accepted again.
     pub fn next(&self) -> Option<io::Result<(Stream, Addr)>> {
-        self.state.polled(self.index);
+        self.state.mark_polled(self.index);
         loop {
-            let access = self.state.wait_access(self.index);
+            let access = self.state.wait_listener_mode(self.index);
             if let Err(error) = self.renew() {
                 tracing::error!(%error, listener = %self.addr, "a new socket is not taken");
             }
@@ -137,14 +137,14 @@ impl Listener {
                 return Some(Ok(accepted));
             }
             let sockets = match access {
-                Access::Over => Sockets::default(),
+                ListenerMode::Over => Sockets::default(),
                 _ => self.sockets().clone(),
             };
             if sockets.is_empty() {
                 *self.sockets() = sockets;
                 return None;
             }
-            if let Access::Finish { until } = access {
+            if let ListenerMode::Finish { until } = access {
                 let ends = |it: &&(OwnedFd, Addr)| self.state.ends(self.index, &it.1);
                 if !sockets.iter().all(|it| ends(&it)) {
                     // The others are somebody else's now.
@@ -221,7 +221,7 @@ impl Listener {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let chosen = ready.get(turn % ready.len()).copied().flatten();
         let Some(listening) = chosen.and_then(|at| sockets.get(at)) else { return Ok(None) };
-        let accepted = failpoint::attempt(Step::WorkerBeforeAccept, self.state.generation)
+        let accepted = failpoint::try_hit(Step::WorkerBeforeAccept, self.state.generation)
             .and_then(|()| self.accept_now(listening));
         match accepted {
             Err(error) if super::is_exhaustion(&error) => {
@@ -238,7 +238,7 @@ impl Listener {
     /// Who is left in the queue of a listener that nobody has after this worker, and who gets into it until
     /// then; `None` once nobody is, and it is closed.
     fn finish(&self, sockets: &Sockets, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
-        let mut pause = ending::FIRST_PAUSE;
+        let mut pause = ending::FIRST_POLL_DELAY;
         let first = || {
             let mut waiting = sockets.iter().map(|socket| self.accept_now(socket));
             waiting.find(|accepted| !matches!(accepted, Ok(None))).unwrap_or(Ok(None))
@@ -250,7 +250,7 @@ impl Listener {
                 Ok(None) if over => break,
                 Ok(None) => {
                     over = Instant::now() >= until
-                        || !sockets.iter().any(|(_, addr)| ending::is_awaited(addr));
+                        || !sockets.iter().any(|(_, addr)| ending::has_pending_handshakes(addr));
                     if over {
                         // Once more, for who came in between.
                         continue;
@@ -290,7 +290,7 @@ impl Listener {
         };
         let connection = attempt.succeeded();
         failpoint::note_peer(&socket);
-        failpoint::reach(Step::WorkerAfterAccept, self.state.generation);
+        failpoint::hit(Step::WorkerAfterAccept, self.state.generation);
         let (kind, peer) = match addr {
             Addr::Tcp(_) => {
                 let stream = std::net::TcpStream::from(socket);

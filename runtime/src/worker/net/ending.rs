@@ -15,13 +15,13 @@ use socket2::{SockFilter, SockRef};
 use super::Addr;
 
 /// How long handshakes that have begun may take until they are in the queue: the round trip to a client.
-const HANDSHAKES: Duration = Duration::from_millis(500);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The first pause between two looks whether there are such handshakes; each is twice as long as the last.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const FIRST_POLL_DELAY: Duration = Duration::from_millis(5);
 
 /// How long one look may take, as it blocks its thread: where it is not enough, a handshake may be under way.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Where the kernel lists the connections of this network namespace (proc(5)).
 const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
@@ -35,7 +35,7 @@ const SYN: u32 = 0x02;
 
 /// Keeps newcomers out, without touching those who wait. Returns until when some may still get into the
 /// queue.
-pub(crate) fn keep_out(socket: &OwnedFd, addr: &Addr) -> Instant {
+pub(crate) fn refuse_new(socket: &OwnedFd, addr: &Addr) -> Instant {
     let now = Instant::now();
     let kept_out = match addr {
         // connect(2) is refused from here on, and accept(2) goes on.
@@ -45,7 +45,7 @@ pub(crate) fn keep_out(socket: &OwnedFd, addr: &Addr) -> Instant {
         // A request for a connection gets no answer, and when it is repeated, after a second, there is
         // nobody: the client is refused.
         Addr::Tcp(_) => {
-            SockRef::from(socket).attach_filter(&no_requests()).map(|()| now + HANDSHAKES)
+            SockRef::from(socket).attach_filter(&no_requests()).map(|()| now + HANDSHAKE_TIMEOUT)
         }
     };
     kept_out.unwrap_or_else(|error| {
@@ -56,11 +56,11 @@ pub(crate) fn keep_out(socket: &OwnedFd, addr: &Addr) -> Instant {
 
 /// Whether a handshake with a listener has begun and not ended. Once newcomers are kept out and none has, who
 /// is not in the queue will not be. Where that cannot be known, one may have.
-pub(super) fn is_awaited(addr: &Addr) -> bool {
+pub(super) fn has_pending_handshakes(addr: &Addr) -> bool {
     match addr {
         Addr::Unix(_) => false,
         Addr::Tcp(addr) => {
-            let until = Instant::now() + LOOK;
+            let until = Instant::now() + LOOK_TIMEOUT;
             TABLES.iter().any(|table| match std::fs::File::open(table) {
                 Ok(table) => has_handshake(table, addr.port(), until).unwrap_or(true),
                 // No IPv6 here.
@@ -144,7 +144,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let waits = TcpStream::connect(addr).unwrap();
         let listener = OwnedFd::from(listener);
-        assert!(keep_out(&listener, &Addr::Tcp(addr)) > Instant::now());
+        assert!(refuse_new(&listener, &Addr::Tcp(addr)) > Instant::now());
         let late = std::thread::spawn(move || TcpStream::connect(addr).map_err(|e| e.kind()));
         let listener = TcpListener::from(listener);
         let (accepted, peer) = listener.accept().unwrap();
@@ -167,7 +167,7 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let _waits = UnixStream::connect(&path).unwrap();
         let listener = OwnedFd::from(listener);
-        assert!(keep_out(&listener, &Addr::Unix(None)) <= Instant::now());
+        assert!(refuse_new(&listener, &Addr::Unix(None)) <= Instant::now());
         let refused = || UnixStream::connect(&path).unwrap_err().kind();
         assert_eq!(refused(), io::ErrorKind::ConnectionRefused);
         let listener = UnixListener::from(listener);
@@ -213,7 +213,7 @@ mod tests {
         }
         listener.set_nonblocking(true).unwrap();
         let socket = OwnedFd::from(listener.try_clone().unwrap());
-        let until = keep_out(&socket, &Addr::Tcp(addr));
+        let until = refuse_new(&socket, &Addr::Tcp(addr));
         // Few are on their way when the door closes: 4 clients, each with one connection.
         let mut left = 100;
         loop {

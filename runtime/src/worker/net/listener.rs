@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use super::{Addr, Stream, TcpStream, Tracked, UnixStream, ending};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
-use crate::worker::daemon::take;
-use crate::worker::state::{Access, Incoming, Phase, State, Taken, lock};
+use crate::worker::daemon::claim_listener;
+use crate::worker::state::{Incoming, ListenerClaim, ListenerMode, SharedState, WorkerPhase, lock};
 
 /// A declared listener of either kind, as the environment may choose the kind.
 ///
@@ -25,64 +25,64 @@ use crate::worker::state::{Access, Incoming, Phase, State, Taken, lock};
 /// [`accept`](Listener::accept) waits while this worker may not accept, and forever once it drains;
 /// [`next`](Listener::next) ends then, which is what an accept loop wants.
 pub struct Listener {
-    gated: Gated,
+    gated: GatedListener,
 }
 
 /// A [`Listener`] known to be TCP.
 pub struct TcpListener {
-    gated: Gated,
+    gated: GatedListener,
 }
 
 /// A [`Listener`] known to be a unix socket.
 pub struct UnixListener {
-    gated: Gated,
+    gated: GatedListener,
 }
 
 /// The sockets of a listener, mostly one, and their registration with the runtime for as long as accepting is
 /// allowed.
-struct Gated {
-    state: Arc<State>,
-    phase: watch::Receiver<Phase>,
+struct GatedListener {
+    state: Arc<SharedState>,
+    phase: watch::Receiver<WorkerPhase>,
     index: usize,
     /// Where the first of them is.
     addr: Addr,
     /// None once the worker drains.
-    sockets: Vec<Socket>,
+    sockets: Vec<GatedSocket>,
     /// Whose files were removed, until nobody waits there.
-    former: Vec<Socket>,
+    former: Vec<GatedSocket>,
     /// What replaces the sockets.
     incoming: Arc<Incoming>,
     /// Which is asked first: each in its turn.
     turn: usize,
 }
 
-struct Socket {
+struct GatedSocket {
     fd: OwnedFd,
     addr: Addr,
-    registered: Option<Registered>,
+    registered: Option<RegisteredSocket>,
 }
 
-enum Registered {
+enum RegisteredSocket {
     Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener),
 }
 
-impl Gated {
-    fn new(state: &Arc<State>, name: &str) -> Result<Gated> {
-        let Taken { sockets, former, addr, index, incoming } = take(state, name)?;
+impl GatedListener {
+    fn new(state: &Arc<SharedState>, name: &str) -> Result<GatedListener> {
+        let ListenerClaim { sockets, former, addr, index, incoming } = claim_listener(state, name)?;
         let state = Arc::clone(state);
-        let socket = |(fd, addr)| Socket { fd, addr, registered: None };
+        let socket = |(fd, addr)| GatedSocket { fd, addr, registered: None };
         let sockets = sockets.into_iter().map(socket).collect();
         let former = former.into_iter().map(socket).collect();
         let phase = state.phase();
-        Ok(Gated { phase, state, index, addr, sockets, former, incoming, turn: 0 })
+        Ok(GatedListener { phase, state, index, addr, sockets, former, incoming, turn: 0 })
     }
 
     /// Takes the sockets that come in the place of others.
     fn renew(&mut self) {
         for (place, fd) in std::mem::take(&mut *lock(&self.incoming)) {
             let Some(socket) = self.sockets.get_mut(place) else { continue };
-            let new = Socket { fd, addr: socket.addr.clone(), registered: None };
+            let new = GatedSocket { fd, addr: socket.addr.clone(), registered: None };
             self.former.push(std::mem::replace(socket, new));
         }
     }
@@ -103,23 +103,23 @@ impl Gated {
 
     /// The next connection; `None` when draining.
     async fn next(&mut self) -> Option<io::Result<(Stream, Addr)>> {
-        self.state.polled(self.index);
+        self.state.mark_polled(self.index);
         loop {
             let phase = *self.phase.borrow_and_update();
             self.renew();
-            if phase != Phase::Waiting
+            if phase != WorkerPhase::Waiting
                 && let Some(accepted) = self.accept_former()
             {
                 return Some(Ok(accepted));
             }
-            match self.state.access(phase, self.index) {
-                Access::Accept => {}
-                Access::Finish { until } => return self.finish(until).await,
-                Access::Over => {
+            match self.state.listener_mode(phase, self.index) {
+                ListenerMode::Accept => {}
+                ListenerMode::Finish { until } => return self.finish(until).await,
+                ListenerMode::Over => {
                     self.sockets.clear();
                     return None;
                 }
-                Access::Wait => {
+                ListenerMode::Wait => {
                     // Dropping the registration takes the socket out of the event queue.
                     self.sockets.iter_mut().for_each(|socket| socket.registered = None);
                     self.phase.changed().await.ok()?;
@@ -129,7 +129,7 @@ impl Gated {
             let error = if let Err(error) = self.register() {
                 error
             } else if let Err(error) =
-                failpoint::attempt(Step::WorkerBeforeAccept, self.state.generation)
+                failpoint::try_hit(Step::WorkerBeforeAccept, self.state.generation)
             {
                 error
             } else {
@@ -164,7 +164,7 @@ impl Gated {
     async fn finish(&mut self, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
         let (state, index) = (&self.state, self.index);
         self.sockets.retain(|socket| state.ends(index, &socket.addr));
-        let mut pause = ending::FIRST_PAUSE;
+        let mut pause = ending::FIRST_POLL_DELAY;
         loop {
             let error = match self.accept_last(until) {
                 Ok(Some(accepted)) => return Some(Ok(accepted)),
@@ -208,7 +208,7 @@ impl Gated {
             return Ok(Some(accepted));
         }
         let over = Instant::now() >= until
-            || !self.sockets.iter().any(|socket| ending::is_awaited(&socket.addr));
+            || !self.sockets.iter().any(|socket| ending::has_pending_handshakes(&socket.addr));
         // Who came in between.
         match self.accept_now()? {
             None if over => Err(None),
@@ -227,15 +227,15 @@ impl Gated {
     }
 
     fn register(&mut self) -> io::Result<()> {
-        self.sockets.iter_mut().try_for_each(Socket::register)
+        self.sockets.iter_mut().try_for_each(GatedSocket::register)
     }
 }
 
 /// Accepts from any of them; waits if there is none.
 async fn accept(
-    sockets: &[Socket],
+    sockets: &[GatedSocket],
     turn: &mut usize,
-    state: &Arc<State>,
+    state: &Arc<SharedState>,
 ) -> io::Result<(Stream, Addr)> {
     poll_fn(|cx| {
         for _ in sockets {
@@ -248,11 +248,11 @@ async fn accept(
         Poll::Pending
     })
     .await
-    .inspect(|_| failpoint::reach(Step::WorkerAfterAccept, state.generation))
+    .inspect(|_| failpoint::hit(Step::WorkerAfterAccept, state.generation))
 }
 
-impl Socket {
-    fn accept_now(&self, state: &Arc<State>) -> io::Result<Option<(Stream, Addr)>> {
+impl GatedSocket {
+    fn accept_now(&self, state: &Arc<SharedState>) -> io::Result<Option<(Stream, Addr)>> {
         let attempt = state.accepting();
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let accepted = match rustix::net::accept_with(&self.fd, flags) {
@@ -262,7 +262,7 @@ impl Socket {
         };
         let connection = attempt.succeeded();
         failpoint::note_peer(&accepted);
-        failpoint::reach(Step::WorkerAfterAccept, state.generation);
+        failpoint::hit(Step::WorkerAfterAccept, state.generation);
         Ok(Some(match self.addr {
             Addr::Tcp(_) => {
                 let stream = tokio::net::TcpStream::from_std(accepted.into())?;
@@ -282,9 +282,11 @@ impl Socket {
         if self.registered.is_none() {
             let socket = self.fd.try_clone()?;
             self.registered = Some(match self.addr {
-                Addr::Tcp(_) => Registered::Tcp(tokio::net::TcpListener::from_std(socket.into())?),
+                Addr::Tcp(_) => {
+                    RegisteredSocket::Tcp(tokio::net::TcpListener::from_std(socket.into())?)
+                }
                 Addr::Unix(_) => {
-                    Registered::Unix(tokio::net::UnixListener::from_std(socket.into())?)
+                    RegisteredSocket::Unix(tokio::net::UnixListener::from_std(socket.into())?)
                 }
             });
         }
@@ -292,30 +294,34 @@ impl Socket {
     }
 }
 
-impl Registered {
+impl RegisteredSocket {
     /// Counts what it accepts.
     fn poll_accept(
         &self,
         cx: &mut Context<'_>,
-        state: &Arc<State>,
+        state: &Arc<SharedState>,
     ) -> Poll<io::Result<(Stream, Addr)>> {
         let attempt = state.accepting();
         Poll::Ready(match self {
-            Registered::Tcp(listener) => ready!(listener.poll_accept(cx)).map(|(tcp, peer)| {
-                failpoint::note_peer(&tcp);
-                (Stream::Tcp(Tracked::new(tcp, attempt.succeeded())), Addr::Tcp(peer))
-            }),
-            Registered::Unix(listener) => ready!(listener.poll_accept(cx)).map(|(unix, peer)| {
-                let stream = Tracked::new(unix, attempt.succeeded());
-                (Stream::Unix(stream), Addr::of_unix(&peer))
-            }),
+            RegisteredSocket::Tcp(listener) => {
+                ready!(listener.poll_accept(cx)).map(|(tcp, peer)| {
+                    failpoint::note_peer(&tcp);
+                    (Stream::Tcp(Tracked::new(tcp, attempt.succeeded())), Addr::Tcp(peer))
+                })
+            }
+            RegisteredSocket::Unix(listener) => {
+                ready!(listener.poll_accept(cx)).map(|(unix, peer)| {
+                    let stream = Tracked::new(unix, attempt.succeeded());
+                    (Stream::Unix(stream), Addr::of_unix(&peer))
+                })
+            }
         })
     }
 }
 
 impl Listener {
-    pub(crate) fn new(state: &Arc<State>, name: &str) -> Result<Listener> {
-        Ok(Listener { gated: Gated::new(state, name)? })
+    pub(crate) fn new(state: &Arc<SharedState>, name: &str) -> Result<Listener> {
+        Ok(Listener { gated: GatedListener::new(state, name)? })
     }
 
     /// Accepts the next connection, as [`tokio::net::TcpListener::accept`]. Cancel safe.
@@ -346,7 +352,9 @@ impl Listener {
     pub(crate) async fn over(&self) {
         let state = &self.gated.state;
         state.draining.cancelled().await;
-        if let Access::Finish { .. } = state.access(Phase::Draining, self.gated.index) {
+        if let ListenerMode::Finish { .. } =
+            state.listener_mode(WorkerPhase::Draining, self.gated.index)
+        {
             std::future::pending::<()>().await;
         }
     }

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::worker::connection::Connection;
-use crate::worker::state::State;
+use crate::worker::state::SharedState;
 
 /// A stream that its daemon counts among the open connections until it is dropped.
 pub struct Tracked<S> {
@@ -48,8 +48,8 @@ impl<S> Tracked<S> {
 
     /// Notes for the account that the peer was told to go because of the drain. What ends without that
     /// has finished by itself.
-    pub fn told_to_go(&self) {
-        self.connection.farewell().told();
+    pub fn mark_closed(&self) {
+        self.connection.close_notice().mark_sent();
     }
 
     pub(crate) fn connection(&self) -> &Connection {
@@ -59,8 +59,8 @@ impl<S> Tracked<S> {
 
 impl Stream {
     /// As [`Tracked::told_to_go`].
-    pub fn told_to_go(&self) {
-        self.connection().farewell().told();
+    pub fn mark_closed(&self) {
+        self.connection().close_notice().mark_sent();
     }
 
     /// Whether bytes are there to be read.
@@ -80,7 +80,7 @@ impl Stream {
     /// A connection that an older generation offers and that is known to be a stream which does not block.
     #[cfg(feature = "http")]
     pub(crate) fn from_stream(
-        state: &Arc<State>,
+        state: &Arc<SharedState>,
         socket: OwnedFd,
         is_tcp: bool,
     ) -> io::Result<Stream> {
@@ -95,7 +95,7 @@ impl Stream {
     }
 
     /// A connection that an older generation offers, of whatever kind.
-    pub(crate) fn from_socket(state: &Arc<State>, socket: OwnedFd) -> io::Result<Stream> {
+    pub(crate) fn from_socket(state: &Arc<SharedState>, socket: OwnedFd) -> io::Result<Stream> {
         if rustix::net::sockopt::socket_type(&socket)? != SocketType::STREAM {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));
         }

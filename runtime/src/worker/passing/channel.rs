@@ -19,22 +19,22 @@ use tokio_util::sync::CancellationToken;
 use super::message::Handoff;
 use super::{sending, taking};
 use crate::worker::net::Stream;
-use crate::worker::state::State;
+use crate::worker::state::SharedState;
 
 /// Connections that wait to be sent. Until then a connection is served where it is.
-const WAITING: usize = sending::BATCH;
+const MAX_QUEUED: usize = sending::MAX_BATCH;
 
 /// How many of those sent may be the application's, which may take its time to answer.
-const OWN_IN_FLIGHT: usize = 32;
+const MAX_APP_IN_FLIGHT: usize = 32;
 
 /// How often, and after what time each, a connection is handed off again that found no descriptor left in the
 /// new worker: every connection that ends there leaves one.
 pub(crate) const RETRIES: u32 = 50;
-pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// What became of a connection, as a byte of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum HandoffOutcome {
     Taken,
     /// Nobody here takes such a one.
     Refused,
@@ -46,36 +46,41 @@ pub(crate) enum Verdict {
     Unknown,
 }
 
-impl Verdict {
+impl HandoffOutcome {
     #[cfg(test)]
-    pub(super) const ALL: [Verdict; 5] =
-        [Verdict::Taken, Verdict::Refused, Verdict::Gone, Verdict::Later, Verdict::Unknown];
+    pub(super) const ALL: [HandoffOutcome; 5] = [
+        HandoffOutcome::Taken,
+        HandoffOutcome::Refused,
+        HandoffOutcome::Gone,
+        HandoffOutcome::Later,
+        HandoffOutcome::Unknown,
+    ];
 
     pub(super) fn byte(self) -> u8 {
         match self {
-            Verdict::Taken => b'+',
-            Verdict::Refused => b'-',
-            Verdict::Gone => b'~',
-            Verdict::Later => b'*',
-            Verdict::Unknown => b'?',
+            HandoffOutcome::Taken => b'+',
+            HandoffOutcome::Refused => b'-',
+            HandoffOutcome::Gone => b'~',
+            HandoffOutcome::Later => b'*',
+            HandoffOutcome::Unknown => b'?',
         }
     }
 
-    pub(super) fn of(byte: u8) -> Verdict {
+    pub(super) fn of(byte: u8) -> HandoffOutcome {
         match byte {
-            b'+' => Verdict::Taken,
-            b'-' => Verdict::Refused,
-            b'~' => Verdict::Gone,
-            b'*' => Verdict::Later,
+            b'+' => HandoffOutcome::Taken,
+            b'-' => HandoffOutcome::Refused,
+            b'~' => HandoffOutcome::Gone,
+            b'*' => HandoffOutcome::Later,
             // A later release may have taken it in a way of its own.
-            _ => Verdict::Unknown,
+            _ => HandoffOutcome::Unknown,
         }
     }
 }
 
 /// The socket of a connection that is handed off.
 #[derive(Debug)]
-pub(crate) enum Held {
+pub(crate) enum HandoffSocket {
     /// All that this worker has of it: nobody touches it until it is answered for.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only HTTP gives away its own"))]
     Stream(Stream),
@@ -84,10 +89,10 @@ pub(crate) enum Held {
 }
 
 /// A connection to be sent, and where it goes with the answer.
-pub(super) type Sent = (Handoff<Held>, oneshot::Sender<Returned>);
+pub(super) type Sent = (Handoff<HandoffSocket>, oneshot::Sender<Returned>);
 
 /// The answer. Only with [`Verdict::Taken`] and [`Verdict::Unknown`] it is over for this worker.
-pub(crate) type Returned = (Verdict, Handoff<Held>);
+pub(crate) type Returned = (HandoffOutcome, Handoff<HandoffSocket>);
 
 /// A way to the generation that serves.
 #[derive(Debug, Clone)]
@@ -102,7 +107,7 @@ pub(crate) struct Successor {
 
 /// A place in the queue: what is handed off by it is sent as soon as can be.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct QueueSlot {
     /// The successor's number.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only HTTP asks for it"))]
     pub(crate) successor: u64,
@@ -111,26 +116,26 @@ pub(crate) struct Slot {
 
 impl Successor {
     /// Waits for a place in the queue. `None`: the successor is gone.
-    pub(crate) async fn slot(&self) -> Option<Slot> {
+    pub(crate) async fn slot(&self) -> Option<QueueSlot> {
         // What waits for a successor that says nothing is served here.
         self.opened.cancelled().await;
         let permit = self.queue.clone().reserve_owned().await.ok()?;
-        Some(Slot { successor: self.number, permit })
+        Some(QueueSlot { successor: self.number, permit })
     }
 
     /// Hands off what may be answered late.
-    pub(super) async fn hand_off_own(&self, handoff: Handoff<Held>) -> Verdict {
+    pub(super) async fn hand_off_app(&self, handoff: Handoff<HandoffSocket>) -> HandoffOutcome {
         // Never closed; if it were, nothing would be limited.
         let _permit = self.own.acquire().await;
-        let Some(slot) = self.slot().await else { return Verdict::Gone };
-        slot.hand_off(handoff).await.map_or(Verdict::Gone, |(verdict, _)| verdict)
+        let Some(slot) = self.slot().await else { return HandoffOutcome::Gone };
+        slot.hand_off(handoff).await.map_or(HandoffOutcome::Gone, |(verdict, _)| verdict)
     }
 }
 
-impl Slot {
+impl QueueSlot {
     /// Hands off a connection, and gives it back with the answer. `None` where the runtime ends, and the
     /// connection with it.
-    pub(crate) async fn hand_off(self, handoff: Handoff<Held>) -> Option<Returned> {
+    pub(crate) async fn hand_off(self, handoff: Handoff<HandoffSocket>) -> Option<Returned> {
         let (reply, answer) = oneshot::channel();
         self.permit.send((handoff, reply));
         answer.await.ok()
@@ -138,7 +143,7 @@ impl Slot {
 }
 
 /// One end of a channel between two generations.
-pub(super) enum Channel {
+pub(super) enum HandoffChannel {
     /// To the generation that serves.
     ToSuccessor(Outgoing),
     /// From one that drains.
@@ -153,30 +158,35 @@ pub(super) struct Outgoing {
     pub(super) opened: CancellationToken,
 }
 
-impl Channel {
+impl HandoffChannel {
     /// The channel, and what connections need to use it.
-    pub(super) fn to_successor(socket: OwnedFd) -> (Channel, Successor) {
+    pub(super) fn to_successor(socket: OwnedFd) -> (HandoffChannel, Successor) {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let (sender, queue) = mpsc::channel(WAITING);
+        let (sender, queue) = mpsc::channel(MAX_QUEUED);
         let opened = CancellationToken::new();
         let outgoing = Outgoing { socket, queue, opened: opened.clone() };
-        let own = Arc::new(Semaphore::new(OWN_IN_FLIGHT));
-        (Channel::ToSuccessor(outgoing), Successor { number, queue: sender, opened, own })
+        let own = Arc::new(Semaphore::new(MAX_APP_IN_FLIGHT));
+        (HandoffChannel::ToSuccessor(outgoing), Successor { number, queue: sender, opened, own })
     }
 }
 
 /// Works at the channels that the supervisor opens, on the worker's runtime.
-pub(super) async fn attend(state: Arc<State>, mut channels: mpsc::UnboundedReceiver<Channel>) {
+pub(super) async fn run_channels(
+    state: Arc<SharedState>,
+    mut channels: mpsc::UnboundedReceiver<HandoffChannel>,
+) {
     while let Some(channel) = channels.recv().await {
         let own = state.own.clone();
         let state = Arc::clone(&state);
         own.spawn(async move {
             let ended = match channel {
-                Channel::ToSuccessor(outgoing) => {
+                HandoffChannel::ToSuccessor(outgoing) => {
                     sending::send_all(state.generation, outgoing).await
                 }
-                Channel::FromPredecessor(socket) => taking::take_all(&state, socket).await,
+                HandoffChannel::FromPredecessor(socket) => {
+                    taking::receive_all(&state, socket).await
+                }
             };
             if let Err(error) = ended {
                 tracing::debug!(%error, "handing off connections ended early");

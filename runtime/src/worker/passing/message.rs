@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::channel::Verdict;
+use super::channel::HandoffOutcome;
 use crate::json::{self, FromJson, ToJson};
 
 /// The first message of the receiver.
@@ -23,7 +23,7 @@ pub(crate) const MAX_BYTES: usize = 64 * 1024;
 /// A connection that is handed off.
 #[derive(Debug)]
 pub(crate) struct Handoff<S> {
-    pub(crate) contents: Contents,
+    pub(crate) contents: Payload,
     pub(crate) bytes: Vec<u8>,
     pub(crate) socket: S,
 }
@@ -31,7 +31,7 @@ pub(crate) struct Handoff<S> {
 /// What the next generation has to know of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 #[json(tag = "type", rename_all = "kebab-case")]
-pub(crate) enum Contents {
+pub(crate) enum Payload {
     /// HTTP/1.1 between two requests; the bytes are the beginning of the next one. The socket is a stream
     /// and does not block.
     Http {
@@ -69,7 +69,7 @@ pub(crate) enum Contents {
 
 /// Who takes what comes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
+pub(crate) enum HandoffTarget {
     /// The HTTP server of this listener.
     #[cfg(feature = "http")]
     Listener(String),
@@ -77,27 +77,27 @@ pub(crate) enum Place {
     Own(String),
 }
 
-impl Contents {
+impl Payload {
     /// Whether it is answered for at once: an application may take its time.
     pub(super) fn is_prompt(&self) -> bool {
-        matches!(self, Contents::Http { .. })
+        matches!(self, Payload::Http { .. })
     }
 
     /// Who is to take it; `None` where nobody here can.
-    pub(crate) fn place(&self) -> Option<Place> {
+    pub(crate) fn place(&self) -> Option<HandoffTarget> {
         match self {
             #[cfg(feature = "http")]
-            Contents::Http { listener, .. } => Some(Place::Listener(listener.clone())),
+            Payload::Http { listener, .. } => Some(HandoffTarget::Listener(listener.clone())),
             #[cfg(not(feature = "http"))]
-            Contents::Http { .. } => None,
-            Contents::Own { name, .. } => Some(Place::Own(name.clone())),
-            Contents::Unknown => None,
+            Payload::Http { .. } => None,
+            Payload::Own { name, .. } => Some(HandoffTarget::Own(name.clone())),
+            Payload::Unknown => None,
         }
     }
 }
 
 /// Appends a connection to a message.
-pub(super) fn append(message: &mut Vec<u8>, contents: &Contents, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn append(message: &mut Vec<u8>, contents: &Payload, bytes: &[u8]) -> io::Result<()> {
     let header = json::to_vec(contents)?;
     let length = |of: &[u8]| u32::try_from(of.len()).map_err(io::Error::other);
     let lengths = [length(&header)?, length(bytes)?];
@@ -109,7 +109,7 @@ pub(super) fn append(message: &mut Vec<u8>, contents: &Contents, bytes: &[u8]) -
 
 /// The connections of a message, in order; those that cannot be taken have no contents. `None`: it is not
 /// such a message.
-pub(super) fn read(mut message: &[u8]) -> Option<Vec<(Option<Contents>, &[u8])>> {
+pub(super) fn read(mut message: &[u8]) -> Option<Vec<(Option<Payload>, &[u8])>> {
     let mut connections = Vec::new();
     while !message.is_empty() {
         let (header, rest) = message.split_first_chunk::<4>()?;
@@ -125,40 +125,40 @@ pub(super) fn read(mut message: &[u8]) -> Option<Vec<(Option<Contents>, &[u8])>>
 
 /// What is said of one connection, or of a whole message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct Ack {
     /// Which one, counted from 0.
     pub(super) message: u64,
     /// Which of its connections; `None`: all that are not answered for.
     pub(super) index: Option<u16>,
-    pub(super) verdict: Verdict,
+    pub(super) verdict: HandoffOutcome,
 }
 
 /// The length of an answer.
-const ANSWER: usize = 11;
+const ACK_LEN: usize = 11;
 
 /// The index that stands for all.
 const ALL: u16 = u16::MAX;
 
 /// The most answers in a message.
-pub(super) const MOST_ANSWERS: usize = 1024;
+pub(super) const MAX_ACKS: usize = 1024;
 
 /// Appends an answer to a message of answers.
-pub(super) fn append_answer(message: &mut Vec<u8>, answer: Answer) {
+pub(super) fn append_ack(message: &mut Vec<u8>, answer: Ack) {
     message.push(answer.verdict.byte());
     message.extend(answer.message.to_le_bytes());
     message.extend(answer.index.unwrap_or(ALL).to_le_bytes());
 }
 
 /// The answers of a message; `None`: they are none.
-pub(super) fn read_answers(message: &[u8]) -> Option<impl Iterator<Item = Answer>> {
-    let (answers, rest) = message.as_chunks::<ANSWER>();
+pub(super) fn read_acks(message: &[u8]) -> Option<impl Iterator<Item = Ack>> {
+    let (answers, rest) = message.as_chunks::<ACK_LEN>();
     rest.is_empty().then(|| {
         answers.iter().map(|&[verdict, message @ .., low, high]| {
             let index = u16::from_le_bytes([low, high]);
-            Answer {
+            Ack {
                 message: u64::from_le_bytes(message),
                 index: (index != ALL).then_some(index),
-                verdict: Verdict::of(verdict),
+                verdict: HandoffOutcome::of(verdict),
             }
         })
     })
@@ -166,16 +166,16 @@ pub(super) fn read_answers(message: &[u8]) -> Option<impl Iterator<Item = Answer
 
 /// A message that is understood, sent again, is understood as the same.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn survives_the_journey(message: &[u8]) {
-    if let Some(answers) = read_answers(message) {
+pub(crate) fn roundtrip(message: &[u8]) {
+    if let Some(answers) = read_acks(message) {
         let mut again = Vec::new();
-        answers.for_each(|answer| append_answer(&mut again, answer));
+        answers.for_each(|answer| append_ack(&mut again, answer));
         assert_eq!(again.len(), message.len());
     }
     let Some(connections) = read(message) else { return };
     // What a later release sends is not sent on.
-    let known = |(contents, bytes): (Option<Contents>, _)| {
-        contents.filter(|it| *it != Contents::Unknown).map(|it| (it, bytes))
+    let known = |(contents, bytes): (Option<Payload>, _)| {
+        contents.filter(|it| *it != Payload::Unknown).map(|it| (it, bytes))
     };
     let sent: Vec<_> = connections.into_iter().filter_map(known).collect();
     let mut again = Vec::new();
@@ -193,10 +193,10 @@ mod tests {
 
     use super::*;
 
-    fn contents() -> impl Strategy<Value = Contents> {
+    fn contents() -> impl Strategy<Value = Payload> {
         prop_oneof![
             ("[a-z]{1,9}", any::<Option<(std::net::IpAddr, u16)>>(), any::<(u64, u64, u64)>())
-                .prop_map(|(listener, peer, (accepted, requests, since))| Contents::Http {
+                .prop_map(|(listener, peer, (accepted, requests, since))| Payload::Http {
                     listener,
                     peer: peer.map(SocketAddr::from),
                     path: None,
@@ -205,7 +205,7 @@ mod tests {
                     since,
                     tcp_keepalive: requests,
                 }),
-            (".{0,9}", any::<u32>()).prop_map(|(name, version)| Contents::Own { name, version }),
+            (".{0,9}", any::<u32>()).prop_map(|(name, version)| Payload::Own { name, version }),
         ]
     }
 
@@ -228,24 +228,24 @@ mod tests {
 
         #[test]
         fn garbage_is_refused(message in prop::collection::vec(any::<u8>(), 0..300)) {
-            survives_the_journey(&message);
+            roundtrip(&message);
         }
 
         #[test]
         fn answers_survive_too(
             sent in prop::collection::vec(
-                (any::<u64>(), any::<Option<u16>>(), prop::sample::select(&Verdict::ALL[..])), 0..9
+                (any::<u64>(), any::<Option<u16>>(), prop::sample::select(&HandoffOutcome::ALL[..])), 0..9
             )
         ) {
             let sent: Vec<_> = sent
                 .into_iter()
                 .map(|(message, index, verdict)| {
-                    Answer { message, index: index.filter(|index| *index != ALL), verdict }
+                    Ack { message, index: index.filter(|index| *index != ALL), verdict }
                 })
                 .collect();
             let mut message = Vec::new();
-            sent.iter().for_each(|answer| append_answer(&mut message, *answer));
-            prop_assert_eq!(read_answers(&message).unwrap().collect::<Vec<_>>(), sent);
+            sent.iter().for_each(|answer| append_ack(&mut message, *answer));
+            prop_assert_eq!(read_acks(&message).unwrap().collect::<Vec<_>>(), sent);
         }
     }
 
@@ -253,11 +253,11 @@ mod tests {
     #[test]
     fn what_cannot_be_written_leaves_no_trace() {
         use std::os::unix::ffi::OsStringExt;
-        let own = Contents::Own { name: "a".into(), version: 1 };
+        let own = Payload::Own { name: "a".into(), version: 1 };
         let mut message = Vec::new();
         append(&mut message, &own, b"b").unwrap();
         let path = Some(std::ffi::OsString::from_vec(vec![0xff]).into());
-        let odd = Contents::Http {
+        let odd = Payload::Http {
             listener: "a".into(),
             peer: None,
             path,
@@ -285,15 +285,15 @@ mod tests {
             message.extend(1_u32.to_le_bytes());
             message.extend([header, b"x"].concat());
         }
-        let known = Contents::Own { name: "a".into(), version: 2 };
+        let known = Payload::Own { name: "a".into(), version: 2 };
         let contents: Vec<_> = read(&message).unwrap().into_iter().map(|it| it.0).collect();
-        assert_eq!(contents, [Some(Contents::Unknown), None, Some(known)]);
+        assert_eq!(contents, [Some(Payload::Unknown), None, Some(known)]);
         assert_eq!(read(b"{\"type\":\"another frame\"}"), None);
     }
 
     #[test]
     fn what_is_no_answer_is_none() {
-        assert!(read_answers(b"+1234567").is_none());
-        assert_eq!(Verdict::of(b'!'), Verdict::Unknown);
+        assert!(read_acks(b"+1234567").is_none());
+        assert_eq!(HandoffOutcome::of(b'!'), HandoffOutcome::Unknown);
     }
 }

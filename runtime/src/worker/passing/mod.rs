@@ -67,17 +67,17 @@ mod sending;
 mod taking;
 
 #[cfg(feature = "http")]
-pub(crate) use channel::{Held, RETRIES, RETRY_PAUSE, Slot, Verdict};
+pub(crate) use channel::{HandoffOutcome, HandoffSocket, QueueSlot, RETRIES, RETRY_DELAY};
 #[cfg(any(test, fuzzing))]
-pub(crate) use message::survives_the_journey;
+pub(crate) use message::roundtrip;
 #[cfg(feature = "http")]
-pub(crate) use message::{Contents, Handoff, MAX_BYTES, Place};
-pub use own::{Offer, Passable, Passed, Saved, Unpassed};
+pub(crate) use message::{Handoff, HandoffTarget, MAX_BYTES, Payload};
+pub use own::{HandoffError, HandoffState, HandoffStream, IncomingHandoffs, Offer};
 #[cfg(feature = "http")]
-pub(crate) use passage::Adopter;
-pub(crate) use passage::Passage;
+pub(crate) use passage::HandoffHandler;
+pub(crate) use passage::HandoffRegistry;
 #[cfg(feature = "http")]
-pub(crate) use taking::Receipt;
+pub(crate) use taking::PendingAck;
 
 #[cfg(doc)]
 use crate::Daemon;

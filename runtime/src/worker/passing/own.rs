@@ -11,27 +11,27 @@ use futures_core::Stream as Sequence;
 use tokio::sync::mpsc;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::channel::{Held, RETRIES, RETRY_PAUSE, Successor, Verdict};
-use super::message::{Contents, Handoff, MAX_BYTES, Place};
-use super::taking::Receipt;
+use super::channel::{HandoffOutcome, HandoffSocket, RETRIES, RETRY_DELAY, Successor};
+use super::message::{Handoff, HandoffTarget, MAX_BYTES, Payload};
+use super::taking::PendingAck;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{Stream, Tracked};
 use crate::worker::daemon::Daemon;
-use crate::worker::state::State;
+use crate::worker::state::SharedState;
 
 /// What an application knows of a connection, as it travels to the next generation.
 ///
 /// The two generations may be different releases: a newer one reads the versions that it knows, and
 /// refuses others by dropping the [`Offer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Saved {
+pub struct HandoffState {
     /// Says how `bytes` are to be read.
     pub version: u32,
     /// Up to [`Saved::MAX`] bytes.
     pub bytes: Vec<u8>,
 }
 
-impl Saved {
+impl HandoffState {
     /// The most bytes that travel with a connection: 64 KiB.
     pub const MAX: usize = MAX_BYTES;
 }
@@ -40,7 +40,7 @@ impl Saved {
 ///
 /// Implemented for the streams of [`net`](crate::net), Tokio's and the standard library's streams, and
 /// [`OwnedFd`].
-pub trait Passable: sealed::Sealed {}
+pub trait HandoffStream: sealed::Sealed {}
 
 mod sealed {
     use std::io;
@@ -57,7 +57,7 @@ mod sealed {
 
 macro_rules! passable {
     ($($kind:ty)*) => { $(
-        impl Passable for $kind {}
+        impl HandoffStream for $kind {}
         impl sealed::Sealed for $kind {
             fn duplicate(&self) -> io::Result<OwnedFd> {
                 self.as_fd().try_clone_to_owned()
@@ -71,59 +71,59 @@ passable! {
     std::net::TcpStream std::os::unix::net::UnixStream
 }
 
-impl<S: AsFd> Passable for Tracked<S> {}
+impl<S: AsFd> HandoffStream for Tracked<S> {}
 impl<S: AsFd> sealed::Sealed for Tracked<S> {
     fn duplicate(&self) -> io::Result<OwnedFd> {
         self.as_fd().try_clone_to_owned()
     }
 
     fn passed(&self) {
-        self.connection().handed_off();
+        self.connection().mark_handed_off();
     }
 
     fn lost(&self) {
-        self.connection().lost();
+        self.connection().mark_lost();
     }
 }
 
-impl Passable for Stream {}
+impl HandoffStream for Stream {}
 impl sealed::Sealed for Stream {
     fn duplicate(&self) -> io::Result<OwnedFd> {
         Stream::duplicate(self)
     }
 
     fn passed(&self) {
-        self.connection().handed_off();
+        self.connection().mark_handed_off();
     }
 
     fn lost(&self) {
-        self.connection().lost();
+        self.connection().mark_lost();
     }
 }
 
 /// A connection that was not passed, with what it came with: it goes on here.
-pub struct Unpassed<S> {
+pub struct HandoffError<S> {
     /// The connection.
     pub stream: S,
     /// What should have travelled along.
-    pub saved: Saved,
+    pub state: HandoffState,
     /// Why it was not passed.
     pub reason: Error,
 }
 
-impl<S> fmt::Debug for Unpassed<S> {
+impl<S> fmt::Debug for HandoffError<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unpassed").field("reason", &self.reason).finish_non_exhaustive()
     }
 }
 
-impl<S> fmt::Display for Unpassed<S> {
+impl<S> fmt::Display for HandoffError<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reason.fmt(f)
     }
 }
 
-impl<S> std::error::Error for Unpassed<S> {}
+impl<S> std::error::Error for HandoffError<S> {}
 
 impl Daemon {
     /// Passes a connection to the generation that serves, which takes it from [`Daemon::passed`] under
@@ -143,22 +143,22 @@ impl Daemon {
     /// - nobody comes after this worker: the daemon stops, or is solo;
     /// - `pass_connections` is off;
     /// - the state is longer than [`Saved::MAX`].
-    pub async fn pass<S: Passable>(
+    pub async fn hand_off<S: HandoffStream>(
         &self,
         name: &str,
         stream: S,
-        saved: Saved,
-    ) -> Result<(), Unpassed<S>> {
-        match pass(&self.state, name, &stream, &saved).await {
-            Ok(Given::Taken) => {
+        saved: HandoffState,
+    ) -> Result<(), HandoffError<S>> {
+        match hand_off(&self.state, name, &stream, &saved).await {
+            Ok(Departure::Taken) => {
                 stream.passed();
                 Ok(())
             }
-            Ok(Given::Unknown) => {
+            Ok(Departure::Unknown) => {
                 stream.lost();
                 Ok(())
             }
-            Err(reason) => Err(Unpassed { stream, saved, reason }),
+            Err(reason) => Err(HandoffError { stream, state: saved, reason }),
         }
     }
 
@@ -166,41 +166,44 @@ impl Daemon {
     ///
     /// To be called before the worker is ready, that is before its listeners are polled for accept:
     /// what comes earlier is refused. Called again, the later one takes over.
-    pub fn passed(&self, name: &str) -> Passed {
+    pub fn handoffs(&self, name: &str) -> IncomingHandoffs {
         let (sender, offers) = mpsc::unbounded_channel();
         let state = Arc::clone(&self.state);
-        let adopter = move |handoff: Handoff<OwnedFd>, receipt: Receipt| {
-            let Handoff { contents: Contents::Own { version, .. }, bytes, socket } = handoff else {
+        let adopter = move |handoff: Handoff<OwnedFd>, receipt: PendingAck| {
+            let Handoff { contents: Payload::Own { version, .. }, bytes, socket } = handoff else {
                 return;
             };
-            let saved = Saved { version, bytes };
+            let saved = HandoffState { version, bytes };
             let state = Arc::clone(&state);
             // Where nobody takes offers any more it is dropped, and so refused.
             let _ = sender.send(Offer { state, socket, saved, receipt });
         };
-        self.state.passage.adopt_by(Place::Own(name.to_owned()), Arc::new(adopter));
-        Passed { offers, draining: Box::pin(self.state.draining.clone().cancelled_owned()) }
+        self.state.passage.register(HandoffTarget::Own(name.to_owned()), Arc::new(adopter));
+        IncomingHandoffs {
+            offers,
+            draining: Box::pin(self.state.draining.clone().cancelled_owned()),
+        }
     }
 }
 
 /// What became of a connection that this worker has no more.
-enum Given {
+enum Departure {
     Taken,
     Unknown,
 }
 
-async fn pass(
-    state: &State,
+async fn hand_off(
+    state: &SharedState,
     name: &str,
-    stream: &impl Passable,
-    saved: &Saved,
-) -> Result<Given, Error> {
+    stream: &impl HandoffStream,
+    saved: &HandoffState,
+) -> Result<Departure, Error> {
     let refused = |why: String| Error::new(ErrorKind::Refused, why);
-    if saved.bytes.len() > Saved::MAX {
+    if saved.bytes.len() > HandoffState::MAX {
         return Err(refused(format!(
             "a connection of `{name}` was not passed: its state has {} bytes, more than {}",
             saved.bytes.len(),
-            Saved::MAX
+            HandoffState::MAX
         )));
     }
     if !state.configuration.settings.pass_connections {
@@ -212,7 +215,7 @@ async fn pass(
     loop {
         let successor = tokio::select! {
             successor = next_successor(state, tried) => successor,
-            () = nobody_follows(state) => {
+            () = no_successor(state) => {
                 return Err(refused(format!(
                     "a connection of `{name}` was not passed: nobody serves after this worker"
                 )));
@@ -226,18 +229,18 @@ async fn pass(
         let socket = stream.duplicate().map_err(|error| {
             Error::io(format!("a connection of `{name}` was not passed"), error)
         })?;
-        let contents = Contents::Own { name: name.to_owned(), version: saved.version };
-        let socket = Held::Copy(socket);
+        let contents = Payload::Own { name: name.to_owned(), version: saved.version };
+        let socket = HandoffSocket::Copy(socket);
         let handoff = Handoff { contents, bytes: saved.bytes.clone(), socket };
-        match successor.hand_off_own(handoff).await {
-            Verdict::Taken => return Ok(Given::Taken),
-            Verdict::Unknown => return Ok(Given::Unknown),
-            Verdict::Gone => tried = Some(successor.number),
-            Verdict::Later if retries > 0 => {
+        match successor.hand_off_app(handoff).await {
+            HandoffOutcome::Taken => return Ok(Departure::Taken),
+            HandoffOutcome::Unknown => return Ok(Departure::Unknown),
+            HandoffOutcome::Gone => tried = Some(successor.number),
+            HandoffOutcome::Later if retries > 0 => {
                 retries -= 1;
-                tokio::time::sleep(RETRY_PAUSE).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
-            Verdict::Refused | Verdict::Later => {
+            HandoffOutcome::Refused | HandoffOutcome::Later => {
                 return Err(refused(format!(
                     "a connection of `{name}` was not passed: the new generation did not take it; \
                      does it call `Daemon::passed` before it is ready?"
@@ -248,7 +251,7 @@ async fn pass(
 }
 
 /// A generation to pass to, other than the one that was tried.
-async fn next_successor(state: &State, tried: Option<u64>) -> Successor {
+async fn next_successor(state: &SharedState, tried: Option<u64>) -> Successor {
     let mut successors = state.passage.successors();
     let waited = successors
         .wait_for(|successor| successor.as_ref().is_some_and(|it| Some(it.number) != tried))
@@ -260,7 +263,7 @@ async fn next_successor(state: &State, tried: Option<u64>) -> Successor {
 }
 
 /// Completes when this worker drains and is the last one.
-async fn nobody_follows(state: &State) {
+async fn no_successor(state: &SharedState) {
     state.draining.cancelled().await;
     if !state.is_last() {
         std::future::pending::<()>().await;
@@ -270,19 +273,19 @@ async fn nobody_follows(state: &State) {
 /// What older generations pass: see [`Daemon::passed`]. A [`Stream`](futures_core::Stream) of offers
 /// that ends when this worker drains.
 #[must_use = "connections are refused when this is dropped"]
-pub struct Passed {
+pub struct IncomingHandoffs {
     offers: mpsc::UnboundedReceiver<Offer>,
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Passed {
+impl IncomingHandoffs {
     /// The next offer; `None` once this worker drains. Cancel safe.
     pub async fn next(&mut self) -> Option<Offer> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 }
 
-impl Sequence for Passed {
+impl Sequence for IncomingHandoffs {
     type Item = Offer;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Offer>> {
@@ -296,7 +299,7 @@ impl Sequence for Passed {
     }
 }
 
-impl fmt::Debug for Passed {
+impl fmt::Debug for IncomingHandoffs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Passed").finish_non_exhaustive()
     }
@@ -306,15 +309,15 @@ impl fmt::Debug for Passed {
 /// refuses it.
 #[must_use = "dropping an offer refuses the connection"]
 pub struct Offer {
-    state: Arc<State>,
+    state: Arc<SharedState>,
     socket: OwnedFd,
-    saved: Saved,
-    receipt: Receipt,
+    saved: HandoffState,
+    receipt: PendingAck,
 }
 
 impl Offer {
     /// What the older generation knows of the connection.
-    pub fn saved(&self) -> &Saved {
+    pub fn state(&self) -> &HandoffState {
         &self.saved
     }
 
@@ -324,11 +327,11 @@ impl Offer {
     /// Where it is no connected stream over TCP or a unix socket, which
     /// [`take_socket`](Offer::take_socket) can take, or the runtime cannot watch it, it is refused. Where the
     /// channel to the older generation broke, that one keeps it.
-    pub async fn take(self) -> io::Result<(Stream, Saved)> {
+    pub async fn accept(self) -> io::Result<(Stream, HandoffState)> {
         let Offer { state, socket, saved, receipt } = self;
         let stream = Stream::from_socket(&state, socket)?;
-        receipt.take().await?;
-        stream.connection().keep();
+        receipt.ack().await?;
+        stream.connection().mark_received();
         Ok((stream, saved))
     }
 
@@ -336,9 +339,9 @@ impl Offer {
     ///
     /// # Errors
     /// Where the channel to the older generation broke, which keeps it then.
-    pub async fn take_socket(self) -> io::Result<(OwnedFd, Saved)> {
+    pub async fn accept_socket(self) -> io::Result<(OwnedFd, HandoffState)> {
         let Offer { socket, saved, receipt, .. } = self;
-        receipt.take().await?;
+        receipt.ack().await?;
         Ok((socket, saved))
     }
 }

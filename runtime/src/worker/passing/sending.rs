@@ -8,8 +8,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::channel::{Held, Outgoing, Sent, Verdict};
-use super::message::{self, Answer};
+use super::channel::{HandoffOutcome, HandoffSocket, Outgoing, Sent};
+use super::message::{self, Ack};
 use crate::failpoint::{self, Step};
 use crate::sorted::SortedMap;
 use crate::sys::seqpacket;
@@ -17,10 +17,10 @@ use crate::worker::net::is_exhaustion;
 
 /// The most connections in a message. The kernel would take 253, but what is in flight in either worker is
 /// served between two of them.
-pub(super) const BATCH: usize = 64;
+pub(super) const MAX_BATCH: usize = 64;
 
 /// Connections sent and not yet answered for.
-const UNANSWERED: usize = 2 * BATCH;
+const MAX_UNACKED: usize = 2 * MAX_BATCH;
 
 /// Sends connections and hears the answers. Ends with the successor, or once all is answered and there is
 /// nothing more to send.
@@ -31,7 +31,7 @@ const UNANSWERED: usize = 2 * BATCH;
 pub(super) async fn send_all(generation: u32, outgoing: Outgoing) -> io::Result<()> {
     let Outgoing { socket, mut queue, opened } = outgoing;
     let opened = opened.drop_guard();
-    let mut sender = Sender { generation, ..Sender::default() };
+    let mut sender = BatchSender { generation, ..BatchSender::default() };
     let ended = match seqpacket::register(socket) {
         Ok(socket) => match greeted(&socket).await {
             Ok(true) => {
@@ -42,7 +42,7 @@ pub(super) async fn send_all(generation: u32, outgoing: Outgoing) -> io::Result<
                 drop((socket, opened));
                 tracing::debug!("the successor takes connections in another way: they stay");
                 while let Some(sent) = queue.recv().await {
-                    give_back(sent, Verdict::Refused);
+                    give_back(sent, HandoffOutcome::Refused);
                 }
                 Ok(())
             }
@@ -52,20 +52,20 @@ pub(super) async fn send_all(generation: u32, outgoing: Outgoing) -> io::Result<
     };
     // Those that were not sent, and those that have a place in the queue and do not know of the end yet.
     queue.close();
-    sender.unsend(Verdict::Gone);
+    sender.return_unsent(HandoffOutcome::Gone);
     while let Some(sent) = queue.recv().await {
-        give_back(sent, Verdict::Gone);
+        give_back(sent, HandoffOutcome::Gone);
     }
     ended
 }
 
 #[derive(Default)]
-struct Sender {
+struct BatchSender {
     generation: u32,
     /// Taken from the queue.
     waiting: Vec<Sent>,
     /// The next message.
-    next: Option<Message>,
+    next: Option<Batch>,
     /// How many messages were sent, which is the next one's number.
     messages: u64,
     /// By the number of their message.
@@ -76,20 +76,20 @@ struct Sender {
 }
 
 #[derive(Default)]
-struct Message {
+struct Batch {
     bytes: Vec<u8>,
     connections: Vec<Sent>,
 }
 
 /// What came next.
-enum Event {
+enum SenderEvent {
     Heard(io::Result<Option<seqpacket::Packet>>),
     Sent(io::Result<()>),
     /// So many more wait; with none, there will be none.
     Waiting(usize),
 }
 
-impl Sender {
+impl BatchSender {
     async fn run(
         &mut self,
         socket: &AsyncFd<OwnedFd>,
@@ -102,11 +102,11 @@ impl Sender {
             if sending.is_ok() && self.next.is_none() && self.is_due() {
                 self.next = self.pack();
                 if self.next.is_some() {
-                    sending = failpoint::attempt(Step::WorkerBeforePass, self.generation);
+                    sending = failpoint::try_hit(Step::WorkerBeforePass, self.generation);
                 }
             }
             if sending.is_err() {
-                self.unsend(Verdict::Gone);
+                self.return_unsent(HandoffOutcome::Gone);
                 // The queue has no more places to wait for.
                 queue.close();
             }
@@ -114,40 +114,43 @@ impl Sender {
             if self.count == 0 && (sending.is_err() || idle && !more) {
                 return sending;
             }
-            let (may_send, room) = (sending.is_ok(), BATCH.saturating_sub(self.waiting.len()));
+            let (may_send, room) = (sending.is_ok(), MAX_BATCH.saturating_sub(self.waiting.len()));
             let event = tokio::select! {
                 biased;
-                heard = receive(socket) => Event::Heard(heard),
-                sent = send(socket, self.next.as_ref()) => Event::Sent(sent),
+                heard = receive(socket) => SenderEvent::Heard(heard),
+                sent = send(socket, self.next.as_ref()) => SenderEvent::Sent(sent),
                 count = queue.recv_many(&mut self.waiting, room), if may_send && more && room > 0 => {
-                    Event::Waiting(count)
+                    SenderEvent::Waiting(count)
                 }
             };
             match event {
-                Event::Heard(Ok(Some(packet))) => {
-                    let Some(answers) = message::read_answers(&packet.bytes) else {
-                        self.settle_all(Verdict::Unknown);
+                SenderEvent::Heard(Ok(Some(packet))) => {
+                    let Some(answers) = message::read_acks(&packet.bytes) else {
+                        self.acknowledge_all(HandoffOutcome::Unknown);
                         let what = "the successor answered something else";
                         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                     };
-                    answers.for_each(|answer| self.settle(answer));
+                    answers.for_each(|answer| self.acknowledge(answer));
                 }
-                Event::Heard(Ok(None)) => {
-                    self.settle_all(Verdict::Gone);
+                SenderEvent::Heard(Ok(None)) => {
+                    self.acknowledge_all(HandoffOutcome::Gone);
                     return sending;
                 }
-                Event::Heard(Err(error)) => {
-                    self.settle_all(Verdict::Unknown);
+                SenderEvent::Heard(Err(error)) => {
+                    self.acknowledge_all(HandoffOutcome::Unknown);
                     return Err(error);
                 }
-                Event::Sent(Ok(())) => self.sent(),
+                SenderEvent::Sent(Ok(())) => self.sent(),
                 // Of memory, or as too many descriptors of this user are under way.
-                Event::Sent(Err(error)) if is_shortage(&error) => {
+                SenderEvent::Sent(Err(error)) if is_shortage(&error) => {
                     let message = self.next.take().unwrap_or_default();
-                    message.connections.into_iter().for_each(|it| give_back(it, Verdict::Later));
+                    message
+                        .connections
+                        .into_iter()
+                        .for_each(|it| give_back(it, HandoffOutcome::Later));
                 }
-                Event::Sent(Err(error)) => sending = Err(error),
-                Event::Waiting(count) => more = count > 0,
+                SenderEvent::Sent(Err(error)) => sending = Err(error),
+                SenderEvent::Waiting(count) => more = count > 0,
             }
         }
     }
@@ -155,13 +158,13 @@ impl Sender {
     /// Whether those that wait are to be sent. A part of a batch waits while others are under way, and grows
     /// meanwhile.
     fn is_due(&self) -> bool {
-        let full = self.waiting.len() >= BATCH;
-        (full || self.prompt == 0) && self.count + self.waiting.len() <= UNANSWERED
+        let full = self.waiting.len() >= MAX_BATCH;
+        (full || self.prompt == 0) && self.count + self.waiting.len() <= MAX_UNACKED
     }
 
     /// Makes a message of those that wait.
-    fn pack(&mut self) -> Option<Message> {
-        let mut message = Message::default();
+    fn pack(&mut self) -> Option<Batch> {
+        let mut message = Batch::default();
         let mut waiting = std::mem::take(&mut self.waiting).into_iter();
         while let Some(sent) = waiting.next() {
             let before = message.bytes.len();
@@ -179,29 +182,29 @@ impl Sender {
                 break;
             }
             // One whose peer has a name that is not text stays here, by itself.
-            give_back(sent, Verdict::Refused);
+            give_back(sent, HandoffOutcome::Refused);
         }
         (!message.connections.is_empty()).then_some(message)
     }
 
     /// The next message is on its way.
     fn sent(&mut self) {
-        let Some(Message { connections, .. }) = self.next.take() else { return };
+        let Some(Batch { connections, .. }) = self.next.take() else { return };
         self.count += connections.len();
         self.prompt += connections.iter().filter(|sent| sent.0.contents.is_prompt()).count();
         self.unanswered.insert(self.messages, connections.into_iter().map(Some).collect());
         self.messages += 1;
-        failpoint::reach(Step::WorkerAfterPass, self.generation);
+        failpoint::hit(Step::WorkerAfterPass, self.generation);
     }
 
     /// Those that are not sent yet stay.
-    fn unsend(&mut self, verdict: Verdict) {
+    fn return_unsent(&mut self, verdict: HandoffOutcome) {
         let next = self.next.take().unwrap_or_default();
         let all = next.connections.into_iter().chain(self.waiting.drain(..));
         all.for_each(|sent| give_back(sent, verdict));
     }
 
-    fn settle(&mut self, Answer { message, index, verdict }: Answer) {
+    fn acknowledge(&mut self, Ack { message, index, verdict }: Ack) {
         let Some(connections) = self.unanswered.get_mut(&message) else { return };
         let asked = match index {
             Some(index) => usize::from(index)..usize::from(index) + 1,
@@ -219,38 +222,38 @@ impl Sender {
     }
 
     /// There will be no more answers.
-    fn settle_all(&mut self, verdict: Verdict) {
+    fn acknowledge_all(&mut self, verdict: HandoffOutcome) {
         let messages: Vec<u64> = self.unanswered.keys().copied().collect();
         for message in messages {
-            self.settle(Answer { message, index: None, verdict });
+            self.acknowledge(Ack { message, index: None, verdict });
         }
     }
 }
 
 /// Gives a connection back to who waits for it.
-fn give_back((handoff, reply): Sent, verdict: Verdict) {
-    handoff.socket.note(verdict);
+fn give_back((handoff, reply): Sent, verdict: HandoffOutcome) {
+    handoff.socket.record(verdict);
     // Who waits may have been cancelled at the deadline: then the connection ends here.
     let _ = reply.send((verdict, handoff));
 }
 
-impl Held {
+impl HandoffSocket {
     /// Notes for the ledger what becomes of it.
-    fn note(&self, verdict: Verdict) {
-        let Held::Stream(stream) = self else { return };
+    fn record(&self, verdict: HandoffOutcome) {
+        let HandoffSocket::Stream(stream) = self else { return };
         match verdict {
-            Verdict::Taken => stream.connection().handed_off(),
-            Verdict::Unknown => stream.connection().lost(),
-            Verdict::Refused | Verdict::Gone | Verdict::Later => {}
+            HandoffOutcome::Taken => stream.connection().mark_handed_off(),
+            HandoffOutcome::Unknown => stream.connection().mark_lost(),
+            HandoffOutcome::Refused | HandoffOutcome::Gone | HandoffOutcome::Later => {}
         }
     }
 }
 
-impl AsFd for Held {
+impl AsFd for HandoffSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Held::Stream(stream) => stream.as_fd(),
-            Held::Copy(fd) => fd.as_fd(),
+            HandoffSocket::Stream(stream) => stream.as_fd(),
+            HandoffSocket::Copy(fd) => fd.as_fd(),
         }
     }
 }
@@ -261,8 +264,8 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// Cancel safe: a message is sent whole, or not at all.
-async fn send(socket: &AsyncFd<OwnedFd>, message: Option<&Message>) -> io::Result<()> {
-    let Some(Message { bytes, connections }) = message else {
+async fn send(socket: &AsyncFd<OwnedFd>, message: Option<&Batch>) -> io::Result<()> {
+    let Some(Batch { bytes, connections }) = message else {
         return std::future::pending().await;
     };
     let fds: Vec<_> = connections.iter().map(|(handoff, _)| handoff.socket.as_fd()).collect();
@@ -287,8 +290,8 @@ mod tests {
     use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
 
-    use super::super::channel::{Channel, Returned, Successor};
-    use super::super::message::{Contents, Handoff, append_answer, read};
+    use super::super::channel::{HandoffChannel, Returned, Successor};
+    use super::super::message::{Handoff, Payload, append_ack, read};
     use super::*;
 
     /// A sender with its queue, and the other end of its channel.
@@ -301,7 +304,9 @@ mod tests {
     impl Bench {
         fn new() -> Bench {
             let (ours, theirs) = seqpacket::pair().unwrap();
-            let (Channel::ToSuccessor(outgoing), successor) = Channel::to_successor(ours) else {
+            let (HandoffChannel::ToSuccessor(outgoing), successor) =
+                HandoffChannel::to_successor(ours)
+            else {
                 unreachable!()
             };
             seqpacket::send(&theirs, message::GREETING, &[]).unwrap();
@@ -309,9 +314,10 @@ mod tests {
         }
 
         /// Queues a connection; returns where its answer comes.
-        async fn queue(&self, contents: Contents) -> oneshot::Receiver<Returned> {
+        async fn queue(&self, contents: Payload) -> oneshot::Receiver<Returned> {
             let socket = std::fs::File::open("/dev/null").unwrap();
-            let handoff = Handoff { contents, bytes: vec![7], socket: Held::Copy(socket.into()) };
+            let handoff =
+                Handoff { contents, bytes: vec![7], socket: HandoffSocket::Copy(socket.into()) };
             let (answer, answered) = oneshot::channel();
             let slot = self.successor.slot().await.unwrap();
             tokio::spawn(async move { answer.send(slot.hand_off(handoff).await.unwrap()) });
@@ -331,22 +337,22 @@ mod tests {
             (read(&packet.bytes).unwrap().len(), packet.descriptors.len())
         }
 
-        fn answer(&self, answers: &[(u64, Option<u16>, Verdict)]) {
+        fn answer(&self, answers: &[(u64, Option<u16>, HandoffOutcome)]) {
             let mut message = Vec::new();
             for &(number, index, verdict) in answers {
-                append_answer(&mut message, Answer { message: number, index, verdict });
+                append_ack(&mut message, Ack { message: number, index, verdict });
             }
             seqpacket::send(&self.theirs, &message, &[]).unwrap();
         }
     }
 
-    fn own() -> Contents {
-        Contents::Own { name: "a".into(), version: 1 }
+    fn own() -> Payload {
+        Payload::Own { name: "a".into(), version: 1 }
     }
 
-    fn http() -> Contents {
+    fn http() -> Payload {
         let peer = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-        Contents::Http {
+        Payload::Http {
             listener: "http".into(),
             peer,
             path: None,
@@ -357,7 +363,7 @@ mod tests {
         }
     }
 
-    async fn verdicts(answers: Vec<oneshot::Receiver<Returned>>) -> Vec<Verdict> {
+    async fn verdicts(answers: Vec<oneshot::Receiver<Returned>>) -> Vec<HandoffOutcome> {
         let mut verdicts = Vec::new();
         for answer in answers {
             verdicts.push(answer.await.unwrap().0);
@@ -378,13 +384,14 @@ mod tests {
         assert_eq!(bench.receive(), (1, 1));
         assert_eq!(bench.receive(), (1, 1));
         assert_eq!(bench.receive(), (1, 1));
-        bench.answer(&[(0, Some(0), Verdict::Taken)]);
-        bench.answer(&[(2, Some(0), Verdict::Taken)]);
+        bench.answer(&[(0, Some(0), HandoffOutcome::Taken)]);
+        bench.answer(&[(2, Some(0), HandoffOutcome::Taken)]);
         let Bench { theirs, sender, .. } = bench;
         drop(theirs);
         let verdicts = verdicts(answers).await;
         for (index, verdict) in verdicts.into_iter().enumerate() {
-            let expected = if [0, 2].contains(&index) { Verdict::Taken } else { Verdict::Gone };
+            let expected =
+                if [0, 2].contains(&index) { HandoffOutcome::Taken } else { HandoffOutcome::Gone };
             assert_eq!(verdict, expected, "{index}");
         }
         sender.await.unwrap().unwrap();
@@ -397,7 +404,7 @@ mod tests {
         let sent = bench.queue(own()).await;
         bench.settle().await;
         seqpacket::send(&bench.theirs, b"of another release", &[]).unwrap();
-        assert_eq!(sent.await.unwrap().0, Verdict::Unknown);
+        assert_eq!(sent.await.unwrap().0, HandoffOutcome::Unknown);
         assert!(bench.sender.await.unwrap().is_err());
         assert!(bench.successor.slot().await.is_none());
     }
@@ -406,14 +413,15 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_sent_to_another_release() {
         let (ours, theirs) = seqpacket::pair().unwrap();
-        let (Channel::ToSuccessor(outgoing), successor) = Channel::to_successor(ours) else {
+        let (HandoffChannel::ToSuccessor(outgoing), successor) = HandoffChannel::to_successor(ours)
+        else {
             unreachable!()
         };
         seqpacket::send(&theirs, b"unbroken handoff 2", &[]).unwrap();
         let sender = tokio::spawn(send_all(1, outgoing));
         let bench = Bench { successor, sender, theirs };
         for _ in 0..2 {
-            assert_eq!(bench.queue(own()).await.await.unwrap().0, Verdict::Refused);
+            assert_eq!(bench.queue(own()).await.await.unwrap().0, HandoffOutcome::Refused);
         }
         assert!(seqpacket::receive(&bench.theirs).unwrap().is_none());
         drop(bench.successor);
@@ -424,7 +432,8 @@ mod tests {
     #[tokio::test]
     async fn a_successor_that_does_not_greet_gets_nothing() {
         let (ours, theirs) = seqpacket::pair().unwrap();
-        let (Channel::ToSuccessor(outgoing), successor) = Channel::to_successor(ours) else {
+        let (HandoffChannel::ToSuccessor(outgoing), successor) = HandoffChannel::to_successor(ours)
+        else {
             unreachable!()
         };
         let sender = tokio::spawn(send_all(1, outgoing));
@@ -447,12 +456,12 @@ mod tests {
         let sent = bench.queue(own()).await;
         bench.settle().await;
         bench.answer(&[
-            (0, None, Verdict::Refused),
-            (0, Some(0), Verdict::Taken),
-            (9, None, Verdict::Gone),
+            (0, None, HandoffOutcome::Refused),
+            (0, Some(0), HandoffOutcome::Taken),
+            (9, None, HandoffOutcome::Gone),
         ]);
         let (verdict, handoff) = sent.await.unwrap();
-        assert_eq!((verdict, handoff.bytes), (Verdict::Refused, vec![7]));
+        assert_eq!((verdict, handoff.bytes), (HandoffOutcome::Refused, vec![7]));
         drop(bench.successor);
         bench.sender.await.unwrap().unwrap();
     }
@@ -463,33 +472,33 @@ mod tests {
         let bench = Bench::new();
         let mut answers = vec![bench.queue(http()).await];
         bench.settle().await;
-        for _ in 0..BATCH / 2 {
+        for _ in 0..MAX_BATCH / 2 {
             answers.push(bench.queue(http()).await);
             bench.settle().await;
         }
         assert_eq!(bench.receive(), (1, 1));
-        bench.answer(&[(0, None, Verdict::Taken)]);
+        bench.answer(&[(0, None, HandoffOutcome::Taken)]);
         bench.settle().await;
-        assert_eq!(bench.receive(), (BATCH / 2, BATCH / 2));
-        for _ in 0..BATCH {
+        assert_eq!(bench.receive(), (MAX_BATCH / 2, MAX_BATCH / 2));
+        for _ in 0..MAX_BATCH {
             answers.push(bench.queue(http()).await);
             bench.settle().await;
         }
-        assert_eq!(bench.receive(), (BATCH, BATCH));
-        bench.answer(&[(1, None, Verdict::Later), (2, None, Verdict::Taken)]);
+        assert_eq!(bench.receive(), (MAX_BATCH, MAX_BATCH));
+        bench.answer(&[(1, None, HandoffOutcome::Later), (2, None, HandoffOutcome::Taken)]);
         let verdicts = verdicts(answers).await;
-        let later = verdicts.iter().filter(|verdict| **verdict == Verdict::Later).count();
-        assert_eq!((verdicts.len(), later), (1 + BATCH / 2 + BATCH, BATCH / 2));
+        let later = verdicts.iter().filter(|verdict| **verdict == HandoffOutcome::Later).count();
+        assert_eq!((verdicts.len(), later), (1 + MAX_BATCH / 2 + MAX_BATCH, MAX_BATCH / 2));
     }
 
     /// A state may fill half a message.
     #[test]
     fn what_does_not_fit_comes_next() {
-        let mut sender = Sender::default();
+        let mut sender = BatchSender::default();
         for _ in 0..3 {
             let socket = std::fs::File::open("/dev/null").unwrap().into();
             let bytes = vec![0; message::MAX_BYTES];
-            let handoff = Handoff { contents: own(), bytes, socket: Held::Copy(socket) };
+            let handoff = Handoff { contents: own(), bytes, socket: HandoffSocket::Copy(socket) };
             sender.waiting.push((handoff, oneshot::channel().0));
         }
         for left in [2, 1, 0] {

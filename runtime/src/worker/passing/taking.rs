@@ -8,29 +8,29 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
-use super::channel::Verdict;
-use super::message::{self, Answer, Handoff, MOST_ANSWERS};
+use super::channel::HandoffOutcome;
+use super::message::{self, Ack, Handoff, MAX_ACKS};
 use crate::failpoint::{self, Step};
 use crate::sys::seqpacket;
-use crate::worker::state::State;
+use crate::worker::state::SharedState;
 
 /// Takes what an older generation hands off until it is gone.
 ///
 /// # Errors
 /// Where the channel fails: what was not answered for by then is the older generation's.
-pub(super) async fn take_all(state: &Arc<State>, socket: OwnedFd) -> io::Result<()> {
+pub(super) async fn receive_all(state: &Arc<SharedState>, socket: OwnedFd) -> io::Result<()> {
     let socket = seqpacket::register(socket)?;
     let (answers, mut queue) = mpsc::unbounded_channel();
     send(&socket, message::GREETING).await?;
-    let mut taker = Taker { state, answers, messages: 0 };
+    let mut taker = BatchReceiver { state, answers, messages: 0 };
     let mut said = Vec::new();
     loop {
         tokio::select! {
             biased;
-            _ = queue.recv_many(&mut said, MOST_ANSWERS) => {
+            _ = queue.recv_many(&mut said, MAX_ACKS) => {
                 send(&socket, &message_of(&said)).await?;
-                failpoint::reach(Step::WorkerAnswered, state.generation);
-                said.drain(..).for_each(Said::begin);
+                failpoint::hit(Step::WorkerAnswered, state.generation);
+                said.drain(..).for_each(QueuedAck::begin);
                 // Whatever is in flight in this worker comes in between.
                 tokio::task::yield_now().await;
             }
@@ -51,17 +51,17 @@ pub(super) async fn take_all(state: &Arc<State>, socket: OwnedFd) -> io::Result<
     Ok(())
 }
 
-struct Taker<'a> {
-    state: &'a Arc<State>,
-    answers: mpsc::UnboundedSender<Said>,
+struct BatchReceiver<'a> {
+    state: &'a Arc<SharedState>,
+    answers: mpsc::UnboundedSender<QueuedAck>,
     /// How many came, which is the next one's number.
     messages: u64,
 }
 
-impl Taker<'_> {
+impl BatchReceiver<'_> {
     /// Gives the connections of a message to those who take them.
     fn take(&mut self, packet: seqpacket::Packet) -> io::Result<()> {
-        failpoint::attempt(Step::WorkerReceived, self.state.generation)?;
+        failpoint::try_hit(Step::WorkerReceived, self.state.generation)?;
         let seqpacket::Packet { bytes, descriptors } = packet;
         let connections = message::read(&bytes).filter(|it| it.len() >= descriptors.len());
         let Some(connections) = connections else {
@@ -72,13 +72,13 @@ impl Taker<'_> {
         for (index, (contents, bytes)) in (0..).zip(connections) {
             let receipt = self.receipt(Some(index));
             let Some(socket) = sockets.next() else {
-                receipt.later();
+                receipt.ask_to_retry();
                 continue;
             };
             // Without an adopter the receipt is dropped, which refuses the connection.
             if let Some(contents) = contents
                 && let Some(place) = contents.place()
-                && let Some(adopter) = self.state.passage.adopter(&place)
+                && let Some(adopter) = self.state.passage.handler(&place)
             {
                 adopter(Handoff { contents, bytes: bytes.to_vec(), socket }, receipt);
             }
@@ -93,19 +93,19 @@ impl Taker<'_> {
         self.messages += 1;
     }
 
-    fn receipt(&self, index: Option<u16>) -> Receipt {
+    fn receipt(&self, index: Option<u16>) -> PendingAck {
         let answers = Some(self.answers.clone());
-        Receipt { message: self.messages, index, answers, state: Arc::clone(self.state) }
+        PendingAck { message: self.messages, index, answers, state: Arc::clone(self.state) }
     }
 }
 
 /// What is to be said, and what follows once it is.
-struct Said {
-    answer: Answer,
+struct QueuedAck {
+    answer: Ack,
     begin: Option<Box<dyn FnOnce() + Send>>,
 }
 
-impl Said {
+impl QueuedAck {
     /// It is said, or nobody is there to hear it.
     fn begin(self) {
         if let Some(begin) = self.begin {
@@ -114,9 +114,9 @@ impl Said {
     }
 }
 
-fn message_of(said: &[Said]) -> Vec<u8> {
+fn message_of(said: &[QueuedAck]) -> Vec<u8> {
     let mut message = Vec::new();
-    said.iter().for_each(|said| message::append_answer(&mut message, said.answer));
+    said.iter().for_each(|said| message::append_ack(&mut message, said.answer));
     message
 }
 
@@ -142,29 +142,29 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<seqpacket::Pack
 }
 
 /// The duty to answer for one connection. Dropped, it is refused.
-pub(crate) struct Receipt {
+pub(crate) struct PendingAck {
     message: u64,
     index: Option<u16>,
     /// `None` once it is answered.
-    answers: Option<mpsc::UnboundedSender<Said>>,
-    state: Arc<State>,
+    answers: Option<mpsc::UnboundedSender<QueuedAck>>,
+    state: Arc<SharedState>,
 }
 
-impl Receipt {
+impl PendingAck {
     /// Says that it is taken, and calls `begin` when that is said: what is answered for is not touched
     /// before, so that a death in between leaves it whole with its owner. Where it cannot be said,
     /// `begin` is dropped, and the connection is the older generation's.
-    pub(crate) fn taken(mut self, begin: impl FnOnce() + Send + 'static) {
-        self.answer(Verdict::Taken, Some(Box::new(begin)));
+    pub(crate) fn ack_then(mut self, begin: impl FnOnce() + Send + 'static) {
+        self.answer(HandoffOutcome::Taken, Some(Box::new(begin)));
     }
 
     /// As [`Receipt::taken`], and completes when it is said.
     ///
     /// # Errors
     /// Where it cannot be said.
-    pub(crate) async fn take(self) -> io::Result<()> {
+    pub(crate) async fn ack(self) -> io::Result<()> {
         let (begin, begun) = oneshot::channel();
-        self.taken(move || {
+        self.ack_then(move || {
             // The caller may have been cancelled. The connection is this worker's all the same.
             let _ = begin.send(());
         });
@@ -175,23 +175,23 @@ impl Receipt {
     }
 
     /// There is no descriptor left for it.
-    fn later(mut self) {
-        self.answer(Verdict::Later, None);
+    fn ask_to_retry(mut self) {
+        self.answer(HandoffOutcome::Later, None);
     }
 
-    fn answer(&mut self, verdict: Verdict, begin: Option<Box<dyn FnOnce() + Send>>) {
+    fn answer(&mut self, verdict: HandoffOutcome, begin: Option<Box<dyn FnOnce() + Send>>) {
         let Some(answers) = self.answers.take() else { return };
-        let answer = Answer { message: self.message, index: self.index, verdict };
+        let answer = Ack { message: self.message, index: self.index, verdict };
         // Where the channel has failed, it is the older generation's.
-        let _ = answers.send(Said { answer, begin });
+        let _ = answers.send(QueuedAck { answer, begin });
     }
 }
 
-impl Drop for Receipt {
+impl Drop for PendingAck {
     fn drop(&mut self) {
         let verdict = match self.state.is_draining() {
-            true => Verdict::Gone,
-            false => Verdict::Refused,
+            true => HandoffOutcome::Gone,
+            false => HandoffOutcome::Refused,
         };
         self.answer(verdict, None);
     }

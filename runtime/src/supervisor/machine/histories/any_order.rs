@@ -90,15 +90,15 @@ fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
                 watch.on(match what {
                     What::SpawnFailed => Event::SpawnFailed { worker, reason },
                     What::Hello(policy) => Event::Hello { worker, policy },
-                    What::Unacceptable => Event::Unacceptable { worker, reason },
+                    What::Unacceptable => Event::HelloRejected { worker, reason },
                     What::Ready => Event::Ready { worker },
                     What::Failing => Event::Failing { worker, reason },
-                    What::Leaving => Event::Leaving { worker, main_ended: false },
-                    What::Returning => Event::Leaving { worker, main_ended: true },
-                    What::Missing => Event::Missing { worker, what: reason },
+                    What::Leaving => Event::SelfDraining { worker, main_ended: false },
+                    What::Returning => Event::SelfDraining { worker, main_ended: true },
+                    What::Missing => Event::ReadinessBlockedBy { worker, what: reason },
                     What::Unhealthy => Event::Unhealthy { worker, reason },
-                    What::Confirm => Event::Confirm { worker },
-                    What::Check(passed) => Event::Check { worker, passed },
+                    What::Confirm => Event::ConfirmEarly { worker },
+                    What::Check(passed) => Event::HealthCheck { worker, passed },
                     What::Pong => Event::Pong { worker },
                     What::LinkLost => Event::LinkLost { worker, reason },
                     What::Exited(exit) => {
@@ -109,7 +109,7 @@ fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
                 });
             }
             Step::Replace(policy) => {
-                watch.on(Event::Upgraded { kept: None });
+                watch.on(Event::UpgradeFinished { kept: None });
                 watch.on(Event::Restart { client: None, wait: false });
                 let worker = watch.last_worker();
                 watch.on(Event::Hello { worker, policy });
@@ -137,7 +137,7 @@ fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
                 watch.on(Event::ClientGone { client });
             }
             Step::Upgraded(kept) => {
-                watch.on(Event::Upgraded { kept: kept.then(|| "it hung".into()) });
+                watch.on(Event::UpgradeFinished { kept: kept.then(|| "it hung".into()) });
             }
             Step::Wait(by) => watch.advance(Duration::from_millis(by)),
             Step::Tick => drop(watch.on(Event::Tick)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::*;
-use crate::supervisor::event::{Action, Order, WorkerId};
+use crate::supervisor::event::{Action, WorkerCommand, WorkerId};
 
 /// How a process will behave.
 #[derive(Debug, Clone)]
@@ -169,8 +169,8 @@ impl Host {
             {
                 return;
             }
-            Event::Leaving { worker, .. } if !self.living.contains_key(worker) => return,
-            Event::Leaving { worker, .. } => self.drains(*worker),
+            Event::SelfDraining { worker, .. } if !self.living.contains_key(worker) => return,
+            Event::SelfDraining { worker, .. } => self.drains(*worker),
             _ => {}
         }
         for action in self.watch.on(event) {
@@ -193,24 +193,24 @@ impl Host {
                     self.later(*then, Event::Ready { worker });
                 }
             }
-            Action::Tell { worker, order: Order::Go } => {
+            Action::SendToWorker { worker, command: WorkerCommand::Go } => {
                 match self.living.get(&worker).map(|nature| nature.life.clone()) {
                     Some(Life::Ends(after, exit)) => self.exits(after, worker, exit),
                     Some(Life::Sickens(after)) => {
                         self.later(after, Event::Unhealthy { worker, reason: "sick".into() });
                     }
                     Some(Life::Checks(passes)) => {
-                        self.later(0, Event::Check { worker, passed: false });
+                        self.later(0, Event::HealthCheck { worker, passed: false });
                         if let Some(after) = passes {
-                            self.later(after, Event::Check { worker, passed: true });
+                            self.later(after, Event::HealthCheck { worker, passed: true });
                         }
                     }
-                    Some(Life::Confirms) => self.later(0, Event::Confirm { worker }),
+                    Some(Life::Confirms) => self.later(0, Event::ConfirmEarly { worker }),
                     Some(Life::Leaves(after)) => {
-                        self.later(after, Event::Leaving { worker, main_ended: false });
+                        self.later(after, Event::SelfDraining { worker, main_ended: false });
                     }
                     Some(Life::Returns(after)) => {
-                        self.later(after, Event::Leaving { worker, main_ended: true });
+                        self.later(after, Event::SelfDraining { worker, main_ended: true });
                     }
                     Some(Life::Unlinks(after, gap)) => {
                         self.later(after, Event::LinkLost { worker, reason: "unlinked".into() });
@@ -221,12 +221,14 @@ impl Host {
                     Some(Life::Long) | None => {}
                 }
             }
-            Action::Tell { worker, order: Order::Ping } => {
+            Action::SendToWorker { worker, command: WorkerCommand::Ping } => {
                 if let Some(Nature { answers_after: Some(after), .. }) = self.living.get(&worker) {
                     self.later(*after, Event::Pong { worker });
                 }
             }
-            Action::Tell { worker, order: Order::Drain { .. } } => self.drains(worker),
+            Action::SendToWorker { worker, command: WorkerCommand::Drain { .. } } => {
+                self.drains(worker)
+            }
             Action::Terminate { worker } => {
                 if let Some(Nature { end: End::WaitsForTerm, .. }) = self.living.get(&worker) {
                     self.exits(3, worker, Exit::Signal(15));
@@ -235,7 +237,7 @@ impl Host {
             Action::Upgrade { generation } => {
                 let after = [0, 3, 0, 700][generation as usize % 4];
                 let kept = generation.is_multiple_of(3).then(|| "it panicked".to_owned());
-                self.later(after, Event::Upgraded { kept });
+                self.later(after, Event::UpgradeFinished { kept });
             }
             Action::Kill { worker } => {
                 let after = self.living.get(&worker).map_or(0, |nature| nature.dies_after);
@@ -255,11 +257,11 @@ impl Host {
         let reason = "reason".to_owned();
         match nature.start {
             Start::Impossible => self.later(0, Event::SpawnFailed { worker, reason }),
-            Start::Refused(after) => self.later(after, Event::Unacceptable { worker, reason }),
+            Start::Refused(after) => self.later(after, Event::HelloRejected { worker, reason }),
             Start::Silent => {}
             Start::Mute(after) => {
                 self.later(after, hello);
-                self.later(after, Event::Missing { worker, what: reason });
+                self.later(after, Event::ReadinessBlockedBy { worker, what: reason });
             }
             Start::Crash(after, exit) => {
                 self.later(after, Event::LinkLost { worker, reason });
@@ -292,7 +294,7 @@ impl Host {
             }
             Ask::Gone(any) => Event::ClientGone { client: any % client },
             Ask::Term(back) => match nth(back) {
-                Some(worker) => Event::Leaving { worker, main_ended: false },
+                Some(worker) => Event::SelfDraining { worker, main_ended: false },
                 None => return,
             },
             Ask::Crash(back, exit) => match nth(back) {
@@ -352,11 +354,11 @@ impl Word {
             Word::Ready => Event::Ready { worker },
             Word::Failing => Event::Failing { worker, reason },
             Word::Unhealthy => Event::Unhealthy { worker, reason },
-            Word::Confirm => Event::Confirm { worker },
-            Word::Check(passed) => Event::Check { worker, passed },
+            Word::Confirm => Event::ConfirmEarly { worker },
+            Word::Check(passed) => Event::HealthCheck { worker, passed },
             Word::Pong => Event::Pong { worker },
-            Word::Missing => Event::Missing { worker, what: reason },
-            Word::Unacceptable => Event::Unacceptable { worker, reason },
+            Word::Missing => Event::ReadinessBlockedBy { worker, what: reason },
+            Word::Unacceptable => Event::HelloRejected { worker, reason },
             Word::LinkLost => Event::LinkLost { worker, reason },
         }
     }

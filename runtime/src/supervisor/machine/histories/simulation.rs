@@ -8,7 +8,7 @@ use std::panic::AssertUnwindSafe;
 
 use super::host::{Ask, End, Life, Nature, Start, Word, host};
 use super::*;
-use crate::supervisor::event::{Action, Order, Source};
+use crate::supervisor::event::{Action, ImageSource, WorkerCommand};
 
 /// As a failure names it, up to the seed.
 const COMMAND: &str = "cargo test -p unbroken --lib simulation -- --nocapture";
@@ -173,14 +173,16 @@ impl Seen {
             self.steps += 1;
             for action in actions {
                 let counter = match action {
-                    Action::Spawn { source: Source::Disk, .. } => &mut self.restarts,
-                    Action::Spawn { source: Source::Pinned, .. } => &mut self.respawns,
-                    Action::Spawn { source: Source::KnownGood(_), .. } => &mut self.fallbacks,
-                    Action::Tell { order: Order::Resume, .. } => &mut self.resumes,
+                    Action::Spawn { source: ImageSource::Disk, .. } => &mut self.restarts,
+                    Action::Spawn { source: ImageSource::Pinned, .. } => &mut self.respawns,
+                    Action::Spawn { source: ImageSource::KnownGood(_), .. } => &mut self.fallbacks,
+                    Action::SendToWorker { command: WorkerCommand::Resume, .. } => {
+                        &mut self.resumes
+                    }
                     Action::Welcome { .. } if matches!(event, Event::Exited { .. }) => {
                         &mut self.held_back
                     }
-                    Action::Examine { .. } => &mut self.hung,
+                    Action::DumpThreads { .. } => &mut self.hung,
                     Action::Terminate { .. } => &mut self.forced,
                     Action::Log { text, .. } if text.starts_with("the restart failed") => {
                         &mut self.aborts

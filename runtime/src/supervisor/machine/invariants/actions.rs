@@ -3,7 +3,7 @@
 use super::super::worker::LINK_GRACE;
 use super::{Seen, Told, Watch};
 use crate::supervisor::event::{
-    Action, Answer, ClientId, Event, Generation, Order, Source, WorkerId,
+    Action, ClientAnswer, ClientId, Event, Generation, ImageSource, WorkerCommand, WorkerId,
 };
 
 impl Watch {
@@ -40,14 +40,16 @@ impl Watch {
                     "welcome to {worker:?}"
                 );
                 worker.welcomed = true;
-                if worker.source != Source::Pinned {
+                if worker.source != ImageSource::Pinned {
                     worker.policy = policy;
                     worker.limit = self.now + policy.ready_timeout;
                 }
                 self.workers.insert(*id, worker);
             }
-            Action::Tell { worker, order } => self.see_order(event, *worker, *order, before, after),
-            Action::Examine { worker: id } => {
+            Action::SendToWorker { worker, command: order } => {
+                self.see_order(event, *worker, *order, before, after)
+            }
+            Action::DumpThreads { worker: id } => {
                 let worker = self.living(*id);
                 let mute = worker.asked.is_some_and(|limit| limit <= self.now);
                 holds!(self, mute, "{worker:?} is examined for nothing");
@@ -85,12 +87,12 @@ impl Watch {
                 self.workers.insert(*id, worker);
             }
             Action::Answer { client, answer } => self.see_answer(*client, answer),
-            Action::Up { .. } => {
+            Action::FirstReady { .. } => {
                 holds!(self, !self.up, "it comes up twice");
                 holds!(self, self.accepting().is_some(), "up, but nobody accepts");
                 self.up = true;
             }
-            Action::Connect { from, to } => {
+            Action::OpenHandoffChannel { from, to } => {
                 let (from, to) = (self.living(*from), self.living(*to));
                 holds!(self, to.told == Told::Accept, "connections for {to:?}");
                 holds!(self, from.told != Told::Accept, "connections from {from:?}");
@@ -114,7 +116,7 @@ impl Watch {
                 );
                 self.check_report(report, generation);
             }
-            Action::Retire { generation, .. } => {
+            Action::ReleaseGeneration { generation, .. } => {
                 holds!(self, self.unretired.remove(generation), "{generation} retires twice");
                 holds!(self, self.alive(*generation) == 0, "{generation} retires with workers");
                 let current = self.machine.current.as_ref().map(|current| current.generation);
@@ -136,17 +138,17 @@ impl Watch {
         }
     }
 
-    fn see_spawn(&mut self, id: WorkerId, generation: Generation, source: Source) {
+    fn see_spawn(&mut self, id: WorkerId, generation: Generation, source: ImageSource) {
         holds!(self, !self.stopping, "a spawn while stopping");
         holds!(self, id == self.last_worker + 1, "worker {id} after {}", self.last_worker);
         self.last_worker = id;
         let serving = self.machine.current.as_ref().map(|current| current.generation);
         self.check_source(generation, source);
         match source {
-            Source::Disk | Source::KnownGood(_) => {
-                let waits = self.upgrading.is_some() && source == Source::Disk;
+            ImageSource::Disk | ImageSource::KnownGood(_) => {
+                let waits = self.upgrading.is_some() && source == ImageSource::Disk;
                 holds!(self, !waits, "a restart beside an upgrade");
-                let ends = self.lame_duck.is_some() && source == Source::Disk;
+                let ends = self.lame_duck.is_some() && source == ImageSource::Disk;
                 holds!(self, !ends, "a restart of a lame duck");
                 holds!(
                     self,
@@ -157,7 +159,7 @@ impl Watch {
                 self.last_generation = generation;
                 self.unretired.insert(generation);
             }
-            Source::Pinned => {
+            ImageSource::Pinned => {
                 holds!(self, serving == Some(generation), "a respawn of {generation}");
                 let rivals = self.workers.values().filter(|other| {
                     other.generation == generation && !matches!(other.told, Told::Drain | Told::Die)
@@ -191,13 +193,13 @@ impl Watch {
         &mut self,
         event: &Event,
         id: WorkerId,
-        order: Order,
+        order: WorkerCommand,
         before: Option<&Action>,
         after: Option<&Action>,
     ) {
         let mut worker = self.living(id);
         match order {
-            Order::Go => {
+            WorkerCommand::Go => {
                 let fit = worker.told == Told::Start && worker.welcomed && worker.lost.is_none();
                 holds!(self, fit, "go to {worker:?}");
                 holds!(self, self.accepting().is_none(), "go while another one accepts");
@@ -205,33 +207,38 @@ impl Watch {
                     self.workers.iter_mut().find(|(_, old)| old.told == Told::Quiesce)
                 {
                     let quiesce = |action: &Action| {
-                        matches!(action, Action::Tell { order: Order::Quiesce, .. })
+                        matches!(
+                            action,
+                            Action::SendToWorker { command: WorkerCommand::Quiesce, .. }
+                        )
                     };
                     old.limit = self.now + worker.policy.confirm_window;
                     holds!(self, before.is_some_and(quiesce), "go long after quiesce");
                 }
                 worker.told = Told::Accept;
             }
-            Order::Quiesce => {
+            WorkerCommand::Quiesce => {
                 holds!(self, worker.told == Told::Accept, "quiesce to {worker:?}");
-                let go = |action: &Action| matches!(action, Action::Tell { order: Order::Go, .. });
+                let go = |action: &Action| {
+                    matches!(action, Action::SendToWorker { command: WorkerCommand::Go, .. })
+                };
                 holds!(self, after.is_some_and(go) || self.exclusive(), "quiesce without go");
                 worker.told = Told::Quiesce;
             }
-            Order::Resume => {
+            WorkerCommand::Resume => {
                 holds!(self, worker.told == Told::Quiesce, "resume to {worker:?}");
                 holds!(self, self.accepting().is_none(), "resume while the new one accepts");
                 self.check_resume();
                 worker.told = Told::Accept;
             }
-            Order::Ping => {
+            WorkerCommand::Ping => {
                 let fit = matches!(worker.told, Told::Accept | Told::Quiesce);
                 holds!(self, fit && worker.policy.watchdog.is_some(), "a ping to {worker:?}");
                 holds!(self, worker.asked.is_none(), "a second question to {worker:?}");
                 worker.asked = worker.policy.watchdog.map(|limit| self.now + limit);
             }
-            Order::Drain { deadline, .. } => {
-                let leaves = matches!(event, Event::Leaving { worker, .. } if *worker == id);
+            WorkerCommand::Drain { deadline, .. } => {
+                let leaves = matches!(event, Event::SelfDraining { worker, .. } if *worker == id);
                 let limit = match worker.told {
                     Told::Drain => worker.limit,
                     _ => self.now + worker.policy.drain_timeout,
@@ -259,12 +266,12 @@ impl Watch {
         self.workers.insert(id, worker);
     }
 
-    fn see_answer(&mut self, client: ClientId, answer: &Answer) {
+    fn see_answer(&mut self, client: ClientId, answer: &ClientAnswer) {
         let Some(waits) = self.clients.remove(&client) else {
             self.fail(&format!("client {client} is answered, but does not wait"))
         };
         match answer {
-            Answer::Restarted(report) => {
+            ClientAnswer::Restarted(report) => {
                 holds!(
                     self,
                     report.committed && self.confirmed.contains(&report.to),
@@ -276,7 +283,7 @@ impl Watch {
                 let left = report.from.map_or(0, |from| self.alive(from));
                 holds!(self, !waits || left == 0, "the old generation is not gone: {report:?}");
             }
-            Answer::Aborted(report) => {
+            ClientAnswer::Aborted(report) => {
                 holds!(
                     self,
                     !report.committed && !self.confirmed.contains(&report.to),
@@ -284,10 +291,10 @@ impl Watch {
                 );
                 self.check_report(report, report.to);
             }
-            Answer::Stopped { .. } => {
+            ClientAnswer::Stopped { .. } => {
                 holds!(self, self.workers.is_empty(), "stopped, with workers");
             }
-            Answer::Refused { .. } => {}
+            ClientAnswer::Refused { .. } => {}
         }
     }
 }

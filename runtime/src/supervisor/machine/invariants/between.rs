@@ -4,7 +4,7 @@ use super::super::WorkerState;
 use super::super::stop::AT_ONCE_GRACE;
 use super::super::worker::{LINK_GRACE, MAX_DRAINING};
 use super::{Kept, Seen, Told, Watch};
-use crate::supervisor::event::{Action, Event, Source, WorkerId};
+use crate::supervisor::event::{Action, Event, ImageSource, WorkerId};
 
 impl Watch {
     /// The beginning of the end.
@@ -43,7 +43,7 @@ impl Watch {
         if let Some(id) = accepted
             && let Some(worker) = self.workers.get(&id)
         {
-            let left = matches!(event, Event::Leaving { worker, .. } if *worker == id);
+            let left = matches!(event, Event::SelfDraining { worker, .. } if *worker == id);
             let lost = worker.told == Told::Die && worker.lost.is_some();
             let mute = worker.hung || worker.asked.is_some_and(|limit| limit <= self.now);
             // The old generation comes back: by resuming, or where it is dead by a respawn.
@@ -68,9 +68,9 @@ impl Watch {
             let state = match worker.told {
                 Told::Start => WorkerState::Starting,
                 Told::Accept => WorkerState::Serving,
-                Told::Quiesce => WorkerState::Quiesced,
+                Told::Quiesce => WorkerState::Paused,
                 Told::Drain => WorkerState::Draining,
-                Told::Die => WorkerState::Dying,
+                Told::Die => WorkerState::Killed,
             };
             let shown = self.machine.worker_state(*id);
             holds!(self, shown == Some(state), "{shown:?} is shown of {worker:?}");
@@ -80,7 +80,7 @@ impl Watch {
         if let Some(id) = self.transition() {
             let worker = self.living(id);
             let fit = matches!(worker.told, Told::Start | Told::Accept);
-            holds!(self, fit && worker.source != Source::Pinned, "a transition to {worker:?}");
+            holds!(self, fit && worker.source != ImageSource::Pinned, "a transition to {worker:?}");
         }
         let draining =
             self.workers.values().filter(|w| w.told == Told::Drain && w.limit > self.now);
@@ -95,7 +95,7 @@ impl Watch {
         }
         let respawned = actions
             .iter()
-            .any(|action| matches!(action, Action::Spawn { source: Source::Pinned, .. }));
+            .any(|action| matches!(action, Action::Spawn { source: ImageSource::Pinned, .. }));
         let old = before.worker.and_then(|id| self.workers.get(&id));
         if old.is_some_and(|old| old.hung) {
             // In the same moment it was found not to answer, which is a crash of its own.

@@ -2,7 +2,7 @@
 
 use super::super::exe::Exe;
 use super::{Kept, Told, Watch};
-use crate::supervisor::event::{Event, Generation, Source, WorkerId};
+use crate::supervisor::event::{Event, Generation, ImageSource, WorkerId};
 
 impl Watch {
     /// Just after an event, before its actions are looked at: workers are as they were told until then.
@@ -65,10 +65,10 @@ impl Watch {
     }
 
     /// What a worker may be started from.
-    pub(super) fn check_source(&mut self, generation: Generation, source: Source) {
+    pub(super) fn check_source(&mut self, generation: Generation, source: ImageSource) {
         match source {
-            Source::Disk => drop(self.transitions.insert(self.last_worker, generation)),
-            Source::Pinned => {
+            ImageSource::Disk => drop(self.transitions.insert(self.last_worker, generation)),
+            ImageSource::Pinned => {
                 holds!(
                     self,
                     !self.undone.contains(&generation) && self.confirmed.contains(&generation),
@@ -81,7 +81,7 @@ impl Watch {
                     "a respawn of {generation}, not {newest:?}"
                 );
             }
-            Source::KnownGood(good) => {
+            ImageSource::KnownGood(good) => {
                 let serving = self.confirmed.last().copied();
                 holds!(self, self.confirmed.contains(&good), "{good} was never confirmed");
                 holds!(

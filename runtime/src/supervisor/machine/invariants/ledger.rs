@@ -2,7 +2,7 @@
 
 use super::{Seen, Told, Watch};
 use crate::counters::Ledger;
-use crate::supervisor::event::{Action, Event, Generation, Report};
+use crate::supervisor::event::{Action, Event, Generation, RestartReport};
 use crate::sys::process::Exit;
 
 /// A worker that has ended, as it was before.
@@ -51,7 +51,7 @@ impl Watch {
     }
 
     /// A report with the figures of `generation`.
-    pub(super) fn check_report(&self, report: &Report, generation: Generation) {
+    pub(super) fn check_report(&self, report: &RestartReport, generation: Generation) {
         let sum = self.ledgers.get(&generation).copied().unwrap_or_default();
         let right = report.ledger.is_none_or(|ledger| ledger == sum);
         holds!(self, right, "not what the workers said, {sum:?}: {report:?}");

@@ -167,8 +167,8 @@ fn there_is_nothing_to_go_back_to_after_the_window() {
 fn confirmed_ahead_of_time() {
     let mut story = Story::committed();
     story.at(11.5);
-    assert_eq!(story.on(Event::Confirm { worker: 1 }), NOTHING, "not by the old one");
-    assert_eq!(story.on(Event::Confirm { worker: 2 }), ["drain 1 by 41.5"]);
+    assert_eq!(story.on(Event::ConfirmEarly { worker: 1 }), NOTHING, "not by the old one");
+    assert_eq!(story.on(Event::ConfirmEarly { worker: 2 }), ["drain 1 by 41.5"]);
 }
 
 #[test]
@@ -176,16 +176,16 @@ fn confirmed_before_it_was_ready() {
     let mut story = Story::serving(confirming());
     story.on(restart(9));
     story.on(hello(2, confirming()));
-    assert_eq!(story.on(Event::Confirm { worker: 2 }), NOTHING);
+    assert_eq!(story.on(Event::ConfirmEarly { worker: 2 }), NOTHING);
     assert_eq!(story.on(ready(2)), ["quiesce 1", "go 2", "drain 1 by 30.0"]);
 }
 
 #[test]
 fn a_check_that_passes() {
-    let check = |passed| Event::Check { worker: 2, passed };
+    let check = |passed| Event::HealthCheck { worker: 2, passed };
     let mut story = Story::committed();
     assert_eq!(story.on(check(false)), NOTHING);
-    assert_eq!(story.on(Event::Confirm { worker: 2 }), NOTHING, "it waits for the check");
+    assert_eq!(story.on(Event::ConfirmEarly { worker: 2 }), NOTHING, "it waits for the check");
     assert_eq!(story.on(check(true)), ["drain 1 by 41.0"]);
 
     let mut story = Story::committed();
@@ -197,7 +197,7 @@ fn a_check_that_passes() {
 #[test]
 fn a_check_that_takes_too_long() {
     let mut story = Story::committed();
-    story.on(Event::Check { worker: 2, passed: false });
+    story.on(Event::HealthCheck { worker: 2, passed: false });
     assert_eq!(story.tick(13.0), ["kill 2", "resume 1"]);
     assert_eq!(
         story.on(killed(2)),

@@ -6,8 +6,10 @@ impl Story {
     /// Who passes to whom because of an event, and who is told to drain after that.
     fn passes(&mut self, event: Event) -> Vec<String> {
         let said = |action| match action {
-            Action::Connect { from, to } => Some(format!("{from} to {to}")),
-            Action::Tell { worker, order: Order::Drain { .. } } => Some(format!("drain {worker}")),
+            Action::OpenHandoffChannel { from, to } => Some(format!("{from} to {to}")),
+            Action::SendToWorker { worker, command: WorkerCommand::Drain { .. } } => {
+                Some(format!("drain {worker}"))
+            }
             _ => None,
         };
         self.watch.on(event).into_iter().filter_map(said).collect()

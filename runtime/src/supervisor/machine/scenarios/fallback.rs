@@ -16,7 +16,7 @@ fn replaced() -> Story {
 }
 
 fn note(story: &Story) -> String {
-    story.watch.machine.fallen_back().unwrap_or_default().to_owned()
+    story.watch.machine.rolled_back().unwrap_or_default().to_owned()
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn a_failed_first_start_says_the_workers_own_reason() {
 
     let mut story = Story::new(policy());
     story.on(Event::Begin);
-    let event = Event::Unacceptable { worker: 1, reason: "port in use".into() };
+    let event = Event::HelloRejected { worker: 1, reason: "port in use".into() };
     assert_eq!(story.on(event), ["kill 1"]);
     assert_eq!(story.on(killed(1)), ["retire 1", "exit 1: port in use"]);
 }
@@ -72,7 +72,10 @@ fn a_first_start_that_hangs_says_what_is_missing() {
     let mut story = Story::new(policy());
     story.on(Event::Begin);
     story.on(hello(1, policy()));
-    story.on(Event::Missing { worker: 1, what: "listener `http` was never polled".into() });
+    story.on(Event::ReadinessBlockedBy {
+        worker: 1,
+        what: "listener `http` was never polled".into(),
+    });
     assert_eq!(story.tick(59.9), NOTHING);
     assert_eq!(story.tick(60.0), ["kill 1"]);
     assert_eq!(
@@ -123,20 +126,20 @@ fn a_worker_keeps_to_the_order_of_messages() {
         story.on(hello(3, policy())),
         ["kill 3", "tell 9: aborted 1→3: the worker of generation 3 introduced itself twice"]
     );
-    let late = Event::Unacceptable { worker: 1, reason: "late".into() };
+    let late = Event::HelloRejected { worker: 1, reason: "late".into() };
     assert_eq!(story.on(late), NOTHING, "it serves");
 }
 
 /// The workers of a supervisor that was killed have theirs still.
 #[test]
 fn generations_are_counted_on() {
-    let (mut machine, now) = (Machine::new(policy()).after(7), Instant::now());
+    let (mut machine, now) = (Machine::new(policy()).counting_from(7), Instant::now());
     let refused = machine.on(restart(9), now);
-    assert!(matches!(refused[..], [Action::Answer { answer: Answer::Refused { .. }, .. }]));
+    assert!(matches!(refused[..], [Action::Answer { answer: ClientAnswer::Refused { .. }, .. }]));
     let begun = machine.on(Event::Begin, now);
     assert!(matches!(begun[..], [Action::Spawn { worker: 1, generation: 8, .. }]), "{begun:?}");
     assert_eq!(machine.on(Event::Begin, now), []);
     machine.on(hello(1, policy()), now);
     let up = machine.on(ready(1), now);
-    assert!(up.contains(&Action::Up { generation: 8 }), "{up:?}");
+    assert!(up.contains(&Action::FirstReady { generation: 8 }), "{up:?}");
 }

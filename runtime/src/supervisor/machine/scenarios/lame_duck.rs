@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::notify::Phase;
+use crate::notify::ServicePhase;
 use crate::probe::Probe;
 
 const STOP: Event = Event::Stop { client: Some(7), at_once: false };
@@ -24,7 +24,10 @@ fn it_accepts_and_is_not_ready_and_drains_then() {
     assert_eq!(story.on(TERM), NOTHING);
     assert_eq!(probes(&story), [true, false, true]);
     let health = story.watch.machine.health();
-    assert_eq!((health.phase, health.ends_within), (Phase::Stopping, Duration::from_secs(41)));
+    assert_eq!(
+        (health.phase, health.ends_within),
+        (ServicePhase::Stopping, Duration::from_secs(41))
+    );
     assert_eq!(story.due(), Some(7.0));
     assert_eq!(story.tick(6.9), NOTHING);
     assert_eq!(story.tick(7.0), ["drain 1 by 37.0"]);

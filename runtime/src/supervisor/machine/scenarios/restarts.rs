@@ -103,7 +103,7 @@ fn a_restart_that_fails_leaves_the_old_untouched() {
             &["tell 9: aborted 1→2: reason", "retire 2"],
         ),
         (
-            Event::Unacceptable { worker: 2, reason: reason() },
+            Event::HelloRejected { worker: 2, reason: reason() },
             &["kill 2", "tell 9: aborted 1→2: reason"],
         ),
         (

@@ -18,8 +18,11 @@ fn upgrading() -> Story {
 fn is_part_of_the_answer() {
     let mut story = upgrading();
     story.at(1.5);
-    assert_eq!(story.on(Event::Upgraded { kept: None }), ["tell 8: restarted 1→2 committed 0.5"]);
-    assert_eq!(story.on(Event::Upgraded { kept: None }), NOTHING);
+    assert_eq!(
+        story.on(Event::UpgradeFinished { kept: None }),
+        ["tell 8: restarted 1→2 committed 0.5"]
+    );
+    assert_eq!(story.on(Event::UpgradeFinished { kept: None }), NOTHING);
 }
 
 #[test]
@@ -32,7 +35,7 @@ fn who_waits_for_the_old_worker_waits_for_both() {
     assert_eq!(story.on(exited(1, 0)), ["retire 1"]);
     story.at(2.0);
     assert_eq!(
-        story.on(Event::Upgraded { kept: None }),
+        story.on(Event::UpgradeFinished { kept: None }),
         ["tell 7: restarted 1→2 committed 0.0 drained 1.0 accepted 1"]
     );
 }
@@ -45,7 +48,7 @@ fn that_fails_is_told_and_remembered() {
     story.on(restart_no_wait(8));
     story.boots(2);
     let kept = Some("it panicked".to_owned());
-    assert_eq!(story.on(Event::Upgraded { kept }), ["spawn 3 of 3 from disk"]);
+    assert_eq!(story.on(Event::UpgradeFinished { kept }), ["spawn 3 of 3 from disk"]);
     let told = "workers new, supervisor kept, because it panicked";
     assert_eq!(
         story.on(exited(1, 0)),
@@ -63,7 +66,7 @@ fn the_next_restart_comes_after_it() {
     let mut story = upgrading();
     assert_eq!(story.on(restart_no_wait(9)), NOTHING);
     assert_eq!(
-        story.on(Event::Upgraded { kept: None }),
+        story.on(Event::UpgradeFinished { kept: None }),
         ["tell 8: restarted 1→2 committed 0.5", "spawn 3 of 3 from disk"]
     );
 }
@@ -73,21 +76,24 @@ fn a_crash_heals_beside_it() {
     let mut story = upgrading();
     assert_eq!(story.on(killed(2)), NOTHING);
     assert_eq!(story.tick(1.1), ["spawn 3 of 2 from pinned"]);
-    assert_eq!(story.on(Event::Upgraded { kept: None }), ["tell 8: restarted 1→2 committed 0.5"]);
+    assert_eq!(
+        story.on(Event::UpgradeFinished { kept: None }),
+        ["tell 8: restarted 1→2 committed 0.5"]
+    );
 }
 
 #[test]
 fn a_stop_does_not_wait_for_it() {
     let mut story = upgrading();
     assert_eq!(story.on(TERM), ["tell 8: restarted 1→2 committed 0.5", "drain 2 by 31.0"]);
-    assert_eq!(story.on(Event::Upgraded { kept: None }), NOTHING);
+    assert_eq!(story.on(Event::UpgradeFinished { kept: None }), NOTHING);
 }
 
 #[test]
 fn who_hung_up_is_not_told() {
     let mut story = upgrading();
     story.on(Event::ClientGone { client: 8 });
-    assert_eq!(story.on(Event::Upgraded { kept: None }), NOTHING);
+    assert_eq!(story.on(Event::UpgradeFinished { kept: None }), NOTHING);
 }
 
 /// The state that is handed on leads to the same decisions.
@@ -98,7 +104,10 @@ fn the_machine_survives_being_written_down() {
     story.watch.machine = json::from_slice(&written).unwrap();
     assert_eq!(json::to_vec(&story.watch.machine).unwrap(), written);
     assert_eq!(story.due(), Some(31.0));
-    assert_eq!(story.on(Event::Upgraded { kept: None }), ["tell 8: restarted 1→2 committed 0.5"]);
+    assert_eq!(
+        story.on(Event::UpgradeFinished { kept: None }),
+        ["tell 8: restarted 1→2 committed 0.5"]
+    );
     story.at(31.0);
     assert_eq!(story.on(Event::Tick), ["terminate 1"]);
 }
