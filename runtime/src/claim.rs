@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::handed::{FdTable, InheritedFd};
+use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::sys::peer;
 
 /// Who asks at the same time.

@@ -26,7 +26,7 @@
 //! - [`daemon`] is the attribute, with all its keys.
 //! - [`Daemon`] is what `main` gets: listeners, readiness, draining, configuration.
 //! - [`net`] has the listeners and connections, [`net::blocking`] those of a `main` without async.
-//! - [`passing`] hands an application's own connections to the next generation.
+//! - [`handoff`] hands an application's own connections to the next generation.
 #![cfg_attr(feature = "http", doc = "- [`http`] says how HTTP is served.")]
 //! - [`Error`] is what can go wrong, by [`ErrorKind`].
 //!
@@ -102,9 +102,10 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("unbroken needs Linux 5.10 or later: it is built on pidfds, signalfd and memfds");
 
-mod activation;
 mod claim;
 mod cli;
+#[cfg(test)]
+mod compat;
 mod config;
 mod control;
 mod counters;
@@ -117,37 +118,33 @@ pub mod failpoint;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
-mod handed;
 mod image;
+mod inherited_fd;
 mod json;
 mod launch;
 mod link;
 mod listener;
 mod logs;
-mod marker;
-mod notify;
+mod owned_files;
 mod pidfile;
 mod privileges;
 mod probe;
-#[cfg(test)]
-mod recorded;
-mod reporter;
+mod reattach;
 mod solo;
 mod sorted;
 mod spec;
 mod supervisor;
 mod sys;
-mod upkeep;
-mod watch;
+mod systemd;
 mod worker;
 
 pub use error::{Error, ErrorKind, Result};
 pub use unbroken_macros::daemon;
 pub use worker::daemon::{Daemon, Draining};
+pub use worker::handoff;
 #[cfg(feature = "http")]
 pub use worker::http;
 pub use worker::net;
-pub use worker::passing;
 
 /// What the attribute expands into. Not for use by hand; it may change in any release.
 #[doc(hidden)]

@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::upkeep::Inode;
+use crate::owned_files::Inode;
 
 /// How often, and how long in between, a file is looked for that is about to come.
 const ATTEMPTS: u32 = 20;

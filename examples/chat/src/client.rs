@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tungstenite::protocol::frame::coding::CloseCode;
 use unbroken::Daemon;
+use unbroken::handoff::{HandoffError, HandoffState};
 use unbroken::net::Stream;
-use unbroken::passing::{HandoffError, HandoffState};
 
 use crate::BUILD;
 use crate::frame::{self, Received};

@@ -15,7 +15,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use unbroken::passing::{HandoffState, IncomingHandoffs};
+use unbroken::handoff::{HandoffState, IncomingHandoffs};
 use unbroken::{Daemon, daemon};
 
 use crate::client::Client;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use unbroken::passing::HandoffState;
+use unbroken::handoff::HandoffState;
 
 /// How much of it is kept, and goes to the next generation, in bytes of text.
 const KEPT: usize = 32 * 1024;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 
-use super::elsewhere::SearchPlaces;
-use super::show;
+use super::find_daemon::SearchPlaces;
+use super::render;
 use super::verbs::ReadOnlyCommand;
 use crate::claim;
 use crate::config::Settings;
@@ -65,7 +65,7 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
     if json {
         super::print_json(&status)?;
     } else {
-        super::print(&show::status(&status))?;
+        super::print(&render::status(&status))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -118,7 +118,7 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     loop {
         match conversation.next(Some(Duration::from_secs(1))) {
             Ok(Some(Reply::Stopped { ledger, to_drained_ms, warnings })) => {
-                farewell = Some(show::StopReport { ledger, to_drained_ms, warnings });
+                farewell = Some(render::StopReport { ledger, to_drained_ms, warnings });
                 break;
             }
             // Who stops is told so without having asked; only what comes before it is news.
@@ -134,7 +134,7 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
             Ok(Some(reply)) => conversation.unexpected(reply)?,
             Ok(None) => {
                 // One that ends in this moment has no answer, and the next turn says so.
-                let waits = ask_status(settings).ok().and_then(|status| show::waits(&status));
+                let waits = ask_status(settings).ok().and_then(|status| render::waits(&status));
                 let waits = waits.map_or(String::new(), |waits| format!(": {waits}"));
                 let seconds = began.elapsed().as_secs();
                 eprintln!("{}: {phase} for {seconds} s{waits}", settings.name);
@@ -154,7 +154,7 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
             warnings: farewell.map_or(Vec::new(), |farewell| farewell.warnings),
         })?;
     } else {
-        super::print(&show::stopped(&settings.name, farewell))?;
+        super::print(&render::stopped(&settings.name, farewell))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -185,7 +185,7 @@ fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> R
             Some(reply) => conversation.unexpected(reply)?,
             None => {
                 // As above.
-                let waits = ask_status(settings).ok().and_then(|status| show::waits(&status));
+                let waits = ask_status(settings).ok().and_then(|status| render::waits(&status));
                 match (waits, draining) {
                     (Some(waits), Some(since)) => {
                         let seconds = since.elapsed().as_secs();
@@ -204,12 +204,12 @@ fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> R
     }
     if done {
         if !json {
-            super::print(&show::restarted(&settings.name, &outcome))?;
+            super::print(&render::restarted(&settings.name, &outcome))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
     if !json {
-        eprintln!("{}", show::aborted(&settings.name, &outcome));
+        eprintln!("{}", render::aborted(&settings.name, &outcome));
     }
     Ok(ExitCode::FAILURE)
 }

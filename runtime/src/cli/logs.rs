@@ -10,9 +10,9 @@ use std::process::{Command, ExitCode};
 use super::{client, follow};
 use crate::config::{LogFormat, Settings};
 use crate::error::{Error, ErrorKind, Result};
-use crate::logs::journal;
 use crate::pidfile;
 use crate::sys::holders::{self, Holder};
+use crate::systemd::journal;
 
 /// What is asked for.
 #[derive(Debug)]

@@ -1,18 +1,19 @@
 //! The command line: verbs in the first argument, everything else is the program's.
 
 pub(crate) mod client;
-mod elsewhere;
+mod find_daemon;
 mod follow;
 mod help;
+pub(crate) mod host_checks;
 pub(crate) mod logs;
 mod mistake;
 mod options;
 mod pretty;
+mod render;
 mod shell;
-mod show;
+mod synonyms;
 pub(crate) mod unit;
 mod verbs;
-mod words;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,7 +23,6 @@ pub(crate) use verbs::{Command, Line, Parsed, parse};
 use crate::config::Configuration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::{self, ToJson};
-use crate::privileges::host;
 
 /// `check`: the effective configuration with the source of each value, and whether this host is fit for it.
 pub(crate) fn check(configuration: &Configuration, json: bool) -> Result<ExitCode> {
@@ -31,7 +31,7 @@ pub(crate) fn check(configuration: &Configuration, json: bool) -> Result<ExitCod
     } else {
         print(&configuration.text())?;
     }
-    let findings = host::examine(configuration);
+    let findings = host_checks::examine(configuration);
     let name = &configuration.settings.name;
     for advice in &findings.advice {
         eprintln!("{name}: advice: {advice}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{ControlSocket, Reply, Request};
 use crate::error::Result;
-use crate::handed::{FdTable, InheritedFd};
+use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::json::{FromJson, ToJson};
 use crate::sorted::SortedMap;
 

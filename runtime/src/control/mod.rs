@@ -11,13 +11,12 @@ use crate::counters::Ledger;
 use crate::image::{Image, OnDisk};
 use crate::json::{FromJson, ToJson};
 use crate::listener::{Bound, ListenerSource};
+use crate::owned_files::FileStatus;
 use crate::probe::Probe;
 use crate::sys::privileges::Account;
-use crate::upkeep::FileStatus;
 
 mod clients;
-pub(crate) mod rendezvous;
-mod socket;
+pub(crate) mod socket;
 
 pub(crate) use clients::{ClientInput, Clients, ClientsState as PackedClients};
 pub(crate) use socket::{ControlSocket, connect, path_of, prepare_directory};

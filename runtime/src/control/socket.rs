@@ -10,8 +10,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::owned_files::{Inode, at};
 use crate::sys::peer;
-use crate::upkeep::{Inode, at};
 
 /// Packets of a stranger that are read, so that it hears the answer.
 const MOST_UNHEARD: usize = 16;
@@ -120,7 +120,7 @@ pub(crate) fn connect(path: &Path) -> io::Result<(OwnedFd, i32)> {
 }
 
 /// A listening socket of ours at `path`, in place of whatever was there.
-pub(super) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     match std::fs::remove_file(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -143,13 +143,13 @@ fn bind_at(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The user of a peer that may not talk to us: one that is neither ours nor root.
-pub(super) fn foreign_user(peer: impl AsFd) -> io::Result<Option<u32>> {
+pub(crate) fn foreign_user(peer: impl AsFd) -> io::Result<Option<u32>> {
     let uid = peer::credentials(peer)?.uid;
     let own = rustix::process::geteuid().as_raw();
     Ok((uid != own && uid != 0).then_some(uid))
 }
 
-pub(super) fn socket() -> io::Result<OwnedFd> {
+pub(crate) fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -159,7 +159,7 @@ pub(super) fn socket() -> io::Result<OwnedFd> {
 }
 
 /// The address of `path`, through its open directory where it is too long for `sun_path`.
-pub(super) fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
+pub(crate) fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     if path.as_os_str().as_bytes().len() < 108 {
         return Ok((SocketAddrUnix::new(path)?, None));
     }

@@ -62,7 +62,7 @@ pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
                 image::build_id::example(wide, big_endian, align, &number.to_ne_bytes())
             })
             .into(),
-        "state" => vec![crate::recorded::STATE.into()],
+        "state" => vec![crate::compat::STATE.into()],
         "probe" => vec![
             "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n".into(),
             format!("HEAD /readyz?{number} HTTP/1.0\n\n").into(),

@@ -17,9 +17,9 @@ use rustix::pipe::PipeFlags;
 use super::{LaunchContext, become_daemon};
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::launch::startup_pipe::{StartupMessage, StartupNotifier, StartupReader};
 use crate::logs;
 use crate::pidfile;
-use crate::reporter::{StartupMessage, StartupNotifier, StartupReader};
 use crate::sys::descriptors;
 use crate::sys::process::{self, Child, Forked};
 

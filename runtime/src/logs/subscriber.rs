@@ -13,12 +13,12 @@ use tracing::subscriber::Interest;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_core::span::Current;
 
+use super::daemon_log::{fallen_back, resolve};
 use super::event::{Event, Field, Writer};
 use super::filter::Filter;
-use super::journal::Journal;
-use super::say::{fallen_back, resolve};
 use super::spans::{self, Spans};
 use crate::config::{LogFormat, LogLevel, Settings};
+use crate::systemd::journal::Journal;
 
 /// How long a program waits for a journal that is busy, before its line goes to stderr.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::privileges::{self as sys, Account, User};
 
 /// Whom the settings mean; `None` where they name nobody.
-pub(super) fn resolve(settings: &Settings) -> Result<Option<Account>> {
+pub(crate) fn resolve(settings: &Settings) -> Result<Option<Account>> {
     let (user, group, groups) = (&settings.user, &settings.group, &settings.groups);
     if user.is_none() && group.is_none() && groups.is_none() {
         return Ok(None);

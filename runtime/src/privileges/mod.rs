@@ -5,8 +5,7 @@
 //! the exec (before it the loader might be out of reach) and while it has one thread. Users and groups are
 //! looked up there too, as that may ask a server, for which a supervisor must not wait.
 
-mod accounts;
-pub(crate) mod host;
+pub(crate) mod accounts;
 
 use std::io;
 

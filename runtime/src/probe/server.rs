@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::http::{LONGEST, ParsedProbe, parse, response};
 use super::{Probe, ProbeResult};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handed::{FdTable, InheritedFd};
+use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::json::{FromJson, ToJson};
 use crate::sorted::SortedMap;
 

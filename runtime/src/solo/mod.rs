@@ -4,7 +4,7 @@
 //! in a process that looks as if it had just been started. A thread stands in for the supervisor: the
 //! rest of the process is a worker like any other.
 
-mod stand_in;
+mod control_thread;
 
 use std::convert::Infallible;
 use std::io::{Read, Seek, Write};
@@ -17,27 +17,27 @@ use crate::json::{self, FromJson, ToJson};
 use crate::sorted::sort_few;
 use rustix::fs::MemfdFlags;
 
-use self::stand_in::SoloControl;
-use crate::activation::{self, Sockets};
+use self::control_thread::SoloControl;
 use crate::claim::Claim;
 use crate::config::{Address, Configuration, ListenSettings};
 use crate::control::{ControlSocket, path_of};
 use crate::counters::Counters;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
+use crate::launch::role::{LaunchOrigin, Role, RoleMarker, VARIABLE, adopt};
+use crate::launch::startup_pipe::StartupNotifier;
 use crate::link::ListenerHandle;
 use crate::listener::{self, Bound, ListenerSource};
 use crate::logs::{DaemonLog, LogFile};
-use crate::marker::{LaunchOrigin, Role, RoleMarker, VARIABLE, adopt};
-use crate::notify;
 use crate::pidfile::PidFile;
 use crate::probe;
-use crate::reporter::StartupNotifier;
 use crate::supervisor::driver::DriverSetup;
 use crate::sys::exec::{self, Program};
 use crate::sys::process;
 use crate::sys::signals::SighupAction;
 use crate::sys::{descriptors, seqpacket};
+use crate::systemd::activation::{self, Sockets};
+use crate::systemd::notify;
 use crate::worker::SignalOwner;
 use crate::worker::lifecycle::{WorkerRuntime, WorkerSetup};
 
@@ -206,7 +206,7 @@ pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
     let held = activation::store_names(stored.map(|(name, listener)| (name, listener)));
     let held = held.into_iter().map(|(stored, (_, bound))| (stored, bound.addr().clone()));
     notifier.set_held(held.collect());
-    let stand_in = SoloControl::new(stand_in::SoloParts {
+    let control = SoloControl::new(control_thread::SoloParts {
         configuration: luggage.configuration.clone(),
         origin: luggage.origin,
         image,
@@ -240,12 +240,12 @@ pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
     let worker = match WorkerRuntime::new(handover, SignalOwner::Elsewhere) {
         Ok(worker) => worker,
         Err(error) => {
-            stand_in.abandon_start(&error);
+            control.abandon_start(&error);
             return Err(error);
         }
     };
-    let thread = stand_in.start()?;
+    let thread = control.start()?;
     // Set once, here.
-    let _ = worker.state().stand_in.set(Mutex::new(Some(thread)));
+    let _ = worker.state().solo_control.set(Mutex::new(Some(thread)));
     Ok(worker)
 }

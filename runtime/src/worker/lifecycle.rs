@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use super::conductor::{self, MainShutdown, SignalOwner};
+use super::control_thread::{self, MainShutdown, SignalOwner};
 use super::daemon::Daemon;
 use super::environment;
-use super::orphan::ReattachSocket;
+use super::handoff::HandoffRegistry;
 use super::panics;
-use super::passing::HandoffRegistry;
 use super::state::SharedState;
 use crate::config::{Configuration, Surroundings};
 use crate::counters::{Counters, StartupStage};
@@ -25,6 +24,7 @@ use crate::link::{self, FromWorker, ListenerHandle, Protocols, ToWorker};
 use crate::logs;
 use crate::logs::DaemonLog;
 use crate::privileges;
+use crate::reattach::worker::ReattachSocket;
 use crate::spec::{Flavor, Spec};
 use crate::sys::descriptors;
 use crate::sys::privileges::Account;
@@ -253,7 +253,7 @@ impl WorkerRuntime {
     }
 
     fn start_control_thread(&mut self, ending: MainShutdown) -> Result<()> {
-        conductor::start(Arc::clone(&self.state), ending, self.duty, self.rendezvous.take())
+        control_thread::start(Arc::clone(&self.state), ending, self.duty, self.rendezvous.take())
     }
 
     /// Tells the supervisor why this worker cannot run, and what its exit code is.

@@ -1,17 +1,16 @@
 //! The worker: the process in which `main` runs.
 
-mod conductor;
 mod connection;
+mod control_thread;
 pub(crate) mod daemon;
 mod environment;
+pub mod handoff;
+mod health_checks;
 #[cfg(feature = "http")]
 pub mod http;
 pub(crate) mod lifecycle;
 pub mod net;
-mod orphan;
 mod panics;
-pub mod passing;
-mod probation;
-mod state;
+pub(crate) mod state;
 
-pub(crate) use conductor::SignalOwner;
+pub(crate) use control_thread::SignalOwner;

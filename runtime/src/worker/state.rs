@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{AcceptGuard, Connection};
-use super::net::{Addr, ending};
-use super::passing::HandoffRegistry;
+use super::handoff::HandoffRegistry;
+use super::net::{Addr, drain_listener};
 use crate::config::{Address, Configuration, Further, ListenSettings, Ready};
 use crate::counters::{Counters, StartupStage};
 use crate::failpoint::{self, Step};
@@ -70,7 +70,7 @@ pub(crate) struct SharedState {
     /// The ways to other generations.
     pub(crate) passage: HandoffRegistry,
     /// The thread that stands in for the supervisor of a solo daemon.
-    pub(crate) stand_in: OnceLock<Mutex<Option<JoinHandle<()>>>>,
+    pub(crate) solo_control: OnceLock<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// What a worker may do with one of its listeners.
@@ -200,7 +200,7 @@ impl SharedState {
             is_draining: AtomicBool::new(false),
             pings: OnceLock::new(),
             passage: HandoffRegistry::new(),
-            stand_in: OnceLock::new(),
+            solo_control: OnceLock::new(),
         })
     }
 
@@ -381,7 +381,8 @@ impl SharedState {
                 let ends: Vec<&WorkerSocket> = sockets.iter().filter(ends).collect();
                 // A second order finds none.
                 handed.ends.extend(ends.iter().map(|it| Addr::from(&it.addr)));
-                let outs = ends.iter().map(|it| ending::refuse_new(&it.fd, &Addr::from(&it.addr)));
+                let outs =
+                    ends.iter().map(|it| drain_listener::refuse_new(&it.fd, &Addr::from(&it.addr)));
                 handed.until = outs.max().or(handed.until);
             }
             handed.until = handed.until.map(|until| until.min(deadline));
@@ -476,7 +477,7 @@ impl SharedState {
         let Some(place) = handed.sockets.iter().position(|it| it.addr == *addr) else { return };
         let Some(socket) = handed.sockets.get_mut(place) else { return };
         // First, so that a queue that is found empty stays empty. Wakes who polls it, too.
-        ending::refuse_new(&socket.fd, &Addr::from(addr));
+        drain_listener::refuse_new(&socket.fd, &Addr::from(addr));
         let old = std::mem::replace(&mut socket.fd, new);
         let handles: Vec<_> = handed.handles.iter().filter_map(Weak::upgrade).collect();
         for handle in &handles {
@@ -499,7 +500,7 @@ impl SharedState {
     }
 
     /// Calls `with` with all listeners and their sockets, in the same order; none once the worker drains.
-    pub(super) fn with_listeners<T>(
+    pub(crate) fn with_listeners<T>(
         &self,
         with: impl FnOnce(Vec<OrphanedListener>, Vec<BorrowedFd<'_>>) -> T,
     ) -> T {
@@ -545,10 +546,10 @@ impl SharedState {
         // A link that is down already is what is wanted.
         let _ = rustix::net::shutdown(&self.link, rustix::net::Shutdown::Both);
         failpoint::hit(Step::WorkerBeforeExit, self.generation);
-        let Some(stand_in) = self.stand_in.get() else { return };
+        let Some(solo_control) = self.solo_control.get() else { return };
         // Held while joining: whoever comes second may not end the process before that.
-        let mut stand_in = lock(stand_in);
-        if let Some(handle) = stand_in.take() {
+        let mut solo_control = lock(solo_control);
+        if let Some(handle) = solo_control.take() {
             // A panic of the stand-in has been printed; there is nothing left to put away with.
             let _ = handle.join();
         }

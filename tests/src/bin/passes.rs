@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use unbroken::handoff::{HandoffError, HandoffState};
 use unbroken::net::Stream;
-use unbroken::passing::{HandoffError, HandoffState};
 use unbroken::{Daemon, daemon};
 
 #[derive(serde::Deserialize)]

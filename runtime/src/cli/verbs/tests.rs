@@ -96,7 +96,7 @@ fn the_table_is_consistent() {
         names.push("help");
         names.sort_unstable();
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{}: {names:?}", verb.name);
-        assert!(words::of_others(verb.name).is_none(), "{}", verb.name);
+        assert!(synonyms::of_others(verb.name).is_none(), "{}", verb.name);
     }
 }
 
@@ -170,7 +170,7 @@ fn a_slip_is_noticed() {
 #[test]
 fn what_others_call_a_verb() {
     let mut seen = 0;
-    for (word, verb) in words::all_of_others() {
+    for (word, verb) in synonyms::all_of_others() {
         seen += 1;
         for behind in [&[][..], &["--now"], &["x"]] {
             let text = refused(&[&[word], behind].concat());

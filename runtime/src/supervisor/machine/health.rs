@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::worker::WorkerState;
 use super::{Machine, seconds};
-use crate::notify::{Health, ServicePhase};
 use crate::probe::{Probe, ProbeResult};
 use crate::supervisor::event::Generation;
+use crate::systemd::notify::{Health, ServicePhase};
 
 impl Machine {
     pub(crate) fn health(&self) -> Health {

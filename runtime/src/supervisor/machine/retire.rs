@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::respawn::CommittedGeneration;
+use super::committed::CommittedGeneration;
 use super::transition::Waiter;
 use super::{Actions, Machine, answer};
 use crate::counters::Ledger;

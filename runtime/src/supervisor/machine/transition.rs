@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::respawn::CommittedGeneration;
+use super::committed::CommittedGeneration;
 use super::watchdog;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, log_of, refuse, seconds};

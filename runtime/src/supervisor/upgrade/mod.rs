@@ -25,7 +25,7 @@ use super::event::{Event, Generation};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::image::Image;
-use crate::marker::{Role, RoleMarker, VARIABLE};
+use crate::launch::role::{Role, RoleMarker, VARIABLE};
 use crate::sys::exec::{Program, exec_blocked};
 use crate::sys::{descriptors, memory};
 

@@ -12,26 +12,26 @@ use crate::claim::Claim;
 use crate::config::{Address, Configuration};
 use crate::control::{Clients, ControlSocket, PackedClients};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handed::{FdTable, InheritedFd};
 use crate::image::{self, Image};
+use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::json::{self, FromJson, ToJson};
+use crate::launch::role::LaunchOrigin;
+use crate::launch::startup_pipe::StartupNotifier;
 use crate::logs::{DaemonLog, LogFile};
-use crate::marker::LaunchOrigin;
-use crate::notify::{Health, Notifier};
+use crate::owned_files::{FileStatus, OwnedFiles};
 use crate::pidfile::PidFile;
 use crate::probe;
-use crate::reporter::StartupNotifier;
+use crate::reattach::orphans::{self, Orphans};
 use crate::sorted::SortedMap;
 use crate::supervisor::driver::{Driver, DriverSetup};
 use crate::supervisor::event::{Generation, WorkerId};
-use crate::supervisor::fleet::{self, WorkerProcesses};
+use crate::supervisor::generation_times::GenerationTimes;
 use crate::supervisor::generations::{self, Generations};
 use crate::supervisor::machine::Machine;
-use crate::supervisor::orphans::{self, Orphans};
-use crate::supervisor::tenure::GenerationTimes;
+use crate::supervisor::workers::{self, WorkerProcesses};
 use crate::sys::process;
 use crate::sys::signals::{SighupAction, Signals};
-use crate::upkeep::{FileStatus, OwnedFiles};
+use crate::systemd::notify::{Health, Notifier};
 
 /// The schema this release writes and the latest it reads.
 pub(super) const VERSION: u32 = 1;
@@ -47,7 +47,7 @@ pub(crate) struct SupervisorState {
     release: String,
     machine: Machine,
     generations: generations::GenerationsState,
-    workers: SortedMap<WorkerId, fleet::WorkerProcessState>,
+    workers: SortedMap<WorkerId, workers::WorkerProcessState>,
     #[json(default)]
     orphans: Vec<orphans::OrphanState>,
     clients: PackedClients,

@@ -9,7 +9,7 @@ use super::state::{MAX_BYTES, SupervisorState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::json;
-use crate::marker::{Role, RoleMarker, VARIABLE};
+use crate::launch::role::{Role, RoleMarker, VARIABLE};
 use crate::supervisor::driver::Driver;
 use crate::supervisor::event::{Event, Generation};
 use crate::supervisor::report;

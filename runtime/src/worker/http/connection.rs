@@ -16,17 +16,17 @@ use tokio::io::AsyncWriteExt;
 use tower_service::Service;
 
 use super::builder::Builder;
-use super::clock::{ExceededLimit, Timeouts};
 #[cfg(feature = "http2")]
 use super::http2;
 use super::io::{LingeringIo, join};
 use super::service::{Activity, ObservedService};
+use super::timeouts::{ExceededLimit, Timeouts};
 use super::{BoxError, Peer};
 use crate::sys::clock::nanos;
-use crate::worker::net::Stream;
-use crate::worker::passing::{
+use crate::worker::handoff::{
     Handoff, HandoffOutcome, HandoffSocket, MAX_BYTES, Payload, QueueSlot, RETRIES, RETRY_DELAY,
 };
+use crate::worker::net::Stream;
 use crate::worker::state::SharedState;
 
 /// How long a draining worker that cannot pass a connection waits for its first request.

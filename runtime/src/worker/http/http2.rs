@@ -20,9 +20,9 @@ use tokio::time::{Sleep, sleep};
 
 use super::BoxError;
 use super::builder::Streams;
-use super::clock::Timeouts;
 use super::io::{LINGER, LingeringIo};
 use super::service::ObservedService;
+use super::timeouts::Timeouts;
 use crate::worker::net::Stream;
 use crate::worker::state::SharedState;
 

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::late::LateFrames;
+use super::late_frames::LateFrames;
 use super::preface::{self, DetectedProtocol};
 use super::service::Activity;
 use crate::worker::net::Stream;

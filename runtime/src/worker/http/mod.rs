@@ -21,16 +21,16 @@
 //! What is still open at the drain deadline is cut.
 
 mod builder;
-mod clock;
 mod connection;
 #[cfg(feature = "http2")]
 mod http2;
 mod io;
 #[cfg_attr(not(feature = "http2"), allow(dead_code))]
-mod late;
+mod late_frames;
+mod limit;
 mod preface;
-mod room;
 mod service;
+mod timeouts;
 mod until_draining;
 mod upgraded;
 
@@ -49,12 +49,12 @@ pub use self::builder::Builder;
 #[cfg(feature = "http2")]
 pub use self::builder::Streams;
 use self::connection::HttpConnection;
-use self::room::ConnectionLimit;
-pub(crate) use self::room::ConnectionPermit;
+use self::limit::ConnectionLimit;
+pub(crate) use self::limit::ConnectionPermit;
 use self::service::Activity;
 pub use self::until_draining::{UntilDraining, until_draining};
 pub use self::upgraded::into_stream;
-use super::passing::{Handoff, HandoffHandler, HandoffTarget, Payload, PendingAck};
+use super::handoff::{Handoff, HandoffHandler, HandoffTarget, Payload, PendingAck};
 use crate::error::Result;
 use crate::sys::clock::to_monotonic_ns;
 use crate::worker::daemon::Daemon;

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Peer;
-use super::clock::WaitingFor;
+use super::timeouts::WaitingFor;
 use crate::failpoint::{self, Step};
 use crate::worker::connection::CloseNotice;
 use crate::worker::state::SharedState;

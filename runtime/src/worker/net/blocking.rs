@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rustix::net::SocketFlags;
 
-use super::{Addr, ending};
+use super::{Addr, drain_listener};
 use crate::error::Result;
 use crate::failpoint::{self, Step};
 use crate::sys::readiness::readable;
@@ -109,7 +109,7 @@ impl Listener {
         while let Some(socket) = former.last() {
             match self.accept_now(socket) {
                 Ok(Some(accepted)) => return Some(accepted),
-                Err(error) if super::is_passing(&error) => {}
+                Err(error) if super::is_transient(&error) => {}
                 // They wait on, until descriptors are there again.
                 Err(error) if super::is_exhaustion(&error) => return None,
                 Ok(None) | Err(_) => _ = former.pop(),
@@ -230,7 +230,7 @@ impl Listener {
                 readable(&[((), gate)], Some(until))?;
                 Ok(None)
             }
-            Err(error) if super::is_passing(&error) => Ok(None),
+            Err(error) if super::is_transient(&error) => Ok(None),
             accepted => accepted,
         }
     }
@@ -238,7 +238,7 @@ impl Listener {
     /// Who is left in the queue of a listener that nobody has after this worker, and who gets into it until
     /// then; `None` once nobody is, and it is closed.
     fn finish(&self, sockets: &Sockets, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
-        let mut pause = ending::FIRST_POLL_DELAY;
+        let mut pause = drain_listener::FIRST_POLL_DELAY;
         let first = || {
             let mut waiting = sockets.iter().map(|socket| self.accept_now(socket));
             waiting.find(|accepted| !matches!(accepted, Ok(None))).unwrap_or(Ok(None))
@@ -250,7 +250,9 @@ impl Listener {
                 Ok(None) if over => break,
                 Ok(None) => {
                     over = Instant::now() >= until
-                        || !sockets.iter().any(|(_, addr)| ending::has_pending_handshakes(addr));
+                        || !sockets
+                            .iter()
+                            .any(|(_, addr)| drain_listener::has_pending_handshakes(addr));
                     if over {
                         // Once more, for who came in between.
                         continue;
@@ -262,17 +264,17 @@ impl Listener {
                         return Some(Err(error));
                     }
                 }
-                Err(error) if ending::has_ended(&error) => break,
+                Err(error) if drain_listener::has_ended(&error) => break,
                 Err(error) if super::is_exhaustion(&error) => {
                     // Until the process is ended at the drain deadline.
                     tracing::error!(%error, listener = %self.addr, "accepting rests");
                     std::thread::sleep(super::EXHAUSTED_PAUSE);
                 }
-                Err(error) if super::is_passing(&error) => {}
+                Err(error) if super::is_transient(&error) => {}
                 Err(error) => return Some(Err(error)),
             }
         }
-        sockets.iter().for_each(|(fd, _)| ending::close(fd));
+        sockets.iter().for_each(|(fd, _)| drain_listener::close(fd));
         *self.sockets() = Sockets::default();
         None
     }

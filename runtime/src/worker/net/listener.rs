@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use tokio::sync::watch;
 
-use super::{Addr, Stream, TcpStream, Tracked, UnixStream, ending};
+use super::{Addr, Stream, TcpStream, Tracked, UnixStream, drain_listener};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::worker::daemon::claim_listener;
@@ -92,7 +92,7 @@ impl GatedListener {
         while let Some(socket) = self.former.last() {
             match socket.accept_now(&self.state) {
                 Ok(Some(accepted)) => return Some(accepted),
-                Err(error) if super::is_passing(&error) => {}
+                Err(error) if super::is_transient(&error) => {}
                 // They wait on, until descriptors are there again.
                 Err(error) if super::is_exhaustion(&error) => return None,
                 Ok(None) | Err(_) => _ = self.former.pop(),
@@ -153,7 +153,7 @@ impl GatedListener {
                     changed = self.phase.changed() => changed.ok()?,
                     () = tokio::time::sleep(super::EXHAUSTED_PAUSE) => {}
                 }
-            } else if !super::is_passing(&error) {
+            } else if !super::is_transient(&error) {
                 return Some(Err(error));
             }
         }
@@ -164,7 +164,7 @@ impl GatedListener {
     async fn finish(&mut self, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
         let (state, index) = (&self.state, self.index);
         self.sockets.retain(|socket| state.ends(index, &socket.addr));
-        let mut pause = ending::FIRST_POLL_DELAY;
+        let mut pause = drain_listener::FIRST_POLL_DELAY;
         loop {
             let error = match self.accept_last(until) {
                 Ok(Some(accepted)) => return Some(Ok(accepted)),
@@ -187,18 +187,18 @@ impl GatedListener {
                 Err(None) => break,
                 Err(Some(error)) => error,
             };
-            if ending::has_ended(&error) {
+            if drain_listener::has_ended(&error) {
                 break;
             }
             if super::is_exhaustion(&error) {
                 // Until the process is ended at the drain deadline.
                 tracing::error!(%error, listener = %self.addr, "accepting rests");
                 tokio::time::sleep(super::EXHAUSTED_PAUSE).await;
-            } else if !super::is_passing(&error) {
+            } else if !super::is_transient(&error) {
                 return Some(Err(error));
             }
         }
-        self.sockets.drain(..).for_each(|socket| ending::close(&socket.fd));
+        self.sockets.drain(..).for_each(|socket| drain_listener::close(&socket.fd));
         None
     }
 
@@ -208,7 +208,10 @@ impl GatedListener {
             return Ok(Some(accepted));
         }
         let over = Instant::now() >= until
-            || !self.sockets.iter().any(|socket| ending::has_pending_handshakes(&socket.addr));
+            || !self
+                .sockets
+                .iter()
+                .any(|socket| drain_listener::has_pending_handshakes(&socket.addr));
         // Who came in between.
         match self.accept_now()? {
             None if over => Err(None),

@@ -6,7 +6,7 @@
 //! another matter, of the module `ending`.
 
 pub mod blocking;
-pub(crate) mod ending;
+pub(crate) mod drain_listener;
 mod listener;
 mod stream;
 
@@ -81,7 +81,7 @@ pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
 }
 
 /// Whether accepting can go on after a failed accept as if nothing had been.
-pub(crate) fn is_passing(error: &io::Error) -> bool {
+pub(crate) fn is_transient(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted || concerns_one_connection(error)
 }
 

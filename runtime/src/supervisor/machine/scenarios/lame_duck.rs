@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::notify::ServicePhase;
 use crate::probe::Probe;
+use crate::systemd::notify::ServicePhase;
 
 const STOP: Event = Event::Stop { client: Some(7), at_once: false };
 

@@ -1,0 +1,273 @@
+//! What the verbs print for people.
+
+use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::control::{DiskStatus, ImageStatus, PastRestart, RestartOutcome, Status};
+use crate::counters::{Ledger, Remaining};
+use crate::owned_files::FileStatus;
+
+/// `status`.
+pub(super) fn status(status: &Status) -> String {
+    let mut out = format!(
+        "{} is {} as process {} since {} ({})\n",
+        status.name,
+        if status.state == "lame-duck" { "a lame duck" } else { &status.state },
+        status.pid,
+        time(status.since),
+        ago(status.uptime)
+    );
+    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "  {key:<10} {value}");
+    };
+    let generation = match status.generation {
+        Some(generation) => generation.to_string(),
+        None => "none yet".into(),
+    };
+    line("mode", &status.mode);
+    line("generation", &generation);
+    line("image", &image(&status.image, "since"));
+    if let Some(good) = &status.known_good {
+        let same = good.generation.is_some() && good.generation == status.image.generation;
+        match (same, good.since) {
+            (true, Some(at)) => line("known good", &format!("the same, confirmed {}", time(at))),
+            (true, None) => line("known good", &"the same"),
+            (false, _) => line("known good", &image(good, "confirmed")),
+        }
+    }
+    let build = |image: &ImageStatus| (image.build_id.clone(), image.size, image.modified);
+    let other = |own: &&ImageStatus| build(own) != build(&status.image);
+    if let Some(own) = status.supervisor_image.as_ref().filter(other) {
+        line("supervisor", &format!("runs another image: {}", image(own, "since")));
+    }
+    if let Some(disk) = status.on_disk.as_ref().and_then(|disk| on_disk(disk, &status.mode)) {
+        line("on disk", &disk);
+    }
+    line("pidfile", &status.pidfile.display());
+    for file in &status.files {
+        line("file", &self::file(file));
+    }
+    match &status.log {
+        Some(log) => line("log", &log.display()),
+        None => line("log", &"stderr"),
+    }
+    for listener in &status.listeners {
+        let source = listener.source.said().map(|said| format!(", {said}")).unwrap_or_default();
+        line("listener", &format!("{} {}{source}", listener.name, listener.addr));
+    }
+    for addr in &status.probes {
+        line("probes", addr);
+    }
+    for worker in &status.workers {
+        let mut text = match worker.tasks {
+            0 => String::new(),
+            1 => ", 1 task".to_owned(),
+            many => format!(", {many} tasks"),
+        };
+        if worker.state == "draining" && worker.main_ended == Some(false) {
+            text.push_str(", `main` has not returned");
+        }
+        text.extend(worker.text.as_ref().map(|text| format!(": {text}")));
+        line(
+            "worker",
+            &format!(
+                "{} generation {} {} for {}, {} connections, {} requests in flight{text}",
+                worker.pid,
+                worker.generation,
+                worker.state,
+                ago(worker.uptime),
+                worker.connections,
+                worker.requests_in_flight,
+            ),
+        );
+    }
+    let alive: Ledger = status
+        .workers
+        .iter()
+        .filter(|worker| Some(worker.generation) == status.generation)
+        .map(|worker| worker.ledger)
+        .sum();
+    if let Some(ledger) = status.ledger.filter(|ledger| *ledger != alive) {
+        line("ledger", &format!("of the generation, with its crashed workers: {ledger}"));
+    }
+    if let Some(note) = &status.note {
+        line("note", note);
+    }
+    if status.restarts.is_empty() {
+        line("restart", &"none yet");
+    }
+    for restart in &status.restarts {
+        line("restart", &past_restart(restart));
+    }
+    out
+}
+
+/// What workers that drain wait for; `None` where none does.
+pub(super) fn waits(status: &Status) -> Option<String> {
+    let draining: Vec<_> =
+        status.workers.iter().filter(|worker| worker.state == "draining").collect();
+    let several = draining.len() > 1;
+    let said = draining.into_iter().map(|worker| {
+        let main = worker.main_ended.map(|ended| !ended);
+        let held = Remaining { connections: worker.connections, tasks: worker.tasks, main };
+        match several {
+            true => format!("generation {}: {held}", worker.generation),
+            false => held.to_string(),
+        }
+    });
+    let said = said.collect::<Vec<_>>().join("; ");
+    (!said.is_empty()).then_some(said)
+}
+
+/// What became of a file of the daemon's.
+fn file(file: &FileStatus) -> String {
+    let (what, path, at) = (&file.what, file.path.display(), time(file.at));
+    match (file.state.as_str(), &file.reason) {
+        ("restored", _) => format!("{what} {path} was gone and is restored since {at}"),
+        ("replaced", _) => format!("{what} {path} is another file since {at}: remove it"),
+        (_, Some(reason)) => format!("{what} {path} is gone since {at}: {reason}"),
+        (state, None) => format!("{what} {path} is {state} since {at}"),
+    }
+}
+
+/// An image: path, build, and since when it is what it is.
+fn image(image: &ImageStatus, since: &str) -> String {
+    let mut text = image.path.display().to_string();
+    match (&image.build_id, image.size, image.modified) {
+        (Some(id), ..) => text.push_str(&format!(", build id {}", short(id))),
+        (None, Some(size), Some(at)) => {
+            text.push_str(&format!(", {size} bytes written {}, without build id", time(at)));
+        }
+        _ => {}
+    }
+    if let Some(at) = image.since {
+        text.push_str(&format!(", {since} {}", time(at)));
+    }
+    text
+}
+
+/// As much of a build id as people compare. It came over the wire.
+fn short(build_id: &str) -> &str {
+    build_id.get(..12).unwrap_or(build_id)
+}
+
+/// How the next restart would differ from the code that runs, if it would.
+fn on_disk(disk: &DiskStatus, mode: &str) -> Option<String> {
+    let path = disk.path.display();
+    let (verbs, would) = match mode {
+        "solo" => ("`stop` and `start`", "`stop` and `start` would fail"),
+        _ => ("`restart`", "`restart` would be refused"),
+    };
+    let build = disk.build_id.as_deref().map(|id| format!(" (build id {})", short(id)));
+    let build = build.unwrap_or_default();
+    match disk.state.as_str() {
+        "other" => Some(format!(
+            "the image on disk differs from what runs: {verbs} would bring it, {path}{build}"
+        )),
+        "same-build" => Some(format!("another file of the same build: {path}")),
+        "missing" => Some(format!("the image on disk is missing: {would} until {path} is there")),
+        "unusable" => {
+            let reason = disk.reason.as_deref().unwrap_or("the image on disk cannot be used");
+            Some(format!("{would}: {reason}"))
+        }
+        _ => None,
+    }
+}
+
+fn past_restart(past: &PastRestart) -> String {
+    let outcome = &past.outcome;
+    let from = outcome.from.map(|from| format!("generation {from} to ")).unwrap_or_default();
+    let mut text = format!("{} {from}{}: {}", time(past.at), outcome.generation, outcome.result);
+    if let Some(reason) = &outcome.reason {
+        let _ = write!(text, ", {reason}");
+    }
+    if let Some(ledger) = &outcome.ledger {
+        let _ = write!(text, "; {ledger}");
+    }
+    for warning in &outcome.warnings {
+        let _ = write!(text, "; {warning}");
+    }
+    text
+}
+
+/// A restart that was done.
+pub(super) fn restarted(name: &str, outcome: &RestartOutcome) -> String {
+    let mut text = format!("{name} serves generation {}", outcome.generation);
+    if let Some(ms) = outcome.to_commit_ms {
+        let _ = write!(text, " after {ms:.0} ms");
+    }
+    if let (Some(from), Some(ms)) = (outcome.from, outcome.to_drained_ms) {
+        let _ = write!(text, "; generation {from} is gone after {ms:.0} ms");
+    }
+    if let Some(ledger) = &outcome.ledger {
+        let _ = write!(text, ": {ledger}");
+    }
+    note(name, outcome, &mut text);
+    warn(name, &outcome.warnings, &mut text);
+    text
+}
+
+/// What went wrong all the same.
+fn warn(name: &str, warnings: &[String], text: &mut String) {
+    for warning in warnings {
+        let _ = write!(text, "\n{name}: {warning}");
+    }
+}
+
+fn note(name: &str, outcome: &RestartOutcome, text: &mut String) {
+    if let Some(note) = &outcome.note {
+        let _ = write!(text, "\n{name}: before this restart, {note}");
+    }
+}
+
+/// A daemon that has ended; with what it said of its connections, if it said farewell.
+pub(super) fn stopped(name: &str, farewell: Option<StopReport>) -> String {
+    let mut text = format!("{name} stopped");
+    if let Some(StopReport { ledger, to_drained_ms, warnings }) = farewell {
+        if let Some(ms) = to_drained_ms {
+            let _ = write!(text, " after {ms:.0} ms");
+        }
+        let _ = write!(text, ": {ledger}");
+        warn(name, &warnings, &mut text);
+    }
+    text
+}
+
+/// What a daemon says of its end.
+pub(super) struct StopReport {
+    pub(super) ledger: Ledger,
+    pub(super) to_drained_ms: Option<f64>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// A restart that was undone.
+pub(super) fn aborted(name: &str, outcome: &RestartOutcome) -> String {
+    let reason = outcome.reason.as_deref().unwrap_or("no reason was given");
+    let kept =
+        outcome.from.map_or(String::new(), |from| format!("; generation {from} keeps serving"));
+    let mut text = format!("{name}: the restart failed: {reason}{kept}");
+    if let Some(ledger) = outcome.ledger.filter(|ledger| ledger.accepted > 0 || ledger.received > 0)
+    {
+        let _ = write!(text, "; generation {} had {ledger}", outcome.generation);
+    }
+    note(name, outcome, &mut text);
+    warn(name, &outcome.warnings, &mut text);
+    if !outcome.output.is_empty() {
+        let _ = write!(text, "\n{name}: the last lines it wrote:");
+        for line in &outcome.output {
+            let _ = write!(text, "\n  {line}");
+        }
+    }
+    text
+}
+
+fn time(unix: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix)).to_string()
+}
+
+fn ago(seconds: f64) -> String {
+    // The number came over the wire.
+    let duration = Duration::try_from_secs_f64(seconds.floor().max(0.0)).unwrap_or_default();
+    humantime::format_duration(duration).to_string()
+}

@@ -1,0 +1,308 @@
+//! The verbs: what each takes, and what is left for the program.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use super::options::{self, Given, Opt};
+use super::unit::Options;
+use super::{help, logs, mistake, shell, synonyms, usage};
+use crate::config::{Prefix, reference};
+use crate::error::Result;
+use crate::probe::Probe;
+use crate::spec::Spec;
+
+/// A command line.
+#[derive(Debug)]
+pub(crate) enum Line {
+    Command(Parsed),
+    /// Nothing but this text.
+    Help(String),
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub(crate) command: Command,
+    /// The `--set` options.
+    pub(crate) overrides: Vec<String>,
+    /// The program's own arguments, its name first.
+    pub(crate) args: Vec<OsString>,
+}
+
+/// The verbs.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// `run` (`Some(false)`), `start` (`Some(true)`), or no verb: as the configuration says.
+    Run {
+        detach: Option<bool>,
+    },
+    /// A verb for a daemon that runs.
+    Client(ReadOnlyCommand),
+    Check {
+        json: bool,
+    },
+    /// What a daemon wrote, whether it runs or not.
+    Logs(logs::Options),
+    /// The units for systemd.
+    Unit(Options),
+}
+
+/// What is asked of a running daemon.
+#[derive(Debug)]
+pub(crate) enum ReadOnlyCommand {
+    Stop {
+        json: bool,
+    },
+    Restart {
+        json: bool,
+        wait: bool,
+        /// Where the new image lies, if it is another place than before.
+        exe: Option<PathBuf>,
+    },
+    Status {
+        json: bool,
+    },
+    Probe {
+        json: bool,
+        probe: Probe,
+    },
+}
+
+/// A verb, as it is parsed and as its help shows it.
+pub(super) struct Verb {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    pub(super) options: &'static [Opt],
+    pub(super) behind: Behind,
+    /// What its help ends with.
+    pub(super) notes: fn(Prefix<'_>) -> String,
+    command: fn(&Given) -> Command,
+}
+
+/// What arguments behind `--` are to a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// The program's.
+    Program,
+    /// A mistake: the daemon that runs has its arguments.
+    Running,
+    /// A mistake: no program will run.
+    Nothing,
+}
+
+/// All verbs but [`HELP`], which has nothing but words.
+pub(super) static VERBS: [Verb; 8] = [
+    Verb {
+        name: "run",
+        about: "Runs the daemon in the foreground",
+        options: &[options::SET],
+        behind: Behind::Program,
+        notes: |_| PROGRAM_ARGUMENTS.into(),
+        command: |_| Command::Run { detach: Some(false) },
+    },
+    Verb {
+        name: "start",
+        about: "Starts the daemon in the background; returns when it serves",
+        options: &[options::SET],
+        behind: Behind::Program,
+        notes: |_| PROGRAM_ARGUMENTS.into(),
+        command: |_| Command::Run { detach: Some(true) },
+    },
+    Verb {
+        name: "stop",
+        about: "Drains and ends the daemon; returns when it is gone",
+        options: &[options::SET, options::JSON],
+        behind: Behind::Running,
+        notes: |_| String::new(),
+        command: |given| Command::Client(ReadOnlyCommand::Stop { json: given.json }),
+    },
+    Verb {
+        name: "restart",
+        about: "Replaces the running code by what is on disk, losing nothing",
+        options: &[options::SET, options::JSON, options::NO_WAIT, options::EXE],
+        behind: Behind::Running,
+        notes: |_| String::new(),
+        command: |given| {
+            let (json, wait, exe) = (given.json, !given.no_wait, given.exe.clone());
+            Command::Client(ReadOnlyCommand::Restart { json, wait, exe })
+        },
+    },
+    Verb {
+        name: "status",
+        about: "Shows what runs. Exit code: 0 running, 1 dead, 3 not running",
+        options: &[options::SET, options::JSON, options::PROBE],
+        behind: Behind::Running,
+        notes: |_| String::new(),
+        command: |given| {
+            Command::Client(match given.probe {
+                Some(probe) => ReadOnlyCommand::Probe { json: given.json, probe },
+                None => ReadOnlyCommand::Status { json: given.json },
+            })
+        },
+    },
+    Verb {
+        name: "logs",
+        about: "Shows what the daemon wrote, wherever that goes",
+        options: &[options::SET, options::FOLLOW, options::LINES],
+        behind: Behind::Running,
+        notes: |_| String::new(),
+        command: |given| {
+            let lines = given.lines.unwrap_or(LINES);
+            Command::Logs(logs::Options { lines, follow: given.follow })
+        },
+    },
+    Verb {
+        name: "check",
+        about: "Shows the effective configuration and where each value is from",
+        options: &[options::SET, options::JSON],
+        behind: Behind::Nothing,
+        notes: |prefix| {
+            format!(
+                "Keys, in the file and in --set; as a variable {} or {}:\n{}",
+                prefix.variable(&["drain_timeout"]),
+                prefix.variable(&["listen", "http", "mode"]),
+                reference()
+            )
+        },
+        command: |given| Command::Check { json: given.json },
+    },
+    Verb {
+        name: "unit",
+        about: "Prints the unit for systemd, from the effective configuration",
+        options: &[
+            options::SET,
+            options::SOCKET,
+            options::NOTIFY_RELOAD,
+            options::INSTALL,
+            options::YES,
+        ],
+        behind: Behind::Program,
+        notes: |prefix| {
+            format!(
+                "{}_* variables and --set options become part of the unit, and so do the program's own \
+                 arguments, behind `--`.",
+                prefix.word()
+            )
+        },
+        command: |given| {
+            Command::Unit(Options {
+                sockets: given.socket,
+                notify_reload: given.notify_reload,
+                install: given.install,
+                yes: given.yes,
+            })
+        },
+    },
+];
+
+/// Shows the verbs, or one of them.
+pub(super) const HELP: &str = "help";
+
+const PROGRAM_ARGUMENTS: &str = "What follows `--` are the program's own arguments.";
+
+/// The lines that `logs` shows, as tail(1) does.
+const LINES: u32 = 10;
+
+/// Parses the arguments, the program's name first.
+///
+/// # Errors
+/// Of the kind [`ErrorKind::Usage`](crate::ErrorKind::Usage): the arguments are wrong.
+pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Line> {
+    let name = spec.bin.unwrap_or("daemon");
+    let Some(first) = args.get(1).and_then(|arg| arg.to_str()) else {
+        return Ok(plain(args));
+    };
+    let (ours, theirs) = split(args.get(2..).unwrap_or_default());
+    if first == HELP {
+        return asked(name, spec, ours, theirs).map(Line::Help);
+    }
+    let Some(verb) = verb(first) else {
+        return match meant(first, ours) {
+            Some(verb) => Err(usage(format!(
+                "there is no verb `{first}`; did you mean `{name} {verb}`? To pass it to the program: \
+                 `{name} run -- {first}`"
+            ))),
+            None => Ok(plain(args)),
+        };
+    };
+    let given = match options::read(verb.options, ours) {
+        Ok(given) => given,
+        Err(wrong) => return Err(mistake::explain(&wrong, name, verb, ours, theirs)),
+    };
+    if given.help {
+        return Ok(Line::Help(help::of_verb(name, verb, Prefix::of(spec))));
+    }
+    refuse(verb, theirs)?;
+    Ok(Line::Command(Parsed {
+        command: (verb.command)(&given),
+        overrides: given.overrides,
+        args: args.first().into_iter().chain(theirs).cloned().collect(),
+    }))
+}
+
+fn plain(args: Vec<OsString>) -> Line {
+    let command = Command::Run { detach: None };
+    Line::Command(Parsed { command, overrides: Vec::new(), args })
+}
+
+fn verb(name: &str) -> Option<&'static Verb> {
+    VERBS.iter().find(|verb| verb.name == name)
+}
+
+/// The verb that a word stands for which is none itself, unless it is the program's.
+fn meant(word: &str, behind: &[OsString]) -> Option<&'static str> {
+    if let Some(verb) = synonyms::of_others(word) {
+        return Some(verb);
+    }
+    let name = synonyms::misspelt(word, VERBS.iter().map(|verb| verb.name).chain([HELP]))?;
+    // What the verb does not take may well be for the program, and then the word before it, too.
+    let fits = verb(name).is_none_or(|verb| options::read(verb.options, behind).is_ok());
+    fits.then_some(name)
+}
+
+/// Ours up to `--`, the program's after it.
+fn split(args: &[OsString]) -> (&[OsString], &[OsString]) {
+    match args.iter().position(|arg| arg == OsStr::new("--")) {
+        Some(at) => (&args[..at], &args[at + 1..]),
+        None => (args, &[]),
+    }
+}
+
+/// What `help` shows.
+fn asked(name: &str, spec: &Spec, ours: &[OsString], theirs: &[OsString]) -> Result<String> {
+    let words: Vec<&str> =
+        ours.iter().chain(theirs).map(|word| word.to_str().unwrap_or_default()).collect();
+    match words[..] {
+        [] | [HELP | "--help" | "-h"] => Ok(help::of_program(name, spec.version)),
+        [word] => match verb(word) {
+            Some(verb) => Ok(help::of_verb(name, verb, Prefix::of(spec))),
+            None => Err(usage(format!(
+                "there is no verb `{}`; `{name} help` shows those that there are",
+                shell::words(ours.iter().chain(theirs))
+            ))),
+        },
+        [_, ..] => Err(usage(format!(
+            "`help` takes one verb, and was given {}; `{name} help` shows those that there are",
+            words.len()
+        ))),
+    }
+}
+
+/// What a verb cannot do is said, rather than ignored.
+fn refuse(verb: &Verb, theirs: &[OsString]) -> Result<()> {
+    let given = shell::words(theirs);
+    match verb.behind {
+        Behind::Running if !theirs.is_empty() => Err(usage(format!(
+            "`-- {given}` changes nothing of a daemon that runs; `stop` it and `start` it with these \
+             arguments"
+        ))),
+        Behind::Nothing if !theirs.is_empty() => Err(usage(format!(
+            "`{}` calls no `main` that would see `-- {given}`; leave it out",
+            verb.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

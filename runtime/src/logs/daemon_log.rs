@@ -1,0 +1,167 @@
+//! The daemon's own lines.
+
+use std::io::{self, IsTerminal};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use super::event::{Event, Field, Writer};
+use super::stderr::Stderr;
+use crate::config::{LogFormat, LogLevel, Settings};
+use crate::systemd::journal::{self, Journal};
+
+/// Writes the daemon's own lines to stderr, `hello[812]: generation 2 serves`, or as `log_format` has it.
+///
+/// It never waits: a stderr that is full, as a pipe that nobody reads or a terminal that is stopped, loses
+/// lines, and is told how many when it takes some again.
+#[derive(Debug, Clone)]
+pub(crate) struct DaemonLog {
+    writer: Writer,
+    /// A file has no clock of its own.
+    timestamps: bool,
+    format: LogFormat,
+    level: LogLevel,
+    output: Arc<Mutex<Output>>,
+}
+
+#[derive(Debug, Default)]
+struct Output {
+    stderr: Stderr,
+    /// What `auto` means, once stderr is what it is going to be.
+    format: Option<LogFormat>,
+    journal: Option<Journal>,
+}
+
+/// What a line is about.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct EventContext<'a> {
+    pub(crate) generation: Option<u32>,
+    pub(crate) worker: Option<i32>,
+    /// The file and the line in the program.
+    pub(crate) place: Option<(&'a str, u32)>,
+    pub(crate) fields: &'a [Field],
+}
+
+impl DaemonLog {
+    pub(crate) fn new(settings: &Settings, timestamps: bool) -> DaemonLog {
+        DaemonLog {
+            writer: Writer { name: settings.name.clone(), pid: std::process::id() },
+            timestamps,
+            format: settings.log_format,
+            level: settings.log_level,
+            output: Arc::default(),
+        }
+    }
+
+    /// Whether its lines begin with the time.
+    pub(crate) fn has_timestamps(&self) -> bool {
+        self.timestamps
+    }
+
+    /// Whether this process wrote `line`.
+    pub(crate) fn said(&self, line: &str) -> bool {
+        let Writer { name, pid } = &self.writer;
+        line.contains(&format!("{name}[{pid}]: ")) || line.contains(&format!("\"pid\":{pid},"))
+    }
+
+    /// A line of what is as it should be.
+    pub(crate) fn line(&self, text: &str) {
+        self.event(LogLevel::Info, text, EventContext::default());
+    }
+
+    /// A line of what is not.
+    pub(crate) fn warn(&self, text: &str) {
+        self.event(LogLevel::Warn, text, EventContext::default());
+    }
+
+    /// A line of what ends something.
+    pub(crate) fn error(&self, text: &str) {
+        self.event(LogLevel::Error, text, EventContext::default());
+    }
+
+    /// A line with what is known of it.
+    pub(crate) fn event(&self, level: LogLevel, message: &str, about: EventContext<'_>) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let Output { stderr, format, journal } = &mut *output;
+        let format = *format.get_or_insert_with(|| resolve(self.format));
+        if format != LogFormat::None && level > self.level {
+            return;
+        }
+        if format == LogFormat::Journald && self.enter(journal, level, message, about).is_ok() {
+            return;
+        }
+        let notice = |dropped| {
+            let text = format!("{dropped} lines dropped, as stderr did not take them");
+            self.shaped(format, LogLevel::Warn, &text, EventContext::default())
+        };
+        stderr.line(self.shaped(format, level, message, about).as_bytes(), notice);
+    }
+
+    fn enter(
+        &self,
+        journal: &mut Option<Journal>,
+        level: LogLevel,
+        message: &str,
+        about: EventContext<'_>,
+    ) -> io::Result<()> {
+        let journal = match journal {
+            Some(journal) => journal,
+            none => none.insert(Journal::new(None)?),
+        };
+        journal.send(&event(level, message, about).journal(&self.writer))
+    }
+
+    fn shaped(
+        &self,
+        format: LogFormat,
+        level: LogLevel,
+        text: &str,
+        about: EventContext<'_>,
+    ) -> String {
+        let now = SystemTime::now();
+        let event = event(level, text, about);
+        match format {
+            LogFormat::Json => event.json(&self.writer, now) + "\n",
+            LogFormat::Text => event.text(&self.writer, now) + "\n",
+            LogFormat::Journald => fallen_back(&event, &self.writer, now),
+            LogFormat::None | LogFormat::Auto => {
+                let time = match self.timestamps {
+                    true => format!("{} ", humantime::format_rfc3339_millis(now)),
+                    false => String::new(),
+                };
+                format!("{time}{}[{}]: {text}\n", self.writer.name, self.writer.pid)
+            }
+        }
+    }
+}
+
+fn event<'a>(level: LogLevel, message: &'a str, about: EventContext<'a>) -> Event<'a> {
+    Event {
+        level,
+        message,
+        generation: about.generation,
+        worker: about.worker.and_then(|pid| u32::try_from(pid).ok()),
+        place: about.place,
+        fields: about.fields,
+        ..Event::default()
+    }
+}
+
+/// A line for stderr of what the journal did not take. Where that leads to the journal as well, it keeps
+/// its level (sd-daemon(3)).
+pub(super) fn fallen_back(event: &Event<'_>, writer: &Writer, now: SystemTime) -> String {
+    let level = match journal::is_stderr() {
+        true => format!("<{}>", event.level.priority()),
+        false => String::new(),
+    };
+    format!("{level}{}\n", event.text(writer, now))
+}
+
+/// What `auto` means to this process.
+pub(super) fn resolve(format: LogFormat) -> LogFormat {
+    match format {
+        LogFormat::Auto if journal::is_stderr() => LogFormat::Journald,
+        LogFormat::Auto if io::stderr().is_terminal() => LogFormat::Text,
+        LogFormat::Auto => LogFormat::Json,
+        other => other,
+    }
+}

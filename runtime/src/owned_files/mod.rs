@@ -1,0 +1,294 @@
+//! What the daemon owns in the file system, kept there: pidfile, control socket, the files of unix listeners,
+//! and their directories.
+//!
+//! What vanishes is restored, and what somebody else puts in its place is left alone; both is said.
+
+mod watch;
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::json::{FromJson, ToJson};
+use crate::sorted::SortedMap;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+
+use crate::control::{prepare_directory, unix_seconds};
+use crate::error::{Error, ErrorKind, Result};
+use crate::logs::DaemonLog;
+use crate::owned_files::watch::Watch;
+
+/// How long what cannot be restored is left before it is tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What was restored, as `status` shows it.
+const MAX_REMEMBERED: usize = 8;
+
+/// A file, by device and inode.
+pub(crate) type Inode = (u64, u64);
+
+/// What is at a path. Fails where that cannot be seen.
+pub(crate) fn at(path: &Path) -> io::Result<Option<Inode>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
+        Err(error) if is_absence(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// What became of a file of the daemon's, for `status`.
+#[derive(Debug, Clone, PartialEq, ToJson, FromJson)]
+pub(crate) struct FileStatus {
+    /// `the pidfile`, `the control socket` or `listener …`.
+    pub(crate) what: String,
+    pub(crate) path: PathBuf,
+    /// `restored`, `gone` or `replaced`.
+    pub(crate) state: String,
+    /// In seconds since 1970.
+    pub(crate) at: u64,
+    /// Why it is not restored.
+    #[json(default)]
+    pub(crate) reason: Option<String>,
+}
+
+/// Looks after the files.
+pub(crate) struct OwnedFiles {
+    watch: Option<Watch>,
+    runtime_dir: PathBuf,
+    /// Those that were looked after last.
+    paths: Vec<PathBuf>,
+    /// What has to be said of them, the latest last.
+    known: Vec<FileStatus>,
+    /// As they were when their files were there.
+    directories: SortedMap<PathBuf, Directory>,
+    /// When what cannot be restored is tried again.
+    retry: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Directory {
+    mode: u32,
+    user: u32,
+    group: u32,
+}
+
+impl OwnedFiles {
+    pub(crate) fn new(runtime_dir: &Path, known: Vec<FileStatus>, say: &DaemonLog) -> OwnedFiles {
+        let watch = Watch::new().inspect_err(|error| say.warn(&unwatched(error))).ok();
+        OwnedFiles {
+            watch,
+            runtime_dir: runtime_dir.to_owned(),
+            paths: Vec::new(),
+            known,
+            directories: SortedMap::new(),
+            retry: None,
+        }
+    }
+
+    /// What has to be polled for.
+    pub(crate) fn source(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Reads what has happened to the files. Whether they should be looked at.
+    pub(crate) fn hears(&mut self, say: &DaemonLog) -> bool {
+        let Some(watch) = &mut self.watch else { return false };
+        watch.hears().unwrap_or_else(|error| {
+            say.warn(&unwatched(&error));
+            self.watch = None;
+            true
+        })
+    }
+
+    /// When they should be looked at without having been heard of.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Begins a look at the files at these paths.
+    pub(crate) fn begin(&mut self, paths: Vec<PathBuf>, say: &DaemonLog) {
+        if let Some(watch) = &mut self.watch
+            && let Err(error) = watch.set(paths.iter().map(PathBuf::as_path))
+            && paths != self.paths
+        {
+            say.warn(&unwatched(&error));
+        }
+        self.known.retain(|it| it.state == RESTORED || paths.contains(&it.path));
+        self.paths = paths;
+        self.retry = None;
+    }
+
+    /// Whether these are the paths of the last look.
+    pub(crate) fn knows(&self, paths: &[PathBuf]) -> bool {
+        self.paths == paths
+    }
+
+    /// Looks at one file, `ours` if it is that, and restores it. Whether it did.
+    pub(crate) fn tend(
+        &mut self,
+        what: &str,
+        path: &Path,
+        ours: Option<Inode>,
+        say: &DaemonLog,
+        restore: impl FnOnce() -> Result<()>,
+    ) -> bool {
+        // What cannot be seen may be there.
+        let Ok(found) = at(path) else { return false };
+        let (state, reason) = match found {
+            Some(_) if found == ours => {
+                self.remember_directory(path);
+                let wrong = |it: &FileStatus| it.path == path && it.state != RESTORED;
+                if self.known.iter().any(wrong) {
+                    self.known.retain(|it| !wrong(it));
+                    say.line(&format!("{what} {} is there again", path.display()));
+                }
+                return false;
+            }
+            Some(_) => (REPLACED, None),
+            None => match self.prepare(path).and_then(|()| restore()) {
+                Ok(()) => (RESTORED, None),
+                Err(error) => (GONE, Some(error.to_string())),
+            },
+        };
+        self.note(what, path, state, reason, say);
+        state == RESTORED
+    }
+
+    /// Watches over what has come back, too.
+    pub(crate) fn end(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            // What cannot be watched over was said at the beginning.
+            let _ = watch.set(self.paths.iter().map(PathBuf::as_path));
+        }
+    }
+
+    /// What has to be said of the files.
+    pub(crate) fn status(&self) -> Vec<FileStatus> {
+        self.known.clone()
+    }
+
+    fn note(
+        &mut self,
+        what: &str,
+        path: &Path,
+        state: &str,
+        reason: Option<String>,
+        say: &DaemonLog,
+    ) {
+        if state != RESTORED {
+            self.retry = Some(Instant::now() + PAUSE);
+        }
+        let before = self.known.iter().find(|it| it.path == path && it.state != RESTORED);
+        if before.is_some_and(|it| it.state == state && it.reason == reason) {
+            return;
+        }
+        let at = path.display();
+        say.warn(&match (state, &reason) {
+            (RESTORED, _) => format!("{what} {at} was gone and is restored"),
+            (REPLACED, _) => format!(
+                "{what} {at} was replaced by another file, which is left alone; remove it to have {what} back"
+            ),
+            (_, reason) => format!(
+                "{what} {at} is gone and cannot be restored: {}",
+                reason.as_deref().unwrap_or_default()
+            ),
+        });
+        self.known.retain(|it| it.path != path);
+        self.known.push(FileStatus {
+            what: what.to_owned(),
+            path: path.to_owned(),
+            state: state.to_owned(),
+            at: unix_seconds(SystemTime::now()),
+            reason,
+        });
+        let excess = self.known.len().saturating_sub(MAX_REMEMBERED);
+        self.known.drain(..excess);
+    }
+
+    fn remember_directory(&mut self, path: &Path) {
+        let Some(parent) = path.parent() else { return };
+        if let Ok(meta) = std::fs::metadata(parent) {
+            let (mode, user, group) = (meta.mode() & 0o7777, meta.uid(), meta.gid());
+            self.directories.insert(parent.to_owned(), Directory { mode, user, group });
+        }
+    }
+
+    /// Makes sure of the directory in which a file is to be restored.
+    fn prepare(&self, path: &Path) -> Result<()> {
+        let Some(parent) = path.parent() else { return Ok(()) };
+        if parent == self.runtime_dir {
+            return prepare_directory(parent);
+        }
+        let cannot = |error: io::Error| {
+            Error::os(ErrorKind::Io, format!("cannot create {}", parent.display()), error)
+        };
+        if at(parent).map_err(cannot)?.is_none() {
+            DirBuilder::new().mode(0o700).create(parent).map_err(cannot)?;
+            let before = self.directories.get(parent);
+            before.map_or(Ok(()), |before| before.apply(parent)).map_err(cannot)?;
+        }
+        check_owners(parent)
+    }
+}
+
+/// Refuses a directory that others could change: while the daemon runs nobody else decides what it binds, as
+/// the user of its workers could by a link. At a start it is the operator who has chosen the place.
+fn check_owners(dir: &Path) -> Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    let cannot =
+        |error| Error::os(ErrorKind::Io, format!("cannot examine {}", dir.display()), error);
+    let real = std::fs::canonicalize(dir).map_err(cannot)?;
+    for place in dir.ancestors().chain(real.ancestors()).filter(|it| !it.as_os_str().is_empty()) {
+        let meta = std::fs::symlink_metadata(place).map_err(cannot)?;
+        let open = !meta.is_symlink() && meta.mode() & 0o1000 == 0 && meta.mode() & 0o022 != 0;
+        let who = match meta.uid() {
+            uid if uid != 0 && uid != own => format!("user {uid}"),
+            _ if open => "others".to_owned(),
+            _ => continue,
+        };
+        let text = format!(
+            "{who} can change {}, so that nothing is made there but by a start: correct its owner and mode, \
+             or stop and start",
+            place.display()
+        );
+        return Err(Error::new(ErrorKind::Refused, text));
+    }
+    Ok(())
+}
+
+/// States of a file.
+const RESTORED: &str = "restored";
+const GONE: &str = "gone";
+const REPLACED: &str = "replaced";
+
+impl Directory {
+    /// Makes a directory as it was. It was just created, and opened before it is changed: whoever may write
+    /// above it could put a link in its place.
+    fn apply(self, path: &Path) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&dir)?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("another user was faster"));
+        }
+        if (stat.st_uid, stat.st_gid) != (self.user, self.group) {
+            let (user, group) = (Uid::from_raw(self.user), Gid::from_raw(self.group));
+            rustix::fs::fchown(&dir, Some(user), Some(group))?;
+        }
+        Ok(rustix::fs::fchmod(&dir, Mode::from_raw_mode(self.mode))?)
+    }
+}
+
+fn unwatched(error: &io::Error) -> String {
+    format!(
+        "cannot watch over the daemon's files: {error}; one that is removed is restored at the next restart \
+         only; raise fs.inotify.max_user_instances or fs.inotify.max_user_watches"
+    )
+}

@@ -1,0 +1,385 @@
+//! From actions to system calls.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::Driver;
+use crate::config::{Address, LogLevel, Settings};
+use crate::control::{Reply, RestartOutcome};
+use crate::error::{Error, Result};
+use crate::failpoint::{self, Step};
+use crate::image::Image;
+use crate::launch::role::LaunchOrigin;
+use crate::link::{ListenerHandle, ToWorker};
+use crate::logs::{self, EventContext};
+use crate::supervisor::event::{
+    Action, ClientAnswer, Event, Generation, ImageSource, Level, WorkerCommand, WorkerId,
+};
+use crate::supervisor::machine::MAX_RESTARTS;
+use crate::supervisor::report;
+use crate::supervisor::workers::WorkerSpec;
+use crate::sys::{clock, threads};
+
+impl Driver {
+    pub(super) fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn { worker, generation, source } => {
+                if let Err(error) = self.spawn(worker, generation, source) {
+                    let reason = error.to_string();
+                    self.events.push_back(Event::SpawnFailed { worker, reason });
+                }
+            }
+            Action::Welcome { worker } => self.welcome(worker),
+            Action::SendToWorker { worker, command: order } => {
+                let message = match order {
+                    WorkerCommand::Go => ToWorker::Go {},
+                    WorkerCommand::Quiesce => {
+                        ToWorker::Quiesce { keep: names(&self.removed(worker)) }
+                    }
+                    WorkerCommand::Resume => ToWorker::Resume {},
+                    WorkerCommand::Ping => ToWorker::Ping {},
+                    WorkerCommand::Drain { deadline, last } => {
+                        let stops = self.machine.state_word() == "stopping";
+                        let deadline = clock::to_monotonic_ns(deadline);
+                        let generation = self.workers.get(worker).map(|process| process.generation);
+                        let ends = match generation {
+                            Some(generation) if stops => {
+                                self.generations.stopping_listeners(generation)
+                            }
+                            _ => self.drop_removed(worker),
+                        };
+                        let finish = names(&ends);
+                        let finish_at = ends.into_iter().map(|(_, addr)| addr).collect();
+                        ToWorker::Drain { deadline, last: last || stops, finish, finish_at }
+                    }
+                };
+                self.send(worker, &message, &[]);
+            }
+            Action::OpenHandoffChannel { from, to } => {
+                let generation = self.workers.get(to).map_or(0, |process| process.generation);
+                let connected = failpoint::try_hit(Step::SupervisorBeforeConnect, generation)
+                    .and_then(|()| self.workers.connect(from, to));
+                if let Err(error) = connected {
+                    let text = format!("connections cannot be passed: {error}");
+                    self.log(Level::Warn, &text);
+                }
+            }
+            Action::DumpThreads { worker } => self.dump_threads(worker),
+            Action::Terminate { worker } => self.signal(worker, rustix::process::Signal::TERM),
+            Action::Kill { worker } => self.signal(worker, rustix::process::Signal::KILL),
+            Action::Answer { client, answer } => {
+                let reply = match answer {
+                    ClientAnswer::Restarted(told) => {
+                        Reply::Restarted { outcome: report::outcome(&told, Vec::new()) }
+                    }
+                    ClientAnswer::Aborted(told) => {
+                        // Its worker may take a moment to end, and the answer says that all is as it was.
+                        self.generations.restore_listeners(told.to);
+                        let mut outcome = report::outcome(&told, self.output());
+                        self.advise(&mut outcome);
+                        Reply::Restarted { outcome }
+                    }
+                    ClientAnswer::Stopped { ledger, to_drained, warnings } => {
+                        let to_drained_ms = Some(to_drained.as_secs_f64() * 1000.0);
+                        Reply::Stopped { ledger, to_drained_ms, warnings }
+                    }
+                    ClientAnswer::Refused { reason } => Reply::Refused { reason },
+                };
+                failpoint::hit(Step::SupervisorBeforeAnswer, 0);
+                if matches!(reply, Reply::Stopped { .. }) && self.orphans.are_draining() {
+                    self.deferred_replies.push((client, reply));
+                } else {
+                    self.clients.reply(client, &reply);
+                }
+            }
+            Action::Progress { text } => self.clients.progress(&text),
+            Action::Log { level, text, generation } => {
+                self.log_about(
+                    level,
+                    &text,
+                    EventContext { generation, ..EventContext::default() },
+                );
+            }
+            Action::FirstReady { generation } => self.first_ready(generation),
+            Action::Upgrade { generation } => self.begin_upgrade(generation),
+            Action::CloseListeners => {
+                (self.preflight, self.upgrade_ready) = (None, None);
+                failpoint::hit(Step::SupervisorBeforeClose, 0);
+                self.generations.close_listeners();
+            }
+            Action::Drained { report } => {
+                if let Some(text) = report::trace(&report) {
+                    let fields = report::fields(&report);
+                    let about = EventContext {
+                        generation: report.from,
+                        fields: &fields,
+                        ..EventContext::default()
+                    };
+                    self.setup.say.event(LogLevel::Info, &text, about);
+                }
+            }
+            Action::ReleaseGeneration { generation, keep } => {
+                self.generations.retire(generation, keep)
+            }
+            Action::Exit { code, reason } => self.exit = Some((code, reason)),
+        }
+    }
+
+    /// The listeners that a worker's generation has, and the one that serves has not.
+    fn removed(&self, worker: WorkerId) -> Vec<(String, Address)> {
+        let old = self.workers.get(worker).map(|process| process.generation);
+        let removed = old.zip(self.machine.serving_generation());
+        removed.map_or(Vec::new(), |(old, new)| self.generations.removed(old, new))
+    }
+
+    /// As [`removed`](Driver::removed), of a worker that drains for good: it gets the last copies.
+    fn drop_removed(&mut self, worker: WorkerId) -> Vec<(String, Address)> {
+        let stay = [self.machine.serving_generation(), self.machine.confirmed_generation()];
+        let stay: Vec<Generation> = stay.into_iter().flatten().collect();
+        let removed = self.removed(worker);
+        let old = self.workers.get(worker).map(|process| process.generation);
+        match (old, stay.first()) {
+            (Some(old), Some(&new)) if !stay.contains(&old) => {
+                self.generations.drop_removed(old, new, &stay);
+                removed
+            }
+            // It may have to come back.
+            _ => Vec::new(),
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        worker: WorkerId,
+        generation: Generation,
+        source: ImageSource,
+    ) -> Result<()> {
+        let image = match (source, self.generations.get(generation)) {
+            (ImageSource::Pinned, Some(holdings)) => Arc::clone(&holdings.image),
+            (ImageSource::KnownGood(good), _) => {
+                self.note_time(generation);
+                self.generations.begin_from(generation, good)?
+            }
+            _ => {
+                self.log_length = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
+                self.note_time(generation);
+                let path = self.next_image();
+                failpoint::try_hit(Step::SupervisorBeforeOpen, generation).map_err(|error| {
+                    Error::io(format!("cannot open the image {}", path.display()), error)
+                })?;
+                let image = Image::open(&path, &self.generations.identities())?;
+                failpoint::hit(Step::SupervisorAfterOpen, generation);
+                self.generations.begin(generation, image)
+            }
+        };
+        let settings = self.settings_of(generation, source).cloned();
+        let origin = self.origin_now();
+        let plan = WorkerSpec {
+            generation,
+            image: &image,
+            args: &self.setup.args,
+            vars: &self.setup.vars,
+            origin: &origin,
+            settings: settings.as_ref(),
+            respawn: source != ImageSource::Disk,
+        };
+        let pid = self.workers.spawn(worker, &plan, Instant::now())?;
+        tracing::info!(pid, generation, "worker spawned");
+        Ok(())
+    }
+
+    /// What is known before the worker says it: its generation's settings, or those of the start.
+    fn settings_of(&self, generation: Generation, source: ImageSource) -> Option<&Settings> {
+        let holdings = self.generations.get(generation);
+        let known = holdings.and_then(|holdings| holdings.configuration.as_ref());
+        let first = source == ImageSource::Disk && self.machine.serving_generation().is_none();
+        known
+            .or_else(|| first.then_some(&self.setup.configuration))
+            .map(|configuration| &configuration.settings)
+    }
+
+    /// From what settings are computed: what a restart said of the path counts.
+    fn origin_now(&self) -> LaunchOrigin {
+        let origin = self.setup.origin.clone();
+        LaunchOrigin { exe: self.machine.exe().map_or(origin.exe, Path::to_owned), ..origin }
+    }
+
+    /// Where the image of the next generation lies.
+    pub(in crate::supervisor) fn next_image(&self) -> PathBuf {
+        if let Some(exe) = self.machine.exe() {
+            return exe.to_owned();
+        }
+        let serving = self.machine.serving_generation();
+        let exe = serving
+            .and_then(|serving| self.generations.get(serving))
+            .and_then(|holdings| holdings.configuration.as_ref())
+            .unwrap_or(&self.setup.configuration)
+            .settings
+            .exe
+            .clone();
+        exe.unwrap_or_else(|| self.setup.origin.exe.clone())
+    }
+
+    fn note_time(&mut self, generation: Generation) {
+        self.asked.push_front((generation, SystemTime::now()));
+        self.asked.truncate(MAX_RESTARTS + 1);
+    }
+
+    fn welcome(&mut self, worker: WorkerId) {
+        let rendezvous = self.reattach_socket(worker);
+        let Some(process) = self.workers.get(worker) else { return };
+        let Some(holdings) = self.generations.get(process.generation) else { return };
+        let Some(configuration) = holdings.configuration.clone() else { return };
+        let message = ToWorker::Welcome {
+            generation: process.generation,
+            configuration: Box::new(configuration),
+            listeners: holdings
+                .listeners
+                .iter()
+                .map(|(name, bound)| ListenerHandle {
+                    name: name.clone(),
+                    addr: bound.addr().clone(),
+                    source: bound.source(),
+                })
+                .collect(),
+            rendezvous: rendezvous.is_some(),
+        };
+        let mut fds = vec![process.counters_fd()];
+        fds.extend(holdings.listeners.iter().map(|(_, bound)| bound.as_fd()));
+        fds.extend(rendezvous.as_ref().map(AsFd::as_fd));
+        let mut told = failpoint::try_hit(Step::SupervisorBeforeWelcome, process.generation)
+            .and_then(|()| process.send(&message, &fds));
+        failpoint::hit(Step::SupervisorAfterWelcome, process.generation);
+        if let (Ok(()), Some(process)) = (&told, self.workers.get_mut(worker)) {
+            process.welcomed = true;
+        }
+        let Some(process) = self.workers.get(worker) else { return };
+        if let (Ok(()), true, Some(log)) = (&told, process.old_output, &self.setup.log) {
+            told = process.send(&ToWorker::Reopen {}, &[log.as_fd()]);
+        }
+        if let Err(error) = told {
+            let reason = format!("it did not take its welcome: {error}");
+            self.events.push_back(Event::HelloRejected { worker, reason });
+        }
+    }
+
+    pub(super) fn send(&mut self, worker: WorkerId, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
+        let Some(process) = self.workers.get(worker) else { return };
+        let generation = process.generation;
+        let step = match message {
+            ToWorker::Go {} => Some(Step::SupervisorBetween),
+            ToWorker::Drain { .. } => Some(Step::SupervisorBeforeDrain),
+            _ => None,
+        };
+        let told = step
+            .map_or(Ok(()), |step| failpoint::try_hit(step, generation))
+            .and_then(|()| process.send(message, fds));
+        if let Err(error) = told {
+            let reason = format!("it did not take an order: {error}");
+            self.events.push_back(Event::LinkLost { worker, reason });
+        } else if let ToWorker::Go {} = message {
+            failpoint::hit(Step::SupervisorAfterGo, generation);
+        }
+    }
+
+    fn signal(&self, worker: WorkerId, signal: rustix::process::Signal) {
+        let Some(process) = self.workers.get(worker) else { return };
+        if let Err(error) = process.child.signal(signal) {
+            let pid = process.child.pid();
+            self.setup.say.warn(&format!("cannot signal process {pid}: {error}"));
+        }
+    }
+
+    /// Writes down what a process that does not answer is doing.
+    fn dump_threads(&self, worker: WorkerId) {
+        let Some(process) = self.workers.get(worker) else { return };
+        let (generation, worker) = (Some(process.generation), Some(process.child.pid()));
+        for line in threads::of(process.child.pid()) {
+            let about = EventContext { generation, worker, ..EventContext::default() };
+            self.log_about(Level::Warn, &line, about);
+        }
+    }
+
+    /// What the failed worker of the last transition wrote, where that can be told.
+    fn output(&self) -> Vec<String> {
+        let Some(log) = &self.setup.log else { return Vec::new() };
+        let mut lines = logs::tail(log.path(), self.log_length).unwrap_or_default();
+        lines.retain(|line| !self.setup.say.said(line));
+        lines
+    }
+
+    /// Adds what cures the reason, where what the worker wrote tells.
+    fn advise(&self, outcome: &mut RestartOutcome) {
+        let advice = report::advice(&outcome.output, &self.setup.configuration.settings);
+        if let (Some(reason), Some(advice)) = (&mut outcome.reason, advice) {
+            self.log(Level::Warn, advice);
+            reason.push_str(&format!("; {advice}"));
+        }
+    }
+
+    fn first_ready(&mut self, generation: Generation) {
+        let addrs: Vec<String> = self
+            .generations
+            .get(generation)
+            .into_iter()
+            .flat_map(|holdings| &holdings.listeners)
+            .map(|(name, bound)| format!("{name} {}", bound.addr()))
+            .collect();
+        let on = if addrs.is_empty() { String::new() } else { format!(" on {}", addrs.join(", ")) };
+        let text = format!("generation {generation} serves{on}");
+        self.log_about(
+            Level::Info,
+            &text,
+            EventContext { generation: Some(generation), ..EventContext::default() },
+        );
+        self.replace_orphans(generation);
+        self.setup.reporter.ready(&addrs);
+    }
+
+    pub(super) fn log(&self, level: Level, text: &str) {
+        self.log_about(level, text, EventContext::default());
+    }
+
+    fn log_about(&self, level: Level, text: &str, about: EventContext<'_>) {
+        match level {
+            Level::Info => tracing::info!("{text}"),
+            Level::Warn => tracing::warn!("{text}"),
+            Level::Error => tracing::error!("{text}"),
+        }
+        let level = match level {
+            Level::Info => LogLevel::Info,
+            Level::Warn => LogLevel::Warn,
+            Level::Error => LogLevel::Error,
+        };
+        self.setup.say.event(level, text, about);
+    }
+
+    pub(super) fn reopen_log(&mut self) {
+        let Some(log) = &mut self.setup.log else { return };
+        if let Err(error) = log.reopen() {
+            self.setup.say.warn(&format!("{error}; the old file is kept"));
+            return;
+        }
+        self.setup.say.line(crate::logs::REOPENED);
+        let log = log.as_fd();
+        self.orphans.reopen(log);
+        for process in self.workers.iter_mut() {
+            if process.said_hello {
+                // One that cannot be told is about to be noticed as gone.
+                let _ = process.send(&ToWorker::Reopen {}, &[log]);
+            } else {
+                // It waits for its welcome, and would take nothing else.
+                process.old_output = true;
+            }
+        }
+    }
+}
+
+/// The names of listeners, each once.
+fn names(listeners: &[(String, Address)]) -> Vec<String> {
+    let mut names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
+    names.dedup();
+    names
+}

@@ -1,0 +1,349 @@
+//! The supervisor's processes: spawning them, their links and counters.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::event::{Generation, WorkerId};
+use crate::config::Settings;
+use crate::counters::{Counters, Ledger, Remaining};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
+use crate::image::Image;
+use crate::inherited_fd::{FdTable, InheritedFd};
+use crate::json::{FromJson, ToJson};
+use crate::launch::role::{LaunchOrigin, Role, RoleMarker, VARIABLE};
+use crate::link::{self, FromWorker, ToWorker};
+use crate::privileges;
+use crate::sorted::SortedMap;
+use crate::sys::exec::{self, Program};
+use crate::sys::process::{self, Child, Forked};
+use crate::sys::{descriptors, seqpacket};
+use crate::systemd::notify;
+
+/// How long a process may outlive its link before that is a failure of its own: an exit closes the link
+/// a moment before the process can be waited for.
+const EXIT_LAG: Duration = Duration::from_millis(200);
+
+/// All workers that are not reaped yet.
+#[derive(Default)]
+pub(crate) struct WorkerProcesses {
+    workers: SortedMap<WorkerId, WorkerProcess>,
+}
+
+/// One worker process.
+pub(crate) struct WorkerProcess {
+    pub(crate) generation: Generation,
+    pub(crate) child: Child,
+    pub(crate) since: Instant,
+    /// What the program said of itself.
+    pub(crate) text: Option<String>,
+    pub(crate) said_hello: bool,
+    /// Why it may never be ready.
+    pub(crate) unclaimed: Option<String>,
+    /// It has its listeners.
+    pub(crate) welcomed: bool,
+    /// The log was opened again since it was forked.
+    pub(crate) old_output: bool,
+    /// Where the next supervisor finds it, should this one be killed.
+    pub(crate) rendezvous: Option<PathBuf>,
+    counters: Counters,
+    counters_fd: OwnedFd,
+    link: Option<OwnedFd>,
+    /// Since when the link is closed, until that has been told.
+    closed: Option<Instant>,
+}
+
+impl WorkerProcess {
+    /// The figures as they are now.
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.counters.read()
+    }
+
+    /// What it would wait for, were it to drain.
+    pub(crate) fn remaining(&self) -> Remaining {
+        self.counters.remaining()
+    }
+
+    /// The figures after its end.
+    pub(crate) fn final_ledger(&self) -> Ledger {
+        self.counters.final_ledger()
+    }
+
+    /// Whether it has called `main`.
+    pub(crate) fn has_run(&self) -> bool {
+        self.counters.has_run()
+    }
+
+    pub(crate) fn missing(&self, listeners: &[&str], manual: bool) -> String {
+        self.counters.missing(listeners, manual)
+    }
+
+    pub(crate) fn counters_fd(&self) -> BorrowedFd<'_> {
+        self.counters_fd.as_fd()
+    }
+
+    pub(crate) fn link(&self) -> Option<BorrowedFd<'_>> {
+        self.link.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Sends an order. A worker that does not take it is as good as gone.
+    pub(crate) fn send(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        match &self.link {
+            Some(link) => link::send(link, message, fds),
+            None => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        }
+    }
+
+    /// The next message, if one is there.
+    pub(crate) fn receive(&mut self, now: Instant) -> Result<Option<FromWorker>, String> {
+        let Some(link) = &self.link else { return Ok(None) };
+        match link::receive::<FromWorker>(link) {
+            Ok(Some((message, _))) => Ok(Some(message)),
+            Ok(None) => {
+                self.link = None;
+                self.closed = Some(now);
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(format!("its message was not understood: {error}")),
+        }
+    }
+}
+
+/// A process on its way to the supervisor's next image.
+#[derive(Debug, ToJson, FromJson)]
+pub(super) struct WorkerProcessState {
+    generation: Generation,
+    pid: i32,
+    pidfd: InheritedFd,
+    since: Instant,
+    text: Option<String>,
+    greeted: bool,
+    #[json(default)]
+    welcomed: bool,
+    old_output: bool,
+    #[json(default)]
+    rendezvous: Option<PathBuf>,
+    counters: InheritedFd,
+    link: Option<InheritedFd>,
+    closed: Option<Instant>,
+}
+
+impl WorkerProcess {
+    fn pack(&self, packing: &mut FdTable) -> WorkerProcessState {
+        WorkerProcessState {
+            generation: self.generation,
+            pid: self.child.pid(),
+            pidfd: packing.add(&self.child),
+            since: self.since,
+            text: self.text.clone(),
+            greeted: self.said_hello,
+            welcomed: self.welcomed,
+            old_output: self.old_output,
+            rendezvous: self.rendezvous.clone(),
+            counters: packing.add(&self.counters_fd),
+            link: self.link.as_ref().map(|link| packing.add(link)),
+            closed: self.closed,
+        }
+    }
+
+    fn unpack(packed: WorkerProcessState) -> Result<WorkerProcess> {
+        let counters_fd = packed.counters.duplicate("the counters of a worker")?;
+        let counters = Counters::open(&counters_fd)
+            .map_err(|error| Error::io("cannot share the counters of a worker", error))?;
+        let pidfd = packed.pidfd.duplicate("the process of a worker")?;
+        Ok(WorkerProcess {
+            generation: packed.generation,
+            child: Child::adopt(packed.pid, pidfd)?,
+            since: packed.since,
+            text: packed.text,
+            said_hello: packed.greeted,
+            unclaimed: None,
+            welcomed: packed.welcomed,
+            old_output: packed.old_output,
+            rendezvous: packed.rendezvous,
+            counters,
+            counters_fd,
+            link: packed.link.map(|link| link.duplicate("the link of a worker")).transpose()?,
+            closed: packed.closed,
+        })
+    }
+}
+
+/// What a new worker is made of.
+pub(crate) struct WorkerSpec<'a> {
+    pub(crate) generation: Generation,
+    pub(crate) image: &'a Image,
+    pub(crate) args: &'a [std::ffi::OsString],
+    pub(crate) vars: &'a [(std::ffi::OsString, std::ffi::OsString)],
+    pub(crate) origin: &'a LaunchOrigin,
+    /// Where they are known before it says hello.
+    pub(crate) settings: Option<&'a Settings>,
+    pub(crate) respawn: bool,
+}
+
+impl WorkerProcesses {
+    pub(super) fn pack(&self, packing: &mut FdTable) -> SortedMap<WorkerId, WorkerProcessState> {
+        self.workers.iter().map(|(id, process)| (*id, process.pack(packing))).collect()
+    }
+
+    pub(super) fn unpack(
+        packed: SortedMap<WorkerId, WorkerProcessState>,
+    ) -> Result<WorkerProcesses> {
+        let workers =
+            packed.into_iter().map(|(id, packed)| Ok((id, WorkerProcess::unpack(packed)?)));
+        Ok(WorkerProcesses { workers: workers.collect::<Result<_>>()? })
+    }
+
+    /// Forks a worker that execs the image.
+    pub(crate) fn spawn(
+        &mut self,
+        id: WorkerId,
+        plan: &WorkerSpec<'_>,
+        now: Instant,
+    ) -> Result<i32> {
+        plan.image.verify()?;
+        let cannot = |what: &str| {
+            let what = format!("cannot {what} for a worker");
+            move |error: io::Error| Error::io(what, error)
+        };
+        let (ours, theirs) = seqpacket::pair().map_err(cannot("open a link"))?;
+        descriptors::set_nonblocking(&ours).map_err(cannot("open a link"))?;
+        let (counters, counters_fd) = Counters::create().map_err(cannot("share counters"))?;
+        failpoint::try_hit(Step::SupervisorBeforeFork, plan.generation)
+            .map_err(|error| Error::io("cannot fork a process", error))?;
+        match process::fork()? {
+            Forked::Child => {
+                let error = become_worker(&theirs, plan);
+                let reason = error.to_string();
+                // If even this fails, the exit code tells the rest.
+                let _ = link::send(&theirs, &FromWorker::ExecFailed { reason }, &[]);
+                process::exit_now(127);
+            }
+            Forked::Parent(child) => {
+                failpoint::hit(Step::SupervisorAfterFork, plan.generation);
+                let pid = child.pid();
+                let process = WorkerProcess {
+                    generation: plan.generation,
+                    child,
+                    since: now,
+                    text: None,
+                    said_hello: false,
+                    unclaimed: None,
+                    welcomed: false,
+                    old_output: false,
+                    rendezvous: None,
+                    counters,
+                    counters_fd,
+                    link: Some(ours),
+                    closed: None,
+                };
+                self.workers.insert(id, process);
+                Ok(pid)
+            }
+        }
+    }
+
+    /// Opens a channel by which one worker passes its connections to another. One that does not take
+    /// its end has none, and what it has stays where it is.
+    pub(crate) fn connect(&self, from: WorkerId, to: WorkerId) -> io::Result<()> {
+        let (Some(from), Some(to)) = (self.get(from), self.get(to)) else { return Ok(()) };
+        let (sending, taking) = seqpacket::pair()?;
+        to.send(&ToWorker::Predecessor {}, &[taking.as_fd()])?;
+        from.send(&ToWorker::Successor {}, &[sending.as_fd()])
+    }
+
+    /// As [`Fleet::connect`], to the worker of `generation`, from somebody who is given this end.
+    pub(crate) fn channel_to(&self, generation: Generation) -> io::Result<Option<OwnedFd>> {
+        let Some((_, to)) = self.iter().find(|(_, it)| it.generation == generation) else {
+            return Ok(None);
+        };
+        let (sending, taking) = seqpacket::pair()?;
+        to.send(&ToWorker::Predecessor {}, &[taking.as_fd()])?;
+        Ok(Some(sending))
+    }
+
+    pub(crate) fn get(&self, id: WorkerId) -> Option<&WorkerProcess> {
+        self.workers.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: WorkerId) -> Option<&mut WorkerProcess> {
+        self.workers.get_mut(&id)
+    }
+
+    pub(crate) fn remove(&mut self, id: WorkerId) -> Option<WorkerProcess> {
+        let process = self.workers.remove(&id)?;
+        if let Some(path) = &process.rendezvous {
+            // What cannot be removed is found dead by the next start.
+            let _ = std::fs::remove_file(path);
+        }
+        Some(process)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &WorkerProcess)> {
+        self.workers.iter().map(|(id, process)| (*id, process))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut WorkerProcess> {
+        self.workers.values_mut()
+    }
+
+    pub(crate) fn owns(&self, pid: i32) -> bool {
+        self.workers.values().any(|process| process.child.pid() == pid)
+    }
+
+    /// Workers whose link has been closed for longer than an exit explains; each is named once.
+    pub(crate) fn expired_links(&mut self, now: Instant) -> Vec<WorkerId> {
+        let mut mute = Vec::new();
+        for (id, process) in &mut self.workers {
+            if process.closed.is_some_and(|since| now >= since + EXIT_LAG) {
+                process.closed = None;
+                mute.push(*id);
+            }
+        }
+        mute
+    }
+
+    /// When [`Fleet::mute`] is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.workers.values().filter_map(|process| process.closed).min().map(|at| at + EXIT_LAG)
+    }
+}
+
+/// In the forked child: becomes the program, or returns why not.
+fn become_worker(link: &OwnedFd, plan: &WorkerSpec<'_>) -> Error {
+    let attempt = || -> Result<std::convert::Infallible> {
+        descriptors::keep_across_exec(link.as_fd())
+            .map_err(|error| Error::io("cannot hand over the link", error))?;
+        let marker = RoleMarker::text(Role::Worker {
+            link: std::os::fd::AsRawFd::as_raw_fd(link),
+            respawn: plan.respawn,
+            origin: plan.origin.clone(),
+        })?;
+        plan.settings.map_or(Ok(()), privileges::limit)?;
+        // What a service manager tells the daemon is no affair of its workers.
+        let vars: Vec<_> =
+            plan.vars.iter().filter(|(name, _)| !notify::is_private(name)).cloned().collect();
+        let program = Program {
+            image: plan.image.as_fd(),
+            args: plan.args,
+            vars: &vars,
+            marker: (VARIABLE, &marker),
+        };
+        let executed = failpoint::try_hit(Step::SupervisorBeforeExec, plan.generation)
+            .and_then(|()| exec::exec(&program));
+        executed.map_err(|error| {
+            Error::os(
+                ErrorKind::Image,
+                format!("cannot execute the image {}", plan.image.path().display()),
+                error,
+            )
+        })
+    };
+    match attempt() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}

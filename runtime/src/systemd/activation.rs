@@ -1,0 +1,381 @@
+//! `sd_listen_fds(3)`: sockets that a service manager gives to the daemon that it starts.
+//!
+//! They come from its `.socket` units, and from its store of what the daemon asked it to keep (see
+//! [`crate::systemd::notify`]). They are told apart, and matched to listeners, by their names: in what order they
+//! come is nobody's promise.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{OwnedFd, RawFd};
+
+use crate::config::{Address, ListenSettings};
+use crate::error::{Error, Result};
+use crate::listener::{self, Bound, InheritedSocket};
+use crate::sorted::{SortedMap, sort_few};
+use crate::sys::{descriptors, process};
+
+/// The variables of the protocol: for the process that they name, and none that it starts.
+const VARIABLES: [&str; 5] =
+    ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID", FIRST_NUMBER];
+
+/// Where a tool of developers says which number is the first.
+const FIRST_NUMBER: &str = "LISTEN_FDS_FIRST_FD";
+
+/// The number of the first descriptor.
+const FIRST: RawFd = 3;
+
+/// More than a service manager passes.
+const MOST: usize = 1024;
+
+/// How systemd names what its unit does not name.
+const UNNAMED: &str = "unknown";
+
+/// Whether a variable is of this protocol.
+pub(crate) fn is_of_protocol(name: &OsStr) -> bool {
+    VARIABLES.iter().any(|variable| name == *variable)
+}
+
+/// Before the name of a listener in the manager's store: sockets of units have the bare name.
+pub(crate) const STORED: &str = "listen.";
+
+/// A descriptor with its name, where it has one.
+pub(crate) type Named = (Option<String>, OwnedFd);
+
+/// Takes the descriptors that are meant for this process. For the top of `main`, before anything is opened
+/// that stays so. In the `foreground` also those that are for whoever comes first, as what restarts a
+/// program while it is written (`systemfd --no-pid`) has them.
+pub(crate) fn take(foreground: bool) -> Result<Vec<Named>> {
+    let vars = process::variables();
+    let (first, names) = announced(&vars, std::process::id(), foreground)?;
+    let numbered = (first..).zip(names);
+    let adopt = |(number, name)| {
+        descriptors::adopt(number).map(|fd| (name, fd)).map_err(|error| {
+            Error::config(format!(
+                "LISTEN_FDS promises descriptor {number}, which is not open ({error}): unset it, or \
+                 correct who sets it"
+            ))
+        })
+    };
+    numbered.map(adopt).collect()
+}
+
+/// The names of the descriptors that this process was given, in their order, and the number of the first.
+fn announced(
+    vars: &[(OsString, OsString)],
+    own: u32,
+    foreground: bool,
+) -> Result<(RawFd, Vec<Option<String>>)> {
+    const NONE: (RawFd, Vec<Option<String>>) = (FIRST, Vec::new());
+    let var = |name: &str| {
+        let value = vars.iter().find(|(known, _)| known == name)?.1.to_str()?;
+        Some(value.to_owned())
+    };
+    let pid = var("LISTEN_PID");
+    let Some(count) = var("LISTEN_FDS").filter(|_| pid.is_some() || foreground) else {
+        return Ok(NONE);
+    };
+    // Who does not read them, as a shell, leaves them to processes that they are not for.
+    if pid.as_ref().is_some_and(|pid| pid.parse() != Ok(own)) {
+        return Ok(NONE);
+    }
+    let (first, unnamed) = match pid {
+        Some(_) => (FIRST, Some(UNNAMED.to_owned())),
+        None => (var(FIRST_NUMBER).and_then(|first| first.parse().ok()).unwrap_or(FIRST), None),
+    };
+    let Some(count) = count.parse().ok().filter(|count| *count <= MOST) else {
+        return Err(Error::config(format!(
+            "LISTEN_FDS is `{count}`, and not a number of descriptors up to {MOST}: unset it, or correct \
+             who sets it"
+        )));
+    };
+    let Some(names) = var("LISTEN_FDNAMES") else { return Ok((first, vec![unnamed; count])) };
+    let names: Vec<Option<String>> = names.split(':').map(|name| Some(name.to_owned())).collect();
+    match names.len() {
+        _ if count == 0 => Ok(NONE),
+        named if named == count => Ok((first, names)),
+        named => Err(Error::config(format!(
+            "LISTEN_FDNAMES has {named} names for the {count} descriptors of LISTEN_FDS: correct who sets \
+             them"
+        ))),
+    }
+}
+
+/// What a daemon was given, as its configuration sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    /// Of units, by the name of the listener. A name may have several, and may be declared later.
+    pub(crate) passed: Vec<(String, Bound)>,
+    /// Bound by this daemon in an earlier life, and as they are declared now.
+    pub(crate) stored: Vec<(String, Bound)>,
+    /// The names of what the manager keeps in vain.
+    pub(crate) outdated: Vec<String>,
+    /// Where that is, with the name.
+    pub(crate) left: Vec<(String, Address)>,
+    /// What the operator should know.
+    pub(crate) remarks: Vec<String>,
+}
+
+impl Sockets {
+    /// Sorts what was given.
+    pub(crate) fn sort(
+        given: Vec<Named>,
+        declared: &SortedMap<String, ListenSettings>,
+    ) -> Result<Sockets> {
+        let mut sockets = Sockets::default();
+        let examined = given.into_iter().map(|(name, fd)| (name, listener::examine(fd))).collect();
+        for (name, examined) in named(examined, declared)? {
+            match name.strip_prefix(STORED) {
+                Some(stored) => sockets.take_back(stored, examined, declared)?,
+                None => sockets.accept(name, examined, declared)?,
+            }
+        }
+        let place = |name: &String, bound: &Bound| {
+            declared
+                .get(name)
+                .and_then(|it| it.each().iter().position(|it| bound.is_at(&it.settings.addr)))
+        };
+        sort_few(&mut sockets.stored, |(a, bound), (b, other)| {
+            (a, place(a, bound)) < (b, place(b, other))
+        });
+        for (name, wanted) in declared {
+            sockets.compare(name, wanted);
+        }
+        Ok(sockets)
+    }
+
+    /// One of a unit.
+    fn accept(
+        &mut self,
+        name: String,
+        examined: Result<InheritedSocket, String>,
+        declared: &SortedMap<String, ListenSettings>,
+    ) -> Result<()> {
+        let listeners = || listed(declared);
+        let is_declared = declared.contains_key(&name);
+        let given = match examined {
+            Ok(given) => given,
+            Err(what) if is_declared => {
+                return Err(Error::config(format!(
+                    "the service manager passed {what} as listener `{name}`: its .socket unit needs \
+                     ListenStream= with an address or a path, and Accept=no"
+                )));
+            }
+            Err(what) => {
+                self.remarks.push(format!(
+                    "the service manager passed {what} as `{name}`, which is not used: remove it from \
+                     the .socket unit"
+                ));
+                return Ok(());
+            }
+        };
+        // By default it has the name of the unit.
+        if name == UNNAMED || name.is_empty() || name.ends_with(".socket") {
+            return Err(Error::config(format!(
+                "the service manager passed the socket {} under the name `{name}`, so that it is not \
+                 known for which listener ({}): set FileDescriptorName= in the .socket unit to the name \
+                 of the listener",
+                given.addr(),
+                listeners()
+            )));
+        }
+        if !is_declared {
+            self.remarks.push(format!(
+                "the service manager passed the socket {} as `{name}`, and no listener has that name \
+                 ({}): who connects there waits in vain; declare it, correct FileDescriptorName=, or \
+                 disable the .socket unit",
+                given.addr(),
+                listeners()
+            ));
+        }
+        self.passed.push((name, given.of_manager()));
+        Ok(())
+    }
+
+    /// One of the store.
+    fn take_back(
+        &mut self,
+        stored: &str,
+        examined: Result<InheritedSocket, String>,
+        declared: &SortedMap<String, ListenSettings>,
+    ) -> Result<()> {
+        let name = stored.split(FURTHER).next().unwrap_or(stored);
+        // The one of its addresses that it has, or else what it is not.
+        let each: Vec<ListenSettings> =
+            declared.get(name).into_iter().flat_map(|it| it.each()).map(|it| it.settings).collect();
+        let is_it = |wanted: &&ListenSettings| matches!(&examined, Ok(given) if given.differs(wanted).is_none());
+        let wanted = each.iter().find(is_it).or(each.first());
+        let why = match (examined, wanted) {
+            (Err(what), _) => format!("it is {what}"),
+            (Ok(given), None) => {
+                self.left.push((name.to_owned(), given.addr().clone()));
+                "it is not declared any more".into()
+            }
+            (Ok(given), Some(wanted)) => match given.differs(wanted) {
+                None if self.has_stored(name, given.addr(), wanted) => {
+                    "there is another of it".into()
+                }
+                None => {
+                    self.stored.push((name.to_owned(), given.of_store(name, wanted)?));
+                    return Ok(());
+                }
+                Some(why) => {
+                    self.left.push((name.to_owned(), given.addr().clone()));
+                    format!("of {}, {why}", given.addr())
+                }
+            },
+        };
+        self.remarks
+            .push(format!("listener `{name}` was kept by the service manager in vain: {why}"));
+        self.outdated.push(stored.to_owned());
+        Ok(())
+    }
+
+    /// Whether what is declared is there already.
+    fn has_stored(&self, name: &str, addr: &Address, wanted: &ListenSettings) -> bool {
+        let mut its = self.stored.iter().filter(|(other, _)| other == name);
+        its.any(|(_, bound)| bound.addr() == addr || bound.is_at(&wanted.addr))
+    }
+
+    /// What of a listener's declaration does not count.
+    fn compare(&mut self, name: &str, wanted: &ListenSettings) {
+        let passed = self.passed.iter().filter(|(its, _)| its == name);
+        let addrs: Vec<&Address> = passed.map(|(_, bound)| bound.addr()).collect();
+        if addrs.is_empty() {
+            return;
+        }
+        let stored = store_names(self.stored.iter().map(|(name, bound)| (name, bound)));
+        let stored = stored.into_iter().filter(|(_, (its, _))| *its == name);
+        let outdated: Vec<String> = stored.map(|(stored, _)| stored).collect();
+        self.outdated.extend(outdated);
+        let differs = addrs.len() != wanted.addrs().len()
+            || addrs.iter().any(|addr| !wanted.addrs().contains(addr));
+        self.stored.retain(|(its, _)| its != name);
+        if differs {
+            let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+            self.remarks.push(format!(
+                "listener `{name}` is at {}, passed by the service manager, and not at {} as configured",
+                addrs.join(" and "),
+                wanted.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+            ));
+        }
+    }
+}
+
+/// Stands between a listener's name and the number of a further one of that name in the manager's store.
+const FURTHER: char = '+';
+
+/// The names under which the manager keeps listeners: a second one of a name is another.
+pub(crate) fn store_names<'a, B>(
+    listeners: impl Iterator<Item = (&'a String, B)>,
+) -> Vec<(String, (&'a String, B))> {
+    let mut seen: SortedMap<&String, usize> = SortedMap::new();
+    let named = |(name, bound)| {
+        let count = seen.entry(name).or_default();
+        *count += 1;
+        let stored = match *count {
+            1 => name.clone(),
+            more => format!("{name}{FURTHER}{}", more - 1),
+        };
+        (stored, (name, bound))
+    };
+    listeners.map(named).collect()
+}
+
+/// What was found under a descriptor.
+type Examined = Result<InheritedSocket, String>;
+
+/// Gives each socket without a name that of the listener it has the address of; what is left over, where
+/// that is one on both sides, belongs together.
+fn named(
+    given: Vec<(Option<String>, Examined)>,
+    declared: &SortedMap<String, ListenSettings>,
+) -> Result<Vec<(String, Examined)>> {
+    let (named, nameless): (Vec<_>, Vec<_>) =
+        given.into_iter().partition(|(name, _)| name.is_some());
+    let mut named: Vec<(String, Examined)> =
+        named.into_iter().filter_map(|(name, examined)| Some((name?, examined))).collect();
+    let mut left = Vec::new();
+    for (_, examined) in nameless {
+        let is_at = |wanted: &ListenSettings| matches!(&examined, Ok(given) if given.differs(wanted).is_none());
+        match declared.iter().find(|(_, wanted)| is_at(wanted)) {
+            Some((name, _)) => named.push((name.clone(), examined)),
+            None => left.push(examined),
+        }
+    }
+    let mut free = declared.keys().filter(|name| named.iter().all(|(its, _)| its != *name));
+    match (left.len(), free.next(), free.next()) {
+        (0, ..) => {}
+        (1, Some(name), None) => named.extend(left.pop().map(|it| (name.clone(), it))),
+        _ => {
+            let what = left.iter().map(|examined| match examined {
+                Ok(given) => format!("the socket {}", given.addr()),
+                Err(what) => what.clone(),
+            });
+            return Err(Error::config(format!(
+                "this process was given {} without a name, which has the address of no listener ({}): \
+                 declare a listener there, or name it in LISTEN_FDNAMES",
+                what.collect::<Vec<_>>().join(" and "),
+                listed(declared)
+            )));
+        }
+    }
+    Ok(named)
+}
+
+/// The names of the listeners, for messages.
+fn listed(declared: &SortedMap<String, ListenSettings>) -> String {
+    let names: Vec<String> = declared.keys().map(|name| format!("`{name}`")).collect();
+    if names.is_empty() { "none is declared".into() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announced_in(
+        foreground: bool,
+        vars: &[(&str, &str)],
+    ) -> Result<(RawFd, Vec<Option<String>>)> {
+        let vars: Vec<_> = vars.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        announced(&vars, 7, foreground)
+    }
+
+    fn announced_by(vars: &[(&str, &str)]) -> Result<Vec<String>> {
+        let names = announced_in(false, vars)?.1;
+        Ok(names.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    #[test]
+    fn without_a_process_they_are_for_the_foreground() {
+        let given = [("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "http:admin"), (FIRST_NUMBER, "5")];
+        let named = vec![Some("http".to_owned()), Some("admin".to_owned())];
+        assert_eq!(announced_in(true, &given).unwrap(), (5, named));
+        assert_eq!(announced_in(true, &given[..1]).unwrap(), (3, vec![None, None]));
+        assert_eq!(announced_in(false, &given).unwrap(), (3, vec![]));
+        let other = [("LISTEN_PID", "8"), given[0]];
+        assert_eq!(announced_in(true, &other).unwrap(), (3, vec![]));
+    }
+
+    #[test]
+    fn names_are_of_this_process() {
+        let given = [("LISTEN_PID", "7"), ("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "http:admin")];
+        assert_eq!(announced_by(&given).unwrap(), ["http", "admin"]);
+        assert_eq!(announced_by(&given[..2]).unwrap(), ["unknown", "unknown"]);
+        let none: [&str; 0] = [];
+        assert_eq!(announced_by(&given[..1]).unwrap(), none);
+        assert_eq!(announced_by(&given[1..]).unwrap(), none);
+        assert_eq!(announced_by(&[("LISTEN_PID", "8"), given[1], given[2]]).unwrap(), none);
+        assert_eq!(announced_by(&[given[0], ("LISTEN_FDS", "0"), given[2]]).unwrap(), none);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let pid = ("LISTEN_PID", "7");
+        for count in ["", "two", "-1", "1025", "99999999999999999999"] {
+            let error = announced_by(&[pid, ("LISTEN_FDS", count)]).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("LISTEN_FDS is `{count}`")), "{error}");
+        }
+        let named = [pid, ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "a:b")];
+        let error = announced_by(&named).unwrap_err().to_string();
+        assert!(error.contains("2 names for the 1 descriptors"), "{error}");
+    }
+}
