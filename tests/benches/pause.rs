@@ -83,7 +83,7 @@ fn busy(connections: usize, rate: usize, restarts: usize) -> (Ledger, Vec<f64>) 
         load.wait_for(rate as u64 / 2);
         bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
         let begun = Instant::now();
-        bed.restart().account().assert_balanced();
+        bed.restart().ledger().assert_balanced();
         commands.push(ms(begun.elapsed()));
     }
     load.wait_for(rate as u64 / 2);
@@ -107,7 +107,7 @@ fn idle_connections(count: usize, restarts: usize) -> Vec<f64> {
     for restart in 0..restarts {
         bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
         let report = bed.restart();
-        assert_eq!(report.account().passed, count as u64, "{report:?}");
+        assert_eq!(report.ledger().handed_off, count as u64, "{report:?}");
         times.extend(report.to_drained_ms.zip(report.to_commit_ms).map(|(end, begin)| end - begin));
     }
     for connection in &mut idle {

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         let report = bed.restart();
         commits.extend(report.to_commit_ms);
         drains.extend(report.to_drained_ms);
-        report.account().assert_balanced();
+        report.ledger().assert_balanced();
     }
     while requests(&load) < knobs.requests {
         load[0].wait_for(100);

@@ -42,7 +42,7 @@ pub struct Status {
     #[serde(default)]
     pub note: Option<String>,
     /// What became of the connections of the serving generation, with those of its crashed workers.
-    pub ledger: Option<Account>,
+    pub ledger: Option<ConnectionLedger>,
     /// The last ten restarts, the latest first.
     pub restarts: Vec<PastRestart>,
 }
@@ -63,7 +63,7 @@ pub struct Worker {
     /// Requests being answered.
     pub requests_in_flight: u64,
     /// What became of its connections so far.
-    pub ledger: Account,
+    pub ledger: ConnectionLedger,
     /// Tasks of `Daemon::spawn` that run.
     #[serde(default)]
     pub tasks: u64,
@@ -124,7 +124,7 @@ pub struct PastRestart {
     /// The generation that was to follow.
     pub generation: u64,
     /// What became of the connections of the one before, once it is gone.
-    pub ledger: Option<Account>,
+    pub ledger: Option<ConnectionLedger>,
     /// From the request to the commit.
     pub to_commit_ms: Option<f64>,
     /// From the request to the end of the old generation.
@@ -151,7 +151,7 @@ pub struct Report {
     #[serde(default)]
     pub output: Vec<String>,
     /// What became of the connections of the generation that drained.
-    pub ledger: Option<Account>,
+    pub ledger: Option<ConnectionLedger>,
     /// From the request to the commit.
     pub to_commit_ms: Option<f64>,
     /// From the request to the end of the old generation.
@@ -164,17 +164,17 @@ pub struct Report {
 /// The ledger in a [`Report`].
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
-pub struct Account {
+pub struct ConnectionLedger {
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections taken over from the generation before.
+    /// Connections received from the generation before.
     pub received: u64,
     /// Connections that ended by themselves.
     pub finished: u64,
-    /// Connections that the next generation took over.
-    pub passed: u64,
-    /// Connections told to go.
-    pub told: u64,
+    /// Connections handed off to the next generation.
+    pub handed_off: u64,
+    /// Connections closed after the peer was notified.
+    pub closed: u64,
     /// Connections cut at the deadline.
     pub forced: u64,
     /// Connections lost with a killed process.
@@ -191,26 +191,27 @@ pub struct Account {
     pub dropped_tasks: u64,
 }
 
-impl Account {
+impl ConnectionLedger {
     /// # Panics
     ///
     /// If a connection is missing, or counted twice.
     #[track_caller]
     pub fn assert_balanced(&self) {
-        let Self { accepted, received, finished, passed, told, forced, lost, open, .. } = *self;
-        let ended = finished + passed + told + forced + lost;
+        let Self { accepted, received, finished, handed_off, closed, forced, lost, open, .. } =
+            *self;
+        let ended = finished + handed_off + closed + forced + lost;
         assert_eq!(accepted + received, ended + open, "{self:?}");
     }
 }
 
 impl Report {
-    /// The account of a drain.
+    /// The ledger of a drain.
     ///
     /// # Panics
     ///
     /// If there is none.
     #[track_caller]
-    pub fn account(&self) -> &Account {
+    pub fn ledger(&self) -> &ConnectionLedger {
         self.ledger.as_ref().unwrap_or_else(|| panic!("no ledger: {self:?}"))
     }
 }

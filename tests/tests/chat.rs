@@ -97,8 +97,8 @@ fn every_message_once_and_in_order() {
                 // In the midst of it.
                 deploy(&bed, restart + 2);
                 let report = bed.restart();
-                report.account().assert_balanced();
-                assert_eq!(report.account().passed, 20, "{report:?}");
+                report.ledger().assert_balanced();
+                assert_eq!(report.ledger().handed_off, 20, "{report:?}");
             }
         }
     }
@@ -135,7 +135,7 @@ fn a_frame_in_pieces() {
         client.socket.get_mut().write_all(&[*byte]).expect("a byte");
         if index % 4 == 1 {
             let report = bed.restart();
-            assert_eq!(report.account().passed, 1, "{report:?}");
+            assert_eq!(report.ledger().handed_off, 1, "{report:?}");
             assert_eq!(read(&bed), 1);
             assert_eq!(client.hear()["type"], "served");
         }
@@ -189,8 +189,8 @@ fn a_stop_is_said() {
     }
     let output = stop.wait(SOON).expect_code(0);
     let report: Report = serde_json::from_str(&output.stdout).expect("a report");
-    report.account().assert_balanced();
-    assert_eq!((report.account().told, report.account().forced), (1, 0), "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!((report.ledger().closed, report.ledger().forced), (1, 0), "{report:?}");
     let mut rest = Vec::new();
     client.socket.get_mut().read_to_end(&mut rest).expect("an end");
 }
@@ -225,7 +225,7 @@ fn in_a_browser() {
         if restart < RESTARTS {
             deploy(&bed, generation + 1);
             let report = bed.restart();
-            report.account().assert_balanced();
+            report.ledger().assert_balanced();
         }
     }
     for page in [&mut alice, &mut bob] {

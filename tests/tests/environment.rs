@@ -189,8 +189,8 @@ fn more_connections_than_the_soft_limit() {
         })
         .collect();
     let report = bed.restart();
-    report.account().assert_balanced();
-    assert_eq!(report.account().forced, 0, "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!(report.ledger().forced, 0, "{report:?}");
     for connection in &mut all {
         assert!(connection.get("/").expect("it stayed open").text().contains("generation=2"));
     }

@@ -51,7 +51,7 @@ impl Victim {
         let now = supervisor.private_memory().expect("its memory");
         assert!(now < memory + MEMORY, "{memory} bytes became {now}");
         let report = bed.restart();
-        report.account().assert_balanced();
+        report.ledger().assert_balanced();
         load.wait_for_generation(3);
         load.stop().assert_nothing_failed();
         eventually("the old worker is forgotten", SOON, || {

@@ -61,9 +61,9 @@ fn accepting_rests_and_is_resumed() {
         connection.finish().expect("an end");
     }
     assert!(worker.is_alive());
-    let account = bed.stop().account().clone();
-    account.assert_balanced();
-    assert_eq!((account.forced, account.lost), (0, 0), "{account:?}");
+    let ledger = bed.stop().ledger().clone();
+    ledger.assert_balanced();
+    assert_eq!((ledger.forced, ledger.lost), (0, 0), "{ledger:?}");
 }
 
 /// The same for a program that accepts by itself, and one without async.
@@ -83,7 +83,7 @@ fn programs_that_accept_by_themselves() {
             connection.finish().expect("an end");
         }
         assert!(worker.is_alive());
-        bed.restart().account().assert_balanced();
+        bed.restart().ledger().assert_balanced();
         bed.stop();
     }
 }
@@ -95,15 +95,15 @@ fn an_exhausted_worker_passes_its_connections() {
     let mut idle = fill(&target, &bed.worker());
     let begun = Instant::now();
     let report = bed.restart();
-    let account = report.account();
-    account.assert_balanced();
+    let ledger = report.ledger();
+    ledger.assert_balanced();
     assert!(begun.elapsed() < Duration::from_secs(5), "{report:?}");
-    assert_eq!((account.accepted, account.lost), (idle.len() as u64, 0), "{account:?}");
+    assert_eq!((ledger.accepted, ledger.lost), (idle.len() as u64, 0), "{ledger:?}");
     // Its successor is no larger, and has the channel as well.
-    assert!(account.passed + 3 >= account.accepted, "{account:?}");
+    assert!(ledger.handed_off + 3 >= ledger.accepted, "{ledger:?}");
     let answered = idle.iter_mut().filter_map(|it| it.get("/").ok());
     let passed = answered.filter(|response| response.number("generation") == Some(2)).count();
-    assert_eq!(passed as u64, account.passed);
+    assert_eq!(passed as u64, ledger.handed_off);
     drop(idle);
     bed.stop();
 }
@@ -149,11 +149,11 @@ fn an_exhausted_successor_takes_what_it_can() {
     let output = restart.wait(SOON).expect_code(0);
     assert!(begun.elapsed() < Duration::from_secs(8), "{output}");
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
-    let account = report.account();
-    account.assert_balanced();
-    assert_eq!((account.passed, account.told), (passed, told), "{account:?}");
-    assert_eq!((account.forced, account.lost), (0, 0), "{account:?}");
-    assert!(passed > 0 && told > 0, "{account:?}");
+    let ledger = report.ledger();
+    ledger.assert_balanced();
+    assert_eq!((ledger.handed_off, ledger.closed), (passed, told), "{ledger:?}");
+    assert_eq!((ledger.forced, ledger.lost), (0, 0), "{ledger:?}");
+    assert!(passed > 0 && told > 0, "{ledger:?}");
     // What it has no room for now is served as the others end.
     drop(idle);
     for connection in &mut queued {

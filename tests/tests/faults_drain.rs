@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::report::Account;
+use unbroken_tests::report::ConnectionLedger;
 use unbroken_tests::{Bed, Child, Load, Process, Report, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -29,15 +29,15 @@ fn bed(fixture: &str, variables: &[(&str, &str)]) -> (Bed, Target) {
 
 /// Does it to the daemon, which must be over by the deadline; returns what became of the connections.
 #[track_caller]
-fn drain(bed: &Bed, verb: &str) -> Account {
+fn drain(bed: &Bed, verb: &str) -> ConnectionLedger {
     let begun = Instant::now();
     let output = bed.verb([verb, "--json"]).expect_code(0);
     let took = begun.elapsed();
     assert!(took < DRAINED, "{took:?}: {output}");
     let report: Report = serde_json::from_str(&output.stdout).expect("a report");
-    report.account().assert_balanced();
-    assert_eq!((report.account().open, report.account().lost), (0, 0), "{report:?}");
-    report.account().clone()
+    report.ledger().assert_balanced();
+    assert_eq!((report.ledger().open, report.ledger().lost), (0, 0), "{report:?}");
+    report.ledger().clone()
 }
 
 fn open(target: &Target, count: usize) -> Vec<Connection> {
@@ -86,8 +86,8 @@ fn slow_heads_are_forced() {
     let load = Load::on(target.clone()).new_connections(2).start();
     let loris = Loris::begin(open(&target, 20), HALF_A_HEAD);
     eventually("they are accepted", SOON, || bed.status().serving().connections >= 20);
-    let account = drain(&bed, "restart");
-    assert_eq!(account.forced, 20, "{account:?}");
+    let ledger = drain(&bed, "restart");
+    assert_eq!(ledger.forced, 20, "{ledger:?}");
     load.wait_for_generation(2);
     load.stop().assert_nothing_failed();
     assert_eq!(loris.end(), 0);
@@ -101,13 +101,13 @@ fn slow_heads_are_passed() {
     let loris = Loris::begin(open(&target, 20), HALF_A_HEAD);
     eventually("they are accepted", SOON, || bed.status().serving().connections == 20);
     for _ in 0..2 {
-        let account = drain(&bed, "restart");
-        assert_eq!(account.passed, 20, "{account:?}");
+        let ledger = drain(&bed, "restart");
+        assert_eq!(ledger.handed_off, 20, "{ledger:?}");
     }
     assert_eq!(bed.status().serving().connections, 20);
-    let account = drain(&bed, "stop");
-    assert_eq!((account.received, account.passed), (20, 0), "{account:?}");
-    assert_eq!(account.forced + account.told, 20, "{account:?}");
+    let ledger = drain(&bed, "stop");
+    assert_eq!((ledger.received, ledger.handed_off), (20, 0), "{ledger:?}");
+    assert_eq!(ledger.forced + ledger.closed, 20, "{ledger:?}");
     assert_eq!(loris.end(), 0);
     bed.assert_nothing_left();
 }
@@ -119,8 +119,8 @@ fn slow_bodies_are_forced() {
         let (bed, target) = bed("http", &[("DAEMON_PASS_CONNECTIONS", pass)]);
         let loris = Loris::begin(open(&target, 20), HALF_A_BODY);
         eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 20);
-        let account = drain(&bed, "restart");
-        assert_eq!((account.forced, account.passed), (20, 0), "{account:?}");
+        let ledger = drain(&bed, "restart");
+        assert_eq!((ledger.forced, ledger.handed_off), (20, 0), "{ledger:?}");
         assert_eq!(loris.end(), 0);
         bed.stop();
     }
@@ -141,12 +141,12 @@ fn clients_that_never_read() {
         connections
     };
     let deaf = ask(10);
-    let account = drain(&bed, "restart");
-    assert_eq!((account.accepted, account.forced), (10, 10), "{account:?}");
+    let ledger = drain(&bed, "restart");
+    assert_eq!((ledger.accepted, ledger.forced), (10, 10), "{ledger:?}");
     bed.get("/").expect("a response");
     let more = ask(10);
-    let account = drain(&bed, "stop");
-    assert_eq!(account.forced, 10, "{account:?}");
+    let ledger = drain(&bed, "stop");
+    assert_eq!(ledger.forced, 10, "{ledger:?}");
     drop((deaf, more));
     bed.assert_nothing_left();
 }
@@ -163,8 +163,8 @@ fn half_closed_clients() {
         }
         eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 5);
         connections.iter().for_each(|connection| connection.finish().expect("an end"));
-        let account = drain(&bed, verb);
-        assert_eq!(account.accepted, 15, "{account:?}");
+        let ledger = drain(&bed, verb);
+        assert_eq!(ledger.accepted, 15, "{ledger:?}");
         if verb == "restart" {
             bed.get("/").expect("a response");
             bed.stop();
@@ -190,9 +190,9 @@ fn the_moment_of_the_deadline() {
         let output = restart.wait(SOON).expect_code(0);
         assert!(begun.elapsed() < DRAINED, "{output}");
         let report: Report = serde_json::from_str(&output.stdout).expect("a report");
-        report.account().assert_balanced();
-        assert_eq!((report.account().accepted, report.account().lost), (100, 0), "{report:?}");
-        assert!(report.account().forced > 0, "{report:?}");
+        report.ledger().assert_balanced();
+        assert_eq!((report.ledger().accepted, report.ledger().lost), (100, 0), "{report:?}");
+        assert!(report.ledger().forced > 0, "{report:?}");
         closing.join().expect("a thread");
     }
     bed.stop();
@@ -215,13 +215,13 @@ fn the_ledger_after_a_kill() {
     load.wait_for(500);
     let load = load.stop();
     drop(idle);
-    let account = bed.stop().account().clone();
-    account.assert_balanced();
+    let ledger = bed.stop().ledger().clone();
+    ledger.assert_balanced();
     // Beside the idle ones those that were in flight, or had ended and were not yet closed.
-    assert!((10..=30).contains(&account.lost), "{account:?}");
+    assert!((10..=30).contains(&ledger.lost), "{ledger:?}");
     assert!(load.failed() <= 4, "{load}");
-    assert!(account.requests >= load.ok(), "{account:?}: {load}");
-    assert!(account.accepted >= load.ok() + 10, "{account:?}: {load}");
+    assert!(ledger.requests >= load.ok(), "{ledger:?}: {load}");
+    assert!(ledger.accepted >= load.ok() + 10, "{ledger:?}: {load}");
 }
 
 /// The equation holds at every restart under load, whatever becomes of the connections.
@@ -233,9 +233,9 @@ fn the_ledger_under_load() {
     let mut accepted = 0;
     for restart in 1..=5 {
         kept.wait_for(200);
-        let account = drain(&bed, "restart");
-        assert_eq!(account.forced, 0, "{account:?}");
-        accepted += account.accepted;
+        let ledger = drain(&bed, "restart");
+        assert_eq!(ledger.forced, 0, "{ledger:?}");
+        accepted += ledger.accepted;
         kept.wait_for_generation(restart + 1);
         new.wait_for_generation(restart + 1);
     }
@@ -282,14 +282,14 @@ fn vanished_peers() {
         let network = format!("--net=/proc/{}/ns/net", supervisor.pid());
         let down = [network.as_str(), "ip", "link", "set", "lo", "down"];
         Child::spawn(&mut bed.command_of("nsenter", down)).wait(SOON).expect_code(0);
-        let account = drain(&bed, verb);
+        let ledger = drain(&bed, verb);
         let passed = if verb == "restart" { 5 } else { 0 };
-        assert_eq!((account.accepted, account.passed), (10, passed), "{account:?}");
-        assert!(account.forced >= 5, "{account:?}");
+        assert_eq!((ledger.accepted, ledger.handed_off), (10, passed), "{ledger:?}");
+        assert!(ledger.forced >= 5, "{ledger:?}");
         if verb == "restart" {
             assert_eq!(bed.status().serving().connections, 5);
-            let account = drain(&bed, "stop");
-            assert_eq!(account.received, 5, "{account:?}");
+            let ledger = drain(&bed, "stop");
+            assert_eq!(ledger.received, 5, "{ledger:?}");
         }
         bed.assert_nothing_left();
         drop((idle, streaming));

@@ -50,7 +50,7 @@ fn a_worker_talks_nonsense() {
     let now = supervisor.private_memory().expect("its memory");
     assert!(now < memory + MEMORY, "{memory} bytes became {now}");
     bed.deploy("http");
-    bed.restart().account().assert_balanced();
+    bed.restart().ledger().assert_balanced();
     load.wait_for_generation(2);
     load.stop().assert_nothing_failed();
     drop(connection);
@@ -99,7 +99,7 @@ fn a_worker_never_stops_talking() {
     }
     bed.deploy("http");
     let report = bed.restart();
-    report.account().assert_balanced();
+    report.ledger().assert_balanced();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(bed.supervisor().pid(), supervisor.pid());
     bed.stop();
@@ -220,8 +220,8 @@ fn a_worker_that_never_reads() {
     assert_eq!(bed.status().serving().pid, worker.pid());
     let begun = Instant::now();
     let report = bed.restart();
-    report.account().assert_balanced();
-    assert_eq!((report.account().accepted, report.account().lost), (1, 1), "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!((report.ledger().accepted, report.ledger().lost), (1, 1), "{report:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(!worker.is_alive());
     bed.get("/").expect("a response");

@@ -245,7 +245,7 @@ fn a_stranger_at_the_control_socket() {
     unbroken_tests::eventually("its descriptors are closed", SOON, || {
         supervisor.descriptors().len() <= descriptors
     });
-    bed.restart().account().assert_balanced();
+    bed.restart().ledger().assert_balanced();
     load.wait_for_generation(2);
     load.stop().assert_nothing_failed();
     bed.stop();

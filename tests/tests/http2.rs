@@ -77,7 +77,7 @@ async fn generation(response: ResponseFuture) -> u64 {
 
 fn report(output: unbroken_tests::Output) -> Report {
     let report: Report = serde_json::from_str(&output.stdout).expect("a report");
-    report.account().assert_balanced();
+    report.ledger().assert_balanced();
     report
 }
 
@@ -94,9 +94,9 @@ fn beside_http1_on_one_listener() {
     });
     let mut connection = Connection::open(&target).expect("a connection");
     assert_eq!(connection.get("/").expect("a response").number("generation"), Some(1));
-    let account = bed.stop().account().clone();
-    account.assert_balanced();
-    assert_eq!((account.accepted, account.requests), (2, 51), "{account:?}");
+    let ledger = bed.stop().ledger().clone();
+    ledger.assert_balanced();
+    assert_eq!((ledger.accepted, ledger.requests), (2, 51), "{ledger:?}");
 }
 
 /// Byte by byte, with a restart in the middle: what has not said what it speaks is passed.
@@ -109,7 +109,7 @@ fn a_preface_in_pieces() {
         connection.send([*byte]).expect("a byte");
         if index % 8 == 3 {
             eventually("it is accepted", SOON, || bed.status().serving().connections == 1);
-            assert_eq!(bed.restart().account().passed, 1, "after {} bytes", index + 1);
+            assert_eq!(bed.restart().ledger().handed_off, 1, "after {} bytes", index + 1);
         }
     }
     connection.send(SETTINGS).expect("settings");
@@ -149,8 +149,8 @@ fn streams_in_flight_are_finished() {
         assert_eq!(generation(Client::open(&target).await.ask("/")).await, 2);
         report(restart.wait(SOON).expect_code(0))
     });
-    let account = report.account();
-    assert_eq!((account.accepted, account.told, account.passed), (1, 1, 0), "{report:?}");
+    let ledger = report.ledger();
+    assert_eq!((ledger.accepted, ledger.closed, ledger.handed_off), (1, 1, 0), "{report:?}");
     bed.stop();
 }
 
@@ -165,7 +165,7 @@ fn idle_ones_are_told() {
         let restart = bed.spawn(["restart", "--json"]);
         client.ended().await;
         let report = report(restart.wait(SOON).expect_code(0));
-        assert_eq!((report.account().told, report.account().forced), (1, 0), "{report:?}");
+        assert_eq!((report.ledger().closed, report.ledger().forced), (1, 0), "{report:?}");
         assert!(report.to_drained_ms.expect("a duration") < 5000.0, "{report:?}");
 
         let mut client = Client::open(&target).await;
@@ -173,7 +173,7 @@ fn idle_ones_are_told() {
         let stop = bed.spawn(["stop", "--json"]);
         client.ended().await;
         let report = self::report(stop.wait(SOON).expect_code(0));
-        assert_eq!((report.account().told, report.account().forced), (1, 0), "{report:?}");
+        assert_eq!((report.ledger().closed, report.ledger().forced), (1, 0), "{report:?}");
     });
 }
 
@@ -188,8 +188,8 @@ fn endless_streams_are_forced() {
         let mut body = client.ask("/stream").await.expect("a response").into_body();
         assert!(body.data().await.is_some_and(|data| data.is_ok()));
         let report = bed.restart();
-        report.account().assert_balanced();
-        assert_eq!((report.account().forced, report.account().told), (1, 0), "{report:?}");
+        report.ledger().assert_balanced();
+        assert_eq!((report.ledger().forced, report.ledger().closed), (1, 0), "{report:?}");
         let took = report.to_drained_ms.expect("a duration");
         assert!((1000.0..4000.0).contains(&took), "{report:?}");
     });
@@ -242,7 +242,7 @@ fn what_comes_late_is_ignored() {
     assert_eq!(goaways, [(u32::MAX >> 1, 0), (1, 0)], "last stream and error code");
     assert!(String::from_utf8_lossy(&body).starts_with("generation=1 "), "{body:?}");
     let report = report(restart.wait(SOON).expect_code(0));
-    assert_eq!((report.account().told, report.account().requests), (1, 1), "{report:?}");
+    assert_eq!((report.ledger().closed, report.ledger().requests), (1, 1), "{report:?}");
     bed.stop();
 }
 
@@ -262,7 +262,7 @@ fn garbage_behind_the_preface() {
     load.wait_for(100);
     load.stop().assert_nothing_failed();
     let report = bed.restart();
-    report.account().assert_balanced();
+    report.ledger().assert_balanced();
     bed.stop();
 }
 
@@ -278,7 +278,7 @@ fn calls_by_grpcio() {
     for _ in 0..10 {
         let before = bed.status().serving().ledger.requests;
         eventually("it is called", SOON, || bed.status().serving().ledger.requests > before + 100);
-        bed.restart().account().assert_balanced();
+        bed.restart().ledger().assert_balanced();
     }
     let output = client.wait(Duration::from_secs(60)).expect_code(0);
     let told: Value = serde_json::from_str(&output.stdout).expect("JSON");
@@ -319,7 +319,7 @@ fn calls_by_tonic() {
             eventually("it is called", SOON, || {
                 bed.status().serving().ledger.requests > before + 100
             });
-            bed.restart().account().assert_balanced();
+            bed.restart().ledger().assert_balanced();
         }
         stop.send_replace(true);
         let (mut answered, mut failures) = (0, Vec::new());
@@ -365,7 +365,7 @@ fn a_stream_of_answers() {
         assert_eq!(count, 60);
         drop((ticks, client));
         let report = report(restart.wait(SOON).expect_code(0));
-        assert_eq!((report.account().told, report.account().forced), (1, 0), "{report:?}");
+        assert_eq!((report.ledger().closed, report.ledger().forced), (1, 0), "{report:?}");
     });
     bed.stop();
 }

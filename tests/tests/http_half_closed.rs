@@ -46,9 +46,9 @@ fn requests_are_answered() {
             }
             connection.closed().expect("the end");
         }
-        let account = bed.stop().account().clone();
-        account.assert_balanced();
-        assert_eq!((account.requests, account.finished), (7, 5), "{account:?}");
+        let ledger = bed.stop().ledger().clone();
+        ledger.assert_balanced();
+        assert_eq!((ledger.requests, ledger.finished), (7, 5), "{ledger:?}");
     }
 }
 
@@ -72,9 +72,9 @@ fn requests_are_answered_during_a_restart() {
     one.closed().expect("the end");
     several.closed().expect("the end");
     let report = report(&restart.wait(SOON).expect_code(0));
-    let account = report.account();
-    account.assert_balanced();
-    assert_eq!((account.accepted, account.forced, account.lost), (2, 0, 0), "{report:?}");
+    let ledger = report.ledger();
+    ledger.assert_balanced();
+    assert_eq!((ledger.accepted, ledger.forced, ledger.lost), (2, 0, 0), "{report:?}");
     eventually("nothing is open", SOON, || bed.status().serving().connections == 0);
     bed.stop();
 }
@@ -106,7 +106,7 @@ fn idle_connections_end() {
     // Handed off, and finished with the next generation.
     let connections = open();
     eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
-    assert_eq!(bed.restart().account().passed, 3);
+    assert_eq!(bed.restart().ledger().handed_off, 3);
     connections.iter().for_each(|it| it.finish().expect("half a close"));
     end(connections);
 
@@ -119,7 +119,7 @@ fn idle_connections_end() {
     let restart = bed.spawn(["restart", "--json"]);
     eventually("another generation", SOON, || bed.status().workers.len() == 2);
     worker.signal(Signal::CONT);
-    report(&restart.wait(SOON).expect_code(0)).account().assert_balanced();
+    report(&restart.wait(SOON).expect_code(0)).ledger().assert_balanced();
     end(connections);
-    bed.stop().account().assert_balanced();
+    bed.stop().ledger().assert_balanced();
 }

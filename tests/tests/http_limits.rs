@@ -55,9 +55,9 @@ fn half_heads_are_closed() {
     load.wait_for(100);
     load.stop().assert_nothing_failed();
     open_connections(&bed, 0);
-    let ledger = bed.stop().account().clone();
+    let ledger = bed.stop().ledger().clone();
     ledger.assert_balanced();
-    assert!(ledger.told >= 501, "{ledger:?}");
+    assert!(ledger.closed >= 501, "{ledger:?}");
 }
 
 /// A handoff gives nobody more time: the connection goes while one generation follows the other.
@@ -69,7 +69,7 @@ fn half_a_head_is_not_handed_off_for_ever() {
     open_connections(&bed, 1);
     let mut handoffs = 0;
     eventually("the end", Duration::from_secs(120), || {
-        handoffs += bed.restart().account().passed;
+        handoffs += bed.restart().ledger().handed_off;
         !stalled.is_quiet()
     });
     stalled.closed().expect("the end");
@@ -87,7 +87,7 @@ fn idle_connections_are_closed() {
     assert!(idle.response().expect("a response").keep_alive);
     idle.closed().expect("the end");
     open_connections(&short, 0);
-    assert_eq!(short.status().serving().ledger.told, 1);
+    assert_eq!(short.status().serving().ledger.closed, 1);
     short.stop();
 
     // Its time is over and its next request there, both before the worker can see either.
@@ -100,7 +100,7 @@ fn idle_connections_are_closed() {
     worker.signal(Signal::CONT);
     assert_eq!(racing.response().expect("a response").status, 200);
     racing.closed().expect("the end");
-    bed.stop().account().assert_balanced();
+    bed.stop().ledger().assert_balanced();
 }
 
 /// An old connection ends with a response that says so.
@@ -117,7 +117,7 @@ fn old_connections_end_with_a_response() {
         bed.restart();
         last(&mut connection)
     });
-    bed.stop().account().assert_balanced();
+    bed.stop().ledger().assert_balanced();
 }
 
 /// Those above the limit wait, and are served as soon as there is room, by whoever serves then.
@@ -134,14 +134,14 @@ fn those_above_the_limit_wait() {
     // Whoever comes first to the next generation, those that are handed off are taken.
     let mut fourth = Connection::open(&target).expect("a place in the queue");
     fourth.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
-    assert_eq!(bed.restart().account().passed, 2);
+    assert_eq!(bed.restart().ledger().handed_off, 2);
     assert_eq!(second.get("/").expect("a response").number("generation"), Some(2));
     drop((second, third));
     assert_eq!(fourth.response().expect("a response").number("generation"), Some(2));
     let (_fifth, _sixth) = (used(&target), Connection::open(&target).expect("a place"));
     open_connections(&bed, 2);
     // Who waits keeps nobody from stopping.
-    bed.stop().account().assert_balanced();
+    bed.stop().ledger().assert_balanced();
 }
 
 /// What is larger than a head may be is refused, with the reason.
@@ -184,7 +184,7 @@ fn tcp_is_kept_alive_as_the_next_generation_says() {
     let mut connection = used(&target);
     for (value, timer) in [("60s", "02:"), ("0s", "00:"), ("60s", "02:")] {
         say(value);
-        assert_eq!(bed.restart().account().passed, 1);
+        assert_eq!(bed.restart().ledger().handed_off, 1);
         connection.get("/").expect("a response");
         has_timer(&target, timer);
     }
@@ -258,9 +258,9 @@ fn http2_is_told_in_two_steps() {
         dead.send([PREFACE, SETTINGS].concat()).expect("a preface");
         assert_eq!(goaways(&mut dead, false).first(), Some(&(u32::MAX >> 1, 0)), "{limit}");
         open_connections(&bed, 0);
-        let ledger = bed.stop().account().clone();
+        let ledger = bed.stop().ledger().clone();
         ledger.assert_balanced();
-        assert_eq!((ledger.told, ledger.forced), (2, 0), "{ledger:?}");
+        assert_eq!((ledger.closed, ledger.forced), (2, 0), "{ledger:?}");
     }
 }
 

@@ -63,8 +63,8 @@ fn through_a_restart(window: &str, configuration: impl Fn(&Bed) -> String) {
     bed.deploy("http");
     configure(&bed, "");
     let report = bed.restart();
-    report.account().assert_balanced();
-    assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
     assert!(!admin.accepts());
     stays.wait_for(200);
     stays.stop().assert_nothing_failed();
@@ -315,7 +315,7 @@ fn of_a_blocking_listener() {
             let clients: Vec<_> = (0..8).map(|_| asks(&target)).collect();
             configure(&bed, &format!("[listen]\necho = \"{}\"\n", unix(&new)));
             let report = bed.restart();
-            assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+            assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
             // One may have had no turn before the end.
             for client in clients {
                 client.join().expect("a client").expect("no connection lost");

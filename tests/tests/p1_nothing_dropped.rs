@@ -27,8 +27,8 @@ fn restarts_under_load() {
         loads.iter().for_each(|load| load.wait_for(100));
         let report = bed.restart();
         let generation = report.generation.expect("a generation");
-        report.account().assert_balanced();
-        assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+        report.ledger().assert_balanced();
+        assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
         loads.iter().for_each(|load| load.wait_for_generation(generation));
         restarts += 1;
     }
@@ -55,7 +55,7 @@ fn slow_requests_in_flight() {
             let all = |progress: &unbroken_tests::load::Progress| progress.in_flight() == 6;
             assert!(load.progress().wait(Instant::now() + SOON, all));
         }
-        bed.restart().account().assert_balanced();
+        bed.restart().ledger().assert_balanced();
     }
     for ledger in [kept.stop(), new.stop()] {
         ledger.assert_nothing_failed();

@@ -45,9 +45,9 @@ fn stops_with_a_queue(bed: &Bed) {
     assert_answered(waiting);
     let output = stop.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
-    report.account().assert_balanced();
-    assert_eq!(report.account().accepted, QUEUED as u64, "{report:?}");
-    assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!(report.ledger().accepted, QUEUED as u64, "{report:?}");
+    assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
     bed.assert_nothing_left();
 }
 
@@ -136,8 +136,8 @@ fn nobody_is_reset_while_clients_connect() {
         let loads: Vec<_> = (0..2).map(|_| load()).collect();
         loads.iter().for_each(|load| load.wait_for(20));
         let report = bed.stop();
-        report.account().assert_balanced();
-        assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+        report.ledger().assert_balanced();
+        assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
         for load in loads {
             // Those that are refused, after the last that was answered.
             eventually("refused", SOON, || load.progress().failed() > 0);

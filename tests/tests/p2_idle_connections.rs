@@ -31,10 +31,10 @@ fn thousands_stay_open() {
     for restart in 1..=20 {
         bed.deploy(if restart % 2 == 0 { "http" } else { "http-v2" });
         let report = bed.restart();
-        let account = report.account();
-        account.assert_balanced();
-        let new = if restart == 1 { account.accepted } else { account.received };
-        assert_eq!((new, account.passed), (wanted, wanted), "{report:?}");
+        let ledger = report.ledger();
+        ledger.assert_balanced();
+        let new = if restart == 1 { ledger.accepted } else { ledger.received };
+        assert_eq!((new, ledger.handed_off), (wanted, wanted), "{report:?}");
     }
     for connection in &mut connections {
         assert!(connection.is_quiet(), "something was said, or it was closed");
@@ -57,7 +57,7 @@ fn busy_clients_never_reconnect() {
         bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
         load.wait_for(300);
         let report = bed.restart();
-        report.account().assert_balanced();
+        report.ledger().assert_balanced();
         load.wait_for_generation(report.generation.expect("a generation"));
     }
     let ledger = load.stop();
@@ -81,7 +81,7 @@ fn half_a_request_travels_along() {
     eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
 
     let report = bed.restart();
-    assert_eq!(report.account().passed, 3, "{report:?}");
+    assert_eq!(report.ledger().handed_off, 3, "{report:?}");
     halfway.send("t: test\r\n\r\n").expect("the rest");
     again.send("TP/1.1\r\nHost: test\r\n\r\n").expect("the rest");
     for connection in [&mut halfway, &mut again] {
@@ -152,7 +152,7 @@ fn in_flight_passes_after_its_response() {
     assert_eq!((response.number("generation"), response.keep_alive), (Some(1), true));
     let output = restart.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
-    assert_eq!(report.account().passed, 1, "{report:?}");
+    assert_eq!(report.ledger().handed_off, 1, "{report:?}");
     assert_eq!(connection.get("/").expect("a response").number("generation"), Some(2));
     bed.stop();
 }
@@ -184,8 +184,8 @@ fn who_is_not_passed() {
     assert_eq!(upload.get("/").expect("a response").number("generation"), Some(2));
     let output = restart.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
-    report.account().assert_balanced();
-    assert_eq!((report.account().passed, report.account().accepted), (1, 3), "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!((report.ledger().handed_off, report.ledger().accepted), (1, 3), "{report:?}");
     bed.stop();
 }
 
@@ -204,7 +204,7 @@ fn switched_off() {
     connection.closed().expect("an end");
     let output = restart.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
-    assert_eq!((report.account().passed, report.account().told), (0, 1), "{report:?}");
+    assert_eq!((report.ledger().handed_off, report.ledger().closed), (0, 1), "{report:?}");
     bed.stop();
 }
 
@@ -287,9 +287,9 @@ fn a_peer_with_an_odd_name() {
         })
         .collect();
     let report = bed.restart();
-    let account = report.account();
-    account.assert_balanced();
-    assert_eq!((account.accepted, account.passed, account.forced), (11, 10, 1), "{account:?}");
+    let ledger = report.ledger();
+    ledger.assert_balanced();
+    assert_eq!((ledger.accepted, ledger.handed_off, ledger.forced), (11, 10, 1), "{ledger:?}");
     for connection in &mut others {
         assert_eq!(connection.get("/").expect("a response").number("generation"), Some(2));
     }

@@ -51,8 +51,8 @@ fn killed_with_some(
     // answers for the first message, and stops.
     bed.set(
         VARIABLE,
-        "worker.passed-received@2#1=delay(1s);worker.after-pass@1#2=stop;\
-         worker.passed-answered@2#1=stop",
+        "worker.handoff-received@2#1=delay(1s);worker.after-handoff@1#2=stop;\
+         worker.handoff-answered@2#1=stop",
     );
     let target = bed.start().target(listener);
     let mut connections: Vec<_> =
@@ -80,9 +80,9 @@ fn killed_with_some(
     next().expect("a worker").signal(Signal::CONT);
     let output = restart.wait(SOON).expect_code(0);
     let report: Report = serde_json::from_str(&output.stdout).expect("a report");
-    let account = report.account();
-    account.assert_balanced();
-    assert_eq!((account.passed, account.lost), (count as u64, 0), "{report:?}");
+    let ledger = report.ledger();
+    ledger.assert_balanced();
+    assert_eq!((ledger.handed_off, ledger.lost), (count as u64, 0), "{report:?}");
 
     let answered: Vec<_> = connections.iter_mut().map(&ask).collect();
     let gone = answered.iter().filter(|generation| generation.is_none()).count();

@@ -52,10 +52,10 @@ fn they_go_on_with_their_state() {
             assert_eq!(say(connection), (restart + 1, restart + 1));
         }
         let report = bed.restart();
-        let account = report.account();
-        account.assert_balanced();
-        assert_eq!(account.accepted + account.received, 200, "{report:?}");
-        assert_eq!(account.passed, 200, "{report:?}");
+        let ledger = report.ledger();
+        ledger.assert_balanced();
+        assert_eq!(ledger.accepted + ledger.received, 200, "{report:?}");
+        assert_eq!(ledger.handed_off, 200, "{report:?}");
     }
     for connection in &mut connections {
         assert_eq!(say(connection), (6, 6));
@@ -90,8 +90,8 @@ fn refused_by_the_next() {
         assert!(farewell.starts_with("bye: ") && farewell.contains(reason), "{farewell}");
         connection.closed().expect("an end");
         let report = report(&restart.wait(SOON).expect_code(0));
-        report.account().assert_balanced();
-        assert_eq!((report.account().passed, report.account().told), (0, 1), "{report:?}");
+        report.ledger().assert_balanced();
+        assert_eq!((report.ledger().handed_off, report.ledger().closed), (0, 1), "{report:?}");
         bed.stop();
     };
     let mut other_version = bed();
@@ -135,8 +135,8 @@ fn nobody_follows() {
     assert!(farewell.contains("nobody serves after this worker"), "{farewell}");
     let report = report(&stop.wait(SOON).expect_code(0));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    report.account().assert_balanced();
-    assert_eq!(report.account().told, 1, "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!(report.ledger().closed, 1, "{report:?}");
     bed.assert_nothing_left();
 }
 
@@ -161,8 +161,8 @@ fn what_is_not_taken_is_not_lost() {
     fs::remove_file(bed.path("hold")).expect("a file");
     holder.kill();
     let report = report(&restart.wait(SOON).expect_code(0));
-    report.account().assert_balanced();
-    assert_eq!((report.account().passed, report.account().lost), (100, 0), "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!((report.ledger().handed_off, report.ledger().lost), (100, 0), "{report:?}");
     for connection in &mut connections {
         assert_eq!(say(connection), (2, 2));
     }
@@ -179,8 +179,8 @@ fn an_offer_that_is_never_answered() {
     say(&mut connection);
     fs::write(bed.path("hold"), "").expect("a file");
     let report = bed.restart();
-    report.account().assert_balanced();
-    assert_eq!(report.account().forced, 1, "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!(report.ledger().forced, 1, "{report:?}");
     assert!(report.to_drained_ms.expect("a duration") < 4000.0, "{report:?}");
     bed.stop();
 }

@@ -53,11 +53,11 @@ fn undone_in(bed: &Bed, mode: &str, reasons: &[&str]) -> Report {
     // Nothing failed but what the new one had accepted and took down with it.
     let (kept, new) = (kept.stop(), new.stop());
     kept.assert_nothing_failed();
-    let account = report.account();
-    account.assert_balanced();
+    let ledger = report.ledger();
+    ledger.assert_balanced();
     let refused = new.count(Outcome::ConnectRefused) + new.count(Outcome::ConnectTimeout);
     assert_eq!(refused, 0, "{new}");
-    assert!(new.failed() <= account.lost, "{account:?}\n{new}");
+    assert!(new.failed() <= ledger.lost, "{ledger:?}\n{new}");
 
     // The next one is good, and says so.
     becomes(bed, "check passes");
@@ -75,7 +75,7 @@ fn crashes() {
 #[test]
 fn says_that_it_is_unhealthy() {
     let report = undone("sick", "60s", &["generation 2 is unhealthy: the database is gone"]);
-    assert!(report.account().accepted > 0, "it served for a while: {report:?}");
+    assert!(report.ledger().accepted > 0, "it served for a while: {report:?}");
 }
 
 #[test]
@@ -135,14 +135,14 @@ fn the_old_one_waits_in_the_wings() {
         let worker = status.workers.iter().find(|worker| worker.generation == generation);
         worker.map(|worker| (worker.state.clone(), worker.connections))
     };
-    eventually("it is quiesced", SOON, || state(1) == Some(("quiesced".into(), 1)));
+    eventually("it is quiesced", SOON, || state(1) == Some(("paused".into(), 1)));
     let begun = Instant::now();
     assert_eq!(bed.get("/").expect("a response").number("generation"), Some(2));
     assert_eq!(idle.get("/").expect("a response").number("generation"), Some(1));
     let output = restart.wait(SOON).expect_code(0);
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
     let report: Report = serde_json::from_str(&output.stdout).expect("a report");
-    assert_eq!(report.account().passed, 1, "{report:?}");
+    assert_eq!(report.ledger().handed_off, 1, "{report:?}");
     assert_eq!(idle.get("/").expect("a response").number("generation"), Some(2));
     bed.stop();
 }
@@ -157,7 +157,7 @@ fn nothing_is_dropped() {
     for _ in 0..3 {
         new.wait_for(100);
         let begun = Instant::now();
-        bed.restart().account().assert_balanced();
+        bed.restart().ledger().assert_balanced();
         assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
     }
     let kept = kept.stop();
@@ -176,7 +176,7 @@ fn the_old_one_is_respawned_if_it_has_died() {
     let restart = bed.spawn(["restart", "--json"]);
     let quiesced = || {
         let workers = bed.status().workers;
-        workers.iter().find(|worker| worker.state == "quiesced").map(|worker| worker.pid)
+        workers.iter().find(|worker| worker.state == "paused").map(|worker| worker.pid)
     };
     eventually("it is quiesced", SOON, || quiesced().is_some());
     let old = quiesced().and_then(unbroken_tests::Process::open).expect("a worker");
@@ -224,7 +224,7 @@ fn exclusive_generations() {
     for _ in 0..3 {
         load.wait_for(50);
         let report = bed.restart();
-        report.account().assert_balanced();
+        report.ledger().assert_balanced();
     }
     // One that fails at its start, and one that does later: the old image begins again.
     for (mode, reason) in [("fails", "no such table"), ("check fails", "it answers 500")] {

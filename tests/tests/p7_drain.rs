@@ -29,11 +29,11 @@ fn every_connection_of_a_daemon_s_life() {
     let kept = Load::on(target).keep_alive(10).requests(1000).run();
     kept.assert_nothing_failed();
     let report = bed.stop();
-    let account = report.account();
-    account.assert_balanced();
-    assert_eq!(account.accepted, load.connections + kept.connections, "{account:?}");
-    assert_eq!(account.requests, load.ok() + kept.ok(), "{account:?}");
-    assert_eq!((account.forced, account.lost, account.open), (0, 0, 0), "{account:?}");
+    let ledger = report.ledger();
+    ledger.assert_balanced();
+    assert_eq!(ledger.accepted, load.connections + kept.connections, "{ledger:?}");
+    assert_eq!(ledger.requests, load.ok() + kept.ok(), "{ledger:?}");
+    assert_eq!((ledger.forced, ledger.lost, ledger.open), (0, 0, 0), "{ledger:?}");
 }
 
 #[test]
@@ -46,9 +46,9 @@ fn the_deadline_forces() {
     let report = bed.restart();
     let took = begun.elapsed();
     assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
-    let account = report.account();
-    account.assert_balanced();
-    assert_eq!((account.accepted, account.forced, account.lost), (5, 5, 0), "{account:?}");
+    let ledger = report.ledger();
+    ledger.assert_balanced();
+    assert_eq!((ledger.accepted, ledger.forced, ledger.lost), (5, 5, 0), "{ledger:?}");
     let drained = report.to_drained_ms.expect("a duration");
     let commit = report.to_commit_ms.expect("a duration");
     assert!((1000.0..4000.0).contains(&drained) && commit < drained, "{report:?}");
@@ -93,8 +93,8 @@ fn in_flight_is_finished() {
     connection.closed().expect("an end");
     let output = stop.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
-    report.account().assert_balanced();
-    assert_eq!((report.account().told, report.account().forced), (1, 0), "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!((report.ledger().closed, report.ledger().forced), (1, 0), "{report:?}");
     bed.assert_nothing_left();
 }
 
@@ -120,7 +120,7 @@ fn a_program_that_ignores_it() {
         let output = bed.verb([verb, "--json"]).expect_code(0);
         assert!(begun.elapsed() < Duration::from_secs(6), "{output}");
         let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("JSON");
-        report.account().assert_balanced();
+        report.ledger().assert_balanced();
     }
     bed.assert_nothing_left();
 }
@@ -137,8 +137,8 @@ fn a_worker_that_does_not_answer() {
     // What it cannot say itself its counters say.
     assert_eq!(bed.status().serving().connections, 3);
     let report = bed.restart();
-    report.account().assert_balanced();
-    assert_eq!((report.account().accepted, report.account().lost), (3, 3), "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!((report.ledger().accepted, report.ledger().lost), (3, 3), "{report:?}");
     assert!(!old.is_alive());
     drop(streams);
     bed.stop();
@@ -193,8 +193,8 @@ fn web_sockets_are_told_with_jitter() {
     }
     let output = restart.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
-    report.account().assert_balanced();
-    assert_eq!((report.account().told, report.account().finished), (40, 0), "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!((report.ledger().closed, report.ledger().finished), (40, 0), "{report:?}");
     bed.stop();
 }
 
@@ -216,8 +216,8 @@ fn tracked_tasks_say_goodbye() {
     connection.closed().expect("an end");
     let output = restart.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
-    report.account().assert_balanced();
-    assert_eq!(report.account().accepted, 1);
+    report.ledger().assert_balanced();
+    assert_eq!(report.ledger().accepted, 1);
     let mut connection = Connection::open(&target).expect("a connection");
     line(&mut connection, "hello\n", "2 hello\n");
     drop(connection);

@@ -31,12 +31,12 @@ fn the_service_goes_with_the_future_that_serves() {
         let mut idle = open(&status);
         idle.get("/").expect("a response");
         let report = bed.restart();
-        report.account().assert_balanced();
+        report.ledger().assert_balanced();
         let log = bed.log();
         let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no `{what}`\n{log}"));
         assert!(at("the actor has ended") < at("generation 1 is gone"), "{mode}\n{log}");
         let report = bed.stop();
-        assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
+        assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
         assert_eq!(bed.log().matches("the actor has ended").count(), 2, "{mode}\n{}", bed.log());
     }
 }
@@ -109,12 +109,8 @@ fn what_is_open_when_main_fails_is_lost() {
         let text = bed.verb(["status"]).expect_code(0).stdout;
         assert!(text.contains(&format!("{} lost", ledger.lost)), "{text}");
         let report = bed.stop();
-        report.account().assert_balanced();
-        assert_eq!(
-            (report.account().lost, report.account().forced),
-            (ledger.lost, 0),
-            "{report:?}"
-        );
+        report.ledger().assert_balanced();
+        assert_eq!((report.ledger().lost, report.ledger().forced), (ledger.lost, 0), "{report:?}");
     }
 }
 
@@ -214,9 +210,9 @@ fn a_main_that_stays_is_told_of() {
         assert!(text.contains("in flight, 1 task, `main` has not returned"), "{text}");
         // The deadline is now.
         bed.supervisor().signal(Signal::QUIT);
-        let account = report(&waits.wait(SOON).expect_code(0)).account().clone();
-        account.assert_balanced();
-        assert_eq!((account.forced_main, account.forced_tasks), (1, 1), "{account:?}");
+        let ledger = report(&waits.wait(SOON).expect_code(0)).ledger().clone();
+        ledger.assert_balanced();
+        assert_eq!((ledger.forced_main, ledger.forced_tasks), (1, 1), "{ledger:?}");
         bed.wait_empty(SOON);
         let log = bed.log();
         let said = format!("generation 1 was forced at its drain deadline: {held}");
@@ -235,12 +231,12 @@ fn tasks_that_are_left_are_counted() {
         kept.get("/leave").expect("a response");
     }
     let report = bed.restart();
-    let account = report.account();
-    account.assert_balanced();
+    let ledger = report.ledger();
+    ledger.assert_balanced();
     assert_eq!(
-        (account.passed, account.dropped_tasks, account.forced_tasks),
+        (ledger.handed_off, ledger.dropped_tasks, ledger.forced_tasks),
         (1, 3, 0),
-        "{account:?}"
+        "{ledger:?}"
     );
     let said = "3 tasks of `tokio::spawn` dropped";
     assert!(bed.log().contains(said), "{}", bed.log());

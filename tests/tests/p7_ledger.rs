@@ -1,4 +1,4 @@
-//! P7: the account of every connection, whatever happens to its worker.
+//! P7: the ledger of every connection, whatever happens to its worker.
 
 #![allow(clippy::expect_used)]
 
@@ -34,26 +34,26 @@ fn it_balances_under_load_and_kills() {
         }
         bed.deploy(if round % 2 == 0 { "http-v2" } else { "http" });
         let report = bed.restart();
-        report.account().assert_balanced();
-        assert_eq!(report.account().open, 0, "{report:?}");
-        accounts.push(report.account().clone());
+        report.ledger().assert_balanced();
+        assert_eq!(report.ledger().open, 0, "{report:?}");
+        accounts.push(report.ledger().clone());
     }
     let (kept, new) = (kept.stop(), new.stop());
     let stop = bed.stop();
-    stop.account().assert_balanced();
-    assert_eq!(stop.account().open, 0, "{stop:?}");
+    stop.ledger().assert_balanced();
+    assert_eq!(stop.ledger().open, 0, "{stop:?}");
     assert!(stop.to_drained_ms.is_some(), "{stop:?}");
-    accounts.push(stop.account().clone());
+    accounts.push(stop.ledger().clone());
 
     // Those that were killed had connections, and they were the only ones to lose any.
-    for (round, account) in accounts.iter().enumerate() {
-        assert_eq!(account.lost > 0, round % 2 == 1, "{round}: {account:?}");
+    for (round, ledger) in accounts.iter().enumerate() {
+        assert_eq!(ledger.lost > 0, round % 2 == 1, "{round}: {ledger:?}");
     }
     // What one has passed the next has received.
     for pair in accounts.windows(2) {
-        assert_eq!(pair[0].passed, pair[1].received, "{pair:?}");
+        assert_eq!(pair[0].handed_off, pair[1].received, "{pair:?}");
     }
-    let accepted: u64 = accounts.iter().map(|account| account.accepted).sum();
+    let accepted: u64 = accounts.iter().map(|ledger| ledger.accepted).sum();
     // A worker that is killed while it accepts has counted that one, which the next may accept.
     let made = kept.connections + new.connections;
     assert!((made..=made + KILLS).contains(&accepted), "{accepted}: {kept}{new}");
@@ -77,9 +77,9 @@ fn ten_restarts_are_remembered() {
     let (aborted, done) = status.restarts.split_first().expect("restarts");
     assert_eq!((aborted.result.as_str(), &aborted.ledger), ("aborted", &None));
     for restart in done {
-        let account = restart.ledger.as_ref().expect("an account");
-        account.assert_balanced();
-        assert_eq!((account.passed, account.requests), (1, 1), "{restart:?}");
+        let ledger = restart.ledger.as_ref().expect("an ledger");
+        ledger.assert_balanced();
+        assert_eq!((ledger.handed_off, ledger.requests), (1, 1), "{restart:?}");
         assert!(restart.to_commit_ms <= restart.to_drained_ms, "{restart:?}");
         assert!(restart.at > 0 && restart.to_drained_ms.is_some(), "{restart:?}");
     }
@@ -98,16 +98,16 @@ fn in_a_line() {
     let mut connection = Connection::open(&target).expect("a connection");
     connection.get("/").expect("a response");
     let said = bed.verb(["restart"]).expect_code(0).stdout;
-    let account =
+    let ledger =
         "1 connections: 0 finished, 1 passed on, 0 told to go, 0 forced, 0 lost; 1 requests";
-    assert!(said.contains(account) && said.lines().count() == 1, "{said}");
-    assert!(bed.log().contains(account), "{}", bed.log());
+    assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
+    assert!(bed.log().contains(ledger), "{}", bed.log());
     drop(connection);
     eventually("it is closed", SOON, || bed.status().serving().connections == 0);
     let said = bed.verb(["stop"]).expect_code(0).stdout;
-    let account =
+    let ledger =
         "1 connections: 1 finished, 0 passed on, 0 told to go, 0 forced, 0 lost; 0 requests";
-    assert!(said.contains(account) && said.lines().count() == 1, "{said}");
+    assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
 }
 
 /// A daemon without a supervisor counts as well.
@@ -118,7 +118,7 @@ fn alone() {
     let load = Load::on(target).new_connections(4).requests(100).run();
     load.assert_nothing_failed();
     let report: Report = bed.stop();
-    report.account().assert_balanced();
-    assert_eq!(report.account().accepted, load.connections, "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!(report.ledger().accepted, load.connections, "{report:?}");
     assert!(report.to_drained_ms.is_some(), "{report:?}");
 }

@@ -96,8 +96,8 @@ fn port_80_is_served_by_nobody() {
         load.wait_for(200);
         bed.deploy(fixture);
         let report = bed.restart();
-        report.account().assert_balanced();
-        assert!(report.account().passed > 0, "{report:?}");
+        report.ledger().assert_balanced();
+        assert!(report.ledger().handed_off > 0, "{report:?}");
         load.wait_for_generation(restart as u64 + 2);
     }
     let status = bed.status();
@@ -286,7 +286,7 @@ fn an_empty_root_directory() {
     let load = Load::on(target).keep_alive(4).start();
     load.wait_for(100);
     bed.deploy("http-v2");
-    bed.restart().account().assert_balanced();
+    bed.restart().ledger().assert_balanced();
     load.wait_for_generation(2);
     load.stop().assert_nothing_failed();
     bed.stop();

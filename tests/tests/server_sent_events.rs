@@ -23,8 +23,8 @@ fn a_stream_ends_whole() {
         let report = bed.restart();
         let output = curl.wait(SOON).expect_code(0);
         assert!(output.stdout.ends_with(&format!("data: {before}\n\n")), "{output}");
-        report.account().assert_balanced();
-        assert_eq!(report.account().forced, 0, "{report:?}");
+        report.ledger().assert_balanced();
+        assert_eq!(report.ledger().forced, 0, "{report:?}");
     }
     bed.stop();
 }
@@ -43,7 +43,7 @@ fn an_event_source_goes_on() {
     for generation in 1..=3 {
         page.wait_for(&format!("seen.has('{generation}')"));
         let report = bed.restart();
-        assert_eq!(report.account().forced, 0, "{report:?}");
+        assert_eq!(report.ledger().forced, 0, "{report:?}");
     }
     page.wait_for("seen.has('4') && source.readyState === EventSource.OPEN");
     drop((page, browser));

@@ -46,8 +46,8 @@ fn drains() {
     let load = Load::on(target).new_connections(3).paths(["/slow"]).requests(3).start();
     eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
     let report = bed.stop();
-    report.account().assert_balanced();
-    assert_eq!(report.account().accepted, 3);
+    report.ledger().assert_balanced();
+    assert_eq!(report.ledger().accepted, 3);
     load.join().assert_nothing_failed();
 }
 
@@ -59,8 +59,8 @@ fn the_deadline_forces() {
     let load = Load::on(target).new_connections(3).paths(["/slow"]).requests(3).start();
     eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
     let report = bed.stop();
-    report.account().assert_balanced();
-    assert_eq!(report.account().forced, 3, "{report:?}");
+    report.ledger().assert_balanced();
+    assert_eq!(report.ledger().forced, 3, "{report:?}");
     assert_eq!(load.join().failed(), 3);
 }
 

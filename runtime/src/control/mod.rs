@@ -165,7 +165,7 @@ pub(crate) struct Status {
 pub(crate) struct WorkerStatus {
     pub(crate) pid: i32,
     pub(crate) generation: u32,
-    /// `starting`, `serving`, `quiesced`, `draining` or `stopping`.
+    /// `starting`, `serving`, `paused`, `draining` or `stopping`.
     pub(crate) state: String,
     pub(crate) uptime: f64,
     pub(crate) connections: u64,

@@ -116,13 +116,13 @@ steps! {
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "a request is HTTP's"))]
     WorkerRequest "worker.in-request";
     /// Connections are about to be handed off.
-    WorkerBeforePass "worker.before-pass" PIPE;
+    WorkerBeforeHandoff "worker.before-handoff" PIPE;
     /// Connections were sent and not yet answered for.
-    WorkerAfterPass "worker.after-pass";
+    WorkerAfterHandoff "worker.after-handoff";
     /// Connections have come from an older generation and were not yet answered for.
-    WorkerReceived "worker.passed-received" CONNRESET;
+    WorkerHandoffReceived "worker.handoff-received" CONNRESET;
     /// Connections were taken, which the older generation was told, and are not yet served.
-    WorkerAnswered "worker.passed-answered";
+    WorkerHandoffAnswered "worker.handoff-answered";
     /// The worker has done all it had to and is about to exit.
     WorkerBeforeExit "worker.before-exit";
 }

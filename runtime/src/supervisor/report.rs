@@ -167,8 +167,8 @@ pub(super) fn trace(report: &RestartReport) -> Option<String> {
         accepted = ledger.accepted,
         received = ledger.received,
         finished = ledger.finished,
-        passed = ledger.handed_off,
-        told = ledger.closed,
+        handed_off = ledger.handed_off,
+        closed = ledger.closed,
         forced = ledger.forced,
         lost = ledger.lost,
         requests = ledger.requests,
@@ -182,7 +182,7 @@ pub(super) fn trace(report: &RestartReport) -> Option<String> {
     Some(format!("generation {generation} is gone after {:.0} ms: {ledger}", ms(took)))
 }
 
-/// The account of that generation, as fields of the line.
+/// The ledger of that generation, as fields of the line.
 pub(super) fn fields(report: &RestartReport) -> Vec<(String, serde_json::Value)> {
     let Some(ledger) = report.ledger else { return Vec::new() };
     [
@@ -190,8 +190,8 @@ pub(super) fn fields(report: &RestartReport) -> Vec<(String, serde_json::Value)>
         ("accepted", ledger.accepted),
         ("received", ledger.received),
         ("finished", ledger.finished),
-        ("passed", ledger.handed_off),
-        ("told", ledger.closed),
+        ("handed_off", ledger.handed_off),
+        ("closed", ledger.closed),
         ("forced", ledger.forced),
         ("lost", ledger.lost),
         ("requests", ledger.requests),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_account_is_an_event_with_fields() {
+    fn ledger_is_an_event_with_fields() {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber =
@@ -265,7 +265,7 @@ mod tests {
         for (name, value) in [("generation", 3), ("to", 4), ("accepted", 9), ("received", 0)] {
             assert_eq!(fields[name], value, "{name}: {event}");
         }
-        for (name, value) in [("passed", 7), ("told", 0), ("forced", 0), ("lost", 2)] {
+        for (name, value) in [("handed_off", 7), ("closed", 0), ("forced", 0), ("lost", 2)] {
             assert_eq!(fields[name], value, "{name}: {event}");
         }
         assert_eq!((&fields["requests"], &fields["finished"]), (&40.into(), &0.into()));

@@ -84,13 +84,13 @@ impl Faults {
         match fault {
             Fault::Restart => {
                 self.deploy_good(bed);
-                bed.restart().account().assert_balanced();
+                bed.restart().ledger().assert_balanced();
             }
             Fault::Listeners => {
                 bed.deploy("http-v3-listeners");
-                bed.restart().account().assert_balanced();
+                bed.restart().ledger().assert_balanced();
                 self.deploy_good(bed);
-                bed.restart().account().assert_balanced();
+                bed.restart().ledger().assert_balanced();
             }
             Fault::Kill => self.kill(&bed.worker()),
             Fault::KillOld | Fault::KillNew => self.kill_within(bed, fault),

@@ -50,7 +50,7 @@ impl Outcome {
     ];
 }
 
-/// The account of a load.
+/// The results of a load.
 #[derive(Clone)]
 pub struct Ledger {
     outcomes: [u64; Outcome::ALL.len()],
@@ -199,7 +199,7 @@ impl Ledger {
 
     /// # Panics
     ///
-    /// If any request failed, with the whole account.
+    /// If any request failed, with all results.
     pub fn assert_nothing_failed(&self) {
         assert!(self.failed() == 0 && self.ok() > 0, "requests failed\n{self}");
     }

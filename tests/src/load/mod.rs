@@ -183,13 +183,13 @@ impl Running {
         assert!(self.progress.wait(deadline, done), "no {what} in a minute: {:?}", self.progress);
     }
 
-    /// Starts no more requests, waits for those in flight and gives the account.
+    /// Starts no more requests, waits for those in flight and returns the results.
     pub fn stop(self) -> Ledger {
         let _ = self.stop.send(true);
         self.join()
     }
 
-    /// Waits for the end of a load that has one and gives the account.
+    /// Waits for the end of a load that has one and returns the results.
     pub fn join(mut self) -> Ledger {
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(ledger)) => ledger,

@@ -72,7 +72,7 @@ pub(crate) enum Told {
     Done,
     /// The restart was undone.
     Undone,
-    /// That the daemon is gone, as was wanted, without the account that went with it.
+    /// That the daemon is gone, as was wanted, without the ledger that went with it.
     Ended,
     /// Nothing: the supervisor is gone, and the verb says so.
     Nothing,
@@ -128,10 +128,10 @@ fn scenarios(step: &str) -> &'static [Scenario] {
         | "supervisor.in-takeover"
         | "supervisor.after-takeover"
         | "worker.quiesce"
-        | "worker.before-pass"
-        | "worker.after-pass"
-        | "worker.passed-received"
-        | "worker.passed-answered" => &[Restart],
+        | "worker.before-handoff"
+        | "worker.after-handoff"
+        | "worker.handoff-received"
+        | "worker.handoff-answered" => &[Restart],
         "supervisor.before-bind" => &[Listener],
         "worker.resume" => &[Undone],
         "supervisor.before-fork"
@@ -211,8 +211,8 @@ impl Cell {
                     | "supervisor.before-drain"
                     | "supervisor.before-reap"
                     | "worker.before-accept"
-                    | "worker.before-pass"
-                    | "worker.passed-received" => Told::Done,
+                    | "worker.before-handoff"
+                    | "worker.handoff-received" => Told::Done,
                     _ => Told::Undone,
                 },
                 Action::Stop | Action::Delay => Told::Done,

@@ -118,7 +118,7 @@ impl Trial {
             // It serves on probation.
             eventually("the new generation serves", SOON, || {
                 let status = self.bed.status();
-                status.generation() == new && status.workers.iter().any(|it| it.state == "quiesced")
+                status.generation() == new && status.workers.iter().any(|it| it.state == "paused")
             });
             self.load.iter().for_each(|load| load.wait_for(10));
             arm();
@@ -189,7 +189,7 @@ impl Trial {
             Some("ok" | "stopped") => {
                 output.expect_code(0);
                 // What whoever asked is told is whole.
-                parsed.expect("a report").account().assert_balanced();
+                parsed.expect("a report").ledger().assert_balanced();
                 Told::Done
             }
             Some("aborted") => {

@@ -74,7 +74,7 @@ impl WorkerState {
         match self {
             WorkerState::Starting => "starting",
             WorkerState::Serving => "serving",
-            WorkerState::Paused => "quiesced",
+            WorkerState::Paused => "paused",
             WorkerState::Draining => "draining",
             WorkerState::Killed => "stopping",
         }

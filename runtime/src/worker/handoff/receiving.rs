@@ -29,7 +29,7 @@ pub(super) async fn receive_all(state: &Arc<SharedState>, socket: OwnedFd) -> io
             biased;
             _ = queue.recv_many(&mut said, MAX_ACKS) => {
                 send(&socket, &message_of(&said)).await?;
-                failpoint::hit(Step::WorkerAnswered, state.generation);
+                failpoint::hit(Step::WorkerHandoffAnswered, state.generation);
                 said.drain(..).for_each(QueuedAck::begin);
                 // Whatever is in flight in this worker comes in between.
                 tokio::task::yield_now().await;
@@ -61,7 +61,7 @@ struct BatchReceiver<'a> {
 impl BatchReceiver<'_> {
     /// Gives the connections of a message to those who take them.
     fn take(&mut self, packet: seqpacket::Packet) -> io::Result<()> {
-        failpoint::try_hit(Step::WorkerReceived, self.state.generation)?;
+        failpoint::try_hit(Step::WorkerHandoffReceived, self.state.generation)?;
         let seqpacket::Packet { bytes, descriptors } = packet;
         let connections = message::read(&bytes).filter(|it| it.len() >= descriptors.len());
         let Some(connections) = connections else {

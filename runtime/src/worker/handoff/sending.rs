@@ -102,7 +102,7 @@ impl BatchSender {
             if sending.is_ok() && self.next.is_none() && self.is_due() {
                 self.next = self.pack();
                 if self.next.is_some() {
-                    sending = failpoint::try_hit(Step::WorkerBeforePass, self.generation);
+                    sending = failpoint::try_hit(Step::WorkerBeforeHandoff, self.generation);
                 }
             }
             if sending.is_err() {
@@ -194,7 +194,7 @@ impl BatchSender {
         self.prompt += connections.iter().filter(|sent| sent.0.contents.is_prompt()).count();
         self.unanswered.insert(self.messages, connections.into_iter().map(Some).collect());
         self.messages += 1;
-        failpoint::hit(Step::WorkerAfterPass, self.generation);
+        failpoint::hit(Step::WorkerAfterHandoff, self.generation);
     }
 
     /// Those that are not sent yet stay.

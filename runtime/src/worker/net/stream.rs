@@ -58,7 +58,7 @@ impl<S> Tracked<S> {
 }
 
 impl Stream {
-    /// As [`Tracked::told_to_go`].
+    /// As [`Tracked::mark_closed`].
     pub fn mark_closed(&self) {
         self.connection().close_notice().mark_sent();
     }
