@@ -9,7 +9,7 @@ use super::origin::Origin;
 use super::values::datetime;
 use super::{Configuration, keys, typed};
 use crate::error::{Error, Result};
-use crate::sorted::SortedMap;
+use unbroken_core::sorted::SortedMap;
 
 impl Configuration {
     /// The application's section as the application's type.

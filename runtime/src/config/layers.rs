@@ -9,8 +9,8 @@ use super::document;
 use super::keys::{self, Fallback, join, nearest};
 use super::origin::{Origin, Rank};
 use super::values::shown;
-use crate::sorted::SortedMap;
 use crate::spec::{Literal, Spec};
+use unbroken_core::sorted::SortedMap;
 
 /// The values of one layer. Listeners are always tables here: a string is an `addr`, so that a string
 /// in one layer and a table in another merge.

@@ -31,8 +31,8 @@ use crate::json::{FromJson, ToJson};
 use figment::value::Dict;
 
 use crate::error::{Error, Result};
-use crate::sorted::{SortedMap, SortedSet};
 use crate::spec::Spec;
+use unbroken_core::sorted::{SortedMap, SortedSet};
 
 pub(crate) use addresses::{Binding, Further};
 pub(crate) use env::Prefix;

@@ -1,7 +1,7 @@
 //! What was said relative to a starting directory, for a start from another one.
 
-use crate::sorted::sort_few;
 use std::ffi::{OsStr, OsString};
+use unbroken_core::sorted::sort_few;
 
 use super::keys::{KEYS, Kind};
 use super::{Configuration, env};

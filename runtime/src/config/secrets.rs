@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{Configuration, keys};
 use crate::json::{FromJson, ToJson};
-use crate::sorted::{SortedMap, SortedSet};
+use unbroken_core::sorted::{SortedMap, SortedSet};
 
 /// The end of the variable that names a file in place of a value.
 pub(super) const SUFFIX: &str = "_file";

@@ -9,8 +9,10 @@ use serde_json::Value;
 
 use super::addresses::Further;
 use super::env::{EnvFile, Prefix};
+pub(crate) use unbroken_core::policy::RestartPolicy;
+
 use crate::json::{self, FromJson, Mistake, ToJson, Writer};
-use crate::sorted::SortedMap;
+use unbroken_core::sorted::SortedMap;
 
 /// The effective settings of one generation.
 ///
@@ -242,18 +244,6 @@ pub(crate) enum Ready {
     Auto,
     /// When the program calls `Daemon::ready`.
     Manual,
-}
-
-/// What the exit of a worker leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
-#[json(rename_all = "kebab-case")]
-pub(crate) enum RestartPolicy {
-    /// The daemon ends with the worker's code.
-    No,
-    /// A crash is respawned; exit code 0 ends the daemon.
-    OnFailure,
-    /// Every exit is respawned.
-    Always,
 }
 
 /// Permissions of a log file, by default.

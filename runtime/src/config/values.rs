@@ -12,8 +12,8 @@ use super::{
     Address, Further, Limit, LogFormat, LogLevel, Ready, RestartPolicy, address, addresses, env,
     keys,
 };
-use crate::sorted::sort_few;
 use crate::sys::capabilities;
+use unbroken_core::sorted::sort_few;
 
 /// A value, and what its reading depends on.
 pub(super) struct Raw<'a> {

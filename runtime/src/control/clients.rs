@@ -8,7 +8,7 @@ use super::{ControlSocket, Reply, Request};
 use crate::error::Result;
 use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::json::{FromJson, ToJson};
-use crate::sorted::SortedMap;
+use unbroken_core::sorted::SortedMap;
 
 /// Clients served beside each other; past that one that says nothing makes room.
 const MAX_CLIENTS: usize = 128;
@@ -54,6 +54,7 @@ pub(crate) struct ClientsState {
 #[derive(Debug, ToJson, FromJson)]
 struct ClientState {
     socket: InheritedFd,
+    #[json(default, with = crate::sys::clock::optional_instant)]
     deadline: Option<Instant>,
 }
 

@@ -3,15 +3,13 @@
 //! The worker writes them with atomics, the supervisor reads them: they survive a SIGKILL, and reading
 //! them waits for nobody.
 
-mod held;
-
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::json::{FromJson, ToJson};
+use unbroken_core::ledger::sum;
+pub(crate) use unbroken_core::{Ledger, Remaining};
 
-pub(crate) use self::held::Remaining;
 use crate::sys::memory::{Mapping, shared_file};
 use crate::sys::page::Page;
 
@@ -236,107 +234,6 @@ impl Counters {
         }
         ledger.in_flight = 0;
         ledger
-    }
-}
-
-/// What became of the connections of one worker, or of several added up.
-///
-/// `accepted + received = finished + passed + told + forced + lost + open`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToJson, FromJson)]
-#[json(default)]
-pub(crate) struct Ledger {
-    pub(crate) accepted: u64,
-    /// Taken over from the generation before.
-    pub(crate) received: u64,
-    pub(crate) finished: u64,
-    /// Taken over by the next generation.
-    pub(crate) handed_off: u64,
-    pub(crate) closed: u64,
-    pub(crate) forced: u64,
-    /// Open in a worker when its process died.
-    pub(crate) lost: u64,
-    pub(crate) open: u64,
-    pub(crate) requests: u64,
-    pub(crate) in_flight: u64,
-    /// Workers whose `main` had not ended at the drain deadline.
-    pub(crate) forced_main: u64,
-    /// Tasks of `Daemon::spawn` that had not ended at the drain deadline.
-    pub(crate) forced_tasks: u64,
-    /// Tasks of `tokio::spawn` that ended with the runtime, when the drain was over.
-    pub(crate) dropped_tasks: u64,
-}
-
-impl Ledger {
-    /// What the drain deadline cut, if it cut anything.
-    pub(crate) fn forced(&self) -> Option<Remaining> {
-        let (connections, tasks) = (self.forced, self.forced_tasks);
-        let main = self.forced_main > 0;
-        (connections > 0 || tasks > 0 || main).then_some(Remaining {
-            connections,
-            tasks,
-            main: Some(main),
-        })
-    }
-}
-
-/// Figures are what a worker wrote to its memory: none of them may be too much for its supervisor.
-fn sum<const N: usize>(figures: [u64; N]) -> u64 {
-    figures.into_iter().fold(0, u64::saturating_add)
-}
-
-impl std::iter::Sum for Ledger {
-    fn sum<I: Iterator<Item = Ledger>>(ledgers: I) -> Ledger {
-        ledgers.fold(Ledger::default(), |mut sum, ledger| {
-            sum += ledger;
-            sum
-        })
-    }
-}
-
-impl std::ops::AddAssign for Ledger {
-    fn add_assign(&mut self, other: Ledger) {
-        self.accepted = sum([self.accepted, other.accepted]);
-        self.received = sum([self.received, other.received]);
-        self.finished = sum([self.finished, other.finished]);
-        self.handed_off = sum([self.handed_off, other.handed_off]);
-        self.closed = sum([self.closed, other.closed]);
-        self.forced = sum([self.forced, other.forced]);
-        self.lost = sum([self.lost, other.lost]);
-        self.open = sum([self.open, other.open]);
-        self.requests = sum([self.requests, other.requests]);
-        self.in_flight = sum([self.in_flight, other.in_flight]);
-        self.forced_main = sum([self.forced_main, other.forced_main]);
-        self.forced_tasks = sum([self.forced_tasks, other.forced_tasks]);
-        self.dropped_tasks = sum([self.dropped_tasks, other.dropped_tasks]);
-    }
-}
-
-impl std::fmt::Display for Ledger {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} connections: {} finished, {} passed on, {} told to go, {} forced, {} lost; {} requests",
-            sum([self.accepted, self.received]),
-            self.finished,
-            self.handed_off,
-            self.closed,
-            self.forced,
-            self.lost,
-            self.requests
-        )?;
-        match self.forced_tasks {
-            0 => {}
-            1 => f.write_str("; 1 task forced")?,
-            many => write!(f, "; {many} tasks forced")?,
-        }
-        if self.forced_main > 0 {
-            f.write_str("; `main` forced")?;
-        }
-        match self.dropped_tasks {
-            0 => Ok(()),
-            1 => f.write_str("; 1 task of `tokio::spawn` dropped"),
-            many => write!(f, "; {many} tasks of `tokio::spawn` dropped"),
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which events are written: `RUST_LOG`, as tracing's programs know it.
 
-use crate::sorted::sort_few;
 use std::fmt;
+use unbroken_core::sorted::sort_few;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::json::{FromJson, ToJson};
-use crate::sorted::SortedMap;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
+use unbroken_core::sorted::SortedMap;
 
 use crate::control::{prepare_directory, unix_seconds};
 use crate::error::{Error, ErrorKind, Result};

@@ -13,7 +13,7 @@ use super::{Probe, ProbeResult};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::json::{FromJson, ToJson};
-use crate::sorted::SortedMap;
+use unbroken_core::sorted::SortedMap;
 
 /// Clients served beside each other.
 const MAX_CONNECTIONS: usize = 64;
@@ -65,6 +65,7 @@ struct ProbeConnectionState {
     socket: InheritedFd,
     read: Vec<u8>,
     answered: bool,
+    #[json(with = crate::sys::clock::instant)]
     deadline: Instant,
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::json::{FromJson, ToJson};
-use crate::sorted::{SortedMap, sort_few};
+use unbroken_core::sorted::{SortedMap, sort_few};
 
 use crate::config::Address;
 use crate::counters::{Counters, Ledger};
@@ -20,10 +20,10 @@ use crate::link::{self, FromWorker, OrphanedListener, Protocols, ToWorker};
 use crate::listener::{self, Bound};
 use crate::logs::DaemonLog;
 use crate::reattach::protocol;
-use crate::supervisor::event::Generation;
 use crate::sys::clock;
 use crate::sys::process;
 use crate::sys::readiness::readable;
+use unbroken_core::event::Generation;
 
 /// No daemon comes so far; from the latest generation of an orphan the next ones are counted on.
 const MAX_GENERATION: Generation = 1 << 31;
@@ -53,8 +53,10 @@ struct Orphan {
 /// An orphan was told to drain.
 #[derive(Debug, Clone, Copy, ToJson, FromJson)]
 struct DrainOrder {
+    #[json(with = crate::sys::clock::instant)]
     since: Instant,
     /// Until it is killed.
+    #[json(with = crate::sys::clock::instant)]
     kill_at: Instant,
 }
 

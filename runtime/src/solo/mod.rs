@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::json::{self, FromJson, ToJson};
-use crate::sorted::sort_few;
 use rustix::fs::MemfdFlags;
+use unbroken_core::sorted::sort_few;
 
 use self::control_thread::SoloControl;
 use crate::claim::Claim;

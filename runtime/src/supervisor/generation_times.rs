@@ -1,8 +1,8 @@
 //! Since when an image serves, and since when it is known to be good: on the clock on the wall.
 
-use super::event::Generation;
 use crate::control::unix_seconds;
 use crate::json::{FromJson, ToJson};
+use unbroken_core::event::Generation;
 
 /// The terms of the generations that are shown.
 #[derive(Debug, Clone, Default, ToJson, FromJson)]

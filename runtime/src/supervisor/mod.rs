@@ -4,10 +4,9 @@
 //! generation was started with.
 
 pub(crate) mod driver;
-pub(crate) mod event;
 mod generation_times;
 mod generations;
-mod machine;
+mod policy;
 mod report;
 pub(crate) mod upgrade;
 mod workers;

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::driver::Driver;
-use super::event::{Generation, RestartReport};
 use crate::config::Settings;
 use crate::control::{
     DiskStatus, ImageStatus, ListenerStatus, PastRestart, RestartOutcome, Status, WorkerStatus,
     unix_seconds,
 };
 use crate::counters::Ledger;
+use unbroken_core::event::{Generation, RestartReport};
 
 /// Bytes of a reason; what is beyond is cut.
 const MAX_REASON: usize = 2000;

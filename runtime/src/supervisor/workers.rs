@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::event::{Generation, WorkerId};
 use crate::config::Settings;
 use crate::counters::{Counters, Ledger, Remaining};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,11 +15,12 @@ use crate::json::{FromJson, ToJson};
 use crate::launch::role::{LaunchOrigin, Role, RoleMarker, VARIABLE};
 use crate::link::{self, FromWorker, ToWorker};
 use crate::privileges;
-use crate::sorted::SortedMap;
 use crate::sys::exec::{self, Program};
 use crate::sys::process::{self, Child, Forked};
 use crate::sys::{descriptors, seqpacket};
 use crate::systemd::notify;
+use unbroken_core::event::{Generation, WorkerId};
+use unbroken_core::sorted::SortedMap;
 
 /// How long a process may outlive its link before that is a failure of its own: an exit closes the link
 /// a moment before the process can be waited for.
@@ -118,6 +118,7 @@ pub(super) struct WorkerProcessState {
     generation: Generation,
     pid: i32,
     pidfd: InheritedFd,
+    #[json(with = crate::sys::clock::instant)]
     since: Instant,
     text: Option<String>,
     greeted: bool,
@@ -128,6 +129,7 @@ pub(super) struct WorkerProcessState {
     rendezvous: Option<PathBuf>,
     counters: InheritedFd,
     link: Option<InheritedFd>,
+    #[json(default, with = crate::sys::clock::optional_instant)]
     closed: Option<Instant>,
 }
 

@@ -42,6 +42,53 @@ pub(crate) fn from_monotonic_ns(ns: u64) -> Instant {
     .unwrap_or(here)
 }
 
+/// Now, as the supervisor's machine takes it.
+pub(crate) fn now() -> unbroken_core::Instant {
+    to_core(Instant::now())
+}
+
+/// An instant as the supervisor's machine takes it.
+pub(crate) fn to_core(at: Instant) -> unbroken_core::Instant {
+    unbroken_core::Instant::from_nanos(to_monotonic_ns(at))
+}
+
+/// An instant that the machine returned.
+pub(crate) fn from_core(at: unbroken_core::Instant) -> Instant {
+    from_monotonic_ns(at.as_nanos())
+}
+
+/// Writes instants to JSON and reads them: as nanoseconds of `CLOCK_MONOTONIC`, which all processes share.
+pub(crate) mod instant {
+    use serde_json::Value;
+
+    use super::{Instant, from_monotonic_ns, to_monotonic_ns};
+    use crate::json::{FromJson, Mistake, ToJson, Writer};
+
+    pub(crate) fn write(at: &Instant, out: &mut Writer) {
+        to_monotonic_ns(*at).write(out);
+    }
+
+    pub(crate) fn read(value: Value) -> Result<Instant, Mistake> {
+        u64::read(value).map(from_monotonic_ns)
+    }
+}
+
+/// Writes instants that may be absent, as [`instant`] does.
+pub(crate) mod optional_instant {
+    use serde_json::Value;
+
+    use super::{Instant, from_monotonic_ns, to_monotonic_ns};
+    use crate::json::{FromJson, Mistake, ToJson, Writer};
+
+    pub(crate) fn write(at: &Option<Instant>, out: &mut Writer) {
+        at.map(to_monotonic_ns).write(out);
+    }
+
+    pub(crate) fn read(value: Value) -> Result<Option<Instant>, Mistake> {
+        Ok(Option::<u64>::read(value)?.map(from_monotonic_ns))
+    }
+}
+
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

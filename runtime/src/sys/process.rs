@@ -12,43 +12,10 @@ use nix::libc;
 use nix::unistd::ForkResult;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+pub(crate) use unbroken_core::Exit;
+
 use super::alarm;
 use crate::error::{Error, ErrorKind, Result};
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// It exited with this code.
-    Code(i32),
-    /// This signal killed it.
-    Signal(i32),
-}
-
-impl Exit {
-    /// As a shell reports it: the code, or 128 + the signal's number.
-    pub(crate) fn shell_code(self) -> u8 {
-        match self {
-            Exit::Code(code) => u8::try_from(code & 0xff).unwrap_or(1),
-            Exit::Signal(number) => u8::try_from(128 + number).unwrap_or(255),
-        }
-    }
-
-    pub(crate) fn success(self) -> bool {
-        self == Exit::Code(0)
-    }
-}
-
-impl std::fmt::Display for Exit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {
-            Exit::Code(code) => write!(f, "exited with code {code}"),
-            Exit::Signal(number) => match nix::sys::signal::Signal::try_from(number) {
-                Ok(signal) => write!(f, "was killed by {signal}"),
-                Err(_) => write!(f, "was killed by signal {number}"),
-            },
-        }
-    }
-}
 
 fn exit_of(status: &WaitIdStatus) -> Exit {
     match (status.exit_status(), status.terminating_signal()) {

@@ -1,8 +1,8 @@
 //! `proc_pid_task(5)`: what the threads of another process are doing, as far as the kernel tells.
 
-use crate::sorted::sort_few;
 use std::fs;
 use std::path::Path;
+use unbroken_core::sorted::sort_few;
 
 /// A line for each thread: its name, its state and where in the kernel it waits.
 pub(crate) fn of(pid: i32) -> Vec<String> {

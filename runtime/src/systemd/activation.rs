@@ -10,8 +10,8 @@ use std::os::fd::{OwnedFd, RawFd};
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, Result};
 use crate::listener::{self, Bound, InheritedSocket};
-use crate::sorted::{SortedMap, sort_few};
 use crate::sys::{descriptors, process};
+use unbroken_core::sorted::{SortedMap, sort_few};
 
 /// The variables of the protocol: for the process that they name, and none that it starts.
 const VARIABLES: [&str; 5] =

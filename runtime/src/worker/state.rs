@@ -20,7 +20,7 @@ use crate::counters::{Counters, StartupStage};
 use crate::failpoint::{self, Step};
 use crate::link::{self, FromWorker, ListenerHandle, OrphanedListener};
 use crate::listener::ListenerSource;
-use crate::sorted::SortedMap;
+use unbroken_core::sorted::SortedMap;
 
 /// What a worker may do with its listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Address, ListenSettings, Settings};
-use crate::sorted::{SortedMap, SortedSet};
+use unbroken_core::sorted::{SortedMap, SortedSet};
 
 /// All that a unit depends on.
 #[derive(Debug, Clone)]

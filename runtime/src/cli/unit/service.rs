@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::plan::{ServicePlaces, UnitPlan};
 use super::text::{self, Text};
 use crate::config::{LOCATION, RestartPolicy};
-use crate::sorted::SortedSet;
+use unbroken_core::sorted::SortedSet;
 
 /// What is added to each limit of ours, so that ours is met first and can be told.
 const MARGIN: Duration = Duration::from_secs(10);

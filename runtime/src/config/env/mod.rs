@@ -12,7 +12,7 @@ use super::keys::{self, nearest};
 use super::layers::{DEPTH, Layer};
 use super::origin::Rank;
 use super::secrets::{self, Content, SUFFIX};
-use crate::sorted::{SortedMap, SortedSet};
+use unbroken_core::sorted::{SortedMap, SortedSet};
 
 pub(crate) use file::EnvFile;
 pub(super) use file::below;

@@ -14,8 +14,8 @@ use super::{
     Settings, Surroundings, app, defaults, keys, mistakes, values,
 };
 use crate::error::{Error, Result};
-use crate::sorted::SortedMap;
 use crate::spec::Spec;
+use unbroken_core::sorted::SortedMap;
 
 /// The configuration that the merged layers amount to. `problems`: what is already known to be wrong.
 pub(super) fn resolve(

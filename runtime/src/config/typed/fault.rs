@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use crate::config::env::{DEFAULT, Prefix};
 use crate::config::{keys, values};
-use crate::sorted::SortedMap;
+use unbroken_core::sorted::SortedMap;
 
 /// An error of deserialization; where it happened is added on the way out.
 #[derive(Debug)]

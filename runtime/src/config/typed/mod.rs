@@ -13,10 +13,10 @@ use serde_json::{Map, Value as Json};
 
 use super::secrets::{Content, SUFFIX, Secrets};
 use super::{Configuration, Prefix, env, keys};
-use crate::sorted::SortedMap;
 use access::{Fields, Items, Variant};
 use fault::Fault;
 use search::Choices;
+use unbroken_core::sorted::SortedMap;
 
 /// The application's section as a `T`; the error is one sentence.
 pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result<T, String> {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json};
 use super::fault::Fault;
 use super::scalar;
 use crate::config::keys;
-use crate::sorted::{SortedMap, sort_few};
+use unbroken_core::sorted::{SortedMap, sort_few};
 
 /// The most combinations that are tried where no single key is to blame.
 const MOST: usize = 4096;

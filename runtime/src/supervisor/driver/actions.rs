@@ -14,13 +14,13 @@ use crate::image::Image;
 use crate::launch::role::LaunchOrigin;
 use crate::link::{ListenerHandle, ToWorker};
 use crate::logs::{self, EventContext};
-use crate::supervisor::event::{
-    Action, ClientAnswer, Event, Generation, ImageSource, Level, WorkerCommand, WorkerId,
-};
-use crate::supervisor::machine::MAX_RESTARTS;
 use crate::supervisor::report;
 use crate::supervisor::workers::WorkerSpec;
-use crate::sys::{clock, threads};
+use crate::sys::threads;
+use unbroken_core::event::{
+    Action, ClientAnswer, Event, Generation, ImageSource, Level, WorkerCommand, WorkerId,
+};
+use unbroken_core::machine::MAX_RESTARTS;
 
 impl Driver {
     pub(super) fn perform(&mut self, action: Action) {
@@ -42,7 +42,7 @@ impl Driver {
                     WorkerCommand::Ping => ToWorker::Ping {},
                     WorkerCommand::Drain { deadline, last } => {
                         let stops = self.machine.state_word() == "stopping";
-                        let deadline = clock::to_monotonic_ns(deadline);
+                        let deadline = deadline.as_nanos();
                         let generation = self.workers.get(worker).map(|process| process.generation);
                         let ends = match generation {
                             Some(generation) if stops => {

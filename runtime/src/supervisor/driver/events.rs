@@ -13,14 +13,16 @@ use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::link::{FromWorker, Protocols, ToWorker};
 use crate::probe::{self, ProbeResult};
-use crate::supervisor::event::{Event, Generation, Policy, WorkerId};
 use crate::supervisor::generations::check_successor;
-use crate::supervisor::report;
 use crate::supervisor::upgrade::preflight::Preflight;
+use crate::supervisor::{policy, report};
+use crate::sys::clock;
 use crate::sys::privileges::Account;
 use crate::sys::process;
 use crate::sys::readiness::readable;
 use crate::sys::signals::SighupAction;
+use unbroken_core::event::{Event, Generation, WorkerId};
+use unbroken_core::policy::Policy;
 
 /// The most messages of one worker that are heard before others get their turn.
 const MESSAGES_AT_ONCE: usize = 64;
@@ -47,7 +49,7 @@ impl Driver {
     pub(super) fn wait(&mut self) -> Result<()> {
         let rehearsal = self.preflight.as_ref().map(Preflight::deadline);
         let next = [
-            self.machine.deadline(),
+            self.machine.deadline().map(clock::from_core),
             self.workers.deadline(),
             self.clients.deadline(),
             self.orphans.deadline(),
@@ -98,7 +100,7 @@ impl Driver {
             self.store_listeners();
             self.setup.notifier.flush();
         }
-        if self.machine.deadline().is_some_and(|at| at <= now) {
+        if self.machine.deadline().is_some_and(|at| at <= clock::to_core(now)) {
             self.note_readiness_blockers(now);
             self.events.push_back(Event::Tick);
         }
@@ -307,7 +309,7 @@ impl Driver {
         let known = self.generations.get(generation).and_then(|h| h.configuration.as_ref());
         match (known, configuration) {
             (Some(known), _) => {
-                let policy = Policy::of(&known.settings);
+                let policy = policy::policy(&known.settings);
                 // Of an earlier generation that is gone back to: it serves with or without.
                 if let Some(addr) = known.settings.probe
                     && let Err(error) = self.setup.probes.listen(addr)
@@ -317,7 +319,7 @@ impl Driver {
                 Ok(policy)
             }
             (None, Some(new)) => {
-                let policy = Policy::of(&new.settings);
+                let policy = policy::policy(&new.settings);
                 let unclaimed = self.generations.unclaimed(&new.settings);
                 check_successor(&self.setup.configuration.settings, &new.settings)
                     .and_then(|()| {
@@ -375,7 +377,7 @@ impl Driver {
             let names: Vec<&str> =
                 settings.map_or(Vec::new(), |s| s.listen.keys().map(String::as_str).collect());
             let manual = settings.is_some_and(|settings| settings.ready == Ready::Manual);
-            let overdue = self.machine.is_overdue(worker, now);
+            let overdue = self.machine.is_overdue(worker, clock::to_core(now));
             if let (true, Some(unclaimed), Some(settings)) = (overdue, &process.unclaimed, settings)
             {
                 let limit = humantime::format_duration(settings.ready_timeout);

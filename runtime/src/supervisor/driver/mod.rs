@@ -14,10 +14,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::event::{ClientId, Event, Generation, Policy};
 use super::generation_times::GenerationTimes;
 use super::generations::Generations;
-use super::machine::Machine;
+use super::policy;
 use super::upgrade::preflight::Preflight;
 use super::workers::WorkerProcesses;
 use crate::claim::Claim;
@@ -33,9 +32,12 @@ use crate::owned_files::OwnedFiles;
 use crate::pidfile::PidFile;
 use crate::probe;
 use crate::reattach::orphans::Orphans;
+use crate::sys::clock;
 use crate::sys::signals::{SighupAction, Signals};
 use crate::systemd::activation::{self, Sockets};
 use crate::systemd::notify::{Health, Notifier};
+use unbroken_core::event::{ClientId, Event, Generation};
+use unbroken_core::machine::Machine;
 
 /// What a supervisor is made of.
 pub(crate) struct DriverSetup {
@@ -104,7 +106,8 @@ impl Driver {
         generations.set_kept(setup.notifier.held().values().cloned().collect());
         let settings = &setup.configuration.settings;
         let upkeep = OwnedFiles::new(&settings.runtime_dir, Vec::new(), &setup.say);
-        let machine = Machine::new(Policy::of(settings)).counting_from(orphans.last_generation());
+        let machine =
+            Machine::new(policy::policy(settings)).counting_from(orphans.last_generation());
         let mut driver = Driver {
             machine,
             setup,
@@ -141,7 +144,7 @@ impl Driver {
             while let Some(event) = self.events.pop_front() {
                 self.stop_orphans(&event);
                 let confirmed = self.machine.confirmed_generation();
-                let actions = self.machine.on(event, Instant::now());
+                let actions = self.machine.on(event, clock::now());
                 let confirms = self.machine.confirmed_generation() != confirmed;
                 let generation = self.machine.confirmed_generation().unwrap_or_default();
                 if confirms {

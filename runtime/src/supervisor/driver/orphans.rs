@@ -8,8 +8,9 @@ use crate::config::Address;
 use crate::reattach::orphans;
 use crate::reattach::protocol;
 use crate::supervisor::driver::Driver;
-use crate::supervisor::event::{Event, Generation, WorkerId};
+use crate::sys::clock;
 use crate::sys::seqpacket::MAX_DESCRIPTORS;
+use unbroken_core::event::{Event, Generation, WorkerId};
 
 /// Descriptors in the message of an orphan that are no listeners.
 const OTHERS: usize = 2;
@@ -81,7 +82,7 @@ impl Driver {
 
     /// Who stops the daemon means all of it.
     pub(in crate::supervisor) fn stop_orphans(&mut self, event: &Event) {
-        let Some(at_once) = self.machine.stops_by(event, Instant::now()) else { return };
+        let Some(at_once) = self.machine.stops_by(event, clock::now()) else { return };
         self.generations.release_inherited();
         self.drain_orphans(true, &[], at_once);
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::event::Generation;
 use crate::config::{Address, Configuration, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
@@ -10,8 +9,9 @@ use crate::image::{self, Image};
 use crate::inherited_fd::FdTable;
 use crate::json::{FromJson, ToJson};
 use crate::listener::{self, Bound, SocketPlace};
-use crate::sorted::SortedMap;
 use crate::sys::privileges::Account;
+use unbroken_core::event::Generation;
+use unbroken_core::sorted::SortedMap;
 
 mod files;
 mod passed;

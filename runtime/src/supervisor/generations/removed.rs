@@ -3,7 +3,7 @@
 use super::Generations;
 use crate::config::Address;
 use crate::listener::Bound;
-use crate::supervisor::event::Generation;
+use unbroken_core::event::Generation;
 
 impl Generations {
     /// The listeners of `old` at whose address `new` has none, by name and address. Those of the service

@@ -21,13 +21,13 @@ use std::time::Instant;
 use self::preflight::Preflight;
 pub(crate) use self::state::SupervisorState;
 use super::driver::Driver;
-use super::event::{Event, Generation};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::launch::role::{Role, RoleMarker, VARIABLE};
 use crate::sys::exec::{Program, exec_blocked};
 use crate::sys::{descriptors, memory};
+use unbroken_core::event::{Event, Generation};
 
 impl Driver {
     /// Begins to make the image of `generation` this process' own, if it is another.

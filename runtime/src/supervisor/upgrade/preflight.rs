@@ -11,10 +11,10 @@ use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::launch::role::{Role, RoleMarker, VARIABLE};
 use crate::supervisor::driver::Driver;
-use crate::supervisor::event::Generation;
 use crate::sys::exec::{self, Program};
 use crate::sys::process::{self, Child, Forked};
 use crate::sys::{descriptors, memory};
+use unbroken_core::event::Generation;
 
 /// How long the rehearsal may take.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -22,16 +22,16 @@ use crate::owned_files::{FileStatus, OwnedFiles};
 use crate::pidfile::PidFile;
 use crate::probe;
 use crate::reattach::orphans::{self, Orphans};
-use crate::sorted::SortedMap;
 use crate::supervisor::driver::{Driver, DriverSetup};
-use crate::supervisor::event::{Generation, WorkerId};
 use crate::supervisor::generation_times::GenerationTimes;
 use crate::supervisor::generations::{self, Generations};
-use crate::supervisor::machine::Machine;
 use crate::supervisor::workers::{self, WorkerProcesses};
 use crate::sys::process;
 use crate::sys::signals::{SighupAction, Signals};
 use crate::systemd::notify::{Health, Notifier};
+use unbroken_core::event::{Generation, WorkerId};
+use unbroken_core::machine::Machine;
+use unbroken_core::sorted::SortedMap;
 
 /// The schema this release writes and the latest it reads.
 pub(super) const VERSION: u32 = 1;
@@ -66,6 +66,7 @@ pub(crate) struct SupervisorState {
     log: Option<Path>,
     log_length: u64,
     timestamps: bool,
+    #[json(with = crate::sys::clock::instant)]
     began: Instant,
     began_at: SystemTime,
     asked: VecDeque<(Generation, SystemTime)>,
@@ -81,6 +82,7 @@ pub(crate) struct SupervisorState {
     #[json(default)]
     held: SortedMap<String, Address>,
     /// When it was written: from then on nothing was done until it was read.
+    #[json(with = crate::sys::clock::instant)]
     pub(super) paused: Instant,
     /// All descriptors it refers to.
     pub(super) descriptors: Vec<RawFd>,

@@ -11,11 +11,11 @@ use crate::failpoint::{self, Step};
 use crate::json;
 use crate::launch::role::{Role, RoleMarker, VARIABLE};
 use crate::supervisor::driver::Driver;
-use crate::supervisor::event::{Event, Generation};
 use crate::supervisor::report;
 use crate::sys::exec::{Program, exec_blocked};
 use crate::sys::guard::{self, Guard};
 use crate::sys::{alarm, descriptors, memory, process, seqpacket};
+use unbroken_core::event::{Event, Generation};
 
 /// How long a takeover may take from the exec on, in whole seconds.
 pub(super) const LIMIT: Duration = Duration::from_secs(3);

@@ -12,8 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
+pub(crate) use unbroken_core::health::{Health, ServicePhase};
+
 use crate::error::Result;
-use crate::json::{FromJson, ToJson};
 use crate::sys::{clock, process};
 use crate::systemd::activation;
 
@@ -37,28 +38,6 @@ pub(crate) fn take() -> Result<Notifier> {
 
 /// How long a message that found no room waits until it is sent again.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// How a daemon is, in the eyes of a service manager.
-#[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
-pub(crate) struct Health {
-    pub(crate) phase: ServicePhase,
-    /// For people.
-    pub(crate) text: String,
-    /// The generation that a restart tries, while it does.
-    #[json(default)]
-    pub(crate) reload: Option<u32>,
-    /// How long a stop may take that has begun.
-    pub(crate) ends_within: Duration,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
-pub(crate) enum ServicePhase {
-    Starting,
-    Running,
-    /// A restart is in progress.
-    Reloading,
-    Stopping,
-}
 
 /// Tells a service manager, if there is one.
 #[derive(Debug, Default)]

@@ -14,10 +14,10 @@ use rustix::pipe::PipeFlags;
 use super::{Notifier, PAUSE, ServiceManager};
 use crate::config::Address;
 use crate::listener::{Bound, ListenerSource};
-use crate::sorted::{SortedMap, SortedSet};
 use crate::sys::readiness::{readable, wait_for_room};
 use crate::sys::seqpacket;
 use crate::systemd::activation::{self, STORED};
+use unbroken_core::sorted::{SortedMap, SortedSet};
 
 /// How long the manager may take to do what it was told.
 const PATIENCE: Duration = Duration::from_secs(5);

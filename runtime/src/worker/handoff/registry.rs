@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, watch};
 use super::channel::{self, HandoffChannel, Successor};
 use super::message::{Handoff, HandoffTarget};
 use super::receiving::PendingAck;
-use crate::sorted::SortedMap;
 use crate::worker::state::{SharedState, lock};
+use unbroken_core::sorted::SortedMap;
 
 /// Takes a connection and answers for it, or drops the receipt.
 pub(crate) type HandoffHandler = Arc<dyn Fn(Handoff<OwnedFd>, PendingAck) + Send + Sync + 'static>;

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use super::channel::{HandoffOutcome, HandoffSocket, Outgoing, Sent};
 use super::message::{self, Ack};
 use crate::failpoint::{self, Step};
-use crate::sorted::SortedMap;
 use crate::sys::seqpacket;
 use crate::worker::net::is_exhaustion;
+use unbroken_core::sorted::SortedMap;
 
 /// The most connections in a message. The kernel would take 253, but what is in flight in either worker is
 /// served between two of them.

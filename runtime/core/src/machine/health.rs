@@ -1,0 +1,101 @@
+//! How the daemon is, for its service manager.
+
+use std::time::Duration;
+
+use super::worker::WorkerState;
+use super::{Machine, seconds};
+use crate::event::Generation;
+use crate::health::{Health, ServicePhase};
+use crate::health::{Probe, ProbeResult};
+
+impl Machine {
+    pub fn health(&self) -> Health {
+        let changes = self.transition.is_some() || self.upgrade.is_some();
+        let stops = self.stopping.is_some() || self.lame_duck.is_some();
+        let phase = if stops || self.exited {
+            ServicePhase::Stopping
+        } else if self.current.is_none() {
+            ServicePhase::Starting
+        } else if changes {
+            ServicePhase::Reloading
+        } else {
+            ServicePhase::Running
+        };
+        let limit =
+            |worker: &super::Worker| worker.policy.drain_timeout + worker.policy.kill_timeout;
+        let longest = self.workers.values().map(limit).max().unwrap_or_default();
+        let lame_duck = self.lame_duck.as_ref().map_or(Duration::ZERO, |lame| lame.length());
+        let ends_within = lame_duck + longest + Duration::from_secs(1);
+        let reload = self.transition.as_ref().map(|transition| transition.generation);
+        Health { phase, text: self.in_words(phase), reload, ends_within }
+    }
+
+    /// Whether the service can be relied on: no worker hangs of which nobody has taken the place.
+    pub fn is_healthy(&self) -> bool {
+        let serves = self.workers.values().any(|worker| worker.state == WorkerState::Serving);
+        serves || !self.workers.values().any(|worker| worker.hung)
+    }
+
+    /// What a probe is told: whether it passes, and why.
+    pub fn probe(&self, probe: Probe) -> ProbeResult {
+        let serves = self.workers.values().any(|worker| worker.state == WorkerState::Serving);
+        match probe {
+            Probe::Live if self.is_healthy() => ProbeResult::passes("the supervisor answers"),
+            Probe::Live => ProbeResult::fails("the worker does not answer its watchdog"),
+            Probe::Startup if self.serving_generation().is_some() => {
+                ProbeResult::passes("a generation has been ready")
+            }
+            Probe::Startup => ProbeResult::fails("no generation has been ready yet"),
+            Probe::Ready if self.stopping.is_some() || self.exited => {
+                ProbeResult::fails("the daemon stops")
+            }
+            Probe::Ready if self.lame_duck.is_some() => {
+                ProbeResult::fails("the daemon is about to stop (lame duck)")
+            }
+            Probe::Ready if serves => ProbeResult::passes("a generation serves"),
+            Probe::Ready => ProbeResult::fails("no worker serves"),
+        }
+    }
+
+    /// The generations that the daemon is about: the committed one and the one that may follow.
+    pub fn live_generations(&self) -> impl Iterator<Item = Generation> {
+        let current = self.current.as_ref().map(|current| current.generation);
+        let next = self.transition.as_ref().map(|transition| transition.generation);
+        current.into_iter().chain(next)
+    }
+
+    fn in_words(&self, phase: ServicePhase) -> String {
+        let mut text = match (phase, self.serving_generation()) {
+            (ServicePhase::Stopping, Some(generation)) if self.lame_duck.is_some() => {
+                format!("lame duck: generation {generation} accepts a little longer")
+            }
+            (ServicePhase::Stopping, _) => "stopping".to_owned(),
+            (_, Some(generation)) => format!("generation {generation} serves"),
+            (_, None) => "starting".to_owned(),
+        };
+        let draining = |worker: &&super::Worker| worker.state == WorkerState::Draining;
+        match self.workers.values().filter(draining).count() {
+            0 => {}
+            1 => text += ", one worker drains",
+            several => text += &format!(", {several} workers drain"),
+        }
+        if let Some(transition) = &self.transition
+            && self.current.is_some()
+        {
+            text += &match transition.committed_after {
+                None => format!("; generation {} starts", transition.generation),
+                Some(_) => format!(
+                    "; it is on probation for {}",
+                    seconds(transition.policy.confirm_window)
+                ),
+            };
+        } else if let Some(reason) =
+            self.restarts.front().and_then(|last| last.reason.as_ref().or(last.note.as_ref()))
+        {
+            text += &format!("; last restart: {reason}");
+        } else if let Some(note) = &self.rolled_back {
+            text += &format!("; {note}");
+        }
+        text
+    }
+}

@@ -1,0 +1,179 @@
+//! What holds between two events.
+
+use super::super::WorkerState;
+use super::super::stop::AT_ONCE_GRACE;
+use super::super::worker::{LINK_GRACE, MAX_DRAINING};
+use super::{Kept, Seen, Told, Watch};
+use crate::event::{Action, Event, ImageSource, WorkerId};
+
+impl Watch {
+    /// The beginning of the end.
+    pub(super) fn check_end(&mut self, event: &Event, accepted: Option<WorkerId>) {
+        let mute = |worker: &Seen| worker.asked.is_some_and(|limit| limit <= self.now);
+        let nobody = accepted.is_none_or(|id| self.workers.get(&id).is_none_or(mute));
+        let over = self.lame_duck.is_some_and(|until| until <= self.now);
+        let asked = matches!(event, Event::Stop { .. }) || over;
+        let patient = self.lame_duck.is_none() || over || self.pressed.is_some() || nobody;
+        holds!(self, patient, "the lame duck is cut short");
+        holds!(self, asked || nobody, "it gives up although a worker accepts");
+        let done = match event {
+            Event::Exited { worker, exit, .. } => exit.success() && accepted == Some(*worker),
+            _ => false,
+        };
+        self.success = asked || done;
+    }
+
+    /// Told to stop, and not stopping yet.
+    pub(super) fn check_lame_duck(&self, event: &Event) {
+        let Some(until) = self.lame_duck.filter(|_| !self.stopping) else { return };
+        let word = self.machine.state_word();
+        holds!(self, word == "lame-duck", "a lame duck is {word}");
+        let over = matches!(event, Event::Tick) && until <= self.now;
+        holds!(self, !over && self.pressed.is_none(), "a lame duck does not end");
+        let due = self.machine.deadline().is_some_and(|at| at <= until);
+        holds!(self, due, "a lame duck has no limit");
+    }
+
+    pub(super) fn check_service(&self, event: &Event, accepted: Option<WorkerId>) {
+        let accepting = self.workers.values().filter(|worker| worker.told == Told::Accept).count();
+        holds!(self, accepting <= 1, "{accepting} workers accept at once");
+        if !self.up || self.stopping || accepting == 1 {
+            return;
+        }
+        if let Some(id) = accepted
+            && let Some(worker) = self.workers.get(&id)
+        {
+            let left = matches!(event, Event::SelfDraining { worker, .. } if *worker == id);
+            let lost = worker.told == Told::Die && worker.lost.is_some();
+            let mute = worker.hung || worker.asked.is_some_and(|limit| limit <= self.now);
+            // The old generation comes back: by resuming, or where it is dead by a respawn.
+            let sick = matches!(event, Event::Unhealthy { worker, .. } if *worker == id);
+            let undone = worker.told == Told::Die && (sick || worker.checks > 0);
+            let excused = left || lost || mute || undone || self.exclusive();
+            holds!(self, excused, "nobody accepts any more, without need");
+        }
+        let coming = self.workers.values().any(|worker| worker.told == Told::Start);
+        let reaping = self.workers.values().any(|worker| worker.told == Told::Die);
+        // A restart that waits for the end of an upgrade, which is limited.
+        let due = self.machine.deadline().is_some() || self.upgrading.is_some();
+        holds!(self, coming || reaping || due, "nobody accepts, and nobody will");
+    }
+
+    pub(super) fn check_transition(&self) {
+        let committed = self.machine.current.as_ref().and_then(|current| current.worker);
+        for (id, worker) in &self.workers {
+            let known = self.transition() == Some(*id) || committed == Some(*id);
+            let ending = matches!(worker.told, Told::Drain | Told::Die);
+            holds!(self, known || ending, "nobody knows {worker:?}");
+            let state = match worker.told {
+                Told::Start => WorkerState::Starting,
+                Told::Accept => WorkerState::Serving,
+                Told::Quiesce => WorkerState::Paused,
+                Told::Drain => WorkerState::Draining,
+                Told::Die => WorkerState::Killed,
+            };
+            let shown = self.machine.worker_state(*id);
+            holds!(self, shown == Some(state), "{shown:?} is shown of {worker:?}");
+            let undecided = self.transition().is_some() || worker.told != Told::Quiesce;
+            holds!(self, undecided, "{worker:?} is neither resumed nor drained");
+        }
+        if let Some(id) = self.transition() {
+            let worker = self.living(id);
+            let fit = matches!(worker.told, Told::Start | Told::Accept);
+            holds!(self, fit && worker.source != ImageSource::Pinned, "a transition to {worker:?}");
+        }
+        let draining =
+            self.workers.values().filter(|w| w.told == Told::Drain && w.limit > self.now);
+        holds!(self, self.stopping || draining.count() <= MAX_DRAINING, "too many drain");
+    }
+
+    /// After a transition that ended: unless it was confirmed, all is as before.
+    pub(super) fn check_abort(&self, actions: &[Action], before: Kept) {
+        let Some(after) = self.kept() else { self.fail("the committed generation is lost") };
+        if after.generation != before.generation {
+            return;
+        }
+        let respawned = actions
+            .iter()
+            .any(|action| matches!(action, Action::Spawn { source: ImageSource::Pinned, .. }));
+        let old = before.worker.and_then(|id| self.workers.get(&id));
+        if old.is_some_and(|old| old.hung) {
+            // In the same moment it was found not to answer, which is a crash of its own.
+            return;
+        }
+        let serves = old.is_some_and(|old| matches!(old.told, Told::Accept | Told::Start));
+        let expected = if self.exclusive() {
+            // It comes back when nobody else is there.
+            after.clone()
+        } else if respawned || !serves {
+            // It ended on its own before or while the new one served.
+            Kept { worker: after.worker, respawn_at: after.respawn_at, ..before }
+        } else {
+            before
+        };
+        holds!(self, after == expected, "the undone restart left {after:?}, not {expected:?}");
+    }
+
+    pub(super) fn check_generations(&self) {
+        for &generation in &self.unretired {
+            let committed = self.machine.current.as_ref().map(|current| current.generation);
+            let coming = self.machine.transition.as_ref().map(|transition| transition.generation);
+            holds!(
+                self,
+                self.alive(generation) > 0
+                    || committed == Some(generation)
+                    || coming == Some(generation),
+                "generation {generation} is not retired"
+            );
+        }
+    }
+
+    pub(super) fn check_clients(&self) {
+        // Who told a lame duck to stop waits for its end.
+        let ends = self.stopping || self.lame_duck.is_some();
+        if ends || self.transition().is_some() || self.upgrading.is_some() {
+            return;
+        }
+        let committed = self.machine.current.as_ref().map_or(0, |current| current.generation);
+        let old = self.workers.values().any(|worker| worker.generation < committed);
+        let undone =
+            self.workers.values().any(|worker| !self.confirmed.contains(&worker.generation));
+        for (client, waits) in &self.clients {
+            holds!(self, (*waits && old) || undone, "client {client} waits for nothing");
+        }
+    }
+
+    pub(super) fn check_time(&self, event: &Event) {
+        let deadline = self.machine.deadline();
+        if let (Event::Tick, Some(at)) = (event, deadline) {
+            holds!(self, at > self.now, "after a tick something is due");
+        }
+        let held = self.exclusive();
+        let candidate = self.transition().map(|id| self.living(id));
+        for worker in self.workers.values().filter(|worker| worker.told != Told::Die) {
+            let limit = match worker.told {
+                Told::Start if held => None,
+                Told::Start => Some(worker.limit),
+                Told::Drain => match worker.terminated {
+                    Some(at) => Some(at + worker.policy.kill_timeout),
+                    None => Some(worker.limit),
+                },
+                Told::Quiesce => {
+                    let lost = candidate.as_ref().and_then(|candidate| candidate.lost);
+                    Some(lost.map_or(worker.limit, |at| worker.limit.max(at + LINK_GRACE)))
+                }
+                Told::Accept | Told::Die => None,
+            };
+            let limits = [
+                limit,
+                worker.lost.map(|at| at + LINK_GRACE),
+                self.pressed.map(|at| at + AT_ONCE_GRACE),
+            ];
+            if let Some(limit) = limits.into_iter().flatten().min() {
+                holds!(self, deadline.is_some_and(|at| at <= limit), "{worker:?} has no limit");
+                let over = matches!(event, Event::Tick) && limit <= self.now;
+                holds!(self, !over, "{worker:?} is beyond its limit");
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What is said of ends.
+
+use super::{Seen, Told, Watch};
+use crate::Exit;
+use crate::Ledger;
+use crate::event::{Action, Event, Generation, RestartReport};
+
+/// A worker that has ended, as it was before.
+pub(super) struct Ended {
+    worker: Seen,
+    exit: Exit,
+    ledger: Ledger,
+    /// Nobody had asked the daemon to stop.
+    running: bool,
+}
+
+impl Watch {
+    /// Notes the end of a worker that was alive.
+    pub(super) fn ended(&mut self, event: &Event) -> Option<Ended> {
+        let Event::Exited { worker, exit, ledger } = event else { return None };
+        let worker = self.workers.get(worker).filter(|_| self.exit.is_none())?.clone();
+        *self.ledgers.entry(worker.generation).or_default() += *ledger;
+        let coming = self.transition().and_then(|id| self.workers.get(&id));
+        let coming = coming.filter(|coming| coming.told == Told::Accept);
+        if worker.told == Told::Quiesce && !self.stopping {
+            self.bereft.extend(coming.map(|coming| coming.generation));
+        }
+        Some(Ended { worker, exit: *exit, ledger: *ledger, running: !self.stopping })
+    }
+
+    /// An end that nobody asked for, and what was lost with it, is in the log.
+    pub(super) fn check_told(&self, ended: Option<Ended>, actions: &[Action]) {
+        let Some(Ended { worker, exit, ledger, running }) = ended else { return };
+        let of = worker.generation;
+        let logged = |part: &str| {
+            actions.iter().any(|action| match action {
+                Action::Log { text, generation, .. } => {
+                    *generation == Some(of) && text.contains(part)
+                }
+                Action::Exit { reason: Some(reason), .. } => reason.contains(part),
+                _ => false,
+            })
+        };
+        holds!(self, ledger.lost == 0 || logged("lost"), "nobody tells what was lost: {worker:?}");
+        let unasked = matches!(worker.told, Told::Accept | Told::Quiesce) && running;
+        // It is the reason of what follows, which tells it: going back to another image, or the exit.
+        let exhausted = self.machine.current.as_ref().is_some_and(|it| it.exhausted.is_some());
+        let ends = self.machine.stopping.as_ref().is_some_and(|it| it.reason.is_some());
+        let told = logged("") || exhausted || ends;
+        holds!(self, !unasked || told, "nobody tells that {worker:?} {exit}");
+    }
+
+    /// A report with the figures of `generation`.
+    pub(super) fn check_report(&self, report: &RestartReport, generation: Generation) {
+        let sum = self.ledgers.get(&generation).copied().unwrap_or_default();
+        let right = report.ledger.is_none_or(|ledger| ledger == sum);
+        holds!(self, right, "not what the workers said, {sum:?}: {report:?}");
+        let told = !self.bereft.contains(&report.to) || !report.warnings.is_empty();
+        holds!(self, told, "nobody tells that the old worker ended: {report:?}");
+    }
+}

@@ -1,0 +1,117 @@
+//! The lame duck: told to stop, the daemon says that it is not ready and accepts a little longer, until whoever
+//! sends clients has heard of it.
+//!
+//! Nothing else changes meanwhile: a transition goes on, a crashed worker is respawned. Only restarts are
+//! refused, and a second signal is serious.
+
+use std::time::Duration;
+
+use crate::Instant;
+
+use super::stop::Urgency;
+use super::worker::WorkerState;
+use super::{Actions, Machine, log, refuse, seconds};
+use crate::event::{Action, ClientId, Event, Level};
+use crate::json::{FromJson, ToJson};
+
+/// Told to stop, and still accepting.
+#[derive(Debug, Clone, ToJson, FromJson)]
+pub(super) struct LameDuck {
+    since: Instant,
+    until: Instant,
+    clients: Vec<ClientId>,
+}
+
+impl LameDuck {
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
+    pub(super) fn length(&self) -> Duration {
+        self.until.saturating_duration_since(self.since)
+    }
+
+    /// Who waits for the end.
+    pub(super) fn clients(self) -> Vec<ClientId> {
+        self.clients
+    }
+
+    pub(super) fn forget(&mut self, client: ClientId) {
+        self.clients.retain(|waiting| *waiting != client);
+    }
+}
+
+impl Machine {
+    /// The daemon is told to stop. `None`: it is a lame duck first; else whether it stops at once.
+    pub(super) fn lame_duck_first(
+        &mut self,
+        client: Option<ClientId>,
+        at_once: bool,
+        now: Instant,
+        out: &mut Actions,
+    ) -> Option<bool> {
+        if let Some(at_once) = self.stops_now(client, at_once) {
+            // Whoever waits for the end goes on waiting: `begin_stop` takes them over.
+            return Some(at_once);
+        }
+        let length = self.lame_duck_of();
+        if self.lame_duck.is_none() {
+            for waiter in self.pending.take().into_iter().flatten() {
+                refuse(waiter.client, "the daemon is stopping", out);
+            }
+            let text = format!("lame duck for {}: not ready, and still accepting", seconds(length));
+            out.push(log(Level::Info, text));
+        }
+        let lame_duck = self.lame_duck.get_or_insert_with(|| LameDuck {
+            since: now,
+            until: now + length,
+            clients: Vec::new(),
+        });
+        lame_duck.clients.extend(client);
+        let left = lame_duck.until.saturating_duration_since(now);
+        out.push(Action::Progress { text: format!("lame duck for {}", seconds(left)) });
+        None
+    }
+
+    /// Whether a stop that is asked for begins now, and then whether it is one at once.
+    fn stops_now(&self, client: Option<ClientId>, at_once: bool) -> Option<bool> {
+        if at_once || self.stopping.is_some() {
+            return Some(at_once);
+        }
+        match (&self.lame_duck, client) {
+            // The same signal again means that it is serious.
+            (Some(_), None) => Some(true),
+            (Some(_), Some(_)) => None,
+            (None, _) => self.lame_duck_of().is_zero().then_some(false),
+        }
+    }
+
+    /// How long the one that accepts is to go on; where nobody accepts, nobody is to be waited for.
+    fn lame_duck_of(&self) -> Duration {
+        let accepts = self.workers.values().filter(|worker| worker.state == WorkerState::Serving);
+        accepts.map(|worker| worker.policy.lame_duck).max().unwrap_or_default()
+    }
+
+    pub(super) fn tick_lame_duck(&mut self, now: Instant, out: &mut Actions) {
+        if self.lame_duck.as_ref().is_some_and(|lame_duck| lame_duck.until <= now) {
+            self.begin_stop(0, None, Urgency::Drain, now, out);
+        }
+    }
+
+    /// Whether the event is one by which the daemon stops, or stops faster; then whether it does so at once.
+    pub fn stops_by(&self, event: &Event, now: Instant) -> Option<bool> {
+        let over = |lame_duck: &LameDuck| lame_duck.until <= now;
+        match event {
+            Event::Stop { client, at_once } => {
+                let again = client.is_none() && self.stopping.is_some();
+                self.stops_now(*client, *at_once).map(|at_once| at_once || again)
+            }
+            Event::Tick => self.lame_duck.as_ref().is_some_and(over).then_some(false),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! All decisions of the supervisor: pure, with time as an argument and no I/O.
+//!
+//! The driver tells it what happened and does what it says, in order. What always holds is written
+//! down as assertions over random histories in `machine/invariants.rs`.
+
+mod committed;
+mod confirm_window;
+mod exclusive;
+mod exe;
+mod health;
+#[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod invariants;
+mod lame_duck;
+mod retire;
+mod rollback;
+#[cfg(test)]
+mod scenarios;
+mod stop;
+mod transition;
+mod upgrade;
+mod watchdog;
+mod worker;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::Instant;
+
+use self::committed::CommittedGeneration;
+use self::exe::Exe;
+use self::lame_duck::LameDuck;
+use self::retire::Retiring;
+use self::stop::Stopping;
+use self::transition::{Transition, Waiter};
+use self::upgrade::Upgrade;
+use self::worker::Worker;
+pub use self::worker::WorkerState;
+use crate::Exit;
+use crate::Ledger;
+use crate::event::{
+    Action, ClientAnswer, ClientId, Event, Generation, Level, RestartReport, WorkerId,
+};
+use crate::json::{FromJson, ToJson};
+use crate::policy::Policy;
+use crate::sorted::SortedMap;
+
+/// How often a tick looks again for what became due by itself. Timeouts of zero need a few rounds;
+/// endless ones, which no history has shown, shall not keep the supervisor from its other events.
+const TICK_ROUNDS: usize = 16;
+
+/// Warnings that a report has, and characters of a worker's own words in each: ten reports have to fit into the
+/// packet that `status` is.
+const MAX_WARNINGS: usize = 3;
+const MAX_WORDS: usize = 100;
+
+/// Restarts that are remembered.
+pub const MAX_RESTARTS: usize = 10;
+
+/// The state of the whole daemon. A supervisor hands it on to its next image.
+#[derive(Debug, Clone, ToJson, FromJson)]
+pub struct Machine {
+    /// Before a generation said otherwise.
+    initial: Policy,
+    workers: SortedMap<WorkerId, Worker>,
+    /// The generation that is committed, if one ever was.
+    current: Option<CommittedGeneration>,
+    transition: Option<Transition>,
+    /// Restarts asked for during a transition: together they are one more.
+    pending: Option<Vec<Waiter>>,
+    upgrade: Option<Upgrade>,
+    #[json(default)]
+    exe: Exe,
+    /// Generations that were replaced, while they have workers.
+    retiring: Vec<Retiring>,
+    /// Told to stop, and still accepting.
+    #[json(default)]
+    lame_duck: Option<LameDuck>,
+    stopping: Option<Stopping>,
+    /// Other code runs than was asked for: why.
+    rolled_back: Option<String>,
+    last_worker: WorkerId,
+    last_generation: Generation,
+    /// The last one of an earlier supervisor, whose workers are still there.
+    #[json(default)]
+    before: Generation,
+    /// What became of the connections of generations that have or may get workers, as far as these have
+    /// ended.
+    ledgers: SortedMap<Generation, Ledger>,
+    /// The last ones, the latest first.
+    restarts: VecDeque<RestartReport>,
+    exited: bool,
+}
+
+type Actions = Vec<Action>;
+
+impl Machine {
+    pub fn new(initial: Policy) -> Machine {
+        Machine {
+            initial,
+            workers: SortedMap::new(),
+            current: None,
+            transition: None,
+            pending: None,
+            upgrade: None,
+            exe: Exe::default(),
+            retiring: Vec::new(),
+            lame_duck: None,
+            stopping: None,
+            rolled_back: None,
+            last_worker: 0,
+            last_generation: 0,
+            before: 0,
+            ledgers: SortedMap::new(),
+            restarts: VecDeque::new(),
+            exited: false,
+        }
+    }
+
+    /// Generations are counted on from that of an earlier supervisor.
+    pub fn counting_from(mut self, generation: Generation) -> Machine {
+        (self.last_generation, self.before) = (generation, generation);
+        self
+    }
+
+    /// Takes one event; returns what is to be done, in order.
+    pub fn on(&mut self, event: Event, now: Instant) -> Actions {
+        let mut out = Actions::new();
+        if self.exited {
+            return out;
+        }
+        match event {
+            Event::Begin => self.begin(now, &mut out),
+            Event::SpawnFailed { worker, reason } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.failure = Some(reason);
+                }
+                self.ended(worker, Exit::Code(1), Ledger::default(), now, &mut out);
+            }
+            Event::Hello { worker, policy } => self.hello(worker, policy, now, &mut out),
+            Event::HelloRejected { worker, reason } => {
+                self.hello_rejected(worker, reason, now, &mut out)
+            }
+            Event::Ready { worker } => self.ready(worker, now, &mut out),
+            Event::Failing { worker, reason } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.failure.get_or_insert(reason);
+                }
+            }
+            Event::SelfDraining { worker, main_ended } => {
+                self.self_draining(worker, main_ended, now, &mut out);
+            }
+            Event::Unhealthy { worker, reason } => self.unhealthy(worker, reason, now, &mut out),
+            Event::ConfirmEarly { worker } => self.confirm_early(worker, now, &mut out),
+            Event::HealthCheck { worker, passed } => self.check(worker, passed, now, &mut out),
+            Event::Pong { worker } => self.pong(worker, now),
+            Event::ReadinessBlockedBy { worker, what } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.missing = Some(what);
+                }
+            }
+            Event::LinkLost { worker, reason } => self.link_lost(worker, reason, now),
+            Event::Exited { worker, exit, ledger } => {
+                self.ended(worker, exit, ledger, now, &mut out);
+            }
+            Event::Restart { client, wait } => self.restart(None, client, wait, now, &mut out),
+            Event::RestartFrom { exe, client, wait } => {
+                self.restart(Some(exe), client, wait, now, &mut out);
+            }
+            Event::Stop { client, at_once } => self.stop(client, at_once, now, &mut out),
+            Event::ClientGone { client } => self.client_gone(client),
+            Event::UpgradeFinished { kept } => self.upgraded(kept, now, &mut out),
+            Event::Tick => self.tick(now, &mut out),
+        }
+        self.exit_if_drained(now, &mut out);
+        out
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        let workers = self.workers.values().flat_map(|worker| {
+            [worker.deadline, worker.kill_at, worker.watch.map(|watch| watch.due())]
+        });
+        let confirm = self.transition.as_ref().and_then(|transition| transition.confirm_at);
+        let respawn = self.current.as_ref().and_then(|current| current.respawn_at);
+        let lame_duck = self.lame_duck.as_ref().map(LameDuck::until);
+        workers.chain([confirm, respawn, lame_duck]).flatten().min()
+    }
+
+    // ---- time and clients -----------------------------------------------------------------------
+
+    /// Does what is due, and what becomes due by that.
+    fn tick(&mut self, now: Instant, out: &mut Actions) {
+        for _ in 0..TICK_ROUNDS {
+            self.tick_once(now, out);
+            if self.deadline().is_none_or(|at| at > now) {
+                return;
+            }
+        }
+    }
+
+    fn tick_once(&mut self, now: Instant, out: &mut Actions) {
+        let due: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in due {
+            self.tick_worker(id, now, out);
+        }
+        if self.transition.as_ref().is_some_and(|t| t.confirm_at.is_some_and(|at| at <= now)) {
+            self.end_confirm_window(now, out);
+        }
+        if self.stopping.is_none()
+            && self.current.as_ref().is_some_and(|c| c.respawn_at.is_some_and(|at| at <= now))
+        {
+            self.respawn(now, out);
+        }
+        self.tick_lame_duck(now, out);
+    }
+
+    fn client_gone(&mut self, client: ClientId) {
+        let gone = |waiter: &mut Waiter| {
+            if waiter.client == Some(client) {
+                waiter.client = None;
+            }
+        };
+        if let Some(transition) = &mut self.transition {
+            transition.waiters.iter_mut().for_each(gone);
+        }
+        if let Some(pending) = &mut self.pending {
+            pending.iter_mut().for_each(gone);
+        }
+        for retiring in &mut self.retiring {
+            retiring.waiters.iter_mut().for_each(gone);
+        }
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.forget(client);
+        }
+        if let Some(stopping) = &mut self.stopping {
+            stopping.clients.retain(|waiting| *waiting != client);
+        }
+        if let Some(lame_duck) = &mut self.lame_duck {
+            lame_duck.forget(client);
+        }
+    }
+
+    // ---- what is shown --------------------------------------------------------------------------
+
+    /// The state of a worker and the generation it belongs to.
+    pub fn worker_state(&self, id: WorkerId) -> Option<WorkerState> {
+        self.workers.get(&id).map(|worker| worker.state)
+    }
+
+    /// Whether a worker's time is over.
+    pub fn is_overdue(&self, id: WorkerId, now: Instant) -> bool {
+        let deadline = self.workers.get(&id).and_then(|worker| worker.deadline);
+        deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// The generation that serves, or will once its worker is back.
+    pub fn serving_generation(&self) -> Option<Generation> {
+        match &self.transition {
+            Some(transition) if transition.confirm_at.is_some() => Some(transition.generation),
+            _ => self.current.as_ref().map(|current| current.generation),
+        }
+    }
+
+    /// The generation that was confirmed last: its image is the known-good one.
+    pub fn confirmed_generation(&self) -> Option<Generation> {
+        self.current.as_ref().map(|current| current.generation)
+    }
+
+    /// The last restarts, the latest first.
+    pub fn restarts(&self) -> impl Iterator<Item = &RestartReport> {
+        self.restarts.iter()
+    }
+
+    /// What became of the connections of a generation's workers that have ended.
+    pub fn ledger_of(&self, generation: Generation) -> Ledger {
+        self.ledgers.get(&generation).copied().unwrap_or_default()
+    }
+
+    /// Tells of a worker that did not end as it should: in the log, and to whoever waits for its generation.
+    fn warn(&mut self, generation: Generation, text: String, out: &mut Actions) {
+        out.push(log_of(generation, Level::Warn, text.clone()));
+        let current = self.current.as_ref().map(|current| current.generation);
+        let warnings = if let Some(retiring) =
+            self.retiring.iter_mut().find(|it| it.generation == generation)
+        {
+            &mut retiring.report.warnings
+        } else if let Some(transition) = &mut self.transition
+            && [Some(transition.generation), current].contains(&Some(generation))
+        {
+            &mut transition.warnings
+        } else if let Some(stopping) = &mut self.stopping {
+            &mut stopping.warnings
+        } else {
+            return;
+        };
+        if warnings.len() < MAX_WARNINGS {
+            warnings.push(text);
+        }
+    }
+
+    fn record_restart(&mut self, report: RestartReport) {
+        self.restarts.push_front(report);
+        self.restarts.truncate(MAX_RESTARTS);
+    }
+
+    /// Why other code runs than was asked for.
+    pub fn rolled_back(&self) -> Option<&str> {
+        self.rolled_back.as_deref()
+    }
+
+    /// The daemon in one word.
+    pub fn state_word(&self) -> &'static str {
+        if self.stopping.is_some() || self.exited {
+            "stopping"
+        } else if self.lame_duck.is_some() {
+            "lame-duck"
+        } else if self.current.is_none() {
+            "starting"
+        } else {
+            "running"
+        }
+    }
+}
+
+fn answer(client: Option<ClientId>, answer: ClientAnswer, out: &mut Actions) {
+    if let Some(client) = client {
+        out.push(Action::Answer { client, answer });
+    }
+}
+
+fn refuse(client: Option<ClientId>, reason: &str, out: &mut Actions) {
+    answer(client, ClientAnswer::Refused { reason: reason.to_owned() }, out);
+}
+
+fn log(level: Level, text: String) -> Action {
+    Action::Log { level, text, generation: None }
+}
+
+/// A line about one generation.
+fn log_of(generation: Generation, level: Level, text: String) -> Action {
+    Action::Log { level, text, generation: Some(generation) }
+}
+
+/// Why a worker failed, behind what it did.
+fn why(failure: Option<&String>) -> String {
+    failure.map_or(String::new(), |failure| {
+        let words: String = failure.chars().take(MAX_WORDS).collect();
+        let more = if words.len() < failure.len() { "…" } else { "" };
+        format!(": {words}{more}")
+    })
+}
+
+/// A duration as people read it: `0.042 s`, `30 s`.
+fn seconds(duration: Duration) -> String {
+    let text = format!("{:.3}", duration.as_secs_f64());
+    format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))
+}

@@ -1,0 +1,99 @@
+//! The end of a generation, and whoever waits for it.
+
+use crate::Instant;
+
+use super::committed::CommittedGeneration;
+use super::transition::Waiter;
+use super::{Actions, Machine, answer};
+use crate::Ledger;
+use crate::event::{Action, ClientAnswer, Generation, RestartReport};
+use crate::json::{FromJson, ToJson};
+
+/// A generation that was replaced, or undone after it had served, and has workers left.
+#[derive(Debug, Clone, ToJson, FromJson)]
+pub(super) struct Retiring {
+    pub(super) generation: Generation,
+    /// Of its replacement or undoing, complete but for the end.
+    pub(super) report: RestartReport,
+    requested: Instant,
+    pub(super) waiters: Vec<Waiter>,
+}
+
+impl Machine {
+    /// The restart that replaced a generation is done: answers those who do not wait for the end of its
+    /// last worker now, the others then.
+    pub(super) fn replaced(
+        &mut self,
+        report: RestartReport,
+        requested: Instant,
+        waiters: Vec<Waiter>,
+        out: &mut Actions,
+    ) {
+        let old = report.from;
+        let (waiting, answered) =
+            waiters.into_iter().partition(|waiter| waiter.wait && old.is_some());
+        for Waiter { client, .. } in answered {
+            self.restarted(client, report.clone(), out);
+        }
+        // Even where nobody waits: `status` shows the figures of the last restart.
+        if let Some(generation) = old {
+            self.retiring.push(Retiring { generation, report, requested, waiters: waiting });
+        }
+    }
+
+    /// The restart was undone after its generation had begun to serve: who waits is answered at its end.
+    pub(super) fn aborted_after_commit(
+        &mut self,
+        report: RestartReport,
+        requested: Instant,
+        waiters: Vec<Waiter>,
+    ) {
+        self.retiring.push(Retiring { generation: report.to, report, requested, waiters });
+    }
+
+    /// A worker has ended.
+    pub(super) fn add_to_ledger(&mut self, generation: Generation, ledger: Ledger) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.ledger += ledger;
+        }
+        *self.ledgers.entry(generation).or_default() += ledger;
+    }
+
+    pub(super) fn retire_if_unused(
+        &mut self,
+        generation: Generation,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        let used = self.workers.values().any(|worker| worker.generation == generation)
+            || self.current.as_ref().is_some_and(|c| c.generation == generation)
+            || self.transition.as_ref().is_some_and(|t| t.generation == generation);
+        if used {
+            return;
+        }
+        let ledger = self.ledgers.remove(&generation).unwrap_or_default();
+        let ended: Vec<Retiring> =
+            self.retiring.extract_if(.., |old| old.generation == generation).collect();
+        for ended in ended {
+            let mut report = ended.report;
+            let took = now.saturating_duration_since(ended.requested);
+            report.to_drained = report.committed.then_some(took);
+            report.ledger = Some(ledger);
+            if let Some(told) = self.restarts.iter_mut().find(|told| told.to == report.to) {
+                *told = report.clone();
+            }
+            if report.committed {
+                out.push(Action::Drained { report: report.clone() });
+            }
+            for waiter in ended.waiters {
+                match report.committed {
+                    true => self.restarted(waiter.client, report.clone(), out),
+                    false => answer(waiter.client, ClientAnswer::Aborted(report.clone()), out),
+                }
+            }
+        }
+        let fallback = |current: &CommittedGeneration| current.rollback_to == Some(generation);
+        let keep = self.current.as_ref().is_some_and(fallback);
+        out.push(Action::ReleaseGeneration { generation, keep });
+    }
+}

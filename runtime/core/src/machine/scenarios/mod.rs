@@ -1,0 +1,244 @@
+//! One story per test, with its times, under the eyes of [`Watch`].
+
+mod confirm;
+mod connections;
+mod crashes;
+mod ends;
+mod exclusive;
+mod exe;
+mod first_start;
+mod lame_duck;
+mod restarts;
+mod rollback;
+mod upgrade;
+mod watchdog;
+
+use std::time::Duration;
+
+use crate::Instant;
+
+use super::RestartReport;
+use super::invariants::Watch;
+use crate::Exit;
+use crate::Ledger;
+use crate::event::{Action, ClientAnswer, ClientId, Event, ImageSource, WorkerCommand, WorkerId};
+use crate::policy::{Policy, RestartPolicy};
+
+fn policy() -> Policy {
+    Policy {
+        ready_timeout: Duration::from_secs(60),
+        drain_timeout: Duration::from_secs(30),
+        kill_timeout: Duration::from_secs(5),
+        lame_duck: Duration::ZERO,
+        confirm_window: Duration::ZERO,
+        exclusive: false,
+        watchdog: None,
+        restart: RestartPolicy::OnFailure,
+        backoff_min: Duration::from_millis(100),
+        backoff_max: Duration::from_secs(1),
+        start_limit_burst: 5,
+        start_limit_interval: Duration::from_secs(60),
+    }
+}
+
+/// With a confirm window of two seconds.
+fn confirming() -> Policy {
+    Policy { confirm_window: Duration::from_secs(2), ..policy() }
+}
+
+fn restarting(restart: RestartPolicy) -> Policy {
+    Policy { restart, ..policy() }
+}
+
+fn hello(worker: WorkerId, policy: Policy) -> Event {
+    Event::Hello { worker, policy }
+}
+
+fn ready(worker: WorkerId) -> Event {
+    Event::Ready { worker }
+}
+
+fn leaving(worker: WorkerId) -> Event {
+    Event::SelfDraining { worker, main_ended: false }
+}
+
+fn main_ended(worker: WorkerId) -> Event {
+    Event::SelfDraining { worker, main_ended: true }
+}
+
+fn lost(worker: WorkerId) -> Event {
+    Event::LinkLost { worker, reason: "the link ended".into() }
+}
+
+/// With as many connections as the worker's number.
+fn exited(worker: WorkerId, code: i32) -> Event {
+    gone(worker, Exit::Code(code))
+}
+
+fn killed(worker: WorkerId) -> Event {
+    gone(worker, Exit::Signal(9))
+}
+
+fn gone(worker: WorkerId, exit: Exit) -> Event {
+    let ledger = Ledger { accepted: worker, finished: worker, ..Ledger::default() };
+    Event::Exited { worker, exit, ledger }
+}
+
+fn restart(client: ClientId) -> Event {
+    Event::Restart { client: Some(client), wait: true }
+}
+
+fn restart_no_wait(client: ClientId) -> Event {
+    Event::Restart { client: Some(client), wait: false }
+}
+
+const HUP: Event = Event::Restart { client: None, wait: false };
+const TERM: Event = Event::Stop { client: None, at_once: false };
+const QUIT: Event = Event::Stop { client: None, at_once: true };
+
+struct Story {
+    watch: Watch,
+    began: Instant,
+    policy: Policy,
+    /// The supervisor's own part of a restart is done at once, and not told of.
+    upgrades_at_once: bool,
+}
+
+impl Story {
+    fn new(policy: Policy) -> Story {
+        let watch = Watch::new(policy);
+        Story { began: watch.now, watch, policy, upgrades_at_once: true }
+    }
+
+    /// With the first generation serving, by worker 1.
+    fn serving(policy: Policy) -> Story {
+        let mut story = Story::new(policy);
+        assert_eq!(story.on(Event::Begin), ["spawn 1 of 1 from disk"]);
+        assert_eq!(story.on(hello(1, policy)), ["welcome 1"]);
+        assert_eq!(story.on(ready(1)), ["go 1", "up 1"]);
+        story
+    }
+
+    /// With the first generation quiesced and the second, worker 2, serving unconfirmed; asked for by
+    /// client 9 at 10 s and committed at 11 s.
+    fn committed() -> Story {
+        let mut story = Story::serving(confirming());
+        story.at(10.0);
+        assert_eq!(story.on(restart(9)), ["spawn 2 of 2 from disk"]);
+        story.at(11.0);
+        story.on(hello(2, confirming()));
+        assert_eq!(story.on(ready(2)), ["quiesce 1", "go 2"]);
+        story
+    }
+
+    /// Seconds from the beginning.
+    fn at(&mut self, seconds: f64) {
+        self.watch.now = self.began + Duration::from_secs_f64(seconds);
+    }
+
+    /// A tick then.
+    fn tick(&mut self, seconds: f64) -> Vec<String> {
+        self.at(seconds);
+        self.on(Event::Tick)
+    }
+
+    /// When the machine wants its next tick.
+    fn due(&self) -> Option<f64> {
+        self.watch
+            .machine
+            .deadline()
+            .map(|at| at.saturating_duration_since(self.began).as_secs_f64())
+    }
+
+    /// What is done about an event, in short; without logs.
+    fn on(&mut self, event: Event) -> Vec<String> {
+        let mut actions = self.watch.on(event);
+        if self.upgrades_at_once && self.watch.upgrading.is_some() {
+            actions.retain(|action| !matches!(action, Action::Upgrade { .. }));
+            actions.extend(self.watch.on(Event::UpgradeFinished { kept: None }));
+        }
+        actions.into_iter().filter_map(|action| self.say(action)).collect()
+    }
+
+    fn boots(&mut self, worker: WorkerId) -> Vec<String> {
+        let policy = self.policy;
+        let mut said = self.on(hello(worker, policy));
+        said.extend(self.on(ready(worker)));
+        said
+    }
+
+    fn say(&self, action: Action) -> Option<String> {
+        Some(match action {
+            Action::Spawn { worker, generation, source } => {
+                let source = match source {
+                    ImageSource::Disk => "disk".to_owned(),
+                    ImageSource::Pinned => "pinned".to_owned(),
+                    ImageSource::KnownGood(good) => format!("known-good {good}"),
+                };
+                format!("spawn {worker} of {generation} from {source}")
+            }
+            Action::Welcome { worker } => format!("welcome {worker}"),
+            Action::SendToWorker { worker, command: order } => match order {
+                WorkerCommand::Go => format!("go {worker}"),
+                WorkerCommand::Quiesce => format!("quiesce {worker}"),
+                WorkerCommand::Resume => format!("resume {worker}"),
+                WorkerCommand::Ping => format!("ping {worker}"),
+                WorkerCommand::Drain { deadline, .. } => {
+                    format!("drain {worker} by {:?}", (deadline - self.began).as_secs_f64())
+                }
+            },
+            Action::DumpThreads { worker } => format!("examine {worker}"),
+            Action::Terminate { worker } => format!("terminate {worker}"),
+            Action::Kill { worker } => format!("kill {worker}"),
+            Action::Answer { client, answer } => match answer {
+                ClientAnswer::Restarted(report) => {
+                    format!("tell {client}: restarted {}", report_of(report))
+                }
+                ClientAnswer::Aborted(report) => {
+                    format!("tell {client}: aborted {}", report_of(report))
+                }
+                ClientAnswer::Stopped { ledger, .. } => {
+                    format!("tell {client}: stopped, {}", ledger.accepted)
+                }
+                ClientAnswer::Refused { reason } => format!("tell {client}: refused, {reason}"),
+            },
+            Action::FirstReady { generation } => format!("up {generation}"),
+            Action::Upgrade { generation } => format!("upgrade {generation}"),
+            Action::ReleaseGeneration { generation, .. } => format!("retire {generation}"),
+            Action::Exit { code, reason: Some(reason) } => format!("exit {code}: {reason}"),
+            Action::Exit { code, reason: None } => format!("exit {code}"),
+            // Told in `connections`.
+            Action::OpenHandoffChannel { .. } => return None,
+            Action::CloseListeners
+            | Action::Drained { .. }
+            | Action::Progress { .. }
+            | Action::Log { .. } => return None,
+        })
+    }
+}
+
+/// `1→2`, the seconds to the commit and to the drained end, connections of the old, and the reason.
+fn report_of(report: RestartReport) -> String {
+    let mut text = format!("{}→{}", report.from.unwrap_or_default(), report.to);
+    if let Some(took) = report.to_commit {
+        text += &format!(" committed {:?}", took.as_secs_f64());
+    }
+    if let Some(took) = report.to_drained {
+        text += &format!(" drained {:?}", took.as_secs_f64());
+    }
+    if let Some(ledger) = report.ledger {
+        text += &format!(" accepted {}", ledger.accepted);
+    }
+    if let Some(reason) = report.reason {
+        text += &format!(": {reason}");
+    }
+    if let Some(note) = report.note.filter(|note| note.contains("supervisor kept")) {
+        text += &format!("; {note}");
+    }
+    for warning in report.warnings {
+        text += &format!("; {warning}");
+    }
+    text
+}
+
+const NOTHING: [&str; 0] = [];

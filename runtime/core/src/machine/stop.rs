@@ -1,0 +1,174 @@
+//! The end of the daemon: asked for, or its own.
+
+use std::time::Duration;
+
+use crate::Instant;
+
+use super::lame_duck::LameDuck;
+use super::worker::{WorkerState, drain, kill};
+use super::{Actions, Machine, answer, log, refuse};
+use crate::Ledger;
+use crate::event::{Action, ClientAnswer, ClientId, Level, RestartReport};
+use crate::json::{FromJson, ToJson};
+
+/// How long a worker that was told to stop at once may take before it is killed.
+pub(super) const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
+
+/// The daemon ends as soon as its last worker is gone.
+#[derive(Debug, Clone, ToJson, FromJson)]
+pub(super) struct Stopping {
+    pub(super) code: u8,
+    pub(super) reason: Option<String>,
+    pub(super) clients: Vec<ClientId>,
+    pub(super) ledger: Ledger,
+    since: Instant,
+    pub(super) urgency: Urgency,
+    /// By somebody; else the daemon ends by itself.
+    asked: bool,
+    /// Workers that did not end as they should.
+    #[json(default)]
+    pub(super) warnings: Vec<String>,
+}
+
+/// How much time the workers still get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ToJson, FromJson)]
+pub(super) enum Urgency {
+    Drain,
+    AtOnce,
+    Kill,
+}
+
+impl Machine {
+    pub(super) fn stop(
+        &mut self,
+        client: Option<ClientId>,
+        at_once: bool,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        let Some(at_once) = self.lame_duck_first(client, at_once, now, out) else { return };
+        let wanted = if at_once { Urgency::AtOnce } else { Urgency::Drain };
+        let urgency = match &mut self.stopping {
+            None => {
+                self.begin_stop(0, None, wanted, now, out);
+                wanted
+            }
+            // The same signal again means that it is serious.
+            Some(stopping) => match (client, stopping.urgency) {
+                (None, Urgency::Drain) if stopping.asked => Urgency::AtOnce,
+                (None, Urgency::AtOnce | Urgency::Kill) => Urgency::Kill,
+                (_, urgency) => urgency.max(wanted),
+            },
+        };
+        let Some(stopping) = &mut self.stopping else { return };
+        stopping.asked = true;
+        stopping.clients.extend(client);
+        if urgency > stopping.urgency {
+            stopping.urgency = urgency;
+            self.escalate(urgency, now, out);
+        }
+    }
+
+    /// The daemon ends by itself.
+    pub(super) fn shut_down(&mut self, code: u8, reason: String, now: Instant, out: &mut Actions) {
+        if self.stopping.is_none() {
+            self.begin_stop(code, Some(reason), Urgency::Drain, now, out);
+        }
+    }
+
+    pub(super) fn begin_stop(
+        &mut self,
+        code: u8,
+        reason: Option<String>,
+        urgency: Urgency,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        let asked = self.lame_duck.take();
+        self.stopping = Some(Stopping {
+            code,
+            reason,
+            since: asked.as_ref().map_or(now, LameDuck::since),
+            asked: asked.is_some(),
+            clients: asked.map_or(Vec::new(), LameDuck::clients),
+            ledger: self.ledgers.values().copied().sum(),
+            urgency,
+            warnings: Vec::new(),
+        });
+        out.push(Action::Progress { text: "stopping".into() });
+        out.push(Action::CloseListeners);
+        self.abandon_transition(out);
+        self.abandon_upgrade(out);
+        if let Some(current) = self.current.as_mut() {
+            current.respawn_at = None;
+        }
+        self.escalate(urgency, now, out);
+    }
+
+    /// Ends a transition because the daemon stops: neither committed nor undone, all of it drains.
+    pub(super) fn abandon_transition(&mut self, out: &mut Actions) {
+        let pending = self.pending.take().into_iter().flatten();
+        let reason = match self.stopping.as_ref().and_then(|stopping| stopping.reason.clone()) {
+            Some(reason) => format!("the daemon ends: {reason}"),
+            None => "the daemon was told to stop".into(),
+        };
+        if let Some(transition) = self.transition.take() {
+            let report = RestartReport {
+                from: self.current.as_ref().map(|current| current.generation),
+                to: transition.generation,
+                committed: false,
+                reason: Some(reason.clone()),
+                note: self.rolled_back.clone(),
+                to_commit: None,
+                to_drained: None,
+                ledger: None,
+                warnings: transition.warnings,
+            };
+            for waiter in transition.waiters {
+                answer(waiter.client, ClientAnswer::Aborted(report.clone()), out);
+            }
+            self.record_restart(report);
+        }
+        for waiter in pending {
+            refuse(waiter.client, &reason, out);
+        }
+    }
+
+    fn escalate(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
+        for (&id, worker) in &mut self.workers {
+            match (urgency, worker.state) {
+                (_, WorkerState::Killed) => {}
+                (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, out),
+                (Urgency::AtOnce, state) => {
+                    // One without a deadline is beyond it already.
+                    if state != WorkerState::Draining || worker.deadline.is_some_and(|at| at > now)
+                    {
+                        drain(id, worker, now, out);
+                    }
+                    worker.kill_by(now + AT_ONCE_GRACE.min(worker.policy.kill_timeout));
+                }
+                (Urgency::Drain, WorkerState::Draining) => {}
+                (Urgency::Drain, WorkerState::Serving | WorkerState::Paused) => {
+                    drain(id, worker, now + worker.policy.drain_timeout, out);
+                }
+            }
+        }
+    }
+
+    pub(super) fn exit_if_drained(&mut self, now: Instant, out: &mut Actions) {
+        if !self.workers.is_empty() {
+            return;
+        }
+        let Some(stopping) = self.stopping.take() else { return };
+        let (ledger, to_drained) = (stopping.ledger, now.saturating_duration_since(stopping.since));
+        for client in stopping.clients {
+            let warnings = stopping.warnings.clone();
+            answer(Some(client), ClientAnswer::Stopped { ledger, to_drained, warnings }, out);
+        }
+        if ledger.dropped_tasks > 0 || ledger.lost > 0 || ledger.forced().is_some() {
+            out.push(log(Level::Warn, format!("stopped: {ledger}")));
+        }
+        self.exited = true;
+        out.push(Action::Exit { code: stopping.code, reason: stopping.reason });
+    }
+}

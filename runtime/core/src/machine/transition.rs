@@ -1,0 +1,362 @@
+//! A transition to a new generation: start, commit, confirm or abort.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Instant;
+
+use super::committed::CommittedGeneration;
+use super::watchdog;
+use super::worker::{WorkerState, drain, kill};
+use super::{Actions, Machine, answer, log, log_of, refuse, seconds};
+use crate::event::{
+    Action, ClientAnswer, ClientId, Generation, ImageSource, Level, RestartReport, WorkerCommand,
+    WorkerId,
+};
+use crate::json::{FromJson, ToJson};
+use crate::policy::Policy;
+
+/// A new generation on its way: from the request until it is confirmed or undone.
+#[derive(Debug, Clone, ToJson, FromJson)]
+pub(super) struct Transition {
+    pub(super) generation: Generation,
+    pub(super) policy: Policy,
+    pub(super) worker: WorkerId,
+    pub(super) since: Instant,
+    pub(super) waiters: Vec<Waiter>,
+    /// Committed, and to be confirmed then.
+    pub(super) confirm_at: Option<Instant>,
+    /// The old worker had to be gone before the new one began.
+    pub(super) exclusive: bool,
+    /// As asked for; else of a known-good image.
+    pub(super) from_disk: bool,
+    pub(super) committed_after: Option<Duration>,
+    /// What went wrong meanwhile with the generation that is to be replaced.
+    #[json(default)]
+    pub(super) warnings: Vec<String>,
+}
+
+/// Who asked for a restart, if anybody wants the answer, and whether it waits for the old worker's end.
+#[derive(Debug, Clone, Copy, ToJson, FromJson)]
+pub(super) struct Waiter {
+    pub(super) client: Option<ClientId>,
+    pub(super) wait: bool,
+}
+
+impl Machine {
+    pub(super) fn begin(&mut self, now: Instant, out: &mut Actions) {
+        if self.last_generation == self.before && self.stopping.is_none() {
+            self.start_transition(Vec::new(), now, out);
+        }
+    }
+
+    pub(super) fn restart(
+        &mut self,
+        exe: Option<PathBuf>,
+        client: Option<ClientId>,
+        wait: bool,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        let waiter = Waiter { client, wait };
+        if self.stopping.is_some() || self.lame_duck.is_some() {
+            refuse(client, "the daemon is stopping", out);
+            return;
+        }
+        if self.last_generation == self.before {
+            refuse(client, "the daemon has not begun", out);
+            return;
+        }
+        self.exe.pending = exe.or(self.exe.pending.take());
+        if self.transition.is_some() || self.upgrade.is_some() {
+            out.push(log(Level::Info, "a restart is in progress; one more follows it".into()));
+            self.pending.get_or_insert_default().push(waiter);
+        } else {
+            self.start_transition(vec![waiter], now, out);
+        }
+    }
+
+    pub(super) fn start_transition(
+        &mut self,
+        waiters: Vec<Waiter>,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        self.begin_generation(ImageSource::Disk, waiters, now, out);
+    }
+
+    pub(super) fn begin_generation(
+        &mut self,
+        source: ImageSource,
+        waiters: Vec<Waiter>,
+        now: Instant,
+        out: &mut Actions,
+    ) -> Generation {
+        self.last_generation += 1;
+        let generation = self.last_generation;
+        let policy = self.current.as_ref().map_or(self.initial, |current| current.policy);
+        if source == ImageSource::Disk {
+            self.exe.begin();
+        }
+        let worker = self.spawn(generation, source, policy, now, out);
+        self.transition = Some(Transition {
+            generation,
+            policy,
+            worker,
+            since: now,
+            waiters,
+            confirm_at: None,
+            exclusive: false,
+            from_disk: source == ImageSource::Disk,
+            committed_after: None,
+            warnings: Vec::new(),
+        });
+        generation
+    }
+
+    pub(super) fn hello(&mut self, id: WorkerId, policy: Policy, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
+            return;
+        }
+        if worker.said_hello {
+            let reason =
+                format!("the worker of generation {} introduced itself twice", worker.generation);
+            self.failed(id, reason, now, out);
+            return;
+        }
+        worker.said_hello = true;
+        if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id) {
+            transition.policy = policy;
+            worker.policy = policy;
+            worker.deadline = Some(now + policy.ready_timeout);
+            if self.defer_start(id, now, out) {
+                return;
+            }
+        }
+        out.push(Action::Welcome { worker: id });
+    }
+
+    pub(super) fn ready(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        // One whose link is lost is about to be killed.
+        if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
+            return;
+        }
+        if !worker.said_hello || worker.deferred {
+            let generation = worker.generation;
+            let when = if worker.deferred { "it was welcome" } else { "it introduced itself" };
+            let reason = format!("the worker of generation {generation} was ready before {when}");
+            self.failed(id, reason, now, out);
+            return;
+        }
+        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+            self.commit(now, out);
+        } else if self.current.as_ref().is_some_and(|c| c.worker == Some(id)) {
+            worker.state = WorkerState::Serving;
+            worker.deadline = None;
+            watchdog::begin(worker, now);
+            out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Go });
+            let generation = worker.generation;
+            self.kill_hung(out);
+            self.connect(id, None, out);
+            out.push(log_of(
+                generation,
+                Level::Info,
+                format!("generation {generation} serves again"),
+            ));
+        }
+    }
+
+    /// The new generation becomes the one that serves: *quiesce* and *go* back to back.
+    pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
+        let exhausted = self.start_limit_reached();
+        let Some(transition) = self.transition.as_mut() else { return };
+        let (mut resumable, mut content) = (false, false);
+        if let Some(current) = self.current.as_mut()
+            && let Some(old) = current.worker
+            && let Some(worker) = self.workers.get_mut(&old)
+        {
+            match worker.state {
+                WorkerState::Serving => {
+                    worker.state = WorkerState::Paused;
+                    resumable = true;
+                    out.push(Action::SendToWorker { worker: old, command: WorkerCommand::Quiesce });
+                }
+                // A respawn that came too late.
+                WorkerState::Starting => {
+                    current.worker = None;
+                    kill(old, worker, out);
+                }
+                _ => {}
+            }
+        }
+        if let Some(worker) = self.workers.get_mut(&transition.worker) {
+            worker.state = WorkerState::Serving;
+            worker.deadline = None;
+            watchdog::begin(worker, now);
+            content = worker.can_confirm_early();
+        }
+        out.push(Action::SendToWorker { worker: transition.worker, command: WorkerCommand::Go });
+        let took = now.saturating_duration_since(transition.since);
+        transition.committed_after = Some(took);
+        transition.confirm_at = Some(now + transition.policy.confirm_window);
+        let generation = transition.generation;
+        if generation == 1 || self.current.is_none() {
+            out.push(Action::FirstReady { generation });
+        } else {
+            let text = format!("generation {generation} serves after {}", seconds(took));
+            out.push(Action::Progress { text: text.clone() });
+            out.push(log_of(generation, Level::Info, text));
+        }
+        // One that used up its start limit does not begin again.
+        let undoable = resumable || (transition.exclusive && !exhausted);
+        if !undoable || content || transition.policy.confirm_window.is_zero() {
+            self.confirm(now, out);
+        }
+        self.kill_hung(out);
+    }
+
+    /// Lets every worker that drains, and the one that is about to, pass its connections to `to`.
+    fn connect(&self, to: WorkerId, also: Option<WorkerId>, out: &mut Actions) {
+        for (&from, worker) in &self.workers {
+            let about_to = also == Some(from) && worker.state == WorkerState::Paused;
+            if about_to || worker.state == WorkerState::Draining {
+                out.push(Action::OpenHandoffChannel { from, to });
+            }
+        }
+    }
+
+    /// The old generation can no longer be resumed: it drains, and the transition is over.
+    pub(super) fn confirm(&mut self, now: Instant, out: &mut Actions) {
+        let Some(transition) = self.transition.take() else { return };
+        self.exe.end(true);
+        let old = self.current.replace(CommittedGeneration {
+            generation: transition.generation,
+            policy: transition.policy,
+            worker: Some(transition.worker),
+            crashes: VecDeque::new(),
+            respawn_at: None,
+            respawn_when_alone: false,
+            rollback_to: self
+                .current
+                .as_ref()
+                .map(|old| old.generation)
+                .filter(|_| transition.from_disk),
+            exhausted: None,
+        });
+        let report = RestartReport {
+            from: old.as_ref().map(|old| old.generation),
+            to: transition.generation,
+            committed: true,
+            reason: None,
+            note: if transition.from_disk {
+                self.rolled_back.take()
+            } else {
+                self.rolled_back.clone()
+            },
+            to_commit: transition.committed_after,
+            to_drained: None,
+            ledger: None,
+            warnings: transition.warnings,
+        };
+        if let Some(old) = &old {
+            // Before it drains: a connection that is told to go could have been passed.
+            self.connect(transition.worker, old.worker, out);
+            if let Some(id) = old.worker
+                && let Some(worker) = self.workers.get_mut(&id)
+                && worker.state != WorkerState::Killed
+            {
+                drain(id, worker, now + worker.policy.drain_timeout, out);
+            }
+            self.record_restart(report.clone());
+        }
+        if transition.from_disk {
+            self.begin_upgrade(transition.generation, out);
+        }
+        self.replaced(report, transition.since, transition.waiters, out);
+        self.force_excess(now, out);
+        if let Some(old) = old {
+            self.retire_if_unused(old.generation, now, out);
+        }
+        self.start_pending(now, out);
+    }
+
+    /// The restart is undone; the old generation is as it was.
+    pub(super) fn abort(&mut self, reason: &str, now: Instant, out: &mut Actions) {
+        let Some(transition) = self.transition.take() else { return };
+        self.exe.end(false);
+        if let Some(worker) = self.workers.get_mut(&transition.worker)
+            && worker.state != WorkerState::Draining
+        {
+            kill(transition.worker, worker, out);
+        }
+        let Some(current) = self.current.as_mut() else {
+            // There is nothing to go back to: the daemon did not start.
+            self.retire_if_unused(transition.generation, now, out);
+            for waiter in
+                transition.waiters.into_iter().chain(self.pending.take().into_iter().flatten())
+            {
+                refuse(waiter.client, reason, out);
+            }
+            self.shut_down(1, reason.to_owned(), now, out);
+            return;
+        };
+        if transition.exclusive {
+            current.respawn_when_alone = true;
+        } else if transition.confirm_at.is_some() {
+            match current.worker.and_then(|id| self.workers.get_mut(&id).map(|w| (id, w))) {
+                Some((id, worker)) if worker.state == WorkerState::Paused => {
+                    worker.state = WorkerState::Serving;
+                    out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Resume });
+                }
+                _ => {
+                    current.worker = None;
+                    current.respawn_at = Some(now);
+                }
+            }
+        }
+        let report = RestartReport {
+            from: Some(current.generation),
+            to: transition.generation,
+            committed: false,
+            reason: Some(reason.to_owned()),
+            note: self.rolled_back.clone(),
+            to_commit: None,
+            to_drained: None,
+            ledger: None,
+            warnings: transition.warnings,
+        };
+        let kept = if current.worker.is_some() { "keeps serving" } else { "is kept" };
+        let generation = current.generation;
+        let text = format!("the restart failed: {reason}; generation {generation} {kept}");
+        out.push(log_of(transition.generation, Level::Error, text));
+        self.record_restart(report.clone());
+        if transition.confirm_at.is_some() {
+            // It had connections: whoever waits is told what became of them.
+            self.aborted_after_commit(report, transition.since, transition.waiters);
+        } else {
+            for waiter in transition.waiters {
+                answer(waiter.client, ClientAnswer::Aborted(report.clone()), out);
+            }
+        }
+        self.retire_if_unused(transition.generation, now, out);
+        self.respawn_if_alone(now, out);
+        if self.start_limit_reached() && self.pending.is_none() {
+            self.roll_back(now, out);
+            return;
+        }
+        self.start_pending(now, out);
+    }
+
+    pub(super) fn start_pending(&mut self, now: Instant, out: &mut Actions) {
+        if self.stopping.is_none()
+            && self.upgrade.is_none()
+            && self.transition.is_none()
+            && let Some(waiters) = self.pending.take()
+        {
+            self.start_transition(waiters, now, out);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Workers one by one: spawned, failing, draining, killed, gone.
+
+use std::time::Duration;
+
+use crate::Instant;
+
+use crate::json::{FromJson, ToJson};
+
+use super::watchdog::WatchdogTimer;
+use super::{Actions, Machine, log_of, refuse, seconds, why};
+use crate::Ledger;
+use crate::event::{Action, Generation, ImageSource, Level, WorkerCommand, WorkerId};
+use crate::exit::{Exit, SIGTERM};
+use crate::policy::Policy;
+
+/// Generations that may drain beside each other; past that the oldest is forced.
+pub(super) const MAX_DRAINING: usize = 8;
+
+/// How long a process may outlive its link.
+pub(super) const LINK_GRACE: Duration = Duration::from_secs(1);
+
+/// One process.
+#[derive(Debug, Clone, ToJson, FromJson)]
+pub(super) struct Worker {
+    pub(super) generation: Generation,
+    pub(super) state: WorkerState,
+    pub(super) spawned: Instant,
+    /// It introduced itself.
+    pub(super) said_hello: bool,
+    /// When the state must be over.
+    pub(super) deadline: Option<Instant>,
+    /// When SIGKILL follows.
+    pub(super) kill_at: Option<Instant>,
+    /// Of its generation, or of the one before until it introduced itself.
+    pub(super) policy: Policy,
+    /// Why it fails, in its own words or ours.
+    pub(super) failure: Option<String>,
+    pub(super) missing: Option<String>,
+    /// The program needs no confirm window.
+    pub(super) confirms: bool,
+    /// Checks of the program's own that have not passed.
+    pub(super) checks: u32,
+    pub(super) watch: Option<WatchdogTimer>,
+    /// It waits for its welcome until the old worker is gone.
+    pub(super) deferred: bool,
+    /// It did not answer its watchdog.
+    pub(super) hung: bool,
+}
+
+impl Worker {
+    /// Whether it may be confirmed ahead of time.
+    pub(super) fn can_confirm_early(&self) -> bool {
+        self.confirms && self.checks == 0 && self.kill_at.is_none()
+    }
+
+    pub(super) fn kill_by(&mut self, limit: Instant) {
+        self.kill_at = Some(self.kill_at.map_or(limit, |at| at.min(limit)));
+    }
+}
+
+/// What a worker is doing, as far as it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
+pub enum WorkerState {
+    Starting,
+    Serving,
+    Paused,
+    Draining,
+    /// Killed, not yet reaped.
+    Killed,
+}
+
+impl WorkerState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WorkerState::Starting => "starting",
+            WorkerState::Serving => "serving",
+            WorkerState::Paused => "paused",
+            WorkerState::Draining => "draining",
+            WorkerState::Killed => "stopping",
+        }
+    }
+}
+
+impl Machine {
+    pub(super) fn spawn(
+        &mut self,
+        generation: Generation,
+        source: ImageSource,
+        policy: Policy,
+        now: Instant,
+        out: &mut Actions,
+    ) -> WorkerId {
+        self.last_worker += 1;
+        let id = self.last_worker;
+        self.workers.insert(
+            id,
+            Worker {
+                generation,
+                state: WorkerState::Starting,
+                spawned: now,
+                said_hello: false,
+                deadline: Some(now + policy.ready_timeout),
+                kill_at: None,
+                policy,
+                failure: None,
+                missing: None,
+                confirms: false,
+                checks: 0,
+                watch: None,
+                deferred: false,
+                hung: false,
+            },
+        );
+        out.push(Action::Spawn { worker: id, generation, source });
+        id
+    }
+
+    pub(super) fn hello_rejected(
+        &mut self,
+        id: WorkerId,
+        reason: String,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        if self.workers.get(&id).is_some_and(|worker| worker.state == WorkerState::Starting) {
+            self.failed(id, reason, now, out);
+        }
+    }
+
+    /// A worker that is still there must not go on.
+    pub(super) fn failed(&mut self, id: WorkerId, reason: String, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.failure = Some(reason.clone());
+        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+            self.abort(&reason, now, out);
+        } else {
+            kill(id, worker, out);
+        }
+    }
+
+    pub(super) fn link_lost(&mut self, id: WorkerId, reason: String, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.state == WorkerState::Killed {
+            return;
+        }
+        worker.failure.get_or_insert(reason);
+        let limit = now + LINK_GRACE;
+        worker.kill_by(limit);
+        if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id)
+            && let Some(confirm_at) = &mut transition.confirm_at
+        {
+            // Nothing is confirmed that may be dead: first it is seen what becomes of it.
+            *confirm_at = limit.max(*confirm_at);
+        }
+    }
+
+    /// The process is gone.
+    pub(super) fn ended(
+        &mut self,
+        id: WorkerId,
+        exit: Exit,
+        ledger: Ledger,
+        now: Instant,
+        out: &mut Actions,
+    ) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.add_to_ledger(worker.generation, ledger);
+        self.log_worker_end(&worker, exit, &ledger, out);
+        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+            let generation = worker.generation;
+            let ended = format!("the worker of generation {generation} {exit}");
+            let when = match worker.state {
+                WorkerState::Starting => "before it was ready",
+                _ => "before it was confirmed",
+            };
+            let reason = match worker.failure {
+                Some(failure) => failure,
+                None => format!("{ended} {when}"),
+            };
+            if self.current.is_none() && self.stopping.is_none() {
+                // The first start: the daemon ends as its worker did, and success is none.
+                self.transition = None;
+                self.retire_if_unused(generation, now, out);
+                for waiter in self.pending.take().into_iter().flatten() {
+                    refuse(waiter.client, &reason, out);
+                }
+                self.shut_down(exit.shell_code().max(1), reason, now, out);
+                return;
+            }
+            self.abort(&reason, now, out);
+            return;
+        }
+        if self.current.as_ref().is_some_and(|c| c.worker == Some(id)) {
+            self.current_ended(&worker.failure, worker.state, exit, now, out);
+        }
+        self.retire_if_unused(worker.generation, now, out);
+        self.start_deferred(now, out);
+    }
+
+    /// Says what ended with a worker otherwise than by itself.
+    fn log_worker_end(&mut self, worker: &Worker, exit: Exit, ledger: &Ledger, out: &mut Actions) {
+        let generation = worker.generation;
+        if ledger.lost > 0 {
+            let (lost, were) = match ledger.lost {
+                1 => ("1 connection".to_owned(), "was"),
+                many => (format!("{many} connections"), "were"),
+            };
+            let text =
+                format!("{lost} {were} lost with a worker of generation {generation} that {exit}");
+            out.push(log_of(generation, Level::Warn, text));
+        }
+        if let Some(forced) = ledger.forced() {
+            let text =
+                format!("generation {generation} was forced at its drain deadline: {forced}");
+            out.push(log_of(generation, Level::Warn, text));
+        }
+        // By SIGTERM a program ends that does not know of drains.
+        let asked = exit.success() || exit == Exit::Signal(SIGTERM);
+        if worker.state == WorkerState::Draining && !asked {
+            let why = why(worker.failure.as_ref());
+            let text = format!("generation {generation} {exit} while it drained{why}");
+            self.warn(generation, text, out);
+        }
+    }
+
+    /// Past [`MAX_DRAINING`] the oldest is forced.
+    pub(super) fn force_excess(&mut self, now: Instant, out: &mut Actions) {
+        let draining: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.state == WorkerState::Draining)
+            .map(|(id, _)| *id)
+            .collect();
+        let excess = draining.len().saturating_sub(MAX_DRAINING);
+        for id in draining.into_iter().take(excess) {
+            if let Some(worker) = self.workers.get_mut(&id)
+                && worker.deadline.is_some_and(|deadline| deadline > now)
+            {
+                out.push(log_of(
+                    worker.generation,
+                    Level::Warn,
+                    format!(
+                        "more than {MAX_DRAINING} workers drain: the one of generation {} is forced",
+                        worker.generation
+                    ),
+                ));
+                drain(id, worker, now, out);
+            }
+        }
+    }
+
+    pub(super) fn tick_worker(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.kill_at.is_some_and(|at| at <= now) {
+            if worker.state == WorkerState::Draining && worker.failure.is_none() {
+                let text = format!(
+                    "the worker of generation {} is killed: it did not end at its drain deadline",
+                    worker.generation
+                );
+                out.push(log_of(worker.generation, Level::Warn, text));
+            }
+            let reason = worker.failure.clone().unwrap_or_default();
+            self.failed(id, reason, now, out);
+            return;
+        }
+        if worker.deadline.is_none_or(|deadline| deadline > now) {
+            self.tick_watch(id, now, out);
+            return;
+        }
+        worker.deadline = None;
+        match worker.state {
+            WorkerState::Starting => {
+                let missing =
+                    worker.missing.take().map_or(String::new(), |what| format!(": {what}"));
+                let reason = format!(
+                    "the worker of generation {} was not ready within {}{missing}; \
+                     raise `ready_timeout` if it needs longer",
+                    worker.generation,
+                    seconds(worker.policy.ready_timeout)
+                );
+                self.failed(id, reason, now, out);
+            }
+            WorkerState::Draining => {
+                out.push(Action::Terminate { worker: id });
+                let limit = now + worker.policy.kill_timeout;
+                worker.kill_by(limit);
+            }
+            WorkerState::Serving | WorkerState::Paused | WorkerState::Killed => {}
+        }
+    }
+}
+
+pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &mut Actions) {
+    worker.state = WorkerState::Draining;
+    worker.deadline = Some(deadline);
+    let last = worker.policy.exclusive;
+    out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Drain { deadline, last } });
+}
+
+pub(super) fn kill(id: WorkerId, worker: &mut Worker, out: &mut Actions) {
+    worker.deadline = None;
+    worker.kill_at = None;
+    worker.state = WorkerState::Killed;
+    out.push(Action::Kill { worker: id });
+}
