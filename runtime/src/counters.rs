@@ -188,7 +188,7 @@ impl Counters {
             .map(|(_, name)| format!("`{name}`"))
             .collect();
         match waiting.len() {
-            0 => "its message of being ready did not arrive".into(),
+            0 => "its readiness message was not received".into(),
             1 => format!("listener {} was never polled for accept", waiting.join("")),
             _ => format!("listeners {} were never polled for accept", waiting.join(", ")),
         }
@@ -315,7 +315,8 @@ impl std::fmt::Display for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} connections: {} finished, {} passed on, {} told to go, {} forced, {} lost; {} requests",
+            "{} connections: {} finished, {} handed off, {} closed, {} forced, {} lost; {} \
+             requests",
             sum([self.accepted, self.received]),
             self.finished,
             self.passed,

@@ -88,7 +88,7 @@ fn nonsense() {
         ("null", "not understood"),
         (deep.as_str(), "not understood"),
         (long.as_str(), "larger than 128 KiB"),
-        (r#"{"type":"dance","tempo":120}"#, "older than the command"),
+        (r#"{"type":"dance","tempo":120}"#, "older than this command"),
         (r#"{"type":"status","mood":"calm"}"#, "\"status\":"),
         ("", "it is empty"),
     ] {

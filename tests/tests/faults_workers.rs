@@ -137,7 +137,7 @@ fn strangers() {
     for (word, reason) in [
         ("silent", "did not reach its `#[daemon]` main"),
         ("garbage", "did not reach its `#[daemon]` main"),
-        ("ready", "was ready before it introduced itself"),
+        ("ready", "reported ready before it sent hello"),
         ("unknown", "did not reach its `#[daemon]` main"),
         ("no-settings", "the worker sent no settings"),
         ("protocol", "speaks protocol 9 to 9"),

@@ -136,7 +136,7 @@ fn what_is_lost_with_the_daemon_is_in_the_log() {
 /// tells.
 #[test]
 fn an_old_main_that_fails_within_the_confirm_window() {
-    let ended = "`main` of generation 1 ended while it waited for the confirm window";
+    let ended = "`main` of generation 1 returned while it was paused in the confirm window";
     for (mode, code) in [("fails", 1), ("panics", 101), ("returns", 0)] {
         let mut bed = bed(mode);
         bed.set("DAEMON_CONFIRM_WINDOW", "60s");
@@ -156,7 +156,7 @@ fn an_old_main_that_fails_within_the_confirm_window() {
         slow.send("llo").expect("the other half");
         assert_eq!(slow.response().expect("an answer of the old worker").status, 200);
         drop((slow, kept));
-        let exited = format!("generation 1 exited with code {code} while it drained");
+        let exited = format!("generation 1 exited with code {code} while draining");
         eventually("the old worker is gone", SOON, || bed.status().workers.len() == 1);
         let log = bed.log();
         assert_eq!(log.contains(&exited), code != 0, "{mode}\n{log}");
@@ -183,7 +183,7 @@ fn a_restart_tells_of_an_old_worker_that_was_killed_meanwhile() {
     eventually("the new one serves", SOON, || bed.status().generation == Some(2));
     old.kill();
     let output = restart.wait(SOON).expect_code(0);
-    let said = "generation 1 was killed by SIGKILL while it waited for the confirm window";
+    let said = "generation 1 was killed by SIGKILL while it was paused in the confirm window";
     assert!(output.stdout.contains(said) && output.stdout.contains("1 lost"), "{output}");
     let log = bed.log();
     assert!(log.contains(said), "{log}");

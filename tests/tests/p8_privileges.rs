@@ -353,7 +353,7 @@ fn a_key_that_the_worker_may_not_read_is_told() {
     mode(&key, 0o640);
     bed.set("DAEMON_APP__TLS__KEY", key.display().to_string());
     let sentence = format!(
-        "user {}, the worker's, may not read {}, which `app.tls.key` names",
+        "the worker's user {} may not read {}, named by `app.tls.key`",
         nobody.uid,
         key.display()
     );
@@ -410,7 +410,7 @@ fn what_was_not_dropped_is_noticed() {
         let output = Child::spawn(&mut bed.command_of(&target_file, arguments)).wait(SOON);
         let output = output.expect_code(1);
         let output =
-            output.expect_text("privileges were not dropped, although every call succeeded");
+            output.expect_text("privileges were not dropped although every call succeeded");
         output.expect_text(&sentence);
         bed.assert_nothing_left();
     }
@@ -468,7 +468,7 @@ fn an_image_of_the_workers_user_is_refused() {
     let worker = bed.worker();
     chown(bed.image(), Some(nobody.uid), None).expect("root");
     let reason = bed.restart_aborts().reason.expect("a reason");
-    assert!(reason.contains("can be written by the user of its worker; `chown root"), "{reason}");
+    assert!(reason.contains("is writable by the user of its worker; run `chown root"), "{reason}");
     bed.verb(["check"]).expect_code(78).expect_text("by the user of its worker");
     chown(bed.image(), Some(0), Some(nobody.gid)).expect("root");
     mode(&bed.image(), 0o775);

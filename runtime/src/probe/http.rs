@@ -2,8 +2,9 @@
 
 use super::{Probe, Verdict};
 
-/// The longest head of a request that is read.
-pub(crate) const LONGEST: usize = 4096;
+/// The most bytes of a request head. Probes send a few hundred; the limit keeps a client from
+/// filling the memory of the supervisor.
+pub(crate) const MAX_HEAD: usize = 4096;
 
 /// What the bytes so far amount to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
 }
 
 fn partial(bytes: &[u8]) -> Parsed {
-    match bytes.len() < LONGEST {
+    match bytes.len() < MAX_HEAD {
         true => Parsed::Partial,
         false => Parsed::Refused(Status::HeadTooLarge),
     }
@@ -153,8 +154,8 @@ mod tests {
         {
             assert_eq!(refused(line.as_bytes()), Status::BadRequest, "{line:?}");
         }
-        assert_eq!(refused(&[b'a'; LONGEST]), Status::HeadTooLarge);
-        let endless = [b"GET /livez HTTP/1.1\r\n".to_vec(), vec![b'a'; LONGEST]].concat();
+        assert_eq!(refused(&[b'a'; MAX_HEAD]), Status::HeadTooLarge);
+        let endless = [b"GET /livez HTTP/1.1\r\n".to_vec(), vec![b'a'; MAX_HEAD]].concat();
         assert_eq!(refused(&endless), Status::HeadTooLarge);
     }
 

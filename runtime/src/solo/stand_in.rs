@@ -124,7 +124,7 @@ impl StandIn {
             .name("unbroken-solo".into())
             .stack_size(512 * 1024)
             .spawn(move || self.run())
-            .map_err(|error| Error::io("cannot start the thread that minds the daemon", error))
+            .map_err(|error| Error::io("cannot start the control thread", error))
     }
 
     /// Puts everything away before the thread was started.
@@ -303,7 +303,7 @@ impl StandIn {
                 Signal::SIGUSR1 => match self.parts.log.as_mut().map(LogFile::reopen) {
                     Some(Ok(())) => self.parts.say.line(REOPENED),
                     Some(Err(error)) => {
-                        self.parts.say.warn(&format!("{error}; the old file is kept"));
+                        self.parts.say.warn(&format!("{error}; still writing to the old file"));
                     }
                     None => {}
                 },
@@ -340,7 +340,10 @@ impl StandIn {
                 self.clients.reply(id, &Reply::Refused { reason });
             }
             Heard::Request(Request::Unknown) => {
-                let reason = "this daemon is older than the command and does not know it".into();
+                let reason =
+                    "the running daemon is older than this command and does not know the request; \
+                     restart the daemon"
+                        .into();
                 self.clients.reply(id, &Reply::Refused { reason });
             }
             Heard::Gone => self.stopping.retain(|client| *client != id),
@@ -354,9 +357,7 @@ impl StandIn {
         let (phase, text) = match self.phase {
             Phase::Starting { .. } => (notify::Phase::Starting, "starting"),
             Phase::Serving => (notify::Phase::Running, "serving"),
-            Phase::LameDuck { .. } => {
-                (notify::Phase::Stopping, "lame duck: it accepts a little longer")
-            }
+            Phase::LameDuck { .. } => (notify::Phase::Stopping, "lame duck: still accepting"),
             _ => (notify::Phase::Stopping, "stopping"),
         };
         let ends_within = settings.lame_duck
@@ -376,7 +377,7 @@ impl StandIn {
                 let (now, length) = (Instant::now(), humantime::format_duration(lame_duck));
                 self.asked_to_stop = Some(now);
                 self.phase = Phase::LameDuck { until: now + lame_duck };
-                let text = format!("lame duck for {length}: not ready, and still accepting");
+                let text = format!("lame duck for {length}: not ready, still accepting");
                 self.parts.say.line(&text);
                 self.tell_of_lame_duck(now + lame_duck);
             }
@@ -399,7 +400,7 @@ impl StandIn {
 
     fn tell_of_lame_duck(&mut self, until: Instant) {
         let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
-        self.clients.progress(&format!("lame duck for {left:.0} s"));
+        self.clients.progress(&format!("lame duck for {left:.0} s: not ready, still accepting"));
     }
 
     fn hurry(&mut self) {
@@ -443,7 +444,7 @@ impl StandIn {
         if ledger.dropped_tasks > 0 || ledger.lost > 0 || ledger.forced().is_some() {
             let text = match self.asked_to_stop {
                 Some(_) => format!("stopped: {ledger}"),
-                None => format!("ended unasked: {ledger}"),
+                None => format!("exited without being asked to stop: {ledger}"),
             };
             self.parts.say.warn(&text);
         }
@@ -526,16 +527,16 @@ impl StandIn {
 /// What a probe is told. Who is one process cannot tell of itself that it hangs.
 fn verdict(phase: Phase, served: bool, probe: Probe) -> Verdict {
     match (probe, phase) {
-        (Probe::Live, _) => Verdict::passes("the process answers"),
+        (Probe::Live, _) => Verdict::passes("the process responds"),
         (Probe::Startup, _) if served => Verdict::passes("the program has been ready"),
         (Probe::Startup, _) => Verdict::fails("the program has not been ready yet"),
         (Probe::Ready, Phase::Starting { .. }) => {
             Verdict::fails("the program has not been ready yet")
         }
-        (Probe::Ready, Phase::Serving) => Verdict::passes("the program serves"),
+        (Probe::Ready, Phase::Serving) => Verdict::passes("the program is serving"),
         (Probe::Ready, Phase::LameDuck { .. }) => {
             Verdict::fails("the daemon is about to stop (lame duck)")
         }
-        (Probe::Ready, _) => Verdict::fails("the daemon stops"),
+        (Probe::Ready, _) => Verdict::fails("the daemon is stopping"),
     }
 }

@@ -97,7 +97,7 @@ impl Process {
     }
 
     /// The next message, if one is there.
-    pub(crate) fn hear(&mut self, now: Instant) -> Result<Option<FromWorker>, String> {
+    pub(crate) fn hear(&mut self, now: Instant) -> Result<Option<FromWorker>> {
         let Some(link) = &self.link else { return Ok(None) };
         match link::receive::<FromWorker>(link) {
             Ok(Some((message, _))) => Ok(Some(message)),
@@ -107,7 +107,7 @@ impl Process {
                 Ok(None)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(format!("its message was not understood: {error}")),
+            Err(error) => Err(Error::io("cannot parse its message", error)),
         }
     }
 }
@@ -152,7 +152,7 @@ impl Process {
     fn unpack(packed: Packed) -> Result<Process> {
         let counters_fd = packed.counters.duplicate("the counters of a worker")?;
         let counters = Counters::open(&counters_fd)
-            .map_err(|error| Error::io("cannot share the counters of a worker", error))?;
+            .map_err(|error| Error::io("cannot map the counters of a worker", error))?;
         let pidfd = packed.pidfd.duplicate("the process of a worker")?;
         Ok(Process {
             generation: packed.generation,
@@ -201,9 +201,9 @@ impl Fleet {
             let what = format!("cannot {what} for a worker");
             move |error: io::Error| Error::io(what, error)
         };
-        let (ours, theirs) = seqpacket::pair().map_err(cannot("open a link"))?;
-        descriptors::set_nonblocking(&ours).map_err(cannot("open a link"))?;
-        let (counters, counters_fd) = Counters::create().map_err(cannot("share counters"))?;
+        let (ours, theirs) = seqpacket::pair().map_err(cannot("create a link"))?;
+        descriptors::set_nonblocking(&ours).map_err(cannot("create a link"))?;
+        let (counters, counters_fd) = Counters::create().map_err(cannot("create the counters"))?;
         failpoint::attempt(Step::SupervisorBeforeFork, plan.generation)
             .map_err(|error| Error::io("cannot fork a process", error))?;
         match process::fork()? {
@@ -308,7 +308,7 @@ impl Fleet {
 fn become_worker(link: &OwnedFd, plan: &Plan<'_>) -> Error {
     let attempt = || -> Result<std::convert::Infallible> {
         descriptors::keep_across_exec(link.as_fd())
-            .map_err(|error| Error::io("cannot hand over the link", error))?;
+            .map_err(|error| Error::io("cannot keep the link open across exec", error))?;
         let marker = Marker::text(Role::Worker {
             link: std::os::fd::AsRawFd::as_raw_fd(link),
             respawn: plan.respawn,

@@ -88,7 +88,7 @@ pub(crate) fn start(
         .stack_size(256 * 1024)
         .spawn(move || conductor.run())
         .map_err(|error| {
-            Error::io("cannot start the thread that listens to the supervisor", error)
+            Error::io("cannot start the thread that reads from the supervisor", error)
         })?;
     Ok(())
 }
@@ -194,10 +194,10 @@ impl Conductor {
                 }
             }
             ToWorker::Error { message } => {
-                tracing::warn!(%message, "the supervisor did not understand");
+                tracing::warn!(%message, "the supervisor rejected a message");
             }
             ToWorker::Welcome { .. } | ToWorker::Unknown => {
-                let message = "not understood by this worker".to_owned();
+                let message = "message not known to this worker".to_owned();
                 self.state.say(&FromWorker::Error { message });
             }
         }
@@ -241,12 +241,13 @@ impl Conductor {
         };
         match rendezvous.meet(&self.state) {
             Ok(Some(link)) => {
-                tracing::info!("a new supervisor has come");
+                tracing::info!("re-attached to a new supervisor");
                 self.tie = Tie::Adopted { link, until: *until };
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::error!(%error, "no new supervisor can come: draining when the time is over");
+                tracing::error!(%error,
+                    "cannot re-attach to a new supervisor; draining when `orphan_grace` is over");
                 self.rendezvous = None;
             }
         }
@@ -266,7 +267,7 @@ impl Conductor {
             Tie::Orphan { until } | Tie::Adopted { until, .. } => Some(until),
         };
         if let (Some(until), false) = (next, self.state.draining.is_cancelled()) {
-            tracing::warn!("the supervisor is gone: serving until the next one comes");
+            tracing::warn!("the supervisor is gone; serving until a new one re-attaches");
             self.tie = Tie::Orphan { until };
             // In its confirm window an old worker too: whether the new one lasts is not known yet.
             self.state.set_phase(Phase::Open);
@@ -285,7 +286,7 @@ impl Conductor {
 
     fn abandoned(&mut self) {
         if !self.state.draining.is_cancelled() {
-            tracing::warn!("the supervisor is gone: draining");
+            tracing::warn!("the supervisor is gone; draining");
             // Should it be there all the same, deaf in one direction: this is not the program's end.
             self.state.say(&FromWorker::Leaving { main_ended: false });
             self.state.set_last();

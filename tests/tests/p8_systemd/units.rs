@@ -54,7 +54,7 @@ pub(crate) fn install(machine: &Machine) {
     assert!(first.stdout.starts_with("--- /dev/null\n+++ /etc/systemd/system/"), "{first}");
     assert_eq!(service.systemctl("is-enabled").stdout.trim(), "enabled");
     let again = service.unit(&[], &["--install"]).expect_code(0);
-    assert!(again.stdout.starts_with("installed.service was installed already"), "{again}");
+    assert!(again.stdout.starts_with("installed.service was already installed"), "{again}");
 
     let other = service.unit(&[("DAEMON_DRAIN_TIMEOUT", "20s")], &["--install", "--yes"]);
     let other = other.expect_code(0);

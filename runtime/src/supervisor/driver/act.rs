@@ -56,7 +56,7 @@ impl Driver {
                 let connected = failpoint::attempt(Step::SupervisorBeforeConnect, generation)
                     .and_then(|()| self.fleet.connect(from, to));
                 if let Err(error) = connected {
-                    let text = format!("connections cannot be passed: {error}");
+                    let text = format!("cannot hand off connections: {error}");
                     self.log(Level::Warn, &text);
                 }
             }
@@ -240,7 +240,7 @@ impl Driver {
             told = process.tell(&ToWorker::Reopen {}, &[log.as_fd()]);
         }
         if let Err(error) = told {
-            let reason = format!("it did not take its welcome: {error}");
+            let reason = format!("cannot send it its settings: {error}");
             self.events.push_back(Event::Unacceptable { worker, reason });
         }
     }
@@ -257,7 +257,7 @@ impl Driver {
             .map_or(Ok(()), |step| failpoint::attempt(step, generation))
             .and_then(|()| process.tell(message, fds));
         if let Err(error) = told {
-            let reason = format!("it did not take an order: {error}");
+            let reason = format!("cannot send it a command: {error}");
             self.events.push_back(Event::LinkLost { worker, reason });
         } else if let ToWorker::Go {} = message {
             failpoint::reach(Step::SupervisorAfterGo, generation);
@@ -339,7 +339,7 @@ impl Driver {
     pub(super) fn reopen_log(&mut self) {
         let Some(log) = &mut self.setup.log else { return };
         if let Err(error) = log.reopen() {
-            self.setup.say.warn(&format!("{error}; the old file is kept"));
+            self.setup.say.warn(&format!("{error}; still writing to the old file"));
             return;
         }
         self.setup.say.line(crate::logs::REOPENED);

@@ -107,8 +107,8 @@ impl Machine {
     pub(super) fn abandon_transition(&mut self, out: &mut Actions) {
         let pending = self.pending.take().into_iter().flatten();
         let reason = match self.stopping.as_ref().and_then(|stopping| stopping.reason.clone()) {
-            Some(reason) => format!("the daemon ends: {reason}"),
-            None => "the daemon was told to stop".into(),
+            Some(reason) => format!("the daemon is stopping: {reason}"),
+            None => "the daemon was asked to stop".into(),
         };
         if let Some(transition) = self.transition.take() {
             let report = Report {

@@ -216,7 +216,7 @@ impl Machine {
         let asked = exit.success() || exit == Exit::Signal(libc::SIGTERM);
         if worker.state == WorkerState::Draining && !asked {
             let why = why(worker.failure.as_ref());
-            let text = format!("generation {generation} {exit} while it drained{why}");
+            let text = format!("generation {generation} {exit} while draining{why}");
             self.warn(generation, text, out);
         }
     }
@@ -238,7 +238,8 @@ impl Machine {
                     worker.generation,
                     Level::Warn,
                     format!(
-                        "more than {MAX_DRAINING} workers drain: the one of generation {} is forced",
+                        "more than {MAX_DRAINING} workers are draining; forcing the one of \
+                         generation {}",
                         worker.generation
                     ),
                 ));
@@ -252,7 +253,7 @@ impl Machine {
         if worker.kill_at.is_some_and(|at| at <= now) {
             if worker.state == WorkerState::Draining && worker.failure.is_none() {
                 let text = format!(
-                    "the worker of generation {} is killed: it did not end at its drain deadline",
+                    "killing the worker of generation {}, which did not exit by its drain deadline",
                     worker.generation
                 );
                 out.push(log_of(worker.generation, Level::Warn, text));

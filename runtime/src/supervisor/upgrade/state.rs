@@ -151,25 +151,21 @@ impl State {
     /// As bytes.
     pub(super) fn written(&self) -> Result<Vec<u8>> {
         json::to_vec(self)
-            .map_err(|error| Error::io("cannot write down the supervisor's state", error))
+            .map_err(|error| Error::io("cannot serialize the supervisor's state", error))
     }
 
     /// Reads what a release of any age has written, as far as this one can understand it.
     pub(crate) fn read(bytes: &[u8]) -> Result<State> {
         let not_understood = |error: json::Mistake| {
-            Error::os(
-                ErrorKind::Protocol,
-                "the supervisor's state is not understood by this image",
-                error,
-            )
+            Error::os(ErrorKind::Protocol, "this image cannot parse the supervisor's state", error)
         };
         let Version { version, release } = json::from_slice(bytes).map_err(not_understood)?;
         if version > VERSION {
             return Err(Error::new(
                 ErrorKind::Protocol,
                 format!(
-                    "the supervisor's state has version {version} (release {release}), and this image \
-                     understands none after {VERSION}: stop and start"
+                    "the supervisor's state has version {version} (release {release}), but this \
+                     image supports versions up to {VERSION}; stop and start the daemon"
                 ),
             ));
         }

@@ -25,7 +25,7 @@ use super::{BoxError, Peer};
 use crate::sys::clock::nanos;
 use crate::worker::net::Stream;
 use crate::worker::passing::{
-    Contents, Handoff, Held, MAX_BYTES, RETRIES, RETRY_PAUSE, Slot, Verdict,
+    Contents, Handoff, Held, MAX_BYTES, RETRIES, RETRY_DELAY, Slot, Verdict,
 };
 use crate::worker::state::State;
 
@@ -137,7 +137,7 @@ where
                 Verdict::Taken | Verdict::Unknown => return,
                 Verdict::Later if retries > 0 => {
                     retries -= 1;
-                    tokio::time::sleep(RETRY_PAUSE).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
                 // It goes on here: with the next successor, or under the rules of the drain.
                 Verdict::Refused | Verdict::Gone | Verdict::Later => {

@@ -14,14 +14,16 @@ use socket2::{SockFilter, SockRef};
 
 use super::Addr;
 
-/// How long handshakes that have begun may take until they are in the queue: the round trip to a client.
-const HANDSHAKES: Duration = Duration::from_millis(500);
+/// How long handshakes that have begun may take until they are in the queue: the round trip to a
+/// distant client. A shorter time resets clients, a longer one delays the end of the drain.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The first pause between two looks whether there are such handshakes; each is twice as long as the last.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The time until the second look at such handshakes; it doubles with each look.
+pub(super) const FIRST_LOOK_DELAY: Duration = Duration::from_millis(5);
 
-/// How long one look may take, as it blocks its thread: where it is not enough, a handshake may be under way.
-const LOOK: Duration = Duration::from_millis(20);
+/// How long one look at the handshakes may take. It blocks its thread, so that other connections
+/// wait; when the table is too long for it, a handshake is assumed to be under way.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Where the kernel lists the connections of this network namespace (proc(5)).
 const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
@@ -45,11 +47,12 @@ pub(crate) fn keep_out(socket: &OwnedFd, addr: &Addr) -> Instant {
         // A request for a connection gets no answer, and when it is repeated, after a second, there is
         // nobody: the client is refused.
         Addr::Tcp(_) => {
-            SockRef::from(socket).attach_filter(&no_requests()).map(|()| now + HANDSHAKES)
+            SockRef::from(socket).attach_filter(&no_requests()).map(|()| now + HANDSHAKE_TIMEOUT)
         }
     };
     kept_out.unwrap_or_else(|error| {
-        tracing::debug!(%error, listener = %addr, "newcomers cannot be kept out");
+        tracing::debug!(%error, listener = %addr,
+            "cannot reject new connections to a removed listener");
         now
     })
 }
@@ -60,7 +63,7 @@ pub(super) fn is_awaited(addr: &Addr) -> bool {
     match addr {
         Addr::Unix(_) => false,
         Addr::Tcp(addr) => {
-            let until = Instant::now() + LOOK;
+            let until = Instant::now() + LOOK_TIMEOUT;
             TABLES.iter().any(|table| match std::fs::File::open(table) {
                 Ok(table) => has_handshake(table, addr.port(), until).unwrap_or(true),
                 // No IPv6 here.

@@ -27,10 +27,12 @@ const WAITING: usize = sending::BATCH;
 /// How many of those sent may be the application's, which may take its time to answer.
 const OWN_IN_FLIGHT: usize = 32;
 
-/// How often, and after what time each, a connection is handed off again that found no descriptor left in the
-/// new worker: every connection that ends there leaves one.
+/// How often a connection is handed off again that found no descriptor left in the new worker, with
+/// [`RETRY_DELAY`] in between: for 1 s in all. Every connection that ends there leaves a
+/// descriptor.
 pub(crate) const RETRIES: u32 = 50;
-pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// The time between two such attempts.
+pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// What became of a connection, as a byte of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -67,7 +67,7 @@ mod sending;
 mod taking;
 
 #[cfg(feature = "http")]
-pub(crate) use channel::{Held, RETRIES, RETRY_PAUSE, Slot, Verdict};
+pub(crate) use channel::{Held, RETRIES, RETRY_DELAY, Slot, Verdict};
 #[cfg(any(test, fuzzing))]
 pub(crate) use message::survives_the_journey;
 #[cfg(feature = "http")]

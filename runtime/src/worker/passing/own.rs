@@ -11,7 +11,7 @@ use futures_core::Stream as Sequence;
 use tokio::sync::mpsc;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::channel::{Held, RETRIES, RETRY_PAUSE, Successor, Verdict};
+use super::channel::{Held, RETRIES, RETRY_DELAY, Successor, Verdict};
 use super::message::{Contents, Handoff, MAX_BYTES, Place};
 use super::taking::Receipt;
 use crate::error::{Error, ErrorKind, Result};
@@ -198,14 +198,14 @@ async fn pass(
     let refused = |why: String| Error::new(ErrorKind::Refused, why);
     if saved.bytes.len() > Saved::MAX {
         return Err(refused(format!(
-            "a connection of `{name}` was not passed: its state has {} bytes, more than {}",
+            "a connection of `{name}` was not handed off: its state has {} bytes, more than {}",
             saved.bytes.len(),
             Saved::MAX
         )));
     }
     if !state.configuration.settings.pass_connections {
         return Err(refused(format!(
-            "a connection of `{name}` was not passed: `pass_connections` is off"
+            "a connection of `{name}` was not handed off: `pass_connections` is off"
         )));
     }
     let (mut tried, mut retries) = (None, RETRIES);
@@ -214,17 +214,17 @@ async fn pass(
             successor = next_successor(state, tried) => successor,
             () = nobody_follows(state) => {
                 return Err(refused(format!(
-                    "a connection of `{name}` was not passed: nobody serves after this worker"
+                    "a connection of `{name}` was not handed off: no generation follows this worker"
                 )));
             }
             () = state.forced.cancelled() => {
                 return Err(Error::new(ErrorKind::Timeout, format!(
-                    "a connection of `{name}` was not passed before the drain deadline"
+                    "a connection of `{name}` was not handed off before the drain deadline"
                 )));
             }
         };
         let socket = stream.duplicate().map_err(|error| {
-            Error::io(format!("a connection of `{name}` was not passed"), error)
+            Error::io(format!("a connection of `{name}` was not handed off"), error)
         })?;
         let contents = Contents::Own { name: name.to_owned(), version: saved.version };
         let socket = Held::Copy(socket);
@@ -235,12 +235,12 @@ async fn pass(
             Verdict::Gone => tried = Some(successor.number),
             Verdict::Later if retries > 0 => {
                 retries -= 1;
-                tokio::time::sleep(RETRY_PAUSE).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
             Verdict::Refused | Verdict::Later => {
                 return Err(refused(format!(
-                    "a connection of `{name}` was not passed: the new generation did not take it; \
-                     does it call `Daemon::passed` before it is ready?"
+                    "a connection of `{name}` was not handed off: the new generation did not \
+                     accept it; call `Daemon::passed` before it is ready"
                 )));
             }
         }

@@ -9,7 +9,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::channel::Verdict;
-use super::message::{self, Answer, Handoff, MOST_ANSWERS};
+use super::message::{self, Answer, Handoff, MAX_ANSWERS};
 use crate::failpoint::{self, Step};
 use crate::sys::seqpacket;
 use crate::worker::state::State;
@@ -27,7 +27,7 @@ pub(super) async fn take_all(state: &Arc<State>, socket: OwnedFd) -> io::Result<
     loop {
         tokio::select! {
             biased;
-            _ = queue.recv_many(&mut said, MOST_ANSWERS) => {
+            _ = queue.recv_many(&mut said, MAX_ANSWERS) => {
                 send(&socket, &message_of(&said)).await?;
                 failpoint::reach(Step::WorkerAnswered, state.generation);
                 said.drain(..).for_each(Said::begin);
@@ -169,7 +169,7 @@ impl Receipt {
             let _ = begin.send(());
         });
         begun.await.map_err(|_| {
-            let what = "the older generation keeps the connection, as the channel to it broke";
+            let what = "the older generation keeps the connection because the channel to it broke";
             io::Error::new(io::ErrorKind::ConnectionAborted, what)
         })
     }
