@@ -134,8 +134,9 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
             return Err(Error::os(
                 ErrorKind::Pidfile,
                 format!(
-                    "cannot read the pidfile {}; only its owner and root may control the daemon: \
-                     run this as one of them, or set `pidfile` to that of your own daemon",
+                    "cannot read the pidfile {}; it belongs to another user, and only that user \
+                     and root may control the daemon: run this as one of them, or set `pidfile` to \
+                     that of your own daemon",
                     path.display()
                 ),
                 error,

@@ -528,9 +528,9 @@ fn others_at_such_sockets() {
     new.stop().assert_nothing_failed();
     let log = bed.log();
     for said in [
-        "process 4000002 of an earlier supervisor cannot be taken over",
+        "cannot re-attach to process 4000002 of an earlier supervisor",
         "it does not answer",
-        "process 4000003 of an earlier supervisor cannot be taken over",
+        "cannot re-attach to process 4000003 of an earlier supervisor",
         "it reports generation 4294967295",
     ] {
         assert!(log.contains(said), "`{said}` is not in\n{log}");

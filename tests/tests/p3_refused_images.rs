@@ -113,7 +113,7 @@ fn that_everybody_can_write() {
     restart_is_refused(&bed, &written);
     mode(&image, 0o755);
 
-    let replaced = format!("can be replaced by everybody; `chmod o-w {}`", bed.dir().display());
+    let replaced = format!("can be replaced by everybody; run `chmod o-w {}`", bed.dir().display());
     mode(bed.dir(), 0o777);
     bed.deploy("http-v2");
     restart_is_refused(&bed, &replaced);

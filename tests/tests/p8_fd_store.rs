@@ -245,7 +245,9 @@ fn what_else_is_stored() {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = socket.local_addr().expect("an address");
     let child = manager.serve(&bed);
-    assert!(bed.log().contains("passed no socket as `of-the-program`, which is not used"));
+    assert!(bed.log().contains(
+        "passed a descriptor that is not a socket as `of-the-program`, which is ignored"
+    ));
     manager.keeps(&["listen.http", "of-the-program"]);
     assert!(bed.get("/").expect("a response").text().contains("generation=1"));
     stop(child);

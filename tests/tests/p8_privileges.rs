@@ -308,7 +308,7 @@ fn each_step_that_fails_says_so() {
     let gone = bed.path("gone").display().to_string();
     for (text, key, sentence) in [
         ("user = 'nobodi'", "user", "`user` nobodi does not exist on this host".to_owned()),
-        ("user = 4000000", "", "`user` 4000000 has no entry in the user database".into()),
+        ("user = 4000000", "", "`user` 4000000 is not in the user database".into()),
         (
             "user = 'nobody'\ngroup = 'none-such'",
             "group",

@@ -97,7 +97,7 @@ fn all_sockets_of_a_name() {
     }
     child.process().signal(Signal::TERM);
     child.wait(SOON).expect_code(0);
-    let said = ", passed by the service manager, and not at 127.0.0.1:0 as configured";
+    let said = ", as passed by the service manager, and not at 127.0.0.1:0 as configured";
     assert!(bed.log().contains(said), "{}", bed.log());
 }
 
@@ -213,14 +213,14 @@ fn mistakes() {
         )
     };
     let no_listener = |what: &str| {
-        format!("the service manager passed {what} as listener `http`: its .socket unit needs")
+        format!("the service manager passed {what} as listener `http`; its .socket unit needs")
     };
     for (names, fd, said) in [
         ("", good.as_fd(), unnamed("unknown")),
         ("hello.socket", good.as_fd(), unnamed("hello.socket")),
         ("http", datagram.as_fd(), no_listener("a datagram socket")),
         ("http", connected.as_fd(), no_listener("a socket that does not listen")),
-        ("http", file.as_fd(), no_listener("no socket")),
+        ("http", file.as_fd(), no_listener("a descriptor that is not a socket")),
         ("http:more", good.as_fd(), "LISTEN_FDNAMES has 2 names for the 1 descriptors".into()),
     ] {
         let output = give(&bed, &["run"], names, &[fd]).wait(SOON);

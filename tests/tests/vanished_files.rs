@@ -297,8 +297,7 @@ fn what_somebody_else_put_there_stays() {
             let next = bed.path("precious");
             fs::write(&next, "precious").expect("a file");
             fs::rename(&next, &path).expect("a file");
-            let said =
-                format!("{} was replaced by another file, which is left alone", path.display());
+            let said = format!("{} was replaced by another file; remove that file", path.display());
             eventually("it is said", SOON, || bed.log().contains(&said));
             if path != bed.socket() && path != bed.pidfile() {
                 assert!(files(&bed).contains(&(path.display().to_string(), "replaced".to_owned())));

@@ -41,7 +41,7 @@ fn the_directory_of_a_start() {
 /// What a program cannot open is mostly a file of a relative path.
 #[test]
 fn a_start_that_fails_in_another_directory() {
-    let advice = "it ran in /, where relative paths lead elsewhere than here: set `workdir`";
+    let advice = "it ran in the directory /; if it uses relative paths, set `workdir`";
     for fixture in ["fails-at-start", "exits", "panics-at-start"] {
         let mut bed = Bed::new(fixture);
         let dir = bed.dir().to_owned();
@@ -141,7 +141,7 @@ fn of_another_user() {
     let output = output.expect_code(0);
     says(
         &output,
-        "app is not running here (…/run/app/app.pid); process … of user 4007 holds \
+        "app is not running here (…/run/app/app.pid is not locked); process … of user 4007 holds \
          /run/user/4007/app/",
     );
     says(&output, "app is not running here (…); it may be running as root in /run/app: use `sudo`");

@@ -10,10 +10,12 @@ use crate::handed::{Handed, Packing};
 use crate::json::{FromJson, ToJson};
 use crate::sorted::SortedMap;
 
-/// Clients served beside each other; past that one that says nothing makes room.
+/// The most clients that are connected at the same time; past that one that sent no request is
+/// disconnected. Each takes a descriptor of the supervisor.
 const MAX_CLIENTS: usize = 128;
 
-/// How long a client may take to say what it wants.
+/// How long a client may take to send its request. Commands send it at once; a longer time only
+/// lets idle clients hold their places.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long no client is accepted after an error. Most errors are a lack of descriptors, which

@@ -15,7 +15,8 @@ use crate::handed::{Handed, Packing};
 use crate::json::{FromJson, ToJson};
 use crate::sorted::SortedMap;
 
-/// Clients served beside each other.
+/// The most clients of probes that are connected at the same time. Each takes a descriptor of the
+/// supervisor.
 const MAX_CONNECTIONS: usize = 64;
 
 /// How long a client may take to send its request, and how long to close after the answer. Probes

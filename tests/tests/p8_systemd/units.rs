@@ -48,7 +48,7 @@ pub(crate) fn install(machine: &Machine) {
     machine.shell(&format!("test ! -e {file}")).expect_code(0);
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let refused = machine.run(nobody.into_iter().chain([&*service.image, "unit", "--install"]));
-    refused.expect_code(1).expect_text("be root");
+    refused.expect_code(1).expect_text("needs root");
 
     let first = service.unit(&[], &["--install", "--yes"]).expect_code(0);
     assert!(first.stdout.starts_with("--- /dev/null\n+++ /etc/systemd/system/"), "{first}");

@@ -22,7 +22,8 @@ use crate::sys::process;
 use crate::sys::readiness::readable;
 use crate::sys::signals::HangUp;
 
-/// The most messages of one worker that are heard before others get their turn.
+/// The most messages that are read from one worker before other descriptors get their turn: a
+/// worker that floods its link must not block the rest.
 const MESSAGES_AT_ONCE: usize = 64;
 
 /// More messages than the link of a worker that has ended can hold.

@@ -9,7 +9,8 @@ use crate::counters::Ledger;
 use crate::json::{FromJson, ToJson};
 use crate::supervisor::event::{Action, Answer, ClientId, Level, Report};
 
-/// How long a worker that was told to stop at once may take before it is killed.
+/// How long a worker that has to stop at once may take before it is killed: enough to close what is
+/// open, and no more, because a stop at once is urgent.
 pub(super) const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
 
 /// The daemon ends as soon as its last worker is gone.

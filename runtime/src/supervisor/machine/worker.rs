@@ -11,10 +11,12 @@ use crate::counters::Ledger;
 use crate::supervisor::event::{Action, Generation, Level, Order, Policy, Source, WorkerId};
 use crate::sys::process::Exit;
 
-/// Generations that may drain beside each other; past that the oldest is forced.
+/// The most generations that drain at the same time; past that the oldest is forced. Each holds its
+/// memory and descriptors for up to `drain_timeout`, and restarts in a loop must not add up.
 pub(super) const MAX_DRAINING: usize = 8;
 
-/// How long a process may outlive its link.
+/// How long a process may outlive its link before it is killed. It is exiting, or can no longer be
+/// controlled.
 pub(super) const LINK_GRACE: Duration = Duration::from_secs(1);
 
 /// One process.

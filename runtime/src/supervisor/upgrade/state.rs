@@ -36,7 +36,8 @@ use crate::upkeep::{FileStatus, Upkeep};
 /// The schema this release writes and the latest it reads.
 pub(super) const VERSION: u32 = 1;
 
-/// What no state is larger than.
+/// The most bytes of a state that is read, far more than it has. The limit keeps a damaged length from
+/// taking all memory.
 pub(super) const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The state of a whole supervisor.

@@ -24,7 +24,8 @@ use crate::worker::state::State;
 /// Connections that wait to be sent. Until then a connection is served where it is.
 const WAITING: usize = sending::BATCH;
 
-/// How many of those sent may be the application's, which may take its time to answer.
+/// The most connections of the application that are sent and not yet answered. The application may
+/// take its time to answer; the rest of the places are for those of HTTP.
 const OWN_IN_FLIGHT: usize = 32;
 
 /// How often a connection is handed off again that found no descriptor left in the new worker, with
