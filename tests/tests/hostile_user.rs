@@ -144,14 +144,14 @@ fn a_log_that_is_there_already() {
     let log = shared.join("app.log");
     bed.set("DAEMON_LOG", log.display().to_string());
     for (what, sentence) in [
-        (Planted::Link, "is not taken: it is a symbolic link"),
+        (Planted::Link, "in a directory that others can write to: it is a symbolic link"),
         (
             Planted::HardLink,
             "in a directory that others can write to: it has more than one hard link",
         ),
         // Without a reader, for which a supervisor would wait.
-        (Planted::Fifo, "is not taken: it is not a regular file"),
-        (Planted::File, "is not taken: it belongs to user 4000000"),
+        (Planted::Fifo, "in a directory that others can write to: it is not a regular file"),
+        (Planted::File, "in a directory that others can write to: it belongs to user 4000000"),
     ] {
         refused(&bed, &log, what, sentence, &precious);
     }
@@ -180,12 +180,12 @@ fn a_log_in_a_directory_of_another_user() {
     let log = theirs.join("app.log");
     bed.set("DAEMON_LOG", log.display().to_string());
     for (what, sentence) in [
-        (Planted::Link, "is not taken: it is a symbolic link"),
+        (Planted::Link, "in a directory that others can write to: it is a symbolic link"),
         (
             Planted::HardLink,
             "in a directory that others can write to: it has more than one hard link",
         ),
-        (Planted::Fifo, "is not taken: it is not a regular file"),
+        (Planted::Fifo, "in a directory that others can write to: it is not a regular file"),
     ] {
         refused(&bed, &log, what, sentence, &precious);
     }

@@ -220,7 +220,7 @@ fn of_a_solo_daemon() {
     bed.deploy("http");
     says(&bed, "on disk", "the image on disk differs from the running one; `stop` and `start`");
     bed.deploy_bad(Bad::Missing);
-    says(&bed, "on disk", "the image on disk is missing: `stop` and `start` would fail");
+    says(&bed, "on disk", "the image on disk is missing; `stop` and `start` would fail");
     bed.deploy("solo-http");
     bed.stop();
 }
@@ -262,6 +262,6 @@ fn another_build_under_the_old_time() {
     let _ = bed.get("/abort");
     bed.wait_empty(SOON);
     let log = bed.log();
-    assert!(log.contains("/app was written to while it was in use"), "{log}");
+    assert!(log.contains("/app was written to while in use"), "{log}");
     bed.assert_nothing_left();
 }

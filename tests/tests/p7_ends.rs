@@ -34,7 +34,7 @@ fn the_service_goes_with_the_future_that_serves() {
         report.account().assert_balanced();
         let log = bed.log();
         let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no `{what}`\n{log}"));
-        assert!(at("the actor has ended") < at("generation 1 is gone"), "{mode}\n{log}");
+        assert!(at("the actor has ended") < at("generation 1 drained"), "{mode}\n{log}");
         let report = bed.stop();
         assert_eq!((report.account().forced, report.account().lost), (0, 0), "{report:?}");
         assert_eq!(bed.log().matches("the actor has ended").count(), 2, "{mode}\n{}", bed.log());

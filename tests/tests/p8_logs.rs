@@ -311,7 +311,7 @@ fn a_full_disk_stops_nothing_and_what_was_lost_is_told() {
     bed.restart();
     let log = fs::read_to_string(format!("{root}/app.log")).unwrap();
     assert!(log.contains(" lines dropped because they could not be written to stderr"), "{log}");
-    assert!(log.contains("generation 2 is gone"), "{log}");
+    assert!(log.contains("generation 2 drained"), "{log}");
     bed.stop();
 }
 
@@ -356,7 +356,7 @@ fn a_pipe_that_nobody_reads_blocks_no_supervisor() {
     reader.read_to_string(&mut rest).unwrap();
     let rest = rest.trim_start_matches('.');
     assert!(rest.contains(" lines dropped because they could not be written to stderr"), "{rest}");
-    assert!(rest.contains("generation 4 is gone"), "{rest}");
+    assert!(rest.contains("generation 4 drained"), "{rest}");
     assert!(rest.ends_with('\n'), "{rest}");
     for line in rest.lines() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "torn: {line}\n{rest}");

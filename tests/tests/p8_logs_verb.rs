@@ -60,7 +60,7 @@ fn rotations_are_followed() {
     say("renamed");
     bed.supervisor().signal(Signal::USR1);
     follower.wait_for_stdout("the log was reopened", SOON);
-    say("reopened");
+    say("rotated");
     // Somebody is late.
     let mut old = fs::OpenOptions::new().append(true).open(bed.path("app.log.1")).unwrap();
     old.write_all(b"late\n").unwrap();
@@ -69,7 +69,7 @@ fn rotations_are_followed() {
     fs::File::options().write(true).truncate(true).open(bed.log_file()).unwrap();
     say("truncated");
     let once = |text: &str| assert_eq!(follower.stdout().matches(text).count(), 1, "{text}");
-    ["before\n", "renamed\n", "reopened\n", "late\n", "truncated\n"].iter().for_each(|it| once(it));
+    ["before\n", "renamed\n", "rotated\n", "late\n", "truncated\n"].iter().for_each(|it| once(it));
     drop(follower);
     bed.stop();
 }

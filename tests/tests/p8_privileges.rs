@@ -385,7 +385,7 @@ fn a_root_that_may_not_drop_is_told() {
     let output = Child::spawn(&mut bed.command_of("unshare", arguments)).wait(SOON);
     output
         .expect_code(78)
-        .expect_text("cannot set the groups of `nobody` (setgroups); root here may not do that");
+        .expect_text("cannot set the groups of `nobody` (setgroups); root may not do that here");
     bed.assert_nothing_left();
 }
 
@@ -473,7 +473,7 @@ fn an_image_of_the_workers_user_is_refused() {
     chown(bed.image(), Some(0), Some(nobody.gid)).expect("root");
     mode(&bed.image(), 0o775);
     let reason = bed.restart_aborts().reason.expect("a reason");
-    assert!(reason.contains("by a group of its worker; `chmod g-w"), "{reason}");
+    assert!(reason.contains("by a group of its worker; run `chmod g-w"), "{reason}");
     assert_eq!(bed.status().serving().pid, worker.pid());
     bed.stop();
     // The first start is told by the worker itself.
