@@ -21,12 +21,15 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::sys::peer;
 
-/// Who asks at the same time.
+/// The queue of processes that ask for the holder of the claim. One that finds it full is told that
+/// the daemon runs, without its process id.
 const BACKLOG: i32 = 64;
 
-/// How often, and how long in between, a name is tried that nobody answers at: its holder just ends.
-const ATTEMPTS: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(10);
+/// How often a name is tried whose holder does not answer, with [`CLAIM_DELAY`] in between: 200 ms
+/// in all, more than a process that is exiting takes to release it.
+const CLAIM_ATTEMPTS: u32 = 20;
+/// The time between two such attempts.
+const CLAIM_DELAY: Duration = Duration::from_millis(10);
 
 /// A runtime directory that is this daemon's.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ impl Claim {
     /// Claims the directory, which has to be there, for the daemon of this pidfile.
     pub(crate) fn take(runtime_dir: &Path, pidfile: &Path) -> io::Result<Claimed> {
         let addr = SocketAddrUnix::new_abstract_name(name(runtime_dir, pidfile)?.as_bytes())?;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..CLAIM_ATTEMPTS {
             let socket = socket()?;
             match rustix::net::bind(&socket, &addr) {
                 Ok(()) => {
@@ -62,7 +65,7 @@ impl Claim {
             if let Some(claimed) = holder_at(&addr)? {
                 return Ok(claimed);
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(CLAIM_DELAY);
         }
         Ok(Claimed::Running(None))
     }

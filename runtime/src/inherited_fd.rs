@@ -36,7 +36,7 @@ impl InheritedFd {
         descriptors::duplicate(self.0).map_err(|error: io::Error| {
             Error::os(
                 ErrorKind::Protocol,
-                format!("descriptor {}, {what}, was not handed over", self.0),
+                format!("descriptor {}, {what}, was not inherited", self.0),
                 error,
             )
         })

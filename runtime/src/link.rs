@@ -14,6 +14,26 @@ use crate::sys::seqpacket;
 /// The protocol this release speaks.
 pub(crate) const PROTOCOL: u32 = 1;
 
+/// The most bytes of a reason; [`cut`] removes the rest.
+///
+/// `status` shows the reasons of the last restarts in one packet of 128 KiB: with a much higher
+/// limit they would not fit. With a lower one the cure at the end of a long reason, as of several
+/// mistakes in a configuration, would be lost.
+pub(crate) const MAX_REASON: usize = 2000;
+
+/// The most bytes of a worker's status line. It is lower than [`MAX_REASON`] because `status` shows
+/// one for each worker, in the same packet.
+pub(crate) const MAX_STATUS: usize = 1000;
+
+/// Cuts a text to at most `bytes`, and marks where.
+pub(crate) fn cut(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+}
+
 /// What a worker says.
 #[derive(Debug, ToJson, FromJson)]
 #[json(tag = "type", rename_all = "kebab-case")]

@@ -16,9 +16,11 @@ use nix::libc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::owned_files::Inode;
 
-/// How often, and how long in between, a file is looked for that is about to come.
-const ATTEMPTS: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(10);
+/// How often a pidfile that is about to be created is looked for, with [`HOLDER_DELAY`] in between:
+/// 200 ms in all, more than a daemon takes between its claim and its pidfile.
+const HOLDER_ATTEMPTS: u32 = 20;
+/// The time between two such attempts.
+const HOLDER_DELAY: Duration = Duration::from_millis(10);
 
 /// A pidfile locked by this process.
 #[derive(Debug)]
@@ -132,8 +134,9 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
             return Err(Error::os(
                 ErrorKind::Pidfile,
                 format!(
-                    "cannot read the pidfile {}; a daemon of another user takes orders from that user \
-                     and root: use one of them, or set `pidfile` to that of a daemon of yours",
+                    "cannot read the pidfile {}; it belongs to another user, and only that user \
+                     and root may control the daemon: run this as one of them, or set `pidfile` to \
+                     that of your own daemon",
                     path.display()
                 ),
                 error,
@@ -143,7 +146,7 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
     };
     let mut lock = whole_file(libc::F_WRLCK);
     fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))
-        .map_err(|error| cannot("ask for the lock of", path, error))?;
+        .map_err(|error| cannot("query the lock of", path, error))?;
     if i32::from(lock.l_type) == libc::F_UNLCK {
         return Ok(None);
     }
@@ -153,9 +156,9 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
 
 /// As [`holder`], where a daemon is known to live: it may just have begun, or be about to restore the file.
 pub(crate) fn holder_soon(path: &Path) -> Result<Option<Holder>> {
-    for _ in 0..ATTEMPTS {
+    for _ in 0..HOLDER_ATTEMPTS {
         match holder(path) {
-            Ok(None) => std::thread::sleep(PAUSE),
+            Ok(None) => std::thread::sleep(HOLDER_DELAY),
             found => return found,
         }
     }
@@ -235,7 +238,7 @@ fn open(path: &Path) -> Result<File> {
         return Err(refused(path, &format!("belongs to user {owner}")));
     }
     if meta.nlink() > 1 {
-        return Err(refused(path, "has another name besides, a hard link"));
+        return Err(refused(path, "has more than one hard link"));
     }
     Ok(file)
 }
@@ -381,7 +384,7 @@ mod tests {
         std::fs::write(&precious, "precious\n").unwrap();
         std::fs::hard_link(&precious, &path).unwrap();
         let said = PidFile::acquire(&path, "a").unwrap_err().to_string();
-        assert!(said.contains("a hard link; remove it"), "{said}");
+        assert!(said.contains("more than one hard link; remove it"), "{said}");
         assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious\n");
     }
 

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let mut pauses: Vec<f64> = log
         .lines()
         .filter_map(|line| {
-            line.split_once("after a pause of ")?.1.strip_suffix(" ms")?.parse().ok()
+            line.split_once("its upgrade took ")?.1.strip_suffix(" ms")?.parse().ok()
         })
         .collect();
     bed.stop();

@@ -291,14 +291,14 @@ fn plain_line(line: &str) -> String {
 
 /// A build id is as good as another, and not every linker writes one.
 fn plain_build(line: &str) -> String {
-    match (line.split_once(", build id "), line.split_once(" bytes written ")) {
+    match (line.split_once(", build id "), line.split_once(" bytes, written ")) {
         (Some((before, after)), _) => {
             let id = after.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(after.len());
             format!("{before}, build id #{}", &after[id..])
         }
         (None, Some((before, after))) => {
             let (path, _) = before.rsplit_once(", ").unwrap();
-            let (_, rest) = after.split_once(", without build id").unwrap();
+            let (_, rest) = after.split_once(", no build id").unwrap();
             format!("{path}, build id #{rest}")
         }
         _ => line.to_owned(),

@@ -218,8 +218,8 @@ fn a_misspelt_listener_is_told_of_at_once() {
         assert!(!output.text().contains("raise"), "{output}");
         bed.assert_nothing_left();
         bed.verb(["check"]).expect_code(78).expect_text(
-            "listener `htp`, which the attribute does not know, is declared by DAEMON_LISTEN_HTP alone: \
-             did you mean `http`?",
+            "listener `htp`, which the attribute does not declare, is declared by \
+             DAEMON_LISTEN_HTP only: did you mean `http`?",
         );
     }
     let mut bed = Bed::new("http");
@@ -242,7 +242,7 @@ fn an_unknown_listener_is_named_with_its_source() {
         bed.set("DAEMON_READY_TIMEOUT", "1s").set("DAEMON_LISTEN_METRICS", "127.0.0.1:0");
         bed.verb(["check"])
             .expect_code(0)
-            .expect_text("the program is not ready before it accepts on it");
+            .expect_text("the program is not ready until it accepts on it");
         let said = "it was not ready within 1s: listener `metrics`, which DAEMON_LISTEN_METRICS alone \
                     declares, is accepted on by nobody";
         let output = bed.verb(["start"]).expect_code(1).expect_text(said);

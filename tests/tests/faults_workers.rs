@@ -137,10 +137,10 @@ fn strangers() {
     for (word, reason) in [
         ("silent", "did not reach its `#[daemon]` main"),
         ("garbage", "did not reach its `#[daemon]` main"),
-        ("ready", "was ready before it introduced itself"),
+        ("ready", "reported ready before it sent hello"),
         ("unknown", "did not reach its `#[daemon]` main"),
         ("no-settings", "the worker sent no settings"),
-        ("protocol", "speaks protocol 9 to 9"),
+        ("protocol", "supports protocol versions 9 to 9"),
         ("bad-settings", "did not reach its `#[daemon]` main"),
         ("flood", "was not ready within 1 s"),
         ("flood-of-errors", "was not ready within 1 s"),
@@ -189,7 +189,10 @@ fn settings_larger_than_a_message() {
         }
         let report = bed.restart_aborts();
         let reason = report.reason.expect("a reason");
-        assert!(reason.contains("may have 131072") && reason.contains("`app`"), "{reason}");
+        assert!(
+            reason.contains("more than the limit of 131072") && reason.contains("`app`"),
+            "{reason}"
+        );
     }
     // More mistakes than a message holds.
     let mistakes: String =

@@ -103,7 +103,7 @@ fn a_runtime_directory_that_is_there_already() {
     symlink(&theirs, &dir).expect("a link");
     mode(&theirs, 0o777);
     let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
-    output.expect_text("can be written to by others");
+    output.expect_text("is writable by others");
     mode(&theirs, 0o700);
     bed.verb(["start"]).expect_code(0);
     bed.verb(["stop"]).expect_code(0);
@@ -111,12 +111,12 @@ fn a_runtime_directory_that_is_there_already() {
 
     refused(&bed, &dir, Planted::Link, "is not a directory; set `runtime_dir`", &precious);
     refused(&bed, &dir, Planted::Directory, "belongs to user 4000000", &precious);
-    refused(&bed, &dir, Planted::Open, "can be written to by others", &precious);
+    refused(&bed, &dir, Planted::Open, "is writable by others", &precious);
 
     // One of ours, that anybody could rename.
     mode(&shared, 0o777);
     let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
-    output.expect_text("can be replaced by everybody");
+    output.expect_text("can be replaced by anyone");
     mode(&shared, 0o1777);
     bed.verb(["start"]).expect_code(0);
     bed.verb(["stop"]).expect_code(0);
@@ -129,7 +129,7 @@ fn a_pidfile_that_is_there_already() {
     bed.set("DAEMON_PIDFILE", pidfile.display().to_string());
     for (what, sentence) in [
         (Planted::Link, "is a symbolic link"),
-        (Planted::HardLink, "has another name besides, a hard link"),
+        (Planted::HardLink, "has more than one hard link"),
         (Planted::Fifo, "is not a regular file"),
         (Planted::File, "belongs to user 4000000"),
         (Planted::Directory, "is a directory"),
@@ -144,11 +144,14 @@ fn a_log_that_is_there_already() {
     let log = shared.join("app.log");
     bed.set("DAEMON_LOG", log.display().to_string());
     for (what, sentence) in [
-        (Planted::Link, "is not taken: it is a symbolic link"),
-        (Planted::HardLink, "is not taken: it has another name besides, a hard link"),
+        (Planted::Link, "in a directory that others can write to: it is a symbolic link"),
+        (
+            Planted::HardLink,
+            "in a directory that others can write to: it has more than one hard link",
+        ),
         // Without a reader, for which a supervisor would wait.
-        (Planted::Fifo, "is not taken: it is not a regular file"),
-        (Planted::File, "is not taken: it belongs to user 4000000"),
+        (Planted::Fifo, "in a directory that others can write to: it is not a regular file"),
+        (Planted::File, "in a directory that others can write to: it belongs to user 4000000"),
     ] {
         refused(&bed, &log, what, sentence, &precious);
     }
@@ -158,8 +161,10 @@ fn a_log_that_is_there_already() {
     fs::rename(&log, &old).expect("a rotation");
     plant(Planted::Link, &log, &precious);
     bed.supervisor().signal(unbroken_tests::Signal::USR1);
-    let kept = || fs::read_to_string(&old).is_ok_and(|text| text.contains("the old file is kept"));
-    unbroken_tests::eventually("the old file is kept", SOON, kept);
+    let kept = || {
+        fs::read_to_string(&old).is_ok_and(|text| text.contains("still writing to the old file"))
+    };
+    unbroken_tests::eventually("still writing to the old file", SOON, kept);
     assert_eq!(fs::read_to_string(&precious).expect("a file"), PRECIOUS);
     bed.verb(["stop"]).expect_code(0);
 }
@@ -175,9 +180,12 @@ fn a_log_in_a_directory_of_another_user() {
     let log = theirs.join("app.log");
     bed.set("DAEMON_LOG", log.display().to_string());
     for (what, sentence) in [
-        (Planted::Link, "is not taken: it is a symbolic link"),
-        (Planted::HardLink, "is not taken: it has another name besides, a hard link"),
-        (Planted::Fifo, "is not taken: it is not a regular file"),
+        (Planted::Link, "in a directory that others can write to: it is a symbolic link"),
+        (
+            Planted::HardLink,
+            "in a directory that others can write to: it has more than one hard link",
+        ),
+        (Planted::Fifo, "in a directory that others can write to: it is not a regular file"),
     ] {
         refused(&bed, &log, what, sentence, &precious);
     }

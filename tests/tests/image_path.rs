@@ -100,8 +100,12 @@ fn another_path_is_the_daemons_from_then_on() {
     run(&bed, &first, &["start"]).expect_code(0);
     // Who asks is another file: said, with both paths, and what to do.
     let output = run(&bed, &second, &["restart"]).expect_code(0);
-    let advice = format!("`restart --exe {}` starts that one", second.display());
-    let said = format!("the image is {}, another file than {}", first.display(), second.display());
+    let advice = format!("to start that one, use `restart --exe {}`", second.display());
+    let said = format!(
+        "the image to start is {}, not {}, which you ran",
+        first.display(),
+        second.display()
+    );
     assert!(output.stderr.contains(&advice) && output.stderr.contains(&said), "{output}");
     assert_eq!(version(&bed), "1");
 
@@ -173,7 +177,7 @@ fn a_path_that_others_can_write_is_refused() {
     fs::set_permissions(&second, fs::Permissions::from_mode(0o757)).expect("a mode");
     let exe = &text(&second);
     let output = run(&bed, &first, &["restart", "--exe", exe]).expect_code(1);
-    assert!(output.text().contains("can be written by everybody"), "{output}");
+    assert!(output.text().contains("is writable by everybody"), "{output}");
     assert_eq!(version(&bed), "1");
     bed.stop();
 }
@@ -186,7 +190,8 @@ fn a_path_that_is_gone() {
     run(&bed, &first, &["start"]).expect_code(0);
     fs::remove_file(&first).expect("the image removed");
     let output = run(&bed, &second, &["restart"]).expect_code(1);
-    let advice = format!("`restart --exe {}` starts this one", second.display());
+    let second_path = second.display();
+    let advice = format!("to start {second_path}, use `restart --exe {second_path}`");
     assert!(output.text().contains(&advice), "{output}");
     run(&bed, &second, &["restart", "--exe", &text(&second)]).expect_code(0);
     assert_eq!(version(&bed), "2");

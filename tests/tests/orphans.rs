@@ -93,12 +93,9 @@ fn killed_three_times(bed: &Bed) {
         eventually("nothing of it is kept", SOON, || held().len() <= descriptors);
         let log = bed.log();
         for said in [
-            format!(
-                "generation {round} of an earlier supervisor still serves as process {}",
-                worker.pid()
-            ),
-            format!("generation {round} of process {} drains", worker.pid()),
-            format!("generation {round} of process {} is gone after", worker.pid()),
+            format!("re-attached to the orphan of generation {round}, process {}", worker.pid()),
+            format!("draining the orphan of generation {round}, process {}", worker.pid()),
+            format!("the orphan of generation {round}, process {}, exited after", worker.pid()),
         ] {
             assert!(log.contains(&said), "`{said}` is not in\n{log}");
         }
@@ -155,7 +152,7 @@ fn an_orphan_drains_through_an_upgrade() {
     eventually("upgraded", SOON, || bed.log().contains(upgraded));
     slow.join().assert_nothing_failed();
     assert!(worker.wait_gone(SOON));
-    let gone = format!("generation 1 of process {} is gone after", worker.pid());
+    let gone = format!("the orphan of generation 1, process {}, exited after", worker.pid());
     eventually("told", SOON, || bed.log().contains(&gone));
     stop_clean(&bed);
 }
@@ -324,8 +321,9 @@ fn one_that_drains_goes_its_way() {
     bed.supervisor().kill();
     bed.start();
     let log = bed.log();
-    assert!(log.contains(&format!("still serves as process {}", new.pid())), "{log}");
-    assert!(!log.contains(&format!("still serves as process {}", old.pid())), "{log}");
+    let serves = |pid: u32| format!("process {pid}; it serves until");
+    assert!(log.contains("re-attached to the orphan") && log.contains(&serves(new.pid())), "{log}");
+    assert!(!log.contains(&serves(old.pid())), "{log}");
     slow.join().assert_nothing_failed();
     assert!(old.wait_gone(SOON) && new.wait_gone(SOON));
     stop_clean(&bed);
@@ -358,7 +356,7 @@ fn one_that_hangs_is_killed() {
     bed.start();
     worker.signal(Signal::STOP);
     assert!(worker.wait_gone(SOON), "{}", bed.log());
-    let killed = format!("process {} did not end in time: killed", worker.pid());
+    let killed = format!("killing orphan process {}, which did not exit in time", worker.pid());
     assert!(bed.log().contains(&killed), "{}", bed.log());
     stop_clean(&bed);
 }
@@ -381,7 +379,7 @@ fn exclusive_programs_do_not_overlap() {
     new.stop().assert_nothing_failed();
     let log = bed.log();
     let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no `{what}`\n{log}"));
-    assert!(at("is gone after") < at("generation 2 serves"), "{log}");
+    assert!(at("exited after") < at("generation 2 serves"), "{log}");
     stop_clean(&bed);
 }
 
@@ -454,7 +452,7 @@ fn another_user_is_turned_away() {
     assert_ne!(hears(connect(None).expect("a connection")), 0);
     bed.start();
     assert!(worker.wait_gone(SOON));
-    assert!(bed.log().contains("still serves as process"), "{}", bed.log());
+    assert!(bed.log().contains("re-attached to the orphan of generation"), "{}", bed.log());
     stop_clean(&bed);
 }
 
@@ -525,10 +523,10 @@ fn others_at_such_sockets() {
     new.stop().assert_nothing_failed();
     let log = bed.log();
     for said in [
-        "process 4000002 of an earlier supervisor cannot be taken over",
+        "cannot re-attach to process 4000002 of an earlier supervisor",
         "it does not answer",
-        "process 4000003 of an earlier supervisor cannot be taken over",
-        "its generation is said to be 4294967295",
+        "cannot re-attach to process 4000003 of an earlier supervisor",
+        "it reports generation 4294967295",
     ] {
         assert!(log.contains(said), "`{said}` is not in\n{log}");
     }

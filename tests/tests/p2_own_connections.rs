@@ -96,7 +96,7 @@ fn refused_by_the_next() {
     };
     let mut other_version = bed();
     other_version.set("DAEMON_APP__VERSION", "2");
-    refused(&other_version, "did not take it");
+    refused(&other_version, "did not accept it");
 
     let mut too_much = bed();
     too_much.set("DAEMON_APP__PADDING", "70000");
@@ -132,7 +132,7 @@ fn nobody_follows() {
     let begun = Instant::now();
     let stop = bed.spawn(["stop", "--json"]);
     let farewell = hear(&mut connection);
-    assert!(farewell.contains("nobody serves after this worker"), "{farewell}");
+    assert!(farewell.contains("no generation follows this worker"), "{farewell}");
     let report = report(&stop.wait(SOON).expect_code(0));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     report.ledger().assert_balanced();

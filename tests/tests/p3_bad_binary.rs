@@ -106,7 +106,7 @@ fn binds_an_address_that_the_old_worker_has() {
     let pid = bed.start().serving().pid;
     let report = bed.restart_aborts();
     let reason = report.reason.as_deref().unwrap_or_default();
-    assert!(reason.contains("declare it with `listen`, or set `exclusive`"), "{report:?}");
+    assert!(reason.contains("declare it with `listen` or set `exclusive`"), "{report:?}");
     let expected = ["Error: cannot export metrics", "", "Caused by:"].map(str::to_owned);
     assert_eq!(report.output.get(..3), Some(&expected[..]), "{report:?}");
     // In the words of the C library.

@@ -107,7 +107,7 @@ fn its_check_takes_too_long() {
 fn hangs() {
     let mut bed = bed("60s");
     bed.set("DAEMON_WATCHDOG", "500ms");
-    undone_in(&bed, "hangs", &["generation 2 does not answer its watchdog for 0.5 s"]);
+    undone_in(&bed, "hangs", &["generation 2 has not responded to its watchdog for 0.5 s"]);
 }
 
 /// Confirmed by the program itself: nobody waits for the rest of the window.
@@ -207,7 +207,7 @@ fn a_watchdog_replaces_who_hangs() {
     let response = bed.get("/").expect("a response");
     assert_eq!(response.number("generation"), Some(1), "of the same generation");
     let log = bed.log();
-    assert!(log.contains("does not answer its watchdog for 0.5 s"), "{log}");
+    assert!(log.contains("has not responded to its watchdog for 0.5 s"), "{log}");
     let hint = format!("process {}, thread", old.pid());
     assert!(log.contains(&hint), "{log}");
     bed.stop();

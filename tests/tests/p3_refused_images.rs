@@ -70,7 +70,7 @@ fn on_a_noexec_mount() {
     }
     let bed = Bed::new("http");
     let (dir, current) = (bed.path("noexec"), bed.path("current"));
-    let reason = "lies on a file system that is mounted noexec";
+    let reason = "is on a file system that is mounted noexec";
     let start = |exe: &Path| {
         let set = format!("exe={}", exe.display());
         let arguments = ["start", "--set", &set];
@@ -104,7 +104,7 @@ fn that_everybody_can_write() {
     }
     let mut bed = Bed::new("http");
     let image = bed.image();
-    let written = format!("can be written by everybody; `chmod o-w {}`", image.display());
+    let written = format!("is writable by everybody; run `chmod o-w {}`", image.display());
     mode(&image, 0o757);
     start_is_refused(&bed, &image, &written);
     mode(&image, 0o755);
@@ -113,7 +113,7 @@ fn that_everybody_can_write() {
     restart_is_refused(&bed, &written);
     mode(&image, 0o755);
 
-    let replaced = format!("can be replaced by everybody; `chmod o-w {}`", bed.dir().display());
+    let replaced = format!("can be replaced by everybody; run `chmod o-w {}`", bed.dir().display());
     mode(bed.dir(), 0o777);
     bed.deploy("http-v2");
     restart_is_refused(&bed, &replaced);

@@ -54,7 +54,7 @@ fn the_supervisor_runs_the_new_image() {
     eventually("no more than before", SOON, || supervisor.descriptors().len() <= before);
     kept.stop().assert_nothing_failed();
     new.stop().assert_nothing_failed();
-    let paused = bed.log().lines().filter(|line| line.contains("after a pause of")).count();
+    let paused = bed.log().lines().filter(|line| line.contains("its upgrade took")).count();
     assert_eq!(paused, 12, "{}", bed.log());
     bed.stop();
 }
@@ -64,7 +64,7 @@ fn the_same_image_is_no_upgrade() {
     let bed = bed();
     bed.start();
     bed.restart();
-    assert!(!bed.log().contains("after a pause of"), "{}", bed.log());
+    assert!(!bed.log().contains("its upgrade took"), "{}", bed.log());
     bed.stop();
 }
 
@@ -100,7 +100,10 @@ fn kept(point: &str, reasons: &[&str]) -> Report {
     let report = bed.restart();
     assert!(!bed.path("fail").exists(), "{point} was not reached");
     let note = report.note.clone().expect("a note");
-    assert!(note.starts_with("workers new, supervisor kept, because "), "{note}");
+    assert!(
+        note.starts_with("the workers run the new image, but the supervisor keeps the old one: "),
+        "{note}"
+    );
     for wanted in reasons {
         assert!(note.contains(wanted), "`{wanted}` not in `{note}`");
     }
@@ -111,7 +114,7 @@ fn kept(point: &str, reasons: &[&str]) -> Report {
     assert_eq!(now.last_restart().map(|it| it.result.as_str()), Some("ok"));
     assert!(bed.log().contains(&note), "{}", bed.log());
     let shown = bed.verb(["status"]).expect_code(0);
-    assert!(shown.text().contains("supervisor runs another image: "), "{shown}");
+    assert!(shown.text().contains("supervisor runs a different image: "), "{shown}");
     // The image that it may go back to is one more than there was before.
     eventually("no more than that", SOON, || supervisor.descriptors().len() <= before + 2);
 
@@ -136,17 +139,17 @@ fn a_panic_is_taken_back() {
 
 #[test]
 fn a_fault_is_taken_back() {
-    kept("supervisor.in-takeover=signal(11)", &["got SIGSEGV as it took over"]);
+    kept("supervisor.in-takeover=signal(11)", &["received SIGSEGV while taking over"]);
 }
 
 #[test]
 fn an_abort_is_taken_back() {
-    kept("supervisor.after-takeover=signal(6)", &["got SIGABRT as it took over"]);
+    kept("supervisor.after-takeover=signal(6)", &["received SIGABRT while taking over"]);
 }
 
 #[test]
 fn a_stack_overflow_is_taken_back() {
-    kept("supervisor.in-takeover=overflow", &["got SIGSEGV as it took over"]);
+    kept("supervisor.in-takeover=overflow", &["received SIGSEGV while taking over"]);
 }
 
 #[test]
@@ -171,9 +174,9 @@ fn a_failing_fork_changes_nothing() {
 
 #[test]
 fn a_failing_rehearsal_changes_nothing() {
-    kept("supervisor.in-rehearsal=error", &["the rehearsal failed", "cannot read"]);
-    kept("supervisor.in-rehearsal=panic", &["the rehearsal exited with code 101"]);
-    kept("supervisor.in-rehearsal=kill", &["the rehearsal was killed by SIGKILL"]);
+    kept("supervisor.in-rehearsal=error", &["the preflight failed", "cannot read"]);
+    kept("supervisor.in-rehearsal=panic", &["the preflight exited with code 101"]);
+    kept("supervisor.in-rehearsal=kill", &["the preflight was killed by SIGKILL"]);
 }
 
 /// The new program is given up, and the image before put back to work, while the rehearsal goes on: the
@@ -188,7 +191,7 @@ fn a_generation_that_is_gone_by_then() {
     let restart = bed.spawn(["restart", "--json"]);
     let supervisor = Process::open(status.pid).expect("a supervisor");
     let rehearsal = || supervisor.children().into_iter().find(|it| it.state() == Some('T'));
-    eventually("the rehearsal is stopped", SOON, || rehearsal().is_some());
+    eventually("the preflight is stopped", SOON, || rehearsal().is_some());
     let rehearsal = rehearsal().expect("a rehearsal");
     for wanted in [Some(2), Some(3)] {
         let old = bed.status().serving().pid;
@@ -202,7 +205,7 @@ fn a_generation_that_is_gone_by_then() {
     }
     rehearsal.signal(Signal::CONT);
     let told = restart.wait(SOON).expect_code(0);
-    assert!(told.stdout.contains("because generation 2 is gone again"), "{told}");
+    assert!(told.stdout.contains("generation 2 has already been rolled back"), "{told}");
     assert_eq!(bed.restart().generation, Some(4));
     assert_eq!(runs(status.pid), inode(&bed.image()));
     bed.stop();

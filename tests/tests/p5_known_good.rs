@@ -12,7 +12,7 @@ use unbroken_tests::{Bad, Bed, Process, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-const DIFFERS: &str = "the image on disk differs from what runs: `restart` would bring it";
+const DIFFERS: &str = "the image on disk differs from the running one; `restart` would switch to";
 
 fn known_good(bed: &Bed) -> Image {
     bed.status().known_good.expect("an image that was confirmed")
@@ -55,10 +55,10 @@ fn after_a_start() {
     assert_eq!(on_disk(&bed).state, "same");
     let build = match &image.build_id {
         Some(id) => format!("{}, build id {}, since 20", image.path, &id[..12]),
-        None => format!("{}, {} bytes written 20", image.path, meta.len()),
+        None => format!("{}, {} bytes, written 20", image.path, meta.len()),
     };
     says(&bed, "image", &build);
-    says(&bed, "known good", "the same, confirmed 20");
+    says(&bed, "known-good", "the same, confirmed 20");
     is_silent_of(&bed, "on disk");
     bed.stop();
 }
@@ -73,7 +73,7 @@ fn what_lies_on_disk() {
     let disk = on_disk(&bed);
     if image.build_id.is_some() {
         assert_eq!(disk.state, "same-build", "{disk:?}");
-        says(&bed, "on disk", "another file of the same build");
+        says(&bed, "on disk", "a different file of the same build");
     } else {
         assert_eq!(disk.state, "other", "{disk:?}");
     }
@@ -87,13 +87,13 @@ fn what_lies_on_disk() {
 
     bed.deploy_bad(Bad::Missing);
     assert_eq!(on_disk(&bed).state, "missing");
-    says(&bed, "on disk", "the image on disk is missing: `restart` would be refused until /");
+    says(&bed, "on disk", "the image on disk is missing; `restart` would fail until /");
     for (bad, reason) in [(Bad::NotExecutable, "is not executable"), (Bad::Script, "is a script")] {
         bed.deploy_bad(bad);
         let disk = on_disk(&bed);
         assert_eq!(disk.state, "unusable");
         assert!(disk.reason.as_ref().is_some_and(|said| said.contains(reason)), "{disk:?}");
-        says(&bed, "on disk", &format!("`restart` would be refused: the image {}", image.path));
+        says(&bed, "on disk", &format!("`restart` would fail: the image {}", image.path));
     }
 
     bed.deploy("http-v2");
@@ -162,7 +162,7 @@ fn within_the_confirm_window() {
     assert_eq!(status.image.generation, Some(2));
     assert_eq!(known_good(&bed).generation, Some(1));
     assert!(status.image.since >= first.image.since);
-    says(&bed, "known good", &format!("{}, ", first.image.path));
+    says(&bed, "known-good", &format!("{}, ", first.image.path));
 
     // Undone: the old one serves since it began to.
     Process::open(status.serving().pid).expect("a worker").kill();
@@ -218,9 +218,9 @@ fn of_a_solo_daemon() {
     assert_eq!(status.image.size, Some(bed.image().metadata().expect("an image").len()));
     assert_eq!(on_disk(&bed).state, "same");
     bed.deploy("http");
-    says(&bed, "on disk", "the image on disk differs from what runs: `stop` and `start`");
+    says(&bed, "on disk", "the image on disk differs from the running one; `stop` and `start`");
     bed.deploy_bad(Bad::Missing);
-    says(&bed, "on disk", "the image on disk is missing: `stop` and `start` would fail");
+    says(&bed, "on disk", "the image on disk is missing; `stop` and `start` would fail");
     bed.deploy("solo-http");
     bed.stop();
 }
@@ -262,6 +262,6 @@ fn another_build_under_the_old_time() {
     let _ = bed.get("/abort");
     bed.wait_empty(SOON);
     let log = bed.log();
-    assert!(log.contains("/app was written to while it was in use"), "{log}");
+    assert!(log.contains("/app was written to while in use"), "{log}");
     bed.assert_nothing_left();
 }

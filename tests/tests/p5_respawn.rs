@@ -228,7 +228,10 @@ fn back_to_the_known_good_image() {
     let status = bed.status();
     assert_eq!(status.generation, Some(3));
     let note = status.note.expect("a note");
-    assert!(note.contains("generation 3 is the image of generation 1 again"), "{note}");
+    assert!(
+        note.contains("rolled back to the known-good image of generation 1, now generation 3"),
+        "{note}"
+    );
     assert!(bed.log().contains(&note), "{}", bed.log());
     let text = bed.verb(["status"]).expect_code(0).stdout;
     assert!(text.contains(&note), "{text}");

@@ -34,7 +34,7 @@ fn the_service_goes_with_the_future_that_serves() {
         report.ledger().assert_balanced();
         let log = bed.log();
         let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no `{what}`\n{log}"));
-        assert!(at("the actor has ended") < at("generation 1 is gone"), "{mode}\n{log}");
+        assert!(at("the actor has ended") < at("generation 1 drained"), "{mode}\n{log}");
         let report = bed.stop();
         assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
         assert_eq!(bed.log().matches("the actor has ended").count(), 2, "{mode}\n{}", bed.log());
@@ -132,7 +132,7 @@ fn what_is_lost_with_the_daemon_is_in_the_log() {
 /// tells.
 #[test]
 fn an_old_main_that_fails_within_the_confirm_window() {
-    let ended = "`main` of generation 1 ended while it waited for the confirm window";
+    let ended = "`main` of generation 1 returned while it was paused in the confirm window";
     for (mode, code) in [("fails", 1), ("panics", 101), ("returns", 0)] {
         let mut bed = bed(mode);
         bed.set("DAEMON_CONFIRM_WINDOW", "60s");
@@ -152,7 +152,7 @@ fn an_old_main_that_fails_within_the_confirm_window() {
         slow.send("llo").expect("the other half");
         assert_eq!(slow.response().expect("an answer of the old worker").status, 200);
         drop((slow, kept));
-        let exited = format!("generation 1 exited with code {code} while it drained");
+        let exited = format!("generation 1 exited with code {code} while draining");
         eventually("the old worker is gone", SOON, || bed.status().workers.len() == 1);
         let log = bed.log();
         assert_eq!(log.contains(&exited), code != 0, "{mode}\n{log}");
@@ -179,7 +179,7 @@ fn a_restart_tells_of_an_old_worker_that_was_killed_meanwhile() {
     eventually("the new one serves", SOON, || bed.status().generation == Some(2));
     old.kill();
     let output = restart.wait(SOON).expect_code(0);
-    let said = "generation 1 was killed by SIGKILL while it waited for the confirm window";
+    let said = "generation 1 was killed by SIGKILL while it was paused in the confirm window";
     assert!(output.stdout.contains(said) && output.stdout.contains("1 lost"), "{output}");
     let log = bed.log();
     assert!(log.contains(said), "{log}");

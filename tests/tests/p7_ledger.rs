@@ -98,15 +98,13 @@ fn in_a_line() {
     let mut connection = Connection::open(&target).expect("a connection");
     connection.get("/").expect("a response");
     let said = bed.verb(["restart"]).expect_code(0).stdout;
-    let ledger =
-        "1 connections: 0 finished, 1 passed on, 0 told to go, 0 forced, 0 lost; 1 requests";
+    let ledger = "1 connections: 0 finished, 1 handed off, 0 closed, 0 forced, 0 lost; 1 requests";
     assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
     assert!(bed.log().contains(ledger), "{}", bed.log());
     drop(connection);
     eventually("it is closed", SOON, || bed.status().serving().connections == 0);
     let said = bed.verb(["stop"]).expect_code(0).stdout;
-    let ledger =
-        "1 connections: 1 finished, 0 passed on, 0 told to go, 0 forced, 0 lost; 0 requests";
+    let ledger = "1 connections: 1 finished, 0 handed off, 0 closed, 0 forced, 0 lost; 0 requests";
     assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
 }
 

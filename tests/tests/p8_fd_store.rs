@@ -152,7 +152,7 @@ fn what_serves_is_what_is_kept() {
     bed.deploy("http");
     let child = manager.serve(&bed);
     assert_eq!(manager.stored(), ["listen.http"]);
-    assert!(bed.log().contains("`admin` was kept by the service manager in vain"), "{}", bed.log());
+    assert!(bed.log().contains("closing the stored socket of listener `admin`"), "{}", bed.log());
     stop(child);
 }
 
@@ -173,7 +173,8 @@ fn a_moved_listener() {
     let status = bed.status();
     assert_eq!(status.target("http").tcp().to_string(), format!("127.0.0.1:{}", old.port()));
     assert_eq!(source(&status, "http"), None);
-    let said = format!("of {old}, it is declared at 127.0.0.1:{} now", old.port());
+    let said =
+        format!("it is at {old}, and the listener is now declared at 127.0.0.1:{}", old.port());
     assert!(bed.log().contains(&said), "{}", bed.log());
     manager.keeps(&["listen.http"]);
     stop(child);
@@ -227,7 +228,7 @@ fn a_store_without_room() {
     bed.set("FDSTORE", "1");
     let child = manager.serve(&bed);
     assert_eq!(manager.stored(), ["listen.admin"]);
-    let said = "keeps 1 of 2 listeners: raise FileDescriptorStoreMax=";
+    let said = "stores only 1 of 2 listeners; raise FileDescriptorStoreMax=";
     assert_eq!(bed.log().matches(said).count(), 1, "{}", bed.log());
     stop(child);
 }
@@ -244,7 +245,9 @@ fn what_else_is_stored() {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = socket.local_addr().expect("an address");
     let child = manager.serve(&bed);
-    assert!(bed.log().contains("passed no socket as `of-the-program`, which is not used"));
+    assert!(bed.log().contains(
+        "passed a descriptor that is not a socket as `of-the-program`, which is ignored"
+    ));
     manager.keeps(&["listen.http", "of-the-program"]);
     assert!(bed.get("/").expect("a response").text().contains("generation=1"));
     stop(child);

@@ -310,7 +310,7 @@ fn to_the_journal_field_by_field() {
     assert_eq!(field(&entry, "LARGE").len(), 1024 * 1024);
 
     bed.restart();
-    let entry = journal.until("generation 1 is gone");
+    let entry = journal.until("generation 1 drained");
     assert_eq!((field(&entry, "GENERATION"), field(&entry, "TO")), ("1".into(), "2".into()));
     assert_eq!(field(&entry, "LOST"), "0");
     bed.stop();
@@ -335,7 +335,7 @@ fn a_journal_that_does_not_read_stops_nothing() {
     fs::remove_file(bed.path("journal/socket")).unwrap();
     bed.restart();
     eventually("what nobody takes is on stderr", SOON, || {
-        child.stderr().contains("generation 2 is gone")
+        child.stderr().contains("generation 2 drained")
     });
     bed.stop();
 }
@@ -350,7 +350,7 @@ fn auto_is_the_journal_where_stderr_leads_to_it() {
     bed.get("/events").unwrap();
     journal.until("an error");
     bed.restart();
-    journal.until("generation 1 is gone");
+    journal.until("generation 1 drained");
     bed.stop();
     assert_eq!(child.stderr(), "");
 }

@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(20);
 #[test]
 fn the_last_lines_of_a_daemon_that_runs_and_of_one_that_is_dead() {
     let mut bed = Bed::new("logs");
-    bed.verb(["logs"]).expect_code(1).expect_text("is not running, and left no log at");
+    bed.verb(["logs"]).expect_code(1).expect_text("is not running and left no log at");
     bed.start();
     for number in 0..20 {
         bed.get(&format!("/raw/number-{number}")).unwrap();
@@ -59,8 +59,8 @@ fn rotations_are_followed() {
     fs::rename(bed.log_file(), bed.path("app.log.1")).unwrap();
     say("renamed");
     bed.supervisor().signal(Signal::USR1);
-    follower.wait_for_stdout("the log was opened again", SOON);
-    say("reopened");
+    follower.wait_for_stdout("the log was reopened", SOON);
+    say("rotated");
     // Somebody is late.
     let mut old = fs::OpenOptions::new().append(true).open(bed.path("app.log.1")).unwrap();
     old.write_all(b"late\n").unwrap();
@@ -69,7 +69,7 @@ fn rotations_are_followed() {
     fs::File::options().write(true).truncate(true).open(bed.log_file()).unwrap();
     say("truncated");
     let once = |text: &str| assert_eq!(follower.stdout().matches(text).count(), 1, "{text}");
-    ["before\n", "renamed\n", "reopened\n", "late\n", "truncated\n"].iter().for_each(|it| once(it));
+    ["before\n", "renamed\n", "rotated\n", "late\n", "truncated\n"].iter().for_each(|it| once(it));
     drop(follower);
     bed.stop();
 }
@@ -120,6 +120,6 @@ fn in_the_foreground_it_says_where_to_look() {
     command.stderr(Stdio::null());
     let _child = Child::spawn_as_is(&mut command);
     bed.wait_serving();
-    bed.verb(["logs"]).expect_code(1).expect_text("/dev/null, which keeps nothing");
+    bed.verb(["logs"]).expect_code(1).expect_text("/dev/null, which discards it");
     bed.stop();
 }

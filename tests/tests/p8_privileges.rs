@@ -308,7 +308,7 @@ fn each_step_that_fails_says_so() {
     let gone = bed.path("gone").display().to_string();
     for (text, key, sentence) in [
         ("user = 'nobodi'", "user", "`user` nobodi does not exist on this host".to_owned()),
-        ("user = 4000000", "", "`user` 4000000 has no entry in the user database".into()),
+        ("user = 4000000", "", "`user` 4000000 is not in the user database".into()),
         (
             "user = 'nobody'\ngroup = 'none-such'",
             "group",
@@ -353,7 +353,7 @@ fn a_key_that_the_worker_may_not_read_is_told() {
     mode(&key, 0o640);
     bed.set("DAEMON_APP__TLS__KEY", key.display().to_string());
     let sentence = format!(
-        "user {}, the worker's, may not read {}, which `app.tls.key` names",
+        "the worker's user {} may not read {}, named by `app.tls.key`",
         nobody.uid,
         key.display()
     );
@@ -385,7 +385,7 @@ fn a_root_that_may_not_drop_is_told() {
     let output = Child::spawn(&mut bed.command_of("unshare", arguments)).wait(SOON);
     output
         .expect_code(78)
-        .expect_text("cannot set the groups of `nobody` (setgroups); root here may not do that");
+        .expect_text("cannot set the groups of `nobody` (setgroups); root may not do that here");
     bed.assert_nothing_left();
 }
 
@@ -410,7 +410,7 @@ fn what_was_not_dropped_is_noticed() {
         let output = Child::spawn(&mut bed.command_of(&target_file, arguments)).wait(SOON);
         let output = output.expect_code(1);
         let output =
-            output.expect_text("privileges were not dropped, although every call succeeded");
+            output.expect_text("privileges were not dropped although every call succeeded");
         output.expect_text(&sentence);
         bed.assert_nothing_left();
     }
@@ -468,12 +468,12 @@ fn an_image_of_the_workers_user_is_refused() {
     let worker = bed.worker();
     chown(bed.image(), Some(nobody.uid), None).expect("root");
     let reason = bed.restart_aborts().reason.expect("a reason");
-    assert!(reason.contains("can be written by the user of its worker; `chown root"), "{reason}");
+    assert!(reason.contains("is writable by the user of its worker; run `chown root"), "{reason}");
     bed.verb(["check"]).expect_code(78).expect_text("by the user of its worker");
     chown(bed.image(), Some(0), Some(nobody.gid)).expect("root");
     mode(&bed.image(), 0o775);
     let reason = bed.restart_aborts().reason.expect("a reason");
-    assert!(reason.contains("by a group of its worker; `chmod g-w"), "{reason}");
+    assert!(reason.contains("by a group of its worker; run `chmod g-w"), "{reason}");
     assert_eq!(bed.status().serving().pid, worker.pid());
     bed.stop();
     // The first start is told by the worker itself.

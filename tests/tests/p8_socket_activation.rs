@@ -97,7 +97,7 @@ fn all_sockets_of_a_name() {
     }
     child.process().signal(Signal::TERM);
     child.wait(SOON).expect_code(0);
-    let said = ", passed by the service manager, and not at 127.0.0.1:0 as configured";
+    let said = ", as passed by the service manager, and not at 127.0.0.1:0 as configured";
     assert!(bed.log().contains(said), "{}", bed.log());
 }
 
@@ -153,7 +153,7 @@ fn some_are_passed() {
     manager.units.push(("metrics".into(), socket));
     let child = manager.serve(&bed);
     let said = format!(
-        "the service manager passed the socket {idle} as `metrics`, and no listener has that name \
+        "the service manager passed the socket {idle} as `metrics`, but no listener has that name \
          (`admin`, `http`)"
     );
     assert!(bed.log().contains(&said), "{}", bed.log());
@@ -208,19 +208,19 @@ fn mistakes() {
     let file = std::fs::File::open("/dev/null").expect("a file");
     let unnamed = |name: &str| {
         format!(
-            "the service manager passed the socket {addr} under the name `{name}`, so that it is not \
-             known for which listener (`http`): set FileDescriptorName="
+            "the service manager passed the socket {addr} as `{name}`, which is not the name of a \
+             listener (`http`); set FileDescriptorName="
         )
     };
     let no_listener = |what: &str| {
-        format!("the service manager passed {what} as listener `http`: its .socket unit needs")
+        format!("the service manager passed {what} as listener `http`; its .socket unit needs")
     };
     for (names, fd, said) in [
         ("", good.as_fd(), unnamed("unknown")),
         ("hello.socket", good.as_fd(), unnamed("hello.socket")),
         ("http", datagram.as_fd(), no_listener("a datagram socket")),
         ("http", connected.as_fd(), no_listener("a socket that does not listen")),
-        ("http", file.as_fd(), no_listener("no socket")),
+        ("http", file.as_fd(), no_listener("a descriptor that is not a socket")),
         ("http:more", good.as_fd(), "LISTEN_FDNAMES has 2 names for the 1 descriptors".into()),
     ] {
         let output = give(&bed, &["run"], names, &[fd]).wait(SOON);
@@ -229,7 +229,7 @@ fn mistakes() {
     for names in ["http", "http:http"] {
         let fds = vec![good.as_fd(); names.split(':').count()];
         let output = give(&bed, &["start"], names, &fds).wait(SOON).expect_code(78);
-        output.expect_text("to a daemon that leaves it for the background: use `run`");
+        output.expect_text("but a daemon that goes to the background loses them; use `run`");
     }
     bed.assert_nothing_left();
 }
@@ -269,8 +269,8 @@ fn those_of_nobody_are_for_the_foreground() {
     let (other, second) = tcp();
     let output = give(&bed, &["run"], "", &[socket.as_fd(), second.as_fd()]).wait(SOON);
     output.expect_code(78).expect_text(&format!(
-        "was given the socket {addr} and the socket {other} without a name, which has the address of no \
-         listener (`http`)"
+        "was given the socket {addr} and the socket {other} without a name, and no listener has \
+         that address (`http`)"
     ));
 }
 

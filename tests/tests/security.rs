@@ -141,9 +141,9 @@ fn a_runtime_directory_of_others() {
     };
     fs::create_dir_all(&dir).expect("a directory");
     mode(&dir, 0o777);
-    refused("can be written to by others");
+    refused("is writable by others");
     mode(&dir, 0o770);
-    refused("can be written to by others");
+    refused("is writable by others");
     if rustix::process::geteuid().is_root() {
         mode(&dir, 0o700);
         chown(&dir, Some(65_533), None).expect("another owner");

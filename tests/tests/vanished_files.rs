@@ -75,7 +75,7 @@ fn stop(process: &Process) {
 fn comes_back(bed: &Bed, path: &Path) {
     eventually(&format!("{} is back", path.display()), SOON, || path.exists());
     eventually("it is said", SOON, || {
-        bed.log().contains(&format!("{} was gone and is restored", path.display()))
+        bed.log().contains(&format!("{} was missing and was restored", path.display()))
     });
 }
 
@@ -98,7 +98,7 @@ fn a_listener() {
         answer(ask(&path).expect("a connection"));
         assert_eq!(mode(&path), 0o620);
         assert_eq!(files(&bed), [(path.display().to_string(), "restored".to_owned())]);
-        bed.verb(["status"]).expect_code(0).expect_text("was gone and is restored since");
+        bed.verb(["status"]).expect_code(0).expect_text("was missing and was restored at");
         // Again, and by another way.
         fs::rename(&path, bed.path("elsewhere")).expect("a socket");
         eventually("it is back", SOON, || path.exists());
@@ -279,7 +279,7 @@ fn no_second_daemon_while_the_pidfile_is_gone() {
                 true => fs::remove_dir_all(bed.runtime_dir()).expect("a directory"),
             }
             let said =
-                format!("is already running as process {}, without its pidfile", supervisor.pid());
+                format!("is already running as process {}, but its pidfile", supervisor.pid());
             start().expect_text(&said);
             assert!(!bed.pidfile().exists());
             supervisor.signal(Signal::CONT);
@@ -297,8 +297,7 @@ fn what_somebody_else_put_there_stays() {
             let next = bed.path("precious");
             fs::write(&next, "precious").expect("a file");
             fs::rename(&next, &path).expect("a file");
-            let said =
-                format!("{} was replaced by another file, which is left alone", path.display());
+            let said = format!("{} was replaced by another file; remove that file", path.display());
             eventually("it is said", SOON, || bed.log().contains(&said));
             if path != bed.socket() && path != bed.pidfile() {
                 assert!(files(&bed).contains(&(path.display().to_string(), "replaced".to_owned())));

@@ -376,7 +376,7 @@ fn arguments_for_nobody() {
     let pid = bed.status().serving().pid;
     for verb in ["restart", "stop", "status", "logs"] {
         let output = bed.verb([verb, "--", "--greeting", "two"]).expect_code(2);
-        says(&output, &["-- --greeting two", "nothing of a daemon that runs"]);
+        says(&output, &["-- --greeting two", "no effect on a running daemon"]);
     }
     says(&bed.verb(["check", "--", "two"]).expect_code(2), &["-- two"]);
     assert_eq!(bed.status().serving().pid, pid);

@@ -41,7 +41,7 @@ fn the_directory_of_a_start() {
 /// What a program cannot open is mostly a file of a relative path.
 #[test]
 fn a_start_that_fails_in_another_directory() {
-    let advice = "it ran in /, where relative paths lead elsewhere than here: set `workdir`";
+    let advice = "it ran in the directory /; if it uses relative paths, set `workdir`";
     for fixture in ["fails-at-start", "exits", "panics-at-start"] {
         let mut bed = Bed::new(fixture);
         let dir = bed.dir().to_owned();
@@ -117,15 +117,16 @@ fn where_another_environment_would_look() {
     let output = output.expect_code(0);
     says(
         &output,
-        "app is not running here (nobody holds the pidfile /run/elsewhere/app.pid); process … of user 0 has \
-         /run/app/app.pid: to reach it, add `--set runtime_dir=/run/app --set pidfile=/run/app/app.pid`",
+        "app is not running here (the pidfile /run/elsewhere/app.pid is not locked); process … of \
+         user 0 holds /run/app/app.pid: to reach it, add `--set runtime_dir=/run/app --set \
+         pidfile=/run/app/app.pid`",
     );
     says(&output, "code 3");
     says(
         &output,
-        "app is not running here (nobody holds the pidfile /tmp/app-4007/app.pid); process … of user 4007 has \
-         /run/user/4007/app/app.pid: to reach it, add `--set runtime_dir=/run/user/4007/app --set \
-         pidfile=/run/user/4007/app/app.pid`",
+        "app is not running here (the pidfile /tmp/app-4007/app.pid is not locked); process … of \
+         user 4007 holds /run/user/4007/app/app.pid: to reach it, add `--set \
+         runtime_dir=/run/user/4007/app --set pidfile=/run/user/4007/app/app.pid`",
     );
     says(&output, ": app is not running here");
 }
@@ -140,9 +141,10 @@ fn of_another_user() {
     let output = output.expect_code(0);
     says(
         &output,
-        "app is not running here (…/run/app/app.pid); process … of user 4007 has /run/user/4007/app/",
+        "app is not running here (…/run/app/app.pid is not locked); process … of user 4007 holds \
+         /run/user/4007/app/",
     );
-    says(&output, "app is not running here (…); root may run it in /run/app: ask with `sudo`");
+    says(&output, "app is not running here (…); it may be running as root in /run/app: use `sudo`");
 }
 
 #[test]
@@ -154,9 +156,10 @@ fn by_another_name() {
     let output = output.expect_code(0);
     says(
         &output,
-        "app is not running here (…); process … of user 0 has /run/other/other.pid: to reach it, add",
+        "app is not running here (…); process … of user 0 holds /run/other/other.pid: to reach it, \
+         add",
     );
-    says(&output, "app is not running (nobody holds the pidfile /run/app/app.pid); `start` it");
+    says(&output, "app is not running (the pidfile /run/app/app.pid is not locked); `start` it");
     bed.wait_empty(SOON);
 }
 
@@ -170,7 +173,7 @@ fn one_without_its_pidfile() {
     unbroken_tests::eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
     std::fs::remove_file(bed.pidfile()).expect("a pidfile");
     let output = bed.verb(["restart"]).expect_code(1);
-    let said = format!("app runs as process {}, which has lost its pidfile", supervisor.pid());
+    let said = format!("app is running as process {}, but its pidfile", supervisor.pid());
     output.expect_text(&said);
     supervisor.signal(Signal::CONT);
     unbroken_tests::eventually("it is back", SOON, || bed.pidfile().exists());

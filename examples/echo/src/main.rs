@@ -25,7 +25,7 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
                     Err(error) => println!("{peer} failed: {error}"),
                 },
                 // An echo never ends by itself, so it says goodbye.
-                () = draining => println!("{peer} is told to go"),
+                () = draining => println!("closing {peer}"),
             }
         });
     }

@@ -79,7 +79,7 @@ impl std::fmt::Display for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} connections: {} finished, {} passed on, {} told to go, {} forced, {} lost; {} requests",
+            "{} connections: {} finished, {} handed off, {} closed, {} forced, {} lost; {} requests",
             sum([self.accepted, self.received]),
             self.finished,
             self.handed_off,

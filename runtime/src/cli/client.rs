@@ -1,5 +1,6 @@
 //! The verbs that talk to a running daemon.
 
+use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,11 +23,13 @@ use crate::pidfile;
 use crate::probe::Probe;
 use crate::sys::process;
 
-/// How long a daemon may take to answer `status`, which it does without waiting for anything.
+/// How long a daemon may take to answer `status`, which it does without waiting for anything. After
+/// that it is taken for stopped by a signal; a shorter time would blame a busy machine.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a daemon that said farewell may take to be gone.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a daemon may take to exit after it reported that it stopped. Only the removal of its
+/// files is left to do, so more than a moment means that it hangs.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the verb; returns its exit code.
 pub(crate) fn run(settings: &Settings, inquiry: &ReadOnlyCommand) -> Result<ExitCode> {
@@ -52,7 +55,7 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
             }))?;
         } else if dead {
             super::print(&format!(
-                "{} is dead and left its pidfile {}; `start` will replace it",
+                "{} is dead, but its pidfile {} exists; `start` replaces it",
                 settings.name,
                 settings.pidfile.display()
             ))?;
@@ -112,8 +115,7 @@ fn asked(settings: &Settings, probe: Probe) -> Result<(bool, String)> {
 
 fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     let mut conversation = ControlClient::begin(settings, &Request::Stop {})?;
-    let mut began = Instant::now();
-    let mut phase = "draining";
+    let mut phase = Phase::Draining { since: Instant::now() };
     let mut farewell = None;
     loop {
         match conversation.next(Some(Duration::from_secs(1))) {
@@ -121,23 +123,21 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
                 farewell = Some(render::StopReport { ledger, to_drained_ms, warnings });
                 break;
             }
-            // Who stops is told so without having asked; only what comes before it is news.
             Ok(Some(Reply::Progress { text })) => {
-                (phase, began) = match text.strip_prefix("lame duck") {
-                    Some(_) => {
-                        eprintln!("{}: {text}: not ready, and still accepting", settings.name);
-                        ("lame duck", Instant::now())
-                    }
-                    None => ("draining", Instant::now()),
-                };
+                phase = phase.of(ask_status(settings).ok().as_deref());
+                // That it stops is what was asked for; only what comes before it is news.
+                if let Phase::LameDuck { .. } = phase {
+                    eprintln!("{}: {text}", settings.name);
+                }
             }
             Ok(Some(reply)) => conversation.unexpected(reply)?,
             Ok(None) => {
-                // One that ends in this moment has no answer, and the next turn says so.
-                let waits = ask_status(settings).ok().and_then(|status| render::waits(&status));
+                // A daemon that ends in this moment does not answer, and the next turn finds it gone.
+                let status = ask_status(settings).ok();
+                phase = phase.of(status.as_deref());
+                let waits = status.and_then(|status| render::waits(&status));
                 let waits = waits.map_or(String::new(), |waits| format!(": {waits}"));
-                let seconds = began.elapsed().as_secs();
-                eprintln!("{}: {phase} for {seconds} s{waits}", settings.name);
+                eprintln!("{}: {phase}{waits}", settings.name);
             }
             // It died instead of saying farewell, which is gone as well.
             Err(error) if error.kind() == ErrorKind::Worker => break,
@@ -157,6 +157,36 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
         super::print(&render::stopped(&settings.name, farewell))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a daemon that was asked to stop does, and since when.
+#[derive(Clone, Copy)]
+enum Phase {
+    LameDuck { since: Instant },
+    Draining { since: Instant },
+}
+
+impl Phase {
+    /// The phase by the daemon's state, which begins now if it is another one. Without a state it
+    /// stays.
+    fn of(self, status: Option<&Status>) -> Phase {
+        let Some(status) = status else { return self };
+        match (self, status.state == "lame-duck") {
+            (Phase::LameDuck { .. }, true) | (Phase::Draining { .. }, false) => self,
+            (Phase::Draining { .. }, true) => Phase::LameDuck { since: Instant::now() },
+            (Phase::LameDuck { .. }, false) => Phase::Draining { since: Instant::now() },
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, since) = match self {
+            Phase::LameDuck { since } => ("lame duck", since),
+            Phase::Draining { since } => ("draining", since),
+        };
+        write!(f, "{word} for {} s", since.elapsed().as_secs())
+    }
 }
 
 /// What `stop --json` prints.
@@ -224,11 +254,12 @@ fn tell_of_another_file(settings: &Settings) {
     let (at, there, name) = (own.display(), next.path.display(), &settings.name);
     match image.compare(&next.path, &[]) {
         OnDisk::Other { .. } => eprintln!(
-            "{name}: the image is {there}, another file than {at}, which asks; `restart --exe {at}` \
-             starts that one"
+            "{name}: the image to start is {there}, not {at}, which you ran; to start that one, \
+             use `restart --exe {at}`"
         ),
         OnDisk::Missing => eprintln!(
-            "{name}: the image {there} is not there; `restart --exe {at}` starts this one"
+            "{name}: the image to start, {there}, does not exist; to start {at}, use `restart \
+             --exe {at}`"
         ),
         OnDisk::Same | OnDisk::SameBuild | OnDisk::Unusable { .. } => {}
     }
@@ -238,15 +269,15 @@ fn not_running(settings: &Settings) -> Error {
     let (name, pidfile) = (&settings.name, settings.pidfile.display());
     let text = match claim::holder(&settings.runtime_dir, &settings.pidfile) {
         Some(pid) => format!(
-            "{name} runs as process {pid}, which has lost its pidfile {pidfile}; see its log for what keeps it \
-             from restoring it, or end that process"
+            "{name} is running as process {pid}, but its pidfile {pidfile} is missing; see its log \
+             for why it is not restored, or end that process"
         ),
         None => match SearchPlaces::of_host().find(settings) {
             Some(elsewhere) => format!(
-                "{name} is not running here (nobody holds the pidfile {pidfile}); {elsewhere}"
+                "{name} is not running here (the pidfile {pidfile} is not locked); {elsewhere}"
             ),
             None => {
-                format!("{name} is not running (nobody holds the pidfile {pidfile}); `start` it")
+                format!("{name} is not running (the pidfile {pidfile} is not locked); `start` it")
             }
         },
     };
@@ -271,14 +302,14 @@ impl<'a> ControlClient<'a> {
         let (socket, pid) = connect(&path).map_err(|error| {
             let advice = match error.kind() {
                 std::io::ErrorKind::PermissionDenied => {
-                    "; it belongs to another user: use that user or root"
+                    "; it belongs to another user: run this as that user or root"
                 }
-                _ => "; is `runtime_dir` the same as when it was started?",
+                _ => "; check that `runtime_dir` is the same as when it was started",
             };
             Error::os(
                 ErrorKind::Io,
                 format!(
-                    "{} runs{who} but cannot be reached at {}{advice}",
+                    "{} is running{who} but cannot be reached at {}{advice}",
                     settings.name,
                     path.display()
                 ),
@@ -287,8 +318,9 @@ impl<'a> ControlClient<'a> {
         })?;
         let process = Pid::from_raw(pid)
             .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        crate::link::send(&socket, request, &[])
-            .map_err(|error| Error::io(format!("cannot ask {}", settings.name), error))?;
+        crate::link::send(&socket, request, &[]).map_err(|error| {
+            Error::io(format!("cannot send the request to {}", settings.name), error)
+        })?;
         Ok(ControlClient { settings, socket, process })
     }
 
@@ -304,12 +336,11 @@ impl<'a> ControlClient<'a> {
             Ok(Some((reply, _))) => Ok(Some(reply)),
             Ok(None) => Err(Error::new(
                 ErrorKind::Worker,
-                format!("{} ended before it answered; see its log", self.settings.name),
+                format!("{} exited before it answered; see its log", self.settings.name),
             )),
-            Err(error) => Err(Error::io(
-                format!("the answer of {} was not understood", self.settings.name),
-                error,
-            )),
+            Err(error) => {
+                Err(Error::io(format!("cannot parse the answer of {}", self.settings.name), error))
+            }
         }
     }
 
@@ -327,7 +358,7 @@ impl<'a> ControlClient<'a> {
         Error::new(
             ErrorKind::Timeout,
             format!(
-                "{} does not answer; is it stopped by a signal? `kill -CONT` continues it",
+                "{} does not answer; if a signal has stopped it, `kill -CONT` continues it",
                 self.settings.name
             ),
         )
@@ -336,12 +367,15 @@ impl<'a> ControlClient<'a> {
     /// Waits until the process is gone.
     fn wait_gone(&self) -> Result<()> {
         let Some(process) = &self.process else { return Ok(()) };
-        if readable(process, Some(FAREWELL))? {
+        if readable(process, Some(EXIT_TIMEOUT))? {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::Timeout,
-            format!("{} said that it stopped but its process is still there", self.settings.name),
+            format!(
+                "{} reported that it stopped, but its process still exists",
+                self.settings.name
+            ),
         ))
     }
 }

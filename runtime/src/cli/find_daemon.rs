@@ -131,7 +131,7 @@ impl fmt::Display for Elsewhere {
                 let pidfile = pidfile.display();
                 write!(
                     f,
-                    "process {pid} of user {uid} has {pidfile}: to reach it, add `{options}`"
+                    "process {pid} of user {uid} holds {pidfile}: to reach it, add `{options}`"
                 )?;
                 match uid {
                     _ if *uid == own || own == 0 => Ok(()),
@@ -140,10 +140,14 @@ impl fmt::Display for Elsewhere {
                 }
             }
             Elsewhere::Hidden { uid: 0, dir } => {
-                write!(f, "root may run it in {}: ask with `sudo`", dir.display())
+                write!(f, "it may be running as root in {}: use `sudo`", dir.display())
             }
             Elsewhere::Hidden { uid, dir } => {
-                write!(f, "user {uid} may run it in {}: ask with `sudo -u '#{uid}'`", dir.display())
+                write!(
+                    f,
+                    "it may be running as user {uid} in {}: use `sudo -u '#{uid}'`",
+                    dir.display()
+                )
             }
         }
     }

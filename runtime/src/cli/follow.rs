@@ -14,11 +14,13 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use super::logs::Options;
 use crate::error::{Error, Result};
 
-/// How long a file that was renamed is still read: its writers are told a moment later.
-const AFTERWARDS: Duration = Duration::from_secs(5);
+/// How long a renamed file is still read. Its writers reopen the log a moment after the rotation,
+/// and what they write until then would be missed with a shorter time.
+const RENAMED_READ_TIME: Duration = Duration::from_secs(5);
 
-/// The longest pause between two looks, for what is not announced: another directory at the path.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The time between two looks at the path when nothing is announced, as when another directory
+/// replaces the one of the log. It limits how late its lines appear.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 const BLOCK: usize = 64 * 1024;
 
@@ -50,7 +52,7 @@ pub(super) fn show(name: &str, path: &Path, options: &Options) -> Result<ExitCod
             files.push(next);
             continue;
         }
-        files.retain(|file| file.replaced.is_none_or(|since| since.elapsed() < AFTERWARDS));
+        files.retain(|file| file.replaced.is_none_or(|since| since.elapsed() < RENAMED_READ_TIME));
         if !wait(watch.as_ref())? {
             return Ok(ExitCode::SUCCESS);
         }
@@ -161,7 +163,7 @@ fn wait(watch: Option<&OwnedFd>) -> Result<bool> {
     let stdout = io::stdout();
     let mut fds = vec![PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty())];
     fds.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN)));
-    let pause = Timespec::try_from(PAUSE).ok();
+    let pause = Timespec::try_from(LOOK_INTERVAL).ok();
     match poll(&mut fds, pause.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(Error::io("poll failed", error)),

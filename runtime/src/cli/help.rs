@@ -10,11 +10,10 @@ use crate::config::Prefix;
 pub(super) fn of_program(name: &str, version: Option<&str>) -> String {
     let version = version.map_or(String::new(), |version| format!("{name} {version}\n\n"));
     let rows = VERBS.iter().map(|verb| (verb.name.to_owned(), verb.about));
-    let help = (verbs::HELP.to_owned(), "Shows this, or the options of a verb: help start");
+    let help = (verbs::HELP.to_owned(), "Show this help, or the options of a verb: help start");
     format!(
-        "{version}Without a verb the daemon runs in the foreground, and all arguments are the program's.\n\n\
-         Usage: {name} <VERB> [OPTIONS]\n\n\
-         Verbs:\n{}",
+        "{version}Without a verb, the daemon runs in the foreground and all arguments go to the \
+         program.\n\nUsage: {name} <VERB> [OPTIONS]\n\nVerbs:\n{}",
         table(rows.chain([help]))
     )
 }

@@ -14,7 +14,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::config::{Address, Configuration, Settings};
 use crate::image::Image;
-use crate::privileges::accounts;
+use crate::privileges::accounts::{self, Unresolved};
 use crate::sys::privileges::Account;
 use crate::sys::{capabilities, limits, process};
 
@@ -48,8 +48,8 @@ pub(crate) fn examine(configuration: &Configuration) -> Findings {
     } else if worker.as_ref() != host.own.as_ref() && worker.is_some() {
         let user = settings.user.as_deref().unwrap_or("another");
         host.advice(format!(
-            "without graceful_restart the whole daemon runs as `user` {user}: give it the log's \
-             directory if it is to be reopened"
+            "without graceful_restart the whole daemon runs as `user` {user}; let it write to the \
+             log's directory so that it can reopen the log"
         ));
     }
     host.findings
@@ -92,10 +92,8 @@ impl Host<'_> {
     fn account(&mut self) -> Option<Account> {
         let wanted = match accounts::resolve(self.settings()) {
             Ok(wanted) => wanted?,
-            Err(error) => {
-                let text = error.to_string();
-                let key = text.split('`').nth(1).unwrap_or("user").to_owned();
-                self.error(&key, text);
+            Err(Unresolved { key, error }) => {
+                self.error(key, error.to_string());
                 return None;
             }
         };
@@ -148,7 +146,8 @@ impl Host<'_> {
                 if let Some(worker) = worker.filter(|it| !allows(&meta, it, 0o1)) {
                     let (dir, uid) = (within.display(), worker.uid);
                     self.advice(format!(
-                        "user {uid}, the worker's, may not use its `workdir` {dir}; `chmod` or `chown` it"
+                        "the worker's user {uid} may not enter `workdir` {dir}; \
+                         `chmod` or `chown` it"
                     ));
                 }
             }
@@ -178,8 +177,8 @@ impl Host<'_> {
             let Ok(meta) = fs::metadata(root.join(below)) else { continue };
             if meta.is_file() && !allows(&meta, worker, 0o4) {
                 let advice = format!(
-                    "user {}, the worker's, may not read {text}, which `{key}` names; `chgrp` it to one of \
-                     the worker's groups",
+                    "the worker's user {} may not read {text}, named by `{key}`; \
+                     `chgrp` it to one of the worker's groups",
                     worker.uid
                 );
                 let advice = self.sourced(advice, &key);
@@ -210,14 +209,14 @@ impl Host<'_> {
         }
         let nice = rustix::process::getpriority_process(None).unwrap_or(0);
         if settings.nice.is_some_and(|it| it < nice) && !self.may(CapabilitySet::SYS_NICE) {
-            self.error("nice", format!("`nice` can only be lowered from {nice} by root"));
+            self.error("nice", format!("only root can set `nice` below {nice}"));
         }
         let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
         let score: i32 = score.trim().parse().unwrap_or(0);
         if settings.oom_score_adj.is_some_and(|it| it < score)
             && !self.may(CapabilitySet::SYS_RESOURCE)
         {
-            let text = format!("`oom_score_adj` can only be lowered from {score} by root");
+            let text = format!("only root can set `oom_score_adj` below {score}");
             self.error("oom_score_adj", text);
         }
     }
@@ -243,14 +242,15 @@ impl Host<'_> {
         for (name, listener) in listeners {
             let key = format!("listen.{name}");
             if let Some(foreign) = self.configuration.foreign(&name) {
-                let (source, unknown) = (foreign.source, "which the attribute does not know");
+                let (source, unknown) = (foreign.source, "which the attribute does not declare");
                 match foreign.meant {
                     Some(meant) => self.findings.errors.push(format!(
-                        "listener `{name}`, {unknown}, is declared by {source} alone: did you mean `{meant}`?"
+                        "listener `{name}`, {unknown}, is declared by {source} only: did you mean \
+                         `{meant}`?"
                     )),
                     None => self.findings.advice.push(format!(
-                        "listener `{name}`, {unknown}, is declared by {source} alone: the program is not \
-                         ready before it accepts on it"
+                        "listener `{name}`, {unknown}, is declared by {source} only: the program \
+                         is not ready until it accepts on it"
                     )),
                 }
             }

@@ -55,8 +55,8 @@ fn place(settings: &Settings) -> Result<LogPlace> {
             false => Err(Error::new(
                 ErrorKind::NotRunning,
                 format!(
-                    "{} is not running, and left no log at {}; if it ran under systemd, \
-                     `journalctl -u` with its unit has what it wrote",
+                    "{} is not running and left no log at {}; if it ran under systemd, `journalctl \
+                     -u` with its unit shows the log",
                     settings.name,
                     path.display()
                 ),
@@ -67,7 +67,7 @@ fn place(settings: &Settings) -> Result<LogPlace> {
     if own_journal {
         if let Some(log) = &status.log {
             let name = &settings.name;
-            eprintln!("{name}: events go to the journal, and what is printed to {}", log.display());
+            eprintln!("{name}: events go to the journal, printed output goes to {}", log.display());
         }
         return Ok(match unit(status.pid) {
             Some(unit) => LogPlace::Journal(unit),
@@ -85,7 +85,10 @@ fn of_stderr(name: &str, pid: u32) -> Result<LogPlace> {
     let stderr = format!("/proc/{pid}/fd/2");
     let cannot = |error| {
         Error::io(
-            format!("cannot see where process {pid} of {name} writes to; use its user or root"),
+            format!(
+                "cannot find out where process {pid} of {name} writes to; run this as its user or \
+                 root"
+            ),
             error,
         )
     };
@@ -110,15 +113,15 @@ fn of_stderr(name: &str, pid: u32) -> Result<LogPlace> {
             _ => what.to_owned(),
         }
     } else if target == Path::new("/dev/null") {
-        "/dev/null, which keeps nothing".to_owned()
+        "/dev/null, which discards it".to_owned()
     } else {
         format!("the terminal {}", target.display())
     };
     Err(Error::new(
         ErrorKind::Io,
         format!(
-            "{name} runs in the foreground as process {pid} and writes to {place}: look there, or set \
-             `log` to a file"
+            "{name} runs in the foreground as process {pid} and writes to {place}; look there or \
+             set `log` to a file"
         ),
     ))
 }
@@ -164,5 +167,5 @@ fn exec_journalctl(matches: Vec<OsString>, options: &Options) -> Error {
         command.arg("--follow");
     }
     let error = command.args(matches).exec();
-    Error::io("cannot run journalctl, which reads the journal", error)
+    Error::io("cannot run journalctl to read the journal", error)
 }

@@ -29,15 +29,15 @@ pub(super) fn explain(
             format!("`{called}` takes no argument `{}`; {cure}", word(*at))
         }
         Wrong::Missing(option, value) => {
-            format!("`--{option}` has no value; write it as --{option} {value}")
+            format!("`--{option}` needs a value; write --{option} {value}")
         }
         Wrong::Idle(option) => format!("`--{option}` takes no value; write it without `=`"),
-        Wrong::Twice(option) => format!("`--{option}` was given twice; leave one out"),
+        Wrong::Twice(option) => format!("`--{option}` is given twice; remove one"),
         Wrong::Value { option, value, expected } => {
             format!("`--{option} {}`: expected {expected}", value.display())
         }
         Wrong::Alone(option, needs) => {
-            format!("`--{option}` means something only with `--{needs}`; add it")
+            format!("`--{option}` requires `--{needs}`; add it")
         }
     })
 }
@@ -59,12 +59,12 @@ fn cure(
     };
     match (near, verb.behind) {
         (Some(near), Behind::Program) => {
-            format!("did you mean `--{near}`? What is the program's goes behind `--`: {}", line())
+            format!("did you mean `--{near}`? Arguments for the program go after `--`: {}", line())
         }
         (Some(near), _) => format!("did you mean `--{near}`?"),
         (None, Behind::Program) => {
-            format!("the program's own arguments go behind `--`: {}", line())
+            format!("arguments for the program go after `--`: {}", line())
         }
-        (None, _) => format!("`{program} help {called}` shows what there is"),
+        (None, _) => format!("see `{program} help {called}`"),
     }
 }

@@ -56,21 +56,21 @@ pub(super) const SET: Opt = Opt {
     short: None,
     takes: Takes::Value {
         name: "KEY=VALUE",
-        expected: "KEY=VALUE, as in drain_timeout=10s",
+        expected: "KEY=VALUE, such as drain_timeout=10s",
         set: |given, text| {
             given.overrides.push(text.to_owned());
             text.split_once('=').is_some_and(|(key, _)| !key.is_empty())
         },
     },
-    about: "Overrides a configuration key, as in --set drain_timeout=10s",
+    about: "Override a configuration key, such as --set drain_timeout=10s",
 };
 
-pub(super) const JSON: Opt = switch("json", |given| given.json = true, "Prints JSON");
+pub(super) const JSON: Opt = switch("json", |given| given.json = true, "Print JSON");
 
 pub(super) const NO_WAIT: Opt = switch(
     "no-wait",
     |given| given.no_wait = true,
-    "Returns when the new generation serves, not when the old is gone",
+    "Return when the new generation serves, before the old one has drained",
 );
 
 pub(super) const EXE: Opt = Opt {
@@ -84,7 +84,7 @@ pub(super) const EXE: Opt = Opt {
             given.exe.is_some()
         },
     },
-    about: "Starts this program, which is the daemon's from then on",
+    about: "Start this program, and keep it as the daemon's image",
 };
 
 pub(super) const PROBE: Opt = Opt {
@@ -98,16 +98,12 @@ pub(super) const PROBE: Opt = Opt {
             given.probe.is_some()
         },
     },
-    about: "Asks only this: live, ready or startup. Exit code: 0 yes, 1 no",
+    about: "Run one probe: live, ready or startup. Exit code: 0 passed, 1 failed",
 };
 
 pub(super) const FOLLOW: Opt = Opt {
     short: Some('f'),
-    ..switch(
-        "follow",
-        |given| given.follow = true,
-        "Goes on with what is written, until it is interrupted",
-    )
+    ..switch("follow", |given| given.follow = true, "Keep printing new lines until interrupted")
 };
 
 pub(super) const LINES: Opt = Opt {
@@ -115,35 +111,36 @@ pub(super) const LINES: Opt = Opt {
     short: Some('n'),
     takes: Takes::Value {
         name: "N",
-        expected: "a whole number, as in -n 100",
+        expected: "a whole number, such as -n 100",
         set: |given, text| {
             given.lines = text.parse().ok();
             given.lines.is_some()
         },
     },
-    about: "The last lines to begin with; 10 if not said",
+    about: "Number of lines to print first, 10 by default",
 };
 
 pub(super) const SOCKET: Opt =
-    switch("socket", |given| given.socket = true, "With a .socket unit for each listener");
+    switch("socket", |given| given.socket = true, "Add a .socket unit for each listener");
 
 pub(super) const NOTIFY_RELOAD: Opt = switch(
     "notify-reload",
     |given| given.notify_reload = true,
-    "Reloads by signal (Type=notify-reload, systemd 253)",
+    "Reload by signal (Type=notify-reload, systemd 253 or later)",
 );
 
 pub(super) const INSTALL: Opt = switch(
     "install",
     |given| given.install = true,
-    "Writes to /etc/systemd/system, and enables it",
+    "Write the unit to /etc/systemd/system and enable it",
 );
 
-pub(super) const YES: Opt = switch("yes", |given| given.yes = true, "Does not ask; with --install");
+pub(super) const YES: Opt =
+    switch("yes", |given| given.yes = true, "Do not ask for confirmation; with --install");
 
 /// Every verb has it.
 pub(super) const HELP: Opt =
-    Opt { short: Some('h'), ..switch("help", |given| given.help = true, "Shows this") };
+    Opt { short: Some('h'), ..switch("help", |given| given.help = true, "Show this help") };
 
 /// Why words are none of a verb's options.
 #[derive(Debug, PartialEq, Eq)]

@@ -31,15 +31,15 @@ pub(super) fn status(status: &Status) -> String {
     if let Some(good) = &status.known_good {
         let same = good.generation.is_some() && good.generation == status.image.generation;
         match (same, good.since) {
-            (true, Some(at)) => line("known good", &format!("the same, confirmed {}", time(at))),
-            (true, None) => line("known good", &"the same"),
-            (false, _) => line("known good", &image(good, "confirmed")),
+            (true, Some(at)) => line("known-good", &format!("the same, confirmed {}", time(at))),
+            (true, None) => line("known-good", &"the same"),
+            (false, _) => line("known-good", &image(good, "confirmed")),
         }
     }
     let build = |image: &ImageStatus| (image.build_id.clone(), image.size, image.modified);
     let other = |own: &&ImageStatus| build(own) != build(&status.image);
     if let Some(own) = status.supervisor_image.as_ref().filter(other) {
-        line("supervisor", &format!("runs another image: {}", image(own, "since")));
+        line("supervisor", &format!("runs a different image: {}", image(own, "since")));
     }
     if let Some(disk) = status.on_disk.as_ref().and_then(|disk| on_disk(disk, &status.mode)) {
         line("on disk", &disk);
@@ -89,7 +89,7 @@ pub(super) fn status(status: &Status) -> String {
         .map(|worker| worker.ledger)
         .sum();
     if let Some(ledger) = status.ledger.filter(|ledger| *ledger != alive) {
-        line("ledger", &format!("of the generation, with its crashed workers: {ledger}"));
+        line("ledger", &format!("of this generation, including crashed workers: {ledger}"));
     }
     if let Some(note) = &status.note {
         line("note", note);
@@ -124,10 +124,12 @@ pub(super) fn waits(status: &Status) -> Option<String> {
 fn file(file: &FileStatus) -> String {
     let (what, path, at) = (&file.what, file.path.display(), time(file.at));
     match (file.state.as_str(), &file.reason) {
-        ("restored", _) => format!("{what} {path} was gone and is restored since {at}"),
-        ("replaced", _) => format!("{what} {path} is another file since {at}: remove it"),
-        (_, Some(reason)) => format!("{what} {path} is gone since {at}: {reason}"),
-        (state, None) => format!("{what} {path} is {state} since {at}"),
+        ("restored", _) => format!("{what} {path} was missing and was restored at {at}"),
+        ("replaced", _) => {
+            format!("{what} {path} was replaced by another file at {at}; remove that file")
+        }
+        (_, Some(reason)) => format!("{what} {path} has been missing since {at}: {reason}"),
+        (state, None) => format!("{what} {path} has been {state} since {at}"),
     }
 }
 
@@ -137,7 +139,7 @@ fn image(image: &ImageStatus, since: &str) -> String {
     match (&image.build_id, image.size, image.modified) {
         (Some(id), ..) => text.push_str(&format!(", build id {}", short(id))),
         (None, Some(size), Some(at)) => {
-            text.push_str(&format!(", {size} bytes written {}, without build id", time(at)));
+            text.push_str(&format!(", {size} bytes, written {}, no build id", time(at)));
         }
         _ => {}
     }
@@ -157,16 +159,16 @@ fn on_disk(disk: &DiskStatus, mode: &str) -> Option<String> {
     let path = disk.path.display();
     let (verbs, would) = match mode {
         "solo" => ("`stop` and `start`", "`stop` and `start` would fail"),
-        _ => ("`restart`", "`restart` would be refused"),
+        _ => ("`restart`", "`restart` would fail"),
     };
     let build = disk.build_id.as_deref().map(|id| format!(" (build id {})", short(id)));
     let build = build.unwrap_or_default();
     match disk.state.as_str() {
         "other" => Some(format!(
-            "the image on disk differs from what runs: {verbs} would bring it, {path}{build}"
+            "the image on disk differs from the running one; {verbs} would switch to {path}{build}"
         )),
-        "same-build" => Some(format!("another file of the same build: {path}")),
-        "missing" => Some(format!("the image on disk is missing: {would} until {path} is there")),
+        "same-build" => Some(format!("a different file of the same build: {path}")),
+        "missing" => Some(format!("the image on disk is missing; {would} until {path} exists")),
         "unusable" => {
             let reason = disk.reason.as_deref().unwrap_or("the image on disk cannot be used");
             Some(format!("{would}: {reason}"))
@@ -198,7 +200,7 @@ pub(super) fn restarted(name: &str, outcome: &RestartOutcome) -> String {
         let _ = write!(text, " after {ms:.0} ms");
     }
     if let (Some(from), Some(ms)) = (outcome.from, outcome.to_drained_ms) {
-        let _ = write!(text, "; generation {from} is gone after {ms:.0} ms");
+        let _ = write!(text, "; generation {from} drained after {ms:.0} ms");
     }
     if let Some(ledger) = &outcome.ledger {
         let _ = write!(text, ": {ledger}");
@@ -217,7 +219,7 @@ fn warn(name: &str, warnings: &[String], text: &mut String) {
 
 fn note(name: &str, outcome: &RestartOutcome, text: &mut String) {
     if let Some(note) = &outcome.note {
-        let _ = write!(text, "\n{name}: before this restart, {note}");
+        let _ = write!(text, "\n{name}: before this restart: {note}");
     }
 }
 
@@ -243,10 +245,10 @@ pub(super) struct StopReport {
 
 /// A restart that was undone.
 pub(super) fn aborted(name: &str, outcome: &RestartOutcome) -> String {
-    let reason = outcome.reason.as_deref().unwrap_or("no reason was given");
+    let reason = outcome.reason.as_deref().unwrap_or("no reason given");
     let kept =
         outcome.from.map_or(String::new(), |from| format!("; generation {from} keeps serving"));
-    let mut text = format!("{name}: the restart failed: {reason}{kept}");
+    let mut text = format!("{name}: restart aborted: {reason}{kept}");
     if let Some(ledger) = outcome.ledger.filter(|ledger| ledger.accepted > 0 || ledger.received > 0)
     {
         let _ = write!(text, "; generation {} had {ledger}", outcome.generation);
@@ -254,7 +256,7 @@ pub(super) fn aborted(name: &str, outcome: &RestartOutcome) -> String {
     note(name, outcome, &mut text);
     warn(name, &outcome.warnings, &mut text);
     if !outcome.output.is_empty() {
-        let _ = write!(text, "\n{name}: the last lines it wrote:");
+        let _ = write!(text, "\n{name}: the last lines of its log:");
         for line in &outcome.output {
             let _ = write!(text, "\n  {line}");
         }

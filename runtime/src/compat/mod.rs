@@ -68,8 +68,8 @@ fn a_later_state_is_refused() {
     later["machine"] = json!("of another kind");
     assert_eq!(
         SupervisorState::read(later.to_string().as_bytes()).unwrap_err().to_string(),
-        "the supervisor's state has version 2 (release 7.1.0), and this image understands none after 1: \
-         stop and start"
+        "the supervisor's state has version 2 (release 7.1.0), but this image supports versions up \
+         to 1; stop and start the daemon"
     );
     assert!(SupervisorState::read(b"{}").is_err());
     assert!(SupervisorState::read(b"").is_err());

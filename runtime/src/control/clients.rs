@@ -10,14 +10,17 @@ use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::json::{FromJson, ToJson};
 use unbroken_core::sorted::SortedMap;
 
-/// Clients served beside each other; past that one that says nothing makes room.
+/// The most clients that are connected at the same time; past that one that sent no request is
+/// disconnected. Each takes a descriptor of the supervisor.
 const MAX_CLIENTS: usize = 128;
 
-/// How long a client may take to say what it wants.
+/// How long a client may take to send its request. Commands send it at once; a longer time only
+/// lets idle clients hold their places.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long accepting rests after an error.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long no client is accepted after an error. Most errors are a lack of descriptors, which
+/// lasts; without the delay the supervisor would poll in a busy loop.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// All connected clients.
 #[derive(Debug, Default)]
@@ -87,10 +90,12 @@ impl Clients {
     pub(crate) fn accept(&mut self, socket: &ControlSocket, now: Instant) -> io::Result<()> {
         self.rests = None;
         for _ in 0..MAX_CLIENTS {
-            let accepted = socket.accept().inspect_err(|_| self.rests = Some(now + PAUSE))?;
+            let accepted =
+                socket.accept().inspect_err(|_| self.rests = Some(now + ACCEPT_RETRY_DELAY))?;
             let Some(client) = accepted else { break };
             if !self.make_room() {
-                let reason = format!("{MAX_CLIENTS} clients wait for an answer already; try again");
+                let reason =
+                    format!("{MAX_CLIENTS} clients are already waiting for an answer; try again");
                 // Turned away: whether it listens is its affair.
                 let _ = crate::link::send(&client, &Reply::Refused { reason }, &[]);
                 continue;
@@ -111,7 +116,10 @@ impl Clients {
         let mut connected = self.connected.iter();
         let silent = connected.find(|(_, client)| client.deadline.is_some()).map(|(id, _)| *id);
         if let Some(silent) = silent {
-            self.refuse(silent, "others came, and you say nothing; try again");
+            self.refuse(
+                silent,
+                "disconnected: too many clients, and this one sent no request; try again",
+            );
         }
         silent.is_some()
     }
@@ -130,7 +138,7 @@ impl Clients {
                 ClientInput::Request(request)
             }
             Ok(Some(_)) => {
-                self.refuse(id, "one request a connection");
+                self.refuse(id, "only one request per connection");
                 ClientInput::Gone
             }
             Ok(None) => {
@@ -139,7 +147,7 @@ impl Clients {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ClientInput::Nothing,
             Err(error) => {
-                self.refuse(id, &format!("the request was not understood: {error}"));
+                self.refuse(id, &format!("cannot parse the request: {error}"));
                 ClientInput::Gone
             }
         }

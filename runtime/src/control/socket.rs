@@ -13,8 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::owned_files::{Inode, at};
 use crate::sys::peer;
 
-/// Packets of a stranger that are read, so that it hears the answer.
-const MOST_UNHEARD: usize = 16;
+/// The most packets of a refused client that are read before its socket is closed. Unread ones
+/// would turn the refusal into a reset; without a limit the client could keep the supervisor busy.
+const MAX_DISCARDED: usize = 16;
 
 /// The listening control socket.
 #[derive(Debug)]
@@ -68,12 +69,13 @@ impl ControlSocket {
             return Ok(Some(client));
         }
         let own = rustix::process::geteuid();
-        let reason = format!("this daemon belongs to user {}", own.as_raw());
+        let reason =
+            format!("this daemon belongs to user {}; run this as that user or root", own.as_raw());
         // The peer is about to be turned away: whether it listens is its affair.
         let _ = crate::link::send(&client, &super::Reply::Refused { reason }, &[]);
         // What it has said is read, or the answer would be lost in a reset; more it cannot say.
         let _ = rustix::net::shutdown(&client, rustix::net::Shutdown::Read);
-        for _ in 0..MOST_UNHEARD {
+        for _ in 0..MAX_DISCARDED {
             match crate::sys::seqpacket::receive(&client) {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
@@ -113,7 +115,7 @@ pub(crate) fn connect(path: &Path) -> io::Result<(OwnedFd, i32)> {
     if !rustix::process::geteuid().is_root()
         && let Some(uid) = foreign_user(&socket)?
     {
-        let why = format!("it is user {uid} who listens");
+        let why = format!("user {uid} listens there");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     Ok((socket, peer.pid))
@@ -191,7 +193,7 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
         Error::os(
             ErrorKind::Pidfile,
             format!(
-                "cannot use the runtime directory {}; {advice} to a directory of yours",
+                "cannot use the runtime directory {}; {advice} to a directory that you own",
                 path.display()
             ),
             error,
@@ -214,7 +216,7 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
         Error::new(
             ErrorKind::Pidfile,
             format!(
-                "the runtime directory {} {why}; set `runtime_dir` to a directory of yours",
+                "the runtime directory {} {why}; set `runtime_dir` to a directory that you own",
                 path.display()
             ),
         )
@@ -226,7 +228,7 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
         return Err(refused(&format!("belongs to user {}", meta.uid())));
     }
     if meta.permissions().mode() & 0o022 != 0 {
-        return Err(refused("can be written to by others"));
+        return Err(refused("is writable by others"));
     }
     // Whoever may rename it could put another in its place; in a sticky directory only its owner may.
     let open = |path: &Path| {
@@ -234,7 +236,7 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
         parent.is_some_and(|parent| parent.mode() & 0o1002 == 0o002)
     };
     if open(path) || open(&place) {
-        return Err(refused("can be replaced by everybody, who may write to its parent"));
+        return Err(refused("can be replaced by anyone, because its parent is writable by others"));
     }
     Ok(())
 }

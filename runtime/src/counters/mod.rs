@@ -186,7 +186,7 @@ impl Counters {
             .map(|(_, name)| format!("`{name}`"))
             .collect();
         match waiting.len() {
-            0 => "its message of being ready did not arrive".into(),
+            0 => "its readiness message was not received".into(),
             1 => format!("listener {} was never polled for accept", waiting.join("")),
             _ => format!("listeners {} were never polled for accept", waiting.join(", ")),
         }

@@ -112,7 +112,7 @@ impl Image {
         }
         Err(refused(
             &self.path,
-            "was written to while it was in use; deploy by renaming a new file over it",
+            "was written to while in use; deploy by renaming a new file over it",
         ))
     }
 
@@ -229,10 +229,7 @@ pub(crate) fn build_id_of(program: &[u8]) -> Option<String> {
 fn not_executable(path: &Path, file: &File) -> Error {
     let mount = rustix::fs::fstatvfs(file).map(|mount| mount.f_flag);
     if mount.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC)) {
-        return refused(
-            path,
-            "lies on a file system that is mounted noexec; move it to another one",
-        );
+        return refused(path, "is on a file system that is mounted noexec; move it to another one");
     }
     refused(path, "is not executable; `chmod +x` it")
 }

@@ -27,11 +27,11 @@ const USER: &str = "the user of its worker";
 pub(super) fn check(path: &Path, image: &Metadata, workers: &[Account]) -> Result<()> {
     if let Some((who, remedy)) = writer(image, workers) {
         let text = path.display();
-        return Err(refused(path, &format!("can be written by {who}; `{remedy} {text}`")));
+        return Err(refused(path, &format!("is writable by {who}; run `{remedy} {text}`")));
     }
     let replaced = |dir: &Path, who, remedy| {
         let text = dir.display();
-        Err(refused(path, &format!("can be replaced by {who}; `{remedy} {text}`")))
+        Err(refused(path, &format!("can be replaced by {who}; run `{remedy} {text}`")))
     };
     // The owner of a link may replace it in a sticky directory, too.
     if let Ok(link) = std::fs::symlink_metadata(path)
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(
             says(&program, ROOT).unwrap(),
             format!(
-                "the image {0} can be written by everybody; `chmod o-w {0}`",
+                "the image {0} is writable by everybody; run `chmod o-w {0}`",
                 program.display()
             )
         );
@@ -120,7 +120,7 @@ mod tests {
         for dir in [&releases, &links] {
             mode(dir, 0o777);
             let said = says(&current, ROOT).unwrap();
-            let advice = format!("can be replaced by everybody; `chmod o-w {}`", dir.display());
+            let advice = format!("can be replaced by everybody; run `chmod o-w {}`", dir.display());
             assert!(said.ends_with(&advice), "{said}");
             mode(dir, 0o1777);
             assert_eq!(says(&current, ROOT), None);
@@ -142,7 +142,7 @@ mod tests {
             std::os::unix::fs::chown(&program, Some(stranger), None).unwrap();
             assert_eq!(says(&program, ROOT), None);
             let said = says(&program, stranger).unwrap();
-            assert!(said.contains("written by the user of its worker; `chown root"), "{said}");
+            assert!(said.contains("writable by the user of its worker; run `chown root"), "{said}");
         } else {
             assert!(says(&program, owner).is_some());
         }
@@ -165,7 +165,7 @@ mod tests {
             mode(&program, 0o775);
             let said = says_of(&program, worker);
             assert_eq!(
-                said.is_some_and(|it| it.contains("by a group of its worker; `chmod g-w")),
+                said.is_some_and(|it| it.contains("by a group of its worker; run `chmod g-w")),
                 counts
             );
         }

@@ -23,8 +23,9 @@ use crate::pidfile;
 use crate::sys::descriptors;
 use crate::sys::process::{self, Child, Forked};
 
-/// What the daemon has beyond its own limits before the launcher ends it.
-const MARGIN: Duration = Duration::from_secs(5);
+/// What the daemon gets beyond `ready_timeout` and `kill_timeout` before the launcher kills it.
+/// With less, a daemon that is about to report its own timeout would be killed without a reason.
+const EXIT_MARGIN: Duration = Duration::from_secs(5);
 
 /// Starts the daemon in the background; returns when it serves, or says why it does not.
 pub(super) fn detach(outset: LaunchContext) -> Result<ExitCode> {
@@ -52,7 +53,7 @@ pub(super) fn detach(outset: LaunchContext) -> Result<ExitCode> {
 /// Leaves the session, and becomes a process that can never get a terminal again.
 fn second_fork(outset: LaunchContext, mut reporter: StartupNotifier) -> u8 {
     let forked = process::new_session()
-        .map_err(|error| Error::io("cannot begin a session", error))
+        .map_err(|error| Error::io("cannot create a session", error))
         .and_then(|()| process::fork());
     match forked {
         Ok(Forked::Parent(_)) => 0,
@@ -87,7 +88,7 @@ enum StartOutcome {
 }
 
 fn await_outcome(settings: &Settings, mut reports: StartupReader) -> Result<StartOutcome> {
-    let deadline = Instant::now() + settings.ready_timeout + settings.kill_timeout + MARGIN;
+    let deadline = Instant::now() + settings.ready_timeout + settings.kill_timeout + EXIT_MARGIN;
     let mut daemon = None;
     loop {
         if !reports.buffered() && !readable(&reports, deadline)? {
@@ -95,7 +96,7 @@ fn await_outcome(settings: &Settings, mut reports: StartupReader) -> Result<Star
             pidfile::remove_abandoned(&settings.pidfile);
             let limit = humantime::format_duration(settings.ready_timeout);
             let reason = format!(
-                "{} neither became ready nor gave up within {limit} and was killed",
+                "{} was neither ready within {limit} nor reported a failure, and was killed",
                 settings.name
             );
             return Ok(StartOutcome::Failed { code: 1, reason, in_main: true });
@@ -111,7 +112,10 @@ fn await_outcome(settings: &Settings, mut reports: StartupReader) -> Result<Star
             }
             None => {
                 let Some(daemon) = &daemon else {
-                    return Err(Error::new(ErrorKind::Worker, "the daemon ended as it began"));
+                    return Err(Error::new(
+                        ErrorKind::Worker,
+                        "the daemon exited before it reported its process id",
+                    ));
                 };
                 let exit = daemon
                     .wait()
@@ -193,7 +197,7 @@ fn tell(settings: &Settings, outcome: StartOutcome, log: Option<&Path>, already:
             let mut lines = log.and_then(|log| logs::tail(log, already).ok()).unwrap_or_default();
             lines.retain(|line| !logs::says(line, &reason));
             if let (Some(log), false) = (log, lines.is_empty()) {
-                let _ = writeln!(err, "{name}: the last lines it wrote to {}:", log.display());
+                let _ = writeln!(err, "{name}: the last lines of its log {}:", log.display());
                 for line in lines {
                     let _ = writeln!(err, "  {line}");
                 }
@@ -203,8 +207,8 @@ fn tell(settings: &Settings, outcome: StartOutcome, log: Option<&Path>, already:
             {
                 let _ = writeln!(
                     err,
-                    "{name}: it ran in {dir}, where relative paths lead elsewhere than here: set `workdir` if it \
-                     has some"
+                    "{name}: it ran in the directory {dir}; if it uses relative paths, set \
+                     `workdir`"
                 );
             }
             ExitCode::from(code)

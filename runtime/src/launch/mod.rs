@@ -187,8 +187,8 @@ fn run_verb(spec: &Spec, parsed: Parsed) -> Result<ExitCode> {
 /// A service manager gives its sockets to the process that it watches.
 fn cannot_detach(given: usize) -> Error {
     Error::config(format!(
-        "the service manager passed {given} sockets to a daemon that leaves it for the background: use \
-         `run`, and Type=notify in its unit"
+        "the service manager passed {given} sockets, but a daemon that goes to the background \
+         loses them; use `run`, and Type=notify in its unit"
     ))
 }
 
@@ -200,7 +200,7 @@ fn refuse_settings(overrides: &[String], location: &[&str]) -> Result<()> {
         Some(key) => Err(Error::new(
             ErrorKind::Usage,
             format!(
-                "`--set {key}` changes nothing of a daemon that runs; write it to its configuration \
+                "`--set {key}` has no effect on a running daemon; write it to its configuration \
                  file and `restart`, or `stop` it and `start` it with the option"
             ),
         )),
@@ -209,7 +209,7 @@ fn refuse_settings(overrides: &[String], location: &[&str]) -> Result<()> {
 
 fn start_dir() -> Result<PathBuf> {
     process::current_directory().map_err(|error| {
-        Error::io("the current directory is gone; change to one that exists", error)
+        Error::io("the current directory no longer exists; change to one that does", error)
     })
 }
 
@@ -338,7 +338,9 @@ fn begin(
     match setup.notifier.forget(&sockets.outdated) {
         Ok(()) => sockets.left.iter().for_each(|(name, addr)| listener::clear_away(name, addr)),
         Err(error) => {
-            say.line(&format!("the service manager may keep listeners in vain: {error}"));
+            say.line(&format!(
+                "cannot remove unused sockets from the store of the service manager: {error}"
+            ));
         }
     }
     if setup.configuration.settings.graceful_restart {
@@ -360,7 +362,8 @@ fn require_procfs() -> Result<()> {
     if std::path::Path::new("/proc/self").exists() {
         return Ok(());
     }
-    let what = "a daemon finds its own image below /proc, which is not there: mount /proc, read-only or not";
+    let what = "/proc is not mounted, but the daemon needs it to find its own image; mount it, \
+                read-only is enough";
     Err(Error::new(ErrorKind::Image, what))
 }
 
@@ -385,8 +388,8 @@ fn claim(settings: &Settings, say: &DaemonLog) -> Result<Option<Claim>> {
                 Some(pid) => Error::new(
                     ErrorKind::AlreadyRunning,
                     format!(
-                        "{} is already running as process {pid}, without its pidfile {}; end that process \
-                         first, or choose another `runtime_dir`",
+                        "{} is already running as process {pid}, but its pidfile {} is missing; \
+                         end that process, or set another `runtime_dir`",
                         settings.name,
                         settings.pidfile.display()
                     ),
@@ -395,11 +398,17 @@ fn claim(settings: &Settings, say: &DaemonLog) -> Result<Option<Claim>> {
         }
         // The lock of the pidfile has to do.
         Ok(Claimed::Stranger(user)) => {
-            say.line(&format!("user {user} keeps this daemon from claiming {dir}"));
+            say.line(&format!(
+                "user {user} holds the claim of {dir}; only the lock of the pidfile prevents a \
+                 second daemon"
+            ));
             Ok(None)
         }
         Err(error) => {
-            say.line(&format!("cannot claim {dir}: {error}"));
+            say.line(&format!(
+                "cannot claim {dir}, only the lock of the pidfile prevents a second daemon: \
+                 {error}"
+            ));
             Ok(None)
         }
     }
@@ -422,7 +431,7 @@ fn create_parent(settings: &Settings) -> Result<()> {
 
 /// What SIGHUP means to this daemon.
 fn sighup_action(detached: bool) -> Result<SighupAction> {
-    let cannot = |error| Error::io("cannot examine signals", error);
+    let cannot = |error| Error::io("cannot read the signal dispositions", error);
     if detached || !has_terminal() {
         // Whoever started us may have had them ignored.
         signals::default_action(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT])

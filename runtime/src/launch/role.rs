@@ -88,7 +88,7 @@ impl RoleMarker {
         let Some(marker) = parse(&text) else {
             return Err(Error::new(
                 ErrorKind::Protocol,
-                format!("{VARIABLE} is not understood; it is private: unset it"),
+                format!("cannot parse {VARIABLE}, which is private to this library; unset it"),
             ));
         };
         Ok((marker.pid == std::process::id()).then_some(marker.role))
@@ -111,7 +111,10 @@ pub(crate) fn adopt(number: RawFd) -> Result<OwnedFd> {
     descriptors::adopt(number).map_err(|error| {
         Error::os(
             ErrorKind::Protocol,
-            format!("descriptor {number} was not handed over; {VARIABLE} is private: unset it"),
+            format!(
+                "descriptor {number}, named by {VARIABLE}, is not open; the variable is private to \
+                 this library: unset it"
+            ),
             error,
         )
     })

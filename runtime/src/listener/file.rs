@@ -13,7 +13,7 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     let file = rustix::fs::open(path, flags, Mode::empty())?;
     match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
         FileType::Socket => Ok(file),
-        _ => Err(io::Error::other("another file has taken the place of the socket")),
+        _ => Err(io::Error::other("the socket was replaced by another file")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sockets that somebody else bound, and this process was given at its start.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -21,49 +22,89 @@ pub(crate) struct InheritedSocket {
     v6only: bool,
 }
 
-/// Why a descriptor cannot be a listener: what it is.
-pub(crate) type Unsuitable = String;
+/// Why a descriptor cannot be a listener; displayed as what it is instead.
+#[derive(Debug)]
+pub(crate) enum Unsuitable {
+    NoSocket,
+    Datagram,
+    SeqPacket,
+    OtherKind,
+    NotListening,
+    /// Its flags cannot be set.
+    Flags(io::Error),
+    /// Its address cannot be read.
+    NoAddress(io::Error),
+    /// Its address is not one of its family.
+    OddAddress(io::Error),
+    OtherFamily,
+    /// A unix socket that is abstract or unnamed.
+    NoPath,
+}
+
+impl fmt::Display for Unsuitable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unsuitable::NoSocket => f.write_str("a descriptor that is not a socket"),
+            Unsuitable::Datagram => f.write_str("a datagram socket"),
+            Unsuitable::SeqPacket => f.write_str("a sequential-packet socket"),
+            Unsuitable::OtherKind => f.write_str("a socket of another kind"),
+            Unsuitable::NotListening => f.write_str("a socket that does not listen"),
+            Unsuitable::Flags(error) => {
+                write!(f, "a socket whose flags cannot be set: {error}")
+            }
+            Unsuitable::NoAddress(error) => {
+                write!(f, "a socket whose address cannot be read: {error}")
+            }
+            Unsuitable::OddAddress(error) => {
+                write!(f, "a socket with an invalid address: {error}")
+            }
+            Unsuitable::OtherFamily => {
+                f.write_str("a socket that is neither TCP nor a unix socket")
+            }
+            Unsuitable::NoPath => f.write_str("a unix socket without a path"),
+        }
+    }
+}
 
 /// Looks at a descriptor that should be a listener.
 pub(crate) fn examine(fd: OwnedFd) -> Result<InheritedSocket, Unsuitable> {
-    let kind = sockopt::socket_type(&fd).map_err(|_| "no socket".to_owned())?;
+    let kind = sockopt::socket_type(&fd).map_err(|_| Unsuitable::NoSocket)?;
     match kind {
         SocketType::STREAM => {}
-        SocketType::DGRAM => return Err("a datagram socket".into()),
-        SocketType::SEQPACKET => return Err("a sequential-packet socket".into()),
-        _ => return Err("a socket of another kind".into()),
+        SocketType::DGRAM => return Err(Unsuitable::Datagram),
+        SocketType::SEQPACKET => return Err(Unsuitable::SeqPacket),
+        _ => return Err(Unsuitable::OtherKind),
     }
     if !matches!(sockopt::socket_acceptconn(&fd), Ok(true)) {
-        return Err("a socket that does not listen".into());
+        return Err(Unsuitable::NotListening);
     }
     let addr = address(&fd)?;
     let v6only = addr.is_ipv6() && matches!(sockopt::ipv6_v6only(&fd), Ok(true));
     // It may have been taken away by the manager, as its units say by default.
-    descriptors::set_nonblocking(&fd).map_err(|error| format!("a socket in disorder: {error}"))?;
+    descriptors::set_nonblocking(&fd).map_err(Unsuitable::Flags)?;
     Ok(InheritedSocket { fd, addr, v6only })
 }
 
 fn address(fd: &OwnedFd) -> Result<Address, Unsuitable> {
-    let name = rustix::net::getsockname(fd)
-        .map_err(|error| format!("a socket without address: {}", io::Error::from(error)))?;
+    let name = rustix::net::getsockname(fd).map_err(|error| Unsuitable::NoAddress(error.into()))?;
     match name.address_family() {
         AddressFamily::INET | AddressFamily::INET6 => SocketAddr::try_from(name)
             .map(Address::Tcp)
-            .map_err(|error| format!("a socket of an odd address: {}", io::Error::from(error))),
+            .map_err(|error| Unsuitable::OddAddress(error.into())),
         AddressFamily::UNIX => unix_path(name),
-        _ => Err("a socket that is neither TCP nor a unix socket".into()),
+        _ => Err(Unsuitable::OtherFamily),
     }
 }
 
 fn unix_path(name: SocketAddrAny) -> Result<Address, Unsuitable> {
     use std::os::unix::ffi::OsStrExt;
-    let odd = |error| format!("a socket of an odd address: {}", io::Error::from(error));
-    let name = rustix::net::SocketAddrUnix::try_from(name).map_err(odd)?;
+    let name = rustix::net::SocketAddrUnix::try_from(name)
+        .map_err(|error| Unsuitable::OddAddress(error.into()))?;
     match name.path() {
         Some(path) if !path.is_empty() => {
             Ok(Address::Unix(std::ffi::OsStr::from_bytes(path.to_bytes()).into()))
         }
-        _ => Err("a unix socket without a path".into()),
+        _ => Err(Unsuitable::NoPath),
     }
 }
 
@@ -94,14 +135,15 @@ impl InheritedSocket {
             (is, asked) => is == asked,
         };
         if !same {
-            return Some(format!("it is declared at {} now", wanted.addr));
+            return Some(format!("the listener is now declared at {}", wanted.addr));
         }
         if self.addr.is_ipv6() && self.v6only != wanted.v6only {
-            return Some("its `v6only` is another now".into());
+            return Some("its `v6only` has changed".into());
         }
         match &self.addr {
             Address::Unix(path) if !is_socket(path) => Some(format!(
-                "{} is gone; if it was in the runtime directory, set RuntimeDirectoryPreserve=restart",
+                "its file {} is missing; if it was in the runtime directory, set \
+                 RuntimeDirectoryPreserve=restart",
                 path.display()
             )),
             _ => None,

@@ -18,7 +18,7 @@ mod inherited;
 mod several;
 mod unix;
 
-pub(crate) use inherited::{InheritedSocket, clear_away, examine};
+pub(crate) use inherited::{InheritedSocket, Unsuitable, clear_away, examine};
 pub(crate) use several::bind;
 
 /// A bound, listening, non-blocking socket.
@@ -54,7 +54,7 @@ impl ListenerSource {
     pub(crate) fn said(self) -> Option<&'static str> {
         match self {
             ListenerSource::Daemon => None,
-            ListenerSource::Store => Some("kept by the service manager"),
+            ListenerSource::Store => Some("stored by the service manager"),
             ListenerSource::Manager => Some("passed by the service manager"),
         }
     }
@@ -213,7 +213,8 @@ impl Bound {
     /// The socket of `other`, in the place of this one, with the settings of this one.
     pub(crate) fn beside(&self, other: &Bound) -> Result<Bound> {
         let socket = other.socket.try_clone();
-        let socket = socket.map_err(|error| Error::io("cannot share a listener", error))?;
+        let socket = socket
+            .map_err(|error| Error::io("cannot duplicate the socket of a listener", error))?;
         let (settings, addr) = (self.settings.clone(), self.addr.clone());
         Ok(Bound { settings, socket, addr, file: other.file, source: other.source })
     }
@@ -338,7 +339,7 @@ fn in_use(name: &str, addr: &Address, v6only: bool, error: io::Error) -> Error {
     };
     let advice = match holder {
         Some(Holder::Process { pid, .. }) if pid == std::process::id() => {
-            "this daemon itself listens there; stop and start, or set another address".to_owned()
+            "this daemon itself listens there; stop and start it, or set another address".to_owned()
         }
         Some(Holder::Process { pid, command }) => {
             format!("process {pid} ({command}) listens there; stop it or set another address")
@@ -348,7 +349,7 @@ fn in_use(name: &str, addr: &Address, v6only: bool, error: io::Error) -> Error {
                                  another address"
                 .to_owned()
         }
-        None => "stop what listens there or set another address".to_owned(),
+        None => "stop the process that listens there or set another address".to_owned(),
     };
     let message = format!("cannot bind listener `{name}` to {addr}; {advice}");
     Error::os(ErrorKind::Listen, message, error)
@@ -360,8 +361,8 @@ fn cannot_bind(name: &str, settings: &ListenSettings, error: io::Error) -> Error
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => return in_use(name, addr, v6only, error),
         io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 and foreign directories need privileges: run as root or set another \
-             address"
+            "; ports below 1024 and directories of other users need privileges: run as root or set \
+             another address"
         }
         io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
         io::ErrorKind::NotFound => "; create its directory first",
@@ -419,7 +420,7 @@ mod tests {
         let path = dir.path().join("precious");
         std::fs::write(&path, "x").unwrap();
         let error = Bound::bind("a", &settings(Address::Unix(path.clone()))).unwrap_err();
-        assert!(error.to_string().contains("another file"), "{error}");
+        assert!(error.to_string().contains("a file that is not a socket"), "{error}");
         assert!(path.exists());
     }
 

@@ -11,8 +11,8 @@ use super::Bound;
 use crate::config::{Address, Binding, ListenSettings};
 use crate::error::Result;
 
-/// How many ports the kernel may choose until one is free in both families.
-const ATTEMPTS: usize = 32;
+/// How often the kernel may choose a port until one is free in both families.
+const PORT_ATTEMPTS: usize = 32;
 
 /// Binds one address of the listener `name`; nothing where it is a half that this host lacks. `bound`: those
 /// of this listener that are bound already, by what was declared of them.
@@ -38,7 +38,7 @@ pub(crate) fn bind<'a>(
         // As it was declared: the next generation finds it by that.
         return Ok(Some(Bound { settings: wanted.clone(), ..bound }));
     }
-    let mut attempts = ATTEMPTS;
+    let mut attempts = PORT_ATTEMPTS;
     loop {
         let bound = Bound::bind(name, wanted)?;
         let half = match (&bound.addr, binding.half) {

@@ -15,9 +15,11 @@ use crate::config::ListenSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::privileges;
 
-/// How often, and how long in between, the lock of a directory is tried.
+/// How often the lock of a directory is tried, with [`LOCK_DELAY`] in between: 250 ms in all, more
+/// than another daemon takes to bind its socket there.
 const LOCK_ATTEMPTS: u32 = 25;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// The time between two such attempts.
+const LOCK_DELAY: Duration = Duration::from_millis(10);
 
 /// Binds a unix socket; a dead one in its place is replaced, a live one is in use.
 pub(super) fn bind(
@@ -69,7 +71,7 @@ pub(super) fn lock_directory(
     for _ in 0..LOCK_ATTEMPTS {
         match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(dir),
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_DELAY),
             Err(error) => return Err(cannot(error.into())),
         }
     }
@@ -100,8 +102,8 @@ pub(super) fn remove_dead(
         return Err(Error::new(
             ErrorKind::Listen,
             format!(
-                "cannot bind listener `{name}` to {}: another file is there; remove it or choose \
-                 another path",
+                "cannot bind listener `{name}` to {}: a file that is not a socket exists there; \
+                 remove it or choose another path",
                 settings.addr
             ),
         ));
@@ -140,7 +142,10 @@ pub(super) fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> R
         file::set_owner(path, user, group).map_err(|error| {
             Error::os(
                 ErrorKind::Listen,
-                format!("cannot give the socket {} of listener `{name}` away", path.display()),
+                format!(
+                    "cannot change the owner of the socket {} of listener `{name}`",
+                    path.display()
+                ),
                 error,
             )
         })?;

@@ -90,7 +90,8 @@ impl DaemonLog {
             return;
         }
         let notice = |dropped| {
-            let text = format!("{dropped} lines dropped, as stderr did not take them");
+            let text =
+                format!("{dropped} lines dropped because they could not be written to stderr");
             self.shaped(format, LogLevel::Warn, &text, EventContext::default())
         };
         stderr.line(self.shaped(format, level, message, about).as_bytes(), notice);

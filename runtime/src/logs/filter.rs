@@ -86,7 +86,7 @@ impl Directive {
             },
             Some((about, level)) => {
                 let level = level.parse().map_err(|_| {
-                    Mistake("a level is off, error, warn, info, debug, trace or 0 to 5")
+                    Mistake("a level is one of off, error, warn, info, debug, trace and 0 to 5")
                 })?;
                 (about, level)
             }
@@ -96,7 +96,7 @@ impl Directive {
             Some((target, field)) => {
                 let field = field
                     .strip_suffix("}]")
-                    .ok_or(Mistake("a field is written in brackets, as in `app[{peer}]=debug`"))?;
+                    .ok_or(Mistake("a field needs brackets, as in `app[{peer}]=debug`"))?;
                 (target, Some(field.to_owned()))
             }
         };

@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::descriptors;
 
 /// The first line of a log that was opened again.
-pub(crate) const REOPENED: &str = "the log was opened again";
+pub(crate) const REOPENED: &str = "the log was reopened";
 
 /// The log file of a daemon; its stdout and stderr are this file.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ fn foreign(meta: &std::fs::Metadata, owner: u32) -> Option<String> {
         () if ![own, 0, owner].contains(&meta.uid()) => {
             Some(format!("it belongs to user {}", meta.uid()))
         }
-        () if meta.nlink() > 1 => Some("it has another name besides, a hard link".to_owned()),
+        () if meta.nlink() > 1 => Some("it has more than one hard link".to_owned()),
         () => None,
     }
 }
@@ -129,8 +129,8 @@ fn planted(path: &Path, why: &str) -> Error {
     Error::new(
         ErrorKind::Refused,
         format!(
-            "the log {} lies where others may write and is not taken: {why}; remove it, or set `log` \
-             to a directory of yours",
+            "refusing the log {} in a directory that others can write to: {why}; remove it, or set \
+             `log` to a path in a directory that you own",
             path.display()
         ),
     )

@@ -9,8 +9,9 @@ use rustix::net::SendFlags;
 
 use crate::sys::descriptors;
 
-/// What is written to a pipe in one piece, and without waiting where poll(2) finds room (pipe(7)).
-const PIECE: usize = 4096;
+/// The most bytes that are written at once. A pipe for which poll(2) reports room takes as many
+/// without blocking (PIPE_BUF in pipe(7)).
+const PIPE_BUF: usize = 4096;
 
 /// This process' stderr, whatever it is at the time.
 #[derive(Debug, Default)]
@@ -101,7 +102,7 @@ impl Stderr {
                 Ok(rustix::net::send(&stderr, bytes, flags)?)
             }
             Some((_, WriteMode::Polled)) => match descriptors::takes_output(&stderr) {
-                true => stderr.lock().write(&bytes[..bytes.len().min(PIECE)]),
+                true => stderr.lock().write(&bytes[..bytes.len().min(PIPE_BUF)]),
                 false => Ok(0),
             },
             Some((_, WriteMode::File)) | None => stderr.lock().write(bytes),

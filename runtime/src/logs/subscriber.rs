@@ -20,8 +20,10 @@ use super::spans::{self, Spans};
 use crate::config::{LogFormat, LogLevel, Settings};
 use crate::systemd::journal::Journal;
 
-/// How long a program waits for a journal that is busy, before its line goes to stderr.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a line waits for a journal that is busy before it goes to stderr. The thread that logs
+/// waits as long: a longer time stalls the service when the journal hangs, a shorter one scatters
+/// lines under load.
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Variable of the filter that wins over `log_level`.
 const FILTER: &str = "RUST_LOG";
@@ -36,7 +38,7 @@ pub(crate) fn install(settings: &Settings, generation: u32) {
     let pid = std::process::id();
     let writer = Writer { name: settings.name.clone(), pid };
     let journal = match format {
-        LogFormat::Journald => Journal::new(Some(PATIENCE)).ok(),
+        LogFormat::Journald => Journal::new(Some(JOURNAL_TIMEOUT)).ok(),
         _ => None,
     };
     let (filter, mistake) = filter(settings.log_level, std::env::var(FILTER).ok().as_deref());
@@ -71,7 +73,7 @@ fn filter(level: LogLevel, variable: Option<&str>) -> (Filter, Option<String>) {
         None => (own, None),
         Some((_, Ok(filter))) => (filter, None),
         Some((text, Err(error))) => {
-            let mistake = format!("{FILTER} is {text:?}: {error}; `log_level` holds");
+            let mistake = format!("ignoring {FILTER}={text:?}: {error}; `log_level` applies");
             (own, Some(mistake))
         }
     }
@@ -311,6 +313,6 @@ mod tests {
         assert!(shows(LogLevel::Error, Some("warn,app::db=debug"), "app::db", Level::DEBUG));
         assert!(!shows(LogLevel::Trace, Some("warn,app::db=debug"), "app", Level::INFO));
         let (_, mistake) = filter(LogLevel::Info, Some("app=loud"));
-        assert!(mistake.unwrap().starts_with("RUST_LOG is \"app=loud\": "));
+        assert!(mistake.unwrap().starts_with("ignoring RUST_LOG=\"app=loud\": "));
     }
 }

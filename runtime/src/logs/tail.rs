@@ -7,7 +7,8 @@ use std::path::Path;
 
 use nix::libc;
 
-/// The most that is looked at.
+/// The most bytes at the end of a log that are searched for the last lines: reading a large log
+/// whole would delay the answer.
 const WINDOW: u64 = 128 * 1024;
 
 /// The most that is repeated to whoever asked for the start or the restart.

@@ -21,10 +21,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::DaemonLog;
 use crate::owned_files::watch::Watch;
 
-/// How long what cannot be restored is left before it is tried again.
-const PAUSE: Duration = Duration::from_secs(2);
+/// The time between two attempts to restore a file. What prevents it, as a full disk, lasts; a
+/// shorter time only costs wake-ups, a longer one keeps the daemon unreachable after the cause is
+/// gone.
+const RESTORE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What was restored, as `status` shows it.
+/// The most files whose fate `status` shows. A file that vanishes again and again must not fill its
+/// packet.
 const MAX_REMEMBERED: usize = 8;
 
 /// A file, by device and inode.
@@ -147,7 +150,7 @@ impl OwnedFiles {
                 let wrong = |it: &FileStatus| it.path == path && it.state != RESTORED;
                 if self.known.iter().any(wrong) {
                     self.known.retain(|it| !wrong(it));
-                    say.line(&format!("{what} {} is there again", path.display()));
+                    say.line(&format!("{what} {} is back", path.display()));
                 }
                 return false;
             }
@@ -183,7 +186,7 @@ impl OwnedFiles {
         say: &DaemonLog,
     ) {
         if state != RESTORED {
-            self.retry = Some(Instant::now() + PAUSE);
+            self.retry = Some(Instant::now() + RESTORE_INTERVAL);
         }
         let before = self.known.iter().find(|it| it.path == path && it.state != RESTORED);
         if before.is_some_and(|it| it.state == state && it.reason == reason) {
@@ -191,12 +194,12 @@ impl OwnedFiles {
         }
         let at = path.display();
         say.warn(&match (state, &reason) {
-            (RESTORED, _) => format!("{what} {at} was gone and is restored"),
+            (RESTORED, _) => format!("{what} {at} was missing and was restored"),
             (REPLACED, _) => format!(
-                "{what} {at} was replaced by another file, which is left alone; remove it to have {what} back"
+                "{what} {at} was replaced by another file; remove that file to have {what} restored"
             ),
             (_, reason) => format!(
-                "{what} {at} is gone and cannot be restored: {}",
+                "{what} {at} is missing and cannot be restored: {}",
                 reason.as_deref().unwrap_or_default()
             ),
         });
@@ -254,8 +257,8 @@ fn check_owners(dir: &Path) -> Result<()> {
             _ => continue,
         };
         let text = format!(
-            "{who} can change {}, so that nothing is made there but by a start: correct its owner and mode, \
-             or stop and start",
+            "{who} can change {}, so a running daemon creates nothing there; correct its owner and \
+             mode, or stop and start",
             place.display()
         );
         return Err(Error::new(ErrorKind::Refused, text));
@@ -276,7 +279,7 @@ impl Directory {
         let dir = rustix::fs::open(path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&dir)?;
         if stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other("another user was faster"));
+            return Err(io::Error::other("another user created it first"));
         }
         if (stat.st_uid, stat.st_gid) != (self.user, self.group) {
             let (user, group) = (Uid::from_raw(self.user), Gid::from_raw(self.group));
@@ -288,7 +291,7 @@ impl Directory {
 
 fn unwatched(error: &io::Error) -> String {
     format!(
-        "cannot watch over the daemon's files: {error}; one that is removed is restored at the next restart \
-         only; raise fs.inotify.max_user_instances or fs.inotify.max_user_watches"
+        "cannot watch the daemon's files: {error}; until the next restart, removed ones are not \
+         restored; raise fs.inotify.max_user_instances or fs.inotify.max_user_watches"
     )
 }

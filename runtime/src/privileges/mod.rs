@@ -110,7 +110,7 @@ fn drop_privileges(settings: &Settings, identity: Option<&Account>) -> Result<()
     });
     if let Some(kept) = bounded {
         capabilities::bound(kept).map_err(|error| {
-            wrong("cannot take `capabilities` from the bounding set".into(), error)
+            wrong("cannot drop capabilities from the bounding set".into(), error)
         })?;
     }
     if let Some(identity) = identity {
@@ -140,7 +140,9 @@ fn kept(settings: &Settings, identity: Option<&Account>) -> Result<Option<Capabi
     let mut kept = CapabilitySet::empty();
     for name in names {
         kept |= capabilities::named(name).ok_or_else(|| {
-            Error::config(format!("`capabilities` has {name}, which this release does not know"))
+            Error::config(format!(
+                "`capabilities` contains {name}, which this release does not know"
+            ))
         })?;
     }
     let missing = kept - capabilities::permitted().map_err(unknown)?;
@@ -159,7 +161,7 @@ fn change(settings: &Settings, wanted: &Account, keeps: bool) -> Result<()> {
     let user = settings.user.as_deref().unwrap_or("root");
     let refused = |what: &str, error: io::Error| {
         let who = match own.uid {
-            0 => "root here may not do that, as in a user namespace".to_owned(),
+            0 => "root may not do that here, as in a user namespace".to_owned(),
             uid => format!("this process is user {uid}; start it as root"),
         };
         wrong(format!("cannot {what}; {who}, or remove `user`, `group` and `groups`"), error)
@@ -188,7 +190,7 @@ fn verify(
     let failed = |what: String| {
         Error::new(
             ErrorKind::Refused,
-            format!("privileges were not dropped, although every call succeeded: {what}"),
+            format!("privileges were not dropped although every call succeeded: {what}"),
         )
     };
     if let Some(wanted) = identity {
@@ -201,7 +203,7 @@ fn verify(
         }
         let may = kept.is_some_and(|kept| kept.contains(CapabilitySet::SETUID));
         if settings.user.is_some() && wanted.uid != 0 && !may && sys::can_regain_root() {
-            return Err(failed("the process can become root again".into()));
+            return Err(failed("the process can regain root".into()));
         }
     }
     let mut sets = Vec::new();
@@ -219,11 +221,11 @@ fn verify(
         }
     }
     if gains_nothing(settings) && !sys::has_no_new_privs().map_err(unknown)? {
-        return Err(failed("`no_new_privileges` does not hold".into()));
+        return Err(failed("`no_new_privileges` is not in effect".into()));
     }
     Ok(())
 }
 
 fn unknown(error: io::Error) -> Error {
-    Error::io("cannot examine the privileges of this process", error)
+    Error::io("cannot read the privileges of this process", error)
 }

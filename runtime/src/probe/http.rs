@@ -2,8 +2,9 @@
 
 use super::{Probe, ProbeResult};
 
-/// The longest head of a request that is read.
-pub(crate) const LONGEST: usize = 4096;
+/// The most bytes of a request head. Probes send a few hundred; the limit keeps a client from
+/// filling the memory of the supervisor.
+pub(crate) const MAX_HEAD: usize = 4096;
 
 /// What the bytes so far amount to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub(crate) fn parse(bytes: &[u8]) -> ParsedProbe {
 }
 
 fn partial(bytes: &[u8]) -> ParsedProbe {
-    match bytes.len() < LONGEST {
+    match bytes.len() < MAX_HEAD {
         true => ParsedProbe::Partial,
         false => ParsedProbe::Refused(HttpStatus::HeadTooLarge),
     }
@@ -156,8 +157,8 @@ mod tests {
         {
             assert_eq!(refused(line.as_bytes()), HttpStatus::BadRequest, "{line:?}");
         }
-        assert_eq!(refused(&[b'a'; LONGEST]), HttpStatus::HeadTooLarge);
-        let endless = [b"GET /livez HTTP/1.1\r\n".to_vec(), vec![b'a'; LONGEST]].concat();
+        assert_eq!(refused(&[b'a'; MAX_HEAD]), HttpStatus::HeadTooLarge);
+        let endless = [b"GET /livez HTTP/1.1\r\n".to_vec(), vec![b'a'; MAX_HEAD]].concat();
         assert_eq!(refused(&endless), HttpStatus::HeadTooLarge);
     }
 

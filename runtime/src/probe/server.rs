@@ -8,21 +8,26 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::http::{LONGEST, ParsedProbe, parse, response};
+use super::http::{MAX_HEAD, ParsedProbe, parse, response};
 use super::{Probe, ProbeResult};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::json::{FromJson, ToJson};
 use unbroken_core::sorted::SortedMap;
 
-/// Clients served beside each other.
+/// The most clients of probes that are connected at the same time. Each takes a descriptor of the
+/// supervisor.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How long a client may take to ask, and how long to hang up after it was answered.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long a client may take to send its request, and how long to close after the answer. Probes
+/// time out after 1 s by default in Kubernetes; a longer time only lets idle clients hold the few
+/// places.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long accepting rests after an error.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long no connection is accepted after an error. Most errors are a lack of descriptors, which
+/// lasts; without the delay the supervisor would poll in a busy loop, and a much longer one would
+/// fail probes.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Listens where it was told to, if anywhere.
 #[derive(Debug, Default)]
@@ -89,7 +94,7 @@ impl Server {
         let listener = bound.map_err(|error| {
             let advice = match error.kind() {
                 io::ErrorKind::AddrInUse => {
-                    "; somebody else listens there: stop it or change `probe`"
+                    "; another process listens there: stop it or change `probe`"
                 }
                 _ => "; change `probe`",
             };
@@ -199,7 +204,7 @@ impl Server {
                 // One that has hung up before it was accepted is nobody's fault.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    self.rests = Some(now + PAUSE);
+                    self.rests = Some(now + ACCEPT_RETRY_DELAY);
                     return Err(error);
                 }
             };
@@ -208,7 +213,7 @@ impl Server {
                 self.connections.pop_first();
             }
             self.last += 1;
-            let deadline = now + LIMIT;
+            let deadline = now + CLIENT_TIMEOUT;
             let connection = Connection { socket, read: Vec::new(), answered: false, deadline };
             self.connections.insert(self.last, connection);
         }
@@ -230,8 +235,8 @@ impl Server {
 impl Connection {
     /// Reads once, and answers when the request is whole. `None`: the connection is over.
     fn read(&mut self, now: Instant, verdict: impl Fn(Probe) -> ProbeResult) -> Option<()> {
-        let mut bytes = [0; LONGEST];
-        let space = if self.answered { LONGEST } else { LONGEST - self.read.len() };
+        let mut bytes = [0; MAX_HEAD];
+        let space = if self.answered { MAX_HEAD } else { MAX_HEAD - self.read.len() };
         let length = match self.socket.read(&mut bytes[..space]) {
             Ok(0) => return None,
             Ok(length) => length,
@@ -245,14 +250,14 @@ impl Connection {
         }
         self.read.extend_from_slice(&bytes[..length]);
         let parsed = parse(&self.read);
-        debug_assert!(parsed != ParsedProbe::Partial || self.read.len() < LONGEST);
+        debug_assert!(parsed != ParsedProbe::Partial || self.read.len() < MAX_HEAD);
         let Some(answer) = response(parsed, verdict) else { return Some(()) };
         // A new socket has room for so little; a client that broke it has no use for the answer.
         self.socket.write_all(&answer).ok()?;
         self.socket.shutdown(Shutdown::Write).ok()?;
         self.answered = true;
         self.read = Vec::new();
-        self.deadline = self.deadline.max(now + LIMIT);
+        self.deadline = self.deadline.max(now + CLIENT_TIMEOUT);
         Some(())
     }
 }
@@ -321,8 +326,8 @@ mod tests {
         client.read_to_string(&mut text).unwrap();
         assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
         let due = server.deadline().unwrap();
-        assert!(due <= Instant::now() + LIMIT);
-        server.expire(Instant::now() + LIMIT);
+        assert!(due <= Instant::now() + CLIENT_TIMEOUT);
+        server.expire(Instant::now() + CLIENT_TIMEOUT);
         assert_eq!((server.connections.len(), server.deadline()), (0, None));
         drop(silent);
     }

@@ -28,8 +28,11 @@ use unbroken_core::event::Generation;
 /// No daemon comes so far; from the latest generation of an orphan the next ones are counted on.
 const MAX_GENERATION: Generation = 1 << 31;
 
-/// How long they may take to answer, all together: they are asked while nobody waits for anything else.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long all orphans together may take to answer, and a killed one to be gone. A live worker
+/// answers at once. The start of the supervisor waits for it, so a longer time delays the start
+/// when one worker hangs; with a shorter one a worker on a busy machine is not re-attached and
+/// keeps its listeners.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All that are not gone yet, by the process id in the name of their socket.
 #[derive(Default)]
@@ -91,7 +94,7 @@ impl Orphans {
         let mut called = SortedMap::new();
         let sockets = protocol::all(runtime_dir, pidfile).unwrap_or_else(|error| {
             let dir = runtime_dir.display();
-            say.warn(&format!("cannot look for workers in {dir}: {error}"));
+            say.warn(&format!("cannot look for orphans in {dir}: {error}"));
             Vec::new()
         });
         for (pid, path) in sockets {
@@ -108,7 +111,8 @@ impl Orphans {
         let (mut orphans, mut inherited) = (Orphans::default(), Vec::new());
         for (pid, OrphanHello { orphan, inherited: its }) in found {
             say.line(&format!(
-                "generation {} of an earlier supervisor still serves as process {pid}, until this one does",
+                "re-attached to the orphan of generation {}, process {pid}; it serves until this \
+                 supervisor's first worker does",
                 orphan.generation
             ));
             inherited.extend(its);
@@ -182,7 +186,7 @@ impl Orphans {
             orphan.told = Some(DrainOrder { since, kill_at: kill_at.min(earlier) });
             if first {
                 let generation = orphan.generation;
-                say.line(&format!("generation {generation} of process {pid} drains"));
+                say.line(&format!("draining the orphan of generation {generation}, process {pid}"));
             }
         }
     }
@@ -213,8 +217,8 @@ impl Orphans {
     pub(crate) fn enforce(&mut self, now: Instant, say: &DaemonLog) {
         for (pid, orphan) in &mut self.known {
             if let Some(told) = orphan.told.as_mut().filter(|told| told.kill_at <= now) {
-                say.warn(&format!("process {pid} did not end in time: killed"));
-                told.kill_at = now + HELLO_TIMEOUT;
+                say.warn(&format!("killing orphan process {pid}, which did not exit in time"));
+                told.kill_at = now + ANSWER_TIMEOUT;
                 orphan.signal(*pid, rustix::process::Signal::KILL, say);
             }
         }
@@ -235,14 +239,14 @@ fn receive_hellos(
     mut called: SortedMap<i32, (PathBuf, OwnedFd)>,
     say: &DaemonLog,
 ) -> Vec<(i32, OrphanHello)> {
-    let deadline = Instant::now() + HELLO_TIMEOUT;
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
     let mut found = Vec::new();
     while !called.is_empty() && Instant::now() < deadline {
         let links: Vec<_> = called.iter().map(|(pid, (_, link))| (*pid, link.as_fd())).collect();
         let ready = match readable(&links, Some(deadline)) {
             Ok(ready) => ready,
             Err(error) => {
-                say.warn(&format!("cannot wait for earlier workers: {error}"));
+                say.warn(&format!("cannot wait for orphans: {error}"));
                 break;
             }
         };
@@ -275,31 +279,31 @@ fn receive_hello(
 ) -> Result<OrphanHello> {
     let odd = |what: String| Error::new(ErrorKind::Protocol, what);
     let FromWorker::Orphan { protocol, release, generation, exclusive, listeners } = message else {
-        return Err(odd("it said something else than that it is alone".into()));
+        return Err(odd("its first message is not the one of an orphan".into()));
     };
     if !Protocols::OURS.overlaps(protocol) {
-        return Err(odd(format!("it speaks the protocol of release {release}")));
+        return Err(odd(format!("it uses the protocol of release {release}")));
     }
     if generation > MAX_GENERATION {
-        return Err(odd(format!("its generation is said to be {generation}")));
+        return Err(odd(format!("it reports generation {generation}, which is impossible")));
     }
     let mut fds = fds.into_iter();
     let (Some(counters_fd), Some(process), true) =
         (fds.next(), fds.next(), fds.len() == listeners.len())
     else {
-        return Err(odd("it sent another number of descriptors than it named".into()));
+        return Err(odd("it sent a different number of descriptors than it announced".into()));
     };
     // It may be of a user who has fewer privileges than this process, which will signal what it was handed
     // as a process, and bind, unlink and give away what it was handed as a listener.
     if process::pid_of_pidfd(&process) != Some(pid) {
-        return Err(odd(format!("it handed over another process than {pid}")));
+        return Err(odd(format!("the process that it sent is not {pid}")));
     }
     let counters = Counters::open(&counters_fd)
-        .map_err(|error| Error::io("its counters cannot be shared", error))?;
+        .map_err(|error| Error::io("cannot map its counters", error))?;
     let fds: Vec<OwnedFd> = fds.collect();
     for (OrphanedListener { name, addr, settings, .. }, fd) in listeners.iter().zip(&fds) {
         if !listener::is(fd, addr, settings) {
-            return Err(odd(format!("what it handed over as listener `{name}` is not {addr}")));
+            return Err(odd(format!("the socket that it sent as listener `{name}` is not {addr}")));
         }
     }
     let adopt = |(listener, fd): (OrphanedListener, OwnedFd)| {
@@ -329,8 +333,8 @@ fn is_dead(error: &io::Error) -> bool {
 
 fn unreachable(pid: i32, path: &Path, why: &str) -> String {
     format!(
-        "process {pid} of an earlier supervisor cannot be taken over at {}: {why}; if it keeps a listener, \
-         end it",
+        "cannot re-attach to process {pid} of an earlier supervisor at {}: {why}; if it still \
+         holds a listener, kill it",
         path.display()
     )
 }
@@ -369,18 +373,17 @@ impl Orphans {
     pub(crate) fn unpack(packed: Vec<OrphanState>) -> Result<Orphans> {
         let mut orphans = Orphans::default();
         for it in packed {
-            let counters_fd = it.counters.duplicate("the counters of an earlier worker")?;
-            let counters = Counters::open(&counters_fd).map_err(|error| {
-                Error::io("cannot share the counters of an earlier worker", error)
-            })?;
+            let counters_fd = it.counters.duplicate("the counters of an orphan")?;
+            let counters = Counters::open(&counters_fd)
+                .map_err(|error| Error::io("cannot map the counters of an orphan", error))?;
             let orphan = Orphan {
                 generation: it.generation,
                 // That was decided when it was found.
                 exclusive: false,
                 listeners: Vec::new(),
                 path: it.path,
-                link: it.link.duplicate("the link of an earlier worker")?,
-                process: it.process.duplicate("the process of an earlier worker")?,
+                link: it.link.duplicate("the link of an orphan")?,
+                process: it.process.duplicate("the process of an orphan")?,
                 counters,
                 counters_fd,
                 told: it.told,
@@ -446,11 +449,11 @@ mod tests {
         let listener = bound();
         let there = addr(&listener);
         let said = why(says(getppid().unwrap(), listener.into(), there)).unwrap();
-        assert!(said.contains("it handed over another process than"), "{said}");
+        assert!(said.contains("the process that it sent is not"), "{said}");
 
         let not_it = |said: Result<OrphanHello>| {
             let said = why(said).unwrap();
-            assert!(said.contains("what it handed over as listener `http` is not"), "{said}");
+            assert!(said.contains("the socket that it sent as listener `http` is not"), "{said}");
         };
         let (listener, other) = (bound(), bound());
         not_it(says(getpid(), listener.into(), addr(&other)));

@@ -66,7 +66,7 @@ pub(crate) fn accept(socket: impl AsFd) -> io::Result<Option<OwnedFd>> {
     match foreign_user(&peer)? {
         None => Ok(Some(peer)),
         Some(uid) => {
-            tracing::warn!(uid, "another user wanted this worker: turned away");
+            tracing::warn!(uid, "refused another user that tried to re-attach this worker");
             Ok(None)
         }
     }

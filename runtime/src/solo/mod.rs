@@ -148,7 +148,7 @@ fn keep(fd: BorrowedFd<'_>) -> Result<RawFd> {
 }
 
 fn pack(luggage: &SoloState) -> Result<std::fs::File> {
-    let cannot = |error: std::io::Error| Error::io("cannot write the state for the exec", error);
+    let cannot = |error: std::io::Error| Error::io("cannot write the state for exec", error);
     let fd = rustix::fs::memfd_create("unbroken-luggage", MemfdFlags::CLOEXEC)
         .map_err(|error| cannot(error.into()))?;
     let mut file = std::fs::File::from(fd);
@@ -161,9 +161,8 @@ fn unpack(number: RawFd) -> Result<SoloState> {
     let mut bytes = Vec::new();
     std::fs::File::from(adopt(number)?)
         .read_to_end(&mut bytes)
-        .map_err(|error| Error::io("cannot read the state of the exec", error))?;
-    json::from_slice(&bytes)
-        .map_err(|error| Error::io("the state of the exec is not understood", error))
+        .map_err(|error| Error::io("cannot read the state after exec", error))?;
+    json::from_slice(&bytes).map_err(|error| Error::io("cannot parse the state after exec", error))
 }
 
 /// After the exec: becomes the worker, with a thread that stands in for its supervisor.
@@ -188,14 +187,15 @@ pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
     let open = |path| LogFile::open(path, settings.log_mode);
     let log = luggage.log.as_deref().map(open).transpose()?;
     let (ours, theirs) =
-        seqpacket::pair().map_err(|error| Error::io("cannot open a link", error))?;
-    let (counters, counters_fd) =
-        Counters::create().map_err(|error| Error::io("cannot share counters", error))?;
+        seqpacket::pair().map_err(|error| Error::io("cannot create a link", error))?;
+    let (counters, counters_fd) = Counters::create()
+        .map_err(|error| Error::io("cannot create the shared counters", error))?;
     let listeners = bound
         .iter()
         .map(|(name, listener)| {
             let socket = listener.as_fd().try_clone_to_owned();
-            let socket = socket.map_err(|error| Error::io("cannot hand over a listener", error))?;
+            let socket = socket
+                .map_err(|error| Error::io("cannot duplicate the socket of a listener", error))?;
             let (addr, source) = (listener.addr().clone(), listener.source());
             Ok((ListenerHandle { name: name.clone(), addr, source }, socket))
         })

@@ -11,11 +11,7 @@ use crate::control::{
 use crate::counters::Ledger;
 use unbroken_core::event::{Generation, RestartReport};
 
-/// Bytes of a reason; what is beyond is cut.
-const MAX_REASON: usize = 2000;
-
-/// Bytes of a status line.
-const MAX_STATUS: usize = 1000;
+use crate::link::{self, MAX_REASON, MAX_STATUS};
 
 /// Everything that `status` shows.
 pub(super) fn status(driver: &Driver) -> Status {
@@ -121,11 +117,7 @@ pub(super) fn short_status(text: String) -> String {
 fn cut(text: String, bytes: usize) -> String {
     let odd = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     let mut text = text.replace(odd, "\u{fffd}");
-    if text.len() > bytes {
-        let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or(0));
-        text.push('…');
-    }
+    link::cut(&mut text, bytes);
     text
 }
 
@@ -152,8 +144,8 @@ pub(super) fn advice(output: &[String], settings: &Settings) -> Option<&'static 
     let in_use = |line: &String| line.contains(&number) || line.contains("AddrInUse");
     // Alone it has nobody to share its addresses with.
     (!settings.exclusive && output.iter().any(in_use)).then_some(
-        "an address that the program binds itself is in use, most likely by the generation that serves: \
-         declare it with `listen`, or set `exclusive`",
+        "an address that the program binds itself is in use, probably by the generation that \
+         serves; declare it with `listen` or set `exclusive`",
     )
 }
 
@@ -179,7 +171,7 @@ pub(super) fn trace(report: &RestartReport) -> Option<String> {
         to_drained_ms = ms(took),
         "generation drained"
     );
-    Some(format!("generation {generation} is gone after {:.0} ms: {ledger}", ms(took)))
+    Some(format!("generation {generation} drained after {:.0} ms: {ledger}", ms(took)))
 }
 
 /// The ledger of that generation, as fields of the line.
@@ -256,8 +248,8 @@ mod tests {
         assert_eq!(
             text.as_deref(),
             Some(
-                "generation 3 is gone after 20 ms: 9 connections: 0 finished, 7 passed on, \
-                 0 told to go, 0 forced, 2 lost; 40 requests"
+                "generation 3 drained after 20 ms: 9 connections: 0 finished, 7 handed off, 0 \
+                 closed, 0 forced, 2 lost; 40 requests"
             )
         );
         let event: serde_json::Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();

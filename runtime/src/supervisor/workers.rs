@@ -97,7 +97,7 @@ impl WorkerProcess {
     }
 
     /// The next message, if one is there.
-    pub(crate) fn receive(&mut self, now: Instant) -> Result<Option<FromWorker>, String> {
+    pub(crate) fn receive(&mut self, now: Instant) -> Result<Option<FromWorker>> {
         let Some(link) = &self.link else { return Ok(None) };
         match link::receive::<FromWorker>(link) {
             Ok(Some((message, _))) => Ok(Some(message)),
@@ -107,7 +107,7 @@ impl WorkerProcess {
                 Ok(None)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(format!("its message was not understood: {error}")),
+            Err(error) => Err(Error::io("cannot parse its message", error)),
         }
     }
 }
@@ -154,7 +154,7 @@ impl WorkerProcess {
     fn unpack(packed: WorkerProcessState) -> Result<WorkerProcess> {
         let counters_fd = packed.counters.duplicate("the counters of a worker")?;
         let counters = Counters::open(&counters_fd)
-            .map_err(|error| Error::io("cannot share the counters of a worker", error))?;
+            .map_err(|error| Error::io("cannot map the counters of a worker", error))?;
         let pidfd = packed.pidfd.duplicate("the process of a worker")?;
         Ok(WorkerProcess {
             generation: packed.generation,
@@ -211,9 +211,9 @@ impl WorkerProcesses {
             let what = format!("cannot {what} for a worker");
             move |error: io::Error| Error::io(what, error)
         };
-        let (ours, theirs) = seqpacket::pair().map_err(cannot("open a link"))?;
-        descriptors::set_nonblocking(&ours).map_err(cannot("open a link"))?;
-        let (counters, counters_fd) = Counters::create().map_err(cannot("share counters"))?;
+        let (ours, theirs) = seqpacket::pair().map_err(cannot("create a link"))?;
+        descriptors::set_nonblocking(&ours).map_err(cannot("create a link"))?;
+        let (counters, counters_fd) = Counters::create().map_err(cannot("create the counters"))?;
         failpoint::try_hit(Step::SupervisorBeforeFork, plan.generation)
             .map_err(|error| Error::io("cannot fork a process", error))?;
         match process::fork()? {
@@ -318,7 +318,7 @@ impl WorkerProcesses {
 fn become_worker(link: &OwnedFd, plan: &WorkerSpec<'_>) -> Error {
     let attempt = || -> Result<std::convert::Infallible> {
         descriptors::keep_across_exec(link.as_fd())
-            .map_err(|error| Error::io("cannot hand over the link", error))?;
+            .map_err(|error| Error::io("cannot keep the link open across exec", error))?;
         let marker = RoleMarker::text(Role::Worker {
             link: std::os::fd::AsRawFd::as_raw_fd(link),
             respawn: plan.respawn,

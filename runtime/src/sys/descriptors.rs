@@ -9,8 +9,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Resource, getrlimit};
 
-/// The most descriptors that the table is sized for.
-const MOST_SIZED: u64 = 65_536;
+/// The most descriptors that the table is sized for in advance: 65,536 take 512 KiB. Beyond that it
+/// grows as needed, which pauses a process with several threads.
+const MAX_TABLE: u64 = 65_536;
 
 /// Lets `fd` survive the next `exec`.
 pub(crate) fn keep_across_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -89,7 +90,7 @@ pub(crate) fn size_table(any: impl AsFd) -> io::Result<()> {
 
 /// The last descriptor that the table is sized for.
 fn last_sized(limit: Option<u64>) -> RawFd {
-    let count = limit.unwrap_or(MOST_SIZED).clamp(1, MOST_SIZED);
+    let count = limit.unwrap_or(MAX_TABLE).clamp(1, MAX_TABLE);
     RawFd::try_from(count - 1).unwrap_or(RawFd::MAX)
 }
 

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long is looked for a process. A supervisor has something else to do.
-const EFFORT: Duration = Duration::from_millis(100);
+/// How long a process is searched for in /proc. The supervisor does nothing else meanwhile, and the
+/// name is only a part of an error message.
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The state of a socket that listens, in `/proc/net/tcp`.
 const LISTENS: &str = "0A";
@@ -29,7 +30,7 @@ pub(crate) enum Holder {
 /// Who listens at a TCP address, or at one that includes it or is included. `None`: nobody was found, or
 /// not soon enough.
 pub(crate) fn of_tcp(wanted: SocketAddr, v6only: bool) -> Option<Holder> {
-    let deadline = Instant::now() + EFFORT;
+    let deadline = Instant::now() + SEARCH_TIMEOUT;
     let mut found = Vec::new();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         let Ok(file) = File::open(table) else { continue };
@@ -52,7 +53,7 @@ pub(crate) fn of_tcp(wanted: SocketAddr, v6only: bool) -> Option<Holder> {
 
 /// Who listens at a path.
 pub(crate) fn of_unix(path: &Path) -> Option<Holder> {
-    let deadline = Instant::now() + EFFORT;
+    let deadline = Instant::now() + SEARCH_TIMEOUT;
     let file = File::open("/proc/self/net/unix").ok()?;
     let lines = BufReader::new(file).lines().skip(1).map_while(Result::ok);
     let mut lines = lines.take_while(|_| Instant::now() <= deadline);
@@ -64,7 +65,7 @@ pub(crate) fn of_unix(path: &Path) -> Option<Holder> {
 pub(crate) fn other_end(pid: u32) -> Option<Holder> {
     let link = fs::read_link(format!("/proc/{pid}/fd/2")).ok()?;
     // Members of the daemon have it open to write to it.
-    let deadline = Instant::now() + 10 * EFFORT;
+    let deadline = Instant::now() + 10 * SEARCH_TIMEOUT;
     holder_where(deadline, |other, fd| {
         other != pid && fs::read_link(fd).is_ok_and(|at| at == link) && !writes(other, fd)
     })

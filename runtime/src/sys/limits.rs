@@ -32,7 +32,7 @@ pub(crate) fn set(name: &str, soft: Option<u64>, hard: Option<u64>) -> io::Resul
     let Some(resource) = resource(name) else {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "this release knows no such limit",
+            "this release does not know that limit",
         ));
     };
     let now = rustix::process::getrlimit(resource);

@@ -35,7 +35,7 @@ pub(crate) fn empty_file(name: &str) -> io::Result<OwnedFd> {
 pub(crate) fn contents(fd: impl AsFd, limit: u64) -> io::Result<Vec<u8>> {
     let size = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
     if size > limit {
-        let why = format!("{size} bytes are more than {limit}");
+        let why = format!("{size} bytes exceed the limit of {limit}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
@@ -75,7 +75,7 @@ impl<T: Shareable> Mapping<T> {
         if !seals.contains(SealFlags::SHRINK) || usize::try_from(size).unwrap_or(0) < length {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "shared memory of the wrong size or unsealed",
+                "the shared memory has the wrong size or is not sealed",
             ));
         }
         // SAFETY: a fresh shared mapping at an address the kernel chooses aliases no Rust object; its

@@ -136,17 +136,17 @@ fn require_single_thread() -> Result<()> {
         .collect();
     let cure = match others.iter().any(|name| name == "`jemalloc_bg_thd`") {
         true => {
-            "leave the allocator's feature `background_threads` out and begin `main` with \
+            "remove the allocator's feature `background_threads` and begin `main` with \
              `tikv_jemalloc_ctl::background_thread::write(true)`"
         }
         false => {
-            "find the constructor or preloaded library that starts it and let it wait for `main`"
+            "find the constructor or preloaded library that starts it and make it wait for `main`"
         }
     };
     Err(Error::new(
         ErrorKind::Refused,
         format!(
-            "a daemon cannot begin beside other threads: {} started before `main`; {cure}",
+            "a daemon cannot start while it has other threads: {} started before `main`; {cure}",
             others.join(", ")
         ),
     ))

@@ -64,12 +64,15 @@ fn send_flagged(
         return refused("an empty message looks like an end".into());
     }
     if bytes.len() > MAX_PACKET {
-        return refused(format!("the message has {} bytes and may have {MAX_PACKET}", bytes.len()));
+        return refused(format!(
+            "the message has {} bytes, more than the limit of {MAX_PACKET}",
+            bytes.len()
+        ));
     }
     if fds.len() > MAX_DESCRIPTORS {
         let count = fds.len();
         return refused(format!(
-            "{count} descriptors are more than the {MAX_DESCRIPTORS} of a message"
+            "{count} descriptors exceed the limit of {MAX_DESCRIPTORS} for a message"
         ));
     }
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -88,8 +91,8 @@ fn send_flagged(
 pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     let Some((packet, whole)) = receive_some(socket)? else { return Ok(None) };
     if !whole {
-        let why = "its descriptors did not arrive: this process has too many open (RLIMIT_NOFILE), \
-                   or there were more than 250";
+        let why = "its descriptors were not received; this process has too many open \
+                   (RLIMIT_NOFILE), or more than 250 were sent";
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     Ok(Some(packet))

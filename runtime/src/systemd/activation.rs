@@ -9,7 +9,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, Result};
-use crate::listener::{self, Bound, InheritedSocket};
+use crate::listener::{self, Bound, InheritedSocket, Unsuitable};
 use crate::sys::{descriptors, process};
 use unbroken_core::sorted::{SortedMap, sort_few};
 
@@ -23,8 +23,9 @@ const FIRST_NUMBER: &str = "LISTEN_FDS_FIRST_FD";
 /// The number of the first descriptor.
 const FIRST: RawFd = 3;
 
-/// More than a service manager passes.
-const MOST: usize = 1024;
+/// The most descriptors that `LISTEN_FDS` may announce. A service manager passes far fewer; a wrong
+/// number must not close descriptors of others.
+const MAX_PASSED: usize = 1024;
 
 /// How systemd names what its unit does not name.
 const UNNAMED: &str = "unknown";
@@ -50,8 +51,8 @@ pub(crate) fn take(foreground: bool) -> Result<Vec<Named>> {
     let adopt = |(number, name)| {
         descriptors::adopt(number).map(|fd| (name, fd)).map_err(|error| {
             Error::config(format!(
-                "LISTEN_FDS promises descriptor {number}, which is not open ({error}): unset it, or \
-                 correct who sets it"
+                "LISTEN_FDS announces descriptor {number}, which is not open ({error}); unset it \
+                 or fix the program that sets it"
             ))
         })
     };
@@ -81,10 +82,10 @@ fn announced(
         Some(_) => (FIRST, Some(UNNAMED.to_owned())),
         None => (var(FIRST_NUMBER).and_then(|first| first.parse().ok()).unwrap_or(FIRST), None),
     };
-    let Some(count) = count.parse().ok().filter(|count| *count <= MOST) else {
+    let Some(count) = count.parse().ok().filter(|count| *count <= MAX_PASSED) else {
         return Err(Error::config(format!(
-            "LISTEN_FDS is `{count}`, and not a number of descriptors up to {MOST}: unset it, or correct \
-             who sets it"
+            "LISTEN_FDS is `{count}`, not a number of descriptors up to {MAX_PASSED}; unset it or \
+             fix the program that sets it"
         )));
     };
     let Some(names) = var("LISTEN_FDNAMES") else { return Ok((first, vec![unnamed; count])) };
@@ -93,8 +94,8 @@ fn announced(
         _ if count == 0 => Ok(NONE),
         named if named == count => Ok((first, names)),
         named => Err(Error::config(format!(
-            "LISTEN_FDNAMES has {named} names for the {count} descriptors of LISTEN_FDS: correct who sets \
-             them"
+            "LISTEN_FDNAMES has {named} names for the {count} descriptors of LISTEN_FDS; fix the \
+             program that sets them"
         ))),
     }
 }
@@ -146,7 +147,7 @@ impl Sockets {
     fn accept(
         &mut self,
         name: String,
-        examined: Result<InheritedSocket, String>,
+        examined: Examined,
         declared: &SortedMap<String, ListenSettings>,
     ) -> Result<()> {
         let listeners = || listed(declared);
@@ -155,14 +156,14 @@ impl Sockets {
             Ok(given) => given,
             Err(what) if is_declared => {
                 return Err(Error::config(format!(
-                    "the service manager passed {what} as listener `{name}`: its .socket unit needs \
-                     ListenStream= with an address or a path, and Accept=no"
+                    "the service manager passed {what} as listener `{name}`; its .socket unit \
+                     needs ListenStream= with an address or a path, and Accept=no"
                 )));
             }
             Err(what) => {
                 self.remarks.push(format!(
-                    "the service manager passed {what} as `{name}`, which is not used: remove it from \
-                     the .socket unit"
+                    "the service manager passed {what} as `{name}`, which is ignored; remove it \
+                     from the .socket unit"
                 ));
                 return Ok(());
             }
@@ -170,18 +171,17 @@ impl Sockets {
         // By default it has the name of the unit.
         if name == UNNAMED || name.is_empty() || name.ends_with(".socket") {
             return Err(Error::config(format!(
-                "the service manager passed the socket {} under the name `{name}`, so that it is not \
-                 known for which listener ({}): set FileDescriptorName= in the .socket unit to the name \
-                 of the listener",
+                "the service manager passed the socket {} as `{name}`, which is not the name of a \
+                 listener ({}); set FileDescriptorName= in the .socket unit to that name",
                 given.addr(),
                 listeners()
             )));
         }
         if !is_declared {
             self.remarks.push(format!(
-                "the service manager passed the socket {} as `{name}`, and no listener has that name \
-                 ({}): who connects there waits in vain; declare it, correct FileDescriptorName=, or \
-                 disable the .socket unit",
+                "the service manager passed the socket {} as `{name}`, but no listener has that \
+                 name ({}) and connections to it are never accepted; declare the listener, correct \
+                 FileDescriptorName= or disable the .socket unit",
                 given.addr(),
                 listeners()
             ));
@@ -194,7 +194,7 @@ impl Sockets {
     fn take_back(
         &mut self,
         stored: &str,
-        examined: Result<InheritedSocket, String>,
+        examined: Examined,
         declared: &SortedMap<String, ListenSettings>,
     ) -> Result<()> {
         let name = stored.split(FURTHER).next().unwrap_or(stored);
@@ -207,11 +207,11 @@ impl Sockets {
             (Err(what), _) => format!("it is {what}"),
             (Ok(given), None) => {
                 self.left.push((name.to_owned(), given.addr().clone()));
-                "it is not declared any more".into()
+                "the listener is no longer declared".into()
             }
             (Ok(given), Some(wanted)) => match given.differs(wanted) {
                 None if self.has_stored(name, given.addr(), wanted) => {
-                    "there is another of it".into()
+                    "another stored socket has the same address".into()
                 }
                 None => {
                     self.stored.push((name.to_owned(), given.of_store(name, wanted)?));
@@ -219,12 +219,11 @@ impl Sockets {
                 }
                 Some(why) => {
                     self.left.push((name.to_owned(), given.addr().clone()));
-                    format!("of {}, {why}", given.addr())
+                    format!("it is at {}, and {why}", given.addr())
                 }
             },
         };
-        self.remarks
-            .push(format!("listener `{name}` was kept by the service manager in vain: {why}"));
+        self.remarks.push(format!("closing the stored socket of listener `{name}`: {why}"));
         self.outdated.push(stored.to_owned());
         Ok(())
     }
@@ -252,7 +251,8 @@ impl Sockets {
         if differs {
             let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
             self.remarks.push(format!(
-                "listener `{name}` is at {}, passed by the service manager, and not at {} as configured",
+                "listener `{name}` is at {}, as passed by the service manager, and not at {} as \
+                 configured",
                 addrs.join(" and "),
                 wanted.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
             ));
@@ -281,7 +281,7 @@ pub(crate) fn store_names<'a, B>(
 }
 
 /// What was found under a descriptor.
-type Examined = Result<InheritedSocket, String>;
+type Examined = Result<InheritedSocket, Unsuitable>;
 
 /// Gives each socket without a name that of the listener it has the address of; what is left over, where
 /// that is one on both sides, belongs together.
@@ -308,11 +308,11 @@ fn named(
         _ => {
             let what = left.iter().map(|examined| match examined {
                 Ok(given) => format!("the socket {}", given.addr()),
-                Err(what) => what.clone(),
+                Err(what) => what.to_string(),
             });
             return Err(Error::config(format!(
-                "this process was given {} without a name, which has the address of no listener ({}): \
-                 declare a listener there, or name it in LISTEN_FDNAMES",
+                "this process was given {} without a name, and no listener has that address ({}); \
+                 declare a listener there or name it in LISTEN_FDNAMES",
                 what.collect::<Vec<_>>().join(" and "),
                 listed(declared)
             )));

@@ -94,7 +94,7 @@ pub(crate) fn start(
         .stack_size(256 * 1024)
         .spawn(move || conductor.run())
         .map_err(|error| {
-            Error::io("cannot start the thread that listens to the supervisor", error)
+            Error::io("cannot start the thread that reads from the supervisor", error)
         })?;
     Ok(())
 }
@@ -200,10 +200,10 @@ impl ControlThread {
                 }
             }
             ToWorker::Error { message } => {
-                tracing::warn!(%message, "the supervisor did not understand");
+                tracing::warn!(%message, "the supervisor rejected a message");
             }
             ToWorker::Welcome { .. } | ToWorker::Unknown => {
-                let message = "not understood by this worker".to_owned();
+                let message = "message not known to this worker".to_owned();
                 self.state.send(&FromWorker::Error { message });
             }
         }
@@ -248,12 +248,13 @@ impl ControlThread {
         };
         match rendezvous.accept_supervisor(&self.state) {
             Ok(Some(link)) => {
-                tracing::info!("a new supervisor has come");
+                tracing::info!("re-attached to a new supervisor");
                 self.tie = SupervisorLink::Adopted { link, until: *until };
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::error!(%error, "no new supervisor can come: draining when the time is over");
+                tracing::error!(%error,
+                    "cannot re-attach to a new supervisor; draining when `orphan_grace` is over");
                 self.rendezvous = None;
             }
         }
@@ -273,7 +274,7 @@ impl ControlThread {
             SupervisorLink::Orphan { until } | SupervisorLink::Adopted { until, .. } => Some(until),
         };
         if let (Some(until), false) = (next, self.state.draining.is_cancelled()) {
-            tracing::warn!("the supervisor is gone: serving until the next one comes");
+            tracing::warn!("the supervisor is gone; serving until a new one re-attaches");
             self.tie = SupervisorLink::Orphan { until };
             // In its confirm window an old worker too: whether the new one lasts is not known yet.
             self.state.set_phase(WorkerPhase::Open);
@@ -292,7 +293,7 @@ impl ControlThread {
 
     fn stop_waiting_for_supervisor(&mut self) {
         if !self.state.draining.is_cancelled() {
-            tracing::warn!("the supervisor is gone: draining");
+            tracing::warn!("the supervisor is gone; draining");
             // Should it be there all the same, deaf in one direction: this is not the program's end.
             self.state.send(&FromWorker::Leaving { main_ended: false });
             self.state.set_last();

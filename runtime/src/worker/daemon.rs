@@ -13,10 +13,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::net;
 use super::state::{ListenerClaim, SharedState, WorkerPhase};
 use crate::error::{Error, ErrorKind, Result};
-use crate::link::FromWorker;
-
-/// Characters of a status line; what is beyond is cut.
-const MAX_STATUS: usize = 1000;
+use crate::link::{self, FromWorker, MAX_STATUS};
 
 /// The program's handle of its daemon, given to `main`. Cheap to clone.
 ///
@@ -154,9 +151,7 @@ impl Daemon {
     /// Never waits: a supervisor that is hundreds of lines behind, as one that was stopped, misses it.
     pub fn status(&self, text: impl Into<String>) {
         let mut text = text.into();
-        if let Some((end, _)) = text.char_indices().nth(MAX_STATUS) {
-            text.truncate(end);
-        }
+        link::cut(&mut text, MAX_STATUS);
         self.state.try_send(&FromWorker::Status { text });
     }
 }

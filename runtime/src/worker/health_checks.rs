@@ -7,10 +7,7 @@ use std::sync::Arc;
 
 use super::daemon::Daemon;
 use super::state::WorkerPhase;
-use crate::link::FromWorker;
-
-/// Characters of a reason; what is beyond is cut.
-const MAX_REASON: usize = 1000;
+use crate::link::{self, FromWorker, MAX_REASON};
 
 impl Daemon {
     /// Says that this generation should not serve.
@@ -20,9 +17,7 @@ impl Daemon {
     /// reason. Later it is only written to the log, as there is nothing to go back to.
     pub fn unhealthy(&self, reason: impl Into<String>) {
         let mut reason = reason.into();
-        if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
-            reason.truncate(end);
-        }
+        link::cut(&mut reason, MAX_REASON);
         self.state.send(&FromWorker::Unhealthy { reason });
     }
 

@@ -19,7 +19,7 @@ use crate::config::{Configuration, Surroundings};
 use crate::counters::{Counters, StartupStage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
-use crate::link::{self, FromWorker, ListenerHandle, Protocols, ToWorker};
+use crate::link::{self, FromWorker, ListenerHandle, MAX_REASON, Protocols, ToWorker};
 #[cfg(feature = "log")]
 use crate::logs;
 use crate::logs::DaemonLog;
@@ -29,15 +29,14 @@ use crate::spec::{Flavor, Spec};
 use crate::sys::descriptors;
 use crate::sys::privileges::Account;
 
-/// How long the runtime's threads may take to drop what they hold.
+/// How long the threads of the runtime may take to drop their tasks. A blocking task may never end,
+/// and the exit of the worker must not wait for it.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often, a millisecond apart, it is looked whether tasks that ended are among the living no more: the
-/// runtime takes them off its list a moment after all that they held is dropped.
-const TASK_COUNT_ATTEMPTS: u32 = 50;
-
-/// Characters of the mistakes in a configuration that the supervisor is told of; stderr has them all.
-const MAX_REASON: usize = 10_000;
+/// How often the number of live tasks is read, a millisecond apart: the runtime removes a task from
+/// its list a moment after it dropped it, and a task that has ended must not be reported as
+/// dropped.
+const MAX_LOOKS: u32 = 50;
 
 /// The exit code of a program that panicked, as the standard library's.
 const PANICKED: u8 = 101;
@@ -79,8 +78,8 @@ pub(crate) fn handshake(
     match introduced {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             let error = Error::config(format!(
-                "the configuration is too large to be passed on ({error}); name a file in \
-                 section `app` in place of what is large there"
+                "the configuration is too large to be sent to the supervisor ({error}); move large \
+                 values of section `app` to a file, and name that file"
             ));
             return Err(misconfigured(&link, error)?);
         }
@@ -88,17 +87,17 @@ pub(crate) fn handshake(
     }
     let odd = |what: &str| Error::new(ErrorKind::Protocol, format!("the supervisor {what}"));
     let Some((message, fds)) = link::receive::<ToWorker>(&link).map_err(link_error)? else {
-        return Err(odd("turned this worker away"));
+        return Err(odd("closed the link to this worker"));
     };
     let ToWorker::Welcome { generation, configuration, listeners: names, rendezvous } = message
     else {
-        return Err(odd("said something else than welcome"));
+        return Err(odd("did not send settings first"));
     };
     failpoint::hit(Step::WorkerAfterWelcome, generation);
     let mut fds = fds.into_iter();
     let counters = fds.next().ok_or_else(|| odd("sent no counters"))?;
     if fds.len() != names.len() + usize::from(rendezvous) {
-        return Err(odd("sent another number of listeners than it named"));
+        return Err(odd("sent a different number of listeners than it announced"));
     }
     let listeners = names.into_iter().zip(fds.by_ref()).collect();
     let (configuration, rendezvous) = (*configuration, fds.next());
@@ -109,15 +108,13 @@ pub(crate) fn handshake(
 /// Tells the supervisor of an error in the configuration, as much of it as a packet holds, and returns it.
 fn misconfigured(link: &OwnedFd, error: Error) -> Result<Error> {
     let mut reason = error.to_string();
-    if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
-        reason.truncate(end);
-    }
+    link::cut(&mut reason, MAX_REASON);
     link::send(link, &FromWorker::Misconfigured { reason }, &[]).map_err(link_error)?;
     Ok(error)
 }
 
 fn link_error(error: io::Error) -> Error {
-    Error::io("cannot talk to the supervisor", error)
+    Error::io("cannot communicate with the supervisor", error)
 }
 
 impl WorkerRuntime {
@@ -156,7 +153,7 @@ impl WorkerRuntime {
         logs::subscriber::install(&configuration.settings, generation);
         // Here there is one thread.
         if let Err(error) = descriptors::size_table(&link) {
-            tracing::debug!(%error, "the descriptor table grows as it has to");
+            tracing::debug!(%error, "cannot grow the descriptor table in advance");
         }
         let state = SharedState::new(configuration, generation, counters, listeners, link)
             .map_err(|error| Error::io("cannot prepare the worker", error))?;
@@ -272,7 +269,7 @@ async fn count_leftover_tasks(state: &SharedState, runtime: &tokio::runtime::Han
         let own = u64::try_from(state.own.len()).unwrap_or(u64::MAX);
         alive.saturating_sub(own).saturating_sub(state.counters.remaining().tasks)
     };
-    for _ in 0..TASK_COUNT_ATTEMPTS {
+    for _ in 0..MAX_LOOKS {
         if count() == 0 {
             break;
         }

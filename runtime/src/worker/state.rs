@@ -211,14 +211,14 @@ impl SharedState {
     /// Tells the supervisor. One that is gone or does not listen is noticed by the conductor.
     pub(crate) fn send(&self, message: &FromWorker) {
         if let Err(error) = link::send(&self.link, message, &[]) {
-            tracing::debug!(%error, "the supervisor did not take a message");
+            tracing::debug!(%error, "cannot send a message to the supervisor");
         }
     }
 
     /// As [`State::say`], for what may be lost: never waits for a supervisor that does not listen.
     pub(crate) fn try_send(&self, message: &FromWorker) {
         if let Err(error) = link::try_send(&self.link, message) {
-            tracing::debug!(%error, "the supervisor did not take a message");
+            tracing::debug!(%error, "cannot send a message to the supervisor");
         }
     }
 
@@ -483,7 +483,8 @@ impl SharedState {
         for handle in &handles {
             match socket.fd.try_clone() {
                 Ok(fd) => lock(handle).push((place, fd)),
-                Err(error) => tracing::error!(%error, "a new socket is not taken"),
+                Err(error) => tracing::error!(%error,
+                    "cannot use the socket that replaces a removed one"),
             }
         }
         if handles.is_empty() {

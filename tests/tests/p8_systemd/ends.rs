@@ -61,7 +61,7 @@ pub(crate) fn own_watchdog(machine: &Machine) {
     let mut connection = service.connect().expect("a connection");
     connection.send("GET /block HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
     eventually("it is replaced", SOON, || {
-        service.journal().contains("does not answer its watchdog for 0.5 s")
+        service.journal().contains("has not responded to its watchdog for 0.5 s")
     });
     assert_ne!(service.get("/").number("pid"), first);
     assert_eq!((service.show("MainPID"), service.show("NRestarts")), (main, "0".into()));

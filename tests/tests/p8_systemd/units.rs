@@ -48,13 +48,13 @@ pub(crate) fn install(machine: &Machine) {
     machine.shell(&format!("test ! -e {file}")).expect_code(0);
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let refused = machine.run(nobody.into_iter().chain([&*service.image, "unit", "--install"]));
-    refused.expect_code(1).expect_text("be root");
+    refused.expect_code(1).expect_text("needs root");
 
     let first = service.unit(&[], &["--install", "--yes"]).expect_code(0);
     assert!(first.stdout.starts_with("--- /dev/null\n+++ /etc/systemd/system/"), "{first}");
     assert_eq!(service.systemctl("is-enabled").stdout.trim(), "enabled");
     let again = service.unit(&[], &["--install"]).expect_code(0);
-    assert!(again.stdout.starts_with("installed.service was installed already"), "{again}");
+    assert!(again.stdout.starts_with("installed.service was already installed"), "{again}");
 
     let other = service.unit(&[("DAEMON_DRAIN_TIMEOUT", "20s")], &["--install", "--yes"]);
     let other = other.expect_code(0);

@@ -39,7 +39,7 @@ impl Machine {
     ) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
-            let reason = format!("the worker of generation {} got SIGTERM", worker.generation);
+            let reason = format!("the worker of generation {} received SIGTERM", worker.generation);
             if worker.state == WorkerState::Serving {
                 // Not confirmed, but with connections to finish.
                 drain(id, worker, now + worker.policy.drain_timeout, out);
@@ -64,8 +64,8 @@ impl Machine {
         drain(id, worker, now + worker.policy.drain_timeout, out);
         if main_ended {
             let text = format!(
-                "`main` of generation {generation} ended while it waited for the confirm window: what is \
-                 open is finished as in a drain"
+                "`main` of generation {generation} returned while it was paused in the confirm \
+                 window; its connections are finished as in a drain"
             );
             self.warn(generation, text, out);
         } else {
@@ -73,7 +73,8 @@ impl Machine {
                 generation,
                 Level::Info,
                 format!(
-                    "a worker of generation {generation} got SIGTERM: it drains and is replaced"
+                    "a worker of generation {generation} received SIGTERM; it drains and is \
+                     replaced"
                 ),
             ));
         }
@@ -100,7 +101,7 @@ impl Machine {
             // The new generation serves already; if it fails, this one is respawned.
             let why = why(failure.as_ref());
             let text = format!(
-                "generation {generation} {exit} while it waited for the confirm window{why}"
+                "generation {generation} {exit} while it was paused in the confirm window{why}"
             );
             self.warn(generation, text, out);
             return;
@@ -113,7 +114,11 @@ impl Machine {
         let finished = exit.success() && state == WorkerState::Serving;
         match current.policy.restart {
             RestartPolicy::OnFailure if finished => {
-                out.push(log_of(generation, Level::Info, format!("{what}: the program is done")));
+                out.push(log_of(
+                    generation,
+                    Level::Info,
+                    format!("{what}: the program has finished"),
+                ));
                 self.shut_down(0, what, now, out);
                 return;
             }
@@ -158,7 +163,7 @@ impl Machine {
         out.push(log_of(
             current.generation,
             Level::Warn,
-            format!("{what}; respawn in {}", seconds(delay)),
+            format!("{what}; respawning in {}", seconds(delay)),
         ));
     }
 

@@ -35,7 +35,7 @@ impl Machine {
         if self.is_alone(id) {
             return false;
         }
-        let text = "the old generation drains before the new one begins";
+        let text = "the old generation drains before the new one starts";
         out.push(Action::Progress { text: text.into() });
         // As long as the old one takes: that is limited.
         if let Some(worker) = self.workers.get_mut(&id) {
@@ -66,7 +66,7 @@ impl Machine {
         if let Some(current) = self.current.as_mut().filter(|current| current.respawn_when_alone) {
             current.respawn_when_alone = false;
             let generation = current.generation;
-            let text = format!("generation {generation} begins again");
+            let text = format!("generation {generation} starts again");
             out.push(log_of(generation, Level::Warn, text));
             self.respawn(now, out);
         }

@@ -40,20 +40,20 @@ impl Machine {
     pub fn probe(&self, probe: Probe) -> ProbeResult {
         let serves = self.workers.values().any(|worker| worker.state == WorkerState::Serving);
         match probe {
-            Probe::Live if self.is_healthy() => ProbeResult::passes("the supervisor answers"),
-            Probe::Live => ProbeResult::fails("the worker does not answer its watchdog"),
+            Probe::Live if self.is_healthy() => ProbeResult::passes("the supervisor responds"),
+            Probe::Live => ProbeResult::fails("the worker does not respond to its watchdog"),
             Probe::Startup if self.serving_generation().is_some() => {
                 ProbeResult::passes("a generation has been ready")
             }
             Probe::Startup => ProbeResult::fails("no generation has been ready yet"),
             Probe::Ready if self.stopping.is_some() || self.exited => {
-                ProbeResult::fails("the daemon stops")
+                ProbeResult::fails("the daemon is stopping")
             }
             Probe::Ready if self.lame_duck.is_some() => {
                 ProbeResult::fails("the daemon is about to stop (lame duck)")
             }
-            Probe::Ready if serves => ProbeResult::passes("a generation serves"),
-            Probe::Ready => ProbeResult::fails("no worker serves"),
+            Probe::Ready if serves => ProbeResult::passes("a generation is serving"),
+            Probe::Ready => ProbeResult::fails("no worker is serving"),
         }
     }
 
@@ -67,7 +67,7 @@ impl Machine {
     fn in_words(&self, phase: ServicePhase) -> String {
         let mut text = match (phase, self.serving_generation()) {
             (ServicePhase::Stopping, Some(generation)) if self.lame_duck.is_some() => {
-                format!("lame duck: generation {generation} accepts a little longer")
+                format!("lame duck: generation {generation} is still accepting")
             }
             (ServicePhase::Stopping, _) => "stopping".to_owned(),
             (_, Some(generation)) => format!("generation {generation} serves"),
@@ -76,16 +76,16 @@ impl Machine {
         let draining = |worker: &&super::Worker| worker.state == WorkerState::Draining;
         match self.workers.values().filter(draining).count() {
             0 => {}
-            1 => text += ", one worker drains",
-            several => text += &format!(", {several} workers drain"),
+            1 => text += ", 1 worker draining",
+            several => text += &format!(", {several} workers draining"),
         }
         if let Some(transition) = &self.transition
             && self.current.is_some()
         {
             text += &match transition.committed_after {
-                None => format!("; generation {} starts", transition.generation),
+                None => format!("; generation {} is starting", transition.generation),
                 Some(_) => format!(
-                    "; it is on probation for {}",
+                    "; it is in its confirm window of {}",
                     seconds(transition.policy.confirm_window)
                 ),
             };

@@ -63,7 +63,7 @@ impl Machine {
             for waiter in self.pending.take().into_iter().flatten() {
                 refuse(waiter.client, "the daemon is stopping", out);
             }
-            let text = format!("lame duck for {}: not ready, and still accepting", seconds(length));
+            let text = format!("lame duck for {}: not ready, still accepting", seconds(length));
             out.push(log(Level::Info, text));
         }
         let lame_duck = self.lame_duck.get_or_insert_with(|| LameDuck {
@@ -73,7 +73,9 @@ impl Machine {
         });
         lame_duck.clients.extend(client);
         let left = lame_duck.until.saturating_duration_since(now);
-        out.push(Action::Progress { text: format!("lame duck for {}", seconds(left)) });
+        out.push(Action::Progress {
+            text: format!("lame duck for {}: not ready, still accepting", seconds(left)),
+        });
         None
     }
 

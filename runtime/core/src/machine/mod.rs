@@ -50,12 +50,14 @@ use crate::sorted::SortedMap;
 /// endless ones, which no history has shown, shall not keep the supervisor from its other events.
 const TICK_ROUNDS: usize = 16;
 
-/// Warnings that a report has, and characters of a worker's own words in each: ten reports have to fit into the
-/// packet that `status` is.
+/// The most warnings in a report. The reports of [`MAX_RESTARTS`] restarts have to fit into the
+/// packet that `status` answers with.
 const MAX_WARNINGS: usize = 3;
-const MAX_WORDS: usize = 100;
 
-/// Restarts that are remembered.
+/// The most characters of a worker's own failure text in a warning, for the same packet.
+const MAX_FAILURE_TEXT: usize = 100;
+
+/// The most restarts that `status` shows, the latest first.
 pub const MAX_RESTARTS: usize = 10;
 
 /// The state of the whole daemon. A supervisor hands it on to its next image.
@@ -346,7 +348,7 @@ fn log_of(generation: Generation, level: Level, text: String) -> Action {
 /// Why a worker failed, behind what it did.
 fn why(failure: Option<&String>) -> String {
     failure.map_or(String::new(), |failure| {
-        let words: String = failure.chars().take(MAX_WORDS).collect();
+        let words: String = failure.chars().take(MAX_FAILURE_TEXT).collect();
         let more = if words.len() < failure.len() { "…" } else { "" };
         format!(": {words}{more}")
     })

@@ -26,8 +26,8 @@ impl Machine {
         current.respawn_at = None;
         let generation = self.begin_generation(ImageSource::KnownGood(good), Vec::new(), now, out);
         let text = format!(
-            "generation {generation} is the image of generation {good} again, as {reason}; what is on \
-             disk is not what runs"
+            "rolled back to the known-good image of generation {good}, now generation \
+             {generation}, because {reason}; the image on disk is not the one that runs"
         );
         out.push(log_of(generation, Level::Error, text.clone()));
         out.push(Action::Progress { text: text.clone() });

@@ -11,7 +11,8 @@ use crate::Ledger;
 use crate::event::{Action, ClientAnswer, ClientId, Level, RestartReport};
 use crate::json::{FromJson, ToJson};
 
-/// How long a worker that was told to stop at once may take before it is killed.
+/// How long a worker that has to stop at once may take before it is killed: enough to close what is
+/// open, and no more, because a stop at once is urgent.
 pub(super) const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
 
 /// The daemon ends as soon as its last worker is gone.
@@ -109,8 +110,8 @@ impl Machine {
     pub(super) fn abandon_transition(&mut self, out: &mut Actions) {
         let pending = self.pending.take().into_iter().flatten();
         let reason = match self.stopping.as_ref().and_then(|stopping| stopping.reason.clone()) {
-            Some(reason) => format!("the daemon ends: {reason}"),
-            None => "the daemon was told to stop".into(),
+            Some(reason) => format!("the daemon is stopping: {reason}"),
+            None => "the daemon was asked to stop".into(),
         };
         if let Some(transition) = self.transition.take() {
             let report = RestartReport {

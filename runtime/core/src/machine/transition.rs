@@ -65,12 +65,12 @@ impl Machine {
             return;
         }
         if self.last_generation == self.before {
-            refuse(client, "the daemon has not begun", out);
+            refuse(client, "the daemon has not started yet", out);
             return;
         }
         self.exe.pending = exe.or(self.exe.pending.take());
         if self.transition.is_some() || self.upgrade.is_some() {
-            out.push(log(Level::Info, "a restart is in progress; one more follows it".into()));
+            out.push(log(Level::Info, "a restart is in progress; another one follows it".into()));
             self.pending.get_or_insert_default().push(waiter);
         } else {
             self.start_transition(vec![waiter], now, out);
@@ -121,8 +121,7 @@ impl Machine {
             return;
         }
         if worker.said_hello {
-            let reason =
-                format!("the worker of generation {} introduced itself twice", worker.generation);
+            let reason = format!("the worker of generation {} sent hello twice", worker.generation);
             self.failed(id, reason, now, out);
             return;
         }
@@ -146,8 +145,9 @@ impl Machine {
         }
         if !worker.said_hello || worker.deferred {
             let generation = worker.generation;
-            let when = if worker.deferred { "it was welcome" } else { "it introduced itself" };
-            let reason = format!("the worker of generation {generation} was ready before {when}");
+            let when = if worker.deferred { "it received its settings" } else { "it sent hello" };
+            let reason =
+                format!("the worker of generation {generation} reported ready before {when}");
             self.failed(id, reason, now, out);
             return;
         }
@@ -330,7 +330,7 @@ impl Machine {
         };
         let kept = if current.worker.is_some() { "keeps serving" } else { "is kept" };
         let generation = current.generation;
-        let text = format!("the restart failed: {reason}; generation {generation} {kept}");
+        let text = format!("restart aborted: {reason}; generation {generation} {kept}");
         out.push(log_of(transition.generation, Level::Error, text));
         self.record_restart(report.clone());
         if transition.confirm_at.is_some() {

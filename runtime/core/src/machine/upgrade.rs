@@ -27,7 +27,9 @@ impl Machine {
         let Some(upgrade) = self.upgrade.take() else { return };
         let mut held = upgrade.held;
         if let Some(reason) = kept {
-            let text = format!("workers new, supervisor kept, because {reason}");
+            let text = format!(
+                "the workers run the new image, but the supervisor keeps the old one: {reason}"
+            );
             out.push(log(Level::Error, text.clone()));
             let remembered = self.restarts.iter_mut();
             let retiring = self.retiring.iter_mut().map(|retiring| &mut retiring.report);

@@ -71,7 +71,7 @@ impl Machine {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.watch = None;
         let what = format!(
-            "the worker of generation {} does not answer its watchdog for {}",
+            "the worker of generation {} has not responded to its watchdog for {}",
             worker.generation,
             seconds(limit)
         );

@@ -13,10 +13,12 @@ use crate::event::{Action, Generation, ImageSource, Level, WorkerCommand, Worker
 use crate::exit::{Exit, SIGTERM};
 use crate::policy::Policy;
 
-/// Generations that may drain beside each other; past that the oldest is forced.
+/// The most generations that drain at the same time; past that the oldest is forced. Each holds its
+/// memory and descriptors for up to `drain_timeout`, and restarts in a loop must not add up.
 pub(super) const MAX_DRAINING: usize = 8;
 
-/// How long a process may outlive its link.
+/// How long a process may outlive its link before it is killed. It is exiting, or can no longer be
+/// controlled.
 pub(super) const LINK_GRACE: Duration = Duration::from_secs(1);
 
 /// One process.
@@ -218,7 +220,7 @@ impl Machine {
         let asked = exit.success() || exit == Exit::Signal(SIGTERM);
         if worker.state == WorkerState::Draining && !asked {
             let why = why(worker.failure.as_ref());
-            let text = format!("generation {generation} {exit} while it drained{why}");
+            let text = format!("generation {generation} {exit} while draining{why}");
             self.warn(generation, text, out);
         }
     }
@@ -240,7 +242,8 @@ impl Machine {
                     worker.generation,
                     Level::Warn,
                     format!(
-                        "more than {MAX_DRAINING} workers drain: the one of generation {} is forced",
+                        "more than {MAX_DRAINING} workers are draining; forcing the one of \
+                         generation {}",
                         worker.generation
                     ),
                 ));
@@ -254,7 +257,7 @@ impl Machine {
         if worker.kill_at.is_some_and(|at| at <= now) {
             if worker.state == WorkerState::Draining && worker.failure.is_none() {
                 let text = format!(
-                    "the worker of generation {} is killed: it did not end at its drain deadline",
+                    "killing the worker of generation {}, which did not exit by its drain deadline",
                     worker.generation
                 );
                 out.push(log_of(worker.generation, Level::Warn, text));

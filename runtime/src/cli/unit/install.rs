@@ -15,13 +15,16 @@ pub(super) fn install(units: &[Unit], prefix: Prefix<'_>, yes: bool) -> Result<(
     let refused = |message: String| Err(Error::new(ErrorKind::Refused, message));
     if !rustix::process::geteuid().is_root() {
         return refused(format!(
-            "`unit --install` writes to {DIRECTORY}, which is root's: be root (sudo keeps no {}_* \
-             variables by itself), or give an administrator what `unit` prints",
+            "`unit --install` writes to {DIRECTORY} and needs root; run it as root (sudo drops \
+             {}_* variables by default), or give the output of `unit` to an administrator",
             prefix.word()
         ));
     }
     if !Path::new("/run/systemd/system").is_dir() {
-        return refused("systemd does not run here: `unit` prints what could be installed".into());
+        return refused(
+            "systemd is not running on this host; `unit` prints the unit without installing it"
+                .into(),
+        );
     }
     let changes = units.iter().map(|unit| Change::of(unit, Path::new(DIRECTORY)));
     let changes = changes.collect::<Result<Vec<_>>>()?;
@@ -38,9 +41,9 @@ pub(super) fn install(units: &[Unit], prefix: Prefix<'_>, yes: bool) -> Result<(
     let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
     systemctl(&["daemon-reload"])?;
     systemctl(&[&["enable", "--"], names.as_slice()].concat())?;
-    let done = if changes.is_empty() { "was installed already" } else { "is installed" };
+    let done = if changes.is_empty() { "was already installed" } else { "is installed" };
     super::super::print(&format!(
-        "{} {done} and starts at boot; now: systemctl start {}\n",
+        "{} {done} and starts at boot; to start it now: systemctl start {}\n",
         names[0],
         names.join(" ")
     ))
@@ -59,7 +62,10 @@ impl Change<'_> {
         if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
             return Err(Error::new(
                 ErrorKind::Refused,
-                format!("{} is a link, to mask the unit perhaps; remove it", path.display()),
+                format!(
+                    "{} is a symbolic link, which may mask the unit; remove it",
+                    path.display()
+                ),
             ));
         }
         let old = match fs::read_to_string(&path) {
@@ -105,12 +111,12 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 fn agreed(files: usize) -> Result<bool> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
-        return Err(usage("nothing was written, as there is no terminal to ask on: add --yes"));
+        return Err(usage("nothing was written because there is no terminal to ask on; add --yes"));
     }
     let what = if files == 1 { "this file" } else { "these files" };
     eprint!("write {what} to {DIRECTORY}? [y/N] ");
     let mut answer = String::new();
-    stdin.read_line(&mut answer).map_err(|error| Error::io("cannot read an answer", error))?;
+    stdin.read_line(&mut answer).map_err(|error| Error::io("cannot read the answer", error))?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 

@@ -54,7 +54,10 @@ pub(crate) fn run(
 ) -> Result<ExitCode> {
     let arguments = args.iter().skip(1).map(|argument| {
         argument.to_str().map(str::to_owned).ok_or_else(|| {
-            usage(format!("{} is not UTF-8 text, which a unit is", argument.display()))
+            usage(format!(
+                "argument {} is not UTF-8, which a unit file requires",
+                argument.display()
+            ))
         })
     });
     let image = configuration.settings.exe.as_deref().unwrap_or(&around.exe);
@@ -87,15 +90,18 @@ fn units(plan: &UnitPlan) -> Result<Vec<Unit>> {
     let settings = &plan.settings;
     if plan.notify_reload && !settings.graceful_restart {
         return Err(usage(
-            "`--notify-reload` needs graceful_restart in the attribute: leave it out, as without a \
-             supervisor nothing can be reloaded",
+            "`--notify-reload` needs graceful_restart in the attribute; leave it out, because \
+             nothing can be reloaded without a supervisor",
         ));
     }
     let image = plan.image.to_string_lossy();
     if image.contains(|c: char| "\"'\\".contains(c) || c.is_control()) {
         return Err(Error::new(
             ErrorKind::Image,
-            format!("systemd runs no program whose path has quotes in it: rename {image}"),
+            format!(
+                "systemd cannot run a program whose path contains quotes, backslashes or control \
+                 characters; rename {image}"
+            ),
         ));
     }
     let name = text::escape(&settings.name);
@@ -103,12 +109,13 @@ fn units(plan: &UnitPlan) -> Result<Vec<Unit>> {
     let mut sockets = Vec::new();
     if plan.sockets {
         if settings.listen.is_empty() {
-            return Err(usage("`--socket` needs a listener, and none is declared: leave it out"));
+            return Err(usage("`--socket` needs a listener, but none is declared; leave it out"));
         }
         for (listener, at) in &settings.listen {
             if at.addrs().iter().any(|at| matches!(at, Address::Tcp(addr) if addr.port() == 0)) {
                 return Err(usage(format!(
-                    "`--socket` needs a port, and that of listener `{listener}` is 0: give it one"
+                    "`--socket` needs a fixed port, but the port of listener `{listener}` is 0; \
+                     set one"
                 )));
             }
             let text = socket::socket(&service, &settings.name, listener, at);

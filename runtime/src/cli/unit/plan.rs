@@ -103,7 +103,7 @@ impl UnitPlan {
         let mut needed: SortedMap<&str, &str> = SortedMap::new();
         if self.drops() {
             let change = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL"];
-            needed.extend(change.map(|name| (name, "a worker of another user")));
+            needed.extend(change.map(|name| (name, "workers of another user")));
             let changes = [
                 ("CAP_SYS_CHROOT", settings.chroot.is_some(), "`chroot`"),
                 ("CAP_SYS_RESOURCE", !settings.limits.is_empty(), "`limits`"),
@@ -117,7 +117,7 @@ impl UnitPlan {
             for addr in listener.addrs() {
                 match addr {
                     Address::Tcp(addr) if (1..1024).contains(&addr.port()) => {
-                        needed.insert("CAP_NET_BIND_SERVICE", "a port below 1024");
+                        needed.insert("CAP_NET_BIND_SERVICE", "ports below 1024");
                     }
                     Address::Unix(_) if listener.user.is_some() || listener.group.is_some() => {
                         needed.insert("CAP_CHOWN", "the owner of a unix socket");

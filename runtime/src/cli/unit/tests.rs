@@ -252,9 +252,9 @@ fn a_socket_for_each_listener() {
     assert_eq!(
         units[1].text,
         "[Unit]\nDescription=my app, listener control\n\n[Socket]\n\
-         # systemd has the socket; connections that come while the service is away wait in it.\n\
+         # systemd holds this socket; connections queue in it while the service is not running.\n\
          ListenStream=/run/a b%%\nFileDescriptorName=control\nService=my\\x20app.service\nBacklog=7\n\n\
-         # Who may connect is said by `mode`, `user` and `group` of the listener.\n\
+         # Access, as set by `mode`, `user` and `group` of the listener.\n\
          SocketMode=0660\nSocketUser=www-data\nRemoveOnStop=yes\n\n\
          [Install]\nWantedBy=sockets.target\n"
     );

@@ -94,7 +94,7 @@ pub(super) enum Behind {
 pub(super) static VERBS: [Verb; 8] = [
     Verb {
         name: "run",
-        about: "Runs the daemon in the foreground",
+        about: "Run the daemon in the foreground",
         options: &[options::SET],
         behind: Behind::Program,
         notes: |_| PROGRAM_ARGUMENTS.into(),
@@ -102,7 +102,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "start",
-        about: "Starts the daemon in the background; returns when it serves",
+        about: "Start the daemon in the background; return when it serves",
         options: &[options::SET],
         behind: Behind::Program,
         notes: |_| PROGRAM_ARGUMENTS.into(),
@@ -110,7 +110,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "stop",
-        about: "Drains and ends the daemon; returns when it is gone",
+        about: "Drain and stop the daemon; return when it has exited",
         options: &[options::SET, options::JSON],
         behind: Behind::Running,
         notes: |_| String::new(),
@@ -118,7 +118,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "restart",
-        about: "Replaces the running code by what is on disk, losing nothing",
+        about: "Replace the running code with the program on disk, without dropping connections",
         options: &[options::SET, options::JSON, options::NO_WAIT, options::EXE],
         behind: Behind::Running,
         notes: |_| String::new(),
@@ -129,7 +129,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "status",
-        about: "Shows what runs. Exit code: 0 running, 1 dead, 3 not running",
+        about: "Show the state of the daemon. Exit code: 0 running, 1 dead, 3 not running",
         options: &[options::SET, options::JSON, options::PROBE],
         behind: Behind::Running,
         notes: |_| String::new(),
@@ -142,7 +142,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "logs",
-        about: "Shows what the daemon wrote, wherever that goes",
+        about: "Show what the daemon wrote, from its log file or the journal",
         options: &[options::SET, options::FOLLOW, options::LINES],
         behind: Behind::Running,
         notes: |_| String::new(),
@@ -153,12 +153,13 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "check",
-        about: "Shows the effective configuration and where each value is from",
+        about: "Show the effective configuration and the source of each value",
         options: &[options::SET, options::JSON],
         behind: Behind::Nothing,
         notes: |prefix| {
             format!(
-                "Keys, in the file and in --set; as a variable {} or {}:\n{}",
+                "Keys, for the file and for --set; as variables, they are named like {} or {}:\n\
+                 {}",
                 prefix.variable(&["drain_timeout"]),
                 prefix.variable(&["listen", "http", "mode"]),
                 reference()
@@ -168,7 +169,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "unit",
-        about: "Prints the unit for systemd, from the effective configuration",
+        about: "Print the systemd unit for the effective configuration",
         options: &[
             options::SET,
             options::SOCKET,
@@ -179,8 +180,8 @@ pub(super) static VERBS: [Verb; 8] = [
         behind: Behind::Program,
         notes: |prefix| {
             format!(
-                "{}_* variables and --set options become part of the unit, and so do the program's own \
-                 arguments, behind `--`.",
+                "{}_* variables, --set options and the program's own arguments after `--` become \
+                 part of the unit.",
                 prefix.word()
             )
         },
@@ -198,7 +199,7 @@ pub(super) static VERBS: [Verb; 8] = [
 /// Shows the verbs, or one of them.
 pub(super) const HELP: &str = "help";
 
-const PROGRAM_ARGUMENTS: &str = "What follows `--` are the program's own arguments.";
+const PROGRAM_ARGUMENTS: &str = "Arguments after `--` go to the program.";
 
 /// The lines that `logs` shows, as tail(1) does.
 const LINES: u32 = 10;
@@ -277,12 +278,12 @@ fn asked(name: &str, spec: &Spec, ours: &[OsString], theirs: &[OsString]) -> Res
         [word] => match verb(word) {
             Some(verb) => Ok(help::of_verb(name, verb, Prefix::of(spec))),
             None => Err(usage(format!(
-                "there is no verb `{}`; `{name} help` shows those that there are",
+                "there is no verb `{}`; `{name} help` lists the verbs",
                 shell::words(ours.iter().chain(theirs))
             ))),
         },
         [_, ..] => Err(usage(format!(
-            "`help` takes one verb, and was given {}; `{name} help` shows those that there are",
+            "`help` takes one verb, not {}; `{name} help` lists the verbs",
             words.len()
         ))),
     }
@@ -293,11 +294,11 @@ fn refuse(verb: &Verb, theirs: &[OsString]) -> Result<()> {
     let given = shell::words(theirs);
     match verb.behind {
         Behind::Running if !theirs.is_empty() => Err(usage(format!(
-            "`-- {given}` changes nothing of a daemon that runs; `stop` it and `start` it with these \
+            "`-- {given}` has no effect on a running daemon; `stop` it and `start` it with these \
              arguments"
         ))),
         Behind::Nothing if !theirs.is_empty() => Err(usage(format!(
-            "`{}` calls no `main` that would see `-- {given}`; leave it out",
+            "`{}` does not run the program, so `-- {given}` has no effect; leave it out",
             verb.name
         ))),
         _ => Ok(()),

@@ -118,13 +118,13 @@ fn help_of_the_program_and_of_each_verb() {
     }
     assert_eq!(
         help(&["logs", "--help"]),
-        "Shows what the daemon wrote, wherever that goes\n\n\
+        "Show what the daemon wrote, from its log file or the journal\n\n\
          Usage: app logs [OPTIONS]\n\n\
          Options:\n    \
-         --set <KEY=VALUE>  Overrides a configuration key, as in --set drain_timeout=10s\n  \
-         -f, --follow           Goes on with what is written, until it is interrupted\n  \
-         -n, --lines <N>        The last lines to begin with; 10 if not said\n  \
-         -h, --help             Shows this\n"
+         --set <KEY=VALUE>  Override a configuration key, such as --set drain_timeout=10s\n  \
+         -f, --follow           Keep printing new lines until interrupted\n  \
+         -n, --lines <N>        Number of lines to print first, 10 by default\n  \
+         -h, --help             Show this help\n"
             .replace("    --set", "      --set")
     );
     assert!(help(&["check", "--help"]).contains("drain_timeout"));
@@ -133,13 +133,10 @@ fn help_of_the_program_and_of_each_verb() {
 
 #[test]
 fn help_of_what_is_no_verb() {
-    assert_eq!(
-        refused(&["help", "serve"]),
-        "there is no verb `serve`; `app help` shows those that there are"
-    );
+    assert_eq!(refused(&["help", "serve"]), "there is no verb `serve`; `app help` lists the verbs");
     assert_eq!(
         refused(&["help", "start", "stop"]),
-        "`help` takes one verb, and was given 2; `app help` shows those that there are"
+        "`help` takes one verb, not 2; `app help` lists the verbs"
     );
 }
 
@@ -191,18 +188,18 @@ fn the_program_s_arguments_need_the_dashes() {
     for (words, wanted) in [
         (
             &["start", "--greeting", "a b"][..],
-            "`start` has no option `--greeting`; the program's own arguments go behind `--`: \
+            "`start` has no option `--greeting`; arguments for the program go after `--`: \
              app start -- --greeting 'a b'",
         ),
         (
             &["run", "--set", "a=b", "file", "--json", "--", "x"],
-            "`run` takes no argument `file`; the program's own arguments go behind `--`: \
+            "`run` takes no argument `file`; arguments for the program go after `--`: \
              app run --set a=b -- file --json x",
         ),
         (
             &["unit", "--sockets"],
-            "`unit` has no option `--sockets`; did you mean `--socket`? What is the program's goes \
-             behind `--`: app unit -- --sockets",
+            "`unit` has no option `--sockets`; did you mean `--socket`? Arguments for the program \
+             go after `--`: app unit -- --sockets",
         ),
     ] {
         assert_eq!(refused(words), wanted);
@@ -214,17 +211,17 @@ fn options_that_are_none() {
     for (words, wanted) in [
         (&["status", "--jsno"][..], "`status` has no option `--jsno`; did you mean `--json`?"),
         (&["stop", "--jsn=1"], "`stop` has no option `--jsn=1`; did you mean `--json`?"),
-        (&["stop", "--now"], "`stop` has no option `--now`; `app help stop` shows what there is"),
-        (&["logs", "-x"], "`logs` has no option `-x`; `app help logs` shows what there is"),
-        (&["stop", "now"], "`stop` takes no argument `now`; `app help stop` shows what there is"),
+        (&["stop", "--now"], "`stop` has no option `--now`; see `app help stop`"),
+        (&["logs", "-x"], "`logs` has no option `-x`; see `app help logs`"),
+        (&["stop", "now"], "`stop` takes no argument `now`; see `app help stop`"),
         (&["stop", "--json=1"], "`--json` takes no value; write it without `=`"),
-        (&["restart", "--json", "--json"], "`--json` was given twice; leave one out"),
-        (&["start", "--set"], "`--set` has no value; write it as --set KEY=VALUE"),
-        (&["start", "--set", "--", "a=b"], "`--set` has no value; write it as --set KEY=VALUE"),
-        (&["start", "--set", "a"], "`--set a`: expected KEY=VALUE, as in drain_timeout=10s"),
-        (&["logs", "-n", "all"], "`--lines all`: expected a whole number, as in -n 100"),
+        (&["restart", "--json", "--json"], "`--json` is given twice; remove one"),
+        (&["start", "--set"], "`--set` needs a value; write --set KEY=VALUE"),
+        (&["start", "--set", "--", "a=b"], "`--set` needs a value; write --set KEY=VALUE"),
+        (&["start", "--set", "a"], "`--set a`: expected KEY=VALUE, such as drain_timeout=10s"),
+        (&["logs", "-n", "all"], "`--lines all`: expected a whole number, such as -n 100"),
         (&["status", "--probe", "well"], "`--probe well`: expected live, ready or startup"),
-        (&["unit", "--yes"], "`--yes` means something only with `--install`; add it"),
+        (&["unit", "--yes"], "`--yes` requires `--install`; add it"),
     ] {
         assert_eq!(refused(words), wanted);
     }
@@ -235,12 +232,12 @@ fn arguments_that_would_change_nothing() {
     for verb in ["stop", "restart", "status", "logs"] {
         assert_eq!(
             refused(&[verb, "--", "--greeting", "a b"]),
-            "`-- --greeting 'a b'` changes nothing of a daemon that runs; `stop` it and `start` it with \
-             these arguments"
+            "`-- --greeting 'a b'` has no effect on a running daemon; `stop` it and `start` it \
+             with these arguments"
         );
     }
     assert_eq!(
         refused(&["check", "--", "x"]),
-        "`check` calls no `main` that would see `-- x`; leave it out"
+        "`check` does not run the program, so `-- x` has no effect; leave it out"
     );
 }

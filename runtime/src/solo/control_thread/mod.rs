@@ -124,7 +124,7 @@ impl SoloControl {
             .name("unbroken-solo".into())
             .stack_size(512 * 1024)
             .spawn(move || self.run())
-            .map_err(|error| Error::io("cannot start the thread that minds the daemon", error))
+            .map_err(|error| Error::io("cannot start the control thread", error))
     }
 
     /// Puts everything away before the thread was started.
@@ -305,7 +305,7 @@ impl SoloControl {
                 Signal::SIGUSR1 => match self.parts.log.as_mut().map(LogFile::reopen) {
                     Some(Ok(())) => self.parts.say.line(REOPENED),
                     Some(Err(error)) => {
-                        self.parts.say.warn(&format!("{error}; the old file is kept"));
+                        self.parts.say.warn(&format!("{error}; still writing to the old file"));
                     }
                     None => {}
                 },
@@ -342,7 +342,10 @@ impl SoloControl {
                 self.clients.reply(id, &Reply::Refused { reason });
             }
             ClientInput::Request(Request::Unknown) => {
-                let reason = "this daemon is older than the command and does not know it".into();
+                let reason =
+                    "the running daemon is older than this command and does not know the request; \
+                     restart the daemon"
+                        .into();
                 self.clients.reply(id, &Reply::Refused { reason });
             }
             ClientInput::Gone => self.stopping.retain(|client| *client != id),
@@ -357,7 +360,7 @@ impl SoloControl {
             SoloPhase::Starting { .. } => (notify::ServicePhase::Starting, "starting"),
             SoloPhase::Serving => (notify::ServicePhase::Running, "serving"),
             SoloPhase::LameDuck { .. } => {
-                (notify::ServicePhase::Stopping, "lame duck: it accepts a little longer")
+                (notify::ServicePhase::Stopping, "lame duck: still accepting")
             }
             _ => (notify::ServicePhase::Stopping, "stopping"),
         };
@@ -378,7 +381,7 @@ impl SoloControl {
                 let (now, length) = (Instant::now(), humantime::format_duration(lame_duck));
                 self.asked_to_stop = Some(now);
                 self.phase = SoloPhase::LameDuck { until: now + lame_duck };
-                let text = format!("lame duck for {length}: not ready, and still accepting");
+                let text = format!("lame duck for {length}: not ready, still accepting");
                 self.parts.say.line(&text);
                 self.report_lame_duck(now + lame_duck);
             }
@@ -401,7 +404,7 @@ impl SoloControl {
 
     fn report_lame_duck(&mut self, until: Instant) {
         let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
-        self.clients.progress(&format!("lame duck for {left:.0} s"));
+        self.clients.progress(&format!("lame duck for {left:.0} s: not ready, still accepting"));
     }
 
     fn shorten_deadline(&mut self) {
@@ -445,7 +448,7 @@ impl SoloControl {
         if ledger.dropped_tasks > 0 || ledger.lost > 0 || ledger.forced().is_some() {
             let text = match self.asked_to_stop {
                 Some(_) => format!("stopped: {ledger}"),
-                None => format!("ended unasked: {ledger}"),
+                None => format!("exited without being asked to stop: {ledger}"),
             };
             self.parts.say.warn(&text);
         }
@@ -528,16 +531,16 @@ impl SoloControl {
 /// What a probe is told. Who is one process cannot tell of itself that it hangs.
 fn verdict(phase: SoloPhase, served: bool, probe: Probe) -> ProbeResult {
     match (probe, phase) {
-        (Probe::Live, _) => ProbeResult::passes("the process answers"),
+        (Probe::Live, _) => ProbeResult::passes("the process responds"),
         (Probe::Startup, _) if served => ProbeResult::passes("the program has been ready"),
         (Probe::Startup, _) => ProbeResult::fails("the program has not been ready yet"),
         (Probe::Ready, SoloPhase::Starting { .. }) => {
             ProbeResult::fails("the program has not been ready yet")
         }
-        (Probe::Ready, SoloPhase::Serving) => ProbeResult::passes("the program serves"),
+        (Probe::Ready, SoloPhase::Serving) => ProbeResult::passes("the program is serving"),
         (Probe::Ready, SoloPhase::LameDuck { .. }) => {
             ProbeResult::fails("the daemon is about to stop (lame duck)")
         }
-        (Probe::Ready, _) => ProbeResult::fails("the daemon stops"),
+        (Probe::Ready, _) => ProbeResult::fails("the daemon is stopping"),
     }
 }

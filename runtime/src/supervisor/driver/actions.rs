@@ -62,7 +62,7 @@ impl Driver {
                 let connected = failpoint::try_hit(Step::SupervisorBeforeConnect, generation)
                     .and_then(|()| self.workers.connect(from, to));
                 if let Err(error) = connected {
-                    let text = format!("connections cannot be passed: {error}");
+                    let text = format!("cannot hand off connections: {error}");
                     self.log(Level::Warn, &text);
                 }
             }
@@ -260,7 +260,7 @@ impl Driver {
             told = process.send(&ToWorker::Reopen {}, &[log.as_fd()]);
         }
         if let Err(error) = told {
-            let reason = format!("it did not take its welcome: {error}");
+            let reason = format!("cannot send it its settings: {error}");
             self.events.push_back(Event::HelloRejected { worker, reason });
         }
     }
@@ -277,7 +277,7 @@ impl Driver {
             .map_or(Ok(()), |step| failpoint::try_hit(step, generation))
             .and_then(|()| process.send(message, fds));
         if let Err(error) = told {
-            let reason = format!("it did not take an order: {error}");
+            let reason = format!("cannot send it a command: {error}");
             self.events.push_back(Event::LinkLost { worker, reason });
         } else if let ToWorker::Go {} = message {
             failpoint::hit(Step::SupervisorAfterGo, generation);
@@ -359,7 +359,7 @@ impl Driver {
     pub(super) fn reopen_log(&mut self) {
         let Some(log) = &mut self.setup.log else { return };
         if let Err(error) = log.reopen() {
-            self.setup.say.warn(&format!("{error}; the old file is kept"));
+            self.setup.say.warn(&format!("{error}; still writing to the old file"));
             return;
         }
         self.setup.say.line(crate::logs::REOPENED);

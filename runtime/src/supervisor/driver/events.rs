@@ -9,7 +9,7 @@ use super::Driver;
 use crate::claim::Claim;
 use crate::config::{Configuration, Ready};
 use crate::control::{ClientInput, Reply, Request};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::link::{FromWorker, Protocols, ToWorker};
 use crate::probe::{self, ProbeResult};
@@ -24,7 +24,8 @@ use crate::sys::signals::SighupAction;
 use unbroken_core::event::{Event, Generation, WorkerId};
 use unbroken_core::policy::Policy;
 
-/// The most messages of one worker that are heard before others get their turn.
+/// The most messages that are read from one worker before other descriptors get their turn: a
+/// worker that floods its link must not block the rest.
 const MESSAGES_AT_ONCE: usize = 64;
 
 /// More messages than the link of a worker that has ended can hold.
@@ -179,7 +180,7 @@ impl Driver {
                 self.events.push_back(Event::Restart { client, wait });
             }
             ClientInput::Request(Request::RestartFrom { exe, .. }) if !exe.is_absolute() => {
-                let reason = format!("{} is no absolute path", exe.display());
+                let reason = format!("{} is not an absolute path", exe.display());
                 self.clients.reply(id, &Reply::Refused { reason });
             }
             ClientInput::Request(Request::RestartFrom { exe, wait }) => {
@@ -192,7 +193,10 @@ impl Driver {
                 self.events.push_back(Event::Stop { client, at_once: false });
             }
             ClientInput::Request(Request::Unknown) => {
-                let reason = "this daemon is older than the command and does not know it".into();
+                let reason =
+                    "the running daemon is older than this command and does not know the request; \
+                     restart the daemon"
+                        .into();
                 self.clients.reply(id, &Reply::Refused { reason });
             }
             ClientInput::Gone => self.events.push_back(Event::ClientGone { client: id }),
@@ -207,8 +211,9 @@ impl Driver {
             let message = match process.receive(Instant::now()) {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
-                Err(message) => {
+                Err(error) => {
                     // One that cannot be read changes nothing; the worker is told.
+                    let message = error.to_string();
                     let _ = process.send(&ToWorker::Error { message }, &[]);
                     return;
                 }
@@ -262,12 +267,12 @@ impl Driver {
                 FromWorker::Error { message } => {
                     let message = report::short(message);
                     self.setup.say.warn(&format!(
-                        "the worker of generation {generation} did not understand: {message}"
+                        "the worker of generation {generation} rejected a message: {message}"
                     ));
                     continue;
                 }
                 FromWorker::Orphan { .. } | FromWorker::Unknown => {
-                    let message = "not understood by this supervisor".to_owned();
+                    let message = "message not known to this supervisor".to_owned();
                     let _ = process.send(&ToWorker::Error { message }, &[]);
                     continue;
                 }
@@ -287,17 +292,19 @@ impl Driver {
         let settled = if Protocols::OURS.overlaps(protocol) {
             self.validate_settings(generation, configuration)
         } else {
-            Err(format!(
-                "the image speaks protocol {} to {} and this supervisor {} to {}: stop and start",
+            let text = format!(
+                "the image supports protocol versions {} to {} and this supervisor {} to {}; stop \
+                 and start the daemon",
                 protocol.min,
                 protocol.max,
                 Protocols::OURS.min,
                 Protocols::OURS.max
-            ))
+            );
+            Err(Error::new(ErrorKind::Protocol, text))
         };
         match settled {
             Ok(policy) => Event::Hello { worker, policy },
-            Err(reason) => Event::HelloRejected { worker, reason },
+            Err(error) => Event::HelloRejected { worker, reason: error.to_string() },
         }
     }
 
@@ -305,7 +312,7 @@ impl Driver {
         &mut self,
         generation: Generation,
         configuration: Option<Box<Configuration>>,
-    ) -> Result<Policy, String> {
+    ) -> Result<Policy> {
         let known = self.generations.get(generation).and_then(|h| h.configuration.as_ref());
         match (known, configuration) {
             (Some(known), _) => {
@@ -325,19 +332,19 @@ impl Driver {
                     .and_then(|()| {
                         new.settings.probe.map_or(Ok(()), |it| self.setup.probes.listen(it))
                     })
-                    .and_then(|()| self.generations.configure(generation, *new))
-                    .map_err(|error| error.to_string())?;
+                    .and_then(|()| self.generations.configure(generation, *new))?;
                 // Of the first generation it was said at the start.
                 if !unclaimed.is_empty() && self.machine.serving_generation().is_some() {
                     self.setup.say.line(&format!(
-                        "generation {generation} does not declare {}, which the service manager passed: \
-                         once it serves, who connects there waits in vain; disable the .socket unit",
+                        "generation {generation} does not declare {}, which the service manager \
+                         passed; once it serves, connections there are never accepted: disable the \
+                         .socket unit",
                         unclaimed.join(" nor ")
                     ));
                 }
                 Ok(policy)
             }
-            (None, None) => Err("the worker sent no settings".into()),
+            (None, None) => Err(Error::new(ErrorKind::Protocol, "the worker sent no settings")),
         }
     }
 

@@ -12,8 +12,8 @@ use crate::sys::clock;
 use crate::sys::seqpacket::MAX_DESCRIPTORS;
 use unbroken_core::event::{Event, Generation, WorkerId};
 
-/// Descriptors in the message of an orphan that are no listeners.
-const OTHERS: usize = 2;
+/// Descriptors in the message of an orphan that are not listeners: its counters and its process.
+const OTHER_DESCRIPTORS: usize = 2;
 
 impl Driver {
     /// The socket at which a worker will wait for the next supervisor, if it is to. Only the worker keeps
@@ -22,7 +22,9 @@ impl Driver {
         let process = self.workers.get_mut(worker)?;
         let holdings = self.generations.get(process.generation)?;
         let settings = &holdings.configuration.as_ref()?.settings;
-        if settings.orphan_grace.is_zero() || holdings.listeners.len() + OTHERS > MAX_DESCRIPTORS {
+        if settings.orphan_grace.is_zero()
+            || holdings.listeners.len() + OTHER_DESCRIPTORS > MAX_DESCRIPTORS
+        {
             return None;
         }
         let pid = process.child.pid();
@@ -34,7 +36,7 @@ impl Driver {
             }
             Err(error) => {
                 self.setup.say.warn(&format!(
-                    "cannot bind {}, so that process {pid} will have no `orphan_grace`: {error}",
+                    "cannot bind {}, so process {pid} runs without `orphan_grace`: {error}",
                     path.display()
                 ));
                 None
@@ -75,7 +77,7 @@ impl Driver {
 
     fn channel_to(&self, generation: Generation) -> Option<OwnedFd> {
         self.workers.channel_to(generation).unwrap_or_else(|error| {
-            self.setup.say.warn(&format!("connections cannot be passed: {error}"));
+            self.setup.say.warn(&format!("cannot hand off connections: {error}"));
             None
         })
     }
@@ -106,11 +108,11 @@ impl Driver {
             orphans::remove(&gone.path);
         }
         let (generation, ledger) = (gone.generation, gone.ledger);
-        let after = gone.took.map_or(" before it was told to drain".to_owned(), |took| {
+        let after = gone.took.map_or(" before it was asked to drain".to_owned(), |took| {
             format!(" after {:.0} ms", took.as_secs_f64() * 1000.0)
         });
-        let who = format!("generation {generation} of process {}", gone.pid);
-        self.setup.say.line(&format!("{who} is gone{after}: {ledger}"));
+        let who = format!("the orphan of generation {generation}, process {},", gone.pid);
+        self.setup.say.line(&format!("{who} exited{after}: {ledger}"));
         self.release_inherited();
         if self.waits_for_orphans && self.orphans.is_empty() {
             self.waits_for_orphans = false;

@@ -140,7 +140,7 @@ impl Generations {
         let Some((image, configuration)) = known.or(kept) else {
             return Err(Error::new(
                 ErrorKind::Image,
-                format!("the image of generation {earlier} was not kept"),
+                format!("the image of generation {earlier} is no longer available"),
             ));
         };
         let holdings = GenerationResources::new(&image);
@@ -428,7 +428,7 @@ fn at<T>(all: &[Arc<T>], place: usize) -> Result<Arc<T>> {
     all.get(place).map(Arc::clone).ok_or_else(|| {
         Error::new(
             ErrorKind::Protocol,
-            format!("the state refers to place {place} of {}", all.len()),
+            format!("the state refers to entry {place} of {}", all.len()),
         )
     })
 }
@@ -438,7 +438,7 @@ pub(crate) fn check_successor(started: &Settings, new: &Settings) -> Result<()> 
     let changed = |key: &str, old: &str, new: &str| {
         Err(Error::new(
             ErrorKind::Refused,
-            format!("`{key}` changed from {old} to {new}, which needs a stop and a start"),
+            format!("`{key}` changed from {old} to {new}; stop and start the daemon to change it"),
         ))
     };
     if started.name != new.name {
@@ -455,7 +455,8 @@ pub(crate) fn check_successor(started: &Settings, new: &Settings) -> Result<()> 
     if !new.graceful_restart {
         return Err(Error::new(
             ErrorKind::Refused,
-            "the new image is built without `graceful_restart`, which needs a stop and a start",
+            "the new image is built without `graceful_restart`; stop and start the daemon to use \
+             it",
         ));
     }
     Ok(())

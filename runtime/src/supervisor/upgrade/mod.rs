@@ -21,6 +21,7 @@ use std::time::Instant;
 use self::preflight::Preflight;
 pub(crate) use self::state::SupervisorState;
 use super::driver::Driver;
+use super::report;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::image::Image;
@@ -56,9 +57,9 @@ impl Driver {
                 self.upgrade_ready = Some(preflight.generation);
                 self.preflight = None;
             }
-            Some(Err(reason)) => {
+            Some(Err(error)) => {
                 self.preflight = None;
-                self.finish_upgrade(Some(reason));
+                self.finish_upgrade(Some(report::short(error.to_string())));
             }
         }
     }
@@ -70,7 +71,7 @@ impl Driver {
 
     /// Its generation was given up meanwhile, and its image let go.
     fn skip_upgrade(&mut self, generation: Generation) {
-        self.finish_upgrade(Some(format!("generation {generation} is gone again")));
+        self.finish_upgrade(Some(format!("generation {generation} has already been rolled back")));
     }
 
     /// Becomes the image whose rehearsal went well. Returns where that failed, with everything as it was.
@@ -93,7 +94,7 @@ impl Driver {
         let bytes = SupervisorState::of(self, Instant::now())?;
         let mut kept = SupervisorState::read(&bytes)?.descriptors;
         let state = memory::sealed_file("unbroken-state", &bytes)
-            .map_err(|error| Error::io("cannot keep the supervisor's state", error))?;
+            .map_err(|error| Error::io("cannot write the supervisor's state for exec", error))?;
         let (state, back) = (state.as_fd(), self.image.as_fd());
         let marker = RoleMarker::text(Role::Supervisor {
             state: state.as_raw_fd(),
@@ -109,7 +110,7 @@ impl Driver {
         kept.extend([state.as_raw_fd(), back.as_raw_fd()]);
         descriptors::set_kept(&kept, true);
         let failed = failpoint::try_hit(Step::SupervisorBeforeUpgrade, generation)
-            .and_then(|()| exec_blocked(&program, takeover::LIMIT));
+            .and_then(|()| exec_blocked(&program, takeover::TAKEOVER_TIMEOUT));
         descriptors::set_kept(&kept, false);
         failed.map_err(|error| Error::io("the supervisor cannot execute the new image", error))
     }

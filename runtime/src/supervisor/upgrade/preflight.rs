@@ -16,11 +16,10 @@ use crate::sys::process::{self, Child, Forked};
 use crate::sys::{descriptors, memory};
 use unbroken_core::event::Generation;
 
-/// How long the rehearsal may take.
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// The longest reason that a child gives.
-const MAX_REASON: usize = 2000;
+/// How long the preflight may take, in seconds. It takes milliseconds; the rest is for a machine
+/// under load. A longer one delays the answer to `restart` when the new image hangs, a shorter one
+/// keeps the old supervisor for no reason.
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A rehearsal that is under way.
 pub(crate) struct Preflight {
@@ -40,7 +39,8 @@ impl Preflight {
         generation: Generation,
         image: Arc<Image>,
     ) -> Result<Preflight> {
-        let cannot = |error| Error::io("cannot hand the supervisor's state to a child", error);
+        let cannot =
+            |error| Error::io("cannot share the supervisor's state with the preflight", error);
         let now = Instant::now();
         let bytes = SupervisorState::of(driver, now)?;
         let mut kept = SupervisorState::read(&bytes)?.descriptors;
@@ -54,30 +54,36 @@ impl Preflight {
                 write(&echo, error.to_string().as_bytes());
                 process::exit_now(127);
             }
-            Forked::Parent(child) => {
-                Ok(Preflight { generation, child, state: bytes, echo, deadline: now + LIMIT })
-            }
+            Forked::Parent(child) => Ok(Preflight {
+                generation,
+                child,
+                state: bytes,
+                echo,
+                deadline: now + PREFLIGHT_TIMEOUT,
+            }),
         }
     }
 
     /// `None` while it is under way.
-    pub(super) fn outcome(&mut self, now: Instant) -> Option<Result<(), String>> {
+    pub(super) fn outcome(&mut self, now: Instant) -> Option<Result<()>> {
         let exit = match self.child.try_wait() {
             Ok(Some(exit)) => exit,
             Ok(None) if now < self.deadline => return None,
             Ok(None) => {
-                let limit = LIMIT.as_secs();
-                return Some(Err(format!("the rehearsal took longer than {limit} s")));
+                let limit = PREFLIGHT_TIMEOUT.as_secs();
+                let text = format!("the preflight took longer than {limit} s");
+                return Some(Err(Error::new(ErrorKind::Timeout, text)));
             }
-            Err(error) => return Some(Err(format!("cannot wait for the rehearsal: {error}"))),
+            Err(error) => return Some(Err(Error::io("cannot wait for the preflight", error))),
         };
+        let failed = |text| Err(Error::new(ErrorKind::Image, text));
         let echo = memory::contents(&self.echo, MAX_BYTES).unwrap_or_default();
         if !exit.success() {
             let said = String::from_utf8_lossy(&echo);
-            let said = said.trim().chars().take(MAX_REASON).collect::<String>();
-            return Some(Err(match said.is_empty() || said.starts_with('{') {
-                true => format!("the rehearsal {exit}"),
-                false => format!("the rehearsal failed: {said}"),
+            let said = said.trim().to_owned();
+            return Some(failed(match said.is_empty() || said.starts_with('{') {
+                true => format!("the preflight {exit}"),
+                false => format!("the preflight failed: {said}"),
             }));
         }
         // In our words: a later release may know more, and what it writes we must be able to read, should
@@ -85,8 +91,10 @@ impl Preflight {
         let again = SupervisorState::read(&echo).and_then(|state| state.written());
         Some(match again {
             Ok(again) if again == self.state => Ok(()),
-            Ok(_) => Err("the new image did not understand all of the supervisor's state".into()),
-            Err(error) => Err(format!("what the rehearsal wrote is no state: {error}")),
+            Ok(_) => {
+                failed("the new image did not understand all of the supervisor's state".into())
+            }
+            Err(error) => failed(format!("the preflight wrote an invalid state: {error}")),
         })
     }
 
@@ -126,8 +134,8 @@ fn rehearse_as(
         let marker =
             RoleMarker::text(Role::Preflight { state: state.as_raw_fd(), echo: echo.as_raw_fd() })?;
         descriptors::set_kept(kept, true);
-        process::set_pdeathsig(LIMIT)
-            .map_err(|error| Error::io("cannot limit the rehearsal", error))?;
+        process::set_pdeathsig(PREFLIGHT_TIMEOUT)
+            .map_err(|error| Error::io("cannot limit the time of the preflight", error))?;
         let program = Program {
             image: image.as_fd(),
             args: &driver.setup.args,

@@ -36,7 +36,8 @@ use unbroken_core::sorted::SortedMap;
 /// The schema this release writes and the latest it reads.
 pub(super) const VERSION: u32 = 1;
 
-/// What no state is larger than.
+/// The most bytes of a state that is read, far more than it has. The limit keeps a damaged length from
+/// taking all memory.
 pub(super) const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The state of a whole supervisor.
@@ -153,25 +154,21 @@ impl SupervisorState {
     /// As bytes.
     pub(super) fn written(&self) -> Result<Vec<u8>> {
         json::to_vec(self)
-            .map_err(|error| Error::io("cannot write down the supervisor's state", error))
+            .map_err(|error| Error::io("cannot serialize the supervisor's state", error))
     }
 
     /// Reads what a release of any age has written, as far as this one can understand it.
     pub(crate) fn read(bytes: &[u8]) -> Result<SupervisorState> {
         let not_understood = |error: json::Mistake| {
-            Error::os(
-                ErrorKind::Protocol,
-                "the supervisor's state is not understood by this image",
-                error,
-            )
+            Error::os(ErrorKind::Protocol, "this image cannot parse the supervisor's state", error)
         };
         let Version { version, release } = json::from_slice(bytes).map_err(not_understood)?;
         if version > VERSION {
             return Err(Error::new(
                 ErrorKind::Protocol,
                 format!(
-                    "the supervisor's state has version {version} (release {release}), and this image \
-                     understands none after {VERSION}: stop and start"
+                    "the supervisor's state has version {version} (release {release}), but this \
+                     image supports versions up to {VERSION}; stop and start the daemon"
                 ),
             ));
         }

@@ -36,8 +36,9 @@ pub(crate) fn take() -> Result<Notifier> {
     Ok(notifier)
 }
 
-/// How long a message that found no room waits until it is sent again.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long a message waits that found the socket of the service manager full. The manager reads in
+/// milliseconds; a watchdog ping must not wait much longer.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Tells a service manager, if there is one.
 #[derive(Debug, Default)]
@@ -134,7 +135,7 @@ impl Notifier {
         {
             match manager.send(message) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.retry = Some(Instant::now() + PAUSE);
+                    self.retry = Some(Instant::now() + RETRY_DELAY);
                 }
                 // To a manager that is gone there is nothing to say.
                 Ok(()) | Err(_) => drop(self.pending.pop_front()),
@@ -153,7 +154,7 @@ impl Notifier {
         let message = if is_well { "WATCHDOG=1\n" } else { return };
         let sent = manager.socket.send_to_addr(message.as_bytes(), &manager.addr);
         if sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-            *next = now + PAUSE.min(*every);
+            *next = now + RETRY_DELAY.min(*every);
         }
     }
 

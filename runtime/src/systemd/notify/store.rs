@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::PipeFlags;
 
-use super::{Notifier, PAUSE, ServiceManager};
+use super::{Notifier, RETRY_DELAY, ServiceManager};
 use crate::config::Address;
 use crate::listener::{Bound, ListenerSource};
 use crate::sys::readiness::{readable, wait_for_room};
@@ -19,8 +19,9 @@ use crate::sys::seqpacket;
 use crate::systemd::activation::{self, STORED};
 use unbroken_core::sorted::{SortedMap, SortedSet};
 
-/// How long the manager may take to do what it was told.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the service manager may take to process the messages before a barrier. It takes
+/// milliseconds; the start waits for it, so it must not be much longer.
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the manager keeps, by the name of the listener.
 #[derive(Debug, Default)]
@@ -94,7 +95,8 @@ impl Notifier {
                 let says = store.room > 0 && !std::mem::replace(&mut store.is_full, true);
                 remark = says.then(|| {
                     format!(
-                        "the service manager keeps {} of {} listeners: raise FileDescriptorStoreMax=",
+                        "the service manager stores only {} of {} listeners; raise \
+                         FileDescriptorStoreMax=",
                         store.room,
                         ours.len()
                     )
@@ -108,7 +110,7 @@ impl Notifier {
             }
         }
         if full {
-            self.retry = Some(Instant::now() + PAUSE);
+            self.retry = Some(Instant::now() + RETRY_DELAY);
         }
         remark
     }
@@ -123,7 +125,7 @@ impl Notifier {
     /// Tells the manager to close what it keeps of these names, and waits until it has.
     pub(crate) fn forget(&self, names: &[String]) -> io::Result<()> {
         let (Some(manager), false) = (&self.manager, names.is_empty()) else { return Ok(()) };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + BARRIER_TIMEOUT;
         let socket = manager.connected()?;
         let send = |message: &str, fds: &[BorrowedFd<'_>]| loop {
             match seqpacket::send(&socket, message.as_bytes(), fds) {

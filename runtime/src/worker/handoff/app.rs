@@ -201,14 +201,14 @@ async fn hand_off(
     let refused = |why: String| Error::new(ErrorKind::Refused, why);
     if saved.bytes.len() > HandoffState::MAX {
         return Err(refused(format!(
-            "a connection of `{name}` was not passed: its state has {} bytes, more than {}",
+            "a connection of `{name}` was not handed off: its state has {} bytes, more than {}",
             saved.bytes.len(),
             HandoffState::MAX
         )));
     }
     if !state.configuration.settings.pass_connections {
         return Err(refused(format!(
-            "a connection of `{name}` was not passed: `pass_connections` is off"
+            "a connection of `{name}` was not handed off: `pass_connections` is off"
         )));
     }
     let (mut tried, mut retries) = (None, RETRIES);
@@ -217,17 +217,17 @@ async fn hand_off(
             successor = next_successor(state, tried) => successor,
             () = no_successor(state) => {
                 return Err(refused(format!(
-                    "a connection of `{name}` was not passed: nobody serves after this worker"
+                    "a connection of `{name}` was not handed off: no generation follows this worker"
                 )));
             }
             () = state.forced.cancelled() => {
                 return Err(Error::new(ErrorKind::Timeout, format!(
-                    "a connection of `{name}` was not passed before the drain deadline"
+                    "a connection of `{name}` was not handed off before the drain deadline"
                 )));
             }
         };
         let socket = stream.duplicate().map_err(|error| {
-            Error::io(format!("a connection of `{name}` was not passed"), error)
+            Error::io(format!("a connection of `{name}` was not handed off"), error)
         })?;
         let contents = Payload::Own { name: name.to_owned(), version: saved.version };
         let socket = HandoffSocket::Copy(socket);
@@ -242,8 +242,8 @@ async fn hand_off(
             }
             HandoffOutcome::Refused | HandoffOutcome::Later => {
                 return Err(refused(format!(
-                    "a connection of `{name}` was not passed: the new generation did not take it; \
-                     does it call `Daemon::passed` before it is ready?"
+                    "a connection of `{name}` was not handed off: the new generation did not \
+                     accept it; call `Daemon::passed` before it is ready"
                 )));
             }
         }

@@ -24,12 +24,15 @@ use crate::worker::state::SharedState;
 /// Connections that wait to be sent. Until then a connection is served where it is.
 const MAX_QUEUED: usize = sending::MAX_BATCH;
 
-/// How many of those sent may be the application's, which may take its time to answer.
+/// The most connections of the application that are sent and not yet answered. The application may
+/// take its time to answer; the rest of the places are for those of HTTP.
 const MAX_APP_IN_FLIGHT: usize = 32;
 
-/// How often, and after what time each, a connection is handed off again that found no descriptor left in the
-/// new worker: every connection that ends there leaves one.
+/// How often a connection is handed off again that found no descriptor left in the new worker, with
+/// [`RETRY_DELAY`] in between: for 1 s in all. Every connection that ends there leaves a
+/// descriptor.
 pub(crate) const RETRIES: u32 = 50;
+/// The time between two such attempts.
 pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// What became of a connection, as a byte of the answer.

@@ -139,8 +139,8 @@ const ACK_LEN: usize = 11;
 /// The index that stands for all.
 const ALL: u16 = u16::MAX;
 
-/// The most answers in a message.
-pub(super) const MAX_ACKS: usize = 1024;
+/// The most answers in a message, so that it fits a packet.
+pub(super) const MAX_ANSWERS: usize = 1024;
 
 /// Appends an answer to a message of answers.
 pub(super) fn append_ack(message: &mut Vec<u8>, answer: Ack) {

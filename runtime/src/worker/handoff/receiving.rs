@@ -9,7 +9,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::channel::HandoffOutcome;
-use super::message::{self, Ack, Handoff, MAX_ACKS};
+use super::message::{self, Ack, Handoff, MAX_ANSWERS};
 use crate::failpoint::{self, Step};
 use crate::sys::seqpacket;
 use crate::worker::state::SharedState;
@@ -27,7 +27,7 @@ pub(super) async fn receive_all(state: &Arc<SharedState>, socket: OwnedFd) -> io
     loop {
         tokio::select! {
             biased;
-            _ = queue.recv_many(&mut said, MAX_ACKS) => {
+            _ = queue.recv_many(&mut said, MAX_ANSWERS) => {
                 send(&socket, &message_of(&said)).await?;
                 failpoint::hit(Step::WorkerHandoffAnswered, state.generation);
                 said.drain(..).for_each(QueuedAck::begin);
@@ -169,7 +169,7 @@ impl PendingAck {
             let _ = begin.send(());
         });
         begun.await.map_err(|_| {
-            let what = "the older generation keeps the connection, as the channel to it broke";
+            let what = "the older generation keeps the connection because the channel to it broke";
             io::Error::new(io::ErrorKind::ConnectionAborted, what)
         })
     }

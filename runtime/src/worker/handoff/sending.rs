@@ -40,7 +40,9 @@ pub(super) async fn send_all(generation: u32, outgoing: Outgoing) -> io::Result<
             }
             Ok(false) => {
                 drop((socket, opened));
-                tracing::debug!("the successor takes connections in another way: they stay");
+                tracing::debug!(
+                    "the new generation uses another format for connections; they stay here"
+                );
                 while let Some(sent) = queue.recv().await {
                     give_back(sent, HandoffOutcome::Refused);
                 }
@@ -127,7 +129,7 @@ impl BatchSender {
                 SenderEvent::Heard(Ok(Some(packet))) => {
                     let Some(answers) = message::read_acks(&packet.bytes) else {
                         self.acknowledge_all(HandoffOutcome::Unknown);
-                        let what = "the successor answered something else";
+                        let what = "unexpected answer from the new generation";
                         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                     };
                     answers.for_each(|answer| self.acknowledge(answer));

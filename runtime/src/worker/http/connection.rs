@@ -29,10 +29,12 @@ use crate::worker::handoff::{
 use crate::worker::net::Stream;
 use crate::worker::state::SharedState;
 
-/// How long a draining worker that cannot pass a connection waits for its first request.
+/// How long a draining worker waits for the first request of a connection that it cannot hand off.
+/// Its client may have sent it already; a longer time delays the end of the drain.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
 
-/// How long the last worker of a daemon that ends waits for the next request of an idle connection.
+/// How long the last worker of a daemon that stops waits for the next request of an idle
+/// connection, which may be under way. It delays each stop.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
 /// A connection and what is known of it.

@@ -17,7 +17,8 @@ use super::preface::{self, DetectedProtocol};
 use super::service::Activity;
 use crate::worker::net::Stream;
 
-/// How long a client may take to close its half.
+/// How long a client may take to close its half. Closing earlier resets the connection and may lose
+/// the last response; a longer time keeps the worker from exiting.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 
 /// All bytes that nobody has used: hyper's buffer holds what came before those that it was not given

@@ -256,7 +256,7 @@ where
             let stream = match Stream::from_stream(&self.state, socket, peer.is_some()) {
                 Ok(stream) => stream,
                 Err(error) => {
-                    tracing::debug!(%error, "a connection is left with the older generation");
+                    tracing::debug!(%error, "a connection stays with the older generation");
                     return;
                 }
             };

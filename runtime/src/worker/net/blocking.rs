@@ -131,7 +131,8 @@ impl Listener {
         loop {
             let access = self.state.wait_listener_mode(self.index);
             if let Err(error) = self.renew() {
-                tracing::error!(%error, listener = %self.addr, "a new socket is not taken");
+                tracing::error!(%error, listener = %self.addr,
+                    "cannot use the socket that replaces a removed one");
             }
             if let Some(accepted) = self.accept_former() {
                 return Some(Ok(accepted));
@@ -225,8 +226,8 @@ impl Listener {
             .and_then(|()| self.accept_now(listening));
         match accepted {
             Err(error) if super::is_exhaustion(&error) => {
-                tracing::error!(%error, listener = %self.addr, "accepting rests");
-                let until = Instant::now() + super::EXHAUSTED_PAUSE;
+                tracing::error!(%error, listener = %self.addr, "accept failed, retrying");
+                let until = Instant::now() + super::EXHAUSTED_RETRY_DELAY;
                 readable(&[((), gate)], Some(until))?;
                 Ok(None)
             }
@@ -238,7 +239,7 @@ impl Listener {
     /// Who is left in the queue of a listener that nobody has after this worker, and who gets into it until
     /// then; `None` once nobody is, and it is closed.
     fn finish(&self, sockets: &Sockets, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
-        let mut pause = drain_listener::FIRST_POLL_DELAY;
+        let mut pause = drain_listener::FIRST_LOOK_DELAY;
         let first = || {
             let mut waiting = sockets.iter().map(|socket| self.accept_now(socket));
             waiting.find(|accepted| !matches!(accepted, Ok(None))).unwrap_or(Ok(None))
@@ -267,8 +268,8 @@ impl Listener {
                 Err(error) if drain_listener::has_ended(&error) => break,
                 Err(error) if super::is_exhaustion(&error) => {
                     // Until the process is ended at the drain deadline.
-                    tracing::error!(%error, listener = %self.addr, "accepting rests");
-                    std::thread::sleep(super::EXHAUSTED_PAUSE);
+                    tracing::error!(%error, listener = %self.addr, "accept failed, retrying");
+                    std::thread::sleep(super::EXHAUSTED_RETRY_DELAY);
                 }
                 Err(error) if super::is_transient(&error) => {}
                 Err(error) => return Some(Err(error)),

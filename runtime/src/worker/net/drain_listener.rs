@@ -14,13 +14,15 @@ use socket2::{SockFilter, SockRef};
 
 use super::Addr;
 
-/// How long handshakes that have begun may take until they are in the queue: the round trip to a client.
+/// How long handshakes that have begun may take until they are in the queue: the round trip to a
+/// distant client. A shorter time resets clients, a longer one delays the end of the drain.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The first pause between two looks whether there are such handshakes; each is twice as long as the last.
-pub(super) const FIRST_POLL_DELAY: Duration = Duration::from_millis(5);
+/// The time until the second look at such handshakes; it doubles with each look.
+pub(super) const FIRST_LOOK_DELAY: Duration = Duration::from_millis(5);
 
-/// How long one look may take, as it blocks its thread: where it is not enough, a handshake may be under way.
+/// How long one look at the handshakes may take. It blocks its thread, so that other connections
+/// wait; when the table is too long for it, a handshake is assumed to be under way.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Where the kernel lists the connections of this network namespace (proc(5)).
@@ -49,7 +51,8 @@ pub(crate) fn refuse_new(socket: &OwnedFd, addr: &Addr) -> Instant {
         }
     };
     kept_out.unwrap_or_else(|error| {
-        tracing::debug!(%error, listener = %addr, "newcomers cannot be kept out");
+        tracing::debug!(%error, listener = %addr,
+            "cannot reject new connections to a removed listener");
         now
     })
 }

@@ -148,10 +148,10 @@ impl GatedListener {
             };
             if super::is_exhaustion(&error) {
                 // Those that are not accepted wait in the kernel.
-                tracing::error!(%error, listener = %self.addr, "accepting rests");
+                tracing::error!(%error, listener = %self.addr, "accept failed, retrying");
                 tokio::select! {
                     changed = self.phase.changed() => changed.ok()?,
-                    () = tokio::time::sleep(super::EXHAUSTED_PAUSE) => {}
+                    () = tokio::time::sleep(super::EXHAUSTED_RETRY_DELAY) => {}
                 }
             } else if !super::is_transient(&error) {
                 return Some(Err(error));
@@ -164,7 +164,7 @@ impl GatedListener {
     async fn finish(&mut self, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
         let (state, index) = (&self.state, self.index);
         self.sockets.retain(|socket| state.ends(index, &socket.addr));
-        let mut pause = drain_listener::FIRST_POLL_DELAY;
+        let mut pause = drain_listener::FIRST_LOOK_DELAY;
         loop {
             let error = match self.accept_last(until) {
                 Ok(Some(accepted)) => return Some(Ok(accepted)),
@@ -192,8 +192,8 @@ impl GatedListener {
             }
             if super::is_exhaustion(&error) {
                 // Until the process is ended at the drain deadline.
-                tracing::error!(%error, listener = %self.addr, "accepting rests");
-                tokio::time::sleep(super::EXHAUSTED_PAUSE).await;
+                tracing::error!(%error, listener = %self.addr, "accept failed, retrying");
+                tokio::time::sleep(super::EXHAUSTED_RETRY_DELAY).await;
             } else if !super::is_transient(&error) {
                 return Some(Err(error));
             }
@@ -370,7 +370,7 @@ impl Listener {
                 Ok(accepted) => return Some(accepted),
                 Err(error) => {
                     tracing::error!(%error, listener = %self.gated.addr, "cannot accept");
-                    tokio::time::sleep(super::EXHAUSTED_PAUSE).await;
+                    tokio::time::sleep(super::EXHAUSTED_RETRY_DELAY).await;
                 }
             }
         }
@@ -411,7 +411,7 @@ fn other_kind(addr: &Addr, wanted: &str) -> Error {
     Error::new(
         ErrorKind::Listen,
         format!(
-            "the listener at {addr} is not {wanted}, as this program needs; change its address"
+            "the listener at {addr} is not {wanted}, which this program needs; change its address"
         ),
     )
 }

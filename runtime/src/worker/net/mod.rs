@@ -69,8 +69,9 @@ impl From<&crate::config::Address> for Addr {
     }
 }
 
-/// How long accepting rests when descriptors or memory have run out.
-const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+/// How long no connection is accepted when descriptors or memory have run out. Without the delay
+/// the worker would spin on accept(2); a longer one leaves free descriptors unused.
+const EXHAUSTED_RETRY_DELAY: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// Whether descriptors or memory have run out: what is accepted next would fail as well, until some
 /// connection ends.

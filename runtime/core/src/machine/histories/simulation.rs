@@ -184,7 +184,7 @@ impl Seen {
                     }
                     Action::DumpThreads { .. } => &mut self.hung,
                     Action::Terminate { .. } => &mut self.forced,
-                    Action::Log { text, .. } if text.starts_with("the restart failed") => {
+                    Action::Log { text, .. } if text.starts_with("restart aborted") => {
                         &mut self.aborts
                     }
                     Action::Exit { code: 1.., .. } => &mut self.failures,

@@ -49,7 +49,7 @@ fn a_new_worker_that_got_sigterm_finishes_its_connections() {
     assert_eq!(story.on(leaving(2)), ["drain 2 by 41.0", "resume 1"]);
     assert_eq!(
         story.on(exited(2, 0)),
-        ["tell 9: aborted 1→2 accepted 2: the worker of generation 2 got SIGTERM", "retire 2"]
+        ["tell 9: aborted 1→2 accepted 2: the worker of generation 2 received SIGTERM", "retire 2"]
     );
 }
 
@@ -60,8 +60,9 @@ fn the_old_generation_is_respawned_when_both_die() {
     assert_eq!(
         story.on(exited(2, 3)),
         [
-            "tell 9: aborted 1→2 accepted 2: the worker of generation 2 exited with code 3 before it \
-             was confirmed; generation 1 exited with code 3 while it waited for the confirm window",
+            "tell 9: aborted 1→2 accepted 2: the worker of generation 2 exited with code 3 before \
+             it was confirmed; generation 1 exited with code 3 while it was paused in the confirm \
+             window",
             "retire 2"
         ]
     );
@@ -79,7 +80,7 @@ fn a_new_worker_is_confirmed_although_the_old_dies() {
         [
             "retire 1",
             "tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1; \
-             generation 1 exited with code 3 while it waited for the confirm window"
+             generation 1 exited with code 3 while it was paused in the confirm window"
         ]
     );
 
@@ -96,8 +97,8 @@ fn a_new_worker_is_confirmed_although_the_old_dies() {
 /// What is open when the old `main` ends within the window is finished: the new one serves already.
 #[test]
 fn an_old_main_that_ends_is_waited_for() {
-    const ENDED: &str = "`main` of generation 1 ended while it waited for the confirm window: what is \
-                         open is finished as in a drain";
+    const ENDED: &str = "`main` of generation 1 returned while it was paused in the confirm window; its \
+         connections are finished as in a drain";
     let mut story = Story::committed();
     story.at(12.0);
     assert_eq!(story.on(main_ended(1)), ["drain 1 by 42.0"]);
@@ -106,7 +107,7 @@ fn an_old_main_that_ends_is_waited_for() {
     let said = story.on(exited(1, 1));
     let told = format!(
         "tell 9: restarted 1→2 committed 1.0 drained 10.0 accepted 1; {ENDED}; \
-         generation 1 exited with code 1 while it drained"
+         generation 1 exited with code 1 while draining"
     );
     assert_eq!(said, [told.as_str(), "retire 1"]);
 

@@ -150,7 +150,8 @@ fn without_restarts_the_daemon_ends_as_its_worker() {
     assert_eq!(
         story.on(exited(1, 7)),
         [
-            "tell 9: aborted 1→2: the daemon ends: the worker of generation 1 exited with code 7",
+            "tell 9: aborted 1→2: the daemon is stopping: the worker of generation 1 exited with \
+             code 7",
             "kill 2"
         ]
     );

@@ -105,8 +105,8 @@ fn a_stop_ends_a_restart_and_those_that_wait() {
     assert_eq!(
         story.on(TERM),
         [
-            "tell 1: aborted 1→2: the daemon was told to stop",
-            "tell 2: refused, the daemon was told to stop",
+            "tell 1: aborted 1→2: the daemon was asked to stop",
+            "tell 2: refused, the daemon was asked to stop",
             "drain 1 by 30.0",
             "kill 2"
         ]
@@ -125,7 +125,11 @@ fn a_stop_while_confirming_drains_both_by_their_own_settings() {
     story.on(ready(2));
     assert_eq!(
         story.on(TERM),
-        ["tell 9: aborted 1→2: the daemon was told to stop", "drain 1 by 30.0", "drain 2 by 300.0"]
+        [
+            "tell 9: aborted 1→2: the daemon was asked to stop",
+            "drain 1 by 30.0",
+            "drain 2 by 300.0"
+        ]
     );
     assert_eq!(story.on(exited(2, 0)), ["retire 2"]);
     assert_eq!(story.on(exited(1, 0)), ["exit 0"]);

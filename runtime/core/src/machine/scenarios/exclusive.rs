@@ -92,7 +92,8 @@ fn one_that_is_ready_while_it_waits_is_turned_away() {
         story.on(ready(2)),
         [
             "kill 2",
-            "tell 9: aborted 1→2: the worker of generation 2 was ready before it was welcome"
+            "tell 9: aborted 1→2: the worker of generation 2 reported ready before it received its \
+             settings"
         ]
     );
     story.on(exited(1, 0));

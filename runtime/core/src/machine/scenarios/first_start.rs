@@ -91,7 +91,7 @@ fn a_first_start_that_hangs_says_what_is_missing() {
 #[test]
 fn a_restart_during_the_first_start_follows_it() {
     let mut story = Story::new(policy());
-    assert_eq!(story.on(restart(1)), ["tell 1: refused, the daemon has not begun"]);
+    assert_eq!(story.on(restart(1)), ["tell 1: refused, the daemon has not started yet"]);
     story.on(Event::Begin);
     assert_eq!(story.on(restart(2)), NOTHING);
     assert_eq!(story.boots(1), ["welcome 1", "go 1", "up 1", "spawn 2 of 2 from disk"]);
@@ -117,14 +117,14 @@ fn a_worker_keeps_to_the_order_of_messages() {
         story.on(ready(2)),
         [
             "kill 2",
-            "tell 9: aborted 1→2: the worker of generation 2 was ready before it introduced itself"
+            "tell 9: aborted 1→2: the worker of generation 2 reported ready before it sent hello"
         ]
     );
     story.on(restart(9));
     story.on(hello(3, policy()));
     assert_eq!(
         story.on(hello(3, policy())),
-        ["kill 3", "tell 9: aborted 1→3: the worker of generation 3 introduced itself twice"]
+        ["kill 3", "tell 9: aborted 1→3: the worker of generation 3 sent hello twice"]
     );
     let late = Event::HelloRejected { worker: 1, reason: "late".into() };
     assert_eq!(story.on(late), NOTHING, "it serves");

@@ -232,7 +232,7 @@ fn report_of(report: RestartReport) -> String {
     if let Some(reason) = report.reason {
         text += &format!(": {reason}");
     }
-    if let Some(note) = report.note.filter(|note| note.contains("supervisor kept")) {
+    if let Some(note) = report.note.filter(|note| note.contains("supervisor keeps")) {
         text += &format!("; {note}");
     }
     for warning in report.warnings {

@@ -114,7 +114,10 @@ fn a_restart_that_fails_leaves_the_old_untouched() {
                 "retire 2",
             ],
         ),
-        (leaving(2), &["kill 2", "tell 9: aborted 1→2: the worker of generation 2 got SIGTERM"]),
+        (
+            leaving(2),
+            &["kill 2", "tell 9: aborted 1→2: the worker of generation 2 received SIGTERM"],
+        ),
     ];
     for (event, said) in ways {
         let mut story = Story::serving(confirming());

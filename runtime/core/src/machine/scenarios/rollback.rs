@@ -23,7 +23,9 @@ fn note(story: &Story) -> String {
 fn it_goes_back_once_and_then_gives_up() {
     let mut story = replaced();
     assert_eq!(story.on(exited(2, 3)), ["spawn 3 of 3 from known-good 1"]);
-    assert!(note(&story).starts_with("generation 3 is the image of generation 1 again, as"));
+    assert!(note(&story).starts_with(
+        "rolled back to the known-good image of generation 1, now generation 3, because"
+    ));
     assert_eq!(story.boots(3), ["welcome 3", "go 3", "retire 2"]);
     let said = story.on(exited(3, 3));
     assert_eq!(said.len(), 1, "{said:?}");

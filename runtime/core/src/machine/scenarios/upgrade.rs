@@ -49,7 +49,7 @@ fn that_fails_is_told_and_remembered() {
     story.boots(2);
     let kept = Some("it panicked".to_owned());
     assert_eq!(story.on(Event::UpgradeFinished { kept }), ["spawn 3 of 3 from disk"]);
-    let told = "workers new, supervisor kept, because it panicked";
+    let told = "the workers run the new image, but the supervisor keeps the old one: it panicked";
     assert_eq!(
         story.on(exited(1, 0)),
         [

@@ -46,10 +46,8 @@ fn its_silence_counts_as_a_crash() {
     assert_eq!(story.tick(15.0), ["examine 1", "drain 1 by 45.0"]);
     assert_eq!(
         story.on(exited(1, 0)),
-        [
-            "exit 137: the worker of generation 1 does not answer its watchdog for 10 s: crash 1 within \
-             60 s, over the start limit of 0"
-        ]
+        ["exit 137: the worker of generation 1 has not responded to its watchdog for 10 s: \
+             crash 1 within 60 s, over the start limit of 0"]
     );
 }
 
@@ -65,8 +63,8 @@ fn a_restart_by_a_silent_one_is_undone() {
     assert_eq!(
         story.on(killed(2)),
         [
-            "tell 9: aborted 1→2 accepted 2: the worker of generation 2 does not answer its watchdog \
-             for 10 s",
+            "tell 9: aborted 1→2 accepted 2: the worker of generation 2 has not responded to its \
+             watchdog for 10 s",
             "retire 2"
         ]
     );
