@@ -5,7 +5,6 @@ mod check;
 mod expand;
 mod fallback;
 mod json;
-mod keys;
 mod signature;
 mod values;
 

@@ -1,6 +1,7 @@
 //! What a key takes, and the one parser of it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address::{self, Address, AddressError, Listen};
@@ -77,12 +78,52 @@ pub enum Value {
     Integer(i32),
     Mode(u32),
     Text(String),
-    Path(String),
+    Path(PathBuf),
     Choice(&'static str),
     Addresses(Vec<Listen>),
     Socket(SocketAddr),
     List(Vec<String>),
     Limit(Limit),
+}
+
+/// Takes a value out of its variant.
+macro_rules! try_from_value {
+    ($($variant:ident => $type:ty),* $(,)?) => {$(
+        impl TryFrom<Value> for $type {
+            type Error = Value;
+
+            fn try_from(value: Value) -> Result<$type, Value> {
+                match value {
+                    Value::$variant(it) => Ok(it),
+                    other => Err(other),
+                }
+            }
+        }
+    )*};
+}
+
+try_from_value! {
+    Flag => bool,
+    Duration => Duration,
+    Integer => i32,
+    Text => String,
+    Path => PathBuf,
+    Choice => &'static str,
+    Addresses => Vec<Listen>,
+    Socket => SocketAddr,
+    List => Vec<String>,
+    Limit => Limit,
+}
+
+impl TryFrom<Value> for u32 {
+    type Error = Value;
+
+    fn try_from(value: Value) -> Result<u32, Value> {
+        match value {
+            Value::Count(number) | Value::Mode(number) => Ok(number),
+            other => Err(other),
+        }
+    }
 }
 
 impl Input<'_> {
@@ -143,7 +184,7 @@ impl Kind {
                 number.filter(|it| (min..=max).contains(it)).map(Value::Integer).ok_or(expected)
             }
             Kind::Mode => mode(input).map(Value::Mode).ok_or(expected),
-            Kind::Path => path(input).map(|path| Value::Path(path.to_owned())).ok_or(expected),
+            Kind::Path => path(input).map(|path| Value::Path(path.into())).ok_or(expected),
             Kind::Choice(words) => {
                 let word = input.text().ok_or(expected)?;
                 let known = words.iter().find(|known| **known == word);

@@ -11,6 +11,7 @@ pub(crate) mod fuzz;
 mod keys;
 mod layers;
 mod origin;
+mod problem;
 mod relocate;
 mod report;
 mod resolve;
@@ -27,22 +28,22 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
-use crate::json::{FromJson, ToJson};
-use figment::value::Dict;
+use figment::value::{Dict, Value};
+use unbroken_schema::Kind;
 
 use crate::error::{Error, Result};
+use crate::json::{FromJson, ToJson};
 use crate::sorted::{SortedMap, SortedSet};
 use crate::spec::Spec;
 
 pub(crate) use addresses::{Binding, Further};
 pub(crate) use env::Prefix;
-#[cfg(test)]
-pub(crate) use keys::{Fallback, HTTP_FIELDS, KEYS, LIMITS, LISTEN_FIELDS};
-pub(crate) use keys::{nearest, reference};
 pub(crate) use settings::*;
+pub(crate) use unbroken_schema::{Address, Limit};
 
 use layers::Layer;
 use origin::{Origin, Rank};
+use problem::{Problem, ReadError};
 use secrets::{Content, Secrets};
 
 /// The keys that tell where a daemon is to be found.
@@ -80,6 +81,9 @@ pub(crate) struct Configuration {
     /// The merged `[app]` section.
     #[json(default)]
     pub(crate) app: serde_json::Value,
+    /// The keys of `app` whose values are text that the application's type parses.
+    #[json(default)]
+    pub(crate) untyped: SortedSet<String>,
     /// What of it is not to be shown.
     #[json(default)]
     pub(crate) secrets: Secrets,
@@ -95,7 +99,7 @@ impl Configuration {
         let Read { layers, readable, hidden, contents, environment } =
             read(spec, around, &mut problems);
         if !readable {
-            return Err(mistakes(problems));
+            return Err(mistakes(&problems));
         }
         let merged = layers::merge(layers);
         let mut configuration = resolve::resolve(spec, around, &merged, problems)?;
@@ -138,7 +142,7 @@ struct Read {
     environment: Vec<(String, String)>,
 }
 
-fn read(spec: &Spec, around: &Surroundings, problems: &mut Vec<String>) -> Read {
+fn read(spec: &Spec, around: &Surroundings, problems: &mut Vec<Problem>) -> Read {
     let attribute = layers::attribute(spec, problems);
     let line = layers::command_line(&around.overrides, problems);
     let file = file(&attribute, &line, Prefix::of(spec), around, problems);
@@ -166,17 +170,15 @@ fn read(spec: &Spec, around: &Surroundings, problems: &mut Vec<String>) -> Read 
 fn env_files(prefix: Prefix<'_>, around: &Surroundings, layers: &[&Layer; 3]) -> Vec<env::EnvFile> {
     let [line, file, attribute] = layers;
     let start_dir = &around.start_dir;
-    let of = |layer: &Layer| {
-        let value = layer.dict().get("env_file")?;
-        let origin = layer.origin("env_file");
-        values::env_files(&values::Raw { value, origin: &origin, start_dir }).ok()
+    let files = |value: &Value, origin: &Origin| {
+        let paths = values::Raw { value, origin, start_dir }.parse(Kind::Paths).ok()?;
+        let paths: Vec<String> = paths.try_into().ok()?;
+        Some(paths.into_iter().map(env::EnvFile::from).collect())
     };
+    let of = |layer: &Layer| files(layer.dict().get("env_file")?, &layer.origin("env_file"));
     let variable = || {
         let text = env::var(&around.vars, &prefix.variable(&["env_file"]))?;
-        let value = figment::value::Value::from(text);
-        let origin = Layer::new(Rank::Environment, "").origin("");
-        let read = values::env_files(&values::Raw { value: &value, origin: &origin, start_dir });
-        read.ok().filter(|_| !text.is_empty())
+        files(&Value::from(text), &Layer::new(Rank::Environment, "").origin(""))
     };
     of(line).or_else(variable).or_else(|| of(file)).or_else(|| of(attribute)).unwrap_or_default()
 }
@@ -187,7 +189,7 @@ fn file(
     line: &Layer,
     prefix: Prefix<'_>,
     around: &Surroundings,
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> Option<Layer> {
     let text = |dict: &Dict| dict.get("config")?.as_str().map(str::to_owned);
     let variable = prefix.variable(&["config"]);
@@ -205,26 +207,27 @@ fn file(
         return Some(Layer::new(Rank::File, "")); // What is wrong with an empty name is said later.
     };
     let path = values::absolute(&around.start_dir, text.as_ref());
+    let (name, named_by) = (path.display().to_string(), origin.source());
+    let unreadable =
+        |error| Problem::Unreadable { path: name.clone(), named_by: Some(named_by.clone()), error };
     let read = match path.to_str() {
-        Some(_) => fs::read(&path).map_err(|e| {
-            format!("cannot read {}, named by {}: {e}", path.display(), origin.source())
-        }),
-        None => Err(format!(
-            "{}, named by {}, is not UTF-8: give an absolute path that is",
-            path.display(),
-            origin.source()
-        )),
+        Some(_) => fs::read(&path).map_err(|error| unreadable(ReadError::Io(error))),
+        None => Err(Problem::PathNotUtf8 { path: name.clone(), named_by: named_by.clone() }),
     };
     let layer = read.and_then(|bytes| match String::from_utf8(bytes) {
         Ok(text) => layers::file(&path, &text, problems),
-        Err(_) => Err(format!("{} is not TOML: it is not UTF-8 text", path.display())),
+        Err(_) => Err(Problem::NotUtf8(path.clone())),
     });
     layer.map_err(|problem| problems.push(problem)).ok()
 }
 
 /// All mistakes, one per line.
-fn mistakes(mut problems: Vec<String>) -> Error {
-    let mut seen = SortedSet::new();
-    problems.retain(|problem| seen.insert(problem.clone()));
-    Error::config(problems.join("\n"))
+fn mistakes(problems: &[Problem]) -> Error {
+    let mut lines: Vec<String> = Vec::new();
+    for line in problems.iter().map(ToString::to_string) {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    Error::config(lines.join("\n"))
 }

@@ -3,7 +3,8 @@
 use crate::sorted::sort_few;
 use std::ffi::{OsStr, OsString};
 
-use super::keys::{KEYS, Kind};
+use unbroken_schema::{Kind, key};
+
 use super::{Configuration, env};
 
 impl Configuration {
@@ -43,17 +44,16 @@ impl Configuration {
         path.unwrap_or_else(|| given.to_owned())
     }
 
-    fn path_at(&self, key: &str) -> Option<String> {
-        if KEYS.iter().any(|known| known.name == key && known.kind == Kind::Path) {
-            return self.settings.json().get(key)?.as_str().map(str::to_owned);
+    fn path_at(&self, name: &str) -> Option<String> {
+        if key(name).is_some_and(|key| key.kind == Kind::Path) {
+            return self.settings.json().get(name)?.as_str().map(str::to_owned);
         }
-        if let (true, Some(files)) = (key == "env_file", &self.settings.env_file) {
+        if let (true, Some(files)) = (name == "env_file", &self.settings.env_file) {
             let files: Vec<String> = files.iter().map(ToString::to_string).collect();
             return Some(files.join(","));
         }
         let mut listeners = self.settings.listen.iter();
-        let (_, listener) =
-            listeners.find(|(name, _)| super::keys::join(&["listen", name]) == key)?;
+        let (_, listener) = listeners.find(|(it, _)| super::keys::join(&["listen", it]) == name)?;
         let addrs: Vec<String> = listener.addrs().iter().map(ToString::to_string).collect();
         listener.is_unix().then(|| addrs.join(","))
     }

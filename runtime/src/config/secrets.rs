@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use super::problem::{Problem, ReadError};
 use super::{Configuration, keys};
 use crate::json::{FromJson, ToJson};
 use crate::sorted::{SortedMap, SortedSet};
@@ -27,24 +28,28 @@ pub(crate) enum Content {
 
 impl Content {
     pub(super) fn of(path: &Path) -> Content {
-        read(path).map_or_else(Content::Missing, Content::Text)
+        match read(path) {
+            Ok(text) => Content::Text(text),
+            Err(error) => Content::Missing(unreadable(path, error).to_string()),
+        }
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    let cannot = |why: String| format!("cannot read {}: {why}", path.display());
-    // A pipe would be waited for.
-    let meta = fs::metadata(path).map_err(|error| cannot(error.to_string()))?;
-    if !meta.is_file() {
-        return Err(cannot("it is no regular file".into()));
+fn unreadable(path: &Path, error: ReadError) -> Problem {
+    Problem::Unreadable { path: path.display().to_string(), named_by: None, error }
+}
+
+fn read(path: &Path) -> Result<String, ReadError> {
+    // Opening a pipe would block.
+    if !fs::metadata(path)?.is_file() {
+        return Err(ReadError::NotAFile);
     }
-    let file = fs::File::open(path).map_err(|error| cannot(error.to_string()))?;
     let mut bytes = Vec::new();
-    file.take(MOST + 1).read_to_end(&mut bytes).map_err(|error| cannot(error.to_string()))?;
+    fs::File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {
-        return Err(cannot(format!("it has more than {MOST} bytes")));
+        return Err(ReadError::TooLong(MOST));
     }
-    let mut text = String::from_utf8(bytes).map_err(|_| cannot("it is not UTF-8 text".into()))?;
+    let mut text = String::from_utf8(bytes).map_err(|_| ReadError::NotUtf8)?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -55,12 +60,12 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 /// The credentials that are values of the application, `app.database.password`, by name.
-pub(super) fn credentials(dir: &Path, problems: &mut Vec<String>) -> SortedMap<String, String> {
+pub(super) fn credentials(dir: &Path, problems: &mut Vec<Problem>) -> SortedMap<String, String> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) => {
-            problems
-                .push(format!("cannot read $CREDENTIALS_DIRECTORY, {}: {error}", dir.display()));
+            let path = format!("$CREDENTIALS_DIRECTORY, {}", dir.display());
+            problems.push(Problem::Unreadable { path, named_by: None, error: error.into() });
             return SortedMap::new();
         }
     };
@@ -72,7 +77,7 @@ pub(super) fn credentials(dir: &Path, problems: &mut Vec<String>) -> SortedMap<S
         }
         match read(&entry.path()) {
             Ok(text) => _ = found.insert(name, text),
-            Err(problem) => problems.push(problem),
+            Err(error) => problems.push(unreadable(&entry.path(), error)),
         }
     }
     found

@@ -1,11 +1,11 @@
 //! The effective settings: what all layers together say, typed, with the defaults filled in.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use unbroken_schema::{Address, Limit};
 
 use super::addresses::Further;
 use super::env::{EnvFile, Prefix};
@@ -37,28 +37,28 @@ pub(crate) struct Settings {
     /// How a worker becomes ready. Default: `auto`.
     pub(crate) ready: Ready,
     /// Default: 60 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) ready_timeout: Duration,
     /// Default: 30 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) drain_timeout: Duration,
     /// Default: 5 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) kill_timeout: Duration,
     /// Accepts for so long after it was told to stop, while it is not ready. Default: zero.
-    #[json(default, with = humantime_text)]
+    #[json(default, with = duration_text)]
     pub(crate) lame_duck: Duration,
     /// Default: 2 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) confirm_window: Duration,
     /// The old worker is gone before the new one's `main` begins. Default: false.
     #[json(default)]
     pub(crate) exclusive: bool,
     /// A worker whose runtime does not answer for so long is replaced. Default: zero, which is never.
-    #[json(default, with = humantime_text)]
+    #[json(default, with = duration_text)]
     pub(crate) watchdog: Duration,
     /// A worker serves on for so long after its supervisor was killed. Default: zero, it drains at once.
-    #[json(default, with = humantime_text)]
+    #[json(default, with = duration_text)]
     pub(crate) orphan_grace: Duration,
     /// At a restart idle HTTP connections go to the new worker. Default: `true`.
     #[json(default = yes)]
@@ -66,15 +66,15 @@ pub(crate) struct Settings {
     /// What an exit of a worker leads to. Default: `on-failure`.
     pub(crate) restart: RestartPolicy,
     /// Default: 100 ms.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) backoff_min: Duration,
     /// Default: 30 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) backoff_max: Duration,
     /// Default: 5.
     pub(crate) start_limit_burst: u32,
     /// Default: 60 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) start_limit_interval: Duration,
     /// Default: inherited.
     pub(crate) umask: Option<u32>,
@@ -181,25 +181,25 @@ pub(crate) struct ListenSettings {
 #[json(default)]
 pub(crate) struct HttpSettings {
     /// The head of a request is whole by then. Default: 30 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) header_timeout: Duration,
     /// A connection without a request for so long is closed. Default: 75 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) idle_timeout: Duration,
     /// Silence after which TCP asks whether the client is there. Default: 60 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) tcp_keepalive: Duration,
     /// Open connections of a worker, above which accepting waits. Default: no limit.
     pub(crate) max_connections: Option<u32>,
     /// Of the head of a request. Default: 64 KiB.
     pub(crate) max_header_bytes: u32,
     /// An older connection ends with its next response. Default: zero.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) max_connection_age: Duration,
     /// Streams that a client of HTTP/2 may have open at once. Default: 200.
     pub(crate) http2_max_streams: u32,
     /// How often a client of HTTP/2 is pinged. Default: zero.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) http2_keepalive: Duration,
 }
 
@@ -216,22 +216,6 @@ impl Default for HttpSettings {
             http2_keepalive: Duration::ZERO,
         }
     }
-}
-
-/// A literal address: `127.0.0.1:80`, `[::]:80` or `unix:/run/app/app.sock`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Address {
-    /// TCP over IPv4 or IPv6.
-    Tcp(SocketAddr),
-    /// A stream socket at an absolute path.
-    Unix(PathBuf),
-}
-
-/// A resource limit; `None` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limit {
-    pub(crate) soft: Option<u64>,
-    pub(crate) hard: Option<u64>,
 }
 
 /// How a worker becomes ready.
@@ -288,25 +272,6 @@ pub(crate) enum LogLevel {
     Trace,
 }
 
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(addr) => write!(f, "{addr}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |bound: Option<u64>| bound.map_or("unlimited".to_owned(), |it| it.to_string());
-        match self.soft == self.hard {
-            true => f.write_str(&text(self.soft)),
-            false => write!(f, "{}:{}", text(self.soft), text(self.hard)),
-        }
-    }
-}
-
 impl ToJson for Limit {
     fn write(&self, out: &mut Writer) {
         out.display(self);
@@ -315,29 +280,8 @@ impl ToJson for Limit {
 
 impl FromJson for Limit {
     fn read(value: Value) -> Result<Limit, Mistake> {
-        String::read(value)?.try_into().map_err(|error: String| Mistake::new(error))
-    }
-}
-
-impl TryFrom<String> for Limit {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Limit, String> {
-        const EXPECTED: &str =
-            "expected a limit such as \"4096\", \"1024:4096\" (soft and hard) or \"unlimited\"";
-        let bound = |text: &str| match text.trim() {
-            "unlimited" => Some(None),
-            // The largest number is how the kernel says that there is none.
-            number => number.parse().ok().filter(|it| *it != u64::MAX).map(Some),
-        };
-        let (soft, hard) = text.split_once(':').unwrap_or((&text, &text));
-        let (Some(soft), Some(hard)) = (bound(soft), bound(hard)) else {
-            return Err(EXPECTED.into());
-        };
-        match hard.is_some_and(|hard| soft.is_none_or(|soft| soft > hard)) {
-            true => Err("its soft limit is above the hard one: lower the first number".into()),
-            false => Ok(Limit { soft, hard }),
-        }
+        let limit = String::read(value)?.parse();
+        limit.map_err(|error: unbroken_schema::Error| Mistake::new(error.to_string()))
     }
 }
 
@@ -346,7 +290,7 @@ fn log_mode() -> u32 {
 }
 
 fn env_prefix() -> String {
-    super::env::DEFAULT.to_owned()
+    unbroken_schema::DEFAULT_PREFIX.to_owned()
 }
 
 fn yes() -> bool {
@@ -354,24 +298,23 @@ fn yes() -> bool {
 }
 
 /// Durations as people write them: `30s`, `1m 30s`.
-mod humantime_text {
+mod duration_text {
     use std::time::Duration;
 
     use serde_json::Value;
+    use unbroken_schema::duration;
 
-    use super::super::values::LONGEST;
     use crate::json::{FromJson, Mistake, Writer};
 
     pub(super) fn write(duration: &Duration, out: &mut Writer) {
-        out.display(&humantime::format_duration(*duration));
+        out.text(&duration::format(*duration));
     }
 
     pub(super) fn read(value: Value) -> Result<Duration, Mistake> {
         let text = String::read(value)?;
-        let duration =
-            humantime::parse_duration(&text).map_err(|error| Mistake::new(error.to_string()))?;
+        let duration = duration::parse(&text).map_err(|error| Mistake::new(error.to_string()))?;
         // From another process: a deadline that overflows would take this one down.
-        if duration > LONGEST {
+        if duration > duration::LONGEST {
             return Err(Mistake::new(format!("{text} is longer than 365days")));
         }
         Ok(duration)

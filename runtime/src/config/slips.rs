@@ -1,5 +1,7 @@
 //! Listeners that the attribute does not have: meant so, or misspelt.
 
+use unbroken_schema::nearest;
+
 use super::{Configuration, keys};
 
 /// A declared listener that is not the attribute's.
@@ -38,7 +40,7 @@ impl Configuration {
         // One that a later layer has moved was found by whoever did that.
         let own = self.of_attribute.iter().filter(|(_, moved)| !**moved);
         let own = own.map(|(own, _)| own.as_str()).filter(|own| is_slip(name, own));
-        Some(Foreign { source, meant: keys::nearest(name, own) })
+        Some(Foreign { source, meant: nearest(name, own) })
     }
 }
 

@@ -8,27 +8,29 @@ mod fault;
 mod scalar;
 mod search;
 
+use std::fmt;
+
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde_json::{Map, Value as Json};
 
 use super::secrets::{Content, SUFFIX, Secrets};
-use super::{Configuration, Prefix, env, keys};
-use crate::sorted::SortedMap;
+use super::{Configuration, env, keys};
+use crate::sorted::{SortedMap, SortedSet};
 use access::{Fields, Items, Variant};
 use fault::Fault;
 use search::Choices;
 
-/// The application's section as a `T`; the error is one sentence.
-pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result<T, String> {
+/// The application's section as a `T`.
+pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result<T, Mistake> {
     let Configuration { app, secrets, sources, settings, .. } = configuration;
     let section = match app {
         Json::Null => Json::Object(Map::new()),
         section => section.clone(),
     };
     let prefix = settings.prefix();
-    let sources = with_values_of_files(sources, secrets, prefix);
+    let (sources, untyped) = with_values_of_files(sources, &configuration.untyped, secrets);
     let attempt = |choices: &Choices| {
-        let scope = Scope { sources: &sources, secrets, prefix, choices };
+        let scope = Scope { sources: &sources, untyped: &untyped, secrets, choices };
         let root = Node {
             value: section.clone(),
             path: "app".into(),
@@ -40,30 +42,40 @@ pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result
     };
     search::read(&section, attempt).map_err(|fault| {
         let file = settings.config.as_deref();
-        let said = fault.sentence(&sources, file, prefix, |key| secrets.hides(key));
-        match secrets.are_in(&said, app) {
+        let sentence = fault.sentence(&sources, file, prefix, |key| secrets.hides(key));
+        Mistake(match secrets.are_in(&sentence, app) {
             true => fault.without_value(&sources),
-            false => said,
-        }
+            false => sentence,
+        })
     })
 }
 
-/// A value that a file has is from where the file's name is.
+/// Why the section is not a `T`: one sentence, without secrets.
+#[derive(Debug)]
+pub(super) struct Mistake(String);
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Sources and untyped keys, with those of values that are in a file: they are those of the file's name.
 fn with_values_of_files(
     sources: &SortedMap<String, String>,
+    untyped: &SortedSet<String>,
     secrets: &Secrets,
-    prefix: Prefix<'_>,
-) -> SortedMap<String, String> {
-    let mut sources = sources.clone();
+) -> (SortedMap<String, String>, SortedSet<String>) {
+    let (mut sources, mut untyped) = (sources.clone(), untyped.clone());
     for key in secrets.files.keys() {
-        if let (Some(of), Some(source)) = (key.strip_suffix(SUFFIX), sources.get(key).cloned()) {
-            let value = sources.entry(of.to_owned()).or_insert_with(|| source.clone());
-            if !is_text(prefix, value) {
-                *value = source;
-            }
+        if let (Some(of), Some(source)) = (key.strip_suffix(SUFFIX), sources.get(key).cloned())
+            && !untyped.contains(of)
+        {
+            sources.insert(of.to_owned(), source);
+            untyped.insert(of.to_owned());
         }
     }
-    sources
+    (sources, untyped)
 }
 
 /// Whether serde keeps a value in this type until it knows what is wanted. A wrong answer, should it call
@@ -73,18 +85,12 @@ fn is_buffer<T>() -> bool {
     name.starts_with("serde") && name.contains("private") && name.contains("::Content")
 }
 
-/// Whether a source has but text, which the type parses.
-fn is_text(prefix: Prefix<'_>, source: &str) -> bool {
-    prefix.strip(source).is_some()
-        || source.starts_with("--set ")
-        || source.starts_with(env::CREDENTIAL)
-}
-
 #[derive(Clone, Copy)]
 struct Scope<'a> {
     sources: &'a SortedMap<String, String>,
+    /// The keys whose values are text, which the type parses.
+    untyped: &'a SortedSet<String>,
     secrets: &'a Secrets,
-    prefix: Prefix<'a>,
     /// What text is where the type does not say.
     choices: &'a Choices,
 }
@@ -103,9 +109,9 @@ struct Node<'a> {
 impl<'a> Node<'a> {
     fn child(&self, part: &str, value: Json) -> Node<'a> {
         let path = keys::child(&self.path, part);
-        let text = match self.scope.sources.get(&path) {
-            Some(source) => is_text(self.scope.prefix, source),
-            None => self.text,
+        let text = match self.scope.sources.contains_key(&path) {
+            true => self.scope.untyped.contains(&path),
+            false => self.text,
         };
         Node { value, path, text, is_key: false, scope: self.scope }
     }
@@ -308,7 +314,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.at(|node| match node.as_text().and_then(super::values::bool_text) {
+        self.at(|node| match node.as_text().and_then(unbroken_schema::flag_text) {
             Some(flag) => visitor.visit_bool(flag),
             None => node.visit_json(visitor),
         })

@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::spec::{Literal, Spec};
+use unbroken_schema::DEFAULT_PREFIX;
 
-/// The prefix of a program whose attribute says nothing of it.
-pub(crate) const DEFAULT: &str = "DAEMON";
+use crate::spec::{Literal, Spec};
 
 /// The word before the first `_` that is ours: `DAEMON`, or the attribute's `env_prefix`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +17,11 @@ impl<'a> Prefix<'a> {
 
     /// That of a program.
     pub(crate) fn of(spec: &Spec) -> Prefix<'static> {
-        let said = spec.keys.iter().find_map(|(key, literal)| match literal {
-            Literal::Str(word) if *key == "env_prefix" => Some(*word),
+        let set = spec.keys.iter().find_map(|(path, literal)| match literal {
+            Literal::Str(word) if *path == ["env_prefix"] => Some(*word),
             _ => None,
         });
-        Prefix(said.unwrap_or(DEFAULT))
+        Prefix(set.unwrap_or(DEFAULT_PREFIX))
     }
 
     pub(crate) fn word(self) -> &'a str {
@@ -32,7 +31,7 @@ impl<'a> Prefix<'a> {
     /// Whether all that begins with it is configuration. One that the program chose may begin variables
     /// of its own, too.
     pub(crate) fn is_ours_alone(self) -> bool {
-        self.0 == DEFAULT
+        self.0 == DEFAULT_PREFIX
     }
 
     /// What stands behind the prefix and its `_`.
@@ -107,7 +106,7 @@ mod tests {
 
     #[test]
     fn services_of_any_name_are_told_by_their_form() {
-        let ours = Prefix::new(DEFAULT);
+        let ours = Prefix::new(DEFAULT_PREFIX);
         for (name, value) in [
             ("DAEMON_SERVICE_HOST", "10.96.0.7"),
             ("DAEMON_SERVICE_PORT", "80"),
@@ -136,7 +135,7 @@ mod tests {
 
     #[test]
     fn what_somebody_wrote_is_no_service() {
-        let ours = Prefix::new(DEFAULT);
+        let ours = Prefix::new(DEFAULT_PREFIX);
         for (name, value) in [
             ("DAEMON_PORT", "8080"),
             ("DAEMON_LISTEN_MY_SERVICE_HOST", "127.0.0.1:80"),

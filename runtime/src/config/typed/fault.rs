@@ -6,7 +6,9 @@ use std::path::Path;
 use serde::de::{self, Expected, Unexpected};
 use serde_json::Value as Json;
 
-use crate::config::env::{DEFAULT, Prefix};
+use unbroken_schema::{DEFAULT_PREFIX, nearest, one_of};
+
+use crate::config::env::Prefix;
 use crate::config::{keys, values};
 use crate::sorted::SortedMap;
 
@@ -149,7 +151,7 @@ fn missing(path: &str, file: Option<&Path>, prefix: Prefix<'_>) -> String {
 
 fn unknown(of: &str, path: &str, fields: &[&str]) -> String {
     let (parent, word) = path.rsplit_once('.').unwrap_or(("app", path));
-    let near = keys::nearest(word, fields.iter().copied());
+    let near = nearest(word, fields.iter().copied());
     match (near, fields) {
         (Some(near), _) => {
             let near = keys::child(parent, near);
@@ -157,15 +159,6 @@ fn unknown(of: &str, path: &str, fields: &[&str]) -> String {
         }
         (None, []) => format!("{of} is not a known key: there are none here"),
         (None, fields) => format!("{of} is not a known key: expected {}", one_of(fields)),
-    }
-}
-
-fn one_of(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-    match quoted.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
-        None => "nothing".into(),
     }
 }
 
@@ -209,7 +202,7 @@ fn found(unexpected: &Unexpected<'_>) -> String {
 
 impl Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence(&SortedMap::new(), None, Prefix::new(DEFAULT), |_| false))
+        f.write_str(&self.sentence(&SortedMap::new(), None, Prefix::new(DEFAULT_PREFIX), |_| false))
     }
 }
 
@@ -234,7 +227,10 @@ impl de::Error for Fault {
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         Fault::new(What::Expected {
-            expected: one_of(expected),
+            expected: match expected {
+                [] => "nothing".into(),
+                words => one_of(words),
+            },
             found: values::shown_text(variant),
         })
     }
