@@ -197,7 +197,7 @@ fn a_value_has_the_bounds_of_the_configuration_file() {
     assert_eq!(messages(listen("http", i32::MAX as u32)), [""; 0]);
     assert_eq!(
         messages(listen("http", 1 << 31)),
-        ["`backlog`: expected a whole number from 1 to 2147483647"]
+        ["`backlog`: expected a whole number from 1 to 2147483647, as in `backlog = 5`"]
     );
     let long = "a".repeat(65);
     assert_eq!(

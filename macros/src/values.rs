@@ -32,6 +32,9 @@ pub(crate) fn read(entry: &Entry, kind: Kind) -> syn::Result<(Setting, schema::V
         (Err(schema::Error::Empty), _) => {
             Err(error(format!("`{key}` is empty: remove it, or give it a value")))
         }
+        (Err(expected @ schema::Error::Expected(_)), _) => {
+            Err(error(format!("`{key}`: {expected}, as in `{key} = {}`", kind.example())))
+        }
         (Err(expected), _) => Err(error(format!("`{key}`: {expected}"))),
         (Ok(_), None) => Err(error(format!("`{key}`: {}", schema::Error::Expected(kind)))),
     }

@@ -137,6 +137,7 @@ mod sorted;
 mod spec;
 mod supervisor;
 mod sys;
+mod timestamp;
 mod upkeep;
 mod watch;
 mod worker;

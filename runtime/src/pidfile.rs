@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::timestamp::rfc3339;
 use crate::upkeep::Inode;
 
 /// How often, and how long in between, a file is looked for that is about to come.
@@ -200,7 +201,7 @@ fn take_abandoned(path: &Path) -> Option<PidFile> {
 pub(crate) fn already_running(name: &str, path: &Path, holder: Option<Holder>) -> Error {
     let who = match holder {
         Some(Holder { pid: Some(pid), since }) => {
-            format!(" as process {pid} since {}", humantime::format_rfc3339_seconds(since))
+            format!(" as process {pid} since {}", rfc3339(since, 0))
         }
         Some(_) | None => String::new(),
     };

@@ -227,7 +227,30 @@ impl Kind {
         }
     }
 
-    /// The kind in words, for people who look up a key.
+    /// A value of the kind, as the attribute has it.
+    pub fn example(self) -> String {
+        let text = match self {
+            Kind::Flag => return "true".into(),
+            Kind::Count(_) | Kind::Integer(..) => return "5".into(),
+            Kind::Accounts => return "[\"adm\", \"ssl-cert\"]".into(),
+            Kind::Capabilities => return "[\"net_bind_service\"]".into(),
+            Kind::Crate => return "::unbroken".into(),
+            Kind::Name => "hello",
+            Kind::Duration | Kind::PositiveDuration => "30s",
+            Kind::Mode => "0640",
+            Kind::Path => "/path",
+            Kind::Choice(words) => words.first().copied().unwrap_or_default(),
+            Kind::Addresses => "0.0.0.0:8080",
+            Kind::Socket => "0.0.0.0:8086",
+            Kind::Account => "www",
+            Kind::Paths => "/etc/default/hello",
+            Kind::Limit => "1024:4096",
+            Kind::Prefix => "HELLO",
+        };
+        format!("{text:?}")
+    }
+
+    /// The kind in words, for the reference of keys.
     pub fn words(self) -> String {
         match self {
             Kind::Name | Kind::Prefix | Kind::Crate => "text".into(),

@@ -7,13 +7,13 @@ use unbroken_schema::{Address, Listen};
 use super::ListenSettings;
 use crate::json::{FromJson, ToJson};
 
-/// What a listener has beside its first address.
+/// The addresses of a listener after the first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, ToJson, FromJson)]
 #[json(default)]
 pub(crate) struct Further {
     /// More addresses.
     more: Vec<Address>,
-    /// The IPv6 halves of short forms, which a host without IPv6 does without.
+    /// The IPv6 halves of short forms. A host without IPv6 goes without them.
     halves: Vec<SocketAddr>,
 }
 
@@ -30,9 +30,9 @@ impl Further {
 /// One address of a listener.
 #[derive(Debug, Clone)]
 pub(crate) struct Binding {
-    /// Those of a listener with this address alone.
+    /// The settings of a listener with this address alone.
     pub(crate) settings: ListenSettings,
-    /// Of an IPv6 half the other one, whose port it has.
+    /// The IPv4 half whose port this IPv6 half has.
     pub(crate) half_of: Option<SocketAddr>,
     /// The IPv6 half that has to have the same port.
     pub(crate) half: Option<SocketAddr>,
@@ -62,7 +62,7 @@ impl ListenSettings {
         self.each().into_iter().map(|binding| binding.settings.addr).collect()
     }
 
-    /// Whether it has the address of another one that the kernel would refuse to bind.
+    /// The address that both listeners have and that the kernel would refuse to bind twice.
     pub(super) fn collides(&self, other: &ListenSettings) -> Option<Address> {
         let others = other.addrs();
         self.addrs().into_iter().find(|addr| others.iter().any(|other| addr.collides(other)))
@@ -79,7 +79,7 @@ impl ListenSettings {
     }
 }
 
-/// All of them as the addresses of a listener; `None` of none.
+/// The addresses of a listener; `None` for an empty list.
 pub(super) fn together(listed: Vec<Listen>) -> Option<(Address, Further)> {
     let mut further = Further::default();
     let mut first = None;

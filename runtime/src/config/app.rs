@@ -54,7 +54,7 @@ impl Walk<'_> {
                     self.untyped.insert(key.clone());
                 }
                 return leaf_json(leaf).unwrap_or_else(|| {
-                    self.problems.push(Problem::NotFinite(Subject { key, origin }));
+                    self.problems.push(Problem::NotFinite(Subject::new(key, origin)));
                     Json::Null
                 });
             }

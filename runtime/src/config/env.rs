@@ -27,11 +27,11 @@ pub(crate) use prefix::Prefix;
 pub(super) struct Variable {
     name: OsString,
     value: OsString,
-    /// None in the process' own environment.
+    /// `None` for a variable of the process's own environment.
     file: Option<PathBuf>,
 }
 
-/// The environment that a generation begins with: that of the start, and above it what its files say.
+/// The environment of a generation: that of the start, overridden by its files.
 pub(super) fn variables(
     vars: &[(OsString, OsString)],
     files: &[EnvFile],
@@ -56,7 +56,7 @@ pub(super) fn variables(
     all
 }
 
-/// What the files say to the program itself.
+/// The program's own variables in the files.
 pub(super) fn of_program(prefix: Prefix<'_>, variables: &[Variable]) -> Vec<(String, String)> {
     let set = variables.iter().filter(|variable| variable.file.is_some());
     let text = set.filter_map(|it| Some((it.name.to_str()?, it.value.to_str()?)));
@@ -65,7 +65,7 @@ pub(super) fn of_program(prefix: Prefix<'_>, variables: &[Variable]) -> Vec<(Str
         .collect()
 }
 
-/// The environment as a layer, and what of it is not to be shown.
+/// The environment as a layer, and its secrets.
 pub(super) struct Environment {
     pub(super) layer: Layer,
     /// Sources of values that are secrets.
@@ -74,8 +74,8 @@ pub(super) struct Environment {
     pub(super) contents: SortedMap<String, Content>,
 }
 
-/// What the variables say. `below` is what the other layers declare: listeners and keys of the
-/// application that a variable's name can only approximate (`MY_API` is `my-api` if there is one).
+/// Reads the variables. `below` are the other layers, whose listeners and keys of the application a
+/// variable's name can only approximate (`MY_API` is `my-api` if there is one).
 pub(super) fn environment(
     prefix: Prefix<'_>,
     vars: &[Variable],
@@ -108,7 +108,7 @@ pub(super) fn environment(
             }
         };
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
-        // As Compose writes what is unset. To the application an empty text may mean something.
+        // Compose passes an unset variable as an empty one. To the application it may have a meaning.
         if value.is_empty() && path.first() != Some(&"app") {
             continue;
         }
@@ -133,7 +133,7 @@ pub(super) fn environment(
     Environment { layer, hidden, contents }
 }
 
-/// Puts the credentials of a service manager below the variables.
+/// Adds the credentials of a service manager, over which variables win.
 pub(super) fn add_credentials(
     environment: &mut Environment,
     vars: &[Variable],
@@ -153,7 +153,7 @@ pub(super) fn add_credentials(
     }
 }
 
-/// Before the name of a credential, where it is a source.
+/// The prefix of a credential's name as a source.
 pub(super) const CREDENTIAL: &str = "credential ";
 
 /// Whether a variable is configuration, and nothing else.
@@ -164,7 +164,7 @@ pub(super) fn is_ours(prefix: Prefix<'_>, name: &str, value: &str) -> bool {
     }
 }
 
-/// The value of one variable, where it is UTF-8 text.
+/// The value of one variable, if it is UTF-8 text.
 pub(super) fn var<'a>(vars: &'a [(OsString, OsString)], name: &str) -> Option<&'a str> {
     let (_, value) = vars.iter().find(|(n, _)| n == OsStr::new(name))?;
     value.to_str()
@@ -191,7 +191,7 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// The key path that a variable sets; `None` if the variable is none of ours.
+    /// The key path that a variable sets; `None` if the variable is not ours.
     fn path(&self, name: &str, value: &str) -> Result<Option<Vec<String>>, VariableError> {
         let Some(rest) = self.prefix.strip(name) else { return Ok(None) };
         if self.prefix.is_service_link(name, value) {
@@ -251,7 +251,7 @@ impl<'a> Known<'a> {
         Ok(Some(path))
     }
 
-    /// Whether `rest` is a declared listener and a field with one `_` between: a slip, not a name.
+    /// Whether `rest` is a declared listener and a field with one `_` between: a typo, not a name.
     fn joins_field(&self, rest: &str) -> bool {
         let variable = |path: &[&str]| self.prefix.variable(path);
         LISTENER_FIELDS.iter().any(|field| {
@@ -280,7 +280,7 @@ impl<'a> Known<'a> {
         Ok(path)
     }
 
-    /// What is wrong with a variable that sets no key; `None` of one that may be the program's own.
+    /// The mistake in a variable that sets no key; `None` if it may be the program's own.
     fn unknown(&self, rest: &str) -> Option<VariableError> {
         let prefix = self.prefix;
         let variable = |path: &[&str]| prefix.variable(path);
@@ -375,7 +375,7 @@ mod tests {
         for others in ["DAEMON_LOG", "WASTE_BINS_LOG", "WASTE_LOG", "WASTE_BIN"] {
             assert_eq!(path(others), Ok(None), "{others}");
         }
-        // What the program reads itself, and what is but a slip.
+        // A variable of the program, and a typo.
         assert_eq!(path("WASTE_BIN_TITLE"), Ok(None));
         let problem = path("WASTE_BIN_DRAIN_TIMOUT").unwrap_err();
         assert!(problem.ends_with("did you mean WASTE_BIN_DRAIN_TIMEOUT?"), "{problem}");

@@ -1,4 +1,4 @@
-//! The layers: each a figment provider that knows how a person finds its values.
+//! The layers: figment providers that know how people spell their keys.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ pub(super) struct Layer {
     rank: Rank,
     place: String,
     dict: Dict,
-    /// How this layer spells a key, where that is not the key itself.
+    /// How this layer spells a key, if not as the key itself.
     spelled: SortedMap<String, String>,
 }
 
@@ -35,22 +35,22 @@ impl Layer {
         Layer { rank, place: place.into(), dict: Dict::new(), spelled: SortedMap::new() }
     }
 
-    /// Forgets all but these keys.
+    /// Removes all other keys.
     pub(super) fn keep(&mut self, keys: &[&str]) {
         self.dict.retain(|key, _| keys.contains(&key.as_str()));
     }
 
-    /// What the layer says.
+    /// The values of the layer.
     pub(super) fn dict(&self) -> &Dict {
         &self.dict
     }
 
-    /// Where a value of this layer came from.
+    /// The origin of a value of this layer.
     pub(super) fn origin(&self, spelled: &str) -> Origin {
         Origin { rank: self.rank, place: self.place.clone(), spelled: spelled.to_owned() }
     }
 
-    /// The key already set that `path` would replace, include or be part of, as it was spelled.
+    /// The spelling of a key that is already set and that `path` would replace, contain or be part of.
     pub(super) fn rival(&self, path: &[&str]) -> Option<&str> {
         let path = join(&full(path));
         let within =
@@ -59,14 +59,14 @@ impl Layer {
         set.find(|(set, _)| within(set, &path) || within(&path, set)).map(|(_, s)| s.as_str())
     }
 
-    /// Sets a key; the error says why the path is none.
+    /// Sets the key at a path, or returns why there is no such key.
     pub(super) fn put(
         &mut self,
         path: &[&str],
         spelled: &str,
         value: Value,
     ) -> Result<(), Problem> {
-        let of = || Subject { key: join(path), origin: self.origin(spelled) };
+        let of = || Subject::new(join(path), self.origin(spelled));
         let unknown = |near: Option<String>| Err(Problem::UnknownKey { of: of(), near });
         match path {
             ["app"] if !matches!(value, Value::Dict(..)) => {
@@ -128,7 +128,7 @@ impl Provider for Layer {
     }
 }
 
-/// What holds without any other layer: the table's values, and the name.
+/// The lowest layer: the default values of the table, and the name.
 pub(super) fn defaults(name: &str) -> Layer {
     let mut layer = Layer::new(Rank::Default, "");
     for key in KEYS {
@@ -140,11 +140,11 @@ pub(super) fn defaults(name: &str) -> Layer {
     layer
 }
 
-/// What the attribute says.
+/// The layer of the attribute.
 pub(super) fn attribute(spec: &Spec, problems: &mut Vec<Problem>) -> Layer {
     let mut layer = Layer::new(Rank::Attribute, spec.location);
     for (path, literal) in spec.keys {
-        // They are read from the attribute itself, as no other layer can set them.
+        // No other layer can set these: they are read from the `Spec`.
         if matches!(path, [name] if attribute_key(name).is_some()) {
             continue;
         }
@@ -159,7 +159,7 @@ pub(super) fn attribute(spec: &Spec, problems: &mut Vec<Problem>) -> Layer {
     layer
 }
 
-/// What the text of a configuration file says; `Err` where it is not TOML.
+/// The layer of a configuration file.
 pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Result<Layer, Problem> {
     let place = path.display().to_string();
     let dict = document::parse(text).map_err(|document::Mistake { line, message }| {
@@ -192,7 +192,7 @@ pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Resu
     Ok(layer)
 }
 
-/// What the command line says: the `key=value` of each `--set`, the last of a key winning.
+/// The layer of the command line: the `key=value` of each `--set`. The last one of a key wins.
 pub(super) fn command_line(overrides: &[String], problems: &mut Vec<Problem>) -> Layer {
     let mut layer = Layer::new(Rank::CommandLine, "");
     for text in overrides {
@@ -213,12 +213,12 @@ pub(super) fn command_line(overrides: &[String], problems: &mut Vec<Problem>) ->
     layer
 }
 
-/// All layers, the later above the earlier.
+/// All layers merged; a later one wins.
 pub(super) fn merge(layers: impl IntoIterator<Item = Layer>) -> Figment {
     layers.into_iter().fold(Figment::new(), |figment, layer| figment.merge(layer))
 }
 
-/// How deep keys may nest where the layer's own format has no bound.
+/// How deep keys may nest in a layer whose format has no bound of its own.
 pub(super) const DEPTH: usize = 32;
 
 /// A listener's plain value is its address.

@@ -46,21 +46,21 @@ use origin::{Origin, Rank};
 use problem::{Problem, ReadError};
 use secrets::{Content, Secrets};
 
-/// The keys that tell where a daemon is to be found.
+/// The keys by which a running daemon is found.
 pub(crate) const LOCATION: [&str; 3] = ["name", "pidfile", "runtime_dir"];
 
-/// Everything outside of the program that the configuration depends on.
+/// Everything outside the program that the configuration depends on.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
     /// The starting directory, absolute.
     pub(crate) start_dir: PathBuf,
     /// The environment.
     pub(crate) vars: Vec<(OsString, OsString)>,
-    /// Who runs the program.
+    /// The user that runs the program.
     pub(crate) uid: u32,
     /// The `key=value` of each `--set`.
     pub(crate) overrides: Vec<String>,
-    /// The path of start. Names the daemon where the compiler was not told the binary's name.
+    /// The path of start. Names the daemon if Cargo did not compile the program.
     pub(crate) exe: PathBuf,
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct Configuration {
     /// The keys of `app` whose values are text that the application's type parses.
     #[json(default)]
     pub(crate) untyped: SortedSet<String>,
-    /// What of it is not to be shown.
+    /// The secrets in it.
     #[json(default)]
     pub(crate) secrets: Secrets,
     /// The program's own variables that its `env_file` sets.
@@ -115,8 +115,8 @@ impl Configuration {
         Ok(configuration)
     }
 
-    /// Where the daemon is to be found, whatever else is wrong: one that runs can be stopped even when
-    /// the configuration no longer lets it start. Read are `keys`, as [`LOCATION`], alone.
+    /// Reads only `keys`, such as [`LOCATION`]: a running daemon is found, and can be stopped, even if the
+    /// rest of the configuration is wrong.
     pub(crate) fn locate(spec: &Spec, around: &Surroundings, keys: &[&str]) -> Result<Settings> {
         let Read { mut layers, .. } = read(spec, around, &mut Vec::new());
         // The lowest are the defaults.
@@ -128,7 +128,7 @@ impl Configuration {
     }
 }
 
-/// All that was read.
+/// The layers, and what was read with them.
 struct Read {
     /// The lowest first.
     layers: [Layer; 5],
@@ -138,7 +138,7 @@ struct Read {
     hidden: SortedSet<String>,
     /// Contents of files, by the source of their names.
     contents: SortedMap<String, Content>,
-    /// What files say to the program itself.
+    /// Variables for the program itself, from files.
     environment: Vec<(String, String)>,
 }
 
@@ -165,8 +165,8 @@ fn read(spec: &Spec, around: &Surroundings, problems: &mut Vec<Problem>) -> Read
     }
 }
 
-/// The files of variables, which the highest layer names that names any: the command line, a variable, the
-/// file or the attribute. What is wrong with them is said later.
+/// The files of variables, as the highest layer names them: the command line, a variable, the file or the
+/// attribute. Problems with their names are reported later.
 fn env_files(prefix: Prefix<'_>, around: &Surroundings, layers: &[&Layer; 3]) -> Vec<env::EnvFile> {
     let [line, file, attribute] = layers;
     let start_dir = &around.start_dir;
@@ -183,7 +183,7 @@ fn env_files(prefix: Prefix<'_>, around: &Surroundings, layers: &[&Layer; 3]) ->
     of(line).or_else(variable).or_else(|| of(file)).or_else(|| of(attribute)).unwrap_or_default()
 }
 
-/// The file's layer, empty if no layer names a file; `None` if it cannot be read.
+/// The layer of the file, empty if no layer names one; `None` if it cannot be read.
 fn file(
     attribute: &Layer,
     line: &Layer,
@@ -204,7 +204,7 @@ fn file(
         .or_else(|| text(attribute.dict()).map(|text| (text, attribute.origin("config"))));
     let Some((text, origin)) = named.filter(|(text, _)| !text.is_empty() && !text.contains('\0'))
     else {
-        return Some(Layer::new(Rank::File, "")); // What is wrong with an empty name is said later.
+        return Some(Layer::new(Rank::File, "")); // An empty name is reported later.
     };
     let path = values::absolute(&around.start_dir, text.as_ref());
     let (name, named_by) = (path.display().to_string(), origin.source());

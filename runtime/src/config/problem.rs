@@ -10,14 +10,14 @@ use unbroken_schema::{self as schema, Address, LISTENER_NAME_RULE, Needs, durati
 use super::Prefix;
 use super::origin::Origin;
 
-/// A key, and where its value is from: the subject of a message.
+/// A key and the origin of its value: the subject of a message.
 #[derive(Debug, Clone)]
 pub(crate) struct Subject {
-    pub(super) key: String,
-    pub(super) origin: Origin,
+    key: String,
+    origin: Box<Origin>,
 }
 
-/// What is wrong with the configuration.
+/// A mistake in the configuration.
 #[derive(Debug)]
 pub(crate) enum Problem {
     /// A value that its key does not take.
@@ -118,7 +118,7 @@ pub(crate) enum ValueError {
     NoLogFeature,
 }
 
-/// What is wrong with the name of a variable, or with its text.
+/// Why a variable sets no key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum VariableError {
     NotUtf8,
@@ -153,6 +153,10 @@ pub(crate) enum ReadError {
 }
 
 impl Subject {
+    pub(super) fn new(key: impl Into<String>, origin: Origin) -> Subject {
+        Subject { key: key.into(), origin: Box::new(origin) }
+    }
+
     /// How to take the value away.
     fn removal(&self) -> &'static str {
         self.origin.removal()

@@ -1,4 +1,4 @@
-//! What was said relative to a starting directory, for a start from another one.
+//! Variables and options with absolute paths, for a start from another directory.
 
 use crate::sorted::sort_few;
 use std::ffi::{OsStr, OsString};
@@ -8,7 +8,7 @@ use unbroken_schema::{Kind, key};
 use super::{Configuration, env};
 
 impl Configuration {
-    /// Whether a variable is configuration, which this is the whole of.
+    /// Whether a variable is configuration, and so was read.
     pub(crate) fn has_read(&self, name: &OsStr, value: &OsStr) -> bool {
         let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
         env::is_ours(self.settings.prefix(), &name, &value)
@@ -37,7 +37,7 @@ impl Configuration {
         overrides.iter().map(option).collect()
     }
 
-    /// The value that a variable or option has, where it was read as a path; else as it was given.
+    /// The absolute path that a variable or option set, or its value if that is no path.
     fn absolute(&self, spelled: &str, given: &str) -> String {
         let keys = self.sources.iter().filter(|(_, source)| *source == spelled);
         let path = keys.filter_map(|(key, _)| self.path_at(key)).next();

@@ -1,4 +1,4 @@
-//! What `check` prints: each key, its value and where it came from.
+//! The output of `check`: each key with its value and source.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -7,7 +7,7 @@ use unbroken_schema::{Fallback, HTTP_FIELDS, KEYS, Needs, listener_field};
 use super::{Configuration, Settings, keys};
 use crate::json;
 
-/// One key. `value` is null where there is none; then `otherwise` says what happens.
+/// One key. `value` is null if there is none; `otherwise` is what happens then.
 struct Row {
     key: String,
     value: Json,

@@ -1,4 +1,4 @@
-//! The merged layers to settings: types, defaults, and what does not go together.
+//! Turns the merged layers into settings: types, defaults and conflicts.
 
 mod listeners;
 
@@ -21,7 +21,7 @@ use crate::json::FromJson;
 use crate::sorted::{SortedMap, SortedSet, sort_few};
 use crate::spec::Spec;
 
-/// The configuration that the merged layers amount to. `problems`: what is already known to be wrong.
+/// The configuration of the merged layers. `problems` are those found while the layers were read.
 pub(super) fn resolve(
     spec: &Spec,
     around: &Surroundings,
@@ -67,7 +67,7 @@ pub(super) fn resolve(
     }
 }
 
-/// Reads values one by one, and keeps their sources and what is wrong with them.
+/// Reads values one by one, and collects their sources and problems.
 struct Reader<'a> {
     figment: &'a Figment,
     root: Dict,
@@ -87,7 +87,7 @@ impl Reader<'_> {
         Some((value, Origin::new(self.figment.get_metadata(value.tag()), path)))
     }
 
-    /// Parses the value at `path`, and notes the source of `key` or what is wrong with the value.
+    /// Parses the value at `path`, and records its source or its problem under `key`.
     fn value(&mut self, path: &[&str], key: &str, kind: Kind) -> Option<schema::Value> {
         let Some((value, origin)) = self.find(path) else {
             self.sources.insert(key.to_owned(), "default".to_owned());
@@ -95,7 +95,7 @@ impl Reader<'_> {
         };
         let parsed = Raw { value, origin: &origin, start_dir: self.start_dir }.parse(kind);
         let (shown, source) = (shown(value), origin.source());
-        let of = Subject { key: key.to_owned(), origin };
+        let of = Subject::new(key, origin);
         let problem = match parsed {
             Ok(schema::Value::Choice(word)) if !is_built_in(key, word) => {
                 Problem::Value { of, shown, error: ValueError::NoLogFeature }
@@ -116,7 +116,7 @@ impl Reader<'_> {
         self.value(&[key], key, kind)?.try_into().ok()
     }
 
-    /// As `get`, for keys with a default in the table: without a value there is a problem.
+    /// As `get`, for keys with a default in the table, which have a value unless there is a problem.
     fn some<T: TryFrom<schema::Value> + Default>(&mut self, key: &str) -> T {
         self.get(key).unwrap_or_default()
     }
@@ -216,7 +216,7 @@ impl Reader<'_> {
         match self.get(key) {
             Some(path) => path,
             None => {
-                // Also when the value is wrong: then nothing of this is used.
+                // Also if the value is wrong, when these settings are not used.
                 self.sources.insert(key.to_owned(), source);
                 default
             }
@@ -231,7 +231,7 @@ impl Reader<'_> {
             if let Some((_, origin)) =
                 self.find(&[key.name]).filter(|(_, o)| o.rank > Rank::Default)
             {
-                let of = Subject { key: key.name.to_owned(), origin };
+                let of = Subject::new(key.name, origin);
                 refused.push(Problem::NeedsSupervisor { of, location: spec.location });
             }
         }
@@ -240,7 +240,7 @@ impl Reader<'_> {
             let mut set =
                 LISTENER_FIELDS.iter().filter_map(|f| self.find(&["listen", name, f.name]));
             if let Some((_, origin)) = set.next() {
-                let of = Subject { key: keys::join(&["listen", name]), origin };
+                let of = Subject::new(keys::join(&["listen", name]), origin);
                 refused.push(Problem::NoDaemonArgument(of));
             }
         }
@@ -250,9 +250,8 @@ impl Reader<'_> {
     /// Rejects values that contradict each other.
     fn check_conflicts(&mut self, settings: &Settings, listeners: &Listeners) {
         let source = |key: &str| self.sources.get(key).cloned().unwrap_or("default".to_owned());
-        let of = |name: &str, origin: &Origin| Subject {
-            key: keys::join(&["listen", name]),
-            origin: origin.clone(),
+        let of = |name: &str, origin: &Origin| {
+            Subject::new(keys::join(&["listen", name]), origin.clone())
         };
         let mut found = Vec::new();
         if settings.backoff_min > settings.backoff_max {

@@ -1,4 +1,4 @@
-//! Values of the application that are not to be shown: contents of files that variables name
+//! Secrets of the application, which are never shown: contents of files that variables name
 //! (`DAEMON_APP__PASSWORD_FILE`), and a service manager's credentials (`$CREDENTIALS_DIRECTORY`).
 
 use std::fs;
@@ -10,19 +10,19 @@ use super::{Configuration, keys};
 use crate::json::{FromJson, ToJson};
 use crate::sorted::{SortedMap, SortedSet};
 
-/// The end of the variable that names a file in place of a value.
+/// The suffix of a key that names a file with the value.
 pub(super) const SUFFIX: &str = "_file";
 
-/// A secret is shorter. What is longer is named as a file to the program.
+/// The longest secret. The program reads a longer file itself.
 const MOST: u64 = 16 * 1024;
 
-/// What is in a file that stands for a value.
+/// The content of a file that holds a value.
 #[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 #[json(rename_all = "kebab-case")]
 pub(crate) enum Content {
     /// Without the end of its last line.
     Text(String),
-    /// Why there is none: of interest only if the program asks for it.
+    /// Why it could not be read, which matters only if the program asks for the value.
     Missing(String),
 }
 
@@ -83,7 +83,7 @@ pub(super) fn credentials(dir: &Path, problems: &mut Vec<Problem>) -> SortedMap<
     found
 }
 
-/// What is known of secrets, and travels with the configuration.
+/// The secrets of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, ToJson, FromJson)]
 #[json(default)]
 pub(crate) struct Secrets {
@@ -99,10 +99,10 @@ impl Secrets {
         self.hidden.contains(key) || self.files.contains_key(&format!("{key}{SUFFIX}"))
     }
 
-    /// Whether a text has one of them in it.
+    /// Whether a text contains one of them.
     pub(super) fn are_in(&self, text: &str, app: &serde_json::Value) -> bool {
         let is_in = |secret: &str| {
-            // What is so short is everywhere.
+            // A shorter text occurs everywhere.
             secret.len() > 2 && (text.contains(secret) || text.contains(&format!("{secret:?}")))
         };
         let hidden = self.hidden.iter().filter_map(|key| value_at(app, key)?.as_str());

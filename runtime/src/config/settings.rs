@@ -1,4 +1,4 @@
-//! The effective settings: what all layers together say, typed, with the defaults filled in.
+//! The effective settings of all layers, typed, with the defaults filled in.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub(crate) struct Settings {
     pub(crate) detach: bool,
     /// Run under a supervisor. Decided by the attribute alone.
     pub(crate) graceful_restart: bool,
-    /// What the names of the configuration's variables begin with. Decided by the attribute alone.
+    /// The prefix of the configuration's variables. Decided by the attribute alone.
     /// Default: `DAEMON`.
     #[json(default = env_prefix)]
     pub(crate) env_prefix: String,
@@ -45,25 +45,25 @@ pub(crate) struct Settings {
     /// Default: 5 s.
     #[json(with = duration_text)]
     pub(crate) kill_timeout: Duration,
-    /// Accepts for so long after it was told to stop, while it is not ready. Default: zero.
+    /// Keeps accepting for this long after a stop request, while it is not ready. Default: zero.
     #[json(default, with = duration_text)]
     pub(crate) lame_duck: Duration,
     /// Default: 2 s.
     #[json(with = duration_text)]
     pub(crate) confirm_window: Duration,
-    /// The old worker is gone before the new one's `main` begins. Default: false.
+    /// The old worker exits before the new one's `main` begins. Default: false.
     #[json(default)]
     pub(crate) exclusive: bool,
-    /// A worker whose runtime does not answer for so long is replaced. Default: zero, which is never.
+    /// A worker whose runtime does not answer for this long is replaced. Default: zero, which is never.
     #[json(default, with = duration_text)]
     pub(crate) watchdog: Duration,
-    /// A worker serves on for so long after its supervisor was killed. Default: zero, it drains at once.
+    /// A worker keeps serving for this long after its supervisor was killed. Default: zero, it drains at once.
     #[json(default, with = duration_text)]
     pub(crate) orphan_grace: Duration,
     /// At a restart idle HTTP connections go to the new worker. Default: `true`.
     #[json(default = yes)]
     pub(crate) pass_connections: bool,
-    /// What an exit of a worker leads to. Default: `on-failure`.
+    /// Whether an exit of a worker is followed by a respawn. Default: `on-failure`.
     pub(crate) restart: RestartPolicy,
     /// Default: 100 ms.
     #[json(with = duration_text)]
@@ -80,7 +80,7 @@ pub(crate) struct Settings {
     pub(crate) umask: Option<u32>,
     /// Default: `/` when detached, else the starting directory.
     pub(crate) workdir: Option<PathBuf>,
-    /// Whom the worker runs as: a name or a number. Default: whom the daemon runs as.
+    /// The worker's user: a name or a number. Default: the daemon's own.
     #[json(default)]
     pub(crate) user: Option<String>,
     /// Default: the user's group.
@@ -92,7 +92,7 @@ pub(crate) struct Settings {
     /// The worker's root directory. Default: that of the daemon.
     #[json(default)]
     pub(crate) chroot: Option<PathBuf>,
-    /// What the worker executes gains no privileges. Default: `true` with `user`.
+    /// Programs that the worker executes gain no privileges. Default: `true` with `user`.
     #[json(default)]
     pub(crate) no_new_privileges: Option<bool>,
     /// The capabilities that the worker keeps. Default: none with `user`, else all.
@@ -112,7 +112,7 @@ pub(crate) struct Settings {
     /// Permissions of a log file that is made. Default: `0640`.
     #[json(default = log_mode)]
     pub(crate) log_mode: u32,
-    /// How events are written. Default: `none`, as the program itself does it.
+    /// How events are written. Default: `none`, which leaves it to the program.
     #[json(default)]
     pub(crate) log_format: LogFormat,
     /// Events below this level are not written. Default: `info`.
@@ -134,7 +134,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// What the names of the configuration's variables begin with.
+    /// The prefix of the configuration's variables.
     pub(crate) fn prefix(&self) -> Prefix<'_> {
         Prefix::new(&self.env_prefix)
     }
@@ -158,7 +158,7 @@ impl Settings {
 pub(crate) struct ListenSettings {
     /// Where it listens.
     pub(crate) addr: Address,
-    /// And where else.
+    /// Its further addresses.
     #[json(default)]
     pub(crate) further: Further,
     /// Connections the kernel queues (capped by `net.core.somaxconn`). Default: 4096.
@@ -171,7 +171,7 @@ pub(crate) struct ListenSettings {
     pub(crate) group: Option<String>,
     /// Whether `[::]` refuses IPv4. Default: `true` (`IPV6_V6ONLY`, ipv6(7)).
     pub(crate) v6only: bool,
-    /// What an HTTP server on it heeds.
+    /// The limits of an HTTP server on it.
     #[json(default)]
     pub(crate) http: HttpSettings,
 }
@@ -180,10 +180,10 @@ pub(crate) struct ListenSettings {
 #[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 #[json(default)]
 pub(crate) struct HttpSettings {
-    /// The head of a request is whole by then. Default: 30 s.
+    /// Time for the head of a request. Default: 30 s.
     #[json(with = duration_text)]
     pub(crate) header_timeout: Duration,
-    /// A connection without a request for so long is closed. Default: 75 s.
+    /// A connection without a request for this long is closed. Default: 75 s.
     #[json(with = duration_text)]
     pub(crate) idle_timeout: Duration,
     /// Silence after which TCP asks whether the client is there. Default: 60 s.
@@ -191,7 +191,7 @@ pub(crate) struct HttpSettings {
     pub(crate) tcp_keepalive: Duration,
     /// Open connections of a worker, above which accepting waits. Default: no limit.
     pub(crate) max_connections: Option<u32>,
-    /// Of the head of a request. Default: 64 KiB.
+    /// Size of the head of a request. Default: 64 KiB.
     pub(crate) max_header_bytes: u32,
     /// An older connection ends with its next response. Default: zero.
     #[json(with = duration_text)]
@@ -228,7 +228,7 @@ pub(crate) enum Ready {
     Manual,
 }
 
-/// What the exit of a worker leads to.
+/// Which exits of a worker are followed by a respawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 #[json(rename_all = "kebab-case")]
 pub(crate) enum RestartPolicy {
@@ -247,7 +247,7 @@ pub(crate) const LOG_MODE: u32 = 0o640;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToJson, FromJson)]
 #[json(rename_all = "kebab-case")]
 pub(crate) enum LogFormat {
-    /// Those of the program not at all, unless it installs a subscriber; the daemon's own as plain lines.
+    /// The program's only by a subscriber that it installs; the daemon's own as plain lines.
     #[default]
     None,
     /// Lines for people.

@@ -1,7 +1,7 @@
 //! The application's section as a type of the application, with errors that name key and source.
 //!
-//! Text from variables and the command line is parsed by what the type asks for, which no format's
-//! own deserializer knows.
+//! Text from variables and the command line is parsed as the type asks, which no format's own
+//! deserializer does.
 
 mod access;
 mod fault;
@@ -78,8 +78,8 @@ fn with_values_of_files(
     (sources, untyped)
 }
 
-/// Whether serde keeps a value in this type until it knows what is wanted. A wrong answer, should it call
-/// the type otherwise one day, makes text of what may be a number and no mistake.
+/// Whether this is the type in which serde buffers a value whose type it does not know yet. If serde ever
+/// renames it, text that could be a number stays text, which is no mistake.
 fn is_buffer<T>() -> bool {
     let name = std::any::type_name::<T>();
     name.starts_with("serde") && name.contains("private") && name.contains("::Content")
@@ -91,7 +91,7 @@ struct Scope<'a> {
     /// The keys whose values are text, which the type parses.
     untyped: &'a SortedSet<String>,
     secrets: &'a Secrets,
-    /// What text is where the type does not say.
+    /// The reading of text if the type does not ask for a type of value.
     choices: &'a Choices,
 }
 
@@ -99,7 +99,7 @@ struct Scope<'a> {
 struct Node<'a> {
     value: Json,
     path: String,
-    /// Whether it came as text, to be parsed by what is asked for.
+    /// Whether it is text to be parsed as the type asks.
     text: bool,
     /// Whether it is the key of a value.
     is_key: bool,
@@ -132,7 +132,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The text to parse, where the value came as text.
+    /// The text to parse, if the value is text to be parsed.
     fn as_text(&self) -> Option<&str> {
         self.value.as_str().filter(|_| self.text)
     }
@@ -197,7 +197,7 @@ impl<'a> Node<'a> {
         Ok(Some(nodes.collect()))
     }
 
-    /// Puts what is in a file in the place of its name, where the type wants the one and not the other.
+    /// Replaces the name of a file by its content, if the type has a field for the latter only.
     fn read_files(&self, fields: &[&str], table: &mut Map<String, Json>) -> Result<(), Fault> {
         let named = |key: &str| fields.iter().find(|field| env::same(field, key));
         let wanted: Vec<(String, String)> = table
@@ -262,7 +262,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Parses text by the asked-for type; what did not come as text is visited as it is.
+/// Parses text as the type asks; visits any other value as it is.
 macro_rules! parsed {
     ($($method:ident => $visit:ident),* $(,)?) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -274,7 +274,7 @@ macro_rules! parsed {
     )*};
 }
 
-/// Visits a value without regard to what is asked for: text stays text.
+/// Visits a value as it is: text stays text.
 macro_rules! as_it_is {
     ($($method:ident),* $(,)?) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -306,7 +306,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
                 choices.note(&node.path);
             }
             match read {
-                // What is in it is read already.
+                // Its items are parsed already.
                 Some(value) => Node { value, text: false, ..node }.visit_json(visitor),
                 None => node.visit_json(visitor),
             }

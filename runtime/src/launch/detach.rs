@@ -93,7 +93,7 @@ fn await_outcome(settings: &Settings, mut reports: Reports) -> Result<Outcome> {
         if !reports.buffered() && !readable(&reports, deadline)? {
             end(daemon.as_ref());
             pidfile::remove_abandoned(&settings.pidfile);
-            let limit = humantime::format_duration(settings.ready_timeout);
+            let limit = unbroken_schema::duration::format(settings.ready_timeout);
             let reason = format!(
                 "{} neither became ready nor gave up within {limit} and was killed",
                 settings.name

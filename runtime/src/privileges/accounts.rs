@@ -6,15 +6,30 @@ use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::privileges::{self as sys, Account, User};
 
-/// Whom the settings mean; `None` where they name nobody.
-pub(super) fn resolve(settings: &Settings) -> Result<Option<Account>> {
+/// Why a user or group of the settings cannot be found.
+#[derive(Debug)]
+pub(super) struct Unresolved {
+    /// The key that names it.
+    pub(super) key: &'static str,
+    pub(super) error: Error,
+}
+
+impl From<Unresolved> for Error {
+    fn from(unresolved: Unresolved) -> Error {
+        unresolved.error
+    }
+}
+
+/// The account that the settings name, if they name one.
+pub(super) fn resolve(settings: &Settings) -> Result<Option<Account>, Unresolved> {
     let (user, group, groups) = (&settings.user, &settings.group, &settings.groups);
     if user.is_none() && group.is_none() && groups.is_none() {
         return Ok(None);
     }
     let own = Account::own()
-        .map_err(|error| Error::io("cannot examine the privileges of this process", error))?;
-    let entry = user.as_deref().map(find).transpose()?;
+        .map_err(|error| Error::io("cannot examine the privileges of this process", error))
+        .map_err(of_user)?;
+    let entry = user.as_deref().map(find).transpose().map_err(of_user)?;
     let (uid, entry) = match entry {
         None => (own.uid, None),
         Some(Found::Entry(entry)) => (entry.uid, Some(entry)),
@@ -27,20 +42,20 @@ pub(super) fn resolve(settings: &Settings) -> Result<Option<Account>> {
         (None, Some(entry)) => entry.gid,
         (None, None) if user.is_none() || stays => own.gid,
         (None, None) => {
-            return Err(Error::config(format!(
+            return Err(of_user(Error::config(format!(
                 "`user` {uid} has no entry in the user database that would tell its group; set `group`"
-            )));
+            ))));
         }
     };
     let groups = match (groups, entry) {
         (Some(names), _) => {
             let groups = names.iter().map(|name| group_of("groups", name));
-            sys::sorted(groups.collect::<Result<Vec<u32>>>()?)
+            sys::sorted(groups.collect::<Result<Vec<u32>, Unresolved>>()?)
         }
         (None, _) if user.is_none() || stays => own.groups,
         (None, Some(entry)) => sys::groups_of(&entry.name, gid).map_err(|error| {
             let what = format!("cannot look up the groups of `{}`", entry.name);
-            Error::os(ErrorKind::Config, what, error)
+            of_user(Error::os(ErrorKind::Config, what, error))
         })?,
         (None, None) => vec![gid],
     };
@@ -86,16 +101,21 @@ fn find(text: &str) -> Result<Found> {
     }
 }
 
-fn group_of(key: &str, text: &str) -> Result<u32> {
+fn of_user(error: Error) -> Unresolved {
+    Unresolved { key: "user", error }
+}
+
+fn group_of(key: &'static str, text: &str) -> Result<u32, Unresolved> {
     if let Ok(number) = text.parse() {
         return Ok(number);
     }
     let found = sys::group(text).map_err(|error| {
-        Error::os(ErrorKind::Config, format!("cannot look up `{key}` {text}"), error)
+        let what = format!("cannot look up `{key}` {text}");
+        Unresolved { key, error: Error::os(ErrorKind::Config, what, error) }
     })?;
     found.ok_or_else(|| {
-        Error::config(format!(
-            "`{key}` {text} does not exist on this host; create it or correct the key"
-        ))
+        let message =
+            format!("`{key}` {text} does not exist on this host; create it or correct the key");
+        Unresolved { key, error: Error::config(message) }
     })
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::thread::CapabilitySet;
 
-use super::accounts;
+use super::accounts::{self, Unresolved};
 use crate::config::{Address, Configuration, Settings};
 use crate::image::Image;
 use crate::sys::privileges::Account;
@@ -92,10 +92,8 @@ impl Host<'_> {
     fn account(&mut self) -> Option<Account> {
         let wanted = match accounts::resolve(self.settings()) {
             Ok(wanted) => wanted?,
-            Err(error) => {
-                let text = error.to_string();
-                let key = text.split('`').nth(1).unwrap_or("user").to_owned();
-                self.error(&key, text);
+            Err(Unresolved { key, error }) => {
+                self.error(key, error.to_string());
                 return None;
             }
         };

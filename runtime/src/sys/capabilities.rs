@@ -17,27 +17,27 @@ pub(crate) fn listed(set: CapabilitySet) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// What this process may do, and may give to itself.
+/// The permitted set of this process.
 pub(crate) fn permitted() -> io::Result<CapabilitySet> {
     Ok(thread::capabilities(None)?.permitted)
 }
 
-/// What it may do now.
+/// Its effective set.
 pub(crate) fn effective() -> io::Result<CapabilitySet> {
     Ok(thread::capabilities(None)?.effective)
 }
 
-/// What it could get by an exec.
+/// Its bounding set: what an exec could add.
 pub(crate) fn bounding() -> io::Result<CapabilitySet> {
     those(thread::capability_is_in_bounding_set)
 }
 
-/// What it would keep across an exec.
+/// Its ambient set: what it keeps across an exec.
 pub(crate) fn ambient() -> io::Result<CapabilitySet> {
     those(thread::capability_is_in_ambient_set)
 }
 
-/// Those that the kernel knows and that `is_in`.
+/// The capabilities that the kernel knows and for which `is_in` holds.
 fn those(is_in: impl Fn(CapabilitySet) -> rustix::io::Result<bool>) -> io::Result<CapabilitySet> {
     let mut set = CapabilitySet::empty();
     for bit in 0..u64::BITS {
@@ -53,7 +53,7 @@ fn those(is_in: impl Fn(CapabilitySet) -> rustix::io::Result<bool>) -> io::Resul
     Ok(set)
 }
 
-/// Takes from the bounding set whatever is not in `kept`.
+/// Removes all capabilities but `kept` from the bounding set.
 pub(crate) fn bound(kept: CapabilitySet) -> io::Result<()> {
     for bit in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << bit);
@@ -64,12 +64,12 @@ pub(crate) fn bound(kept: CapabilitySet) -> io::Result<()> {
     Ok(())
 }
 
-/// What is permitted stays so when this process stops being root; `exec` ends that.
+/// Keeps the permitted set when this process stops being root, until the next exec.
 pub(crate) fn keep_across_setuid() -> io::Result<()> {
     Ok(thread::set_keep_capabilities(true)?)
 }
 
-/// Makes `kept` all that this process may do, also after an exec.
+/// Makes `kept` the only capabilities of this process, also after an exec.
 pub(crate) fn keep(kept: CapabilitySet) -> io::Result<()> {
     thread::clear_ambient_capability_set()?;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: kept };

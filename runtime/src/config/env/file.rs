@@ -1,4 +1,4 @@
-//! Files of variables, as systemd's `EnvironmentFile=` and Docker's `--env-file` read them.
+//! Files of variables, in the format of systemd's `EnvironmentFile=` and Docker's `--env-file`.
 
 use std::fmt;
 use std::fs;
@@ -65,9 +65,9 @@ impl fmt::Display for EnvFile {
     }
 }
 
-/// Lines of `NAME=value`, of which the last one counts; `#` and `;` begin comments. In single quotes all is
-/// as it stands, in double quotes `\` takes the meaning from what follows. Quoted text may have several
-/// lines. Nothing is expanded.
+/// Parses lines of `NAME=value`, of which the last one of a name counts; `#` and `;` begin comments. Text
+/// in single quotes is literal; in double quotes, `\` escapes the next character. Quoted text may have
+/// several lines. Nothing is expanded.
 fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
     let mut variables: Vec<(String, String)> = Vec::new();
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -93,7 +93,7 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
         }
         let (value, left) = value(behind).ok_or((line, "a quote begins and does not end"))?;
         if value.contains('\0') {
-            return Err((line, "a value has no NUL byte"));
+            return Err((line, "a value contains no NUL byte"));
         }
         variables.retain(|(other, _)| other != name);
         variables.push((name.to_owned(), value));
@@ -101,7 +101,7 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
     }
 }
 
-/// A value and what stands behind its line; `None` where a quote has no end.
+/// A value and the text after its line; `None` if a quote has no end.
 fn value(text: &str) -> Option<(String, &str)> {
     let (mut value, mut kept) = (String::new(), 0);
     let mut chars = text.char_indices();
@@ -115,7 +115,7 @@ fn value(text: &str) -> Option<(String, &str)> {
             }
             (None, '\'' | '"') => {
                 quote = Some(c);
-                // What is quoted is not trimmed.
+                // Quoted text is not trimmed.
                 kept = value.len();
             }
             (Some(open), c) if open == c => {
@@ -123,7 +123,7 @@ fn value(text: &str) -> Option<(String, &str)> {
                 kept = value.len();
             }
             (None | Some('"'), '\\') => match chars.next() {
-                // A line goes on behind it.
+                // It continues the line.
                 Some((_, '\n')) => {}
                 Some((_, next)) if quote.is_none() || "\"\\$`".contains(next) => value.push(next),
                 Some((_, next)) => value.extend(['\\', next]),

@@ -40,7 +40,7 @@ impl Reader<'_> {
         let Some((_, origin)) = self.find(&["listen", name, "addr"]) else {
             let set = LISTENER_FIELDS.iter().find_map(|field| {
                 let (_, origin) = self.find(&["listen", name, field.name])?;
-                Some(Subject { key: keys::child(&key, field.name), origin })
+                Some(Subject::new(keys::child(&key, field.name), origin))
             });
             let problem = set.map(|of| Problem::ListenerWithoutAddress { of, listener: key });
             self.problems.extend(problem);
@@ -80,7 +80,7 @@ impl Reader<'_> {
             && !settings.v6only
             && let Some((_, origin)) = self.find(&["listen", name, "v6only"])
         {
-            let of = Subject { key: keys::child(&key, "v6only"), origin };
+            let of = Subject::new(keys::child(&key, "v6only"), origin);
             self.problems.push(Problem::BothFamilies(of));
         }
         Some((settings, origin))
@@ -103,7 +103,7 @@ impl Reader<'_> {
             if let Some((_, origin)) = self.find(&path)
                 && origin.rank >= listener.origin.rank
             {
-                let of = Subject { key, origin };
+                let of = Subject::new(key, origin);
                 self.problems.push(Problem::NotApplicable { of, needs: field.needs });
             }
             return None;
