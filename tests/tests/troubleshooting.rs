@@ -18,7 +18,21 @@ use messages::Message;
 const CHAPTER: &str = "book/src/troubleshooting.md";
 
 /// Texts that nobody looks up there, by the reason.
-const EXEMPT: [(&str, &[&str]); 10] = [
+const EXEMPT: [(&str, &[&str]); 11] = [
+    (
+        "the type of a key in `check --help`, and the end of a message that has an entry",
+        &[
+            "a duration such as \"30s\"",
+            "a limit such as \"1024:4096\"",
+            "a literal address",
+            "a name or a number",
+            "a number, also below 0",
+            "an address and a port",
+            "an octal mode",
+            "names of capabilities",
+            "names or numbers",
+        ],
+    ),
     (
         "a piece of what `status` and `check` show, or systemd, and nothing that went wrong",
         &[
