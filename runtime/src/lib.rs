@@ -135,6 +135,7 @@ mod spec;
 mod supervisor;
 mod sys;
 mod systemd;
+mod timestamp;
 mod worker;
 
 pub use error::{Error, ErrorKind, Result};

@@ -15,6 +15,7 @@ use nix::libc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::owned_files::Inode;
+use crate::timestamp::rfc3339;
 
 /// How often a pidfile that is about to be created is looked for, with [`HOLDER_DELAY`] in between:
 /// 200 ms in all, more than a daemon takes between its claim and its pidfile.
@@ -203,7 +204,7 @@ fn take_abandoned(path: &Path) -> Option<PidFile> {
 pub(crate) fn already_running(name: &str, path: &Path, holder: Option<Holder>) -> Error {
     let who = match holder {
         Some(Holder { pid: Some(pid), since }) => {
-            format!(" as process {pid} since {}", humantime::format_rfc3339_seconds(since))
+            format!(" as process {pid} since {}", rfc3339(since, 0))
         }
         Some(_) | None => String::new(),
     };

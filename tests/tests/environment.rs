@@ -212,8 +212,8 @@ fn a_misspelt_listener_is_told_of_at_once() {
     for fixture in ["http", "solo-http"] {
         let mut bed = Bed::new(fixture);
         bed.set("DAEMON_READY_TIMEOUT", "10m").set("DAEMON_LISTEN_HTP", "127.0.0.1:0");
-        let said = "listener `htp`, which DAEMON_LISTEN_HTP alone declares, is accepted on by nobody: did \
-                    you mean `http`?";
+        let said = "the program does not accept on listener `htp`, which only DAEMON_LISTEN_HTP declares: \
+                    did you mean `http`?";
         let output = bed.verb(["start"]).expect_code(1).expect_text(said);
         assert!(!output.text().contains("raise"), "{output}");
         bed.assert_nothing_left();
@@ -229,7 +229,7 @@ fn a_misspelt_listener_is_told_of_at_once() {
     bed.start();
     std::fs::write(&file, "listen.htp = '127.0.0.1:0'").expect("a file");
     let reason = bed.restart_aborts().reason.unwrap_or_default();
-    let source = format!("which {}: listen.htp alone declares", file.display());
+    let source = format!("which only {}: listen.htp declares", file.display());
     assert!(reason.contains(&source) && reason.contains("did you mean `http`?"), "{reason}");
     bed.stop();
 }
@@ -243,8 +243,8 @@ fn an_unknown_listener_is_named_with_its_source() {
         bed.verb(["check"])
             .expect_code(0)
             .expect_text("the program is not ready until it accepts on it");
-        let said = "it was not ready within 1s: listener `metrics`, which DAEMON_LISTEN_METRICS alone \
-                    declares, is accepted on by nobody";
+        let said = "it was not ready within 1s: the program does not accept on listener `metrics`, which \
+                    only DAEMON_LISTEN_METRICS declares";
         let output = bed.verb(["start"]).expect_code(1).expect_text(said);
         assert!(!output.text().contains("raise"), "{output}");
         bed.assert_nothing_left();

@@ -2,10 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 
+use unbroken_schema::nearest;
+
 use super::options::Wrong;
 use super::verbs::{Behind, Verb};
 use super::{shell, usage};
-use crate::config::nearest;
 use crate::error::Error;
 
 /// The mistake in the words behind a verb, and what to write instead. `theirs` stand behind `--`.

@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::control::{DiskStatus, ImageStatus, PastRestart, RestartOutcome, Status};
 use crate::counters::{Ledger, Remaining};
 use crate::owned_files::FileStatus;
+use crate::timestamp::rfc3339;
 
 /// `status`.
 pub(super) fn status(status: &Status) -> String {
@@ -265,11 +266,13 @@ pub(super) fn aborted(name: &str, outcome: &RestartOutcome) -> String {
 }
 
 fn time(unix: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix)).to_string()
+    // The number came over the wire.
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix)).unwrap_or(UNIX_EPOCH);
+    rfc3339(time, 0)
 }
 
 fn ago(seconds: f64) -> String {
     // The number came over the wire.
     let duration = Duration::try_from_secs_f64(seconds.floor().max(0.0)).unwrap_or_default();
-    humantime::format_duration(duration).to_string()
+    unbroken_schema::duration::format(duration)
 }

@@ -37,7 +37,7 @@ pub(super) fn misspelt(
     word: &str,
     verbs: impl IntoIterator<Item = &'static str>,
 ) -> Option<&'static str> {
-    verbs.into_iter().find(|verb| strsim::osa_distance(word, verb) == 1)
+    verbs.into_iter().find(|verb| unbroken_schema::distance(word, verb) == 1)
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ fn entry(text: &str) -> Option<Entry> {
         "panic" => Action::Panic,
         "overflow" => Action::Overflow,
         _ => match action.strip_suffix(')')?.split_once('(')? {
-            ("delay", time) => Action::Delay(humantime::parse_duration(time).ok()?),
+            ("delay", time) => Action::Delay(unbroken_schema::duration::parse(time).ok()?),
             ("signal", number) => Action::Signal(number.parse().ok()?),
             _ => return None,
         },

@@ -94,7 +94,7 @@ fn await_outcome(settings: &Settings, mut reports: StartupReader) -> Result<Star
         if !reports.buffered() && !readable(&reports, deadline)? {
             end(daemon.as_ref());
             pidfile::remove_abandoned(&settings.pidfile);
-            let limit = humantime::format_duration(settings.ready_timeout);
+            let limit = unbroken_schema::duration::format(settings.ready_timeout);
             let reason = format!(
                 "{} was neither ready within {limit} nor reported a failure, and was killed",
                 settings.name

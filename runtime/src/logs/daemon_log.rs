@@ -8,6 +8,7 @@ use super::event::{Event, Field, Writer};
 use super::stderr::Stderr;
 use crate::config::{LogFormat, LogLevel, Settings};
 use crate::systemd::journal::{self, Journal};
+use crate::timestamp::rfc3339;
 
 /// Writes the daemon's own lines to stderr, `hello[812]: generation 2 serves`, or as `log_format` has it.
 ///
@@ -126,7 +127,7 @@ impl DaemonLog {
             LogFormat::Journald => fallen_back(&event, &self.writer, now),
             LogFormat::None | LogFormat::Auto => {
                 let time = match self.timestamps {
-                    true => format!("{} ", humantime::format_rfc3339_millis(now)),
+                    true => format!("{} ", rfc3339(now, 3)),
                     false => String::new(),
                 };
                 format!("{time}{}[{}]: {text}\n", self.writer.name, self.writer.pid)

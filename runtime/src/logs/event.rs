@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value as Json, json};
 
 use crate::config::LogLevel;
+use crate::timestamp::rfc3339;
 
 /// A name and a value that an event has beside its message.
 pub(crate) type Field = (String, Json);
@@ -60,7 +61,7 @@ impl LogLevel {
 impl Event<'_> {
     /// For people, without an end of line: `2026-05-01T10:00:00.123Z INFO hello[812]: app::db: slow ms=70`.
     pub(crate) fn text(&self, writer: &Writer, now: SystemTime) -> String {
-        let time = humantime::format_rfc3339_millis(now);
+        let time = rfc3339(now, 3);
         let (level, name, pid) = (self.level.word(), &writer.name, writer.pid);
         let mut line = format!("{time} {level} {name}[{pid}]: ");
         let mut put = |text: &str| line.extend(text.chars().flat_map(printable));
@@ -83,7 +84,7 @@ impl Event<'_> {
     pub(crate) fn json(&self, writer: &Writer, now: SystemTime) -> String {
         let mut object = Map::new();
         let mut put = |key: &str, value: Json| object.insert(key.into(), value);
-        put("timestamp", humantime::format_rfc3339_micros(now).to_string().into());
+        put("timestamp", rfc3339(now, 6).into());
         put("level", self.level.word().into());
         put("name", writer.name.clone().into());
         put("pid", writer.pid.into());

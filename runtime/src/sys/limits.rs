@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn every_limit_of_the_configuration_is_known() {
-        for name in crate::config::LIMITS {
+        for name in unbroken_schema::LIMITS {
             assert!(hard(name).is_some(), "{name}");
         }
         assert!(set("later", None, None).is_err());

@@ -2,6 +2,7 @@
 //!
 //! [`ToJson`] and [`FromJson`] are derived. Serde reads what is the program's own.
 
+mod schema_types;
 mod std_types;
 
 use std::fmt;

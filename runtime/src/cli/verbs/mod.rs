@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::options::{self, Given, Opt};
 use super::unit::Options;
 use super::{help, logs, mistake, shell, synonyms, usage};
-use crate::config::{Prefix, reference};
+use crate::config::Prefix;
 use crate::error::Result;
 use crate::probe::Probe;
 use crate::spec::Spec;
@@ -162,7 +162,7 @@ pub(super) static VERBS: [Verb; 8] = [
                  {}",
                 prefix.variable(&["drain_timeout"]),
                 prefix.variable(&["listen", "http", "mode"]),
-                reference()
+                unbroken_schema::reference()
             )
         },
         command: |given| Command::Check { json: given.json },

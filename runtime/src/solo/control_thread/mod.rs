@@ -273,7 +273,7 @@ impl SoloControl {
         let settings = &self.parts.configuration.settings;
         let names: Vec<&str> = settings.listen.keys().map(String::as_str).collect();
         let missing = self.parts.counters.missing(&names, settings.ready == Ready::Manual);
-        let limit = humantime::format_duration(settings.ready_timeout);
+        let limit = unbroken_schema::duration::format(settings.ready_timeout);
         let reason = match &self.unclaimed {
             Some(unclaimed) => format!("it was not ready within {limit}: {unclaimed}"),
             None => format!(
@@ -378,7 +378,7 @@ impl SoloControl {
         let lame_duck = self.parts.configuration.settings.lame_duck;
         match self.phase {
             SoloPhase::Serving if !lame_duck.is_zero() => {
-                let (now, length) = (Instant::now(), humantime::format_duration(lame_duck));
+                let (now, length) = (Instant::now(), unbroken_schema::duration::format(lame_duck));
                 self.asked_to_stop = Some(now);
                 self.phase = SoloPhase::LameDuck { until: now + lame_duck };
                 let text = format!("lame duck for {length}: not ready, still accepting");

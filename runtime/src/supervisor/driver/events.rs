@@ -387,7 +387,7 @@ impl Driver {
             let overdue = self.machine.is_overdue(worker, clock::to_core(now));
             if let (true, Some(unclaimed), Some(settings)) = (overdue, &process.unclaimed, settings)
             {
-                let limit = humantime::format_duration(settings.ready_timeout);
+                let limit = unbroken_schema::duration::format(settings.ready_timeout);
                 let reason = format!("it was not ready within {limit}: {unclaimed}");
                 self.events.push_back(Event::HelloRejected { worker, reason });
                 continue;

@@ -29,10 +29,10 @@ mod all {
             admin = "unix:/run/hello/admin.sock",
             api(
                 addr = "[::]:80",
-                backlog = 1024,
+                backlog = 2_147_483_647,
                 mode = "0660",
                 user = "www",
-                group = "www",
+                group = 33,
                 v6only = true,
                 header_timeout = "10s",
                 idle_timeout = "1m",
