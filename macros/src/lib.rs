@@ -48,7 +48,7 @@ use proc_macro2::TokenStream;
 /// | `exclusive` ¹ | the old worker exits before the new one begins | `false` |
 /// | `watchdog` ¹ | duration after which a worker that does not answer is replaced | off |
 /// | `orphan_grace` ¹ | duration for which workers serve after their supervisor was killed | `"0s"` |
-/// | `pass_connections` ¹ | idle connections go to the new worker | `true` |
+/// | `handoff` ¹ | idle connections go to the new worker | `true` |
 /// | `restart` ¹ | after a worker's exit: `"no"`, `"on-failure"` or `"always"` | `"on-failure"` |
 /// | `backoff_min`, `backoff_max` ¹ | durations between respawns | `"100ms"`, `"30s"` |
 /// | `start_limit_burst`, `start_limit_interval` ¹ | number of respawns within a duration | `5`, `"60s"` |

@@ -82,7 +82,7 @@ const HALF_A_BODY: &str = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 
 /// Slow heads where connections are not passed: cut at the deadline.
 #[test]
 fn slow_heads_are_forced() {
-    let (bed, target) = bed("http", &[("DAEMON_PASS_CONNECTIONS", "false")]);
+    let (bed, target) = bed("http", &[("DAEMON_HANDOFF", "false")]);
     let load = Load::on(target.clone()).new_connections(2).start();
     let loris = Loris::begin(open(&target, 20), HALF_A_HEAD);
     eventually("they are accepted", SOON, || bed.status().serving().connections >= 20);
@@ -116,7 +116,7 @@ fn slow_heads_are_passed() {
 #[test]
 fn slow_bodies_are_forced() {
     for pass in ["true", "false"] {
-        let (bed, target) = bed("http", &[("DAEMON_PASS_CONNECTIONS", pass)]);
+        let (bed, target) = bed("http", &[("DAEMON_HANDOFF", pass)]);
         let loris = Loris::begin(open(&target, 20), HALF_A_BODY);
         eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 20);
         let ledger = drain(&bed, "restart");

@@ -193,7 +193,7 @@ fn who_is_not_passed() {
 #[test]
 fn switched_off() {
     let mut bed = Bed::new("http");
-    bed.set("DAEMON_PASS_CONNECTIONS", "false");
+    bed.set("DAEMON_HANDOFF", "false");
     let target = bed.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.get("/").expect("a response");

@@ -103,8 +103,8 @@ fn refused_by_the_next() {
     refused(&too_much, "70008 bytes");
 
     let mut off = bed();
-    off.set("DAEMON_PASS_CONNECTIONS", "false");
-    refused(&off, "`pass_connections` is off");
+    off.set("DAEMON_HANDOFF", "false");
+    refused(&off, "`handoff` is off");
 }
 
 /// A program that knows nothing of such connections follows.

@@ -297,7 +297,7 @@ fn record_the_state() {
     let state = fs::read_to_string(format!("/proc/{}/fd/{number}", status.pid)).expect("it");
     let state = state.replace(&bed.dir().display().to_string(), "/srv/app");
     let state: serde_json::Value = serde_json::from_str(&state).expect("JSON");
-    let to = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/src/recorded/0.1.0/state.json");
+    let to = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/src/compat/0.1.0/state.json");
     fs::write(to, format!("{state:#}\n")).expect("written");
     supervisor.signal(Signal::CONT);
     restart.wait(SOON).expect_code(0);

@@ -102,12 +102,7 @@ pub const KEYS: &[Key] = &[
         Value("0s"),
         "how long workers serve after their supervisor was killed",
     ),
-    supervised(
-        "pass_connections",
-        Kind::Flag,
-        Value("true"),
-        "idle connections go to the new worker",
-    ),
+    supervised("handoff", Kind::Flag, Value("true"), "idle connections go to the new worker"),
     supervised(
         "restart",
         Kind::Choice(&["no", "on-failure", "always"]),

@@ -64,7 +64,7 @@ pub(crate) struct Settings {
     pub(crate) orphan_grace: Duration,
     /// At a restart idle HTTP connections go to the new worker. Default: `true`.
     #[json(default = yes)]
-    pub(crate) pass_connections: bool,
+    pub(crate) handoff: bool,
     /// Whether an exit of a worker is followed by a respawn. Default: `on-failure`.
     pub(crate) restart: RestartPolicy,
     /// Default: 100 ms.

@@ -219,7 +219,7 @@ impl ControlThread {
         let Some(socket) = fds.into_iter().next() else { return };
         let passage = &self.state.passage;
         match message {
-            ToWorker::Successor {} if self.state.configuration.settings.pass_connections => {
+            ToWorker::Successor {} if self.state.configuration.settings.handoff => {
                 passage.open_successor(socket);
             }
             ToWorker::Predecessor {} => passage.open_predecessor(socket),

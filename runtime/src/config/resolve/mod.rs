@@ -156,7 +156,7 @@ impl Reader<'_> {
             exclusive: self.some("exclusive"),
             watchdog: self.get("watchdog").unwrap_or_default(),
             orphan_grace: self.some("orphan_grace"),
-            pass_connections: self.some("pass_connections"),
+            handoff: self.some("handoff"),
             restart: self.choice("restart").unwrap_or(RestartPolicy::OnFailure),
             backoff_min: self.some("backoff_min"),
             backoff_max: self.some("backoff_max"),

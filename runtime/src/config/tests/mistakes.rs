@@ -205,7 +205,7 @@ fn solo_daemons_have_no_supervisor_to_configure() {
         KEYS.iter().filter(|k| k.needs == Needs::Supervisor).map(|k| k.name).collect();
     assert_eq!(
         supervised.join(" "),
-        "confirm_window exclusive watchdog orphan_grace pass_connections restart backoff_min backoff_max start_limit_burst start_limit_interval exe"
+        "confirm_window exclusive watchdog orphan_grace handoff restart backoff_min backoff_max start_limit_burst start_limit_interval exe"
     );
     Place::solo(&[]).load();
 }

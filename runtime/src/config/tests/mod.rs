@@ -46,7 +46,7 @@ fn defaults_hold_where_nothing_is_said() {
         exclusive,
         watchdog,
         orphan_grace,
-        pass_connections,
+        handoff,
         restart,
         backoff_min,
         backoff_max,
@@ -82,7 +82,7 @@ fn defaults_hold_where_nothing_is_said() {
     assert_eq!(drain_timeout, Duration::from_secs(30));
     assert_eq!(kill_timeout, Duration::from_secs(5));
     assert_eq!(confirm_window, Duration::from_secs(2));
-    assert!(pass_connections && !exclusive && watchdog.is_zero() && orphan_grace.is_zero());
+    assert!(handoff && !exclusive && watchdog.is_zero() && orphan_grace.is_zero());
     assert_eq!(restart, RestartPolicy::OnFailure);
     assert_eq!(backoff_min, Duration::from_millis(100));
     assert_eq!(backoff_max, Duration::from_secs(30));
@@ -156,7 +156,7 @@ fn every_key_can_be_set_by_every_layer() {
         ("exclusive", Literal::Bool(true)),
         ("watchdog", Literal::Str("1m 9s")),
         ("orphan_grace", Literal::Str("1m 10s")),
-        ("pass_connections", Literal::Bool(false)),
+        ("handoff", Literal::Bool(false)),
         ("restart", Literal::Str("always")),
         ("backoff_min", Literal::Str("1m 5s")),
         ("backoff_max", Literal::Str("1m 6s")),

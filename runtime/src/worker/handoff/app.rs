@@ -113,7 +113,7 @@ pub struct HandoffError<S> {
 
 impl<S> fmt::Debug for HandoffError<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unpassed").field("reason", &self.reason).finish_non_exhaustive()
+        f.debug_struct("HandoffError").field("reason", &self.reason).finish_non_exhaustive()
     }
 }
 
@@ -126,7 +126,7 @@ impl<S> fmt::Display for HandoffError<S> {
 impl<S> std::error::Error for HandoffError<S> {}
 
 impl Daemon {
-    /// Passes a connection to the generation that serves, which takes it from [`Daemon::passed`] under
+    /// Passes a connection to the generation that serves, which takes it from [`Daemon::handoffs`] under
     /// the same name.
     ///
     /// To be called when [`Daemon::draining`] has completed; before that it waits. On `Ok` the new
@@ -139,9 +139,9 @@ impl Daemon {
     /// # Errors
     /// The connection comes back in [`Unpassed`], and it is a good moment to say goodbye to its peer,
     /// if
-    /// - the new generation does not call [`Daemon::passed`] for this name, or refused it;
+    /// - the new generation does not call [`Daemon::handoffs`] for this name, or refused it;
     /// - nobody comes after this worker: the daemon stops, or is solo;
-    /// - `pass_connections` is off;
+    /// - `handoff` is off;
     /// - the state is longer than [`Saved::MAX`].
     pub async fn hand_off<S: HandoffStream>(
         &self,
@@ -162,7 +162,7 @@ impl Daemon {
         }
     }
 
-    /// What older generations [pass](Daemon::pass) under this name.
+    /// What older generations [pass](Daemon::hand_off) under this name.
     ///
     /// To be called before the worker is ready, that is before its listeners are polled for accept:
     /// what comes earlier is refused. Called again, the later one takes over.
@@ -206,9 +206,9 @@ async fn hand_off(
             HandoffState::MAX
         )));
     }
-    if !state.configuration.settings.pass_connections {
+    if !state.configuration.settings.handoff {
         return Err(refused(format!(
-            "a connection of `{name}` was not handed off: `pass_connections` is off"
+            "a connection of `{name}` was not handed off: `handoff` is off"
         )));
     }
     let (mut tried, mut retries) = (None, RETRIES);
@@ -243,7 +243,7 @@ async fn hand_off(
             HandoffOutcome::Refused | HandoffOutcome::Later => {
                 return Err(refused(format!(
                     "a connection of `{name}` was not handed off: the new generation did not \
-                     accept it; call `Daemon::passed` before it is ready"
+                     accept it; call `Daemon::handoffs` before it is ready"
                 )));
             }
         }
@@ -270,7 +270,7 @@ async fn no_successor(state: &SharedState) {
     }
 }
 
-/// What older generations pass: see [`Daemon::passed`]. A [`Stream`](futures_core::Stream) of offers
+/// What older generations pass: see [`Daemon::handoffs`]. A [`Stream`](futures_core::Stream) of offers
 /// that ends when this worker drains.
 #[must_use = "connections are refused when this is dropped"]
 pub struct IncomingHandoffs {

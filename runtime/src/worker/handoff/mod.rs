@@ -2,8 +2,8 @@
 //!
 //! At a restart [`Daemon::serve`](crate::Daemon::serve) passes its idle connections by itself. An
 //! application with connections of its own, such as WebSockets, streams or sessions of another
-//! protocol, passes them by [`Daemon::pass`]: the connected socket, and a bounded string of bytes that
-//! holds what it knows of the peer. The new generation takes them from [`Daemon::passed`]. The peer
+//! protocol, passes them by [`Daemon::hand_off`]: the connected socket, and a bounded string of bytes that
+//! holds what it knows of the peer. The new generation takes them from [`Daemon::handoffs`]. The peer
 //! sees nothing.
 //!
 //! The socket stays with the old generation until the new one has taken it, so that a new worker that

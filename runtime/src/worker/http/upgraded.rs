@@ -10,7 +10,7 @@ use crate::worker::net::Stream;
 /// The connection behind an upgrade that [`Daemon::serve`](crate::Daemon::serve) served, and the bytes
 /// of the new protocol that were read already. They come first.
 ///
-/// For programs that speak the new protocol on the stream itself, and [pass](crate::Daemon::pass) it at
+/// For programs that speak the new protocol on the stream itself, and [pass](crate::Daemon::hand_off) it at
 /// a restart.
 ///
 /// ```

@@ -56,7 +56,7 @@ mod all {
         exclusive,
         watchdog = "10s",
         orphan_grace = "10s",
-        pass_connections = false,
+        handoff = false,
         restart = "on-failure",
         backoff_min = "100ms",
         backoff_max = "30s",
