@@ -187,12 +187,12 @@ impl Bound {
     }
 
     /// Restores the backlog, mode and owner that the socket had when this was bound or
-    /// [`adjusted`](Bound::adjusted), after the generation that adjusted them was aborted.
+    /// [`adjusted`](Bound::adjusted), after the generation that adjusted them is gone.
     pub(crate) fn restore(&self) {
         if self.is_managers() {
             return;
         }
-        // On failure the socket keeps the settings of the aborted generation, and still serves.
+        // On failure the socket keeps the settings of that generation, and still serves.
         let _ = self.socket.listen(backlog(&self.settings));
         if let (Address::Unix(path), Some(file)) = (&self.addr, self.file)
             && inode(path) == Some(file.inode)

@@ -1,4 +1,4 @@
-//! Users and groups of the configuration as the numbers that the kernel knows.
+//! Resolves the users and groups of the configuration to numbers.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::privileges::{self as sys, Account, User};
 
-/// Whom the settings mean; `None` where they name nobody.
+/// Resolves `user`, `group` and `groups`; `None` if the settings have none of them.
 pub(crate) fn resolve(settings: &Settings) -> Result<Option<Account>> {
     let (user, group, groups) = (&settings.user, &settings.group, &settings.groups);
     if user.is_none() && group.is_none() && groups.is_none() {
@@ -20,7 +20,8 @@ pub(crate) fn resolve(settings: &Settings) -> Result<Option<Account>> {
         Some(Found::Entry(entry)) => (entry.uid, Some(entry)),
         Some(Found::Number(uid)) => (uid, None),
     };
-    // Who stays what it is keeps its groups.
+    // A process whose user does not change keeps its groups. Root is an exception: as `user = "root"` it gets
+    // root's groups of the database.
     let stays = uid == own.uid && uid != 0;
     let gid = match (group, &entry) {
         (Some(name), _) => group_of("group", name)?,
@@ -47,16 +48,16 @@ pub(crate) fn resolve(settings: &Settings) -> Result<Option<Account>> {
     Ok(Some(Account { uid, gid, groups }))
 }
 
-/// What a user finds in its environment when it logs in.
+/// The values of the environment variables that a login sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Login {
-    /// `None` for a number that the user database does not have.
+    /// `None` for a number that is not in the user database.
     pub(crate) name: Option<String>,
     pub(crate) home: PathBuf,
     pub(crate) shell: Option<PathBuf>,
 }
 
-/// That of `user`, where the settings have one.
+/// Looks up the login values of `user`, if the settings have one.
 pub(super) fn login(settings: &Settings) -> Result<Option<Login>> {
     let Some(user) = &settings.user else { return Ok(None) };
     Ok(Some(match find(user)? {
@@ -67,9 +68,10 @@ pub(super) fn login(settings: &Settings) -> Result<Option<Login>> {
     }))
 }
 
+/// A user, as found in the database.
 enum Found {
     Entry(User),
-    /// A number that the database does not have.
+    /// A number that is not in the database.
     Number(u32),
 }
 

@@ -1,5 +1,7 @@
-//! Probes: is the daemon alive, ready, started? Asked over the control socket by `status --probe`, or by
-//! HTTP at the address that `probe` names.
+//! Probes: whether the daemon is alive, ready or started, as Kubernetes asks.
+//!
+//! They are asked by `status --probe` through the control socket, or by HTTP at the address in the key
+//! `probe`. The process that answers computes a [`ProbeResult`]; [`Server`] is the HTTP server for it.
 
 mod http;
 mod server;
@@ -10,15 +12,15 @@ use crate::json::{FromJson, ToJson};
 pub(crate) use http::{ParsedProbe, parse, response};
 pub(crate) use server::{ProbeServerState, ProbeSource, Server};
 
-/// What is asked.
+/// The kinds of probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 #[json(rename_all = "kebab-case")]
 pub(crate) enum Probe {
-    /// The supervisor answers, and no worker hangs of which nobody has taken the place.
+    /// Passes if the supervisor answers, and no worker hangs without being replaced.
     Live,
-    /// A worker accepts, and the daemon does not stop.
+    /// Passes if a worker accepts, and the daemon is not stopping.
     Ready,
-    /// The first generation was ready once.
+    /// Passes once the first generation has been ready.
     Startup,
 }
 
@@ -33,7 +35,7 @@ impl Probe {
         }
     }
 
-    /// Where it is asked by HTTP.
+    /// The path of the probe in HTTP.
     fn path(self) -> &'static [u8] {
         match self {
             Probe::Live => b"/livez",
@@ -47,7 +49,7 @@ impl Probe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProbeResult {
     pub(crate) ok: bool,
-    /// Why, in a few words.
+    /// The reason in a few words.
     pub(crate) text: &'static str,
 }
 
