@@ -1,4 +1,7 @@
-//! The verbs that talk to a running daemon.
+//! The verbs that talk to a running daemon: `status`, `stop` and `restart`.
+//!
+//! Each sends one request through the control socket and reads the replies: progress while the daemon works
+//! on it, and then the answer. The pidfile shows whether there is a daemon at all.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -22,10 +25,12 @@ use crate::pidfile;
 use crate::probe::Probe;
 use crate::sys::process;
 
-/// How long a daemon may take to answer `status`, which it does without waiting for anything.
+/// How long a daemon may take to answer `status` and probes. A supervisor answers at once; one that takes
+/// longer is stopped by a signal, or the host is overloaded.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a daemon that said farewell may take to be gone.
+/// How long a daemon may take to exit after it has reported that it stopped. After the report it only removes
+/// its files.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Runs the verb; returns its exit code.
@@ -43,7 +48,7 @@ pub(crate) fn run(settings: &Settings, inquiry: &ReadOnlyCommand) -> Result<Exit
 fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
     let running = pidfile::holder(&settings.pidfile)?.is_some();
     if !running {
-        // As the Linux Standard Base says of init scripts: 1 dead with a pidfile, 3 not running.
+        // The exit codes of the Linux Standard Base for init scripts: 1 dead with a pidfile, 3 not running.
         let dead = settings.pidfile.exists();
         let state = if dead { "dead" } else { "stopped" };
         if json {
@@ -70,7 +75,7 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a running daemon says of itself.
+/// Asks a running daemon for its status.
 pub(super) fn ask_status(settings: &Settings) -> Result<Box<Status>> {
     let mut conversation = ControlClient::begin(settings, &Request::Status {})?;
     loop {
@@ -82,7 +87,7 @@ pub(super) fn ask_status(settings: &Settings) -> Result<Box<Status>> {
     }
 }
 
-/// Whatever keeps the daemon from answering is an answer as well: no.
+/// Runs `status --probe`. A probe that cannot be answered, for whatever reason, has failed.
 fn probe(settings: &Settings, json: bool, probe: Probe) -> Result<ExitCode> {
     let (ok, text) = asked(settings, probe).unwrap_or_else(|error| (false, error.to_string()));
     if json {
@@ -99,6 +104,7 @@ fn probe(settings: &Settings, json: bool, probe: Probe) -> Result<ExitCode> {
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Asks a running daemon for the result of a probe.
 fn asked(settings: &Settings, probe: Probe) -> Result<(bool, String)> {
     let mut conversation = ControlClient::begin(settings, &Request::Probe { probe })?;
     loop {
@@ -110,6 +116,7 @@ fn asked(settings: &Settings, probe: Probe) -> Result<(bool, String)> {
     }
 }
 
+/// Runs `stop`: shows what the drain waits for each second, and returns when the process is gone.
 fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     let mut conversation = ControlClient::begin(settings, &Request::Stop {})?;
     let mut began = Instant::now();
@@ -121,7 +128,8 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
                 farewell = Some(render::StopReport { ledger, to_drained_ms, warnings });
                 break;
             }
-            // Who stops is told so without having asked; only what comes before it is news.
+            // The text that the daemon stops is not printed: that was the request. A lame duck phase before
+            // it is.
             Ok(Some(Reply::Progress { text })) => {
                 (phase, began) = match text.strip_prefix("lame duck") {
                     Some(_) => {
@@ -133,13 +141,13 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
             }
             Ok(Some(reply)) => conversation.unexpected(reply)?,
             Ok(None) => {
-                // One that ends in this moment has no answer, and the next turn says so.
+                // Fails if the daemon is ending at this moment; the next turn of the loop finds that out.
                 let waits = ask_status(settings).ok().and_then(|status| render::waits(&status));
                 let waits = waits.map_or(String::new(), |waits| format!(": {waits}"));
                 let seconds = began.elapsed().as_secs();
                 eprintln!("{}: {phase} for {seconds} s{waits}", settings.name);
             }
-            // It died instead of saying farewell, which is gone as well.
+            // The daemon died without a report, and is stopped as well.
             Err(error) if error.kind() == ErrorKind::Worker => break,
             Err(error) => return Err(error),
         }
@@ -168,6 +176,7 @@ struct Stopped {
     warnings: Vec<String>,
 }
 
+/// Runs `restart`: shows progress, and returns with the outcome.
 fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> Result<ExitCode> {
     let request = match exe {
         Some(exe) => Request::RestartFrom { exe: process::absolute(exe), wait },
@@ -184,14 +193,14 @@ fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> R
             Some(Reply::Progress { text }) => eprintln!("{}: {text}", settings.name),
             Some(reply) => conversation.unexpected(reply)?,
             None => {
-                // As above.
+                // Fails if the daemon is ending, as in `stop`.
                 let waits = ask_status(settings).ok().and_then(|status| render::waits(&status));
                 match (waits, draining) {
                     (Some(waits), Some(since)) => {
                         let seconds = since.elapsed().as_secs();
                         eprintln!("{}: draining for {seconds} s: {waits}", settings.name);
                     }
-                    // Most drains are over before there is anything to tell.
+                    // Print nothing in the first second of a drain: most are over by then.
                     (Some(_), None) => draining = Some(Instant::now()),
                     (None, _) => {}
                 }
@@ -214,9 +223,10 @@ fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> R
     Ok(ExitCode::FAILURE)
 }
 
-/// Who asks for a restart may mean the file that asks, which need not be the one that is started.
+/// Warns if the image that the daemon will start is another file than this program: the user may expect this
+/// one.
 fn tell_of_another_file(settings: &Settings) {
-    // A daemon that does not say what it would start will say why.
+    // If the status fails, so does the restart, with the reason.
     let Ok(status) = ask_status(settings) else { return };
     let Some(next) = status.on_disk.filter(|_| status.mode == "supervised") else { return };
     let own = process::initial_exe_path();
@@ -234,6 +244,7 @@ fn tell_of_another_file(settings: &Settings) {
     }
 }
 
+/// The error for a daemon that does not run; names a running one that may be meant.
 fn not_running(settings: &Settings) -> Error {
     let (name, pidfile) = (&settings.name, settings.pidfile.display());
     let text = match claim::holder(&settings.runtime_dir, &settings.pidfile) {
@@ -253,15 +264,17 @@ fn not_running(settings: &Settings) -> Error {
     Error::new(ErrorKind::NotRunning, text)
 }
 
-/// A connected daemon.
+/// A connection to a running daemon.
 struct ControlClient<'a> {
     settings: &'a Settings,
     socket: OwnedFd,
-    /// Opened while it is connected, so that the number is its own.
+    /// A pidfd of the daemon. It is opened while the daemon is connected, when the process id cannot belong to
+    /// another process yet.
     process: Option<OwnedFd>,
 }
 
 impl<'a> ControlClient<'a> {
+    /// Connects to the daemon and sends the request.
     fn begin(settings: &'a Settings, request: &Request) -> Result<ControlClient<'a>> {
         let Some(holder) = pidfile::holder(&settings.pidfile)? else {
             return Err(not_running(settings));
@@ -292,10 +305,10 @@ impl<'a> ControlClient<'a> {
         Ok(ControlClient { settings, socket, process })
     }
 
-    /// The next reply; `None` when none came within `timeout`.
+    /// Waits for the next reply; `None` if none arrives within `timeout`.
     ///
     /// # Errors
-    /// [`ErrorKind::Worker`] where the daemon hung up.
+    /// [`ErrorKind::Worker`] if the daemon closed the connection.
     fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Reply>> {
         if !readable(&self.socket, timeout)? {
             return Ok(None);
@@ -313,7 +326,7 @@ impl<'a> ControlClient<'a> {
         }
     }
 
-    /// Any reply but the one waited for.
+    /// Handles a reply other than the expected one: a refusal is an error, other replies are ignored.
     fn unexpected(&self, reply: Reply) -> Result<()> {
         match reply {
             Reply::Refused { reason } => {
@@ -323,6 +336,7 @@ impl<'a> ControlClient<'a> {
         }
     }
 
+    /// The error for a daemon that does not answer in time.
     fn silent(&self) -> Error {
         Error::new(
             ErrorKind::Timeout,
@@ -333,7 +347,7 @@ impl<'a> ControlClient<'a> {
         )
     }
 
-    /// Waits until the process is gone.
+    /// Waits until the daemon's process is gone.
     fn wait_gone(&self) -> Result<()> {
         let Some(process) = &self.process else { return Ok(()) };
         if readable(process, Some(FAREWELL))? {
@@ -346,6 +360,7 @@ impl<'a> ControlClient<'a> {
     }
 }
 
+/// Waits until a descriptor is readable; `false` after `timeout`.
 fn readable(fd: impl AsFd, timeout: Option<Duration>) -> Result<bool> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     loop {

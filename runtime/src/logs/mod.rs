@@ -5,7 +5,7 @@
 //! - [`DaemonLog`]: the lines of the daemon itself, through [`stderr`], which never waits.
 //! - `subscriber`: the events of the program by `tracing` and `log`, selected by a `filter`, within `spans`.
 //! - [`event`]: the formats of both.
-//! - [`tail`]: the last lines of a log, shown when a start or a restart fails.
+//! - [`mod@tail`]: the last lines of a log, shown when a start or a restart fails.
 
 mod daemon_log;
 mod event;

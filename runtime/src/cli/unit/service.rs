@@ -1,4 +1,4 @@
-//! The `.service`.
+//! The text of the `.service` unit.
 
 use std::time::Duration;
 
@@ -7,15 +7,18 @@ use super::text::{self, Text};
 use crate::config::{LOCATION, RestartPolicy};
 use crate::sorted::SortedSet;
 
-/// What is added to each limit of ours, so that ours is met first and can be told.
+/// What each of systemd's time limits has beyond ours: the daemon meets its own first, and reports the
+/// reason. With a smaller one systemd could kill the daemon before it has.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// Starts that may fail one after the other.
+/// The number of starts that may fail in succession before systemd gives up.
 const BURST: u32 = 5;
 
-/// Descriptors that systemd keeps beyond those of today's listeners.
+/// The size of the fd store beyond the number of today's listeners, for those of later generations: the unit
+/// is not written again at a restart.
 const SPARE_DESCRIPTORS: usize = 16;
 
+/// The text of the unit. `sockets` are the names of the `.socket` units.
 pub(super) fn service(plan: &UnitPlan, sockets: &[String]) -> String {
     let places = plan.places();
     let mut text = Text::default();
@@ -47,7 +50,7 @@ fn head(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
 
 fn process(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
     let settings = &plan.settings;
-    // Variables are not replaced in a program's path.
+    // `path` and not `argument`: systemd expands no variables in the path of a program.
     let image = text::path(&plan.image);
     let options = |keys: &[&str]| -> String {
         let given = plan.overrides.iter().filter(|option| {
@@ -97,7 +100,7 @@ fn process(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
     if !plan.variables.is_empty() {
         text.group("Configuration. Everybody can read this file: secrets belong elsewhere (systemd.exec(5)).");
         for (name, value) in &plan.variables {
-            // Quoted as a whole, as systemd writes it itself.
+            // The assignment is quoted as a whole, the form that systemd.exec(5) shows.
             text.set("Environment", text::word(&format!("{name}={value}")));
         }
     }
@@ -124,7 +127,8 @@ fn ends(text: &mut Text, plan: &UnitPlan) {
         )
         .set("OOMPolicy", "continue");
     }
-    // A hung worker keeps the supervisor silent until another has taken its place.
+    // While a worker hangs, the supervisor sends no keep-alive until the worker is replaced: the limit has to
+    // cover the replacement.
     let watchdog = match settings.watchdog {
         Duration::ZERO => Duration::from_secs(30),
         _ => settings.kill_timeout + settings.ready_timeout + settings.backoff_min + MARGIN,
@@ -177,7 +181,7 @@ fn resources(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
 fn identity(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
     let user = text::user(&plan.settings.name);
     if plan.drops() {
-        // Without a line `User=root`, by which systemd 257 takes CAP_SETUID away.
+        // There must be no line `User=root`: with it systemd 257 removes CAP_SETUID.
         text.group(
             "Started as root: the program itself makes its worker what `user` and its like say. The image\n\
              must not be writable for that user.",
@@ -230,7 +234,8 @@ fn sandbox(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
         text.set("PrivateTmp", "yes");
     }
     text.set("PrivateDevices", "yes");
-    // A supervisor that is root sees its worker there.
+    // Only where all processes have one user: with ProtectProc=invisible a supervisor that is root, without
+    // CAP_SYS_PTRACE, would not see its workers in /proc.
     if !plan.drops() {
         text.set("ProtectProc", "invisible");
     }
@@ -258,7 +263,7 @@ fn sandbox(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
         .set("SystemCallErrorNumber", "EPERM");
 }
 
-/// How long a start or a reload may take.
+/// How long a start or a reload may take: both are bounded by `TimeoutStartSec=`.
 fn start_limit(plan: &UnitPlan) -> Duration {
     let settings = &plan.settings;
     let reload = match settings.graceful_restart {
@@ -271,6 +276,7 @@ fn start_limit(plan: &UnitPlan) -> Duration {
     settings.ready_timeout + reload + MARGIN
 }
 
+/// How long a stop may take.
 fn stop_limit(plan: &UnitPlan) -> Duration {
     let settings = &plan.settings;
     settings.lame_duck + settings.drain_timeout + settings.kill_timeout + MARGIN
