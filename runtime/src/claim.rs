@@ -169,7 +169,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("sub/run")).unwrap();
         let elsewhere = dir.path().join("sub/run");
         let Claimed::Ours(_c) = Claim::take(&elsewhere, &pidfile).unwrap() else { panic!() };
-        // Many ask, and nobody answers.
+        // Claims are refused also while the queue is full, because no connection is accepted.
         for _ in 0..2 * BACKLOG {
             assert!(matches!(Claim::take(&run, &pidfile).unwrap(), Claimed::Running(_)));
         }

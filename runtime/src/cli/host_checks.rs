@@ -162,9 +162,8 @@ impl Host<'_> {
         }
     }
 
-    /// Checks files that are named in the program's section `[app]`, such as the file of a TLS key. Each
-    /// generation opens them with the worker's privileges; a file that only root can read works until the
-    /// worker changes its user.
+    /// Checks files that are named in the program's section `[app]`, such as the file of a TLS key: the
+    /// worker of each generation opens them after it has dropped its privileges.
     fn application(&mut self, worker: Option<&Account>) {
         let reads_all = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
         let kept = self.settings().capabilities.iter().flatten();

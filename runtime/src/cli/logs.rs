@@ -27,7 +27,7 @@ pub(crate) struct Options {
 /// The configuration keys that determine where a daemon writes to.
 pub(crate) const KEYS: [&str; 5] = ["name", "pidfile", "runtime_dir", "log", "log_format"];
 
-/// Where the output of a daemon goes.
+/// The destination of a daemon's output.
 enum LogPlace {
     File(PathBuf),
     /// Matches and options for journalctl(1).

@@ -152,7 +152,7 @@ fn short(build_id: &str) -> &str {
     build_id.get(..12).unwrap_or(build_id)
 }
 
-/// How the image on disk differs from the code that runs, if it does.
+/// The difference between the image on disk and the code that runs, if there is one.
 fn on_disk(disk: &DiskStatus, mode: &str) -> Option<String> {
     let path = disk.path.display();
     let (verbs, would) = match mode {

@@ -61,7 +61,7 @@ enum Action {
     Signal(i32),
 }
 
-/// Where the entries come from.
+/// The origin of the entries.
 enum Source {
     List(Vec<Entry>),
     File(PathBuf),

@@ -68,7 +68,7 @@ fn part(program: &(impl Source + ?Sized), offset: u64, length: u64) -> io::Resul
     Ok(bytes)
 }
 
-/// How numbers are encoded in an ELF file.
+/// The encoding of numbers in an ELF file.
 #[derive(Debug, Clone, Copy)]
 struct Format {
     /// Whether addresses have 64 bits.

@@ -16,7 +16,7 @@ const STICKY: u32 = 0o1000;
 
 const ROOT: u32 = 0;
 
-/// How messages name the user of a worker.
+/// The name for the user of a worker in messages.
 const USER: &str = "the user of its worker";
 
 /// Refuses an image that all users, or the user of one of the `workers`, could write or replace, and so have

@@ -335,8 +335,8 @@ fn begin(
     // These sockets are taken: a later image must not look for them.
     vars.retain(|(name, _)| !activation::is_of_protocol(name));
     if outset.detached {
-        // The variables are meant for the process that the service manager started: a shell's unit, say, that
-        // runs `start`. Its manager does not expect notifications from this daemon.
+        // A service manager expects notifications from the process that it started, and not from a daemon
+        // that has detached from it.
         vars.retain(|(name, _)| !notify::is_private(name));
     }
     let setup = DriverSetup {

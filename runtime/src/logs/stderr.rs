@@ -95,7 +95,8 @@ impl Stderr {
         let stderr = io::stderr();
         let now = descriptors::identity(&stderr)?;
         if self.way.as_ref().is_none_or(|(then, _)| *then != now) {
-            // Stderr was redirected: determine anew how to write, and keep no descriptor of the earlier file.
+            // Stderr was redirected: choose a way to write again, and drop the descriptor of the earlier
+            // file.
             self.way = Some((now, way(&stderr)?));
         }
         match &mut self.way {

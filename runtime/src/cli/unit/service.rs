@@ -263,7 +263,7 @@ fn sandbox(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
         .set("SystemCallErrorNumber", "EPERM");
 }
 
-/// How long a start or a reload may take: both are bounded by `TimeoutStartSec=`.
+/// The time limit of a start or a reload: both are bounded by `TimeoutStartSec=`.
 fn start_limit(plan: &UnitPlan) -> Duration {
     let settings = &plan.settings;
     let reload = match settings.graceful_restart {
@@ -276,7 +276,7 @@ fn start_limit(plan: &UnitPlan) -> Duration {
     settings.ready_timeout + reload + MARGIN
 }
 
-/// How long a stop may take.
+/// The time limit of a stop.
 fn stop_limit(plan: &UnitPlan) -> Duration {
     let settings = &plan.settings;
     settings.lame_duck + settings.drain_timeout + settings.kill_timeout + MARGIN
