@@ -1,4 +1,7 @@
-//! The verbs that talk to a running daemon.
+//! The verbs that talk to a running daemon: `status`, `stop` and `restart`.
+//!
+//! Each sends one request through the control socket and reads the replies: progress while the daemon works
+//! on it, and then the answer. The pidfile shows whether there is a daemon at all.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,7 +49,7 @@ pub(crate) fn run(settings: &Settings, inquiry: &ReadOnlyCommand) -> Result<Exit
 fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
     let running = pidfile::holder(&settings.pidfile)?.is_some();
     if !running {
-        // As the Linux Standard Base says of init scripts: 1 dead with a pidfile, 3 not running.
+        // The exit codes of the Linux Standard Base for init scripts: 1 dead with a pidfile, 3 not running.
         let dead = settings.pidfile.exists();
         let state = if dead { "dead" } else { "stopped" };
         if json {
@@ -73,7 +76,7 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a running daemon says of itself.
+/// Asks a running daemon for its status.
 pub(super) fn ask_status(settings: &Settings) -> Result<Box<Status>> {
     let mut conversation = ControlClient::begin(settings, &Request::Status {})?;
     loop {
@@ -85,7 +88,7 @@ pub(super) fn ask_status(settings: &Settings) -> Result<Box<Status>> {
     }
 }
 
-/// Whatever keeps the daemon from answering is an answer as well: no.
+/// Runs `status --probe`. A probe that cannot be answered, for whatever reason, has failed.
 fn probe(settings: &Settings, json: bool, probe: Probe) -> Result<ExitCode> {
     let (ok, text) = asked(settings, probe).unwrap_or_else(|error| (false, error.to_string()));
     if json {
@@ -102,6 +105,7 @@ fn probe(settings: &Settings, json: bool, probe: Probe) -> Result<ExitCode> {
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Asks a running daemon for the result of a probe.
 fn asked(settings: &Settings, probe: Probe) -> Result<(bool, String)> {
     let mut conversation = ControlClient::begin(settings, &Request::Probe { probe })?;
     loop {
@@ -113,6 +117,7 @@ fn asked(settings: &Settings, probe: Probe) -> Result<(bool, String)> {
     }
 }
 
+/// Runs `stop`: shows what the drain waits for each second, and returns when the process is gone.
 fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     let mut conversation = ControlClient::begin(settings, &Request::Stop {})?;
     let mut phase = Phase::Draining { since: Instant::now() };
@@ -139,7 +144,7 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
                 let waits = waits.map_or(String::new(), |waits| format!(": {waits}"));
                 eprintln!("{}: {phase}{waits}", settings.name);
             }
-            // It died instead of saying farewell, which is gone as well.
+            // The daemon died without a report, and is stopped as well.
             Err(error) if error.kind() == ErrorKind::Worker => break,
             Err(error) => return Err(error),
         }
@@ -198,6 +203,7 @@ struct Stopped {
     warnings: Vec<String>,
 }
 
+/// Runs `restart`: shows progress, and returns with the outcome.
 fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> Result<ExitCode> {
     let request = match exe {
         Some(exe) => Request::RestartFrom { exe: process::absolute(exe), wait },
@@ -214,14 +220,14 @@ fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> R
             Some(Reply::Progress { text }) => eprintln!("{}: {text}", settings.name),
             Some(reply) => conversation.unexpected(reply)?,
             None => {
-                // As above.
+                // Fails if the daemon is ending, as in `stop`.
                 let waits = ask_status(settings).ok().and_then(|status| render::waits(&status));
                 match (waits, draining) {
                     (Some(waits), Some(since)) => {
                         let seconds = since.elapsed().as_secs();
                         eprintln!("{}: draining for {seconds} s: {waits}", settings.name);
                     }
-                    // Most drains are over before there is anything to tell.
+                    // Print nothing in the first second of a drain: most are over by then.
                     (Some(_), None) => draining = Some(Instant::now()),
                     (None, _) => {}
                 }
@@ -244,9 +250,10 @@ fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> R
     Ok(ExitCode::FAILURE)
 }
 
-/// Who asks for a restart may mean the file that asks, which need not be the one that is started.
+/// Warns if the image that the daemon will start is another file than this program: the user may expect this
+/// one.
 fn tell_of_another_file(settings: &Settings) {
-    // A daemon that does not say what it would start will say why.
+    // If the status fails, so does the restart, with the reason.
     let Ok(status) = ask_status(settings) else { return };
     let Some(next) = status.on_disk.filter(|_| status.mode == "supervised") else { return };
     let own = process::initial_exe_path();
@@ -265,6 +272,7 @@ fn tell_of_another_file(settings: &Settings) {
     }
 }
 
+/// The error for a daemon that does not run; names a running one that may be meant.
 fn not_running(settings: &Settings) -> Error {
     let (name, pidfile) = (&settings.name, settings.pidfile.display());
     let text = match claim::holder(&settings.runtime_dir, &settings.pidfile) {
@@ -284,15 +292,17 @@ fn not_running(settings: &Settings) -> Error {
     Error::new(ErrorKind::NotRunning, text)
 }
 
-/// A connected daemon.
+/// A connection to a running daemon.
 struct ControlClient<'a> {
     settings: &'a Settings,
     socket: OwnedFd,
-    /// Opened while it is connected, so that the number is its own.
+    /// A pidfd of the daemon. It is opened while the daemon is connected, when the process id cannot belong to
+    /// another process yet.
     process: Option<OwnedFd>,
 }
 
 impl<'a> ControlClient<'a> {
+    /// Connects to the daemon and sends the request.
     fn begin(settings: &'a Settings, request: &Request) -> Result<ControlClient<'a>> {
         let Some(holder) = pidfile::holder(&settings.pidfile)? else {
             return Err(not_running(settings));
@@ -324,10 +334,10 @@ impl<'a> ControlClient<'a> {
         Ok(ControlClient { settings, socket, process })
     }
 
-    /// The next reply; `None` when none came within `timeout`.
+    /// Waits for the next reply; `None` if none arrives within `timeout`.
     ///
     /// # Errors
-    /// [`ErrorKind::Worker`] where the daemon hung up.
+    /// [`ErrorKind::Worker`] if the daemon closed the connection.
     fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Reply>> {
         if !readable(&self.socket, timeout)? {
             return Ok(None);
@@ -344,7 +354,7 @@ impl<'a> ControlClient<'a> {
         }
     }
 
-    /// Any reply but the one waited for.
+    /// Handles a reply other than the expected one: a refusal is an error, other replies are ignored.
     fn unexpected(&self, reply: Reply) -> Result<()> {
         match reply {
             Reply::Refused { reason } => {
@@ -354,6 +364,7 @@ impl<'a> ControlClient<'a> {
         }
     }
 
+    /// The error for a daemon that does not answer in time.
     fn silent(&self) -> Error {
         Error::new(
             ErrorKind::Timeout,
@@ -364,7 +375,7 @@ impl<'a> ControlClient<'a> {
         )
     }
 
-    /// Waits until the process is gone.
+    /// Waits until the daemon's process is gone.
     fn wait_gone(&self) -> Result<()> {
         let Some(process) = &self.process else { return Ok(()) };
         if readable(process, Some(EXIT_TIMEOUT))? {
@@ -380,6 +391,7 @@ impl<'a> ControlClient<'a> {
     }
 }
 
+/// Waits until a descriptor is readable; `false` after `timeout`.
 fn readable(fd: impl AsFd, timeout: Option<Duration>) -> Result<bool> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     loop {

@@ -1,4 +1,5 @@
-//! `logs`: what the daemon wrote, wherever it goes.
+//! `logs`: shows what the daemon wrote, wherever its output goes: a file, which is shown by [`follow`], or
+//! the journal, for which this process becomes journalctl(1).
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,19 +15,19 @@ use crate::pidfile;
 use crate::sys::holders::{self, Holder};
 use crate::systemd::journal;
 
-/// What is asked for.
+/// The options of the verb.
 #[derive(Debug)]
 pub(crate) struct Options {
-    /// The last lines to begin with.
+    /// The number of lines at the end of the log to begin with.
     pub(crate) lines: u32,
-    /// And whatever comes, until the reader is gone.
+    /// Whether to continue with what is written later, until the reader is gone.
     pub(crate) follow: bool,
 }
 
-/// The keys that say where a daemon writes to.
+/// The configuration keys that determine where a daemon writes to.
 pub(crate) const KEYS: [&str; 5] = ["name", "pidfile", "runtime_dir", "log", "log_format"];
 
-/// Where a daemon's output goes.
+/// The destination of a daemon's output.
 enum LogPlace {
     File(PathBuf),
     /// Matches and options for journalctl(1).
@@ -41,6 +42,8 @@ pub(crate) fn run(settings: &Settings, options: &Options) -> Result<ExitCode> {
     }
 }
 
+/// Finds out where the output goes: by asking a running daemon, and by the settings for one that does not
+/// run.
 fn place(settings: &Settings) -> Result<LogPlace> {
     let own_journal = settings.log_format == LogFormat::Journald;
     if pidfile::holder(&settings.pidfile)?.is_none() {
@@ -80,7 +83,7 @@ fn place(settings: &Settings) -> Result<LogPlace> {
     }
 }
 
-/// Where the stderr of a daemon in the foreground goes.
+/// Finds out where stderr of a daemon in the foreground goes.
 fn of_stderr(name: &str, pid: u32) -> Result<LogPlace> {
     let stderr = format!("/proc/{pid}/fd/2");
     let cannot = |error| {
@@ -126,10 +129,10 @@ fn of_stderr(name: &str, pid: u32) -> Result<LogPlace> {
     ))
 }
 
-/// How journalctl(1) finds the unit that a process belongs to: by its cgroup, or by the run of the unit.
+/// Options for journalctl(1) that select the unit of a process: by its cgroup, or else by the invocation id.
 fn unit(pid: u32) -> Option<Vec<OsString>> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    // `0::/system.slice/hello.service`, or `1:name=systemd:/…` of old.
+    // `0::/system.slice/hello.service`, or `1:name=systemd:/…` with cgroups of version 1.
     let lines = groups.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
         let controllers = parts.next()?;
@@ -138,7 +141,7 @@ fn unit(pid: u32) -> Option<Vec<OsString>> {
     let found = lines.filter_map(|group| {
         let units = group.split('/').filter(|part| part.ends_with(".service"));
         let unit = units.clone().next_back()?;
-        // One of a user's manager is below that manager's own.
+        // The units of a user's manager are below the unit of that manager, `user@….service`.
         let of_user = units.clone().any(|it| it.starts_with("user@")) && !unit.starts_with("user@");
         let option = if of_user { "--user-unit" } else { "--unit" };
         Some(vec![option.into(), unit.into()])
@@ -149,7 +152,7 @@ fn unit(pid: u32) -> Option<Vec<OsString>> {
     })
 }
 
-/// A variable that a process was started with.
+/// Reads a variable from the environment that a process was started with.
 fn variable(pid: u32, name: &str) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let of = |variable: &[u8]| {
@@ -159,7 +162,7 @@ fn variable(pid: u32, name: &str) -> Option<String> {
     bytes.split(|byte| *byte == 0).find_map(of)
 }
 
-/// Returns only with an error.
+/// Replaces this process by journalctl(1); returns only on failure.
 fn exec_journalctl(matches: Vec<OsString>, options: &Options) -> Error {
     let mut command = Command::new("journalctl");
     command.args(["--no-pager", "--lines"]).arg(options.lines.to_string());

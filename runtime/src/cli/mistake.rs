@@ -1,4 +1,4 @@
-//! What a wrong command line is told.
+//! The errors of wrong command lines, with what to write instead.
 
 use std::ffi::{OsStr, OsString};
 
@@ -9,7 +9,8 @@ use super::verbs::{Behind, Verb};
 use super::{shell, usage};
 use crate::error::Error;
 
-/// The mistake in the words behind a verb, and what to write instead. `theirs` stand behind `--`.
+/// Explains what is wrong with the words after a verb, and what to write instead. `ours` are the words before
+/// `--` and `theirs` those after it.
 pub(super) fn explain(
     wrong: &Wrong,
     program: &str,
@@ -43,6 +44,7 @@ pub(super) fn explain(
     })
 }
 
+/// What to write instead of the word at `at`; `near` is an option with a similar name.
 fn cure(
     near: Option<&str>,
     at: usize,

@@ -1,4 +1,4 @@
-//! What the verbs print for people.
+//! The texts that the verbs print for people.
 
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use crate::counters::{Ledger, Remaining};
 use crate::owned_files::FileStatus;
 use crate::timestamp::rfc3339;
 
-/// `status`.
+/// The text of `status`.
 pub(super) fn status(status: &Status) -> String {
     let mut out = format!(
         "{} is {} as process {} since {} ({})\n",
@@ -104,7 +104,7 @@ pub(super) fn status(status: &Status) -> String {
     out
 }
 
-/// What workers that drain wait for; `None` where none does.
+/// What draining workers wait for; `None` if no worker drains.
 pub(super) fn waits(status: &Status) -> Option<String> {
     let draining: Vec<_> =
         status.workers.iter().filter(|worker| worker.state == "draining").collect();
@@ -121,7 +121,7 @@ pub(super) fn waits(status: &Status) -> Option<String> {
     (!said.is_empty()).then_some(said)
 }
 
-/// What became of a file of the daemon's.
+/// What happened to one of the daemon's files.
 fn file(file: &FileStatus) -> String {
     let (what, path, at) = (&file.what, file.path.display(), time(file.at));
     match (file.state.as_str(), &file.reason) {
@@ -134,7 +134,7 @@ fn file(file: &FileStatus) -> String {
     }
 }
 
-/// An image: path, build, and since when it is what it is.
+/// An image: its path and build, and the time since which it has its role, introduced by `since`.
 fn image(image: &ImageStatus, since: &str) -> String {
     let mut text = image.path.display().to_string();
     match (&image.build_id, image.size, image.modified) {
@@ -150,12 +150,12 @@ fn image(image: &ImageStatus, since: &str) -> String {
     text
 }
 
-/// As much of a build id as people compare. It came over the wire.
+/// The first 12 digits of a build id, enough to compare. The id is from another process and may be any text.
 fn short(build_id: &str) -> &str {
     build_id.get(..12).unwrap_or(build_id)
 }
 
-/// How the next restart would differ from the code that runs, if it would.
+/// The difference between the image on disk and the code that runs, if there is one.
 fn on_disk(disk: &DiskStatus, mode: &str) -> Option<String> {
     let path = disk.path.display();
     let (verbs, would) = match mode {
@@ -178,6 +178,7 @@ fn on_disk(disk: &DiskStatus, mode: &str) -> Option<String> {
     }
 }
 
+/// One line about an earlier restart.
 fn past_restart(past: &PastRestart) -> String {
     let outcome = &past.outcome;
     let from = outcome.from.map(|from| format!("generation {from} to ")).unwrap_or_default();
@@ -194,7 +195,7 @@ fn past_restart(past: &PastRestart) -> String {
     text
 }
 
-/// A restart that was done.
+/// The text of a successful `restart`.
 pub(super) fn restarted(name: &str, outcome: &RestartOutcome) -> String {
     let mut text = format!("{name} serves generation {}", outcome.generation);
     if let Some(ms) = outcome.to_commit_ms {
@@ -211,20 +212,21 @@ pub(super) fn restarted(name: &str, outcome: &RestartOutcome) -> String {
     text
 }
 
-/// What went wrong all the same.
+/// Appends the warnings.
 fn warn(name: &str, warnings: &[String], text: &mut String) {
     for warning in warnings {
         let _ = write!(text, "\n{name}: {warning}");
     }
 }
 
+/// Appends the note of what happened before the restart.
 fn note(name: &str, outcome: &RestartOutcome, text: &mut String) {
     if let Some(note) = &outcome.note {
         let _ = write!(text, "\n{name}: before this restart: {note}");
     }
 }
 
-/// A daemon that has ended; with what it said of its connections, if it said farewell.
+/// The text of `stop`; with the ledger, if the daemon reported it before it exited.
 pub(super) fn stopped(name: &str, farewell: Option<StopReport>) -> String {
     let mut text = format!("{name} stopped");
     if let Some(StopReport { ledger, to_drained_ms, warnings }) = farewell {
@@ -237,14 +239,14 @@ pub(super) fn stopped(name: &str, farewell: Option<StopReport>) -> String {
     text
 }
 
-/// What a daemon says of its end.
+/// What a daemon reports when it stops.
 pub(super) struct StopReport {
     pub(super) ledger: Ledger,
     pub(super) to_drained_ms: Option<f64>,
     pub(super) warnings: Vec<String>,
 }
 
-/// A restart that was undone.
+/// The text of a `restart` that was aborted.
 pub(super) fn aborted(name: &str, outcome: &RestartOutcome) -> String {
     let reason = outcome.reason.as_deref().unwrap_or("no reason given");
     let kept =
@@ -272,7 +274,7 @@ fn time(unix: u64) -> String {
 }
 
 fn ago(seconds: f64) -> String {
-    // The number came over the wire.
+    // The number is from another process, and may be negative or not a number.
     let duration = Duration::try_from_secs_f64(seconds.floor().max(0.0)).unwrap_or_default();
     unbroken_schema::duration::format(duration)
 }

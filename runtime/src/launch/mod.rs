@@ -1,4 +1,10 @@
-//! Which role this process has: decided at the top of `main`, before any thread or user code exists.
+//! The top of `main`: decides which role this process has, before any thread or user code exists.
+//!
+//! A process that was exec'd by another process of the daemon finds its role in a marker in its environment
+//! (see [`role`]): worker, solo daemon, supervisor after an upgrade, or preflight. A process without a marker
+//! was started from outside, by a shell or a service manager, and does what its command line asks for: it
+//! runs a control command, or becomes the daemon in the foreground ([`become_daemon`]) or in the background
+//! ([`detach`], which reports the outcome through a [`startup_pipe`]).
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -36,7 +42,7 @@ mod detach;
 pub(crate) mod role;
 pub(crate) mod startup_pipe;
 
-/// Runs an `async fn main` under its daemon.
+/// Runs an `async fn main` as `#[daemon]` asks for it; returns the exit code of this process.
 pub fn run_async<F, Fut>(spec: &'static Spec, main: F) -> ExitCode
 where
     F: FnOnce(Daemon) -> Fut,
@@ -49,7 +55,7 @@ where
     }
 }
 
-/// Runs a `fn main` under its daemon.
+/// Runs a `fn main` without async as `#[daemon]` asks for it; returns the exit code of this process.
 pub fn run_sync<F, T>(spec: &'static Spec, main: F) -> ExitCode
 where
     F: FnOnce(Daemon) -> T,
@@ -61,7 +67,10 @@ where
     }
 }
 
-/// A process in which `main` is to run, or the exit code of one in which it is not.
+/// Plays the role of this process.
+///
+/// Returns only in a process in which the program's `main` has to run, or with the exit code of any other
+/// one.
 fn enter(spec: &Spec) -> Result<WorkerRuntime, ExitCode> {
     let role = descriptors::fill_standard_streams()
         .map_err(|error| Error::io("cannot open /dev/null", error))
@@ -91,9 +100,9 @@ fn enter(spec: &Spec) -> Result<WorkerRuntime, ExitCode> {
     })
 }
 
-/// Goes on as the supervisor that this process was before its last exec.
+/// Continues as the supervisor that this process was before its last exec.
 fn supervise(spec: &Spec, driver: Result<Driver>) -> ExitCode {
-    // The image before may have left it as it was.
+    // The previous image may be a release that did not raise the limit.
     limits::raise_descriptors();
     match driver {
         Ok(driver) => {
@@ -107,6 +116,8 @@ fn supervise(spec: &Spec, driver: Result<Driver>) -> ExitCode {
     }
 }
 
+/// Introduces this worker to its supervisor. A respawned worker computes no settings: it gets those of its
+/// generation in *welcome*.
 fn join(spec: &Spec, link: i32, respawn: bool, origin: &LaunchOrigin) -> Result<WorkerRuntime> {
     let link = role::adopt(link)?;
     if respawn {
@@ -115,12 +126,13 @@ fn join(spec: &Spec, link: i32, respawn: bool, origin: &LaunchOrigin) -> Result<
     lifecycle::handshake(link, Some((spec, &surroundings(origin))))
 }
 
-/// A process exec'd by descriptor is called by the descriptor's number until it says otherwise.
+/// Sets the process name (`comm`), which is the number of a descriptor after an exec by descriptor.
 fn name_process(spec: &Spec, origin: &LaunchOrigin) {
     let file = origin.exe.file_name().and_then(|name| name.to_str());
     process::set_name(file.or(spec.bin).unwrap_or("daemon"));
 }
 
+/// Everything outside the program that its configuration depends on.
 fn surroundings(origin: &LaunchOrigin) -> Surroundings {
     Surroundings {
         start_dir: origin.start_dir.clone(),
@@ -131,15 +143,15 @@ fn surroundings(origin: &LaunchOrigin) -> Surroundings {
     }
 }
 
-/// One line on stderr.
+/// Prints the error to stderr, each of its lines prefixed with the program's name.
 fn print_error(spec: &Spec, error: &Error) {
     for line in error.to_string().lines() {
-        // Nothing is left to do where nobody reads it.
+        // A closed stderr leaves no other place for the message.
         let _ = writeln!(std::io::stderr(), "{}: {line}", spec.bin.unwrap_or("daemon"));
     }
 }
 
-/// Does what the command line says.
+/// Runs the verb of the command line, or the daemon where there is none.
 fn command(spec: &Spec) -> ExitCode {
     let done = cli::parse(spec, process::arguments()).and_then(|line| match line {
         Line::Command(parsed) => run_verb(spec, parsed),
@@ -184,7 +196,8 @@ fn run_verb(spec: &Spec, parsed: Parsed) -> Result<ExitCode> {
     }
 }
 
-/// A service manager gives its sockets to the process that it watches.
+/// The error of a detached start with passed sockets: systemd passes them to the process that it watches, and
+/// that process is the launcher, which exits.
 fn cannot_detach(given: usize) -> Error {
     Error::config(format!(
         "the service manager passed {given} sockets, but a daemon that goes to the background \
@@ -192,7 +205,8 @@ fn cannot_detach(given: usize) -> Error {
     ))
 }
 
-/// A daemon that runs has its settings: a command can only say where to find it.
+/// Refuses `--set` options other than those in `location`: a command cannot change the settings of a running
+/// daemon, its options can only help to find it.
 fn refuse_settings(overrides: &[String], location: &[&str]) -> Result<()> {
     let keys = overrides.iter().filter_map(|text| Some(text.split_once('=')?.0.trim()));
     match keys.into_iter().find(|key| !location.contains(key)) {
@@ -213,7 +227,7 @@ fn start_dir() -> Result<PathBuf> {
     })
 }
 
-/// Becomes the daemon, here or in a process of its own.
+/// Becomes the daemon, in this process or in a detached one.
 fn run(
     spec: &Spec,
     configuration: Configuration,
@@ -222,8 +236,8 @@ fn run(
     given: Vec<activation::Named>,
     detach: bool,
 ) -> ExitCode {
-    // Children of a process that ignores their end leave no exit code (wait(2)), and whoever started us
-    // may have done so.
+    // The parent may have left SIGCHLD ignored, and the children of a process that ignores it leave no exit
+    // code (wait(2)).
     if let Err(error) = signals::default_action(&[Signal::SIGCHLD]) {
         let error = Error::io("cannot reset signals", error);
         print_error(spec, &error);
@@ -243,21 +257,23 @@ fn run(
     ExitCode::from(become_daemon(outset, StartupNotifier::default()))
 }
 
-/// Everything a daemon starts from.
+/// Everything that the start of a daemon depends on.
 pub(crate) struct LaunchContext {
     pub(crate) configuration: Configuration,
     pub(crate) origin: LaunchOrigin,
     pub(crate) args: Vec<OsString>,
-    /// What a service manager gave to this process.
+    /// The descriptors that a service manager passed to this process.
     pub(crate) given: Vec<activation::Named>,
+    /// The file for stdout and stderr, if they are to go to one.
     pub(crate) log: Option<PathBuf>,
     pub(crate) detached: bool,
 }
 
-/// Runs the daemon in this process to its end; returns its exit code.
+/// Runs the daemon in this process until it ends; returns its exit code.
 fn become_daemon(outset: LaunchContext, mut reporter: StartupNotifier) -> u8 {
     let say = DaemonLog::new(&outset.configuration.settings, outset.log.is_some());
-    // A detached daemon still has the caller's stderr until it has its log: the launcher will tell.
+    // Until a detached daemon has opened its log its stderr is the caller's, and the launcher prints the
+    // error there: printed here as well, it would appear twice.
     let mut own_output = !outset.detached;
     match begin(outset, &mut reporter, &say, &mut own_output) {
         Ok(driver) => driver.run(),
@@ -271,7 +287,10 @@ fn become_daemon(outset: LaunchContext, mut reporter: StartupNotifier) -> u8 {
     }
 }
 
-/// Takes the locks and sockets; a solo daemon execs itself and does not return.
+/// Takes the locks and binds the control socket and the probes, in this order: whatever belongs to the daemon
+/// of this pidfile is touched only after the pidfile is locked.
+///
+/// A solo daemon execs itself here and does not return.
 fn begin(
     outset: LaunchContext,
     reporter: &mut StartupNotifier,
@@ -287,7 +306,7 @@ fn begin(
     create_parent(settings)?;
     let claim = claim(settings, say)?;
     let pidfile = PidFile::acquire(&settings.pidfile, &settings.name)?;
-    // Not before: until then it is the log of the daemon that has the pidfile.
+    // Not before the pidfile is locked: until then the log may belong to a running daemon.
     let log = match open_log(outset.log.as_deref(), settings.log_mode) {
         Ok(log) => log,
         Err(error) => {
@@ -313,10 +332,11 @@ fn begin(
         }
     };
     let mut vars = process::variables();
-    // They are taken.
+    // These sockets are taken: a later image must not look for them.
     vars.retain(|(name, _)| !activation::is_of_protocol(name));
     if outset.detached {
-        // Whoever starts a daemon in the background is not what its service manager waits for.
+        // A service manager expects notifications from the process that it started, and not from a daemon
+        // that has detached from it.
         vars.retain(|(name, _)| !notify::is_private(name));
     }
     let setup = DriverSetup {
@@ -357,7 +377,8 @@ fn begin(
     }
 }
 
-/// A program finds its own image there, and without it every error is a riddle.
+/// Requires `/proc`: the daemon finds its own image there, and without it later errors would be hard to
+/// understand.
 fn require_procfs() -> Result<()> {
     if std::path::Path::new("/proc/self").exists() {
         return Ok(());
@@ -367,6 +388,7 @@ fn require_procfs() -> Result<()> {
     Err(Error::new(ErrorKind::Image, what))
 }
 
+/// Opens the log, if there is one, and makes it stdout and stderr.
 fn open_log(path: Option<&std::path::Path>, mode: u32) -> Result<Option<LogFile>> {
     let log = path.map(|path| LogFile::open(path, mode)).transpose()?;
     if let Some(log) = &log {
@@ -375,7 +397,9 @@ fn open_log(path: Option<&std::path::Path>, mode: u32) -> Result<Option<LogFile>
     Ok(log)
 }
 
-/// The runtime directory is this daemon's, also while its pidfile is gone.
+/// Claims the runtime directory, which protects it from a second daemon also while the pidfile is missing.
+///
+/// Returns `None`, after a warning, where no claim is possible.
 fn claim(settings: &Settings, say: &DaemonLog) -> Result<Option<Claim>> {
     let dir = settings.runtime_dir.display();
     match Claim::take(&settings.runtime_dir, &settings.pidfile) {
@@ -396,7 +420,7 @@ fn claim(settings: &Settings, say: &DaemonLog) -> Result<Option<Claim>> {
                 ),
             })
         }
-        // The lock of the pidfile has to do.
+        // The lock of the pidfile has to be enough.
         Ok(Claimed::Stranger(user)) => {
             say.line(&format!(
                 "user {user} holds the claim of {dir}; only the lock of the pidfile prevents a \
@@ -414,7 +438,7 @@ fn claim(settings: &Settings, say: &DaemonLog) -> Result<Option<Claim>> {
     }
 }
 
-/// The pidfile's directory, where it is another one than the runtime directory.
+/// Creates the pidfile's directory, which may be another one than the runtime directory.
 fn create_parent(settings: &Settings) -> Result<()> {
     let Some(parent) = settings.pidfile.parent() else { return Ok(()) };
     std::fs::create_dir_all(parent).map_err(|error| {
@@ -429,11 +453,12 @@ fn create_parent(settings: &Settings) -> Result<()> {
     })
 }
 
-/// What SIGHUP means to this daemon.
+/// Finds out what SIGHUP means to this daemon; without a terminal, resets the signals that a parent may have
+/// ignored.
 fn sighup_action(detached: bool) -> Result<SighupAction> {
     let cannot = |error| Error::io("cannot read the signal dispositions", error);
     if detached || !has_terminal() {
-        // Whoever started us may have had them ignored.
+        // A shell ignores INT and QUIT for what it runs in the background, and `nohup` ignores HUP.
         signals::default_action(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT])
             .map_err(cannot)?;
         return Ok(SighupAction::Request);
@@ -442,7 +467,7 @@ fn sighup_action(detached: bool) -> Result<SighupAction> {
     Ok(if ignored { SighupAction::Ignored } else { SighupAction::End })
 }
 
-/// Whether this process has a controlling terminal, whose hang-up would be the end of its user.
+/// Returns whether this process has a controlling terminal, whose hang-up means that its user is gone.
 fn has_terminal() -> bool {
     rustix::fs::open("/dev/tty", OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
         .is_ok()

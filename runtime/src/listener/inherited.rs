@@ -1,4 +1,7 @@
-//! Sockets that somebody else bound, and this process was given at its start.
+//! Listening sockets that this process was passed at its start by a service manager.
+//!
+//! [`examine`] checks what a descriptor is; [`InheritedSocket`] then becomes a [`Bound`] that belongs to the
+//! manager (a socket of a unit), or to this daemon again (a socket from the fd store).
 
 use std::fmt;
 use std::io;
@@ -14,7 +17,7 @@ use crate::config::{Address, Further, HttpSettings, ListenSettings};
 use crate::error::Result;
 use crate::sys::descriptors;
 
-/// A socket that accepts connections.
+/// A passed socket that accepts connections.
 #[derive(Debug)]
 pub(crate) struct InheritedSocket {
     fd: OwnedFd,
@@ -66,7 +69,7 @@ impl fmt::Display for Unsuitable {
     }
 }
 
-/// Looks at a descriptor that should be a listener.
+/// Examines a descriptor that should be a listener, and makes it non-blocking.
 pub(crate) fn examine(fd: OwnedFd) -> Result<InheritedSocket, Unsuitable> {
     let kind = sockopt::socket_type(&fd).map_err(|_| Unsuitable::NoSocket)?;
     match kind {
@@ -80,7 +83,7 @@ pub(crate) fn examine(fd: OwnedFd) -> Result<InheritedSocket, Unsuitable> {
     }
     let addr = address(&fd)?;
     let v6only = addr.is_ipv6() && matches!(sockopt::ipv6_v6only(&fd), Ok(true));
-    // It may have been taken away by the manager, as its units say by default.
+    // By default, socket units pass blocking sockets.
     descriptors::set_nonblocking(&fd).map_err(Unsuitable::Flags)?;
     Ok(InheritedSocket { fd, addr, v6only })
 }
@@ -113,10 +116,10 @@ impl InheritedSocket {
         &self.addr
     }
 
-    /// As a listener that stays the service manager's.
+    /// Makes it a listener that belongs to the service manager.
     pub(crate) fn of_manager(self) -> Bound {
         let InheritedSocket { fd, addr, v6only } = self;
-        // Where it is, and not where a listener of its name would be.
+        // With the address that it has, not the one that is declared for its name.
         let settings = bare(addr.clone(), v6only);
         Bound {
             settings,
@@ -127,10 +130,10 @@ impl InheritedSocket {
         }
     }
 
-    /// Why it cannot be the listener that is declared now, if it was bound by this daemon before.
+    /// Returns why a socket from the fd store cannot be the listener declared as `wanted`; `None` if it can.
     pub(crate) fn differs(&self, wanted: &ListenSettings) -> Option<String> {
         let same = match (&self.addr, &wanted.addr) {
-            // The kernel chose the port once, and is not asked again.
+            // The declared port 0 is satisfied by the port that the kernel chose before.
             (Address::Tcp(is), Address::Tcp(asked)) if asked.port() == 0 => is.ip() == asked.ip(),
             (is, asked) => is == asked,
         };
@@ -150,7 +153,7 @@ impl InheritedSocket {
         }
     }
 
-    /// As the listener that is declared as `wanted`, which this daemon bound in an earlier life.
+    /// Makes it the listener declared as `wanted`, which this daemon bound in an earlier run.
     pub(crate) fn of_store(self, name: &str, wanted: &ListenSettings) -> Result<Bound> {
         let cannot = |error: io::Error| cannot_bind(name, wanted, error);
         let InheritedSocket { fd, addr, .. } = self;
@@ -168,18 +171,19 @@ impl InheritedSocket {
     }
 }
 
-/// Removes the file of a unix socket that was kept in vain and is closed, unless somebody listens there again.
+/// Removes the file of a unix socket from the fd store that was of no use and is closed, unless a process
+/// listens there again.
 pub(crate) fn clear_away(name: &str, addr: &Address) {
     let Address::Unix(path) = addr else { return };
     let Ok(sock_addr) = SockAddr::unix(path) else { return };
     let settings = bare(addr.clone(), false);
     if let Ok(_lock) = unix::lock_directory(name, path, &settings) {
-        // What cannot be removed is replaced by whoever binds there next.
+        // A file that stays is replaced by the next daemon that binds there.
         let _ = unix::remove_dead(name, path, &sock_addr, &settings);
     }
 }
 
-/// An address, and nothing said of it.
+/// Settings with nothing but an address.
 fn bare(addr: Address, v6only: bool) -> ListenSettings {
     let (further, http) = (Further::default(), HttpSettings::default());
     ListenSettings { addr, further, backlog: 0, mode: None, user: None, group: None, v6only, http }

@@ -1,4 +1,4 @@
-//! Users and groups of the configuration as the numbers that the kernel knows.
+//! Resolves the users and groups of the configuration to numbers.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ impl From<Unresolved> for Error {
     }
 }
 
-/// Whom the settings mean; `None` where they name nobody.
+/// Resolves `user`, `group` and `groups`; `None` if the settings have none of them.
 pub(crate) fn resolve(settings: &Settings) -> Result<Option<Account>, Unresolved> {
     let of_user = |error| Unresolved { key: "user", error };
     let (user, group, groups) = (&settings.user, &settings.group, &settings.groups);
@@ -35,7 +35,8 @@ pub(crate) fn resolve(settings: &Settings) -> Result<Option<Account>, Unresolved
         Some(Found::Entry(entry)) => (entry.uid, Some(entry)),
         Some(Found::Number(uid)) => (uid, None),
     };
-    // Who stays what it is keeps its groups.
+    // A process whose user does not change keeps its groups. Root is an exception: as `user = "root"` it gets
+    // root's groups of the database.
     let stays = uid == own.uid && uid != 0;
     let gid = match (group, &entry) {
         (Some(name), _) => group_of("group", name)?,
@@ -62,16 +63,16 @@ pub(crate) fn resolve(settings: &Settings) -> Result<Option<Account>, Unresolved
     Ok(Some(Account { uid, gid, groups }))
 }
 
-/// What a user finds in its environment when it logs in.
+/// The values of the environment variables that a login sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Login {
-    /// `None` for a number that the user database does not have.
+    /// `None` for a number that is not in the user database.
     pub(crate) name: Option<String>,
     pub(crate) home: PathBuf,
     pub(crate) shell: Option<PathBuf>,
 }
 
-/// That of `user`, where the settings have one.
+/// Looks up the login values of `user`, if the settings have one.
 pub(crate) fn login(settings: &Settings) -> Result<Option<Login>> {
     let Some(user) = &settings.user else { return Ok(None) };
     Ok(Some(match find(user)? {
@@ -82,9 +83,10 @@ pub(crate) fn login(settings: &Settings) -> Result<Option<Login>> {
     }))
 }
 
+/// A user, as found in the database.
 enum Found {
     Entry(User),
-    /// A number that the database does not have.
+    /// A number that is not in the database.
     Number(u32),
 }
 

@@ -1,9 +1,10 @@
-//! What a worker gives up before user code runs, and the proof that it did.
+//! Drops a worker's privileges before user code runs, and verifies that they are gone.
 //!
-//! The supervisor keeps what it is. Limits are set before the worker's image is executed, where the
-//! settings are known by then, and else as the first thing after; everything else in the worker, after
-//! the exec (before it the loader might be out of reach) and while it has one thread. Users and groups are
-//! looked up there too, as that may ask a server, for which a supervisor must not wait.
+//! The supervisor keeps its own. Limits are set before the worker's image is executed if the settings are
+//! known by then, and otherwise first thing in the worker. Everything else happens in the worker: after the
+//! exec, because in a `chroot` the dynamic loader might be out of reach, and while it has one thread. Users
+//! and groups are looked up there as well, because a lookup may ask a server, and a supervisor must not wait
+//! for one.
 
 pub(crate) mod accounts;
 
@@ -18,7 +19,7 @@ use crate::sys::{capabilities, limits};
 
 pub(crate) use accounts::Login;
 
-/// Whether what the worker executes is kept from gaining privileges.
+/// Returns whether `no_new_privileges` applies: it is the default if there is a `user`.
 fn gains_nothing(settings: &Settings) -> bool {
     settings.no_new_privileges.unwrap_or(settings.user.is_some())
 }
@@ -60,12 +61,12 @@ pub(crate) fn limit(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Makes this process what the settings say. Returns who it is now, where they say that, and the user's
-/// entry in the user database.
+/// Applies the settings to this process. Returns its new user and groups and the user's login values, if the
+/// settings have any.
 pub(crate) fn apply(settings: &Settings) -> Result<(Option<Account>, Option<Login>)> {
     limit(settings)?;
     let identity = accounts::resolve(settings)?;
-    // The database is out of reach in another root directory.
+    // Looked up before `enter`: within a `chroot` the user database is out of reach.
     let login = accounts::login(settings)?;
     enter(settings)?;
     if let Some(umask) = settings.umask {
@@ -99,11 +100,13 @@ fn enter(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Drops groups, group, user and capabilities, in this order, as each needs the ones after it.
+/// Drops groups, group, user and capabilities, in this order: each step needs privileges that a later one
+/// drops.
 fn drop_privileges(settings: &Settings, identity: Option<&Account>) -> Result<()> {
     let kept = kept(settings, identity)?;
     let effective = capabilities::effective().map_err(unknown)?;
-    // Who may not change its bounding set cannot gain by it either, with no_new_privileges.
+    // Without CAP_SETPCAP the bounding set cannot be changed; with `no_new_privileges` that does no harm,
+    // since no exec can gain what the set allows.
     let bounded = kept.filter(|_| {
         (settings.capabilities.is_some() || gains_nothing(settings))
             && effective.contains(CapabilitySet::SETPCAP)
@@ -131,7 +134,7 @@ fn drop_privileges(settings: &Settings, identity: Option<&Account>) -> Result<()
     verify(settings, identity, kept, bounded)
 }
 
-/// The capabilities that are to be left; `None`: as they are.
+/// The capabilities that the worker keeps; `None`: they are left unchanged.
 fn kept(settings: &Settings, identity: Option<&Account>) -> Result<Option<CapabilitySet>> {
     let Some(names) = &settings.capabilities else {
         let dropped = settings.user.is_some() && identity.is_some_and(|it| it.uid != 0);
@@ -156,6 +159,8 @@ fn kept(settings: &Settings, identity: Option<&Account>) -> Result<Option<Capabi
     }
 }
 
+/// Changes groups, group and user. If the process `keeps` capabilities, they stay permitted across the change
+/// of user.
 fn change(settings: &Settings, wanted: &Account, keeps: bool) -> Result<()> {
     let own = Account::own().map_err(unknown)?;
     let user = settings.user.as_deref().unwrap_or("root");
@@ -180,7 +185,7 @@ fn change(settings: &Settings, wanted: &Account, keeps: bool) -> Result<()> {
     })
 }
 
-/// Looks at what the kernel says, as a call that succeeds need not have done anything.
+/// Verifies the result by what the kernel reports: some calls succeed without having any effect.
 fn verify(
     settings: &Settings,
     identity: Option<&Account>,

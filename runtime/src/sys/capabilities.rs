@@ -1,17 +1,17 @@
-//! `capset(2)` and the `PR_CAPBSET_*` and `PR_CAP_AMBIENT_*` of `prctl(2)`: capabilities(7) by name.
+//! `capset(2)`, and `PR_CAPBSET_*` and `PR_CAP_AMBIENT_*` of `prctl(2)`: capabilities(7) by name.
 
 use std::io;
 
 use rustix::io::Errno;
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
-/// The capability of this name: small letters, without `cap_`.
+/// The capability of this name, in lowercase and without `cap_`.
 pub(crate) fn named(name: &str) -> Option<CapabilitySet> {
     let small = name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     CapabilitySet::from_name(&name.to_ascii_uppercase()).filter(|_| small)
 }
 
-/// The names of those in a set.
+/// Lists the names in a set, for messages.
 pub(crate) fn listed(set: CapabilitySet) -> String {
     let names: Vec<String> = set.iter_names().map(|(name, _)| name.to_ascii_lowercase()).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
@@ -45,7 +45,7 @@ fn those(is_in: impl Fn(CapabilitySet) -> rustix::io::Result<bool>) -> io::Resul
         match is_in(one) {
             Ok(true) => set |= one,
             Ok(false) => {}
-            // Numbers without a gap: this one and those above are unknown.
+            // The numbers have no gaps: this one and all above it are unknown to the kernel.
             Err(Errno::INVAL) => break,
             Err(error) => return Err(error.into()),
         }

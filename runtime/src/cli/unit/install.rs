@@ -1,4 +1,4 @@
-//! `unit --install`: writes what changed, as one step for each file, and has systemd know of it.
+//! `unit --install`: shows what would change, asks, writes the files, and has systemd read and enable them.
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -49,7 +49,7 @@ pub(super) fn install(units: &[Unit], prefix: Prefix<'_>, yes: bool) -> Result<(
     ))
 }
 
-/// What becomes of a file.
+/// The old and the new content of a file.
 struct Change<'a> {
     path: PathBuf,
     old: Option<String>,
@@ -76,6 +76,7 @@ impl Change<'_> {
         Ok(Change { path, old, new: &unit.text })
     }
 
+    /// Returns whether the content differs.
     fn is_one(&self) -> bool {
         self.old.as_deref() != Some(self.new)
     }
@@ -86,7 +87,7 @@ impl Change<'_> {
         diff::unified(self.old.as_deref().unwrap_or(""), self.new, before, &path)
     }
 
-    /// Aside, then renamed: nobody ever reads half a unit.
+    /// Writes to a temporary file and renames it: a reader never sees half a unit.
     fn write(&self) -> Result<()> {
         let mut name = std::ffi::OsString::from(".");
         name.push(self.path.file_name().unwrap_or_default());
@@ -94,7 +95,7 @@ impl Change<'_> {
         let aside = self.path.with_file_name(name);
         let written = write(&aside, self.new).and_then(|()| fs::rename(&aside, &self.path));
         written.map_err(|error| {
-            // It may not be there, which is why.
+            // The temporary file may not exist, if creating it was what failed.
             let _ = fs::remove_file(&aside);
             Error::io(format!("cannot write {}", self.path.display()), error)
         })
@@ -107,7 +108,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Asks, where there is somebody to ask.
+/// Asks for consent on the terminal; fails if there is none.
 fn agreed(files: usize) -> Result<bool> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_as_a_whole() {
+    fn unit_file_is_replaced_atomically() {
         let dir = tempfile::tempdir().unwrap();
         let unit = |text: &str| Unit { name: "a.service".into(), text: text.into() };
         let old = unit("[Unit]\nDescription=a\n");
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_masked_unit_stays_masked() {
+    fn masked_unit_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/dev/null", dir.path().join("a.service")).unwrap();
         let unit = Unit { name: "a.service".into(), text: String::new() };

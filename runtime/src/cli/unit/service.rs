@@ -1,4 +1,4 @@
-//! The `.service`.
+//! The text of the `.service` unit.
 
 use std::time::Duration;
 
@@ -15,9 +15,11 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 /// the timeouts.
 const START_LIMIT_BURST: u32 = 5;
 
-/// Descriptors that systemd keeps beyond those of today's listeners.
+/// The size of the fd store beyond the number of today's listeners, for those of later generations: the unit
+/// is not written again at a restart.
 const SPARE_DESCRIPTORS: usize = 16;
 
+/// The text of the unit. `sockets` are the names of the `.socket` units.
 pub(super) fn service(plan: &UnitPlan, sockets: &[String]) -> String {
     let places = plan.places();
     let mut text = Text::default();
@@ -52,7 +54,7 @@ fn head(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
 
 fn process(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
     let settings = &plan.settings;
-    // Variables are not replaced in a program's path.
+    // `path` and not `argument`: systemd expands no variables in the path of a program.
     let image = text::path(&plan.image);
     let options = |keys: &[&str]| -> String {
         let given = plan.overrides.iter().filter(|option| {
@@ -109,7 +111,7 @@ fn process(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
              (systemd.exec(5)).",
         );
         for (name, value) in &plan.variables {
-            // Quoted as a whole, as systemd writes it itself.
+            // The assignment is quoted as a whole, the form that systemd.exec(5) shows.
             text.set("Environment", text::word(&format!("{name}={value}")));
         }
     }
@@ -139,7 +141,8 @@ fn ends(text: &mut Text, plan: &UnitPlan) {
         )
         .set("OOMPolicy", "continue");
     }
-    // A hung worker keeps the supervisor silent until another has taken its place.
+    // While a worker hangs, the supervisor sends no keep-alive until the worker is replaced: the limit has to
+    // cover the replacement.
     let watchdog = match settings.watchdog {
         Duration::ZERO => Duration::from_secs(30),
         _ => settings.kill_timeout + settings.ready_timeout + settings.backoff_min + TIMEOUT_MARGIN,
@@ -194,7 +197,7 @@ fn resources(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
 fn identity(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
     let user = text::user(&plan.settings.name);
     if plan.drops() {
-        // Without a line `User=root`, by which systemd 257 takes CAP_SETUID away.
+        // There must be no line `User=root`: with it systemd 257 removes CAP_SETUID.
         text.group(
             "Starts as root: the program itself drops the privileges of its workers (`user`\n\
              and related keys). That user must not be able to write to the program's file.",
@@ -253,7 +256,8 @@ fn sandbox(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
         text.set("PrivateTmp", "yes");
     }
     text.set("PrivateDevices", "yes");
-    // A supervisor that is root sees its worker there.
+    // Only where all processes have one user: with ProtectProc=invisible a supervisor that is root, without
+    // CAP_SYS_PTRACE, would not see its workers in /proc.
     if !plan.drops() {
         text.set("ProtectProc", "invisible");
     }
@@ -284,7 +288,7 @@ fn sandbox(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
         .set("SystemCallErrorNumber", "EPERM");
 }
 
-/// How long a start or a reload may take.
+/// The time limit of a start or a reload: both are bounded by `TimeoutStartSec=`.
 fn start_limit(plan: &UnitPlan) -> Duration {
     let settings = &plan.settings;
     let reload = match settings.graceful_restart {
@@ -297,6 +301,7 @@ fn start_limit(plan: &UnitPlan) -> Duration {
     settings.ready_timeout + reload + TIMEOUT_MARGIN
 }
 
+/// The time limit of a stop.
 fn stop_limit(plan: &UnitPlan) -> Duration {
     let settings = &plan.settings;
     settings.lame_duck + settings.drain_timeout + settings.kill_timeout + TIMEOUT_MARGIN

@@ -1,4 +1,5 @@
-//! The `.socket` of a listener. One each: all sockets of a unit have one name.
+//! The text of a `.socket` unit. Each listener has its own, because all sockets of a unit have the same
+//! `FileDescriptorName=`.
 
 use super::text::{self, Text};
 use crate::config::{Address, ListenSettings};

@@ -1,4 +1,7 @@
-//! The verbs: what each takes, and what is left for the program.
+//! The table of verbs, and the parser of command lines.
+//!
+//! A command line without a verb runs the daemon with all arguments as the program's. After a verb, arguments
+//! up to `--` are its options, and those after `--` are the program's.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -11,15 +14,15 @@ use crate::error::Result;
 use crate::probe::Probe;
 use crate::spec::Spec;
 
-/// A command line.
+/// A parsed command line.
 #[derive(Debug)]
 pub(crate) enum Line {
     Command(Parsed),
-    /// Nothing but this text.
+    /// A request for help: the text to print.
     Help(String),
 }
 
-/// What the command line asks for.
+/// A command with everything that belongs to it.
 #[derive(Debug)]
 pub(crate) struct Parsed {
     pub(crate) command: Command,
@@ -29,25 +32,23 @@ pub(crate) struct Parsed {
     pub(crate) args: Vec<OsString>,
 }
 
-/// The verbs.
+/// The commands.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// `run` (`Some(false)`), `start` (`Some(true)`), or no verb: as the configuration says.
+    /// `run` (`Some(false)`), `start` (`Some(true)`), or no verb (`None`: the key `detach` decides).
     Run {
         detach: Option<bool>,
     },
-    /// A verb for a daemon that runs.
+    /// A verb that talks to a running daemon.
     Client(ReadOnlyCommand),
     Check {
         json: bool,
     },
-    /// What a daemon wrote, whether it runs or not.
     Logs(logs::Options),
-    /// The units for systemd.
     Unit(Options),
 }
 
-/// What is asked of a running daemon.
+/// The verbs that talk to a running daemon and read no settings but where to find it.
 #[derive(Debug)]
 pub(crate) enum ReadOnlyCommand {
     Stop {
@@ -56,7 +57,7 @@ pub(crate) enum ReadOnlyCommand {
     Restart {
         json: bool,
         wait: bool,
-        /// Where the new image lies, if it is another place than before.
+        /// The path of the new image, if it is another one than before.
         exe: Option<PathBuf>,
     },
     Status {
@@ -68,29 +69,29 @@ pub(crate) enum ReadOnlyCommand {
     },
 }
 
-/// A verb, as it is parsed and as its help shows it.
+/// A verb, for the parser and for the help.
 pub(super) struct Verb {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
     pub(super) options: &'static [Opt],
     pub(super) behind: Behind,
-    /// What its help ends with.
+    /// The text at the end of its help.
     pub(super) notes: fn(Prefix<'_>) -> String,
     command: fn(&Given) -> Command,
 }
 
-/// What arguments behind `--` are to a verb.
+/// What a verb does with arguments after `--`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Behind {
-    /// The program's.
+    /// Passes them to the program.
     Program,
-    /// A mistake: the daemon that runs has its arguments.
+    /// Refuses them: the running daemon has its arguments already.
     Running,
-    /// A mistake: no program will run.
+    /// Refuses them: no `main` is called.
     Nothing,
 }
 
-/// All verbs but [`HELP`], which has nothing but words.
+/// All verbs except [`HELP`], which has no options.
 pub(super) static VERBS: [Verb; 8] = [
     Verb {
         name: "run",
@@ -196,18 +197,18 @@ pub(super) static VERBS: [Verb; 8] = [
     },
 ];
 
-/// Shows the verbs, or one of them.
+/// The verb that shows all verbs, or one of them.
 pub(super) const HELP: &str = "help";
 
 const PROGRAM_ARGUMENTS: &str = "Arguments after `--` go to the program.";
 
-/// The lines that `logs` shows, as tail(1) does.
+/// The number of lines that `logs` shows by default, the same as tail(1).
 const LINES: u32 = 10;
 
 /// Parses the arguments, the program's name first.
 ///
 /// # Errors
-/// Of the kind [`ErrorKind::Usage`](crate::ErrorKind::Usage): the arguments are wrong.
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if the arguments are wrong.
 pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Line> {
     let name = spec.bin.unwrap_or("daemon");
     let Some(first) = args.get(1).and_then(|arg| arg.to_str()) else {
@@ -241,6 +242,7 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Line> {
     }))
 }
 
+/// A command line without a verb: all arguments are the program's.
 fn plain(args: Vec<OsString>) -> Line {
     let command = Command::Run { detach: None };
     Line::Command(Parsed { command, overrides: Vec::new(), args })
@@ -250,18 +252,19 @@ fn verb(name: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.name == name)
 }
 
-/// The verb that a word stands for which is none itself, unless it is the program's.
+/// Returns the verb that is most likely meant by a first word that is none; `None` if the word is the
+/// program's.
 fn meant(word: &str, behind: &[OsString]) -> Option<&'static str> {
     if let Some(verb) = synonyms::of_others(word) {
         return Some(verb);
     }
     let name = synonyms::misspelt(word, VERBS.iter().map(|verb| verb.name).chain([HELP]))?;
-    // What the verb does not take may well be for the program, and then the word before it, too.
+    // If the words after it are no options of that verb, they and the word itself are probably the program's.
     let fits = verb(name).is_none_or(|verb| options::read(verb.options, behind).is_ok());
     fits.then_some(name)
 }
 
-/// Ours up to `--`, the program's after it.
+/// Splits arguments at `--` into ours and the program's.
 fn split(args: &[OsString]) -> (&[OsString], &[OsString]) {
     match args.iter().position(|arg| arg == OsStr::new("--")) {
         Some(at) => (&args[..at], &args[at + 1..]),
@@ -269,7 +272,7 @@ fn split(args: &[OsString]) -> (&[OsString], &[OsString]) {
     }
 }
 
-/// What `help` shows.
+/// The text that `help` shows, for these words after it.
 fn asked(name: &str, spec: &Spec, ours: &[OsString], theirs: &[OsString]) -> Result<String> {
     let words: Vec<&str> =
         ours.iter().chain(theirs).map(|word| word.to_str().unwrap_or_default()).collect();
@@ -289,7 +292,7 @@ fn asked(name: &str, spec: &Spec, ours: &[OsString], theirs: &[OsString]) -> Res
     }
 }
 
-/// What a verb cannot do is said, rather than ignored.
+/// Refuses arguments after `--` that would have no effect.
 fn refuse(verb: &Verb, theirs: &[OsString]) -> Result<()> {
     let given = shell::words(theirs);
     match verb.behind {

@@ -40,7 +40,7 @@ fn refused(words: &[&str]) -> String {
 }
 
 #[test]
-fn without_a_verb_everything_is_the_programs() {
+fn arguments_without_verb_are_the_programs() {
     for words in
         [&["--port", "80", "start"][..], &["serve", "--json"], &["--help"], &["--", "stop"], &[]]
     {
@@ -51,7 +51,7 @@ fn without_a_verb_everything_is_the_programs() {
 }
 
 #[test]
-fn after_a_verb_only_what_follows_the_dashes() {
+fn arguments_after_dashes_are_the_programs() {
     let it = parsed(&["start", "--set", "a=b", "--set=c=d", "--", "stop", "--", "x"]);
     assert!(matches!(it.command, Command::Run { detach: Some(true) }));
     assert_eq!(it.overrides, ["a=b", "c=d"]);
@@ -60,7 +60,7 @@ fn after_a_verb_only_what_follows_the_dashes() {
 }
 
 #[test]
-fn each_verb_with_its_options() {
+fn verbs_accept_their_options() {
     let command = |words: &[&str]| format!("{:?}", parsed(words).command);
     for (words, wanted) in [
         (&["run"][..], "Run { detach: Some(false) }"),
@@ -88,9 +88,9 @@ fn each_verb_with_its_options() {
     }
 }
 
-/// A verb is what it is called, and so are its options.
+/// No verb has two options of the same name, and none is a synonym of another.
 #[test]
-fn the_table_is_consistent() {
+fn verb_table_is_consistent() {
     for verb in &VERBS {
         let mut names: Vec<&str> = verb.options.iter().map(|option| option.long).collect();
         names.push("help");
@@ -101,7 +101,7 @@ fn the_table_is_consistent() {
 }
 
 #[test]
-fn help_of_the_program_and_of_each_verb() {
+fn help_covers_program_and_each_verb() {
     let all = help(&["help"]);
     assert!(all.starts_with("app 1.2.3\n") && all.contains("\n  help     "), "{all}");
     assert_eq!(help(&["help", "help"]), all);
@@ -132,7 +132,7 @@ fn help_of_the_program_and_of_each_verb() {
 }
 
 #[test]
-fn help_of_what_is_no_verb() {
+fn help_refuses_unknown_verbs() {
     assert_eq!(refused(&["help", "serve"]), "there is no verb `serve`; `app help` lists the verbs");
     assert_eq!(
         refused(&["help", "start", "stop"]),
@@ -141,7 +141,7 @@ fn help_of_what_is_no_verb() {
 }
 
 #[test]
-fn a_slip_is_noticed() {
+fn suggests_similar_verb() {
     for (words, verb) in [
         (&["strat"][..], "start"),
         (&["restar"], "restart"),
@@ -163,9 +163,9 @@ fn a_slip_is_noticed() {
     assert_eq!(parsed(&["strat", "--port", "80"]).args, ["app", "strat", "--port", "80"]);
 }
 
-/// A daemon with the argument `reload` is what nobody wants.
+/// `hello reload` must not start a daemon with the argument `reload`.
 #[test]
-fn what_others_call_a_verb() {
+fn suggests_verb_for_foreign_name() {
     let mut seen = 0;
     for (word, verb) in synonyms::all_of_others() {
         seen += 1;
@@ -173,7 +173,7 @@ fn what_others_call_a_verb() {
             let text = refused(&[&[word], behind].concat());
             assert!(text.contains(&format!("did you mean `app {verb}`?")), "{text}");
         }
-        // The advice is good.
+        // The suggested command line is valid.
         match verb {
             "help" => drop(help(&[verb])),
             _ => drop(parsed(&verb.split(' ').collect::<Vec<_>>())),
@@ -184,7 +184,7 @@ fn what_others_call_a_verb() {
 }
 
 #[test]
-fn the_program_s_arguments_need_the_dashes() {
+fn program_arguments_need_dashes() {
     for (words, wanted) in [
         (
             &["start", "--greeting", "a b"][..],
@@ -207,7 +207,7 @@ fn the_program_s_arguments_need_the_dashes() {
 }
 
 #[test]
-fn options_that_are_none() {
+fn wrong_options_are_refused() {
     for (words, wanted) in [
         (&["status", "--jsno"][..], "`status` has no option `--jsno`; did you mean `--json`?"),
         (&["stop", "--jsn=1"], "`stop` has no option `--jsn=1`; did you mean `--json`?"),
@@ -228,7 +228,7 @@ fn options_that_are_none() {
 }
 
 #[test]
-fn arguments_that_would_change_nothing() {
+fn arguments_without_effect_are_refused() {
     for verb in ["stop", "restart", "status", "logs"] {
         assert_eq!(
             refused(&[verb, "--", "--greeting", "a b"]),
