@@ -89,7 +89,7 @@ impl ControlSocket {
     }
 
     /// Removes the file, if it is still ours.
-    pub(crate) fn remove(&self) {
+    pub(crate) fn remove_file(&self) {
         if at(&self.path).ok().flatten() == self.inode {
             let _ = std::fs::remove_file(&self.path);
         }

@@ -27,7 +27,7 @@ pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
         "request" => written(&requests()),
         "reply" => written(&replies(text, number)),
         "marker" => written(&[
-            json!({ "pid": number % 65_536, "role": "solo", "luggage": 7 }),
+            json!({ "pid": number % 65_536, "role": "solo", "state": 7 }),
             json!({ "pid": 7, "role": "worker", "link": 3, "respawn": true, "exe": "/usr/bin/hello",
                     "start_dir": "/", "overrides": [text, "app.a=1"] }),
             json!({ "pid": 7, "role": "supervisor", "state": 9, "back": 4, "generation": 3 }),

@@ -67,7 +67,7 @@ pub(crate) enum Role {
     /// A solo daemon whose sockets are bound.
     Solo {
         /// A file with everything else, see `solo::SoloState`.
-        luggage: RawFd,
+        state: RawFd,
     },
 }
 

@@ -102,7 +102,7 @@ fn unlink(bound: &[(String, Bound)]) {
 }
 
 fn exec(setup: &DriverSetup, bound: &[(String, Bound)]) -> Result<Infallible> {
-    let luggage = SoloState {
+    let state = SoloState {
         configuration: setup.configuration.clone(),
         origin: setup.origin.clone(),
         listeners: bound
@@ -125,8 +125,8 @@ fn exec(setup: &DriverSetup, bound: &[(String, Bound)]) -> Result<Infallible> {
             None => None,
         },
     };
-    let packed = pack(&luggage)?;
-    let marker = RoleMarker::text(Role::Solo { luggage: keep(packed.as_fd())? })?;
+    let packed = pack(&state)?;
+    let marker = RoleMarker::text(Role::Solo { state: keep(packed.as_fd())? })?;
     let image = std::fs::File::open("/proc/self/exe").map_err(cannot_exec)?;
     let program = Program {
         image: image.as_fd(),
@@ -147,12 +147,12 @@ fn keep(fd: BorrowedFd<'_>) -> Result<RawFd> {
     Ok(fd.as_raw_fd())
 }
 
-fn pack(luggage: &SoloState) -> Result<std::fs::File> {
+fn pack(state: &SoloState) -> Result<std::fs::File> {
     let cannot = |error: std::io::Error| Error::io("cannot write the state for exec", error);
-    let fd = rustix::fs::memfd_create("unbroken-luggage", MemfdFlags::CLOEXEC)
+    let fd = rustix::fs::memfd_create("unbroken-state", MemfdFlags::CLOEXEC)
         .map_err(|error| cannot(error.into()))?;
     let mut file = std::fs::File::from(fd);
-    let bytes = json::to_vec(luggage).map_err(|error| cannot(error.into()))?;
+    let bytes = json::to_vec(state).map_err(|error| cannot(error.into()))?;
     file.write_all(&bytes).and_then(|()| file.rewind()).map_err(cannot)?;
     Ok(file)
 }
@@ -166,26 +166,26 @@ fn unpack(number: RawFd) -> Result<SoloState> {
 }
 
 /// After the exec: becomes the worker, with a thread that stands in for its supervisor.
-pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
-    let luggage = unpack(luggage)?;
-    let settings = luggage.configuration.settings.clone();
-    let file = luggage.origin.exe.file_name().and_then(|name| name.to_str());
+pub(crate) fn resume(state: RawFd) -> Result<WorkerRuntime> {
+    let state = unpack(state)?;
+    let settings = state.configuration.settings.clone();
+    let file = state.origin.exe.file_name().and_then(|name| name.to_str());
     process::set_name(file.unwrap_or(&settings.name));
-    let pidfile = PidFile::adopt(settings.pidfile.clone(), adopt(luggage.pidfile)?);
+    let pidfile = PidFile::adopt(settings.pidfile.clone(), adopt(state.pidfile)?);
     let control_path = path_of(&settings.runtime_dir, &settings.pidfile);
-    let control = ControlSocket::adopt(control_path, adopt(luggage.control)?);
-    let reporter = match luggage.reporter {
+    let control = ControlSocket::adopt(control_path, adopt(state.control)?);
+    let reporter = match state.reporter {
         Some(number) => StartupNotifier::new(adopt(number)?),
         None => StartupNotifier::default(),
     };
     let mut bound = Vec::new();
-    for (name, packed) in luggage.listeners {
+    for (name, packed) in state.listeners {
         let SoloListenerState { settings, addr, source, socket } = packed;
         bound.push((name, Bound::adopt(settings, adopt(socket)?, addr, source)));
     }
-    let say = DaemonLog::new(&settings, luggage.log.is_some());
+    let say = DaemonLog::new(&settings, state.log.is_some());
     let open = |path| LogFile::open(path, settings.log_mode);
-    let log = luggage.log.as_deref().map(open).transpose()?;
+    let log = state.log.as_deref().map(open).transpose()?;
     let (ours, theirs) =
         seqpacket::pair().map_err(|error| Error::io("cannot create a link", error))?;
     let (counters, counters_fd) = Counters::create()
@@ -200,21 +200,21 @@ pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
             Ok((ListenerHandle { name: name.clone(), addr, source }, socket))
         })
         .collect::<Result<_>>()?;
-    let image = Image::own(&luggage.origin.exe)?;
+    let image = Image::own(&state.origin.exe)?;
     let mut notifier = notify::take()?;
     let stored = bound.iter().filter(|(_, listener)| listener.source() == ListenerSource::Store);
     let held = activation::store_names(stored.map(|(name, listener)| (name, listener)));
     let held = held.into_iter().map(|(stored, (_, bound))| (stored, bound.addr().clone()));
     notifier.set_held(held.collect());
     let control = SoloControl::new(control_thread::SoloParts {
-        configuration: luggage.configuration.clone(),
-        origin: luggage.origin,
+        configuration: state.configuration.clone(),
+        origin: state.origin,
         image,
         link: ours,
         bound,
         counters,
         pidfile,
-        claim: match luggage.claim {
+        claim: match state.claim {
             Some(number) => Some(Claim::adopt(adopt(number)?)),
             None => None,
         },
@@ -222,9 +222,9 @@ pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
         reporter,
         log,
         say,
-        hang_up: luggage.hang_up,
+        hang_up: state.hang_up,
         notifier,
-        probes: match luggage.probe {
+        probes: match state.probe {
             Some((addr, number)) => probe::Server::adopt(addr, adopt(number)?),
             None => probe::Server::default(),
         },
@@ -232,7 +232,7 @@ pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
     let handover = WorkerSetup {
         link: theirs,
         generation: GENERATION,
-        configuration: luggage.configuration,
+        configuration: state.configuration,
         counters: counters_fd,
         listeners,
         rendezvous: None,

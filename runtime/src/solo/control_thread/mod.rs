@@ -469,7 +469,7 @@ impl SoloControl {
     /// Removes what the daemon has in the file system.
     fn cleanup(&mut self) {
         self.close_listeners();
-        self.parts.control.remove();
+        self.parts.control.remove_file();
         self.parts.pidfile.remove_file();
     }
 

@@ -27,6 +27,7 @@ use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::launch::role::LaunchOrigin;
 use crate::launch::startup_pipe::StartupNotifier;
+use crate::launch::until_started::UntilStarted;
 use crate::logs::{DaemonLog, LogFile};
 use crate::owned_files::OwnedFiles;
 use crate::pidfile::PidFile;
@@ -46,9 +47,10 @@ pub(crate) struct DriverSetup {
     /// The program's own arguments and environment.
     pub(crate) args: Vec<OsString>,
     pub(crate) vars: Vec<(OsString, OsString)>,
-    pub(crate) pidfile: PidFile,
+    /// Before the pidfile, as fields are dropped in this order: the lock goes last.
+    pub(crate) control: UntilStarted<ControlSocket>,
+    pub(crate) pidfile: UntilStarted<PidFile>,
     pub(crate) claim: Option<Claim>,
-    pub(crate) control: ControlSocket,
     pub(crate) log: Option<LogFile>,
     pub(crate) reporter: StartupNotifier,
     pub(crate) say: DaemonLog,
@@ -130,6 +132,8 @@ impl Driver {
             preflight: None,
             upgrade_ready: None,
         };
+        driver.setup.control.keep();
+        driver.setup.pidfile.keep();
         driver.begin();
         Ok(driver)
     }
@@ -219,9 +223,9 @@ impl Driver {
             self.generations.release_inherited();
         }
         self.generations.retire_all();
-        self.setup.control.remove();
+        self.setup.control.remove_file();
         failpoint::hit(Step::SupervisorBeforeUnlock, 0);
-        self.setup.pidfile.remove();
+        self.setup.pidfile.remove_file();
         let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
         if code != 0 {
             self.setup.say.error(&reason);

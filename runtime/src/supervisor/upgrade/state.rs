@@ -17,6 +17,7 @@ use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::json::{self, FromJson, ToJson};
 use crate::launch::role::LaunchOrigin;
 use crate::launch::startup_pipe::StartupNotifier;
+use crate::launch::until_started::UntilStarted;
 use crate::logs::{DaemonLog, LogFile};
 use crate::owned_files::{FileStatus, OwnedFiles};
 use crate::pidfile::PidFile;
@@ -122,11 +123,11 @@ impl SupervisorState {
             hang_up: setup.hang_up,
             pidfile: Path {
                 path: setup.pidfile.path().to_owned(),
-                fd: packing.add(&setup.pidfile),
+                fd: packing.add(&*setup.pidfile),
             },
             control: Path {
                 path: setup.control.path().to_owned(),
-                fd: packing.add(&setup.control),
+                fd: packing.add(&*setup.control),
             },
             claim: setup.claim.as_ref().map(|claim| claim.pack(&mut packing)),
             files: driver.upkeep.status(),
@@ -182,15 +183,18 @@ impl SupervisorState {
         let mut notifier = Notifier::new(&vars, self.told, self.untold);
         notifier.set_held(self.held);
         let setup = DriverSetup {
-            pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
+            pidfile: UntilStarted::started(PidFile::adopt(
+                self.pidfile.path,
+                self.pidfile.fd.duplicate("the pidfile")?,
+            )),
             claim: match self.claim {
                 Some(claim) => Some(Claim::adopt(claim.duplicate("the claim")?)),
                 None => None,
             },
-            control: ControlSocket::adopt(
+            control: UntilStarted::started(ControlSocket::adopt(
                 self.control.path,
                 self.control.fd.duplicate("the control socket")?,
-            ),
+            )),
             log: match self.log {
                 Some(log) => {
                     Some(LogFile::adopt(log.path, settings.log_mode, log.fd.duplicate("the log")?))
