@@ -149,8 +149,8 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<seqpacket::Pack
     socket.async_io(Interest::READABLE, |socket| seqpacket::receive_what_fits(socket.as_fd())).await
 }
 
-/// The obligation to acknowledge one connection, or a whole message. Dropping it refuses the connection; while
-/// this worker drains, it answers *gone*, so that the next generation is offered the connection.
+/// The obligation to acknowledge one connection, or a whole message. Dropping it refuses the connection;
+/// while this worker drains it answers *gone* instead, and the next generation is offered the connection.
 pub(crate) struct PendingAck {
     message: u64,
     /// The place in the message; `None` means the whole message.
@@ -161,9 +161,9 @@ pub(crate) struct PendingAck {
 }
 
 impl PendingAck {
-    /// Acknowledges that the connection is taken, and calls `begin` once that is sent. The connection must not
-    /// be touched before `begin`: if this worker dies earlier, the older generation goes on with it. If the
-    /// acknowledgement cannot be sent, `begin` is dropped and the older generation keeps the connection.
+    /// Acknowledges that the connection is taken, and calls `begin` once that is sent. The connection must
+    /// not be touched before `begin`: if this worker dies earlier, the older generation goes on with it. If
+    /// the acknowledgement cannot be sent, `begin` is dropped and the older generation keeps the connection.
     pub(crate) fn ack_then(mut self, begin: impl FnOnce() + Send + 'static) {
         self.answer(HandoffOutcome::Taken, Some(Box::new(begin)));
     }

@@ -28,8 +28,8 @@ pub(super) const MAX_BATCH: usize = 64;
 /// the receiver works on the other. Nobody serves these connections until they are acknowledged.
 const MAX_UNACKED: usize = 2 * MAX_BATCH;
 
-/// Sends connections and reads the acknowledgements. Returns when the successor is gone, or when the queue has
-/// ended and everything is acknowledged.
+/// Sends connections and reads the acknowledgements. Returns when the successor is gone, or when the queue
+/// has ended and everything is acknowledged.
 ///
 /// If the successor is gone, connections without an acknowledgement were not taken and continue in this
 /// worker: all acknowledgements sent before have been read by then. If acknowledgements cannot be read,
@@ -56,8 +56,8 @@ pub(super) async fn send_all(generation: u32, outgoing: Outgoing) -> io::Result<
         },
         Err(error) => Err(error),
     };
-    // Returns the connections that were not sent, and those of callers that hold a place in the queue and will
-    // still use it.
+    // Returns the connections that were not sent, and those of callers that hold a place in the queue and
+    // will still use it.
     queue.close();
     sender.return_unsent(HandoffOutcome::Gone);
     while let Some(sent) = queue.recv().await {
