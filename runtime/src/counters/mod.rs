@@ -28,7 +28,7 @@ pub(crate) enum StartupStage {
 const MAIN_RUNNING: u64 = 1;
 const MAIN_ENDED: u64 = 2;
 
-/// How a connection ended; the line of the ledger that counts it.
+/// The way in which a connection ended, which is the line of the ledger that counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CloseReason {
     /// Ended by itself: closed by the client, or by the program without a drain or limit as the reason.

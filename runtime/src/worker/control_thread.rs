@@ -26,7 +26,7 @@ use crate::sys::{clock, descriptors, process, signals};
 const DISCARDED: [Signal; 5] =
     [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
-/// How `main` ends in a drain.
+/// The way in which `main` ends in a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MainShutdown {
     /// The runtime drops an async `main`, at the drain deadline at the latest.
@@ -60,7 +60,8 @@ struct ControlThread {
     ending: MainShutdown,
     caught: Option<signals::CaughtSignals>,
     tie: SupervisorLink,
-    /// Where the next supervisor re-attaches; `None` if there is no such socket, and once this worker drains.
+    /// The socket at which the next supervisor re-attaches; `None` if there is no such socket, and once this
+    /// worker drains.
     rendezvous: Option<ReattachSocket>,
     /// A reserved descriptor, closed before each receive and reserved again after it: a message that carries
     /// a descriptor can then be received even if connections have used up all others.
@@ -347,8 +348,9 @@ impl ControlThread {
         }
     }
 
-    /// Returns when the process exits by itself after the drain deadline: after half of `kill_timeout`, and 2
-    /// s at most. The supervisor sends SIGKILL only after the whole of it, so the ledger is complete by then.
+    /// Returns when the process exits by itself after the drain deadline: half of `kill_timeout` later, at
+    /// most two seconds. The supervisor sends SIGKILL only after the whole of it, so the ledger is complete
+    /// by then.
     fn hard_deadline(&self, deadline: Instant) -> Instant {
         let grace = self.state.configuration.settings.kill_timeout / 2;
         deadline + grace.min(Duration::from_secs(2))

@@ -33,13 +33,13 @@ use crate::spec::{Flavor, Spec};
 use crate::sys::descriptors;
 use crate::sys::privileges::Account;
 
-/// How long the runtime's shutdown waits for blocking tasks. They cannot be cancelled, so a longer time only
-/// delays the exit of a worker whose drain is already over.
+/// The time that the runtime's shutdown waits for blocking tasks. They cannot be cancelled, so a longer time
+/// only delays the exit of a worker whose drain is already over.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often, one millisecond apart, the count of leftover tasks is read before it is believed. The runtime
-/// removes a finished task from its list a moment after it has dropped the task's data, so a single look
-/// could count tasks that have ended.
+/// The number of times, one millisecond apart, that the count of leftover tasks is read before it is
+/// believed. The runtime removes a finished task from its list a moment after it has dropped the task's data,
+/// so a single look could count tasks that have ended.
 const TASK_COUNT_ATTEMPTS: u32 = 50;
 
 /// The longest description of configuration errors sent to the supervisor, in characters. Even if JSON

@@ -81,7 +81,7 @@ pub(crate) struct SharedState {
     pub(crate) solo_control: OnceLock<Mutex<Option<JoinHandle<()>>>>,
 }
 
-/// What a worker may do with one of its listeners.
+/// The use that a worker may make of one of its listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ListenerMode {
     /// Wait: other workers accept, or none does yet.
@@ -137,7 +137,7 @@ pub(crate) struct ListenerClaim {
     /// The address of the first socket.
     pub(crate) addr: Addr,
     pub(crate) index: usize,
-    /// Where the handle receives new sockets from now on.
+    /// The list in which the handle receives new sockets from now on.
     pub(crate) incoming: Arc<Incoming>,
 }
 

@@ -25,16 +25,16 @@ use crate::worker::state::SharedState;
 /// served, so all others wait for a place in it and are served in the meantime.
 const MAX_QUEUED: usize = sending::MAX_BATCH;
 
-/// How many of the sent connections may belong to the application. It may answer late, and its connections
-/// must not use up [`sending`]'s limit of unacknowledged ones, which those of HTTP share.
+/// The most of the sent connections that may belong to the application. It may answer late, and its
+/// connections must not use up [`sending`]'s limit of unacknowledged ones, which those of HTTP share.
 const MAX_APP_IN_FLIGHT: usize = 32;
 
-/// How often, and after which delay, a connection is offered again if the new worker had no descriptor left
-/// for it: one second in all. Each connection that ends in the new worker frees a descriptor.
+/// The number of times, and the delay after which, a connection is offered again if the new worker had no
+/// descriptor left for it: one second in all. Each connection that ends in the new worker frees a descriptor.
 pub(crate) const RETRIES: u32 = 50;
 pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// What became of a connection; one byte of an acknowledgement.
+/// The outcome of a handoff; one byte of an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandoffOutcome {
     /// The receiver owns it.

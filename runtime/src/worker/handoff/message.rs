@@ -18,8 +18,8 @@ use crate::json::{self, FromJson, ToJson};
 /// The first message of the receiver. Its number changes with the format.
 pub(super) const GREETING: &[u8] = b"unbroken handoff 1";
 
-/// The most bytes that are sent with a connection; one with more is not handed off. Half of a packet: such a
-/// connection still fits with its header, and two do not block the channel for long.
+/// The most bytes that are sent with a connection; one with more is not handed off. Half of a packet, which
+/// leaves room for the header.
 pub(crate) const MAX_BYTES: usize = 64 * 1024;
 
 /// A connection that is handed off.

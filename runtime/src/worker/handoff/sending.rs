@@ -25,7 +25,7 @@ use crate::worker::net::is_exhaustion;
 pub(super) const MAX_BATCH: usize = 64;
 
 /// The most connections that are sent and not yet acknowledged: two batches. One can then be under way while
-/// the receiver works on the other. Nobody serves these connections until they are acknowledged.
+/// the receiver works on the other. No worker serves these connections until they are acknowledged.
 const MAX_UNACKED: usize = 2 * MAX_BATCH;
 
 /// Sends connections and reads the acknowledgements. Returns when the successor is gone, or when the queue
@@ -89,7 +89,7 @@ struct Batch {
     connections: Vec<Sent>,
 }
 
-/// What the sender waits for.
+/// An event that the sender waits for.
 enum SenderEvent {
     /// A message of acknowledgements arrived; `None`: the successor is gone.
     Heard(io::Result<Option<seqpacket::Packet>>),

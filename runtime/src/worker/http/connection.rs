@@ -33,11 +33,12 @@ use crate::worker::handoff::{
 use crate::worker::net::Stream;
 use crate::worker::state::SharedState;
 
-/// How long a draining worker waits for the first request of a connection that it cannot hand off. A client
-/// that has just connected sends its request within a round trip; closing earlier would fail that request.
+/// The time that a draining worker waits for the first request of a connection that it cannot hand off. A
+/// client that has just connected sends its request within a round trip; closing earlier would fail that
+/// request.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
 
-/// How long the last worker of a stopping daemon waits for the next request of an idle connection. The
+/// The time that the last worker of a stopping daemon waits for the next request of an idle connection. The
 /// request may already be on its way, and each such connection delays the stop by this time.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 

@@ -20,7 +20,7 @@ use super::preface::{self, DetectedProtocol};
 use super::service::Activity;
 use crate::worker::net::Stream;
 
-/// How long a client may take to close its half. Closing earlier can reset the connection and destroy a
+/// The time that a client has to close its half. Closing earlier can reset the connection and destroy a
 /// response that is still on its way; until then the socket keeps its descriptor.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 

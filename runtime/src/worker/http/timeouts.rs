@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::config::HttpSettings;
 use crate::sys::clock;
 
-/// What a connection waits for.
+/// The event that a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaitingFor {
     /// Nothing from the client: a request is in flight, or the connection is closing.
@@ -40,8 +40,8 @@ pub(super) struct Timeouts {
     idle: Duration,
     /// When the connection exceeds its age; `None` without a limit and after that was returned.
     end: Option<Instant>,
-    /// What the connection waited for at the last poll, and the number of its requests then. If either
-    /// changes, a new wait begins.
+    /// The event that the connection waited for at the last poll, and the number of its requests then. If
+    /// either changes, a new wait begins.
     seen: (WaitingFor, u64),
     /// When the current wait began.
     since: Instant,

@@ -18,7 +18,7 @@ use socket2::{SockFilter, SockRef};
 
 use super::Addr;
 
-/// How long to wait for handshakes that began before new connections were refused: the round trip to a
+/// The time to wait for handshakes that began before new connections were refused: the round trip to a
 /// client. With a shorter time, distant clients are reset; a longer one delays the close only while a
 /// handshake is pending.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);

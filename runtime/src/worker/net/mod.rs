@@ -69,7 +69,7 @@ impl From<&crate::config::Address> for Addr {
     }
 }
 
-/// How long an accept loop pauses after accept(2) failed for lack of descriptors or memory. Until a
+/// The pause of an accept loop after accept(2) failed for lack of descriptors or memory. Until a
 /// connection ends, the next call fails as well, so a much shorter pause would keep a CPU busy; a longer one
 /// delays the connections in the queue after a descriptor is free.
 const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
@@ -87,7 +87,7 @@ pub(crate) fn is_transient(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted || concerns_one_connection(error)
 }
 
-/// Returns whether the error concerns only the connection that was being accepted: accept(2) passes on
+/// Returns whether the error concerns only the connection that was being accepted: accept(2) returns
 /// network errors that are already pending on the new socket.
 pub(crate) fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
