@@ -10,7 +10,7 @@ use crate::counters::Ledger;
 use crate::json::{FromJson, ToJson};
 use crate::supervisor::event::{Action, ClientAnswer, Generation, RestartReport};
 
-/// A generation that served, does not any more and has workers left: it was replaced, or its restart was
+/// A generation that has stopped serving and still has workers: it was replaced, or its restart was
 /// aborted after the commit.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Retiring {

@@ -1,4 +1,4 @@
-//! To which worker the draining ones hand off their connections.
+//! The handoff channels that are opened from draining workers to the one that serves.
 
 use super::*;
 
