@@ -1,4 +1,5 @@
-//! The clients connected to the control socket. A stuck one costs nothing: no call here waits.
+//! The clients connected to the control socket. No call here waits for a client, so that a stuck one does
+//! no harm.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,29 +26,34 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// All connected clients.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
+    /// The clients by number.
     connected: SortedMap<u64, Client>,
+    /// The number of the client that connected last.
     last: u64,
-    /// Until when accepting rests, as it failed.
+    /// The end of the pause in accepting, after an error.
     rests: Option<Instant>,
 }
 
+/// A connected client.
 #[derive(Debug)]
 struct Client {
     socket: OwnedFd,
-    /// Until it has said what it wants.
+    /// When its request must have arrived; `None` once it has.
     deadline: Option<Instant>,
 }
 
-/// What a readable client had to say.
+/// What was read from a client.
 #[derive(Debug)]
 pub(crate) enum ClientInput {
+    /// Its request.
     Request(Request),
-    /// It hung up, or talks nonsense and was closed.
+    /// It disconnected, or was closed because it broke the protocol.
     Gone,
+    /// Nothing yet.
     Nothing,
 }
 
-/// The clients on their way to the next program, with what they wait for.
+/// The clients in the state that a supervisor hands to its next image.
 #[derive(Debug, ToJson, FromJson)]
 pub(crate) struct ClientsState {
     connected: SortedMap<u64, ClientState>,
@@ -79,14 +85,13 @@ impl Clients {
         Ok(clients)
     }
 
-    /// Whether accepting does not rest: else who waits at the socket shall not be polled for.
+    /// Returns whether the control socket should be polled: not during the pause after an error.
     pub(crate) fn accepts(&self, now: Instant) -> bool {
         self.rests.is_none_or(|until| until <= now)
     }
 
-    /// Takes in who waits at the socket, though not more at a time than are served: others than clients
-    /// have to be heard as well. Rests for a moment after an error, such as that no
-    /// descriptor is left: it would be the same at once.
+    /// Accepts the clients that wait at the socket, at most [`MAX_CLIENTS`] at a time, so that the caller can
+    /// handle other descriptors in between. After an error, accepting pauses.
     pub(crate) fn accept(&mut self, socket: &ControlSocket, now: Instant) -> io::Result<()> {
         self.rests = None;
         for _ in 0..MAX_CLIENTS {
@@ -96,7 +101,7 @@ impl Clients {
             if !self.make_room() {
                 let reason =
                     format!("{MAX_CLIENTS} clients are already waiting for an answer; try again");
-                // Turned away: whether it listens is its affair.
+                // The client is closed, whether it reads this or not.
                 let _ = crate::link::send(&client, &Reply::Refused { reason }, &[]);
                 continue;
             }
@@ -107,8 +112,8 @@ impl Clients {
         Ok(())
     }
 
-    /// Closes the oldest of those that say nothing, where there are too many: who means to ask does so at
-    /// once. `false`: all have asked.
+    /// Makes room for one more client, if necessary by closing the oldest that has sent no request. Returns
+    /// whether there is room.
     fn make_room(&mut self) -> bool {
         if self.connected.len() < MAX_CLIENTS {
             return true;
@@ -124,12 +129,12 @@ impl Clients {
         silent.is_some()
     }
 
-    /// The sockets to poll.
+    /// Returns the sockets to poll.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
         self.connected.iter().map(|(id, client)| (*id, client.socket.as_fd()))
     }
 
-    /// Reads from a client that is readable. One that is gone is closed.
+    /// Reads from a client whose socket is readable, and closes it if it has disconnected.
     pub(crate) fn read(&mut self, id: u64) -> ClientInput {
         let Some(client) = self.connected.get_mut(&id) else { return ClientInput::Nothing };
         match crate::link::receive::<Request>(&client.socket) {
@@ -153,7 +158,7 @@ impl Clients {
         }
     }
 
-    /// Sends a reply. A client that does not read is closed.
+    /// Sends a reply, and closes the client after a final one or if it does not read.
     pub(crate) fn reply(&mut self, id: u64, reply: &Reply) {
         let Some(client) = self.connected.get(&id) else { return };
         let sent = crate::link::send(&client.socket, reply, &[]);
@@ -162,7 +167,7 @@ impl Clients {
         }
     }
 
-    /// Shows a step to everyone who waits for an answer.
+    /// Shows a step to all clients that wait for an answer.
     pub(crate) fn progress(&mut self, text: &str) {
         let waiting: Vec<u64> = self
             .connected
@@ -175,17 +180,18 @@ impl Clients {
         }
     }
 
+    /// Refuses a request and closes the client.
     fn refuse(&mut self, id: u64, reason: &str) {
         self.reply(id, &Reply::Refused { reason: reason.to_owned() });
     }
 
-    /// Closes those that said nothing in time.
+    /// Closes the clients that sent no request in time.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.connected.retain(|_, client| client.deadline.is_none_or(|deadline| deadline > now));
         self.rests = self.rests.filter(|until| *until > now);
     }
 
-    /// When [`Clients::expire`] or [`Clients::accept`] is due next.
+    /// Returns when [`Clients::expire`] or [`Clients::accept`] is due next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.connected.values().filter_map(|client| client.deadline).chain(self.rests).min()
     }

@@ -1,8 +1,10 @@
-//! A daemon without a supervisor: one process, with the same pidfile, listeners, signals and drain.
+//! Solo: a daemon that is one process without a supervisor, with the same pidfile, listeners, signals and
+//! drain.
 //!
-//! It binds everything, then execs itself, so that user code runs with the program's own arguments and
-//! in a process that looks as if it had just been started. A thread stands in for the supervisor: the
-//! rest of the process is a worker like any other.
+//! [`start`] binds all listeners, then executes the program again, so that user code runs with the
+//! program's own arguments in a fresh process. [`resume`] continues after that exec: it starts the
+//! [`control_thread`], which does the work of a supervisor, and the rest of the process is a worker like
+//! any other.
 
 mod control_thread;
 
@@ -41,15 +43,15 @@ use crate::systemd::notify;
 use crate::worker::SignalOwner;
 use crate::worker::lifecycle::{WorkerRuntime, WorkerSetup};
 
-/// The one generation of a solo daemon.
+/// The only generation of a solo daemon.
 const GENERATION: u32 = 1;
 
-/// Everything that the process takes along through its own exec; descriptors by number.
+/// The state that the process takes along through its exec, with descriptors by number.
 #[derive(Debug, ToJson, FromJson)]
 struct SoloState {
     configuration: Configuration,
     origin: LaunchOrigin,
-    /// By name; one that the service manager passed may have several.
+    /// The listeners by name. A name may have several sockets.
     listeners: Vec<(String, SoloListenerState)>,
     pidfile: RawFd,
     claim: Option<RawFd>,
@@ -57,11 +59,11 @@ struct SoloState {
     reporter: Option<RawFd>,
     log: Option<PathBuf>,
     hang_up: SighupAction,
-    /// Where probes are answered.
+    /// The address and the socket for probes.
     probe: Option<(SocketAddr, RawFd)>,
 }
 
-/// A bound listener on its way through the exec.
+/// A bound listener in the state.
 #[derive(Debug, ToJson, FromJson)]
 struct SoloListenerState {
     settings: ListenSettings,
@@ -70,7 +72,8 @@ struct SoloListenerState {
     socket: RawFd,
 }
 
-/// Binds the listeners that are not there yet and execs the program again. Returns only with an error.
+/// Binds the listeners that the service manager did not pass or keep, and executes the program again.
+/// Returns only if this fails.
 pub(crate) fn start(setup: &DriverSetup, sockets: Sockets) -> Result<Infallible> {
     let declared = &setup.configuration.settings.listen;
     let Sockets { passed, stored, .. } = sockets;
@@ -95,12 +98,14 @@ pub(crate) fn start(setup: &DriverSetup, sockets: Sockets) -> Result<Infallible>
     exec(setup, &bound).inspect_err(|_| unlink(&bound))
 }
 
+/// Removes the files of the listeners that the daemon bound.
 fn unlink(bound: &[(String, Bound)]) {
     for (_, listener) in bound.iter().filter(|(_, it)| it.source() == ListenerSource::Daemon) {
         listener.unlink();
     }
 }
 
+/// Executes the program again with the state. Returns only if this fails.
 fn exec(setup: &DriverSetup, bound: &[(String, Bound)]) -> Result<Infallible> {
     let state = SoloState {
         configuration: setup.configuration.clone(),
@@ -141,6 +146,7 @@ fn cannot_exec(error: std::io::Error) -> Error {
     Error::os(ErrorKind::Image, "cannot execute this program again", error)
 }
 
+/// Keeps a descriptor open across the exec; returns its number.
 fn keep(fd: BorrowedFd<'_>) -> Result<RawFd> {
     descriptors::keep_across_exec(fd)
         .map_err(|error| Error::io("cannot keep a descriptor across exec", error))?;
@@ -157,6 +163,7 @@ fn pack(state: &SoloState) -> Result<std::fs::File> {
     Ok(file)
 }
 
+/// Reads the state from the memfd.
 fn unpack(number: RawFd) -> Result<SoloState> {
     let mut bytes = Vec::new();
     std::fs::File::from(adopt(number)?)
@@ -165,7 +172,7 @@ fn unpack(number: RawFd) -> Result<SoloState> {
     json::from_slice(&bytes).map_err(|error| Error::io("cannot parse the state after exec", error))
 }
 
-/// After the exec: becomes the worker, with a thread that stands in for its supervisor.
+/// Continues after the exec: starts the control thread and returns the worker.
 pub(crate) fn resume(state: RawFd) -> Result<WorkerRuntime> {
     let state = unpack(state)?;
     let settings = state.configuration.settings.clone();
@@ -245,7 +252,7 @@ pub(crate) fn resume(state: RawFd) -> Result<WorkerRuntime> {
         }
     };
     let thread = control.start()?;
-    // Set once, here.
+    // This is the only place that sets it, so it cannot fail.
     let _ = worker.state().solo_control.set(Mutex::new(Some(thread)));
     Ok(worker)
 }

@@ -1,5 +1,8 @@
-//! Programs of which no two may run beside each other: the old worker is gone before the new one's `main`
-//! begins, and connections wait in the kernel meanwhile.
+//! Exclusive programs, of which no two workers may run at once.
+//!
+//! The old worker drains and ends before the new one gets its *welcome*, and so before the `main` of the
+//! new one begins. Until then, new connections wait in the kernel. An aborted restart cannot resume the old
+//! worker: the old generation is respawned.
 
 use crate::Instant;
 
@@ -8,7 +11,8 @@ use super::{Actions, Machine, log_of};
 use crate::event::{Action, Level, WorkerCommand, WorkerId};
 
 impl Machine {
-    /// The newcomer has introduced itself: if it has to wait for the old worker's end, that one drains.
+    /// Handles the *hello* of a new worker in an exclusive transition: makes the old worker drain, and
+    /// returns whether the *welcome* has to wait for its end.
     pub(super) fn defer_start(&mut self, id: WorkerId, now: Instant, out: &mut Actions) -> bool {
         let (Some(current), Some(transition)) = (&mut self.current, &mut self.transition) else {
             return false;
@@ -23,7 +27,8 @@ impl Machine {
             let (old, worker) = old;
             match worker.state {
                 WorkerState::Serving | WorkerState::Paused => {
-                    // Nobody takes its connections over: it must not wait for idle ones.
+                    // Sets `last` in its *drain*: no worker takes over its idle connections, so it must not
+                    // wait for them.
                     worker.policy.exclusive = true;
                     out.push(Action::SendToWorker { worker: old, command: WorkerCommand::Quiesce });
                     drain(old, worker, now + worker.policy.drain_timeout, out);
@@ -37,7 +42,7 @@ impl Machine {
         }
         let text = "the old generation drains before the new one starts";
         out.push(Action::Progress { text: text.into() });
-        // As long as the old one takes: that is limited.
+        // No deadline until the old worker has ended, which its own drain deadline limits.
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.deadline = None;
             worker.deferred = true;
@@ -45,7 +50,7 @@ impl Machine {
         true
     }
 
-    /// Somebody has ended: whoever waited for that goes on.
+    /// Continues, after the end of a worker, what waited for it: a deferred *welcome* or a respawn.
     pub(super) fn start_deferred(&mut self, now: Instant, out: &mut Actions) {
         if let Some(id) = self.transition.as_ref().map(|transition| transition.worker)
             && self.is_alone(id)
@@ -58,7 +63,7 @@ impl Machine {
         self.respawn_if_alone(now, out);
     }
 
-    /// The old generation begins again once nobody else is there.
+    /// Respawns the committed generation if it waits for that and no worker is left.
     pub(super) fn respawn_if_alone(&mut self, now: Instant, out: &mut Actions) {
         if self.stopping.is_some() || self.transition.is_some() || !self.workers.is_empty() {
             return;
@@ -72,6 +77,7 @@ impl Machine {
         }
     }
 
+    /// Returns whether no other worker is left.
     fn is_alone(&self, id: WorkerId) -> bool {
         self.workers.keys().all(|other| *other == id)
     }

@@ -1,4 +1,4 @@
-//! How the daemon is, for its service manager.
+//! The health of the daemon, as shown to its service manager and to probes.
 
 use std::time::Duration;
 
@@ -30,13 +30,14 @@ impl Machine {
         Health { phase, text: self.in_words(phase), reload, ends_within }
     }
 
-    /// Whether the service can be relied on: no worker hangs of which nobody has taken the place.
+    /// Returns whether the service manager's watchdog may be answered: some worker serves, or at least none
+    /// hangs.
     pub fn is_healthy(&self) -> bool {
         let serves = self.workers.values().any(|worker| worker.state == WorkerState::Serving);
         serves || !self.workers.values().any(|worker| worker.hung)
     }
 
-    /// What a probe is told: whether it passes, and why.
+    /// Answers a probe: whether it passes, and why.
     pub fn probe(&self, probe: Probe) -> ProbeResult {
         let serves = self.workers.values().any(|worker| worker.state == WorkerState::Serving);
         match probe {
@@ -57,13 +58,14 @@ impl Machine {
         }
     }
 
-    /// The generations that the daemon is about: the committed one and the one that may follow.
+    /// Returns the committed generation and the one in transition.
     pub fn live_generations(&self) -> impl Iterator<Item = Generation> {
         let current = self.current.as_ref().map(|current| current.generation);
         let next = self.transition.as_ref().map(|transition| transition.generation);
         current.into_iter().chain(next)
     }
 
+    /// Returns the status text for the service manager.
     fn in_words(&self, phase: ServicePhase) -> String {
         let mut text = match (phase, self.serving_generation()) {
             (ServicePhase::Stopping, Some(generation)) if self.lame_duck.is_some() => {

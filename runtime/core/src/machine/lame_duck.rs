@@ -1,8 +1,8 @@
-//! The lame duck: told to stop, the daemon says that it is not ready and accepts a little longer, until whoever
-//! sends clients has heard of it.
+//! The lame-duck phase: a daemon that is asked to stop first fails its readiness probe and keeps accepting
+//! for a while, until load balancers no longer send it clients.
 //!
-//! Nothing else changes meanwhile: a transition goes on, a crashed worker is respawned. Only restarts are
-//! refused, and a second signal is serious.
+//! Other than that, the daemon goes on: a transition continues, a crashed worker is respawned. New restarts
+//! are refused, and a second signal stops the daemon at once.
 
 use std::time::Duration;
 
@@ -14,39 +14,47 @@ use super::{Actions, Machine, log, refuse, seconds};
 use crate::event::{Action, ClientId, Event, Level};
 use crate::json::{FromJson, ToJson};
 
-/// Told to stop, and still accepting.
+/// A lame-duck phase in progress.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct LameDuck {
+    /// When the daemon was asked to stop.
     since: Instant,
+    /// When the stop begins.
     until: Instant,
+    /// The clients that asked for the stop and wait for its end.
     clients: Vec<ClientId>,
 }
 
 impl LameDuck {
+    /// Returns when the daemon was asked to stop.
     pub(super) fn since(&self) -> Instant {
         self.since
     }
 
+    /// Returns when the stop begins.
     pub(super) fn until(&self) -> Instant {
         self.until
     }
 
+    /// Returns the length of the phase.
     pub(super) fn length(&self) -> Duration {
         self.until.saturating_duration_since(self.since)
     }
 
-    /// Who waits for the end.
+    /// Returns the clients that wait for the end of the stop.
     pub(super) fn clients(self) -> Vec<ClientId> {
         self.clients
     }
 
+    /// Forgets a client that disconnected.
     pub(super) fn forget(&mut self, client: ClientId) {
         self.clients.retain(|waiting| *waiting != client);
     }
 }
 
 impl Machine {
-    /// The daemon is told to stop. `None`: it is a lame duck first; else whether it stops at once.
+    /// Handles a request to stop. Returns `None` if it begins or continues a lame-duck phase; else the stop
+    /// begins now, and the value is whether it is one at once.
     pub(super) fn lame_duck_first(
         &mut self,
         client: Option<ClientId>,
@@ -55,7 +63,7 @@ impl Machine {
         out: &mut Actions,
     ) -> Option<bool> {
         if let Some(at_once) = self.stops_now(client, at_once) {
-            // Whoever waits for the end goes on waiting: `begin_stop` takes them over.
+            // The clients of the lame-duck phase keep waiting: `begin_stop` takes them over.
             return Some(at_once);
         }
         let length = self.lame_duck_of();
@@ -79,32 +87,34 @@ impl Machine {
         None
     }
 
-    /// Whether a stop that is asked for begins now, and then whether it is one at once.
+    /// Returns whether a requested stop is one at once, or `None` if it does not begin now.
     fn stops_now(&self, client: Option<ClientId>, at_once: bool) -> Option<bool> {
         if at_once || self.stopping.is_some() {
             return Some(at_once);
         }
         match (&self.lame_duck, client) {
-            // The same signal again means that it is serious.
+            // A second signal stops at once.
             (Some(_), None) => Some(true),
             (Some(_), Some(_)) => None,
             (None, _) => self.lame_duck_of().is_zero().then_some(false),
         }
     }
 
-    /// How long the one that accepts is to go on; where nobody accepts, nobody is to be waited for.
+    /// Returns the length of a lame-duck phase, which is that of the worker that serves; zero if none does.
     fn lame_duck_of(&self) -> Duration {
         let accepts = self.workers.values().filter(|worker| worker.state == WorkerState::Serving);
         accepts.map(|worker| worker.policy.lame_duck).max().unwrap_or_default()
     }
 
+    /// Begins the stop when the phase is over.
     pub(super) fn tick_lame_duck(&mut self, now: Instant, out: &mut Actions) {
         if self.lame_duck.as_ref().is_some_and(|lame_duck| lame_duck.until <= now) {
             self.begin_stop(0, None, Urgency::Drain, now, out);
         }
     }
 
-    /// Whether the event is one by which the daemon stops, or stops faster; then whether it does so at once.
+    /// Returns whether an event would make the daemon stop at once; `None` if it would neither begin nor
+    /// hasten a stop. The driver asks this before it passes the event on, to drain orphans too.
     pub fn stops_by(&self, event: &Event, now: Instant) -> Option<bool> {
         let over = |lame_duck: &LameDuck| lame_duck.until <= now;
         match event {

@@ -1,4 +1,4 @@
-//! The end of the daemon: asked for, or its own.
+//! The stop of the daemon: requested, or because its program is done or cannot run.
 
 use std::time::Duration;
 
@@ -15,31 +15,41 @@ use crate::json::{FromJson, ToJson};
 /// open, and no more, because a stop at once is urgent.
 pub(super) const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
 
-/// The daemon ends as soon as its last worker is gone.
+/// A stop in progress: the daemon exits when its last worker has ended.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Stopping {
+    /// The exit code of the supervisor.
     pub(super) code: u8,
+    /// Why the daemon ends by itself; `None` if it was asked to.
     pub(super) reason: Option<String>,
+    /// The clients that wait for the end.
     pub(super) clients: Vec<ClientId>,
+    /// The sum of the ledgers of all generations that were not released when the stop began.
     pub(super) ledger: Ledger,
+    /// When the daemon was asked to stop, or began to.
     since: Instant,
+    /// The highest urgency so far.
     pub(super) urgency: Urgency,
-    /// By somebody; else the daemon ends by itself.
+    /// Whether a client or a signal asked for the stop; `false` while the daemon ends by itself.
     asked: bool,
     /// Workers that did not end as they should.
     #[json(default)]
     pub(super) warnings: Vec<String>,
 }
 
-/// How much time the workers still get.
+/// The time that a stop leaves to the workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ToJson, FromJson)]
 pub(super) enum Urgency {
+    /// Each worker has its drain timeout.
     Drain,
+    /// Each worker gets SIGTERM now and SIGKILL after [`AT_ONCE_GRACE`].
     AtOnce,
+    /// Each worker gets SIGKILL now.
     Kill,
 }
 
 impl Machine {
+    /// Handles a request to stop: begins the stop, if no lame-duck phase comes first, or hastens it.
     pub(super) fn stop(
         &mut self,
         client: Option<ClientId>,
@@ -54,7 +64,7 @@ impl Machine {
                 self.begin_stop(0, None, wanted, now, out);
                 wanted
             }
-            // The same signal again means that it is serious.
+            // Each further signal is more urgent; a request of a client only counts as what it says.
             Some(stopping) => match (client, stopping.urgency) {
                 (None, Urgency::Drain) if stopping.asked => Urgency::AtOnce,
                 (None, Urgency::AtOnce | Urgency::Kill) => Urgency::Kill,
@@ -70,13 +80,14 @@ impl Machine {
         }
     }
 
-    /// The daemon ends by itself.
+    /// Begins a stop that was not requested, with an exit code and a reason.
     pub(super) fn shut_down(&mut self, code: u8, reason: String, now: Instant, out: &mut Actions) {
         if self.stopping.is_none() {
             self.begin_stop(code, Some(reason), Urgency::Drain, now, out);
         }
     }
 
+    /// Begins the stop: ends the transition and the upgrade, and has all workers drain.
     pub(super) fn begin_stop(
         &mut self,
         code: u8,
@@ -106,7 +117,8 @@ impl Machine {
         self.escalate(urgency, now, out);
     }
 
-    /// Ends a transition because the daemon stops: neither committed nor undone, all of it drains.
+    /// Ends the transition because the daemon stops. Its clients get it reported as aborted, but neither
+    /// worker is resumed or killed for it: both drain.
     pub(super) fn abandon_transition(&mut self, out: &mut Actions) {
         let pending = self.pending.take().into_iter().flatten();
         let reason = match self.stopping.as_ref().and_then(|stopping| stopping.reason.clone()) {
@@ -135,13 +147,14 @@ impl Machine {
         }
     }
 
+    /// Gives all workers the time that `urgency` leaves them.
     fn escalate(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
         for (&id, worker) in &mut self.workers {
             match (urgency, worker.state) {
                 (_, WorkerState::Killed) => {}
                 (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, out),
                 (Urgency::AtOnce, state) => {
-                    // One without a deadline is beyond it already.
+                    // A draining worker without a deadline has passed it and got its SIGTERM.
                     if state != WorkerState::Draining || worker.deadline.is_some_and(|at| at > now)
                     {
                         drain(id, worker, now, out);
@@ -156,6 +169,7 @@ impl Machine {
         }
     }
 
+    /// Ends a stop whose last worker has ended: answers the clients and exits.
     pub(super) fn exit_if_drained(&mut self, now: Instant, out: &mut Actions) {
         if !self.workers.is_empty() {
             return;

@@ -1,4 +1,9 @@
-//! A transition to a new generation: start, commit, confirm or abort.
+//! The transition to a new generation.
+//!
+//! A restart goes through these steps: [`begin_generation`](Machine::begin_generation) spawns the worker,
+//! [`hello`](Machine::hello) welcomes it, [`ready`](Machine::ready) leads to [`commit`](Machine::commit), and
+//! the confirm window ends with [`confirm`](Machine::confirm). At each step before that,
+//! [`abort`](Machine::abort) returns to the old generation. The first start and a rollback take the same way.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -17,40 +22,50 @@ use crate::event::{
 use crate::json::{FromJson, ToJson};
 use crate::policy::Policy;
 
-/// A new generation on its way: from the request until it is confirmed or undone.
+/// A new generation from its request until it is confirmed or aborted.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Transition {
+    /// The new generation.
     pub(super) generation: Generation,
+    /// The policy of the old generation until the new worker's *hello*, then its own.
     pub(super) policy: Policy,
+    /// The only worker of the new generation. If it ends, the transition is aborted.
     pub(super) worker: WorkerId,
+    /// When the transition began.
     pub(super) since: Instant,
+    /// The requests that this transition serves.
     pub(super) waiters: Vec<Waiter>,
-    /// Committed, and to be confirmed then.
+    /// The end of the confirm window; `Some` from the commit on.
     pub(super) confirm_at: Option<Instant>,
-    /// The old worker had to be gone before the new one began.
+    /// Whether the old worker had to end before the new one got its *welcome*.
     pub(super) exclusive: bool,
-    /// As asked for; else of a known-good image.
+    /// Whether the image is the one on disk; `false` for a rollback to a known-good image.
     pub(super) from_disk: bool,
+    /// The time from the request to the commit.
     pub(super) committed_after: Option<Duration>,
-    /// What went wrong meanwhile with the generation that is to be replaced.
+    /// Unexpected ends of workers of the old and the new generation during the transition.
     #[json(default)]
     pub(super) warnings: Vec<String>,
 }
 
-/// Who asked for a restart, if anybody wants the answer, and whether it waits for the old worker's end.
+/// A request for a restart.
 #[derive(Debug, Clone, Copy, ToJson, FromJson)]
 pub(super) struct Waiter {
+    /// The client to answer; `None` for a signal, and after the client disconnected.
     pub(super) client: Option<ClientId>,
+    /// Whether the answer waits for the end of the last worker that the restart replaces.
     pub(super) wait: bool,
 }
 
 impl Machine {
+    /// Starts the first generation, once.
     pub(super) fn begin(&mut self, now: Instant, out: &mut Actions) {
         if self.last_generation == self.before && self.stopping.is_none() {
             self.start_transition(Vec::new(), now, out);
         }
     }
 
+    /// Begins a restart, from `exe` or from the path used before, or queues it behind the one in progress.
     pub(super) fn restart(
         &mut self,
         exe: Option<PathBuf>,
@@ -77,6 +92,7 @@ impl Machine {
         }
     }
 
+    /// Begins a generation from the image on disk.
     pub(super) fn start_transition(
         &mut self,
         waiters: Vec<Waiter>,
@@ -86,6 +102,7 @@ impl Machine {
         self.begin_generation(ImageSource::Disk, waiters, now, out);
     }
 
+    /// Begins the transition to a new generation and spawns its worker.
     pub(super) fn begin_generation(
         &mut self,
         source: ImageSource,
@@ -115,6 +132,7 @@ impl Machine {
         generation
     }
 
+    /// Handles the *hello* of a starting worker: sends its *welcome*, now or when the old worker has ended.
     pub(super) fn hello(&mut self, id: WorkerId, policy: Policy, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
@@ -137,9 +155,10 @@ impl Machine {
         out.push(Action::Welcome { worker: id });
     }
 
+    /// Handles *ready*: commits the transition, or lets a respawned worker serve.
     pub(super) fn ready(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        // One whose link is lost is about to be killed.
+        // A worker that has lost its link is about to be killed.
         if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
             return;
         }
@@ -169,7 +188,8 @@ impl Machine {
         }
     }
 
-    /// The new generation becomes the one that serves: *quiesce* and *go* back to back.
+    /// Makes the new generation the one that serves: sends *quiesce* to the old worker and *go* to the new
+    /// one, back to back. Connections that arrive in between wait in the kernel.
     pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
         let exhausted = self.start_limit_reached();
         let Some(transition) = self.transition.as_mut() else { return };
@@ -184,7 +204,7 @@ impl Machine {
                     resumable = true;
                     out.push(Action::SendToWorker { worker: old, command: WorkerCommand::Quiesce });
                 }
-                // A respawn that came too late.
+                // A respawn of the old generation, which is no longer needed.
                 WorkerState::Starting => {
                     current.worker = None;
                     kill(old, worker, out);
@@ -210,7 +230,8 @@ impl Machine {
             out.push(Action::Progress { text: text.clone() });
             out.push(log_of(generation, Level::Info, text));
         }
-        // One that used up its start limit does not begin again.
+        // Without an old worker to resume, an abort could gain nothing, except by a respawn of an exclusive
+        // generation; and one that has used up its start limit is not respawned.
         let undoable = resumable || (transition.exclusive && !exhausted);
         if !undoable || content || transition.policy.confirm_window.is_zero() {
             self.confirm(now, out);
@@ -218,7 +239,8 @@ impl Machine {
         self.kill_hung(out);
     }
 
-    /// Lets every worker that drains, and the one that is about to, pass its connections to `to`.
+    /// Opens a channel over which each draining worker hands off its connections to `to`. `also` is a paused
+    /// worker that is about to drain.
     fn connect(&self, to: WorkerId, also: Option<WorkerId>, out: &mut Actions) {
         for (&from, worker) in &self.workers {
             let about_to = also == Some(from) && worker.state == WorkerState::Paused;
@@ -228,7 +250,8 @@ impl Machine {
         }
     }
 
-    /// The old generation can no longer be resumed: it drains, and the transition is over.
+    /// Confirms the new generation and ends the transition: the old generation drains and can no longer be
+    /// resumed.
     pub(super) fn confirm(&mut self, now: Instant, out: &mut Actions) {
         let Some(transition) = self.transition.take() else { return };
         self.exe.end(true);
@@ -262,7 +285,7 @@ impl Machine {
             warnings: transition.warnings,
         };
         if let Some(old) = &old {
-            // Before it drains: a connection that is told to go could have been passed.
+            // Before the *drain*: a worker without a channel would close connections that it could hand off.
             self.connect(transition.worker, old.worker, out);
             if let Some(id) = old.worker
                 && let Some(worker) = self.workers.get_mut(&id)
@@ -283,7 +306,8 @@ impl Machine {
         self.start_pending(now, out);
     }
 
-    /// The restart is undone; the old generation is as it was.
+    /// Aborts the restart: kills the new worker and resumes the old generation, or respawns it if its worker
+    /// has ended. Without an old generation the daemon ends.
     pub(super) fn abort(&mut self, reason: &str, now: Instant, out: &mut Actions) {
         let Some(transition) = self.transition.take() else { return };
         self.exe.end(false);
@@ -293,7 +317,7 @@ impl Machine {
             kill(transition.worker, worker, out);
         }
         let Some(current) = self.current.as_mut() else {
-            // There is nothing to go back to: the daemon did not start.
+            // There is no old generation: the first start failed.
             self.retire_if_unused(transition.generation, now, out);
             for waiter in
                 transition.waiters.into_iter().chain(self.pending.take().into_iter().flatten())
@@ -334,7 +358,7 @@ impl Machine {
         out.push(log_of(transition.generation, Level::Error, text));
         self.record_restart(report.clone());
         if transition.confirm_at.is_some() {
-            // It had connections: whoever waits is told what became of them.
+            // The new worker had connections: the answer waits for their ledger.
             self.aborted_after_commit(report, transition.since, transition.waiters);
         } else {
             for waiter in transition.waiters {
@@ -350,6 +374,7 @@ impl Machine {
         self.start_pending(now, out);
     }
 
+    /// Begins the restart that was requested during the last transition or upgrade, if there is one.
     pub(super) fn start_pending(&mut self, now: Instant, out: &mut Actions) {
         if self.stopping.is_none()
             && self.upgrade.is_none()

@@ -1,4 +1,4 @@
-//! The watchdog: a serving worker whose runtime does not answer is replaced.
+//! The watchdog: a worker whose runtime does not answer a *ping* in time is replaced.
 
 use std::time::Duration;
 
@@ -10,16 +10,17 @@ use crate::Exit;
 use crate::event::{Action, Level, WorkerCommand, WorkerId};
 use crate::json::{FromJson, ToJson};
 
-/// How a worker is watched.
+/// The watchdog of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub(super) enum WatchdogTimer {
-    /// To be asked then.
+    /// The time of the next *ping*.
     Next(Instant),
-    /// Asked, and to answer by then.
+    /// A *ping* was sent and must be answered by this time.
     Asked(Instant),
 }
 
 impl WatchdogTimer {
+    /// Returns when the watchdog needs attention.
     pub(super) fn due(self) -> Instant {
         match self {
             WatchdogTimer::Next(at) | WatchdogTimer::Asked(at) => at,
@@ -27,18 +28,18 @@ impl WatchdogTimer {
     }
 }
 
-/// Questions come twice in the time that an answer may take.
+/// Returns the pause between an answer and the next *ping*: half the time that an answer may take.
 fn interval(watchdog: Duration) -> Duration {
     watchdog / 2
 }
 
-/// From here on, if its policy says so.
+/// Schedules the next *ping* to a worker, if its policy has a watchdog.
 pub(super) fn begin(worker: &mut Worker, now: Instant) {
     worker.watch = worker.policy.watchdog.map(|limit| WatchdogTimer::Next(now + interval(limit)));
 }
 
 impl Machine {
-    /// The runtime runs.
+    /// Handles the answer to a *ping*.
     pub(super) fn pong(&mut self, id: WorkerId, now: Instant) {
         if let Some(worker) = self.workers.get_mut(&id)
             && let Some(WatchdogTimer::Asked(_)) = worker.watch
@@ -47,7 +48,7 @@ impl Machine {
         }
     }
 
-    /// Asks, or despairs of the answer.
+    /// Sends the *ping* that is due, or declares a worker hung that did not answer.
     pub(super) fn tick_watch(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if !matches!(worker.state, WorkerState::Serving | WorkerState::Paused) {
@@ -67,6 +68,8 @@ impl Machine {
         }
     }
 
+    /// Handles a hung worker: aborts the restart if it is the new one; else drains it and has it replaced,
+    /// which counts as a crash.
     fn hung(&mut self, id: WorkerId, limit: Duration, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.watch = None;
@@ -83,7 +86,7 @@ impl Machine {
         }
         let Some(current) = self.current.as_mut().filter(|c| c.worker == Some(id)) else { return };
         let undecided = worker.state == WorkerState::Paused;
-        // It keeps what it has until its successor serves: should it wake up, it finishes that.
+        // It keeps its connections until the next worker serves: should it wake up, it finishes them.
         worker.hung = true;
         worker.failure.get_or_insert(what.clone());
         if worker.policy.exclusive {
@@ -92,14 +95,14 @@ impl Machine {
             drain(id, worker, now + worker.policy.drain_timeout, out);
         }
         current.worker = None;
-        // While a newer generation serves on probation, nobody needs a respawn yet.
+        // In a confirm window a newer generation serves: only an abort needs a respawn.
         if self.stopping.is_none() && !undecided {
             self.crashed(&what, Exit::Signal(9), now, out);
         }
         self.force_excess(now, out);
     }
 
-    /// Its successor serves: what still hangs will not wake up.
+    /// Kills the workers that still hang, now that another one serves.
     pub(super) fn kill_hung(&mut self, out: &mut Actions) {
         for (&id, worker) in &mut self.workers {
             if worker.hung && worker.state != WorkerState::Killed {

@@ -1,4 +1,4 @@
-//! Workers one by one: spawned, failing, draining, killed, gone.
+//! Single workers: from *spawn* over their deadlines to their end.
 
 use std::time::Duration;
 
@@ -21,53 +21,62 @@ pub(super) const MAX_DRAINING: usize = 8;
 /// controlled.
 pub(super) const LINK_GRACE: Duration = Duration::from_secs(1);
 
-/// One process.
+/// A worker whose process is not reaped yet.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Worker {
+    /// The generation that it belongs to.
     pub(super) generation: Generation,
+    /// What it is doing.
     pub(super) state: WorkerState,
+    /// When it was spawned.
     pub(super) spawned: Instant,
-    /// It introduced itself.
+    /// Whether its *hello* arrived.
     pub(super) said_hello: bool,
-    /// When the state must be over.
+    /// When its state must be over: the end of `ready_timeout` or the drain deadline.
     pub(super) deadline: Option<Instant>,
-    /// When SIGKILL follows.
+    /// When it gets SIGKILL, if it has not ended by then.
     pub(super) kill_at: Option<Instant>,
-    /// Of its generation, or of the one before until it introduced itself.
+    /// The policy of its generation; in a transition, until its *hello*, that of the generation before.
     pub(super) policy: Policy,
-    /// Why it fails, in its own words or ours.
+    /// Why it fails: as it reported itself, or as the supervisor found out.
     pub(super) failure: Option<String>,
+    /// What it has not done yet to be ready, for the message about `ready_timeout`.
     pub(super) missing: Option<String>,
-    /// The program needs no confirm window.
+    /// Whether it asked to be confirmed before the confirm window is over.
     pub(super) confirms: bool,
-    /// Checks of the program's own that have not passed.
+    /// The number of its health checks that began and have not passed.
     pub(super) checks: u32,
+    /// Its watchdog, if its policy has one and it serves or is paused.
     pub(super) watch: Option<WatchdogTimer>,
-    /// It waits for its welcome until the old worker is gone.
+    /// Whether its *welcome* waits until the old worker has ended.
     pub(super) deferred: bool,
-    /// It did not answer its watchdog.
+    /// Whether it did not answer its watchdog.
     pub(super) hung: bool,
 }
 
 impl Worker {
-    /// Whether it may be confirmed ahead of time.
+    /// Returns whether its generation may be confirmed before the confirm window is over.
     pub(super) fn can_confirm_early(&self) -> bool {
         self.confirms && self.checks == 0 && self.kill_at.is_none()
     }
 
+    /// Schedules its SIGKILL for `limit`, or keeps an earlier time.
     pub(super) fn kill_by(&mut self, limit: Instant) {
         self.kill_at = Some(self.kill_at.map_or(limit, |at| at.min(limit)));
     }
 }
 
-/// What a worker is doing, as far as it was told.
+/// The state of a worker, according to the last command sent to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub enum WorkerState {
     Starting,
+    /// It accepts connections.
     Serving,
+    /// It does not accept, and can resume.
     Paused,
+    /// It finishes what is in flight and then exits.
     Draining,
-    /// Killed, not yet reaped.
+    /// It was sent SIGKILL and is not reaped yet.
     Killed,
 }
 
@@ -84,6 +93,7 @@ impl WorkerState {
 }
 
 impl Machine {
+    /// Adds a starting worker and has its process spawned.
     pub(super) fn spawn(
         &mut self,
         generation: Generation,
@@ -117,6 +127,7 @@ impl Machine {
         id
     }
 
+    /// Handles a *hello* that is unacceptable.
     pub(super) fn hello_rejected(
         &mut self,
         id: WorkerId,
@@ -129,7 +140,7 @@ impl Machine {
         }
     }
 
-    /// A worker that is still there must not go on.
+    /// Ends a worker that must not go on, and aborts the transition if it is the new one.
     pub(super) fn failed(&mut self, id: WorkerId, reason: String, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.failure = Some(reason.clone());
@@ -140,6 +151,7 @@ impl Machine {
         }
     }
 
+    /// Handles the loss of a worker's link: the worker is killed after [`LINK_GRACE`].
     pub(super) fn link_lost(&mut self, id: WorkerId, reason: String, now: Instant) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.state == WorkerState::Killed {
@@ -151,12 +163,12 @@ impl Machine {
         if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id)
             && let Some(confirm_at) = &mut transition.confirm_at
         {
-            // Nothing is confirmed that may be dead: first it is seen what becomes of it.
+            // The worker may be dead: it is not confirmed before that is known.
             *confirm_at = limit.max(*confirm_at);
         }
     }
 
-    /// The process is gone.
+    /// Handles the end of a worker's process.
     pub(super) fn ended(
         &mut self,
         id: WorkerId,
@@ -180,7 +192,7 @@ impl Machine {
                 None => format!("{ended} {when}"),
             };
             if self.current.is_none() && self.stopping.is_none() {
-                // The first start: the daemon ends as its worker did, and success is none.
+                // The first start failed: the daemon exits with the worker's code, or 1 if that was 0.
                 self.transition = None;
                 self.retire_if_unused(generation, now, out);
                 for waiter in self.pending.take().into_iter().flatten() {
@@ -199,7 +211,7 @@ impl Machine {
         self.start_deferred(now, out);
     }
 
-    /// Says what ended with a worker otherwise than by itself.
+    /// Logs what a worker's end cost: connections that were lost or forced, and an unexpected exit.
     fn log_worker_end(&mut self, worker: &Worker, exit: Exit, ledger: &Ledger, out: &mut Actions) {
         let generation = worker.generation;
         if ledger.lost > 0 {
@@ -216,7 +228,7 @@ impl Machine {
                 format!("generation {generation} was forced at its drain deadline: {forced}");
             out.push(log_of(generation, Level::Warn, text));
         }
-        // By SIGTERM a program ends that does not know of drains.
+        // A program that does not handle drains ends by the SIGTERM at its drain deadline.
         let asked = exit.success() || exit == Exit::Signal(SIGTERM);
         if worker.state == WorkerState::Draining && !asked {
             let why = why(worker.failure.as_ref());
@@ -225,7 +237,7 @@ impl Machine {
         }
     }
 
-    /// Past [`MAX_DRAINING`] the oldest is forced.
+    /// Sets the drain deadline of the oldest draining workers to now, so that [`MAX_DRAINING`] are left.
     pub(super) fn force_excess(&mut self, now: Instant, out: &mut Actions) {
         let draining: Vec<WorkerId> = self
             .workers
@@ -252,6 +264,7 @@ impl Machine {
         }
     }
 
+    /// Handles what is due for a worker: its SIGKILL, the end of its state, or its watchdog.
     pub(super) fn tick_worker(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.kill_at.is_some_and(|at| at <= now) {
@@ -293,6 +306,7 @@ impl Machine {
     }
 }
 
+/// Commands a worker to drain until `deadline`.
 pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &mut Actions) {
     worker.state = WorkerState::Draining;
     worker.deadline = Some(deadline);
@@ -300,6 +314,7 @@ pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &
     out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Drain { deadline, last } });
 }
 
+/// Sends SIGKILL to a worker.
 pub(super) fn kill(id: WorkerId, worker: &mut Worker, out: &mut Actions) {
     worker.deadline = None;
     worker.kill_at = None;

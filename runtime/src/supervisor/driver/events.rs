@@ -1,4 +1,5 @@
-//! From descriptors to events: what workers, clients, signals and time have to say.
+//! Waits until a descriptor is readable or a deadline has passed, and turns messages of workers, requests of
+//! clients, signals and ends of processes into events for the machine.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -28,7 +29,7 @@ use unbroken_core::policy::Policy;
 /// worker that floods its link must not block the rest.
 const MESSAGES_AT_ONCE: usize = 64;
 
-/// More messages than the link of a worker that has ended can hold.
+/// The most messages read from a worker that has ended: more than its link can hold, so that none is lost.
 const LAST_MESSAGES: usize = 4096;
 
 /// A descriptor that became readable.
@@ -47,6 +48,7 @@ pub(in crate::supervisor) enum Readable {
 }
 
 impl Driver {
+    /// Sleeps until something happens, and handles it.
     pub(super) fn wait(&mut self) -> Result<()> {
         let rehearsal = self.preflight.as_ref().map(Preflight::deadline);
         let next = [
@@ -108,7 +110,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Sleeps until something is readable or the time is over.
+    /// Sleeps until a descriptor is readable or the deadline has passed; returns the readable ones.
     pub(in crate::supervisor) fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Readable>> {
         let mut sources: Vec<(Readable, BorrowedFd<'_>)> =
             vec![(Readable::Signals, self.signals.as_fd())];
@@ -117,7 +119,7 @@ impl Driver {
         }
         sources.extend(self.clients.sockets().map(|(id, fd)| (Readable::Client(id), fd)));
         for (id, process) in self.workers.iter() {
-            // The link first: what a worker said counts before its end.
+            // The link comes first, so that the last messages of a worker are handled before its end.
             sources.extend(process.link().map(|link| (Readable::Link(id), link)));
             sources.push((Readable::Child(id), process.child.as_fd()));
         }
@@ -143,7 +145,7 @@ impl Driver {
         {
             let stop = |at_once| Event::Stop { client: None, at_once };
             let restart = Event::Restart { client: None, wait: false };
-            // Where it was not heard of, a restart heals what was removed.
+            // A restart also restores removed files whose removal was not noticed.
             if matches!(signal, Signal::SIGHUP | Signal::SIGUSR2) {
                 self.restore_files();
             }
@@ -204,7 +206,7 @@ impl Driver {
         }
     }
 
-    /// Hears what a worker says, but not one that never stops talking and nobody else.
+    /// Reads at most `messages` messages of a worker.
     fn read_worker(&mut self, worker: WorkerId, messages: usize) {
         for _ in 0..messages {
             let Some(process) = self.workers.get_mut(worker) else { return };
@@ -212,7 +214,7 @@ impl Driver {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
                 Err(error) => {
-                    // One that cannot be read changes nothing; the worker is told.
+                    // A message that cannot be read changes nothing; the worker gets an error.
                     let message = error.to_string();
                     let _ = process.send(&ToWorker::Error { message }, &[]);
                     return;
@@ -281,7 +283,8 @@ impl Driver {
         }
     }
 
-    /// Examines a *hello* and binds what it declares.
+    /// Checks the protocol and the settings in a *hello* and binds the declared listeners; returns the
+    /// event for the machine.
     fn check_hello(
         &mut self,
         worker: WorkerId,
@@ -317,7 +320,8 @@ impl Driver {
         match (known, configuration) {
             (Some(known), _) => {
                 let policy = policy::policy(&known.settings);
-                // Of an earlier generation that is gone back to: it serves with or without.
+                // The probe address of a generation that is respawned or rolled back to. Without it the
+                // generation can serve all the same.
                 if let Some(addr) = known.settings.probe
                     && let Err(error) = self.setup.probes.listen(addr)
                 {
@@ -333,7 +337,7 @@ impl Driver {
                         new.settings.probe.map_or(Ok(()), |it| self.setup.probes.listen(it))
                     })
                     .and_then(|()| self.generations.configure(generation, *new))?;
-                // Of the first generation it was said at the start.
+                // For the first generation, this was logged at the start.
                 if !unclaimed.is_empty() && self.machine.serving_generation().is_some() {
                     self.setup.say.line(&format!(
                         "generation {generation} does not declare {}, which the service manager \
@@ -348,8 +352,9 @@ impl Driver {
         }
     }
 
+    /// Reaps a worker that has ended.
     fn reap(&mut self, worker: WorkerId) {
-        // What it said last comes first.
+        // Its last messages come before its end.
         self.read_worker(worker, LAST_MESSAGES);
         let Some(process) = self.workers.get(worker) else { return };
         let generation = process.generation;
@@ -371,6 +376,7 @@ impl Driver {
         }
     }
 
+    /// Queues what each starting worker has not done yet, ahead of the tick that may end its start.
     fn note_readiness_blockers(&mut self, now: Instant) {
         let starting = self.workers.iter().filter(|(id, _)| {
             self.machine.worker_state(*id).is_some_and(|state| state.as_str() == "starting")

@@ -1,5 +1,8 @@
-//! Being killed, seen from both sides: workers are prepared for it, and what an earlier supervisor left
-//! behind is taken over.
+//! The supervisor's part in re-attaching orphans.
+//!
+//! It gives each worker a socket at which the worker can wait for the next supervisor, should this one be
+//! killed, and it takes over the orphans of an earlier supervisor: they serve until the first generation
+//! does, then drain.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -16,8 +19,8 @@ use unbroken_core::event::{Event, Generation, WorkerId};
 const OTHER_DESCRIPTORS: usize = 2;
 
 impl Driver {
-    /// The socket at which a worker will wait for the next supervisor, if it is to. Only the worker keeps
-    /// it.
+    /// Binds the socket at which a worker will wait for the next supervisor, if its settings want that. The
+    /// caller hands it to the worker and closes its own copy.
     pub(in crate::supervisor) fn reattach_socket(&mut self, worker: WorkerId) -> Option<OwnedFd> {
         let process = self.workers.get_mut(worker)?;
         let holdings = self.generations.get(process.generation)?;
@@ -44,7 +47,7 @@ impl Driver {
         }
     }
 
-    /// Begins, as soon as nobody is in the way.
+    /// Begins the first generation, after the end of all orphans if the program is exclusive.
     pub(in crate::supervisor) fn begin(&mut self) {
         let exclusive = self.setup.configuration.settings.exclusive || self.orphans.are_exclusive();
         if exclusive && !self.orphans.is_empty() {
@@ -55,7 +58,7 @@ impl Driver {
         }
     }
 
-    /// `generation` serves: those of an earlier supervisor have done their duty.
+    /// Has all orphans hand off to `generation`, the first that serves, and drain.
     pub(in crate::supervisor) fn replace_orphans(&mut self, generation: Generation) {
         self.redirect_orphans(generation);
         let gone = self.generations.drop_removed_inherited(generation);
@@ -63,18 +66,20 @@ impl Driver {
         self.release_inherited();
     }
 
-    /// What they have queued may still be accepted by them: not before they are gone.
+    /// Closes the listeners of orphans when all have ended and a generation serves. Not earlier: orphans that
+    /// drain may still accept what is queued there.
     fn release_inherited(&mut self) {
         if self.orphans.is_empty() && self.machine.serving_generation().is_some() {
             self.generations.release_inherited();
         }
     }
 
-    /// Another generation has taken over: it takes what orphans still pass, too.
+    /// Has all orphans hand off to `generation`, which was just confirmed.
     pub(in crate::supervisor) fn redirect_orphans(&self, generation: Generation) {
         self.orphans.redirect(|| self.channel_to(generation));
     }
 
+    /// Returns a channel for handoffs to the worker of `generation`.
     fn channel_to(&self, generation: Generation) -> Option<OwnedFd> {
         self.workers.channel_to(generation).unwrap_or_else(|error| {
             self.setup.say.warn(&format!("cannot hand off connections: {error}"));
@@ -82,14 +87,14 @@ impl Driver {
         })
     }
 
-    /// Who stops the daemon means all of it.
+    /// Has all orphans drain too, if an event begins or hastens the stop of the daemon.
     pub(in crate::supervisor) fn stop_orphans(&mut self, event: &Event) {
         let Some(at_once) = self.machine.stops_by(event, clock::now()) else { return };
         self.generations.release_inherited();
         self.drain_orphans(true, &[], at_once);
     }
 
-    /// What they have at the addresses in `gone` is theirs alone.
+    /// Has all orphans drain. They have the last copies of the listeners at the addresses in `gone`.
     fn drain_orphans(&mut self, last: bool, gone: &[Address], at_once: bool) {
         let serving = self.machine.serving_generation();
         let settings = serving
@@ -100,10 +105,10 @@ impl Driver {
         self.orphans.drain(deadline, settings.kill_timeout, last, gone, &self.setup.say);
     }
 
-    /// An orphan has ended.
+    /// Handles the end of an orphan: removes its socket, logs its ledger and begins what waited for it.
     pub(in crate::supervisor) fn orphan_gone(&mut self, pid: i32) {
         let Some(gone) = self.orphans.remove(pid) else { return };
-        // A worker of ours may have got its number, and the path.
+        // A worker of this supervisor may have got the same process id, and so the same path.
         if self.workers.iter().all(|(_, process)| process.rendezvous.as_ref() != Some(&gone.path)) {
             orphans::remove(&gone.path);
         }

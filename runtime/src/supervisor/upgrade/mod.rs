@@ -1,13 +1,15 @@
-//! The supervisor's own change of image: it becomes the program that it has just put to work.
+//! The upgrade: the supervisor replaces its own image with that of the generation just confirmed.
 //!
-//! 1. [`preflight`]: the new image, as a child, rebuilds everything from the real state with duplicates of
-//!    the real descriptors, and writes it down again. If anything is missing in that, nothing happens.
-//! 2. `execveat(2)` of the same open image, with all [`state`] in a sealed memfd and all signals blocked.
-//!    The process id, the children, the locks and every connection stay as they are.
-//! 3. [`takeover`]: until the new image stands on its own feet, whatever goes wrong in it is answered by
-//!    `execveat(2)` of the old one with the same state.
+//! 1. [`preflight`]: a child with the new image reads the real state, rebuilds the supervisor with
+//!    duplicates of the real descriptors and writes the state again. If that is not the same, the upgrade
+//!    fails and nothing has changed.
+//! 2. The supervisor executes the same open image by `execveat(2)`, with all [`state`] in a sealed memfd and
+//!    all signals blocked. Its process id, children, locks and connections stay as they are.
+//! 3. [`takeover`]: the new image rebuilds the supervisor. If anything goes wrong in this, including a crash
+//!    or a hang, the old image is executed again with the same state.
 //!
-//! Nothing is read from any descriptor between the writing of the state and the end of the takeover.
+//! No descriptor is read between the writing of the state and the end of the takeover, so that either image
+//! can go on from it.
 
 pub(crate) mod preflight;
 mod state;
@@ -31,7 +33,7 @@ use crate::sys::{descriptors, memory};
 use unbroken_core::event::{Event, Generation};
 
 impl Driver {
-    /// Begins to make the image of `generation` this process' own, if it is another.
+    /// Begins the upgrade to the image of `generation`, if this process runs another one.
     pub(super) fn begin_upgrade(&mut self, generation: Generation) {
         let Some(image) = self.generations.get(generation).map(|known| Arc::clone(&known.image))
         else {
@@ -48,7 +50,7 @@ impl Driver {
         }
     }
 
-    /// Looks what has become of the rehearsal.
+    /// Handles the end of the preflight, if there is one.
     pub(super) fn poll_preflight(&mut self) {
         let Some(preflight) = &mut self.preflight else { return };
         match preflight.outcome(Instant::now()) {
@@ -64,17 +66,19 @@ impl Driver {
         }
     }
 
-    /// This process keeps its image, which is as it should be or has a reason.
+    /// Reports the end of an upgrade in which this process kept its image: for a reason, or because it is the
+    /// right one.
     fn finish_upgrade(&mut self, kept: Option<String>) {
         self.events.push_back(Event::UpgradeFinished { kept });
     }
 
-    /// Its generation was given up meanwhile, and its image let go.
+    /// Reports an upgrade whose generation was released in the meantime.
     fn skip_upgrade(&mut self, generation: Generation) {
         self.finish_upgrade(Some(format!("generation {generation} has already been rolled back")));
     }
 
-    /// Becomes the image whose rehearsal went well. Returns where that failed, with everything as it was.
+    /// Executes the image that passed the preflight. Returns only if there is none or this fails, with
+    /// everything as it was.
     pub(super) fn exec_upgrade_if_ready(&mut self) {
         let Some(generation) = self.upgrade_ready.take() else { return };
         if self.machine.state_word() == "stopping" {
@@ -89,6 +93,7 @@ impl Driver {
         self.finish_upgrade(Some(error.to_string()));
     }
 
+    /// Executes an image with the state of this supervisor.
     fn become_image(&self, image: &Image, generation: Generation) -> Result<Infallible> {
         image.verify()?;
         let bytes = SupervisorState::of(self, Instant::now())?;

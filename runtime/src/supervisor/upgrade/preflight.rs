@@ -1,4 +1,5 @@
-//! The rehearsal: whether the new image could take over, tried out by a child while the supervisor goes on.
+//! The preflight of an upgrade: a child with the new image shows that it could take over, while the
+//! supervisor goes on.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -21,19 +22,19 @@ use unbroken_core::event::Generation;
 /// keeps the old supervisor for no reason.
 const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A rehearsal that is under way.
+/// A preflight in progress. Dropping it kills the child.
 pub(crate) struct Preflight {
     pub(super) generation: Generation,
     child: Child,
-    /// What it was given.
+    /// The state that the child was given.
     state: Vec<u8>,
-    /// Where it writes the same, as it has understood it.
+    /// The memfd to which the child writes the state as it has understood it, or an error.
     echo: OwnedFd,
     deadline: Instant,
 }
 
 impl Preflight {
-    /// Forks a child that execs `image` with the state of now.
+    /// Forks a child that executes `image` with the current state.
     pub(super) fn begin(
         driver: &Driver,
         generation: Generation,
@@ -64,7 +65,7 @@ impl Preflight {
         }
     }
 
-    /// `None` while it is under way.
+    /// Returns whether the image passed; `None` while the preflight is in progress.
     pub(super) fn outcome(&mut self, now: Instant) -> Option<Result<()>> {
         let exit = match self.child.try_wait() {
             Ok(Some(exit)) => exit,
@@ -86,8 +87,8 @@ impl Preflight {
                 false => format!("the preflight failed: {said}"),
             }));
         }
-        // In our words: a later release may know more, and what it writes we must be able to read, should
-        // it come to that.
+        // Compared after a round trip through this release: a later one may write more fields, and this one
+        // must be able to read them, in case the old image has to resume.
         let again = SupervisorState::read(&echo).and_then(|state| state.written());
         Some(match again {
             Ok(again) if again == self.state => Ok(()),
@@ -98,10 +99,12 @@ impl Preflight {
         })
     }
 
+    /// Returns when the preflight has failed for lack of an outcome.
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
+    /// Returns whether its child is this process.
     pub(crate) fn is(&self, pid: i32) -> bool {
         self.child.pid() == pid
     }
@@ -113,15 +116,14 @@ impl AsFd for Preflight {
     }
 }
 
-/// No rehearsal outlives its purpose.
 impl Drop for Preflight {
     fn drop(&mut self) {
-        // It is gone already in most cases. A child that was killed is reaped as a stranger.
+        // In most cases the child has ended already. One that is killed here is reaped as an unknown child.
         let _ = self.child.signal(rustix::process::Signal::KILL);
     }
 }
 
-/// In the forked child: becomes the image, or returns why not.
+/// Becomes the image, in the forked child. Returns only if this fails.
 fn rehearse_as(
     driver: &Driver,
     image: &Image,
@@ -151,7 +153,8 @@ fn rehearse_as(
     }
 }
 
-/// In the child's new image: does all that a takeover would do, and writes down what came of it.
+/// Runs in the child's new image: does everything that a takeover would do, and writes the state or an
+/// error to `echo`.
 pub(crate) fn rehearse(state: i32, echo: i32) -> ExitCode {
     let rehearsed = || -> Result<Vec<u8>> {
         let cannot = |error| Error::io("cannot read the supervisor's state", error);
@@ -173,7 +176,7 @@ pub(crate) fn rehearse(state: i32, echo: i32) -> ExitCode {
     }
 }
 
-/// Whether all of it was written.
+/// Writes all bytes; returns whether that succeeded.
 fn write(to: &OwnedFd, bytes: &[u8]) -> bool {
     let mut left = bytes;
     while !left.is_empty() {

@@ -1,4 +1,5 @@
-//! The takeover: what the new image does first in the process of the old one, and how it goes back.
+//! The takeover: the new image rebuilds the supervisor in the old one's process, or executes the old image
+//! again.
 
 use std::any::Any;
 use std::os::fd::{AsFd, RawFd};
@@ -22,9 +23,9 @@ use unbroken_core::event::{Event, Generation};
 /// busy machine.
 pub(super) const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Takes over from the image that ran in this process until now, or gives the process back to it.
+/// Takes over from the image that ran in this process before. If this fails, executes that image again.
 ///
-/// An error is the end of this supervisor: the way back is barred as well.
+/// Returns an error, and the supervisor ends, only if the old image cannot be executed either.
 pub(crate) fn take_over(state: RawFd, back: RawFd, generation: Generation) -> Result<Driver> {
     let (args, vars) = (process::arguments(), process::variables());
     let marker = |undone: &str| {
@@ -66,7 +67,8 @@ pub(crate) fn take_over(state: RawFd, back: RawFd, generation: Generation) -> Re
     }
 }
 
-/// Begins again in the image that was to be replaced: as if nothing had been, but for the reason.
+/// Resumes the supervisor in its old image after a failed takeover. `undone` is the error of the new image;
+/// `by` is the number of the signal that ended it, or 0.
 pub(crate) fn resume_old_image(state: RawFd, undone: &str, by: &str) -> Result<Driver> {
     alarm::disarm();
     let (mut driver, _, mut handed) = read(state)?;
@@ -80,6 +82,7 @@ pub(crate) fn resume_old_image(state: RawFd, undone: &str, by: &str) -> Result<D
     Ok(driver)
 }
 
+/// Describes a signal that ended the new image.
 fn describe_exit(number: i32) -> String {
     match nix::sys::signal::Signal::try_from(number) {
         Ok(nix::sys::signal::Signal::SIGALRM) => {
@@ -90,9 +93,10 @@ fn describe_exit(number: i32) -> String {
     }
 }
 
-/// A restored supervisor, when its state was written, and the descriptors it was handed.
+/// A rebuilt supervisor, the time at which its state was written, and the descriptors in that state.
 type Restored = (Driver, Instant, Vec<RawFd>);
 
+/// Rebuilds the supervisor in the new image and tests that it can go on.
 fn restore(state: RawFd, generation: Generation) -> Result<Restored> {
     let cannot = |error| Error::io("the new image cannot take over", error);
     failpoint::try_hit(Step::SupervisorInTakeover, generation).map_err(cannot)?;
@@ -109,6 +113,7 @@ fn restore(state: RawFd, generation: Generation) -> Result<Restored> {
     Ok((driver, paused, handed))
 }
 
+/// Rebuilds the supervisor from the state.
 fn read(state: RawFd) -> Result<Restored> {
     let cannot = |error| Error::io("cannot read the supervisor's state", error);
     let state = descriptors::duplicate(state).map_err(cannot)?;
@@ -117,8 +122,8 @@ fn read(state: RawFd) -> Result<Restored> {
     Ok((state.driver()?, paused, handed))
 }
 
-/// Whether the supervisor could go on, tried without consuming anything: it can poll what it has, and say
-/// how it is.
+/// Tests that the supervisor could go on, without consuming any input: it can poll its descriptors and report
+/// its status.
 pub(super) fn self_test(driver: &Driver) -> Result<()> {
     driver.poll(Some(Instant::now()))?;
     let status = json::to_vec(&report::status(driver))
@@ -129,6 +134,7 @@ pub(super) fn self_test(driver: &Driver) -> Result<()> {
     Ok(())
 }
 
+/// Turns a panic of the takeover into an error.
 fn panicked(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));

@@ -1,4 +1,4 @@
-//! What holds of each action.
+//! The rules for each single action, checked in the order of the actions.
 
 use super::super::worker::LINK_GRACE;
 use super::{Seen, Told, Watch};
@@ -7,6 +7,7 @@ use crate::event::{
 };
 
 impl Watch {
+    /// Checks an action, with the ones before and after it, and updates the model.
     pub(super) fn see(
         &mut self,
         event: &Event,
@@ -24,7 +25,7 @@ impl Watch {
                     Event::Hello { worker: newcomer, .. } => {
                         holds!(self, newcomer == id, "another one is welcome");
                     }
-                    // It had to wait for somebody's end.
+                    // A deferred *welcome*: the worker had to wait for the end of another.
                     Event::Exited { .. } if self.exclusive() => {}
                     _ => self.fail("a welcome nobody asked for"),
                 }
@@ -138,6 +139,7 @@ impl Watch {
         }
     }
 
+    /// Checks a spawn and adds the worker to the model.
     fn see_spawn(&mut self, id: WorkerId, generation: Generation, source: ImageSource) {
         holds!(self, !self.stopping, "a spawn while stopping");
         holds!(self, id == self.last_worker + 1, "worker {id} after {}", self.last_worker);
@@ -189,6 +191,7 @@ impl Watch {
         );
     }
 
+    /// Checks a command to a worker and updates its model.
     fn see_order(
         &mut self,
         event: &Event,
@@ -266,6 +269,7 @@ impl Watch {
         self.workers.insert(id, worker);
     }
 
+    /// Checks an answer to a client.
     fn see_answer(&mut self, client: ClientId, answer: &ClientAnswer) {
         let Some(waits) = self.clients.remove(&client) else {
             self.fail(&format!("client {client} is answered, but does not wait"))

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_old_worker_drains_when_the_new_is_confirmed() {
+fn old_worker_drains_when_the_new_one_is_confirmed() {
     let mut story = Story::committed();
     assert_eq!(story.due(), Some(13.0));
     assert_eq!(story.watch.machine.serving_generation(), Some(2));
@@ -17,7 +17,7 @@ fn the_old_worker_drains_when_the_new_is_confirmed() {
 }
 
 #[test]
-fn the_old_worker_resumes_when_the_new_dies() {
+fn old_worker_resumes_when_the_new_one_dies() {
     let mut story = Story::committed();
     story.at(12.0);
     assert_eq!(
@@ -34,7 +34,7 @@ fn the_old_worker_resumes_when_the_new_dies() {
 }
 
 #[test]
-fn the_old_worker_resumes_when_the_new_loses_its_link() {
+fn old_worker_resumes_when_the_new_one_loses_its_link() {
     let mut story = Story::committed();
     story.at(12.5);
     assert_eq!(story.on(lost(2)), NOTHING);
@@ -44,7 +44,7 @@ fn the_old_worker_resumes_when_the_new_loses_its_link() {
 }
 
 #[test]
-fn a_new_worker_that_got_sigterm_finishes_its_connections() {
+fn new_worker_that_got_sigterm_finishes_its_connections() {
     let mut story = Story::committed();
     assert_eq!(story.on(leaving(2)), ["drain 2 by 41.0", "resume 1"]);
     assert_eq!(
@@ -54,7 +54,7 @@ fn a_new_worker_that_got_sigterm_finishes_its_connections() {
 }
 
 #[test]
-fn the_old_generation_is_respawned_when_both_die() {
+fn old_generation_is_respawned_when_both_workers_die() {
     let mut story = Story::committed();
     assert_eq!(story.on(exited(1, 3)), NOTHING, "the new one serves");
     assert_eq!(
@@ -72,7 +72,7 @@ fn the_old_generation_is_respawned_when_both_die() {
 }
 
 #[test]
-fn a_new_worker_is_confirmed_although_the_old_dies() {
+fn new_worker_is_confirmed_although_the_old_one_dies() {
     let mut story = Story::committed();
     story.on(exited(1, 3));
     assert_eq!(
@@ -94,9 +94,10 @@ fn a_new_worker_is_confirmed_although_the_old_dies() {
     );
 }
 
-/// What is open when the old `main` ends within the window is finished: the new one serves already.
+/// The old worker finishes the connections that are open when its `main` ends within the window; the new one
+/// serves already.
 #[test]
-fn an_old_main_that_ends_is_waited_for() {
+fn old_worker_drains_when_its_main_ends_in_the_window() {
     const ENDED: &str = "`main` of generation 1 returned while it was paused in the confirm window; its \
          connections are finished as in a drain";
     let mut story = Story::committed();
@@ -111,7 +112,7 @@ fn an_old_main_that_ends_is_waited_for() {
     );
     assert_eq!(said, [told.as_str(), "retire 1"]);
 
-    // It cannot resume: should the new one fail, a new worker takes its place.
+    // It cannot resume: if the new worker fails, the old generation is respawned.
     let mut story = Story::committed();
     story.on(main_ended(1));
     assert_eq!(story.on(exited(2, 3)).len(), 2);
@@ -120,7 +121,7 @@ fn an_old_main_that_ends_is_waited_for() {
 }
 
 #[test]
-fn the_respawn_does_not_wait_for_a_killed_worker() {
+fn respawn_does_not_wait_for_a_killed_worker() {
     let mut story = Story::committed();
     story.on(lost(1));
     assert_eq!(story.tick(12.0), ["kill 1"]);
@@ -135,7 +136,7 @@ fn unhealthy(worker: WorkerId) -> Event {
 }
 
 #[test]
-fn an_unhealthy_one_is_undone() {
+fn unhealthy_worker_aborts_the_restart() {
     let mut story = Story::committed();
     assert_eq!(story.on(unhealthy(2)), ["kill 2", "resume 1"]);
     assert_eq!(story.on(unhealthy(2)), NOTHING, "said twice");
@@ -146,7 +147,7 @@ fn an_unhealthy_one_is_undone() {
 }
 
 #[test]
-fn an_unhealthy_one_before_it_was_ready() {
+fn worker_unhealthy_before_ready_aborts_the_restart() {
     let mut story = Story::serving(confirming());
     story.on(restart(9));
     story.on(hello(2, confirming()));
@@ -157,7 +158,7 @@ fn an_unhealthy_one_before_it_was_ready() {
 }
 
 #[test]
-fn there_is_nothing_to_go_back_to_after_the_window() {
+fn unhealthy_worker_changes_nothing_after_the_window() {
     let mut story = Story::committed();
     story.tick(13.0);
     assert_eq!(story.on(unhealthy(2)), NOTHING);
@@ -165,7 +166,7 @@ fn there_is_nothing_to_go_back_to_after_the_window() {
 }
 
 #[test]
-fn confirmed_ahead_of_time() {
+fn worker_can_confirm_early() {
     let mut story = Story::committed();
     story.at(11.5);
     assert_eq!(story.on(Event::ConfirmEarly { worker: 1 }), NOTHING, "not by the old one");
@@ -173,7 +174,7 @@ fn confirmed_ahead_of_time() {
 }
 
 #[test]
-fn confirmed_before_it_was_ready() {
+fn worker_that_confirms_before_ready_is_confirmed_at_the_commit() {
     let mut story = Story::serving(confirming());
     story.on(restart(9));
     story.on(hello(2, confirming()));
@@ -182,7 +183,7 @@ fn confirmed_before_it_was_ready() {
 }
 
 #[test]
-fn a_check_that_passes() {
+fn passed_check_allows_the_confirmation() {
     let check = |passed| Event::HealthCheck { worker: 2, passed };
     let mut story = Story::committed();
     assert_eq!(story.on(check(false)), NOTHING);
@@ -196,7 +197,7 @@ fn a_check_that_passes() {
 }
 
 #[test]
-fn a_check_that_takes_too_long() {
+fn check_that_does_not_pass_in_time_aborts_the_restart() {
     let mut story = Story::committed();
     story.on(Event::HealthCheck { worker: 2, passed: false });
     assert_eq!(story.tick(13.0), ["kill 2", "resume 1"]);
