@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 // ---- the chapter --------------------------------------------------------------------------------
 
-/// Names such as `faults_workers::strangers`, or `runtime::link::…` of a module's own tests.
+/// Names such as `faults_workers::image_that_breaks_the_protocol_is_refused`, or `runtime::link::…` of a module's own tests.
 #[test]
 fn each_claim_has_its_test() {
     let chapter = chapter();
