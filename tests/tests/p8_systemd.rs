@@ -1,6 +1,6 @@
-//! P8: a daemon belongs on its host, under a real systemd: 252 (bookworm) and 257 (trixie).
+//! P8: the daemon under a real systemd: 252 (bookworm) and 257 (trixie).
 //!
-//! The units are those that `unit --install` writes, changed only where a scenario says so.
+//! The units are those that `unit --install` writes. A few scenarios change them.
 
 #![allow(clippy::expect_used)]
 
@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 
 use unbroken_tests::{Machine, eventually};
 
-/// Each scenario is a test of each suite; one machine is booted for all of a suite.
+/// Makes each scenario a test for each Debian suite. One machine per suite is booted for all of them.
 macro_rules! scenarios {
     ($($module:ident: $($scenario:ident)*;)*) => {
         mod bookworm { $($(
@@ -51,14 +51,14 @@ scenarios! {
 static BOOKWORM: OnceLock<Option<Machine>> = OnceLock::new();
 static TRIXIE: OnceLock<Option<Machine>> = OnceLock::new();
 
-/// Runs a scenario, where there can be a machine.
+/// Runs a scenario on a machine. Does nothing if no machine can be booted here.
 fn on(machine: &OnceLock<Option<Machine>>, suite: &'static str, scenario: fn(&Machine)) {
     if let Some(machine) = machine.get_or_init(|| Machine::boot(suite)) {
         scenario(machine);
     }
 }
 
-/// A machine ends with who uses it, and with its keeper.
+/// A machine ends when it is dropped, and when its keeper is killed.
 #[test]
 fn nothing_is_left_of_a_machine() {
     let cgroup = |init: u32| {
@@ -79,7 +79,7 @@ fn nothing_is_left_of_a_machine() {
     machine.keeper().kill();
     assert!(init.wait_gone(service::SOON));
     drop(machine);
-    // The next one sweeps up.
+    // The next boot removes the cgroup that a killed keeper has left.
     let Some(_machine) = Machine::boot("bookworm") else { return };
     eventually("it is swept up", service::SOON, || !cgroup(init.pid()));
 }

@@ -1,4 +1,4 @@
-//! Reloads: new code in the same service.
+//! `systemctl reload` brings new code into the running service.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use unbroken_tests::Machine;
 
 use super::service::Service;
 
-/// No request fails, over all kinds of connections.
+/// No request fails over reloads, on several kinds of connections.
 pub(crate) fn reload_under_load(machine: &Machine) {
     let service = Service::started(machine, "load", "http");
     let main = service.show("MainPID");
@@ -29,7 +29,7 @@ pub(crate) fn reload_under_load(machine: &Machine) {
     }
 }
 
-/// The reload fails and says why; the service is what it was.
+/// A reload with a bad binary fails with the reason, and the service is unchanged.
 pub(crate) fn reload_with_a_bad_binary(machine: &Machine) {
     let service = Service::started(machine, "bad-binary", "http");
     let main = service.show("MainPID");
@@ -48,7 +48,7 @@ pub(crate) fn reload_with_a_bad_binary(machine: &Machine) {
     assert_eq!(service.show("NRestarts"), "0");
 }
 
-/// The main process is the same one, and runs the new program each time.
+/// Over twenty reloads the main process keeps its PID, and runs the new program each time.
 pub(crate) fn twenty_reloads(machine: &Machine) {
     let service = Service::started(machine, "twenty", "http");
     let main = service.show("MainPID");
@@ -65,13 +65,13 @@ pub(crate) fn twenty_reloads(machine: &Machine) {
     assert_eq!(service.show("NRestarts"), "0");
 }
 
-/// `--notify-reload`: the reload returns when the new code serves, where systemd knows this type.
+/// With `--notify-reload` a reload returns when the new code serves, if systemd supports that type.
 pub(crate) fn reload_by_signal(machine: &Machine) {
     let service = Service::new(machine, "by-signal", "http");
     service.unit(&[], &["--install", "--yes", "--notify-reload"]).expect_code(0);
     service.systemctl("start").expect_code(0);
     if machine.suite() == "bookworm" {
-        // As the comment in the unit says.
+        // systemd 252 does not know `Type=notify-reload` and falls back to `simple`.
         assert_eq!(service.show("Type"), "simple");
         return;
     }
