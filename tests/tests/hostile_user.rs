@@ -24,7 +24,7 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
-/// Creates a bed with a directory like `/tmp`, in which everybody may write, and with a precious file.
+/// Creates a bed with a directory like `/tmp`, which every user can write, and with a precious file.
 fn bed() -> Option<(Bed, PathBuf, PathBuf)> {
     if !geteuid().is_root() {
         skip("another user needs root");
@@ -114,7 +114,7 @@ fn planted_runtime_directory_is_refused() {
     refused(&bed, &dir, Planted::Directory, "belongs to user 4000000", &precious);
     refused(&bed, &dir, Planted::Open, "can be written to by others", &precious);
 
-    // A directory of root, in a parent in which everybody can rename it.
+    // A directory of root, in a parent that every user can write, so it can be replaced.
     mode(&shared, 0o777);
     let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
     output.expect_text("can be replaced by everybody");

@@ -95,7 +95,7 @@ fn image_on_a_noexec_mount_is_refused() {
     bed.stop();
 }
 
-/// An image that everybody can write is refused by a supervisor that runs as root: it would let every user
+/// An image that every user can write is refused by a supervisor that runs as root: it would let every user
 /// run code as root.
 #[test]
 fn image_that_everybody_can_write_is_refused() {
@@ -122,7 +122,7 @@ fn image_that_everybody_can_write_is_refused() {
     bed.restart();
     mode(bed.dir(), 0o700);
     bed.stop();
-    // A runtime directory that everybody can replace is refused as well, before the image is checked.
+    // A runtime directory that every user can replace is refused as well, before the image is checked.
     bed.set("DAEMON_RUNTIME_DIR", bed.path("own/run").display().to_string());
     mode(bed.dir(), 0o777);
     start_is_refused(&bed, &image, &replaced);
@@ -144,7 +144,7 @@ fn image_of_another_user_is_accepted() {
     bed.stop();
 }
 
-/// A supervisor without privileges accepts an image that everybody can write.
+/// A supervisor without privileges accepts an image that every user can write.
 #[test]
 fn unprivileged_supervisor_accepts_a_writable_image() {
     let bed = Bed::new("http");

@@ -400,7 +400,7 @@ fn failed_start_is_reported_on_the_terminal_and_in_the_log() {
     let reason = line.strip_prefix("app: ").unwrap_or(line);
     assert!(bed.log().contains(reason), "{out}\n{}", bed.log());
 
-    // An error before the log is known, and one beside a running daemon, are not written to the log.
+    // An error before the log is known, and one of a second daemon, are not written to the log.
     let mut bed = Bed::new("logs");
     bed.set("DAEMON_DRAIN_TIMEOUT", "soon");
     bed.verb(["start"]).expect_code(78).expect_text("drain_timeout");
