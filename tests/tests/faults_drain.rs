@@ -256,7 +256,7 @@ fn vanished_peers_do_not_prolong_a_drain() {
     if let Some(missing) = missing_for_a_network() {
         let must = std::env::var_os("UNBROKEN_REQUIRE_ALL").is_some_and(|value| value == "1");
         assert!(!must, "{missing}");
-        eprintln!("SKIPPED: vanished_peers, as {missing}");
+        eprintln!("SKIPPED: vanished_peers_do_not_prolong_a_drain: {missing}");
         return;
     }
     for verb in ["restart", "stop"] {

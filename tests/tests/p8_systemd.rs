@@ -41,11 +41,31 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    starts: start failing_start wrong_configuration drop_in_the_program solo odd_paths_and_values;
-    reloads: reload_under_load reload_with_a_bad_binary twenty_reloads reload_by_signal;
-    ends: stop_within_the_drain systemds_watchdog own_watchdog killed_for_memory;
-    units: verify_and_security install;
-    activation: socket_activation store_over_restarts store_over_a_kill store_of_a_unix_socket;
+    starts:
+        start_returns_when_serving
+        failing_start_is_reported
+        wrong_configuration_is_not_retried
+        program_drops_privileges
+        solo_daemon_starts_and_stops
+        odd_paths_and_values_arrive_unchanged;
+    reloads:
+        no_request_fails_over_reloads
+        reload_with_a_bad_binary_fails
+        reloads_keep_the_main_pid
+        notify_reload_returns_when_new_code_serves;
+    ends:
+        stop_finishes_requests_in_flight
+        systemd_watchdog_replaces_a_stopped_daemon
+        own_watchdog_replaces_a_hanging_worker
+        worker_killed_for_memory_is_replaced;
+    units:
+        units_pass_verify_and_security
+        install_asks_and_shows_the_difference;
+    activation:
+        first_connection_starts_the_service
+        store_survives_restarts
+        store_survives_a_kill
+        store_keeps_the_file_of_a_unix_socket;
 }
 
 static BOOKWORM: OnceLock<Option<Machine>> = OnceLock::new();

@@ -5,7 +5,7 @@ use unbroken_tests::Machine;
 use super::service::{Service, reloads};
 
 /// `systemd-analyze` finds no mistake in the units, and rates the exposure of the service as OK or better.
-pub(crate) fn verify_and_security(machine: &Machine) {
+pub(crate) fn units_pass_verify_and_security(machine: &Machine) {
     let variants: [(&'static str, &str, &[&str]); 5] = [
         ("plain", "http", &[]),
         ("by-socket", "http", &["--socket"]),
@@ -41,7 +41,7 @@ pub(crate) fn verify_and_security(machine: &Machine) {
 }
 
 /// `unit --install` asks for confirmation, shows the difference, and replaces the file atomically.
-pub(crate) fn install(machine: &Machine) {
+pub(crate) fn install_asks_and_shows_the_difference(machine: &Machine) {
     let service = Service::new(machine, "installed", "http");
     let file = "/etc/systemd/system/installed.service";
     service.unit(&[], &["--install"]).expect_code(2).expect_text("add --yes");
