@@ -1,10 +1,10 @@
-//! The pause of a restart: what clients wait that are just being served, and how long idle connections take to
-//! the new worker.
+//! The pause of a restart: the latency of requests during restarts, and the time in which idle connections
+//! are handed off.
 //!
 //! `cargo bench -p unbroken-tests --bench pause [-- --json]`. The environment sets `RESTARTS` (10), `RATE`
-//! (2000 requests per second) on `CONNECTIONS` (64) kept connections, and `IDLE` (1000,5000,15000), the numbers
-//! of idle connections. These are timed from the moment at which the new worker serves to the end of the old
-//! one, which has nothing else to do.
+//! (2000 requests per second) on `CONNECTIONS` (64) kept connections, and `IDLE` (1000,5000,15000), the
+//! numbers of idle connections. The handoff is timed from the commit to the end of the old worker, which has
+//! nothing else to do.
 
 #![allow(clippy::expect_used)]
 
@@ -73,7 +73,8 @@ fn main() {
     }
 }
 
-/// Requests during restarts, and how long the verb took each time.
+/// Sends requests during restarts. Returns their ledger, and the time that each `restart` took in
+/// milliseconds.
 fn busy(connections: usize, rate: usize, restarts: usize) -> (Ledger, Vec<f64>) {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
@@ -92,7 +93,7 @@ fn busy(connections: usize, rate: usize, restarts: usize) -> (Ledger, Vec<f64>) 
     (ledger, commands)
 }
 
-/// How long so many idle connections take.
+/// Returns the times in milliseconds in which this many idle connections are handed off.
 fn idle_connections(count: usize, restarts: usize) -> Vec<f64> {
     let bed = Bed::new("http");
     let target = bed.start().target("http");

@@ -1,4 +1,4 @@
-//! What restarts cost the clients: the same load, first left alone, then with restarts that alternate
+//! The cost of restarts for the clients: the same load without restarts, then with restarts that alternate
 //! between two binaries.
 //!
 //! `cargo bench -p unbroken-tests --bench restarts [-- --json]`. The environment sets `RESTARTS` (100),
@@ -18,7 +18,7 @@ use unbroken_tests::{Bed, Load};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Starts of the bare application.
+/// The number of starts of the bare application, and of restarts without load.
 const STARTS: usize = 20;
 
 fn main() -> ExitCode {
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
 
-    // As the bare start, with nothing else to do.
+    // Restarts without load, to compare with the start of the bare application.
     let mut calm_commits = Vec::new();
     for restart in 0..STARTS {
         bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
@@ -90,7 +90,7 @@ struct Knobs {
 }
 
 impl Knobs {
-    /// Kept connections, and new ones.
+    /// Starts a load on kept connections, and one on new connections.
     fn start(&self, target: &Target) -> [Running; 2] {
         let load = || Load::on(target.clone());
         [
@@ -194,15 +194,16 @@ impl Figures {
     }
 }
 
-/// Of the supervisor, once the pages of a freshly copied program are no longer dirty: they are the
-/// file's, but count as private as long as nobody else has them mapped (proc_pid_smaps(5)).
+/// The private memory of the supervisor. The pages of a freshly copied program count as private and dirty
+/// until they are written to disk, unless another process has them mapped (proc_pid_smaps(5)), so this
+/// runs sync(1) first.
 fn private_memory(bed: &Bed) -> u64 {
     let synced = std::process::Command::new("sync").status().expect("sync(1)");
     assert!(synced.success());
     bed.supervisor().private_memory().unwrap_or_default()
 }
 
-/// From exec to the first response of the application under `#[tokio::main]`, in milliseconds.
+/// The times from exec to the first response of the application under `#[tokio::main]`, in milliseconds.
 fn bare() -> Vec<f64> {
     let bed = Bed::new("bare-http");
     let start = || {

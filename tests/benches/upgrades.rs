@@ -1,7 +1,7 @@
-//! What the supervisor's own change of image costs: its pause, its memory and its descriptors.
+//! The cost of upgrades of the supervisor: its pause, its memory and its descriptors.
 //!
 //! `cargo bench -p unbroken-tests --bench upgrades [-- --json]`. The environment sets `UPGRADES` (1000).
-//! Fails where descriptors are left behind or an upgrade is missing.
+//! Fails if descriptors are leaked or an upgrade is missing.
 
 #![allow(clippy::expect_used)]
 
@@ -12,7 +12,8 @@ use std::process::ExitCode;
 use serde_json::json;
 use unbroken_tests::Bed;
 
-/// After so many everything that is made once has been made.
+/// The number of upgrades before the first figures are taken. Everything that is allocated once has been
+/// allocated by then.
 const SETTLED: usize = 10;
 
 fn main() -> ExitCode {
@@ -78,7 +79,7 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(end.2 != settled.2 || pauses.len() != upgrades))
 }
 
-/// Lets the image's path name one of two programs, as a deployment by symbolic link does.
+/// Switches the symbolic link at the image's path to the other of two programs.
 fn point(bed: &Bed, round: usize) {
     let next = bed.path("next");
     symlink(if round.is_multiple_of(2) { "a" } else { "b" }, &next).expect("a link");

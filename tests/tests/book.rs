@@ -1,8 +1,9 @@
-//! The book says what the code does: its sessions are run, its files are read, its tables compared.
+//! The book agrees with the code: its shell sessions are run, its files are parsed, its tables compared.
 //!
-//! A block `sh` is run, and what it writes is compared with the block `text` or `json` behind it:
-//! line by line without regard to numbers, spaces and the order of lines (processes write beside each
-//! other), or key by key. A block `toml` has to be a configuration. Blocks `rust` are doctests.
+//! The test runs every `sh` block of a chapter and compares the output with the `text` or `json` block that
+//! follows. Text is compared line by line, without regard to numbers, spaces and the order of lines, because
+//! several processes write at the same time; JSON is compared by its keys. A `toml` block must be a valid
+//! configuration. `rust` blocks are doctests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -35,29 +36,29 @@ const CHAPTERS: [&str; 15] = [
     "security",
 ];
 
-/// Where the book was written.
+/// The port that the book uses. The tests replace it by a free one.
 const BOOK_PORT: &str = "8080";
 
-/// How long the commands of a chapter may take together.
+/// The time that all commands of a chapter may take together.
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[test]
-fn sessions_of_the_quick_start() {
+fn sessions_of_the_quick_start_match() {
     run_session("quick-start", 10);
 }
 
 #[test]
-fn sessions_of_the_configuration_reference() {
+fn sessions_of_the_configuration_reference_match() {
     run_session("configuration", 3);
 }
 
 #[test]
-fn sessions_of_the_verbs() {
+fn sessions_of_the_verbs_match() {
     run_session("verbs", 5);
 }
 
 #[test]
-fn sessions_of_logging() {
+fn sessions_of_logging_match() {
     run_session("logging", 2);
 }
 
@@ -94,7 +95,7 @@ fn every_block_is_of_a_kind_that_is_tested() {
 }
 
 #[test]
-fn files_are_configurations() {
+fn toml_blocks_are_valid_configurations() {
     let bed = Bed::new();
     let mut found = 0;
     for chapter in CHAPTERS {
@@ -104,16 +105,17 @@ fn files_are_configurations() {
             fs::write(&file, &block.text).unwrap();
             let set = format!("config={}", file.display());
             let out = bed.quickstart().args(["check", "--set", &set]).output().unwrap();
-            // It is shown if it is one, whether or not this host has its users and directories.
+            // `check` prints a valid configuration even if this host lacks its users and directories.
             assert!(!out.stdout.is_empty(), "{chapter}.md: {}\n{}", block.text, both(&out));
         }
     }
     assert!(found > 0, "the reference shows a file");
 }
 
-/// Key, type and default as `check --help` has them; the variable, by setting it.
+/// The table of keys has the keys, types and defaults that `check --help` prints, and the variable that sets
+/// each key.
 #[test]
-fn the_reference_has_every_key_as_the_code_has_it() {
+fn key_table_matches_the_code() {
     let bed = Bed::new();
     let help = bed.quickstart().args(["check", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
@@ -145,7 +147,7 @@ fn the_reference_has_every_key_as_the_code_has_it() {
     }
 }
 
-/// Whether the variable sets the key, as `check` tells.
+/// Sets the variable and asserts that `check` names it as the source of the key.
 fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
     let config = bed.path().join("empty.toml");
     fs::write(&config, "").unwrap();
@@ -179,13 +181,13 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
     let mut check = bed.quickstart();
     check.args(["check", "--json"]).env(&variable, value);
     if key.starts_with("listen.my-api.") {
-        // A variable can only approximate this name: it has to be known from elsewhere.
+        // A variable cannot express the hyphen in this name, so another source declares the listener.
         let tcp = ["v6only", "tcp_keepalive"].iter().any(|field| key.ends_with(field));
         let addr = if tcp { "[::1]:1" } else { "unix:/nowhere.sock" };
         check.args(["--set", &format!("listen.my-api={addr}")]);
     }
     let out = check.output().unwrap();
-    // Whether this host is fit for it is said as well, and not the question here.
+    // The exit code does not matter: `check` also fails if this host does not fit the configuration.
     assert!(!out.stdout.is_empty(), "{variable}={value}: {}", both(&out));
     let told: Json = serde_json::from_slice(&out.stdout).unwrap();
     let key = if key == "listen.my-api" { "listen.my_api" } else { &key };
@@ -194,7 +196,7 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
 
 // ---- sessions -----------------------------------------------------------------------------------
 
-/// Runs all blocks `sh` of a chapter as one script, of which at least `least` are compared.
+/// Runs all `sh` blocks of a chapter as one script. At least `least` of them must have an output to compare.
 fn run_session(chapter: &str, least: usize) {
     let bed = Bed::new();
     let text = chapter_text(chapter);
@@ -245,7 +247,7 @@ fn run_session(chapter: &str, least: usize) {
         let same = match pair[1].language.as_str() {
             "text" => plain(&real) == plain(&bed.as_in_the_book(said)),
             "json" => {
-                // What stands around the object was written to stderr.
+                // The text before and after the object was written to stderr.
                 let from = real.find('{').unwrap_or(0);
                 let mut values =
                     serde_json::Deserializer::from_str(&real[from..]).into_iter::<Json>();
@@ -264,7 +266,7 @@ fn run_session(chapter: &str, least: usize) {
     assert!(compared >= least, "{chapter}.md: only {compared} blocks were compared");
 }
 
-/// The lines, sorted, without what differs from run to run.
+/// The sorted lines of a text, without what differs from run to run.
 fn plain(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = text.lines().map(plain_line).filter(|l| !l.is_empty()).collect();
     lines.sort();
@@ -289,7 +291,7 @@ fn plain_line(line: &str) -> String {
     plain
 }
 
-/// A build id is as good as another, and not every linker writes one.
+/// Replaces the build id in a line. It differs between builds, and not every linker writes one.
 fn plain_build(line: &str) -> String {
     match (line.split_once(", build id "), line.split_once(" bytes, written ")) {
         (Some((before, after)), _) => {
@@ -305,13 +307,13 @@ fn plain_build(line: &str) -> String {
     }
 }
 
-/// The keys, and of what type their values are.
+/// The keys of a JSON value, with the types of their values.
 fn shape(value: &Json) -> Json {
     match value {
         Json::Object(map) => map
             .iter()
             .map(|(key, value)| match (key.as_str(), value) {
-                // Not every linker writes one.
+                // Null where the linker writes none.
                 ("build_id", _) => (key.clone(), "text".into()),
                 _ => (key.clone(), shape(value)),
             })
@@ -323,7 +325,7 @@ fn shape(value: &Json) -> Json {
     }
 }
 
-/// A directory with a program in it, and nothing of the machine's.
+/// A directory with the program of the quick start, and an environment that shows nothing of this machine.
 struct Bed {
     dir: tempfile::TempDir,
     port: String,
@@ -337,7 +339,7 @@ impl Bed {
         fs::create_dir_all(bed.path().join("bin")).unwrap();
         fs::create_dir_all(bed.path().join("target/debug")).unwrap();
         program::copy(built(), &bed.path().join("target/debug/quickstart"));
-        // The book's `cargo build` has been done; cargo replaces a program by a new file, too.
+        // The program is built already. Like cargo, this replaces it by a new file.
         bed.tool(
             "cargo",
             r#"
@@ -346,7 +348,7 @@ impl Bed {
             mv target/debug/new target/debug/quickstart
             "#,
         );
-        // A machine with a Rust toolchain need not have curl.
+        // A machine with a Rust toolchain may lack curl.
         bed.tool(
             "curl",
             r#"
@@ -386,12 +388,12 @@ impl Bed {
         command
     }
 
-    /// For commands that start nothing.
+    /// A command that runs the program without the shell of a session.
     fn quickstart(&self) -> Command {
         self.command(self.path().join("target/debug/quickstart").to_str().unwrap())
     }
 
-    /// Paths of this run as those of the book's author.
+    /// Replaces the paths of this run by those in the book.
     fn as_in_the_book(&self, text: &str) -> String {
         let at = |path: &str| self.path().join(path).display().to_string();
         text.replace(&at("run"), "/run/user/1000/quickstart")
@@ -405,12 +407,12 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        // Where a session failed half-way; there is nobody to tell of a second failure.
+        // A session that failed leaves a daemon behind. A second failure is of no interest.
         let _ = self.quickstart().arg("stop").output();
     }
 }
 
-/// The program of the quick start, built as the book says.
+/// The program of the quick start, built as the book describes.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| unbroken_tests::example::built("quickstart"))

@@ -1,5 +1,4 @@
-//! The example `chat`: WebSockets stay connected, with everything that was said, while the program is
-//! replaced.
+//! The example `chat`: WebSockets stay connected and keep their history while the program is replaced.
 
 #![allow(clippy::expect_used)]
 
@@ -19,7 +18,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 const RESTARTS: u64 = 5;
 
-/// A bed with the example in it.
+/// Creates a bed with the example as its image.
 fn bed() -> Bed {
     let mut bed = Bed::empty();
     bed.set("DAEMON_NAME", "app");
@@ -29,7 +28,7 @@ fn bed() -> Bed {
     bed
 }
 
-/// Deploys a build that differs from the others in what it says of itself.
+/// Deploys the example with another build number in its text.
 fn deploy(bed: &Bed, build: u64) {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let program = BUILT.get_or_init(|| unbroken_tests::example::built("chat"));
@@ -52,7 +51,7 @@ impl Client {
         self.socket.send(Message::text(text)).expect("a message");
     }
 
-    /// The next thing that it is told.
+    /// Receives the next message of the server.
     fn hear(&mut self) -> Value {
         loop {
             match self.socket.read().expect("a message") {
@@ -63,7 +62,8 @@ impl Client {
         }
     }
 
-    /// Until it has heard so many messages: these, and the builds that served it.
+    /// Receives until `count` chat messages have arrived. Returns them, and the generations that served the
+    /// client.
     fn hear_messages(&mut self, count: usize) -> (Vec<String>, Vec<u64>) {
         let (mut messages, mut generations) = (Vec::new(), Vec::new());
         while messages.len() < count {
@@ -80,9 +80,9 @@ impl Client {
     }
 }
 
-/// Everyone hears everything once and in order, whenever the program is replaced.
+/// Every client receives every message once and in order, although the program is replaced between messages.
 #[test]
-fn every_message_once_and_in_order() {
+fn every_message_arrives_once_and_in_order() {
     let bed = bed();
     let target = bed.start().target("http");
     let mut clients: Vec<_> = (0..20).map(|n| Client::join(&target, &format!("n{n}"))).collect();
@@ -94,7 +94,7 @@ fn every_message_once_and_in_order() {
                 said.push(format!("{restart}.{round}.{number}"));
             }
             if round == 2 && restart < RESTARTS {
-                // In the midst of it.
+                // Between the messages of a round, most of which no client has read yet.
                 deploy(&bed, restart + 2);
                 let report = bed.restart();
                 report.ledger().assert_balanced();
@@ -113,15 +113,15 @@ fn every_message_once_and_in_order() {
         assert_eq!(of_own(&heard), of_own(&said), "in the order in which it was said");
         assert_eq!(*order.get_or_insert_with(|| heard.clone()), heard, "the same for everyone");
     }
-    // Who comes late learns what was said before.
+    // A client that joins later receives the history.
     let (history, _) = Client::join(&target, "late").hear_messages(said.len());
     assert_eq!(Some(history), order);
     bed.stop();
 }
 
-/// A frame that comes byte by byte is whole in the end, whoever has read its parts.
+/// A WebSocket frame whose bytes were read by several generations is complete in the end.
 #[test]
-fn a_frame_in_pieces() {
+fn frame_in_pieces_survives_handoffs() {
     let bed = bed();
     let target = bed.start().target("http");
     let mut client = Client::join(&target, "slow");
@@ -144,9 +144,10 @@ fn a_frame_in_pieces() {
     bed.stop();
 }
 
-/// One that reads nothing for a while gets what waited for it: frames that were written in part too.
+/// A client that reads nothing for several restarts then receives everything that was queued for it,
+/// including frames that were written in part.
 #[test]
-fn one_that_does_not_read() {
+fn slow_reader_gets_everything_later() {
     let bed = bed();
     let target = bed.start().target("http");
     let mut lazy = Client::join(&target, "lazy");
@@ -174,9 +175,9 @@ fn one_that_does_not_read() {
     bed.stop();
 }
 
-/// Where nobody follows, everyone is told to come again, with code 1012.
+/// At a stop the clients get a close frame with code 1012 (service restart).
 #[test]
-fn a_stop_is_said() {
+fn stop_sends_close_frames() {
     let mut bed = bed();
     bed.set("DAEMON_DRAIN_TIMEOUT", "2s");
     let target = bed.start().target("http");
@@ -195,9 +196,9 @@ fn a_stop_is_said() {
     client.socket.get_mut().read_to_end(&mut rest).expect("an end");
 }
 
-/// In a real browser: no `close` event, every message once and in order.
+/// In a real browser there is no `close` event, and every message arrives once and in order.
 #[test]
-fn in_a_browser() {
+fn browser_sees_no_disconnect() {
     let Some(browser) = Browser::start() else { return };
     let bed = bed();
     let target = bed.start().target("http");
@@ -218,7 +219,7 @@ fn in_a_browser() {
             let text = format!("hello from generation {generation}");
             page.eval(&format!("window.say({text:?})"));
             expected.push(format!("{who}{text}"));
-            // One after the other, as the order is compared.
+            // One message at a time, because the order is compared below.
             let count = expected.len();
             page.wait_for(&format!("document.querySelectorAll('li.line').length === {count}"));
         }

@@ -1,4 +1,4 @@
-//! What of the environment is configuration, and what the program and its children find there.
+//! Environment variables: which of them configure the daemon, and which the program and its children inherit.
 
 #![allow(clippy::expect_used)]
 
@@ -11,7 +11,7 @@ use unbroken_tests::{Bed, Child, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// What a child of the serving worker finds.
+/// The environment of a child of the serving worker.
 #[track_caller]
 fn environment(bed: &Bed) -> BTreeMap<String, String> {
     let text = bed.get("/env").expect("a response").text();
@@ -27,7 +27,7 @@ fn assert_has_none(bed: &Bed, prefix: &str) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// Kills the worker and waits for its successor.
+/// Kills the worker and waits until its replacement serves.
 #[track_caller]
 fn respawn(bed: &Bed) {
     let worker = bed.worker();
@@ -40,7 +40,7 @@ fn respawn(bed: &Bed) {
 }
 
 #[test]
-fn a_namespace_with_a_service_called_daemon_something() {
+fn kubernetes_service_links_are_ignored() {
     let mut bed = Bed::new("http");
     for (name, value) in [
         ("DAEMON_API_SERVICE_HOST", "10.96.0.7"),
@@ -51,7 +51,7 @@ fn a_namespace_with_a_service_called_daemon_something() {
         ("DAEMON_API_PORT_80_TCP_PROTO", "tcp"),
         ("DAEMON_API_PORT_80_TCP_PORT", "80"),
         ("DAEMON_API_PORT_80_TCP_ADDR", "10.96.0.7"),
-        // As Compose writes what is unset.
+        // Compose writes variables without a value like this.
         ("DAEMON_LOG", ""),
         ("DAEMON_LISTEN_HTTP", ""),
         ("DAEMON_CONFIG", ""),
@@ -60,7 +60,7 @@ fn a_namespace_with_a_service_called_daemon_something() {
     }
     let child = bed.foreground();
     let found = environment(&bed);
-    // They are the program's, as it may look for that service.
+    // The variables of the service link are left to the program, which may look for that service.
     assert_eq!(found.get("DAEMON_API_PORT").map(String::as_str), Some("tcp://10.96.0.7:80"));
     assert!(!found.contains_key("DAEMON_LOG"), "{found:#?}");
     bed.stop();
@@ -69,10 +69,10 @@ fn a_namespace_with_a_service_called_daemon_something() {
     bed.verb(["check"]).expect_code(78).expect_text("DAEMON_API_PROT is not a known variable");
 }
 
-/// Every process of the program still gets its configuration: the next generation, a respawned worker,
-/// the supervisor's next image.
+/// The program does not inherit the variables that configure the daemon. Every later process still gets that
+/// configuration: the next generation, a respawned worker, the supervisor's next image.
 #[test]
-fn what_was_read_is_not_inherited() {
+fn program_does_not_inherit_daemon_variables() {
     let mut bed = Bed::new("http");
     let socket = bed.path("http.sock");
     bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", socket.display()));
@@ -98,16 +98,16 @@ fn what_was_read_is_not_inherited() {
 }
 
 #[test]
-fn a_solo_daemon_leaves_none_either() {
+fn solo_program_does_not_inherit_daemon_variables() {
     let bed = Bed::new("solo-http");
     bed.start();
     assert_has_none(&bed, "DAEMON_");
     bed.stop();
 }
 
-/// Two such programs in one environment.
+/// With `env_prefix` two such programs can share an environment.
 #[test]
-fn a_prefix_of_its_own() {
+fn env_prefix_separates_two_programs() {
     let mut bed = Bed::new("prefixed");
     for name in ["RUNTIME_DIR", "PIDFILE", "LOG"] {
         let value = bed.path(name).display().to_string();
@@ -133,7 +133,7 @@ fn a_prefix_of_its_own() {
 }
 
 #[test]
-fn a_user_is_told_who_it_is() {
+fn worker_gets_the_variables_of_its_user() {
     if !rustix::process::geteuid().is_root() {
         skip("only root can become another user");
         return;
@@ -161,9 +161,10 @@ fn a_user_is_told_who_it_is() {
     bed.stop();
 }
 
-/// As many as the hard limit allows; what a developer's shell has by default are 1024.
+/// The daemon raises its limit of descriptors to the hard limit, unless `limits.nofile` is set. The usual
+/// soft limit is 1024.
 #[test]
-fn more_connections_than_the_soft_limit() {
+fn soft_limit_of_descriptors_is_raised() {
     const CONNECTIONS: usize = 400;
     let bed = Bed::new("http");
     bed.shell("ulimit -Sn 256 && exec \"$1\" start").expect_code(0);
@@ -196,7 +197,7 @@ fn more_connections_than_the_soft_limit() {
     }
     bed.stop();
 
-    // What is asked for wins.
+    // A configured limit takes precedence.
     let mut bed = Bed::new("http");
     bed.set("DAEMON_LIMITS_NOFILE", "300:400");
     let child: Child = bed.foreground();
@@ -205,10 +206,10 @@ fn more_connections_than_the_soft_limit() {
     child.wait(SOON).expect_code(0);
 }
 
-/// A listener that the program does not know, by a name that is almost one it has: nobody has to wait for
-/// the end of `ready_timeout`, which is longer than this test.
+/// A configured listener whose name is a misspelling of one in the attribute fails the start at once, and not
+/// at the end of `ready_timeout`, which is longer than this test.
 #[test]
-fn a_misspelt_listener_is_told_of_at_once() {
+fn misspelt_listener_fails_at_once() {
     for fixture in ["http", "solo-http"] {
         let mut bed = Bed::new(fixture);
         bed.set("DAEMON_READY_TIMEOUT", "10m").set("DAEMON_LISTEN_HTP", "127.0.0.1:0");
@@ -234,9 +235,10 @@ fn a_misspelt_listener_is_told_of_at_once() {
     bed.stop();
 }
 
-/// One that is no slip may be taken later: it is waited for, and patience is no advice.
+/// A listener with another name may be accepted on later, so the daemon waits until `ready_timeout`. The
+/// error then does not advise to raise the timeout.
 #[test]
-fn an_unknown_listener_is_named_with_its_source() {
+fn unknown_listener_is_named_with_its_source() {
     for fixture in ["http", "solo-http"] {
         let mut bed = Bed::new(fixture);
         bed.set("DAEMON_READY_TIMEOUT", "1s").set("DAEMON_LISTEN_METRICS", "127.0.0.1:0");
@@ -251,10 +253,10 @@ fn an_unknown_listener_is_named_with_its_source() {
     }
 }
 
-/// Each generation reads its files; a respawn has what its generation read, and the environment of whoever
-/// asks for a restart is nobody's.
+/// Each generation reads the files of variables again. A respawned worker has what its generation read. The
+/// environment of the `restart` command is not used.
 #[test]
-fn files_of_variables_are_read_by_each_generation() {
+fn each_generation_reads_its_env_file() {
     let mut bed = Bed::new("http");
     let (file, secret) = (bed.path("app.env"), bed.path("password"));
     let write = |v: &str, password: &str| {
@@ -270,7 +272,7 @@ fn files_of_variables_are_read_by_each_generation() {
     assert!(check.stdout.contains(&source), "{check}");
     bed.start();
     assert_eq!(v(&bed), "2");
-    // What is edited waits for a restart, whatever becomes of the worker.
+    // An edit takes effect at the next restart, not at a respawn.
     write("3", "hush two");
     respawn(&bed);
     assert_eq!(v(&bed), "2");
@@ -283,7 +285,7 @@ fn files_of_variables_are_read_by_each_generation() {
     assert_eq!(v(&bed), "5");
     respawn(&bed);
     assert_eq!(v(&bed), "5");
-    // A file that cannot be read aborts, and nothing of it is said.
+    // A file that cannot be parsed aborts the restart, and the message shows nothing of its contents.
     std::fs::write(&file, "hush").expect("a file");
     let reason = bed.restart_aborts().reason.unwrap_or_default();
     assert!(reason.contains("line 1: expected NAME=value") && !reason.contains("hush"), "{reason}");
@@ -294,7 +296,7 @@ fn files_of_variables_are_read_by_each_generation() {
 }
 
 #[test]
-fn a_solo_daemon_has_its_files_too() {
+fn solo_daemon_reads_its_env_file() {
     let mut bed = Bed::new("solo-http");
     let file = bed.path("app.env");
     std::fs::write(&file, "V='two words'").expect("a file");

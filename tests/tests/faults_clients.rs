@@ -1,4 +1,4 @@
-//! Faults at the control socket: whatever its clients do, the service goes on and `status` answers.
+//! Faults at the control socket: whatever its clients do, the service continues and `status` answers.
 
 #![allow(clippy::expect_used)]
 
@@ -10,10 +10,10 @@ use unbroken_tests::{Bed, Child, Control, Load, Process, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// More than any of this may cost the supervisor.
+/// The growth of the supervisor's memory that the tests allow.
 const MEMORY: u64 = 4 * 1024 * 1024;
 
-/// A daemon under load, and what its supervisor held before anybody was hostile to it.
+/// A daemon under load, and the resources of its supervisor before the faults.
 struct Victim {
     bed: Bed,
     load: Running,
@@ -26,7 +26,7 @@ impl Victim {
     fn new() -> Victim {
         let bed = Bed::new("http");
         let target = bed.start().target("http");
-        // From here on the image before the serving one is kept.
+        // After a restart the supervisor also keeps the previous image open.
         bed.restart();
         let load = Load::on(target).keep_alive(4).pause(Duration::from_millis(1)).start();
         load.wait_for(10);
@@ -40,7 +40,7 @@ impl Victim {
         client(&self.bed)
     }
 
-    /// It answers, restarts, has lost no request and holds no more than before.
+    /// Asserts that the daemon answers and restarts, has lost no request, and holds no more than before.
     #[track_caller]
     fn assert_none_the_worse(self) {
         let Victim { bed, load, supervisor, descriptors, memory } = self;
@@ -61,7 +61,7 @@ impl Victim {
     }
 }
 
-/// A connection; the queue of the socket is short, and a flood fills it.
+/// Connects to the control socket. Tries again if the accept queue is full, as it is during a flood.
 fn client(bed: &Bed) -> Control {
     let mut client = None;
     eventually("a connection", SOON, || {
@@ -71,9 +71,9 @@ fn client(bed: &Bed) -> Control {
     client.expect("a connection")
 }
 
-/// What is no request is refused with the reason, and the client closed.
+/// Anything but a request is refused with the reason, and the client is closed.
 #[test]
-fn nonsense() {
+fn invalid_requests_are_refused() {
     let victim = Victim::new();
     let deep = "[".repeat(100_000);
     let status = r#"{"type":"status"}"#;
@@ -98,7 +98,8 @@ fn nonsense() {
         assert!(answered.contains(answer), "{shown:?}: {answered}");
         assert_eq!(client.receive(SOON).expect("the end"), b"", "{shown:?}");
     }
-    // The first counts, the second is one too many; what is left unread of it may cut the answer off.
+    // Only the first request is answered. The second, if it is unread when the daemon closes the connection,
+    // may discard the answer.
     let client = victim.client();
     for _ in 0..2 {
         let _ = client.send(status);
@@ -109,9 +110,9 @@ fn nonsense() {
     victim.assert_none_the_worse();
 }
 
-/// Descriptors that nobody asked for are closed.
+/// Descriptors that come with a request are closed.
 #[test]
-fn descriptors_in_every_packet() {
+fn unrequested_descriptors_are_closed() {
     let victim = Victim::new();
     let file: OwnedFd = std::fs::File::open("/dev/null").expect("a file").into();
     for count in [1, 250, 253] {
@@ -126,9 +127,9 @@ fn descriptors_in_every_packet() {
     victim.assert_none_the_worse();
 }
 
-/// As many requests as there can be, none of them any good.
+/// A flood of invalid requests does not keep valid ones from being answered.
 #[test]
-fn a_flood() {
+fn flood_of_requests_is_survived() {
     let victim = Victim::new();
     let path = victim.bed.socket();
     std::thread::scope(|scope| {
@@ -150,12 +151,12 @@ fn a_flood() {
     victim.assert_none_the_worse();
 }
 
-/// More connections than are served, and none of them says what it wants.
+/// Silent clients, more than are served at once, are evicted for those that send a request.
 #[test]
-fn hundreds_that_say_nothing() {
+fn silent_clients_are_evicted() {
     let victim = Victim::new();
     let silent: Vec<_> = (0..200).map(|_| victim.client()).collect();
-    // Who speaks is heard, whoever else is there.
+    // Clients that send a request are answered.
     for _ in 0..3 {
         victim.bed.status();
     }
@@ -165,9 +166,9 @@ fn hundreds_that_say_nothing() {
     victim.assert_none_the_worse();
 }
 
-/// Clients that ask and never read the answer.
+/// Clients that request a restart and never read the answer hold nothing up.
 #[test]
-fn nobody_reads_the_answers() {
+fn unread_answers_block_nothing() {
     let victim = Victim::new();
     let deaf: Vec<_> = (0..100)
         .map(|_| {
@@ -184,9 +185,9 @@ fn nobody_reads_the_answers() {
     victim.assert_none_the_worse();
 }
 
-/// A client that is stopped in the middle of a restart.
+/// A client that is stopped by a signal during a restart holds nothing up.
 #[test]
-fn a_client_that_is_stopped() {
+fn stopped_client_blocks_nothing() {
     let victim = Victim::new();
     let restart = victim.bed.spawn(["restart"]);
     restart.process().signal(Signal::STOP);
@@ -196,9 +197,9 @@ fn a_client_that_is_stopped() {
     victim.assert_none_the_worse();
 }
 
-/// A solo daemon has the same socket.
+/// A solo daemon withstands silent and invalid clients as well.
 #[test]
-fn of_a_solo_daemon() {
+fn solo_daemon_survives_hostile_clients() {
     let bed = Bed::new("solo-http");
     bed.start();
     let process = bed.supervisor();
@@ -216,16 +217,16 @@ fn of_a_solo_daemon() {
     bed.stop();
 }
 
-/// Its descriptors are used up by silent clients: what needs one fails with the reason, what is there
-/// goes on, and once there are descriptors again all is as before.
+/// While silent clients use up the supervisor's descriptors, a restart is aborted with the reason and the
+/// service continues. Once descriptors are free, a restart works.
 #[test]
-fn no_descriptor_left_for_a_restart() {
+fn restart_without_descriptors_is_aborted() {
     let bed = Bed::new("http");
     let image = bed.image();
     let script = "ulimit -n 40; exec \"$1\" start";
     let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
     Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
-    // From here on the image before the serving one is kept.
+    // After a restart the supervisor also keeps the previous image open.
     bed.restart();
     let (supervisor, worker) = (bed.supervisor(), bed.worker());
     let load = Load::on(bed.target("http")).keep_alive(2).pause(Duration::from_millis(1)).start();
@@ -233,9 +234,9 @@ fn no_descriptor_left_for_a_restart() {
     let all_closed =
         || eventually("all are closed", SOON, || supervisor.descriptors().len() <= before);
     let mut silent = Vec::new();
-    // First one is left, for the client that asks for a restart. With each one more a restart comes one
-    // step further: image, link, counters, process. Who is silent for long is closed, so that others
-    // take the place each time.
+    // First one descriptor is left, for the client that requests a restart. With each further one the
+    // restart gets one step further: image, link, counters, process. Silent clients are closed after a
+    // time, so each round opens new ones.
     for left in 1..=5 {
         while supervisor.descriptors().len() < 40 - left {
             let now = supervisor.descriptors_at_rest();
@@ -256,9 +257,9 @@ fn no_descriptor_left_for_a_restart() {
     bed.stop();
 }
 
-/// A worker that dies while its supervisor has no descriptor left is replaced once it has.
+/// A worker that dies while its supervisor has no free descriptor is replaced once there is one.
 #[test]
-fn no_descriptor_left_for_a_respawn() {
+fn respawn_waits_for_descriptors() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_BACKOFF_MIN", "100ms").set("DAEMON_START_LIMIT_BURST", "50");
     bed.set("DAEMON_BACKOFF_MAX", "200ms");
@@ -267,7 +268,7 @@ fn no_descriptor_left_for_a_respawn() {
     let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
     Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
     let (supervisor, worker) = (bed.supervisor(), bed.worker());
-    // Whatever it gives back is taken by those who wait.
+    // Clients in the accept queue take every descriptor that becomes free.
     let silent: Vec<_> =
         (0..50).map(|_| Control::open(&bed.socket()).expect("a connection")).collect();
     eventually("none is left", SOON, || supervisor.descriptors().len() == 40);

@@ -1,5 +1,5 @@
-//! Faults during a drain: slow, deaf and vanished clients, and workers out of descriptors. Every drain
-//! ends by its deadline, the service goes on, and the ledger says what happened.
+//! Faults during a drain: clients that send slowly, never read, or have vanished, and workers that are
+//! killed. Every drain ends by its deadline, the service continues, and the ledger is right.
 
 #![allow(clippy::expect_used)]
 
@@ -13,10 +13,10 @@ use unbroken_tests::{Bed, Child, Load, Process, Report, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// What a drain of one second may take, with the worker's own time to end.
+/// The time that a drain with a timeout of one second may take, including the exit of the worker.
 const DRAINED: Duration = Duration::from_secs(3);
 
-/// A daemon that drains for a second.
+/// Starts a daemon with a drain timeout of one second.
 fn bed(fixture: &str, variables: &[(&str, &str)]) -> (Bed, Target) {
     let mut bed = Bed::new(fixture);
     bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
@@ -27,7 +27,7 @@ fn bed(fixture: &str, variables: &[(&str, &str)]) -> (Bed, Target) {
     (bed, target)
 }
 
-/// Does it to the daemon, which must be over by the deadline; returns what became of the connections.
+/// Runs `restart` or `stop`, which must end by the drain deadline. Returns the ledger.
 #[track_caller]
 fn drain(bed: &Bed, verb: &str) -> ConnectionLedger {
     let begun = Instant::now();
@@ -44,14 +44,14 @@ fn open(target: &Target, count: usize) -> Vec<Connection> {
     (0..count).map(|_| Connection::open(target).expect("a connection")).collect()
 }
 
-/// Clients that send one byte after the other and are never done.
+/// Clients that send one byte after the other and never finish, as in the Slowloris attack.
 struct Loris {
     stop: std::sync::Arc<AtomicBool>,
     thread: Option<JoinHandle<u64>>,
 }
 
 impl Loris {
-    /// `first` at once on each connection, and then a byte every 50 ms.
+    /// Sends `first` on each connection, and then a byte every 50 ms.
     fn begin(mut connections: Vec<Connection>, first: &str) -> Loris {
         for connection in &mut connections {
             connection.send(first).expect("a beginning");
@@ -61,7 +61,7 @@ impl Loris {
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::SeqCst) {
                 connections.iter_mut().for_each(|connection| drop(connection.send("a")));
-                // What is tested is a client that takes its time.
+                // The pause is the slowness under test.
                 std::thread::sleep(Duration::from_millis(50));
             }
             connections.iter().filter(|connection| connection.is_quiet()).count() as u64
@@ -69,7 +69,7 @@ impl Loris {
         Loris { stop, thread: Some(thread) }
     }
 
-    /// How many are still open.
+    /// Stops sending and returns the number of connections that are still open.
     fn end(mut self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.take().map_or(0, |thread| thread.join().expect("a thread"))
@@ -79,9 +79,9 @@ impl Loris {
 const HALF_A_HEAD: &str = "GET / HTTP/1.1\r\nHost: test\r\nX-Long: ";
 const HALF_A_BODY: &str = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n";
 
-/// Slow heads where connections are not passed: cut at the deadline.
+/// Connections with an unfinished head are cut at the deadline if handoff is switched off.
 #[test]
-fn slow_heads_are_forced() {
+fn slow_heads_are_forced_without_handoff() {
     let (bed, target) = bed("http", &[("DAEMON_HANDOFF", "false")]);
     let load = Load::on(target.clone()).new_connections(2).start();
     let loris = Loris::begin(open(&target, 20), HALF_A_HEAD);
@@ -94,9 +94,9 @@ fn slow_heads_are_forced() {
     bed.stop();
 }
 
-/// Slow heads are passed on, at every restart, and are cut when the daemon stops.
+/// Connections with an unfinished head are handed off at every restart, and end when the daemon stops.
 #[test]
-fn slow_heads_are_passed() {
+fn slow_heads_are_handed_off() {
     let (bed, target) = bed("http", &[]);
     let loris = Loris::begin(open(&target, 20), HALF_A_HEAD);
     eventually("they are accepted", SOON, || bed.status().serving().connections == 20);
@@ -112,7 +112,8 @@ fn slow_heads_are_passed() {
     bed.assert_nothing_left();
 }
 
-/// A slow body is a request in flight: it stays where it is, and is cut at the deadline.
+/// A request with an unfinished body is in flight: its connection is not handed off, and is cut at the
+/// deadline.
 #[test]
 fn slow_bodies_are_forced() {
     for pass in ["true", "false"] {
@@ -126,9 +127,9 @@ fn slow_bodies_are_forced() {
     }
 }
 
-/// Clients that ask for much and read nothing of it.
+/// Connections of clients that do not read their response are cut at the deadline.
 #[test]
-fn clients_that_never_read() {
+fn clients_that_never_read_are_forced() {
     let (bed, target) = bed("http", &[]);
     let ask = |count| {
         let mut connections = open(&target, count);
@@ -151,9 +152,10 @@ fn clients_that_never_read() {
     bed.assert_nothing_left();
 }
 
-/// Clients that have closed their half, with a request in flight, half of one, and none.
+/// Clients that have shut down their sending direction, with a request in flight, half a request or none, do
+/// not prolong the drain.
 #[test]
-fn half_closed_clients() {
+fn half_closed_clients_do_not_prolong_a_drain() {
     for verb in ["restart", "stop"] {
         let (bed, target) = bed("http", &[]);
         let mut connections = open(&target, 15);
@@ -172,9 +174,9 @@ fn half_closed_clients() {
     }
 }
 
-/// Connections of threads without async that end in the very moment of the deadline are counted once.
+/// Connections of a sync program that end at the moment of the deadline are counted once.
 #[test]
-fn the_moment_of_the_deadline() {
+fn connections_ending_at_the_deadline_count_once() {
     let (bed, target) = bed("sync", &[("DAEMON_DRAIN_TIMEOUT", "300ms")]);
     for _ in 0..3 {
         let connections = open(&target, 100);
@@ -198,9 +200,10 @@ fn the_moment_of_the_deadline() {
     bed.stop();
 }
 
-/// A worker is killed under load: what it had is lost, and nothing else; the sums of both add up.
+/// If a worker is killed under load, its connections are counted as lost, and no others. The ledger covers it
+/// and its replacement.
 #[test]
-fn the_ledger_after_a_kill() {
+fn ledger_balances_after_a_kill() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_BACKOFF_MIN", "10ms");
     let target = bed.start().target("http");
@@ -217,16 +220,16 @@ fn the_ledger_after_a_kill() {
     drop(idle);
     let ledger = bed.stop().ledger().clone();
     ledger.assert_balanced();
-    // Beside the idle ones those that were in flight, or had ended and were not yet closed.
+    // Besides the idle connections, those in flight, and those that had ended but were not yet closed.
     assert!((10..=30).contains(&ledger.lost), "{ledger:?}");
     assert!(load.failed() <= 4, "{load}");
     assert!(ledger.requests >= load.ok(), "{ledger:?}: {load}");
     assert!(ledger.accepted >= load.ok() + 10, "{ledger:?}: {load}");
 }
 
-/// The equation holds at every restart under load, whatever becomes of the connections.
+/// The ledger is balanced at every restart under load, and its sum agrees with the clients' count.
 #[test]
-fn the_ledger_under_load() {
+fn ledger_balances_under_load() {
     let (bed, target) = bed("http", &[]);
     let kept = Load::on(target.clone()).keep_alive(8).start();
     let new = Load::on(target).new_connections(4).start();
@@ -246,14 +249,14 @@ fn the_ledger_under_load() {
     assert_eq!(accepted, kept.connections + new.connections);
 }
 
-/// Peers that vanish without a word: their network goes away, and takes the acknowledgements with it.
-/// Nobody can tell them from slow ones before the deadline.
+/// Peers that vanish because their network goes down cannot be told from slow ones. Their connections are
+/// handed off if they are idle, and are cut at the deadline otherwise.
 #[test]
-fn vanished_peers() {
+fn vanished_peers_do_not_prolong_a_drain() {
     if let Some(missing) = missing_for_a_network() {
         let must = std::env::var_os("UNBROKEN_REQUIRE_ALL").is_some_and(|value| value == "1");
         assert!(!must, "{missing}");
-        eprintln!("SKIPPED: vanished_peers, as {missing}");
+        eprintln!("SKIPPED: vanished_peers_do_not_prolong_a_drain: {missing}");
         return;
     }
     for verb in ["restart", "stop"] {
@@ -296,7 +299,7 @@ fn vanished_peers() {
     }
 }
 
-/// What is missing to give a daemon a network of its own.
+/// Returns what keeps a daemon from getting a network namespace here, if anything does.
 fn missing_for_a_network() -> Option<String> {
     let script = "unshare --net sh -c 'ip link set lo up'";
     let tried = std::process::Command::new("sh").args(["-c", script]).output().expect("a shell");
@@ -304,7 +307,8 @@ fn missing_for_a_network() -> Option<String> {
     (!tried.status.success()).then(|| format!("`{script}` needs root and iproute2: {said}"))
 }
 
-/// Does something in a process' network. Sockets stay in the network in which they were made.
+/// Calls `act` in the network namespace of a process. Sockets stay in the namespace in which they were
+/// created.
 fn in_network_of<T: Send + 'static>(
     process: &Process,
     act: impl FnOnce() -> T + Send + 'static,

@@ -1,4 +1,4 @@
-//! Faults on the link: whatever a worker says, or leaves unsaid, its supervisor goes on.
+//! Faults on the link: whatever a worker sends, or does not send, its supervisor continues.
 
 #![allow(clippy::expect_used)]
 
@@ -9,12 +9,12 @@ use unbroken_tests::{Bed, Load, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// More than any of this may cost the supervisor.
+/// The growth of the supervisor's memory that the tests allow.
 const MEMORY: u64 = 4 * 1024 * 1024;
 
-/// A worker that serves says many things that it should not. It goes on, as does its supervisor.
+/// Invalid messages of a serving worker change nothing: the worker and its supervisor continue.
 #[test]
-fn a_worker_talks_nonsense() {
+fn invalid_messages_change_nothing() {
     let bed = Bed::new("hostile");
     let target = bed.start().target("http");
     let (supervisor, worker) = (bed.supervisor(), bed.worker());
@@ -57,9 +57,9 @@ fn a_worker_talks_nonsense() {
     bed.stop();
 }
 
-/// What a worker writes to the memory that it shares is only ever shown, in whatever sums it leads to.
+/// Counters that a worker overwrites are shown, and decide nothing.
 #[test]
-fn a_worker_scribbles() {
+fn overwritten_counters_decide_nothing() {
     let bed = Bed::new("hostile");
     bed.start();
     let (supervisor, worker) = (bed.supervisor(), bed.worker());
@@ -74,9 +74,9 @@ fn a_worker_scribbles() {
     bed.stop();
 }
 
-/// What a worker says of itself does nothing to the terminal on which it is shown.
+/// Control characters in a worker's status text are replaced before they are shown.
 #[test]
-fn a_worker_s_text_is_text() {
+fn control_characters_in_status_text_are_replaced() {
     let bed = Bed::new("hostile");
     bed.start();
     assert_eq!(bed.get("/link/escape").expect("a response").text(), "escape 1\n");
@@ -86,9 +86,9 @@ fn a_worker_s_text_is_text() {
     bed.stop();
 }
 
-/// A worker that never stops talking takes its supervisor's time, and nobody else's.
+/// A worker that floods its link does not keep the supervisor from answering clients or restarting.
 #[test]
-fn a_worker_never_stops_talking() {
+fn flood_on_the_link_blocks_nothing() {
     let bed = Bed::new("hostile");
     bed.start();
     let supervisor = bed.supervisor();
@@ -105,14 +105,14 @@ fn a_worker_never_stops_talking() {
     bed.stop();
 }
 
-/// A worker that no longer hears its supervisor drains, and is replaced: its program has not ended.
+/// A worker that has shut down its end of the link drains, and is replaced.
 #[test]
-fn a_worker_is_deaf() {
+fn worker_that_closes_its_link_is_replaced() {
     let mut bed = Bed::new("hostile");
     bed.set("DAEMON_BACKOFF_MIN", "10ms");
     bed.start();
     let (supervisor, worker) = (bed.supervisor(), bed.worker());
-    // Its answer may be cut off by what it leads to.
+    // The drain may cut off the response.
     let _ = bed.get("/link/deaf");
     assert!(worker.wait_gone(SOON));
     eventually("it is replaced", SOON, || {
@@ -124,10 +124,10 @@ fn a_worker_is_deaf() {
     bed.stop();
 }
 
-/// Images that speak to the supervisor and are no programs of this library: the restart is undone, with
-/// the reason, and the next one is good.
+/// A restart to an image that does not follow the protocol is aborted with the reason, and the next restart
+/// to a good image works.
 #[test]
-fn strangers() {
+fn image_that_breaks_the_protocol_is_refused() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_READY_TIMEOUT", "1s");
     let target = bed.start().target("http");
@@ -159,9 +159,9 @@ fn strangers() {
     bed.stop();
 }
 
-/// The reasons of the last ten restarts have a place in one answer, whatever they are.
+/// The reasons of the last ten restarts fit in one answer, even if each is long and needs escapes in JSON.
 #[test]
-fn strangers_with_odd_reasons() {
+fn reasons_of_ten_restarts_fit_in_an_answer() {
     let bed = Bed::new("http");
     bed.start();
     bed.deploy("strangers");
@@ -174,9 +174,9 @@ fn strangers_with_odd_reasons() {
     bed.stop();
 }
 
-/// A configuration that no message holds is refused with the reason.
+/// A restart with a configuration that is larger than a message is aborted with the reason.
 #[test]
-fn settings_larger_than_a_message() {
+fn oversized_settings_are_refused() {
     let mut bed = Bed::new("http");
     bed.start();
     bed.set("DAEMON_CONFIG", bed.path("app.toml").display().to_string());
@@ -194,7 +194,7 @@ fn settings_larger_than_a_message() {
             "{reason}"
         );
     }
-    // More mistakes than a message holds.
+    // More mistakes than fit in a message.
     let mistakes: String =
         (0..900).map(|n| format!("mistake_{n}_{} = 1\n", "x".repeat(100))).collect();
     std::fs::write(bed.path("app.toml"), mistakes).expect("a file");
@@ -203,10 +203,10 @@ fn settings_larger_than_a_message() {
     bed.stop();
 }
 
-/// A worker that is stopped reads nothing, and there are more orders than its link holds: a restart
-/// replaces it, and says what was lost.
+/// A stopped worker does not read its orders, more of which are sent than its link holds. A restart replaces
+/// it, and reports its connection as lost.
 #[test]
-fn a_worker_that_never_reads() {
+fn stopped_worker_is_replaced_by_a_restart() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_DRAIN_TIMEOUT", "500ms");
     let target = bed.start().target("http");
@@ -231,9 +231,9 @@ fn a_worker_that_never_reads() {
     bed.stop();
 }
 
-/// The supervisor is stopped: a program that says what it does is not held up by that.
+/// A program that reports its status is not blocked while its supervisor is stopped.
 #[test]
-fn a_supervisor_that_never_reads() {
+fn stopped_supervisor_does_not_block_workers() {
     let bed = Bed::new("hostile");
     let target = bed.start().target("http");
     let supervisor = bed.supervisor();

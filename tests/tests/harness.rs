@@ -1,4 +1,4 @@
-//! The harness itself: what it starts it holds, and what it holds it ends.
+//! The harness itself: it keeps hold of every process that it starts, and ends them all.
 
 #![allow(clippy::expect_used)]
 
@@ -10,7 +10,7 @@ use unbroken_tests::{Bad, Bed, Child, Load, Process, Signal, Terminal};
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]
-fn output_and_code() {
+fn output_and_exit_code_are_captured() {
     let bed = Bed::empty();
     let output = bed.shell("echo out; echo err >&2; exit 3");
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", "err\n"));
@@ -20,7 +20,7 @@ fn output_and_code() {
 
 #[test]
 #[should_panic(expected = "did not end within")]
-fn a_child_that_hangs_is_killed() {
+fn hanging_child_is_killed() {
     let bed = Bed::empty();
     let child = Child::spawn(&mut bed.command_of("sleep", ["1000"]));
     child.wait(Duration::from_millis(100));
@@ -28,7 +28,7 @@ fn a_child_that_hangs_is_killed() {
 
 #[test]
 #[should_panic(expected = "somebody keeps the output open")]
-fn a_kept_pipe_is_noticed() {
+fn output_kept_open_is_noticed() {
     Bed::empty().shell("sleep 1000 & exit 0");
 }
 
@@ -46,7 +46,7 @@ fn a_panic_leaves_no_process() {
 }
 
 #[test]
-fn only_its_own_processes() {
+fn only_own_processes_are_killed() {
     let (one, other) = (Bed::empty(), Bed::empty());
     for bed in [&one, &other] {
         bed.shell("setsid sleep 1000 > /dev/null 2>&1 & exit 0");
@@ -58,7 +58,7 @@ fn only_its_own_processes() {
 }
 
 #[test]
-fn processes() {
+fn process_reads_proc() {
     let bed = Bed::empty();
     let child = Child::spawn(&mut bed.command_of("sh", ["-c", "sleep 1000 & wait; exit 7"]));
     let process = child.process();
@@ -80,12 +80,12 @@ fn processes() {
 }
 
 #[test]
-fn images() {
+fn bad_images_cannot_be_executed() {
     let bed = Bed::new("bare-http");
     let good = bed.image().metadata().expect("an image").len();
     bed.deploy_bad(Bad::WrongArchitecture);
     assert_eq!(bed.image().metadata().expect("an image").len(), good);
-    // ENOEXEC: a shell would try to run it as a script, exec does not.
+    // ENOEXEC. A shell would then try to run the file as a script; exec does not.
     let error = bed.command([""; 0]).spawn().expect_err("not executable");
     assert_eq!(error.raw_os_error(), Some(8), "{error}");
     for bad in [Bad::NotExecutable, Bad::Empty, Bad::Truncated, Bad::Directory, Bad::Missing] {
@@ -101,7 +101,7 @@ fn images() {
 }
 
 #[test]
-fn a_load_on_a_real_process() {
+fn load_names_the_process_that_answered() {
     let bed = Bed::new("bare-http");
     let child = bed.spawn([""; 0]);
     child.wait_for_stdout("\n", SOON);
@@ -115,7 +115,7 @@ fn a_load_on_a_real_process() {
 }
 
 #[test]
-fn a_terminal() {
+fn terminal_is_the_controlling_terminal() {
     let bed = Bed::empty();
     let script = "trap 'echo interrupted; exit 4' INT; \
                   test -t 0 && test -t 1 && tty && : </dev/tty && echo here; while :; do sleep 0.05; done";
@@ -126,7 +126,7 @@ fn a_terminal() {
 }
 
 #[test]
-fn a_terminal_that_hangs_up() {
+fn hang_up_sends_sighup() {
     let bed = Bed::empty();
     let script = "trap 'echo hup >> hup; exit 0' HUP; echo here; while :; do sleep 0.05; done";
     let mut terminal = Terminal::spawn(&bed.command_of("sh", ["-c", script]));
@@ -146,7 +146,7 @@ fn waiting_is_bounded() {
 }
 
 #[test]
-fn a_full_disk() {
+fn full_disk_has_no_space() {
     if !geteuid().is_root() {
         eprintln!("skipped: mounting needs root");
         return;

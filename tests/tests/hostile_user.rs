@@ -1,4 +1,5 @@
-//! Another user of the host puts things where the daemon's files will be, and knocks at its socket.
+//! Another user of the host puts files and links at the paths of the daemon's files, and connects to its
+//! control socket.
 
 #![allow(clippy::expect_used)]
 
@@ -13,17 +14,17 @@ use unbroken_tests::{Bed, Control, Load, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Whoever that is.
+/// A user id that no account has.
 const STRANGER: u32 = 4_000_000;
 
-/// What belongs to somebody, and stays as it is.
+/// The contents of a file that a planted link leads to, and that must not change.
 const PRECIOUS: &str = "precious\n";
 
 fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
-/// A bed with a directory in which everybody may write, as `/tmp`, and with somebody's file.
+/// Creates a bed with a directory like `/tmp`, which every user can write, and with a precious file.
 fn bed() -> Option<(Bed, PathBuf, PathBuf)> {
     if !geteuid().is_root() {
         skip("another user needs root");
@@ -37,7 +38,7 @@ fn bed() -> Option<(Bed, PathBuf, PathBuf)> {
     Some((bed, shared, precious))
 }
 
-/// What can stand at a path.
+/// The kind of file that the other user puts at a path.
 #[derive(Debug, Clone, Copy)]
 enum Planted {
     Link,
@@ -66,7 +67,7 @@ fn plant(what: Planted, path: &Path, precious: &Path) {
     }
 }
 
-/// `start` is refused with the sentence, and touches nothing.
+/// Asserts that `start` fails with the sentence, and changes no file.
 #[track_caller]
 fn refused(bed: &Bed, path: &Path, what: Planted, sentence: &str, precious: &Path) {
     plant(what, path, precious);
@@ -85,7 +86,7 @@ fn refused(bed: &Bed, path: &Path, what: Planted, sentence: &str, precious: &Pat
 }
 
 #[test]
-fn a_runtime_directory_that_is_there_already() {
+fn planted_runtime_directory_is_refused() {
     let Some((mut bed, shared, precious)) = bed() else { return };
     let dir = shared.join("app-0");
     bed.set("DAEMON_RUNTIME_DIR", dir.display().to_string());
@@ -99,7 +100,7 @@ fn a_runtime_directory_that_is_there_already() {
     assert_eq!(fs::read_dir(&theirs).expect("a directory").count(), 0);
     fs::remove_file(&dir).expect("a link");
 
-    // Root's own link is followed, and what it leads to is looked at as well.
+    // A link that root owns is followed, and the directory that it leads to is checked.
     symlink(&theirs, &dir).expect("a link");
     mode(&theirs, 0o777);
     let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
@@ -113,7 +114,7 @@ fn a_runtime_directory_that_is_there_already() {
     refused(&bed, &dir, Planted::Directory, "belongs to user 4000000", &precious);
     refused(&bed, &dir, Planted::Open, "is writable by others", &precious);
 
-    // One of ours, that anybody could rename.
+    // A directory of root, in a parent that every user can write, so it can be replaced.
     mode(&shared, 0o777);
     let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
     output.expect_text("can be replaced by anyone");
@@ -123,7 +124,7 @@ fn a_runtime_directory_that_is_there_already() {
 }
 
 #[test]
-fn a_pidfile_that_is_there_already() {
+fn planted_pidfile_is_refused() {
     let Some((mut bed, shared, precious)) = bed() else { return };
     let pidfile = shared.join("app.pid");
     bed.set("DAEMON_PIDFILE", pidfile.display().to_string());
@@ -139,7 +140,7 @@ fn a_pidfile_that_is_there_already() {
 }
 
 #[test]
-fn a_log_that_is_there_already() {
+fn planted_log_is_refused() {
     let Some((mut bed, shared, precious)) = bed() else { return };
     let log = shared.join("app.log");
     bed.set("DAEMON_LOG", log.display().to_string());
@@ -149,14 +150,15 @@ fn a_log_that_is_there_already() {
             Planted::HardLink,
             "in a directory that others can write to: it has more than one hard link",
         ),
-        // Without a reader, for which a supervisor would wait.
+        // A fifo without a reader: opening it for writing would block the supervisor.
         (Planted::Fifo, "in a directory that others can write to: it is not a regular file"),
         (Planted::File, "in a directory that others can write to: it belongs to user 4000000"),
     ] {
         refused(&bed, &log, what, sentence, &precious);
     }
     bed.verb(["start"]).expect_code(0);
-    // It is moved away by root, and something else is there when it is opened again: the old file is kept.
+    // Root renames the log, and the other user puts a link in its place before the supervisor reopens it.
+    // The supervisor keeps the old file.
     let old = shared.join("app.log.1");
     fs::rename(&log, &old).expect("a rotation");
     plant(Planted::Link, &log, &precious);
@@ -169,10 +171,10 @@ fn a_log_that_is_there_already() {
     bed.verb(["stop"]).expect_code(0);
 }
 
-/// In a directory of another user, such as the one that workers run as: a supervisor that is root is led
-/// nowhere else, and takes a file of theirs, which a rotation may have made.
+/// If the log is in a directory of another user, such as the user of the workers, a supervisor that runs as
+/// root follows no link there. It accepts a file of that user, which a rotation may have created.
 #[test]
-fn a_log_in_a_directory_of_another_user() {
+fn log_in_a_directory_of_another_user_follows_no_link() {
     let Some((mut bed, _, precious)) = bed() else { return };
     let theirs = bed.path("theirs");
     fs::create_dir(&theirs).expect("a directory");
@@ -196,7 +198,7 @@ fn a_log_in_a_directory_of_another_user() {
     assert!(text.starts_with("mine\n") && text.contains("generation 1 serves"), "{text}");
 }
 
-/// As another user, in a thread of its own: the kernel changes threads one by one.
+/// Calls `act` as the other user, on a thread of its own: the kernel has user ids per thread.
 fn as_stranger<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(move || {
         let uid = Uid::from_raw(STRANGER);
@@ -206,9 +208,10 @@ fn as_stranger<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T
     thread.join().expect("a thread")
 }
 
-/// The control socket is closed to others, and so is the daemon behind it where it lies open.
+/// Another user cannot reach the control socket, and is refused by the daemon where the permissions of the
+/// socket are wrong.
 #[test]
-fn a_stranger_at_the_control_socket() {
+fn control_socket_refuses_other_users() {
     let Some((bed, ..)) = bed() else { return };
     let target = bed.start().target("http");
     let (supervisor, worker) = (bed.supervisor(), bed.worker());
@@ -233,13 +236,13 @@ fn a_stranger_at_the_control_socket() {
         let socket = bed.socket();
         let said = as_stranger(move || {
             let control = Control::open(&socket).expect("an open directory");
-            // It may be turned away before it has said anything.
+            // The daemon may refuse the client before the request is sent.
             let _ = control.send(request);
             String::from_utf8_lossy(&control.receive(SOON).expect("an answer")).into_owned()
         });
         assert!(said.contains("this daemon belongs to user 0"), "{request}: {said}");
     }
-    // Many at once, and what they say is not heard.
+    // Many clients at once; their requests are not read.
     let descriptors = supervisor.descriptors_at_rest();
     let socket = bed.socket();
     as_stranger(move || {

@@ -1,4 +1,4 @@
-//! HTTP/2 with prior knowledge on the listeners of HTTP/1.
+//! HTTP/2 with prior knowledge, on the same listeners as HTTP/1.
 
 #![allow(clippy::expect_used)]
 
@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A SETTINGS frame that sets nothing (RFC 9113 §6.5).
+/// An empty SETTINGS frame (RFC 9113 §6.5).
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
 fn run<T>(test: impl Future<Output = T>) -> T {
@@ -29,10 +29,10 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(test)
 }
 
-/// A connection of HTTP/2.
+/// An HTTP/2 connection.
 struct Client {
     requests: SendRequest<Bytes>,
-    /// Ends with the connection.
+    /// The task that drives the connection and ends with it.
     connection: JoinHandle<Result<(), h2::Error>>,
 }
 
@@ -59,7 +59,7 @@ impl Client {
     }
 }
 
-/// A whole response: what it says of its generation.
+/// Reads a whole response and returns the generation in it.
 async fn generation(response: ResponseFuture) -> u64 {
     let response = response.await.expect("a response");
     assert_eq!(response.status(), 200);
@@ -82,7 +82,7 @@ fn report(output: unbroken_tests::Output) -> Report {
 }
 
 #[test]
-fn beside_http1_on_one_listener() {
+fn http1_and_http2_share_a_listener() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     run(async {
@@ -99,9 +99,9 @@ fn beside_http1_on_one_listener() {
     assert_eq!((ledger.accepted, ledger.requests), (2, 51), "{ledger:?}");
 }
 
-/// Byte by byte, with a restart in the middle: what has not said what it speaks is passed.
+/// A connection whose protocol is not known yet is handed off, here in the middle of the preface.
 #[test]
-fn a_preface_in_pieces() {
+fn partial_preface_is_handed_off() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
@@ -120,9 +120,9 @@ fn a_preface_in_pieces() {
     bed.stop();
 }
 
-/// One that begins like the preface and goes on otherwise is one of HTTP/1.
+/// A connection that begins like the preface and continues otherwise is treated as HTTP/1.
 #[test]
-fn almost_a_preface() {
+fn near_preface_is_http1() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
@@ -134,7 +134,7 @@ fn almost_a_preface() {
     bed.stop();
 }
 
-/// What is in flight is finished, and the client is told not to ask here any more.
+/// At a restart the stream in flight is finished, and the connection ends after a GOAWAY.
 #[test]
 fn streams_in_flight_are_finished() {
     let bed = Bed::new("http");
@@ -154,9 +154,9 @@ fn streams_in_flight_are_finished() {
     bed.stop();
 }
 
-/// One that is idle is told at once.
+/// At a restart or stop an idle connection gets a GOAWAY at once.
 #[test]
-fn idle_ones_are_told() {
+fn idle_connections_get_a_goaway_at_once() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     run(async {
@@ -177,7 +177,7 @@ fn idle_ones_are_told() {
     });
 }
 
-/// A stream without an end has until the drain deadline.
+/// A stream without an end is cut at the drain deadline.
 #[test]
 fn endless_streams_are_forced() {
     let mut bed = Bed::new("http");
@@ -196,13 +196,13 @@ fn endless_streams_are_forced() {
     bed.stop();
 }
 
-/// A frame as RFC 9113 §4.1 has it.
+/// Encodes a frame (RFC 9113 §4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The next frame: type, flags and payload.
+/// Reads the next frame: type, flags and payload.
 fn next_frame(connection: &mut Connection) -> std::io::Result<(u8, u8, Vec<u8>)> {
     let mut header = [0; 9];
     connection.read_exact(&mut header)?;
@@ -211,14 +211,14 @@ fn next_frame(connection: &mut Connection) -> std::io::Result<(u8, u8, Vec<u8>)>
     Ok((header[3], header[4], payload))
 }
 
-/// A client that wrote another request before it heard that it shall not: that one is ignored, with what
-/// belongs to it, and the one in flight is answered.
+/// A request that a client sent before it received the final GOAWAY is ignored, with its later frames. The
+/// request in flight is answered.
 #[test]
-fn what_comes_late_is_ignored() {
+fn late_requests_are_ignored() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
-    // GET http://test/slow, by the static table of HPACK (RFC 7541, appendix A).
+    // GET http://test/slow, encoded with the static table of HPACK (RFC 7541, appendix A).
     let request = |stream| frame(1, 5, stream, b"\x82\x86\x44\x05/slow\x41\x04test");
     connection.send([PREFACE, SETTINGS, &request(1)].concat()).expect("a request");
     eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
@@ -246,9 +246,9 @@ fn what_comes_late_is_ignored() {
     bed.stop();
 }
 
-/// Garbage behind the preface ends that connection alone.
+/// Garbage after the preface ends only that connection.
 #[test]
-fn garbage_behind_the_preface() {
+fn garbage_after_the_preface_ends_one_connection() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let load = Load::on(target.clone()).keep_alive(4).start();
@@ -256,7 +256,7 @@ fn garbage_behind_the_preface() {
         let mut connection = Connection::open(&target).expect("a connection");
         connection.send([PREFACE, &[0xff; 200]].concat()).expect("garbage");
         let mut rest = Vec::new();
-        // Reset or closed, with or without a GOAWAY.
+        // The connection may be reset or closed, with or without a GOAWAY.
         let _ = connection.read_to_end(&mut rest);
     }
     load.wait_for(100);
@@ -266,9 +266,9 @@ fn garbage_behind_the_preface() {
     bed.stop();
 }
 
-/// Calls over many restarts, by a client that takes a GOAWAY as RFC 9113 means it: none fails.
+/// No call of grpcio, which handles GOAWAY as RFC 9113 requires, fails over ten restarts.
 #[test]
-fn calls_by_grpcio() {
+fn no_call_of_grpcio_fails() {
     let Some(python) = python() else { return };
     let bed = Bed::new("grpc");
     let target = bed.start().target("grpc");
@@ -288,9 +288,10 @@ fn calls_by_grpcio() {
     bed.stop();
 }
 
-/// tonic's own client, with what it makes of a GOAWAY: the figure is told as it is.
+/// Calls of tonic's client fail over restarts only by the race with the end of the connection, which tonic
+/// leaves to its caller. The test prints how many.
 #[test]
-fn calls_by_tonic() {
+fn calls_of_tonic_fail_only_by_races() {
     use grpc::proto::{Question, clock_client::ClockClient};
     let bed = Bed::new("grpc");
     let target = bed.start().target("grpc");
@@ -330,8 +331,8 @@ fn calls_by_tonic() {
         }
         eprintln!("tonic: {answered} calls answered, {} failed", failures.len());
         assert!(answered > 1000, "{answered}");
-        // A call that loses the race with the end of its connection tonic leaves to its caller: the end has
-        // come as it was sent, before, or before the connection had room for it.
+        // The connection ended while the call was sent, before it, or before the connection had room
+        // for it.
         let raced = |failure: &&String| {
             ["GoAway(b\"\", NO_ERROR, Remote)", "connection closed", "connection was not ready"]
                 .iter()
@@ -343,9 +344,9 @@ fn calls_by_tonic() {
     bed.stop();
 }
 
-/// A stream of answers goes on where it began, to its end.
+/// A stream of answers is finished by the worker that began it.
 #[test]
-fn a_stream_of_answers() {
+fn stream_of_answers_is_finished() {
     use grpc::proto::{Interval, clock_client::ClockClient};
     let bed = Bed::new("grpc");
     let target = bed.start().target("grpc");
@@ -370,7 +371,7 @@ fn a_stream_of_answers() {
     bed.stop();
 }
 
-/// A Python with grpcio.
+/// Finds a Python with grpcio. Reports a skipped test if there is none.
 fn python() -> Option<PathBuf> {
     let python = std::env::var_os("UNBROKEN_PYTHON").unwrap_or_else(|| "python3".into());
     let found = Command::new(&python).args(["-c", "import grpc"]).output();

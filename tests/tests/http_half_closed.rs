@@ -1,4 +1,4 @@
-//! A client that has closed its half is answered all the same, as `nc -N` expects.
+//! A client that has shut down its sending direction is answered, as `nc -N` expects.
 
 #![allow(clippy::expect_used)]
 
@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(20);
 const SLOW: &str = "GET /wait/500 HTTP/1.1\r\nHost: test\r\n\r\n";
 const QUICK: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
-/// Sends this and nothing more.
+/// Opens a connection, sends `bytes` and shuts down the sending direction.
 fn finished(target: &Target, bytes: &str) -> Connection {
     let mut connection = Connection::open(target).expect("a connection");
     connection.send(bytes).expect("a request");
@@ -25,9 +25,9 @@ fn report(output: &Output) -> Report {
     serde_json::from_str(&output.stdout).expect("JSON")
 }
 
-/// With and without a body, alone and several at once, over both kinds of sockets.
+/// Requests with and without a body, alone and pipelined, are answered over both kinds of sockets.
 #[test]
-fn requests_are_answered() {
+fn requests_are_answered_after_half_close() {
     let mut bed = Bed::new("http");
     for addr in ["127.0.0.1:0".to_owned(), format!("unix:{}", bed.path("http").display())] {
         let target = bed.set("DAEMON_LISTEN_HTTP", addr).start().target("http");
@@ -52,9 +52,9 @@ fn requests_are_answered() {
     }
 }
 
-/// What is in flight at a restart, and what waits behind it, is answered, and nothing is handed off.
+/// The request in flight at a restart, and those pipelined behind it, are answered by the old worker.
 #[test]
-fn requests_are_answered_during_a_restart() {
+fn requests_are_answered_after_half_close_during_a_restart() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let slow = "GET /slow HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -79,9 +79,10 @@ fn requests_are_answered_during_a_restart() {
     bed.stop();
 }
 
-/// A connection that was idle when its client closed its half ends, also where a restart comes between.
+/// An idle connection ends when its client shuts down its sending direction, before, during or after a
+/// handoff.
 #[test]
-fn idle_connections_end() {
+fn idle_connections_end_after_half_close() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let open = || {
@@ -103,14 +104,14 @@ fn idle_connections_end() {
     connections.iter().for_each(|it| it.finish().expect("half a close"));
     end(connections);
 
-    // Handed off, and finished with the next generation.
+    // The shutdown comes after the handoff.
     let connections = open();
     eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
     assert_eq!(bed.restart().ledger().handed_off, 3);
     connections.iter().for_each(|it| it.finish().expect("half a close"));
     end(connections);
 
-    // Finished while the worker could not see it, so that it learns of that and of the restart at once.
+    // The shutdown comes while the worker is stopped, which then learns of it and of the restart at once.
     let connections = open();
     eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
     let worker = bed.worker();

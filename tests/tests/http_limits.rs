@@ -1,4 +1,5 @@
-//! The limits of HTTP listeners: who takes too long, too much or too many is stopped, and nobody else.
+//! The limits of HTTP listeners: clients that exceed a limit are closed, wait or are refused, and others are
+//! served.
 
 #![allow(clippy::expect_used)]
 
@@ -10,7 +11,7 @@ use unbroken_tests::{Bed, Load, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A bed whose listener has these limits.
+/// Starts a daemon whose listener has these limits.
 fn bed(limits: &[(&str, &str)]) -> (Bed, Target) {
     let mut bed = Bed::new("http");
     for (key, value) in limits {
@@ -31,15 +32,15 @@ fn open_connections(bed: &Bed, count: u64) {
     eventually("so many connections", SOON, || bed.status().serving().connections == count);
 }
 
-/// Five hundred clients that send half a head and stay are closed, and others are served meanwhile.
+/// Five hundred clients that send half a head are closed after `header_timeout`, while others are served.
 #[test]
-fn half_heads_are_closed() {
+fn half_heads_are_closed_after_header_timeout() {
     let (bed, target) = bed(&[("header_timeout", "3s")]);
     let load = Load::on(target.clone()).keep_alive(4).pause(Duration::from_millis(5)).start();
     let mut stalled: Vec<_> = (0..500)
         .map(|number| {
             let mut connection = Connection::open(&target).expect("a connection");
-            // Some say nothing at all, and some begin like a client of HTTP/2.
+            // Some send nothing, and some begin like an HTTP/2 client.
             let said = ["GET / HTTP/1.1\r\nHos", "", "PRI * HTTP/2.0\r\n"][number % 3];
             connection.send(said).expect("half a head");
             connection
@@ -60,9 +61,9 @@ fn half_heads_are_closed() {
     assert!(ledger.closed >= 501, "{ledger:?}");
 }
 
-/// A handoff gives nobody more time: the connection goes while one generation follows the other.
+/// A handoff does not extend `header_timeout`: the connection ends although generation follows generation.
 #[test]
-fn half_a_head_is_not_handed_off_for_ever() {
+fn handoffs_do_not_extend_header_timeout() {
     let (bed, target) = bed(&[("header_timeout", "8s")]);
     let mut stalled = Connection::open(&target).expect("a connection");
     stalled.send("GET / HTTP/1.1\r\nHos").expect("half a head");
@@ -77,12 +78,12 @@ fn half_a_head_is_not_handed_off_for_ever() {
     bed.stop();
 }
 
-/// Idle for too long, an old connection ends, and who asks in that moment is answered.
+/// A connection is closed after `idle_timeout`. A request that arrives at that moment is answered.
 #[test]
-fn idle_connections_are_closed() {
+fn idle_connections_are_closed_after_idle_timeout() {
     let (short, target) = bed(&[("idle_timeout", "1s")]);
     let mut idle = Connection::open(&target).expect("a connection");
-    // In flight for longer than that.
+    // A request in flight for longer than the timeout is not idle.
     idle.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
     assert!(idle.response().expect("a response").keep_alive);
     idle.closed().expect("the end");
@@ -90,7 +91,7 @@ fn idle_connections_are_closed() {
     assert_eq!(short.status().serving().ledger.closed, 1);
     short.stop();
 
-    // Its time is over and its next request there, both before the worker can see either.
+    // The timeout passes and a request arrives while the worker is stopped, so it sees both at once.
     let (bed, target) = bed(&[("idle_timeout", "5s")]);
     let worker = bed.worker();
     let mut racing = used(&target);
@@ -103,15 +104,15 @@ fn idle_connections_are_closed() {
     bed.stop().ledger().assert_balanced();
 }
 
-/// An old connection ends with a response that says so.
+/// A connection that is older than `max_connection_age` ends with `Connection: close` in a response.
 #[test]
-fn old_connections_end_with_a_response() {
+fn old_connections_end_with_a_last_response() {
     let (bed, target) = bed(&[("max_connection_age", "2s")]);
     let mut connection = Connection::open(&target).expect("a connection");
     let last = |connection: &mut Connection| !connection.get("/").expect("a response").keep_alive;
     eventually("the last response", SOON, || last(&mut connection));
     connection.closed().expect("the end");
-    // Restarts make it no younger.
+    // A restart does not reset the age.
     let mut connection = Connection::open(&target).expect("a connection");
     eventually("the last response", Duration::from_secs(60), || {
         bed.restart();
@@ -120,9 +121,10 @@ fn old_connections_end_with_a_response() {
     bed.stop().ledger().assert_balanced();
 }
 
-/// Those above the limit wait, and are served as soon as there is room, by whoever serves then.
+/// Connections above `max_connections` wait in the accept queue, and are served as soon as there is room, by
+/// the generation that serves then.
 #[test]
-fn those_above_the_limit_wait() {
+fn connections_above_max_connections_wait() {
     let (bed, target) = bed(&[("max_connections", "2")]);
     let (first, mut second) = (used(&target), used(&target));
     let mut third = Connection::open(&target).expect("a place in the queue");
@@ -131,7 +133,7 @@ fn those_above_the_limit_wait() {
     assert_eq!(bed.status().serving().connections, 2);
     drop(first);
     assert_eq!(third.response().expect("a response").number("generation"), Some(1));
-    // Whoever comes first to the next generation, those that are handed off are taken.
+    // The next generation takes connections that are handed off even if one from the queue came first.
     let mut fourth = Connection::open(&target).expect("a place in the queue");
     fourth.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
     assert_eq!(bed.restart().ledger().handed_off, 2);
@@ -140,11 +142,11 @@ fn those_above_the_limit_wait() {
     assert_eq!(fourth.response().expect("a response").number("generation"), Some(2));
     let (_fifth, _sixth) = (used(&target), Connection::open(&target).expect("a place"));
     open_connections(&bed, 2);
-    // Who waits keeps nobody from stopping.
+    // A connection that waits does not delay a stop.
     bed.stop().ledger().assert_balanced();
 }
 
-/// What is larger than a head may be is refused, with the reason.
+/// A head that is larger than `max_header_bytes` is refused with status 431.
 #[test]
 fn large_heads_are_refused() {
     let (bed, target) = bed(&[("max_header_bytes", "2048")]);
@@ -158,9 +160,9 @@ fn large_heads_are_refused() {
     bed.stop();
 }
 
-/// TCP asks whether clients are there, as the kernel's table of sockets shows.
+/// `tcp_keepalive` starts the keep-alive timer of TCP, as the kernel's table of sockets shows.
 #[test]
-fn tcp_is_kept_alive() {
+fn tcp_keepalive_sets_the_timer() {
     for (value, timer) in [("60s", "02:"), ("0s", "00:")] {
         let (bed, target) = bed(&[("tcp_keepalive", value)]);
         let _connection = used(&target);
@@ -169,9 +171,9 @@ fn tcp_is_kept_alive() {
     }
 }
 
-/// A connection that is handed off follows the settings of who takes it.
+/// A connection that is handed off gets the keep-alive setting of the new generation.
 #[test]
-fn tcp_is_kept_alive_as_the_next_generation_says() {
+fn handed_off_connections_get_the_new_tcp_keepalive() {
     let mut bed = Bed::new("http");
     let file = bed.path("app.toml");
     bed.set("DAEMON_CONFIG", file.display().to_string());
@@ -191,11 +193,11 @@ fn tcp_is_kept_alive_as_the_next_generation_says() {
     bed.stop();
 }
 
-/// The one connection to it has this timer.
+/// Waits until the one connection to `target` has this timer (proc_net_tcp(5)).
 fn has_timer(target: &Target, timer: &str) {
     let Target::Tcp(addr) = target else { unreachable!() };
     let local = format!(":{:04X}", addr.port());
-    // Another timer runs until the last response was acknowledged.
+    // Until the last response is acknowledged, the retransmit timer is shown instead.
     eventually("that timer", SOON, || {
         let table = std::fs::read_to_string("/proc/net/tcp").expect("the table");
         table
@@ -206,9 +208,9 @@ fn has_timer(target: &Target, timer: &str) {
     });
 }
 
-/// What no key sets the program does, on hyper's own builder.
+/// The program can set options for which there is no key, on hyper's own builder.
 #[test]
-fn the_program_sets_options_of_hyper() {
+fn program_sets_options_of_hyper() {
     let bed = Bed::new("http-v3-listeners");
     let target = bed.start().target("admin");
     let mut connection = Connection::open(&target).expect("a connection");
@@ -225,7 +227,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PONG: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0";
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 
-/// The GOAWAYs until the end: last stream and error code. Pings are answered or not.
+/// Reads to the end and returns the last stream and error code of each GOAWAY. Answers pings if `answer` is
+/// set.
 fn goaways(connection: &mut Connection, answer: bool) -> Vec<(u32, u32)> {
     let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().expect("four bytes"));
     let mut goaways = Vec::new();
@@ -245,15 +248,16 @@ fn goaways(connection: &mut Connection, answer: bool) -> Vec<(u32, u32)> {
     goaways
 }
 
-/// A connection of HTTP/2 is told in two steps that it ends, whether it is idle or old.
+/// An HTTP/2 connection that is idle or old ends with two GOAWAYs: the first announces the end, the second
+/// names the last stream.
 #[test]
-fn http2_is_told_in_two_steps() {
+fn http2_connections_end_with_two_goaways() {
     for limit in ["idle_timeout", "max_connection_age"] {
         let (bed, target) = bed(&[(limit, "1s")]);
         let mut connection = Connection::open(&target).expect("a connection");
         connection.send([PREFACE, SETTINGS].concat()).expect("a preface");
         assert_eq!(goaways(&mut connection, true), [(u32::MAX >> 1, 0), (0, 0)], "{limit}");
-        // One that answers nothing ends as well.
+        // The connection of a client that does not answer the ping ends as well.
         let mut dead = Connection::open(&target).expect("a connection");
         dead.send([PREFACE, SETTINGS].concat()).expect("a preface");
         assert_eq!(goaways(&mut dead, false).first(), Some(&(u32::MAX >> 1, 0)), "{limit}");
@@ -264,9 +268,9 @@ fn http2_is_told_in_two_steps() {
     }
 }
 
-/// A client of HTTP/2 that has nothing to say is pinged, again and again.
+/// An idle HTTP/2 client is pinged repeatedly.
 #[test]
-fn http2_is_pinged() {
+fn idle_http2_clients_are_pinged() {
     let (bed, target) = bed(&[("http2_keepalive", "1s")]);
     let mut connection = Connection::open(&target).expect("a connection");
     connection.send([PREFACE, SETTINGS].concat()).expect("a preface");

@@ -1,4 +1,5 @@
-//! Where the next image is looked for: the path of start through links, and another path that a restart names.
+//! The path of the next image: that of the start, with its symbolic links, or another one that
+//! `restart --exe` names.
 
 #![allow(clippy::expect_used)]
 
@@ -13,7 +14,7 @@ use unbroken_tests::{Bed, Child, Output, Report, eventually, program, skip};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// Releases `r/1`, `r/2`, …, and `current`, which leads to the first. The bed's own image is the first's.
+/// Creates a bed with the releases `r/1`, `r/2`, … and a link `current` to the first.
 fn releases(fixtures: &[&str]) -> Bed {
     let bed = Bed::empty();
     for (at, fixture) in fixtures.iter().enumerate() {
@@ -23,7 +24,8 @@ fn releases(fixtures: &[&str]) -> Bed {
     bed
 }
 
-/// Puts a fixture at a path in the bed, by a child, as no other process may have it open for writing.
+/// Copies a fixture to a path in the bed. A child process copies it, because the program cannot be executed
+/// while any process has it open for writing.
 fn install(bed: &Bed, fixture: &str, to: &str) -> PathBuf {
     let script = "mkdir -p \"$(dirname \"$2\")\" && cp --reflink=auto \"$1\" \"$2\"";
     let mut command = bed.command_of("sh", ["-c", script, "sh"]);
@@ -42,7 +44,7 @@ fn version(bed: &Bed) -> String {
     answer.trim().rsplit_once("version=").expect("a version").1.to_owned()
 }
 
-/// A verb of the program at that path.
+/// Runs a verb with the program at a path.
 fn run(bed: &Bed, program: &Path, arguments: &[&str]) -> Output {
     let mut command = bed.command_of(program, arguments);
     Child::spawn(&mut command).wait(SOON)
@@ -56,9 +58,9 @@ fn report(output: &Output) -> Report {
     serde_json::from_str(&output.stdout).expect("a report")
 }
 
-/// The directory of start is a link as well as any other part of the path.
+/// If the directory of the start is a symbolic link, switching the link deploys another image.
 #[test]
-fn a_link_that_leads_elsewhere_is_a_deployment() {
+fn switched_link_deploys_another_image() {
     let bed = releases(&["http", "http-v2"]);
     bed.shell("cd current && ./app start").expect_code(0);
     assert_eq!(bed.status().image.path, text(&bed.path("current/app")));
@@ -73,9 +75,9 @@ fn a_link_that_leads_elsewhere_is_a_deployment() {
     bed.stop();
 }
 
-/// `PWD` is a word of whoever started it: only what leads to the same directory counts.
+/// The daemon uses `PWD` for its path only if it names the starting directory.
 #[test]
-fn a_name_of_another_directory_is_not_believed() {
+fn pwd_of_another_directory_is_ignored() {
     for (pwd, path) in [
         ("$PWD/r/2", "r/1/app"),
         ("r/1", "r/1/app"),
@@ -91,14 +93,15 @@ fn a_name_of_another_directory_is_not_believed() {
     }
 }
 
-/// As in a store that never replaces a file.
+/// After `restart --exe` the new path is that of the daemon, for respawns, restarts and the supervisor. Such
+/// paths are needed where files are never replaced.
 #[test]
-fn another_path_is_the_daemons_from_then_on() {
+fn restart_exe_changes_the_path_for_good() {
     let mut bed = releases(&["http", "http-v2"]);
     bed.set("DAEMON_BACKOFF_MIN", "10ms");
     let [first, second] = ["r/1/app", "r/2/app"].map(|it| bed.path(it));
     run(&bed, &first, &["start"]).expect_code(0);
-    // Who asks is another file: said, with both paths, and what to do.
+    // The command runs from another file than the daemon. It names both paths, and what to do.
     let output = run(&bed, &second, &["restart"]).expect_code(0);
     let advice = format!("to start that one, use `restart --exe {}`", second.display());
     let said = format!(
@@ -117,11 +120,11 @@ fn another_path_is_the_daemons_from_then_on() {
         assert_eq!(status.image.path, text(&second));
         assert_eq!(status.on_disk.expect("the image on disk").path, text(&second));
         assert_eq!(status.known_good.expect("an image").path, text(&second));
-        // The supervisor runs it too, and remembers.
+        // The supervisor has upgraded to it too.
         assert_eq!(status.supervisor_image.expect("an image").path, text(&second));
     };
     here(&bed);
-    // A respawn, and a restart that says nothing of it, by signal.
+    // A respawn, and a restart without the option.
     let worker = bed.worker();
     worker.kill();
     eventually("it serves again", SOON, || {
@@ -136,9 +139,9 @@ fn another_path_is_the_daemons_from_then_on() {
     bed.stop();
 }
 
-/// The same refusals as of the daemon's own path; and what was refused is not tried again.
+/// `restart --exe` refuses the same images as any restart, and the daemon keeps its old path.
 #[test]
-fn a_bad_path_is_forgotten() {
+fn failed_restart_exe_keeps_the_old_path() {
     let bed = releases(&["http", "http-v2", "exits"]);
     let first = bed.path("r/1/app");
     run(&bed, &first, &["start"]).expect_code(0);
@@ -164,9 +167,9 @@ fn a_bad_path_is_forgotten() {
     bed.stop();
 }
 
-/// A root supervisor runs nothing that others could have written, wherever it is told to look.
+/// `restart --exe` refuses a file that others can write, if the supervisor runs as root.
 #[test]
-fn a_path_that_others_can_write_is_refused() {
+fn restart_exe_refuses_a_file_that_others_can_write() {
     if !rustix::process::geteuid().is_root() {
         skip("needs root");
         return;
@@ -182,9 +185,10 @@ fn a_path_that_others_can_write_is_refused() {
     bed.stop();
 }
 
-/// The image is gone with its release: what to type is said beside why the restart fails.
+/// If the daemon's image has been removed with its release, the error of `restart` names the command that
+/// works.
 #[test]
-fn a_path_that_is_gone() {
+fn removed_image_error_advises_restart_exe() {
     let bed = releases(&["http", "http-v2"]);
     let [first, second] = ["r/1/app", "r/2/app"].map(|it| bed.path(it));
     run(&bed, &first, &["start"]).expect_code(0);
@@ -198,9 +202,9 @@ fn a_path_that_is_gone() {
     bed.stop();
 }
 
-/// A solo daemon cannot restart, from wherever.
+/// A solo daemon refuses `restart --exe`, as any restart.
 #[test]
-fn not_of_a_solo_daemon() {
+fn solo_daemon_refuses_restart_exe() {
     let bed = Bed::new("hello-solo");
     bed.start();
     let image = bed.image();

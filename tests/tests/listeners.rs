@@ -1,4 +1,4 @@
-//! Listeners over restarts, and the ways in which a bind fails.
+//! Listeners across restarts, and binds that fail.
 
 #![allow(clippy::expect_used)]
 
@@ -13,9 +13,9 @@ use unbroken_tests::{Bed, Load, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The port the kernel chose is the daemon's for life.
+/// With port 0 the daemon keeps the port that the kernel chose.
 #[test]
-fn port_zero_stays_the_same() {
+fn port_zero_keeps_its_port() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     assert_ne!(target.tcp().port(), 0);
@@ -29,9 +29,9 @@ fn port_zero_stays_the_same() {
     bed.stop();
 }
 
-/// A new generation may declare more listeners, and fewer.
+/// A new generation may declare more or fewer listeners.
 #[test]
-fn one_more_and_one_less() {
+fn restart_adds_and_removes_a_listener() {
     let bed = Bed::new("http");
     let status = bed.start();
     assert_eq!(status.listeners.len(), 1);
@@ -55,9 +55,10 @@ fn one_more_and_one_less() {
     bed.stop();
 }
 
-/// A listener that cannot be bound aborts the restart, and says which and why.
+/// A new listener that cannot be bound aborts the restart. The reason names the listener, the address and the
+/// process that holds it.
 #[test]
-fn one_more_that_is_taken() {
+fn taken_address_aborts_a_restart() {
     let mut bed = Bed::new("http-v3-listeners");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let addr = taken.local_addr().expect("an address").to_string();
@@ -76,14 +77,14 @@ fn one_more_that_is_taken() {
     bed.stop();
 }
 
-/// What is said of who holds an address.
+/// The part of an error that names this process as the holder of an address.
 fn held_by_this_test() -> String {
     let name = fs::read_to_string("/proc/self/comm").expect("its name");
     format!("process {} ({}) listens there", std::process::id(), name.trim_end())
 }
 
 #[test]
-fn address_in_use() {
+fn taken_address_fails_the_start() {
     let mut bed = Bed::new("http");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let addr = taken.local_addr().expect("an address").to_string();
@@ -95,7 +96,7 @@ fn address_in_use() {
 }
 
 #[test]
-fn an_address_of_another_host() {
+fn address_of_another_host_fails_the_start() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_LISTEN_HTTP", "192.0.2.1:80");
     bed.verb(["start"]).expect_code(1).expect_text("http").expect_text("192.0.2.1:80");
@@ -107,7 +108,7 @@ fn has_ipv6() -> bool {
 }
 
 #[test]
-fn ipv6_only() {
+fn v6only_decides_about_ipv4() {
     if !has_ipv6() {
         eprintln!("skipped: no IPv6 here");
         return;
@@ -132,9 +133,9 @@ fn on_unix(bed: &mut Bed) -> std::path::PathBuf {
     path
 }
 
-/// The same inode from start to stop: no client ever finds no socket.
+/// A unix socket keeps its inode from start to stop, so a client always finds it.
 #[test]
-fn a_unix_socket_s_life() {
+fn unix_socket_keeps_its_inode() {
     let mut bed = Bed::new("http");
     let path = on_unix(&mut bed);
     bed.set("DAEMON_LISTEN_HTTP__MODE", "0620");
@@ -151,7 +152,7 @@ fn a_unix_socket_s_life() {
 }
 
 #[test]
-fn a_dead_unix_socket_is_replaced() {
+fn dead_unix_socket_is_replaced() {
     let mut bed = Bed::new("http");
     let path = on_unix(&mut bed);
     drop(UnixListener::bind(&path).expect("a socket"));
@@ -165,7 +166,7 @@ fn a_dead_unix_socket_is_replaced() {
 }
 
 #[test]
-fn a_live_unix_socket_is_in_use() {
+fn live_unix_socket_is_in_use() {
     let mut bed = Bed::new("http");
     let path = on_unix(&mut bed);
     let _taken = UnixListener::bind(&path).expect("a socket");
@@ -177,7 +178,7 @@ fn a_live_unix_socket_is_in_use() {
 }
 
 #[test]
-fn another_file_is_not_ours_to_remove() {
+fn other_file_at_the_path_is_not_removed() {
     let mut bed = Bed::new("http");
     let path = on_unix(&mut bed);
     fs::write(&path, "precious").expect("a file");
@@ -186,13 +187,13 @@ fn another_file_is_not_ours_to_remove() {
     assert!(bed.processes().is_empty());
 }
 
-/// Somebody else's socket in our place is theirs.
+/// A socket that another process put at the path of the daemon's is not removed at the stop.
 #[test]
 fn only_its_own_inode_is_unlinked() {
     let mut bed = Bed::new("http");
     let path = on_unix(&mut bed);
     bed.start();
-    // At once, as ours would come back.
+    // By rename: if the path were empty for a moment, the daemon would restore its socket.
     let other = bed.path("other.sock");
     let theirs = UnixListener::bind(&other).expect("a socket");
     fs::rename(&other, &path).expect("a socket");
@@ -201,9 +202,9 @@ fn only_its_own_inode_is_unlinked() {
     drop(theirs);
 }
 
-/// From a unix socket to a port and back, by configuration and restart.
+/// A restart moves a listener from a port to a unix socket and back.
 #[test]
-fn moves_to_another_address() {
+fn listener_moves_to_another_address() {
     let mut bed = Bed::new("http");
     let file = bed.path("app.toml");
     fs::write(&file, "").expect("a file");
@@ -222,7 +223,7 @@ fn moves_to_another_address() {
     bed.stop();
 }
 
-/// A bed whose configuration is a file with these listeners.
+/// Creates a bed with an empty configuration file.
 fn configured(fixture: &str) -> (Bed, std::path::PathBuf) {
     let mut bed = Bed::new(fixture);
     let file = bed.path("app.toml");
@@ -231,9 +232,9 @@ fn configured(fixture: &str) -> (Bed, std::path::PathBuf) {
     (bed, file)
 }
 
-/// What a newcomer declares otherwise of a shared socket is undone with its restart.
+/// An aborted restart leaves the mode of a shared socket as it was.
 #[test]
-fn an_aborted_restart_leaves_the_socket_as_it_was() {
+fn aborted_restart_leaves_the_socket_as_it_was() {
     let (bed, file) = configured("http");
     let path = bed.path("http.sock");
     let declare = |mode: &str| {
@@ -255,9 +256,9 @@ fn an_aborted_restart_leaves_the_socket_as_it_was() {
     bed.stop();
 }
 
-/// Of several new listeners all are bound, or none stays.
+/// If one of several new listeners cannot be bound, those already bound are removed.
 #[test]
-fn what_was_bound_beside_a_failure_is_removed() {
+fn failed_bind_removes_the_other_new_listeners() {
     let (bed, file) = configured("http-v3-listeners");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let path = bed.path("admin.sock");
@@ -279,9 +280,10 @@ fn what_was_bound_beside_a_failure_is_removed() {
     bed.assert_nothing_left();
 }
 
-/// Somebody else's lock on a socket's directory does not keep the supervisor from its work.
+/// While another process locks the directory of a socket, a restart that binds there is aborted and does not
+/// block the supervisor.
 #[test]
-fn a_locked_directory_stops_nobody() {
+fn locked_directory_does_not_block_the_supervisor() {
     let (bed, file) = configured("http");
     bed.start();
     let dir = bed.path("sockets");

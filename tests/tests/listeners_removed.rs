@@ -1,5 +1,5 @@
-//! Listeners that the new generation does not have: who connects before they are closed is answered, who
-//! comes later is refused, and nobody is reset.
+//! Listeners that the new generation does not declare: clients that connect before they are closed are
+//! answered, later ones are refused, and none is reset.
 
 #![allow(clippy::expect_used)]
 
@@ -17,7 +17,7 @@ use unbroken_tests::{Bed, Load, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A bed with this confirm window and configuration.
+/// Creates a bed with this confirm window and configuration file.
 fn bed(fixture: &str, window: &str, configuration: &str) -> Bed {
     let mut bed = Bed::new(fixture);
     bed.set("DAEMON_CONFIRM_WINDOW", window).set("DAEMON_DRAIN_TIMEOUT", "10s");
@@ -34,11 +34,11 @@ fn unix(path: &Path) -> String {
     format!("unix:{}", path.display())
 }
 
-/// Everybody was answered, until everybody was refused.
+/// Asserts that clients were answered until they were refused, and that no request failed otherwise.
 #[track_caller]
 fn assert_answered_or_refused(ledger: &Ledger) {
     let refused = ledger.count(Outcome::ConnectRefused);
-    // A unix socket that is gone has no path either.
+    // The file of a unix socket that is closed is removed as well.
     let gone = |detail: &str| detail.contains("No such file");
     let nowhere = ledger
         .failures
@@ -49,7 +49,7 @@ fn assert_answered_or_refused(ledger: &Ledger) {
     assert!(ledger.count(Outcome::Ok) > 0 && ledger.failed() > 0, "{ledger}");
 }
 
-/// A restart under load that takes a listener away.
+/// Removes a listener by a restart under load.
 #[track_caller]
 fn through_a_restart(window: &str, configuration: impl Fn(&Bed) -> String) {
     let bed = bed("http-v3-listeners", window, "");
@@ -77,17 +77,17 @@ fn through_a_restart(window: &str, configuration: impl Fn(&Bed) -> String) {
 }
 
 #[test]
-fn at_once() {
+fn clients_of_a_removed_listener_are_not_reset() {
     through_a_restart("0s", |_| String::new());
 }
 
 #[test]
-fn after_a_confirm_window() {
+fn clients_are_not_reset_after_a_confirm_window() {
     through_a_restart("1s", |_| String::new());
 }
 
 #[test]
-fn of_a_unix_socket() {
+fn clients_of_a_removed_unix_listener_are_not_reset() {
     for window in ["0s", "1s"] {
         through_a_restart(window, |bed| {
             format!("[listen]\nadmin = \"{}\"\n", unix(&bed.path("admin.sock")))
@@ -95,9 +95,9 @@ fn of_a_unix_socket() {
     }
 }
 
-/// Until it is confirmed the new generation is not asked, and the old one serves what it has alone.
+/// Until the new generation is confirmed, the old one serves the listener that only it has.
 #[test]
-fn within_the_window() {
+fn old_worker_serves_a_removed_listener_until_confirm() {
     let bed = bed("http-v3-listeners", "60s", "");
     let status = bed.start();
     let (http, admin) = (status.target("http"), status.target("admin"));
@@ -118,9 +118,9 @@ fn within_the_window() {
     bed.stop();
 }
 
-/// A restart that is undone within the window has cost nobody anything.
+/// A restart that is aborted in the confirm window does not affect the clients of the removed listener.
 #[test]
-fn undone() {
+fn aborted_restart_keeps_the_listener() {
     let bed = bed("http-v3-listeners", "2s", "");
     let admin = bed.start().target("admin");
     let load = Load::on(admin.clone()).new_connections(8).start();
@@ -141,9 +141,10 @@ fn undone() {
     bed.stop();
 }
 
-/// Who waits in the queue of a worker that does not get to run is answered when it does.
+/// Clients in the accept queue of a removed listener are answered although the worker was stopped when it
+/// should have drained.
 #[test]
-fn queued_at_a_stopped_worker() {
+fn queue_of_a_removed_listener_is_answered() {
     for window in ["0s", "1s"] {
         for socket in ["tcp", "unix"] {
             let bed = bed("http-v3-listeners", window, "");
@@ -174,9 +175,10 @@ fn queued_at_a_stopped_worker() {
     }
 }
 
-/// The file of a unix socket is there as long as a generation that had it, and ours alone to remove.
+/// The file of a removed unix listener stays until the old generation ends. Another file in its place is not
+/// removed.
 #[test]
-fn the_path_of_a_unix_socket() {
+fn socket_file_is_removed_with_the_old_generation() {
     let bed = bed("http-v3-listeners", "0s", "");
     let path = bed.path("admin.sock");
     let declared = format!("[listen]\nadmin = \"{}\"\n", unix(&path));
@@ -214,9 +216,9 @@ fn the_path_of_a_unix_socket() {
     bed.stop();
 }
 
-/// At the same address under another name it is not removed, and the other one at its old address is.
+/// A listener that gets the address of another one keeps serving there; its own old address is closed.
 #[test]
-fn renamed() {
+fn listener_takes_the_address_of_another() {
     let bed = bed("http-v3-listeners", "1s", "");
     let (a, b) = (bed.path("a.sock"), bed.path("b.sock"));
     configure(&bed, &format!("[listen]\nhttp = \"{}\"\nadmin = \"{}\"\n", unix(&a), unix(&b)));
@@ -235,9 +237,9 @@ fn renamed() {
     bed.stop();
 }
 
-/// It comes back, at the same address.
+/// A removed listener can be declared again at the same address.
 #[test]
-fn declared_again() {
+fn removed_listener_can_be_declared_again() {
     let bed = bed("http-v3-listeners", "0s", "");
     let path = bed.path("admin.sock");
     let declared = format!("[listen]\nadmin = \"{}\"\n", unix(&path));
@@ -259,7 +261,7 @@ fn declared_again() {
 
 // ---- without async ------------------------------------------------------------------------------
 
-/// Sends a line over a new connection and reads what comes back; `None` where nobody listens any more.
+/// Sends a line over a new connection and returns the answer, or `None` if the connection is refused.
 fn asked(target: &Target) -> io::Result<Option<String>> {
     fn exchange(stream: impl io::Read + Write) -> io::Result<String> {
         let mut stream = BufReader::new(stream);
@@ -288,7 +290,7 @@ fn asked(target: &Target) -> io::Result<Option<String>> {
     }
 }
 
-/// Asks over and over until nobody is there; how many answers came.
+/// Sends lines, each over a new connection, until a connection is refused. Returns the number of answers.
 fn asks(target: &Target) -> JoinHandle<io::Result<u64>> {
     let target = target.clone();
     std::thread::spawn(move || {
@@ -302,7 +304,7 @@ fn asks(target: &Target) -> JoinHandle<io::Result<u64>> {
 }
 
 #[test]
-fn of_a_blocking_listener() {
+fn clients_of_a_removed_blocking_listener_are_not_reset() {
     for window in ["0s", "1s"] {
         for socket in ["tcp", "unix"] {
             let bed = bed("sync", window, "");
@@ -316,7 +318,7 @@ fn of_a_blocking_listener() {
             configure(&bed, &format!("[listen]\necho = \"{}\"\n", unix(&new)));
             let report = bed.restart();
             assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
-            // One may have had no turn before the end.
+            // A client may have had no answer before the listener was closed.
             for client in clients {
                 client.join().expect("a client").expect("no connection lost");
             }
@@ -327,9 +329,10 @@ fn of_a_blocking_listener() {
     }
 }
 
-/// Undone within the window, and quiesced again: it accepts when it should and only then.
+/// A removed blocking listener accepts again after each of several restarts that are aborted in the confirm
+/// window.
 #[test]
-fn of_a_blocking_listener_undone() {
+fn blocking_listener_resumes_after_aborted_restarts() {
     let bed = bed("sync", "60s", "");
     let target = bed.start().target("echo");
     let clients: Vec<_> = (0..4).map(|_| asks(&target)).collect();
@@ -346,7 +349,7 @@ fn of_a_blocking_listener_undone() {
     }
     bed.verb(["stop"]).expect_code(0);
     for client in clients {
-        // The end of the daemon may have cut one that was queued.
+        // The stop may have cut a connection in the accept queue.
         let _ = client.join();
     }
     bed.assert_nothing_left();

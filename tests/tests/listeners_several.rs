@@ -1,5 +1,5 @@
-//! A listener of several addresses: all of them through restarts, upgrades, crashes and the death of the
-//! supervisor.
+//! A listener with several addresses keeps all of them across restarts, upgrades, crashes and the death of
+//! the supervisor.
 
 #![allow(clippy::expect_used)]
 
@@ -29,9 +29,10 @@ fn port(addr: &str) -> &str {
     addr.rsplit_once(':').expect("a port").1
 }
 
-/// Both families and a path, while workers and the supervisor's image are replaced.
+/// A listener with an IPv4 address, an IPv6 address and a path keeps all three while workers and the
+/// supervisor's image are replaced.
 #[test]
-fn all_are_kept() {
+fn all_addresses_are_kept() {
     let mut bed = Bed::new("http");
     let socket = bed.path("http.sock");
     bed.set("DAEMON_LISTEN_HTTP", format!("127.0.0.1:0, [::1]:0, unix:{}", socket.display()));
@@ -57,9 +58,9 @@ fn all_are_kept() {
     assert!(!socket.exists());
 }
 
-/// `localhost` and no host at all are both families, at one port.
+/// `localhost` and an empty host mean both address families, at the same port.
 #[test]
-fn short_forms() {
+fn short_forms_bind_both_families() {
     for fixture in ["http", "solo-http"] {
         for (short, hosts) in [("localhost:0", ["127.0.0.1", "[::1]"]), (":0", ["0.0.0.0", "[::]"])]
         {
@@ -80,9 +81,9 @@ fn short_forms() {
     }
 }
 
-/// One address goes at a restart and another one comes: the one that stays never fails.
+/// A restart removes an address or adds one. No request to the others fails.
 #[test]
-fn some_change() {
+fn restart_adds_and_removes_addresses() {
     let mut bed = Bed::new("http");
     let file = bed.path("app.toml");
     let socket = bed.path("http.sock");
@@ -102,7 +103,7 @@ fn some_change() {
     loads.iter().for_each(|load| load.wait_for_generation(2));
     eventually("it is closed", SOON, || !v6.accepts());
     assert_eq!(targets(&bed.status()), [v4.clone(), unix.clone()]);
-    // Whose place is taken by somebody else is not had again, and the others go on.
+    // An address that another process holds aborts the restart, and the others continue.
     let taken = TcpListener::bind("[::1]:0").expect("a port");
     let at = taken.local_addr().expect("an address").to_string();
     declare(&["127.0.0.1:0", &path, &at]);
@@ -116,9 +117,9 @@ fn some_change() {
     bed.stop();
 }
 
-/// The service manager keeps each of them.
+/// The service manager's fd store keeps all addresses.
 #[test]
-fn all_are_stored() {
+fn fd_store_keeps_all_addresses() {
     for fixture in ["http", "solo-http"] {
         let mut bed = Bed::new(fixture);
         let manager = Manager::of(&mut bed, 8);
@@ -146,7 +147,7 @@ fn all_are_stored() {
 }
 
 #[test]
-fn orphans_have_all_of_them() {
+fn orphans_keep_all_addresses() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_ORPHAN_GRACE", "20s").set("DAEMON_LISTEN_HTTP", "127.0.0.1:0,[::1]:0");
     let all = targets(&bed.start());

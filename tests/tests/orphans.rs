@@ -1,5 +1,5 @@
-//! The supervisor is killed and `orphan_grace` is set: its workers serve on, and the next supervisor takes
-//! them over.
+//! With `orphan_grace` the workers of a killed supervisor continue to serve, and the next supervisor
+//! re-attaches them.
 
 #![allow(clippy::expect_used)]
 
@@ -19,7 +19,7 @@ use unbroken_tests::{Bed, Load, Process, Signal, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A daemon whose workers may be alone for longer than any of these tests takes.
+/// Creates a bed whose workers may be orphans for longer than any of these tests takes.
 fn bed() -> Bed {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_ORPHAN_GRACE", "60s");
@@ -32,7 +32,7 @@ fn on_unix_socket(mut bed: Bed) -> Bed {
     bed
 }
 
-/// Kept connections, all of them open and the second half of them mostly idle, and new ones.
+/// Starts three loads: busy kept connections, new connections, and mostly idle kept connections.
 fn loads(bed: &Bed, target: &Target) -> [Running; 3] {
     let kept = Load::on(target.clone()).keep_alive(8).start();
     let idle = Load::on(target.clone()).keep_alive(50).pause(Duration::from_millis(20)).start();
@@ -48,7 +48,7 @@ fn assert_unharmed(loads: [Running; 3]) {
     }
 }
 
-/// The rendezvous sockets.
+/// The names of the workers' re-attach sockets in the runtime directory.
 fn sockets(bed: &Bed) -> Vec<String> {
     let names = fs::read_dir(bed.runtime_dir()).expect("a runtime directory");
     let names =
@@ -62,7 +62,7 @@ fn socket_of(worker: &Process) -> String {
     format!("app.worker-{}.sock", worker.pid())
 }
 
-/// Stops and finds nothing left behind, not even a file.
+/// Stops the daemon and asserts that the runtime directory is empty.
 #[track_caller]
 fn stop_clean(bed: &Bed) {
     bed.stop();
@@ -70,7 +70,8 @@ fn stop_clean(bed: &Bed) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// Kills the supervisor, starts again at once and waits until only the new worker is left; three times.
+/// Three times kills the supervisor, starts the daemon again at once, and waits until only the new worker is
+/// left.
 fn killed_three_times(bed: &Bed) {
     let target = bed.start().target("http");
     let loads = loads(bed, &target);
@@ -114,9 +115,10 @@ fn nothing_is_lost_on_a_unix_socket() {
     killed_three_times(&on_unix_socket(bed()));
 }
 
-/// A supervisor that has upgraded itself has left nothing of it behind, nor has one that goes on to do so.
+/// Workers are re-attached after the death of a supervisor that has upgraded itself, and the supervisor that
+/// re-attached them can upgrade itself.
 #[test]
-fn before_and_after_an_upgrade() {
+fn orphans_are_reattached_around_an_upgrade() {
     let bed = bed();
     let target = bed.start().target("http");
     let loads = loads(&bed, &target);
@@ -136,9 +138,9 @@ fn before_and_after_an_upgrade() {
     stop_clean(&bed);
 }
 
-/// What an orphan still has to do outlives an upgrade of the supervisor that took it over.
+/// A re-attached orphan drains while its supervisor upgrades itself.
 #[test]
-fn an_orphan_drains_through_an_upgrade() {
+fn orphan_drains_through_an_upgrade() {
     let bed = bed();
     let target = bed.start().target("http");
     let slow = Load::on(target.clone()).new_connections(3).paths(["/slow"]).requests(3).start();
@@ -157,7 +159,7 @@ fn an_orphan_drains_through_an_upgrade() {
     stop_clean(&bed);
 }
 
-/// A start that comes to nothing takes nothing away.
+/// A start that fails leaves the orphan and its connections as they were.
 fn a_start_fails(bed: &Bed) {
     let target = bed.start().target("http");
     let loads = loads(bed, &target);
@@ -180,18 +182,18 @@ fn a_start_fails(bed: &Bed) {
 }
 
 #[test]
-fn a_failed_start_closes_nothing() {
+fn failed_start_closes_nothing() {
     a_start_fails(&bed());
 }
 
 #[test]
-fn a_failed_start_closes_nothing_on_a_unix_socket() {
+fn failed_start_closes_nothing_on_a_unix_socket() {
     a_start_fails(&on_unix_socket(bed()));
 }
 
-/// Killed again while it starts: the worker waits for the one after.
+/// If the next supervisor is killed while it starts, the orphan waits for the one after.
 #[test]
-fn killed_as_it_starts() {
+fn orphan_outlives_a_supervisor_killed_at_start() {
     let mut bed = on_unix_socket(bed());
     bed.set("DAEMON_DRAIN_TIMEOUT", "2s");
     let target = bed.start().target("http");
@@ -213,14 +215,15 @@ fn killed_as_it_starts() {
     loads.iter().for_each(|load| load.wait_for_generation(2));
     assert!(worker.wait_gone(SOON));
     assert_unharmed(loads);
-    // The one that was not ready has as long as it is given to drain.
+    // The worker that was not ready yet may take as long as the drain timeout.
     eventually("nobody else is there", SOON, || bed.processes().len() == 2);
     stop_clean(&bed);
 }
 
-/// In the confirm window both generations serve on, and both are taken over.
+/// If the supervisor is killed in the confirm window, and then the new worker too, the old worker serves and
+/// is re-attached.
 #[test]
-fn killed_in_the_confirm_window() {
+fn old_worker_serves_when_supervisor_and_new_worker_die() {
     let mut bed = bed();
     bed.set("DAEMON_CONFIRM_WINDOW", "60s");
     let target = bed.start().target("http");
@@ -233,14 +236,14 @@ fn killed_in_the_confirm_window() {
     assert_ne!(old.pid(), new.pid());
     bed.supervisor().kill();
     restart.wait(SOON).expect_code(1);
-    // The new one turns out to be bad: the old one is there.
+    // The new worker dies; the old one continues.
     new.kill();
     loads.iter().for_each(|load| load.wait_for(10));
     assert!(old.is_alive());
     bed.start();
     assert!(old.wait_gone(SOON));
     loads.iter().for_each(|load| load.wait_for(200));
-    // What the killed one had accepted is lost with it, and nothing else.
+    // Only the connections of the killed worker are lost.
     let [kept, new, idle] = loads.map(Running::stop);
     for ledger in [kept, idle] {
         ledger.assert_nothing_failed();
@@ -250,9 +253,9 @@ fn killed_in_the_confirm_window() {
     stop_clean(&bed);
 }
 
-/// Both workers of a restart in its confirm window are drained by the next supervisor.
+/// If the supervisor is killed in the confirm window, the next one re-attaches both workers and drains them.
 #[test]
-fn both_generations_are_taken_over() {
+fn both_generations_are_reattached() {
     let mut bed = bed();
     bed.set("DAEMON_CONFIRM_WINDOW", "60s");
     let target = bed.start().target("http");
@@ -271,9 +274,9 @@ fn both_generations_are_taken_over() {
     stop_clean(&bed);
 }
 
-/// Nobody comes.
+/// An orphan drains and exits when `orphan_grace` has passed without a new supervisor.
 #[test]
-fn the_grace_ends() {
+fn orphan_exits_when_the_grace_ends() {
     let mut bed = bed();
     bed.set("DAEMON_ORPHAN_GRACE", "2s");
     let target = bed.start().target("http");
@@ -294,9 +297,9 @@ fn the_grace_ends() {
     stop_clean(&bed);
 }
 
-/// Whoever sends it SIGTERM need not wait.
+/// An orphan drains and exits at SIGTERM, before the grace has passed.
 #[test]
-fn an_orphan_can_be_terminated() {
+fn orphan_exits_at_sigterm() {
     let bed = bed();
     let target = bed.start().target("http");
     let worker = bed.worker();
@@ -308,9 +311,10 @@ fn an_orphan_can_be_terminated() {
     stop_clean(&bed);
 }
 
-/// A worker that drained already when its supervisor was killed is not to be had, and not waited for.
+/// A worker that drained already when its supervisor was killed is not re-attached, and finishes its
+/// requests.
 #[test]
-fn one_that_drains_goes_its_way() {
+fn draining_worker_is_not_reattached() {
     let bed = bed();
     let target = bed.start().target("http");
     let slow = Load::on(target.clone()).new_connections(1).paths(["/slow"]).requests(1).start();
@@ -329,9 +333,9 @@ fn one_that_drains_goes_its_way() {
     stop_clean(&bed);
 }
 
-/// `stop` waits for the last request of an orphan too, and for no longer than it may take.
+/// `stop` waits for the requests in flight of a re-attached orphan.
 #[test]
-fn a_stop_includes_orphans() {
+fn stop_waits_for_orphans() {
     let bed = bed();
     let target = bed.start().target("http");
     let slow = Load::on(target.clone()).new_connections(3).paths(["/slow"]).requests(3).start();
@@ -342,9 +346,9 @@ fn a_stop_includes_orphans() {
     slow.join().assert_nothing_failed();
 }
 
-/// One that was stopped by a signal after it was taken over is killed in the end.
+/// A re-attached orphan that does not react is killed at its deadline.
 #[test]
-fn one_that_hangs_is_killed() {
+fn hanging_orphan_is_killed() {
     let mut bed = bed();
     bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
     let target = bed.start().target("http");
@@ -361,8 +365,8 @@ fn one_that_hangs_is_killed() {
     stop_clean(&bed);
 }
 
-/// Where no two may run beside each other, the orphan is gone before anything begins, and newcomers wait
-/// in the queue.
+/// With `exclusive` the orphan has ended before the new worker starts. New connections wait in the accept
+/// queue.
 #[test]
 fn exclusive_programs_do_not_overlap() {
     let mut bed = bed();
@@ -383,9 +387,9 @@ fn exclusive_programs_do_not_overlap() {
     stop_clean(&bed);
 }
 
-/// A program without a runtime waits in the same way; what it has open it keeps.
+/// The worker of a sync program becomes an orphan in the same way, and keeps its open connections.
 #[test]
-fn a_blocking_program() {
+fn sync_program_is_reattached() {
     let mut bed = Bed::new("sync");
     bed.set("DAEMON_ORPHAN_GRACE", "60s");
     let Target::Tcp(addr) = bed.start().target("echo") else { panic!("not by TCP") };
@@ -410,9 +414,9 @@ fn a_blocking_program() {
     stop_clean(&bed);
 }
 
-/// Nobody else takes a worker over, even where the socket lies open.
+/// Another user cannot re-attach a worker, even if the permissions of its socket are wrong.
 #[test]
-fn another_user_is_turned_away() {
+fn reattach_socket_refuses_other_users() {
     if !rustix::process::geteuid().is_root() {
         return skip("another user needs root");
     }
@@ -425,7 +429,7 @@ fn another_user_is_turned_away() {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
     };
     assert_eq!(fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, 0o600);
-    // The thread is another user then, and only it.
+    // User ids are per thread for the kernel, so only this thread changes its user.
     let connect = |uid: Option<u32>| {
         let socket = socket.clone();
         let thread = std::thread::spawn(move || {
@@ -448,7 +452,7 @@ fn another_user_is_turned_away() {
     mode(&bed.runtime_dir(), 0o755);
     mode(&socket, 0o666);
     assert_eq!(hears(connect(Some(65_534)).expect("a connection")), 0, "it was told something");
-    // One that may, and goes away without a word, changes nothing either.
+    // A permitted client that disconnects without a message changes nothing.
     assert_ne!(hears(connect(None).expect("a connection")), 0);
     bed.start();
     assert!(worker.wait_gone(SOON));
@@ -456,9 +460,9 @@ fn another_user_is_turned_away() {
     stop_clean(&bed);
 }
 
-/// Without the key workers have no such socket.
+/// Without `orphan_grace` workers have no re-attach socket.
 #[test]
-fn nothing_is_prepared_by_default() {
+fn no_reattach_socket_by_default() {
     let bed = Bed::new("http");
     bed.start();
     assert_eq!(sockets(&bed), [""; 0]);
@@ -467,9 +471,9 @@ fn nothing_is_prepared_by_default() {
     stop_clean(&bed);
 }
 
-/// A path that is too long for an address (unix(7)) is none for the socket of a worker.
+/// Re-attach sockets work in a directory whose path is too long for a socket address (unix(7)).
 #[test]
-fn in_a_deep_directory() {
+fn reattach_works_in_a_deep_directory() {
     let mut bed = bed();
     let deep = bed.path(&"deep/".repeat(30));
     bed.set("DAEMON_RUNTIME_DIR", deep.display().to_string());
@@ -489,9 +493,10 @@ fn in_a_deep_directory() {
     assert_eq!(fs::read_dir(&deep).expect("a directory").count(), 0);
 }
 
-/// What else lies there, dead, silent or talking nonsense, is said and does no harm.
+/// Files and sockets of others at such paths, whether dead, silent or sending nonsense, are reported and do
+/// not keep the daemon from starting.
 #[test]
-fn others_at_such_sockets() {
+fn foreign_sockets_do_not_prevent_a_start() {
     let bed = bed();
     let target = bed.start().target("http");
     let new = Load::on(target).new_connections(4).start();
@@ -535,7 +540,8 @@ fn others_at_such_sockets() {
     bed.stop();
 }
 
-/// What the new program does not listen to any more is finished by the orphan and closed, as at a restart.
+/// Starts a program without one of the orphan's listeners: the orphan serves its accept queue before the
+/// listener is closed, as at a restart.
 fn a_listener_goes(unix: bool) {
     let mut bed = Bed::new("http-v3-listeners");
     bed.set("DAEMON_ORPHAN_GRACE", "60s");
@@ -570,18 +576,19 @@ fn a_listener_goes(unix: bool) {
 }
 
 #[test]
-fn a_listener_that_is_declared_no_longer() {
+fn removed_listener_of_an_orphan_resets_nobody() {
     a_listener_goes(false);
 }
 
 #[test]
-fn a_unix_listener_that_is_declared_no_longer() {
+fn removed_unix_listener_of_an_orphan_resets_nobody() {
     a_listener_goes(true);
 }
 
-/// Who waits at such a listener when the orphan is told to drain is served before it is closed.
+/// Clients in the accept queue of a removed listener are served before an orphan, here one that is stopped
+/// when it should drain, closes it.
 #[test]
-fn who_waits_at_a_listener_that_goes_is_served() {
+fn queue_of_an_orphans_removed_listener_is_served() {
     let mut bed = Bed::new("http-v3-listeners");
     bed.set("DAEMON_ORPHAN_GRACE", "60s").set("DAEMON_DRAIN_TIMEOUT", "20s");
     bed.set("UNBROKEN_FAILPOINTS", bed.path("fail").display().to_string());

@@ -1,4 +1,4 @@
-//! P1: under load, over many restarts, no request fails.
+//! P1: no request fails under load over many restarts.
 
 #![allow(clippy::expect_used)]
 
@@ -9,15 +9,15 @@ use unbroken_tests::{Bed, Load, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Restarts under all kinds of load at once, alternating between two binaries.
+/// No request fails over restarts between two binaries, under several kinds of load at once.
 #[test]
-fn restarts_under_load() {
+fn no_request_fails_over_restarts() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let loads = [
         Load::on(target.clone()).keep_alive(8).start(),
         Load::on(target.clone()).new_connections(8).start(),
-        // Mostly idle, each waiting for the moment at which it may be closed.
+        // Mostly idle connections, which a server may be tempted to close.
         Load::on(target).keep_alive(50).pause(Duration::from_millis(20)).start(),
     ];
     let requests = || loads.iter().map(|load| load.progress().finished()).sum::<u64>();
@@ -42,9 +42,9 @@ fn restarts_under_load() {
     bed.stop();
 }
 
-/// Requests that take longer than a restart are finished by the worker that has them.
+/// Requests that take longer than a restart are finished by the worker that received them.
 #[test]
-fn slow_requests_in_flight() {
+fn slow_requests_in_flight_are_finished() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let kept = Load::on(target.clone()).keep_alive(6).paths(["/slow"]).start();
@@ -64,9 +64,9 @@ fn slow_requests_in_flight() {
     bed.stop();
 }
 
-/// The same over a unix socket.
+/// No request fails over a unix socket either.
 #[test]
-fn over_a_unix_socket() {
+fn no_request_fails_over_a_unix_socket() {
     let mut bed = Bed::new("http");
     let socket = format!("unix:{}", bed.path("http.sock").display());
     bed.set("DAEMON_LISTEN_HTTP", socket.clone());
@@ -84,9 +84,9 @@ fn over_a_unix_socket() {
     bed.stop();
 }
 
-/// Connections that wait in the kernel's queue wait through a restart.
+/// Connections in the accept queue wait there through a restart.
 #[test]
-fn queued_connections() {
+fn queued_connections_survive_a_restart() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let old = bed.worker();
@@ -104,15 +104,15 @@ fn queued_connections() {
     bed.stop();
 }
 
-/// A client that has connected, or sent half a head, or idles, gets its answer.
+/// Clients that have connected, have sent half a head, or are idle get their response after a restart.
 #[test]
-fn unhurried_clients() {
+fn unhurried_clients_are_answered() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut silent = Connection::open(&target).expect("a connection");
     let mut halfway = Connection::open(&target).expect("a connection");
     halfway.send("GET / HTTP/1.1\r\nHos").expect("half a head");
-    // Both have been accepted: a later one has been answered.
+    // Both have been accepted once a later connection is answered.
     let mut idle = Connection::open(&target).expect("a connection");
     assert_eq!(idle.get("/").expect("a response").number("generation"), Some(1));
     eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
@@ -124,9 +124,9 @@ fn unhurried_clients() {
     bed.stop();
 }
 
-/// What is asked during a restart becomes one more, and everybody gets an answer.
+/// Restarts that are requested during a restart are coalesced, and every caller gets an answer.
 #[test]
-fn concurrent_restarts() {
+fn concurrent_restarts_are_coalesced() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let load = Load::on(target).keep_alive(4).start();
@@ -142,9 +142,9 @@ fn concurrent_restarts() {
     bed.stop();
 }
 
-/// A WebSocket is told to go, and how.
+/// At a restart a WebSocket gets a close frame with a status code.
 #[test]
-fn web_sockets_are_told() {
+fn web_sockets_get_a_close_frame() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut socket = Connection::open(&target).expect("a connection");

@@ -1,4 +1,4 @@
-//! P1: nothing is dropped at a stop either. Who has a connection is answered, who comes too late is refused.
+//! P1: nothing is dropped at a stop either. Established connections are answered, later ones are refused.
 
 #![allow(clippy::expect_used)]
 
@@ -11,7 +11,7 @@ use unbroken_tests::{Bed, Load, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Clients that wait in the queue while a daemon is told to stop.
+/// The number of clients in the accept queue when the daemon is stopped.
 const QUEUED: usize = 30;
 
 fn queued(target: &Target, say: &str) -> Vec<Connection> {
@@ -32,7 +32,7 @@ fn assert_answered(waiting: Vec<Connection>) {
     }
 }
 
-/// A worker that could not accept for a while has clients in its queue when it is told to drain.
+/// Stops a daemon whose worker, stopped by a signal, has clients in its accept queue.
 #[track_caller]
 fn stops_with_a_queue(bed: &Bed) {
     let target = bed.start().target("http");
@@ -52,20 +52,20 @@ fn stops_with_a_queue(bed: &Bed) {
 }
 
 #[test]
-fn who_waits_in_the_queue_is_answered() {
+fn queued_clients_are_answered() {
     stops_with_a_queue(&Bed::new("http"));
 }
 
 #[test]
-fn who_waits_at_a_unix_socket_is_answered() {
+fn queued_clients_of_a_unix_socket_are_answered() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", bed.path("http.sock").display()));
     stops_with_a_queue(&bed);
 }
 
-/// Within the confirm window two workers have the listener, and one of them accepts.
+/// In the confirm window two workers have the listener, and one of them accepts.
 #[test]
-fn who_waits_within_the_confirm_window_is_answered() {
+fn queued_clients_are_answered_in_the_confirm_window() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_CONFIRM_WINDOW", "60s");
     let target = bed.start().target("http");
@@ -83,9 +83,9 @@ fn who_waits_within_the_confirm_window_is_answered() {
     bed.assert_nothing_left();
 }
 
-/// One process: it is told to stop in the moment in which it can accept again.
+/// A solo process, stopped by a signal, gets SIGTERM before it can accept again.
 #[test]
-fn who_waits_at_a_daemon_without_a_supervisor_is_answered() {
+fn queued_clients_of_a_solo_daemon_are_answered() {
     let bed = Bed::new("solo-http");
     let target = bed.start().target("http");
     let process = bed.supervisor();
@@ -99,7 +99,7 @@ fn who_waits_at_a_daemon_without_a_supervisor_is_answered() {
 }
 
 #[test]
-fn who_waits_at_a_program_without_async_is_answered() {
+fn queued_clients_of_a_sync_program_are_answered() {
     let bed = Bed::new("sync");
     let target = bed.start().target("echo");
     let worker = bed.worker();
@@ -117,21 +117,21 @@ fn who_waits_at_a_program_without_async_is_answered() {
     bed.assert_nothing_left();
 }
 
-/// Everybody was answered, until everybody was refused.
+/// Asserts that clients were answered until they were refused, and that no request failed otherwise.
 #[track_caller]
 fn assert_answered_or_refused(ledger: &Ledger) {
     assert_eq!(ledger.failed(), ledger.count(Outcome::ConnectRefused), "{ledger}");
     assert!(ledger.count(Outcome::Ok) > 0 && ledger.failed() > 0, "{ledger}");
 }
 
-/// Again and again, in whatever moment it is.
+/// Stops the daemon repeatedly while clients connect: none is reset.
 #[test]
-fn nobody_is_reset_while_clients_connect() {
+fn no_client_is_reset_at_a_stop() {
     for round in 0..12 {
         let bed = Bed::new(if round % 4 == 3 { "solo-http" } else { "http" });
         let target = bed.start().target("http");
-        // Who asks while newcomers are kept out asks again a second later, and is refused by then, unless
-        // the machine is so busy that it takes the daemon longer to end.
+        // A client that connects while the daemon keeps new connections out sends its SYN again after a
+        // second, and is refused then, unless a busy machine delays the end of the daemon.
         let load = || Load::on(target.clone()).new_connections(6).connect_timeout(SOON * 3).start();
         let loads: Vec<_> = (0..2).map(|_| load()).collect();
         loads.iter().for_each(|load| load.wait_for(20));
@@ -139,7 +139,7 @@ fn nobody_is_reset_while_clients_connect() {
         report.ledger().assert_balanced();
         assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
         for load in loads {
-            // Those that are refused, after the last that was answered.
+            // The first refusal comes after the last answer.
             eventually("refused", SOON, || load.progress().failed() > 0);
             assert_answered_or_refused(&load.stop());
         }

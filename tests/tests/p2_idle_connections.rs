@@ -1,4 +1,5 @@
-//! P2: connections without a request in flight go to the new worker, and the client sees nothing.
+//! P2: connections without a request in flight are handed off to the new worker, and the client does not
+//! notice.
 
 #![allow(clippy::expect_used)]
 
@@ -10,9 +11,9 @@ use unbroken_tests::{Bed, Load, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Thousands of idle connections over many restarts: every one stays open and is answered.
+/// Each of thousands of idle connections stays open over 20 restarts and is answered.
 #[test]
-fn thousands_stay_open() {
+fn thousands_of_idle_connections_stay_open() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     setrlimit(Resource::Nofile, raised).expect("a limit of descriptors");
@@ -47,7 +48,7 @@ fn thousands_stay_open() {
     bed.stop();
 }
 
-/// Busy clients keep the connections they began with.
+/// Busy clients keep their connections over 20 restarts.
 #[test]
 fn busy_clients_never_reconnect() {
     let bed = Bed::new("http");
@@ -67,9 +68,10 @@ fn busy_clients_never_reconnect() {
     bed.stop();
 }
 
-/// A connection that has not sent a request yet, one that sent half a head, and one in between.
+/// Connections without a request yet, with half a head, and with half a second request are handed off with
+/// the bytes that were read.
 #[test]
-fn half_a_request_travels_along() {
+fn half_a_request_is_handed_off() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut silent = Connection::open(&target).expect("a connection");
@@ -92,9 +94,9 @@ fn half_a_request_travels_along() {
     bed.stop();
 }
 
-/// One byte at a time, across three restarts.
+/// A request that is sent one byte at a time across three restarts is answered.
 #[test]
-fn a_slow_writer() {
+fn slow_writer_is_answered() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
@@ -107,7 +109,7 @@ fn a_slow_writer() {
             bed.restart();
             restarts += 1;
         }
-        // What is tested is a client that takes its time.
+        // The pause is the slowness under test.
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(restarts >= 3 && begun.elapsed() > Duration::from_secs(3));
@@ -116,9 +118,9 @@ fn a_slow_writer() {
     bed.stop();
 }
 
-/// Requests that were sent ahead are all answered, in order and once.
+/// Pipelined requests are all answered, in order and once, across restarts.
 #[test]
-fn a_pipelining_client() {
+fn pipelined_requests_are_answered_in_order() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
@@ -139,9 +141,9 @@ fn a_pipelining_client() {
     bed.stop();
 }
 
-/// A request in flight is answered where it is; its connection goes on after that.
+/// A request in flight is answered by the old worker, and then its connection is handed off.
 #[test]
-fn in_flight_passes_after_its_response() {
+fn connection_is_handed_off_after_its_response() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
@@ -157,9 +159,10 @@ fn in_flight_passes_after_its_response() {
     bed.stop();
 }
 
-/// Peers that asked to close are not passed, and uploads are read where they began.
+/// Connections that the peer asked to close are not handed off. An upload is read by the old worker, and its
+/// connection handed off afterwards.
 #[test]
-fn who_is_not_passed() {
+fn closing_peers_are_not_handed_off() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut old = Connection::open(&target).expect("a connection");
@@ -189,9 +192,9 @@ fn who_is_not_passed() {
     bed.stop();
 }
 
-/// Who wants it otherwise gets it otherwise: one more response, and an end.
+/// With `pass_connections = false` an idle connection gets one more response with `Connection: close`.
 #[test]
-fn switched_off() {
+fn no_handoff_when_switched_off() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_HANDOFF", "false");
     let target = bed.start().target("http");
@@ -208,9 +211,9 @@ fn switched_off() {
     bed.stop();
 }
 
-/// Over a unix socket as well.
+/// Connections over a unix socket are handed off.
 #[test]
-fn over_a_unix_socket() {
+fn unix_connections_are_handed_off() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", bed.path("http.sock").display()));
     let target = bed.start().target("http");
@@ -223,9 +226,9 @@ fn over_a_unix_socket() {
     bed.stop();
 }
 
-/// A successor that is killed in the middle: what it had not taken yet is served by the next.
+/// If the new worker is killed during the handoff, connections that it had not accepted yet are served.
 #[test]
-fn a_successor_is_killed_meanwhile() {
+fn death_of_the_new_worker_loses_only_what_it_accepted() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_BACKOFF_MIN", "10ms");
     let target = bed.start().target("http");
@@ -245,7 +248,7 @@ fn a_successor_is_killed_meanwhile() {
     }
     restart.wait(SOON);
     assert!(old.wait_gone(SOON) || bed.status().generation == Some(1));
-    // Those that the killed one had taken went down with it; all others are answered.
+    // Connections that the killed worker had accepted are lost; all others are answered.
     let (mut answered, mut lost) = (0, 0);
     for connection in &mut connections {
         match connection.get("/") {
@@ -262,9 +265,9 @@ fn a_successor_is_killed_meanwhile() {
     bed.stop();
 }
 
-/// A client whose address cannot be written down is not passed, and keeps nobody else from it.
+/// A connection whose peer address is not UTF-8 is not handed off, and the others are.
 #[test]
-fn a_peer_with_an_odd_name() {
+fn peer_with_a_non_utf8_address_is_not_handed_off() {
     use std::os::unix::ffi::OsStrExt;
     let mut bed = Bed::new("http");
     let path = bed.path("http.sock");

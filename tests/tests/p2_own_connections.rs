@@ -1,4 +1,4 @@
-//! P2 for what is not HTTP: a program passes its own connections, with what it knows of them.
+//! P2 for other protocols than HTTP: a program hands off its own connections with their state.
 
 #![allow(clippy::expect_used)]
 
@@ -17,7 +17,7 @@ fn bed() -> Bed {
     bed
 }
 
-/// Sends a line; returns the generation that answers and how many lines it has counted.
+/// Sends a line. Returns the generation that answers and the number of lines counted on the connection.
 #[track_caller]
 fn say(connection: &mut Connection) -> (u64, u64) {
     connection.send("x\n").expect("a line");
@@ -29,7 +29,7 @@ fn say(connection: &mut Connection) -> (u64, u64) {
     (number("generation="), number("count="))
 }
 
-/// A line, read byte by byte so that nothing is read ahead.
+/// Reads a line, byte by byte so nothing is read ahead.
 #[track_caller]
 fn hear(connection: &mut Connection) -> String {
     let mut line = String::new();
@@ -42,7 +42,7 @@ fn report(output: &unbroken_tests::Output) -> Report {
 }
 
 #[test]
-fn they_go_on_with_their_state() {
+fn own_connections_keep_their_state() {
     let bed = bed();
     let target = bed.start().target("count");
     let mut connections: Vec<_> =
@@ -66,7 +66,7 @@ fn they_go_on_with_their_state() {
 }
 
 #[test]
-fn over_a_unix_socket() {
+fn own_unix_connections_keep_their_state() {
     let mut bed = bed();
     bed.set("DAEMON_LISTEN_COUNT", format!("unix:{}", bed.path("count.sock").display()));
     let target = bed.start().target("count");
@@ -78,9 +78,10 @@ fn over_a_unix_socket() {
     bed.stop();
 }
 
-/// Nobody takes it: the program has it back, and says goodbye.
+/// A connection that is not accepted returns to the program with the reason. The fixture sends a farewell and
+/// closes it.
 #[test]
-fn refused_by_the_next() {
+fn refused_connection_returns_with_the_reason() {
     let refused = |bed: &Bed, reason: &str| {
         let target = bed.start().target("count");
         let mut connection = Connection::open(&target).expect("a connection");
@@ -107,9 +108,9 @@ fn refused_by_the_next() {
     refused(&off, "`handoff` is off");
 }
 
-/// A program that knows nothing of such connections follows.
+/// If the new program has no handler for the name, the connection returns to the old one.
 #[test]
-fn a_stranger_follows() {
+fn connection_returns_if_the_new_program_has_no_handler() {
     let bed = bed();
     let target = bed.start().target("count");
     let mut connection = Connection::open(&target).expect("a connection");
@@ -122,9 +123,9 @@ fn a_stranger_follows() {
     bed.stop();
 }
 
-/// At a stop nobody follows, which is said at once.
+/// At a stop the handoff is refused at once, because no worker serves afterwards.
 #[test]
-fn nobody_follows() {
+fn handoff_is_refused_at_a_stop() {
     let bed = bed();
     let target = bed.start().target("count");
     let mut connection = Connection::open(&target).expect("a connection");
@@ -140,9 +141,9 @@ fn nobody_follows() {
     bed.assert_nothing_left();
 }
 
-/// A new worker is killed while it has the offers and has taken none: the next one gets them all.
+/// If the new worker is killed before it has accepted any offer, its replacement gets all connections.
 #[test]
-fn what_is_not_taken_is_not_lost() {
+fn offers_that_were_not_accepted_are_not_lost() {
     let bed = bed();
     let target = bed.start().target("count");
     let mut connections: Vec<_> =
@@ -169,9 +170,9 @@ fn what_is_not_taken_is_not_lost() {
     bed.stop();
 }
 
-/// A new worker that never answers keeps them, until they are forced at the drain deadline.
+/// If the new worker neither accepts nor refuses an offer, the connection is cut at the drain deadline.
 #[test]
-fn an_offer_that_is_never_answered() {
+fn unanswered_offer_is_forced_at_the_deadline() {
     let mut bed = bed();
     bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
     let target = bed.start().target("count");

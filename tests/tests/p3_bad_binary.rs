@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use unbroken_tests::{Bad, Bed, Load};
 
-/// Puts something bad on the image's path and restarts: the restart fails with a reason that says
-/// one of these, in time, and nobody has noticed. Then a good one goes through.
+/// Restarts under load after `spoil` has replaced the image: the restart fails in time, with a reason that
+/// contains all of `reasons`, and no request fails. Then restarts with a good image.
 fn survives(bed: &mut Bed, spoil: impl FnOnce(&Bed), reasons: &[&str]) {
     bed.set("DAEMON_READY_TIMEOUT", "2s");
     let status = bed.start();
@@ -24,7 +24,7 @@ fn survives(bed: &mut Bed, spoil: impl FnOnce(&Bed), reasons: &[&str]) {
     for wanted in reasons {
         assert!(said.contains(wanted), "`{wanted}` is not in: {said}");
     }
-    // For people the same, in words.
+    // The output without `--json` has the same reasons.
     let output = bed.verb(["restart"]).expect_code(1);
     for wanted in reasons {
         assert!(output.text().contains(wanted), "`{wanted}`\n{output}");
@@ -58,48 +58,49 @@ fn survives_program(fixture: &str, reasons: &[&str]) {
 }
 
 #[test]
-fn missing() {
+fn missing_file_aborts() {
     survives_file(Bad::Missing, &["/app"]);
 }
 
 #[test]
-fn not_executable() {
+fn file_without_permission_aborts() {
     survives_file(Bad::NotExecutable, &["/app", "execut"]);
 }
 
 #[test]
-fn of_another_architecture() {
+fn other_architecture_aborts() {
     survives_file(Bad::WrongArchitecture, &["/app"]);
 }
 
 #[test]
-fn a_script() {
+fn script_aborts() {
     survives_file(Bad::Script, &["/app", "script"]);
 }
 
 #[test]
-fn empty() {
+fn empty_file_aborts() {
     survives_file(Bad::Empty, &["/app"]);
 }
 
 #[test]
-fn truncated() {
+fn truncated_file_aborts() {
     survives_file(Bad::Truncated, &[]);
 }
 
 #[test]
-fn a_directory() {
+fn directory_aborts() {
     survives_file(Bad::Directory, &["/app"]);
 }
 
 #[test]
-fn fails() {
+fn error_from_main_aborts() {
     survives_program("fails-at-start", &["cannot open the database"]);
 }
 
-/// Whatever a backtrace has behind it: the reason comes first, with what cures it.
+/// The reason of a worker that binds an address of the old one comes before its backtrace, and names the keys
+/// that help.
 #[test]
-fn binds_an_address_that_the_old_worker_has() {
+fn own_bind_of_a_taken_address_aborts() {
     let mut bed = Bed::new("own-address");
     let metrics = bed.path("metrics.sock").display().to_string();
     bed.set("RUST_BACKTRACE", "1").set("OWN_ADDRESS", metrics);
@@ -109,13 +110,13 @@ fn binds_an_address_that_the_old_worker_has() {
     assert!(reason.contains("declare it with `listen` or set `exclusive`"), "{report:?}");
     let expected = ["Error: cannot export metrics", "", "Caused by:"].map(str::to_owned);
     assert_eq!(report.output.get(..3), Some(&expected[..]), "{report:?}");
-    // In the words of the C library.
+    // The text before the number is that of the C library.
     assert!(report.output[3].ends_with("(os error 98)"), "{report:?}");
     let log = bed.log();
     assert!(log.contains("tack backtrace:") && log.contains("set `exclusive`"), "{log}");
     assert_eq!(bed.status().serving().pid, pid);
 
-    // Which is true.
+    // The advice is right: with `exclusive` the restart works.
     bed.stop();
     std::fs::remove_file(bed.path("metrics.sock")).expect("a socket");
     bed.set("DAEMON_EXCLUSIVE", "true");
@@ -126,44 +127,44 @@ fn binds_an_address_that_the_old_worker_has() {
 }
 
 #[test]
-fn exits() {
+fn exit_at_start_aborts() {
     survives_program("exits", &["1"]);
 }
 
 #[test]
-fn panics() {
+fn panic_at_start_aborts() {
     survives_program("panics-at-start", &["the schema is from the future"]);
 }
 
-/// A reason of any length comes through, and does not keep `status` from answering.
+/// A reason of nearly the size of a message is reported, and `status` continues to answer.
 #[test]
-fn panics_at_length() {
+fn panic_with_a_long_message_aborts() {
     survives_program("panics-at-length", &["the schema is from the future"]);
 }
 
 #[test]
-fn dies_of_a_signal() {
+fn signal_at_start_aborts() {
     survives_program("aborts-at-start", &["SIGABRT"]);
 }
 
 #[test]
-fn hangs() {
+fn hang_at_start_aborts() {
     survives_program("hangs-at-start", &["http", "never polled", "2 s"]);
 }
 
 #[test]
-fn hangs_without_a_runtime() {
+fn hang_of_a_sync_main_aborts() {
     survives_program("hangs-sync", &["http", "2 s"]);
 }
 
 #[test]
-fn names_a_configuration_that_is_not_there() {
+fn missing_configuration_file_aborts() {
     survives_program("bad-config", &["no-such-file.toml"]);
 }
 
-/// The configuration was good once.
+/// A configuration file that has become invalid aborts the restart, with the key and the file.
 #[test]
-fn configuration_now_invalid() {
+fn invalid_configuration_aborts() {
     let mut bed = Bed::new("http");
     let file = bed.path("app.toml");
     std::fs::write(&file, "drain_timeout = \"5s\"\n").expect("a file");
@@ -180,9 +181,9 @@ fn configuration_now_invalid() {
     bed.stop();
 }
 
-/// Another daemon's identity is not a matter of a restart.
+/// A changed `name` aborts the restart: it needs a stop and a start.
 #[test]
-fn a_changed_identity() {
+fn changed_name_aborts() {
     let mut bed = Bed::new("http");
     let file = bed.path("app.toml");
     std::fs::write(&file, "").expect("a file");

@@ -1,4 +1,4 @@
-//! P3: a binary that goes bad just after it was ready cannot take the service down either.
+//! P3: a binary that fails just after it was ready, in the confirm window, cannot take the service down.
 
 #![allow(clippy::expect_used)]
 
@@ -10,7 +10,7 @@ use unbroken_tests::{Bed, Load, Report, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A bed whose program proves itself as the file says that is read at each restart.
+/// Creates a bed with the fixture `probation`, which reads its behaviour from a file at each start.
 fn bed(window: &str) -> Bed {
     let mut bed = Bed::new("probation");
     bed.set("DAEMON_CONFIRM_WINDOW", window);
@@ -23,8 +23,8 @@ fn becomes(bed: &Bed, mode: &str) {
     fs::write(bed.path("app.toml"), format!("[app]\nmode = {mode:?}\n")).expect("a file");
 }
 
-/// Restarts under load into a program that turns out bad within the window, and looks at what came of
-/// it.
+/// Restarts under load to a program that fails in the confirm window, and checks that the restart is aborted
+/// with `reasons`.
 #[track_caller]
 fn undone(mode: &str, window: &str, reasons: &[&str]) -> Report {
     let bed = bed(window);
@@ -50,7 +50,7 @@ fn undone_in(bed: &Bed, mode: &str, reasons: &[&str]) -> Report {
     assert_eq!(now.serving().pid, before.serving().pid, "the old worker goes on");
     assert_eq!((now.pid, now.workers.len()), (before.pid, 1), "{now:?}");
 
-    // Nothing failed but what the new one had accepted and took down with it.
+    // Only requests on connections that the new worker had accepted have failed.
     let (kept, new) = (kept.stop(), new.stop());
     kept.assert_nothing_failed();
     let ledger = report.ledger();
@@ -59,7 +59,7 @@ fn undone_in(bed: &Bed, mode: &str, reasons: &[&str]) -> Report {
     assert_eq!(refused, 0, "{new}");
     assert!(new.failed() <= ledger.lost, "{ledger:?}\n{new}");
 
-    // The next one is good, and says so.
+    // The next restart, to a program whose check passes, is confirmed.
     becomes(bed, "check passes");
     let next = bed.restart();
     assert_eq!(next.result, "ok");
@@ -68,18 +68,18 @@ fn undone_in(bed: &Bed, mode: &str, reasons: &[&str]) -> Report {
 }
 
 #[test]
-fn crashes() {
+fn crash_in_the_window_aborts() {
     undone("crashes", "60s", &["generation 2 was killed by SIGABRT before it was confirmed"]);
 }
 
 #[test]
-fn says_that_it_is_unhealthy() {
+fn unhealthy_in_the_window_aborts() {
     let report = undone("sick", "60s", &["generation 2 is unhealthy: the database is gone"]);
     assert!(report.ledger().accepted > 0, "it served for a while: {report:?}");
 }
 
 #[test]
-fn says_so_before_it_is_ready() {
+fn unhealthy_before_ready_aborts() {
     let bed = bed("2s");
     bed.start();
     becomes(&bed, "sick at start");
@@ -89,30 +89,30 @@ fn says_so_before_it_is_ready() {
 }
 
 #[test]
-fn its_check_fails() {
+fn failed_confirm_check_aborts() {
     undone("check fails", "60s", &["its confirm check failed: it answers 500"]);
 }
 
 #[test]
-fn its_check_panics() {
+fn panicking_confirm_check_aborts() {
     undone("check panics", "60s", &["its confirm check failed: it panicked"]);
 }
 
 #[test]
-fn its_check_takes_too_long() {
+fn slow_confirm_check_aborts() {
     undone("check hangs", "1s", &["confirm check of generation 2 did not pass within 1 s"]);
 }
 
 #[test]
-fn hangs() {
+fn hang_in_the_window_aborts() {
     let mut bed = bed("60s");
     bed.set("DAEMON_WATCHDOG", "500ms");
     undone_in(&bed, "hangs", &["generation 2 has not responded to its watchdog for 0.5 s"]);
 }
 
-/// Confirmed by the program itself: nobody waits for the rest of the window.
+/// A program that confirms itself ends the window early.
 #[test]
-fn confirms_ahead_of_time() {
+fn program_confirms_early() {
     let bed = bed("60s");
     bed.start();
     becomes(&bed, "check passes");
@@ -122,9 +122,9 @@ fn confirms_ahead_of_time() {
     bed.stop();
 }
 
-/// Until it is confirmed the old worker is there, with its idle connections, and accepts nothing.
+/// In the confirm window the old worker is paused: it keeps its idle connections and accepts no new ones.
 #[test]
-fn the_old_one_waits_in_the_wings() {
+fn old_worker_is_paused_in_the_window() {
     let bed = bed("3s");
     let target = bed.start().target("http");
     let mut idle = unbroken_tests::http::Connection::open(&target).expect("a connection");
@@ -147,9 +147,9 @@ fn the_old_one_waits_in_the_wings() {
     bed.stop();
 }
 
-/// Nothing is dropped with a window as long as it is by default.
+/// No request fails over restarts with a confirm window of the default length.
 #[test]
-fn nothing_is_dropped() {
+fn no_request_fails_with_the_default_window() {
     let bed = bed("2s");
     let target = bed.start().target("http");
     let kept = Load::on(target.clone()).keep_alive(32).start();
@@ -167,9 +167,9 @@ fn nothing_is_dropped() {
     bed.stop();
 }
 
-/// Both are gone: the old generation is started again from its own image.
+/// If both workers die in the confirm window, the old generation is respawned from its own image.
 #[test]
-fn the_old_one_is_respawned_if_it_has_died() {
+fn old_generation_is_respawned_if_both_workers_die() {
     let bed = bed("60s");
     bed.start();
     becomes(&bed, "good");
@@ -189,9 +189,9 @@ fn the_old_one_is_respawned_if_it_has_died() {
     bed.stop();
 }
 
-/// A confirmed worker whose runtime is blocked is replaced, and the log says what it was doing.
+/// The watchdog replaces a confirmed worker whose runtime is blocked, and logs what its threads were doing.
 #[test]
-fn a_watchdog_replaces_who_hangs() {
+fn watchdog_replaces_a_blocked_worker() {
     let mut bed = bed("0s");
     bed.set("DAEMON_WATCHDOG", "500ms");
     let target = bed.start().target("http");
@@ -213,9 +213,9 @@ fn a_watchdog_replaces_who_hangs() {
     bed.stop();
 }
 
-/// A program of which there must be one: connections wait while the old one ends and the new begins.
+/// With `exclusive` the old worker ends before the new one starts, and connections wait in the accept queue.
 #[test]
-fn exclusive_generations() {
+fn exclusive_generations_do_not_overlap() {
     let mut bed = bed("1s");
     bed.set("DAEMON_EXCLUSIVE", "true");
     bed.set("DAEMON_APP__STORE", bed.path("store").display().to_string());
@@ -226,7 +226,7 @@ fn exclusive_generations() {
         let report = bed.restart();
         report.ledger().assert_balanced();
     }
-    // One that fails at its start, and one that does later: the old image begins again.
+    // After a failure at the start, or in the confirm window, the old image is started again.
     for (mode, reason) in [("fails", "no such table"), ("check fails", "it answers 500")] {
         becomes(&bed, mode);
         let report = bed.restart_aborts();
@@ -237,14 +237,14 @@ fn exclusive_generations() {
         assert_eq!(bed.get("/").expect("a response").number("generation"), Some(4));
     }
     let ledger = load.stop();
-    // What the second one had accepted went down with it.
+    // Connections that the failed worker had accepted are lost, and none is refused.
     assert_eq!(ledger.count(Outcome::ConnectRefused), 0, "{ledger}");
     bed.stop();
 }
 
-/// Without `exclusive` such a program cannot be restarted, and goes on.
+/// Without `exclusive` a restart of such a program is aborted, and the old worker continues.
 #[test]
-fn an_owner_that_is_not_exclusive() {
+fn restart_without_exclusive_is_aborted() {
     let mut bed = bed("1s");
     bed.set("DAEMON_APP__STORE", bed.path("store").display().to_string());
     bed.start();

@@ -1,4 +1,4 @@
-//! P3: images that must not be run are refused with the reason, and what runs is not touched.
+//! P3: images that must not be run are refused with the reason, and the running worker is not affected.
 
 #![allow(clippy::expect_used)]
 
@@ -16,7 +16,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// `start` fails with the reason and leaves nothing.
+/// Asserts that `start` fails with the reason and leaves nothing behind.
 #[track_caller]
 fn start_is_refused(bed: &Bed, exe: &Path, reason: &str) {
     let set = format!("exe={}", exe.display());
@@ -25,7 +25,7 @@ fn start_is_refused(bed: &Bed, exe: &Path, reason: &str) {
     bed.assert_nothing_left();
 }
 
-/// `restart` fails with the reason, `status` warns of it, and the worker is the same.
+/// Asserts that `restart` fails with the reason, that `status` warns of it, and that the worker is the same.
 #[track_caller]
 fn restart_is_refused(bed: &Bed, reason: &str) {
     let before = bed.status();
@@ -40,7 +40,7 @@ fn restart_is_refused(bed: &Bed, reason: &str) {
 }
 
 #[test]
-fn a_script() {
+fn script_is_refused() {
     let bed = Bed::new("http");
     let script = bed.path("script");
     program::script(&script, "#!/bin/sh\n");
@@ -53,7 +53,7 @@ fn a_script() {
 }
 
 #[test]
-fn without_permission_to_execute() {
+fn file_without_permission_is_refused() {
     let bed = Bed::new("http");
     bed.start();
     bed.deploy_bad(Bad::NotExecutable);
@@ -63,7 +63,7 @@ fn without_permission_to_execute() {
 }
 
 #[test]
-fn on_a_noexec_mount() {
+fn image_on_a_noexec_mount_is_refused() {
     if !is_root() {
         unbroken_tests::skip("only root can mount");
         return;
@@ -95,9 +95,10 @@ fn on_a_noexec_mount() {
     bed.stop();
 }
 
-/// What everybody can write would be everybody's way to be root.
+/// An image that every user can write is refused by a supervisor that runs as root: it would let every user
+/// run code as root.
 #[test]
-fn that_everybody_can_write() {
+fn image_that_everybody_can_write_is_refused() {
     if !is_root() {
         unbroken_tests::skip("for a supervisor that is root");
         return;
@@ -121,16 +122,16 @@ fn that_everybody_can_write() {
     bed.restart();
     mode(bed.dir(), 0o700);
     bed.stop();
-    // A runtime directory that everybody could replace is refused before.
+    // A runtime directory that every user can replace is refused as well, before the image is checked.
     bed.set("DAEMON_RUNTIME_DIR", bed.path("own/run").display().to_string());
     mode(bed.dir(), 0o777);
     start_is_refused(&bed, &image, &replaced);
     mode(bed.dir(), 0o700);
 }
 
-/// A developer's container: root, and a program that belongs to somebody else.
+/// A supervisor that runs as root accepts an image of another user, as in a developer's container.
 #[test]
-fn of_another_user() {
+fn image_of_another_user_is_accepted() {
     if !is_root() {
         unbroken_tests::skip("only root can give files away");
         return;
@@ -143,9 +144,9 @@ fn of_another_user() {
     bed.stop();
 }
 
-/// One that is not root runs what it may: it has no more to lose than its owner.
+/// A supervisor without privileges accepts an image that every user can write.
 #[test]
-fn of_a_supervisor_without_privileges() {
+fn unprivileged_supervisor_accepts_a_writable_image() {
     let bed = Bed::new("http");
     mode(&bed.image(), 0o777);
     let start = ["start"];

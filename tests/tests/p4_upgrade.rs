@@ -1,5 +1,5 @@
-//! P4: no old code survives a good restart, not even the supervisor's, and one that is bad does not
-//! survive its takeover.
+//! P4: no old code survives a good restart, not even the supervisor's. If the new image fails while it takes
+//! over, the supervisor returns to its old image.
 
 #![allow(clippy::expect_used)]
 
@@ -12,7 +12,7 @@ use unbroken_tests::{Bed, Load, Process, Report, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The file that a process runs.
+/// The device and inode of the file that a process runs.
 fn runs(pid: u32) -> (u64, u64) {
     inode(Path::new(&format!("/proc/{pid}/exe")))
 }
@@ -22,7 +22,7 @@ fn inode(path: &Path) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }
 
-/// A bed whose processes fail where the file says, once.
+/// Creates a bed whose processes read failpoints from the file `fail`.
 fn bed() -> Bed {
     let mut bed = Bed::new("http");
     bed.set("UNBROKEN_FAILPOINTS", bed.path("fail").display().to_string());
@@ -30,7 +30,7 @@ fn bed() -> Bed {
 }
 
 #[test]
-fn the_supervisor_runs_the_new_image() {
+fn supervisor_runs_the_new_image() {
     let bed = bed();
     let status = bed.start();
     let supervisor = bed.supervisor();
@@ -42,7 +42,7 @@ fn the_supervisor_runs_the_new_image() {
         bed.deploy(if round % 2 == 0 { "http-v2" } else { "http" });
         let report = bed.restart();
         assert_eq!(report.note, None);
-        // Whoever asked is told when it is so.
+        // `restart` returns after the upgrade.
         assert_eq!(runs(status.pid), inode(&bed.image()), "{}", bed.log());
         let now = bed.status();
         assert_eq!((now.pid, now.workers.len()), (status.pid, 1), "{now:?}");
@@ -60,7 +60,7 @@ fn the_supervisor_runs_the_new_image() {
 }
 
 #[test]
-fn the_same_image_is_no_upgrade() {
+fn same_image_is_no_upgrade() {
     let bed = bed();
     bed.start();
     bed.restart();
@@ -68,9 +68,10 @@ fn the_same_image_is_no_upgrade() {
     bed.stop();
 }
 
-/// The program that is started may be another one than the one that serves.
+/// With `exe` the program that is started may differ from the image that serves. The supervisor then upgrades
+/// to that image.
 #[test]
-fn it_begins_with_the_image_that_serves() {
+fn supervisor_upgrades_to_exe_at_start() {
     let mut bed = bed();
     bed.deploy("http-v2");
     fs::rename(bed.image(), bed.path("releases")).expect("renamed");
@@ -83,8 +84,8 @@ fn it_begins_with_the_image_that_serves() {
     bed.stop();
 }
 
-/// Restarts into a good image whose takeover fails at `point`, under load: the workers are new, the
-/// supervisor is the old one and says why, and the next restart changes it too.
+/// Restarts under load to a good image whose takeover fails at `point`: the workers are new, the supervisor
+/// keeps its old image and reports `reasons`, and the next restart upgrades it.
 #[track_caller]
 fn kept(point: &str, reasons: &[&str]) -> Report {
     let bed = bed();
@@ -115,10 +116,11 @@ fn kept(point: &str, reasons: &[&str]) -> Report {
     assert!(bed.log().contains(&note), "{}", bed.log());
     let shown = bed.verb(["status"]).expect_code(0);
     assert!(shown.text().contains("supervisor runs a different image: "), "{shown}");
-    // The image that it may go back to is one more than there was before.
+    // The supervisor keeps two images open that it did not have before: its own, and the previous one of
+    // the workers.
     eventually("no more than that", SOON, || supervisor.descriptors().len() <= before + 2);
 
-    // Heals as ever.
+    // A crashed worker is respawned as usual.
     bed.worker().kill();
     eventually("it serves again", SOON, || {
         bed.status().workers.iter().any(|it| it.pid != now.serving().pid && it.state == "serving")
@@ -133,56 +135,56 @@ fn kept(point: &str, reasons: &[&str]) -> Report {
 }
 
 #[test]
-fn a_panic_is_taken_back() {
+fn panic_in_the_takeover_returns_to_the_old_image() {
     kept("supervisor.in-takeover=panic", &["panicked", "as a test wanted it"]);
 }
 
 #[test]
-fn a_fault_is_taken_back() {
+fn fault_in_the_takeover_returns_to_the_old_image() {
     kept("supervisor.in-takeover=signal(11)", &["received SIGSEGV while taking over"]);
 }
 
 #[test]
-fn an_abort_is_taken_back() {
+fn abort_in_the_takeover_returns_to_the_old_image() {
     kept("supervisor.after-takeover=signal(6)", &["received SIGABRT while taking over"]);
 }
 
 #[test]
-fn a_stack_overflow_is_taken_back() {
+fn stack_overflow_in_the_takeover_returns_to_the_old_image() {
     kept("supervisor.in-takeover=overflow", &["received SIGSEGV while taking over"]);
 }
 
 #[test]
-fn a_hang_is_taken_back() {
+fn hang_in_the_takeover_returns_to_the_old_image() {
     kept("supervisor.after-takeover=delay(60s)", &["did not take over within 3 s"]);
 }
 
 #[test]
-fn an_error_is_taken_back() {
+fn error_in_the_takeover_returns_to_the_old_image() {
     kept("supervisor.in-takeover=error", &["cannot take over", "(os error 24)"]);
 }
 
 #[test]
-fn a_failing_exec_changes_nothing() {
+fn failing_exec_keeps_the_old_image() {
     kept("supervisor.before-upgrade=error", &["cannot execute the new image"]);
 }
 
 #[test]
-fn a_failing_fork_changes_nothing() {
+fn failing_fork_keeps_the_old_image() {
     kept("supervisor.before-rehearsal=error", &["(os error 11)"]);
 }
 
 #[test]
-fn a_failing_rehearsal_changes_nothing() {
+fn failing_rehearsal_keeps_the_old_image() {
     kept("supervisor.in-rehearsal=error", &["the preflight failed", "cannot read"]);
     kept("supervisor.in-rehearsal=panic", &["the preflight exited with code 101"]);
     kept("supervisor.in-rehearsal=kill", &["the preflight was killed by SIGKILL"]);
 }
 
-/// The new program is given up, and the image before put back to work, while the rehearsal goes on: the
-/// supervisor says so, and the next restart is not kept waiting.
+/// If the new generation is rolled back while the rehearsal is running, the supervisor is not upgraded and
+/// reports the reason. The next restart upgrades it.
 #[test]
-fn a_generation_that_is_gone_by_then() {
+fn no_upgrade_to_a_generation_that_was_rolled_back() {
     let mut bed = bed();
     bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
     let status = bed.start();
@@ -211,9 +213,9 @@ fn a_generation_that_is_gone_by_then() {
     bed.stop();
 }
 
-/// What is asked for while nobody listens is there when somebody does again.
+/// A client, the death of a worker and a signal that come during the takeover are handled afterwards.
 #[test]
-fn nothing_that_comes_meanwhile_is_lost() {
+fn events_during_the_takeover_are_handled() {
     let bed = bed();
     let status = bed.start();
     bed.deploy("http-v2");
@@ -221,7 +223,7 @@ fn nothing_that_comes_meanwhile_is_lost() {
     let restart = bed.spawn(["restart", "--json"]);
     let supervisor = Process::open(status.pid).expect("a supervisor");
     eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
-    // A client, a death and a signal.
+    // The three events.
     let asks = bed.spawn(["status", "--json"]);
     let worker = supervisor.children().into_iter().next_back().expect("a worker");
     worker.kill();
@@ -237,7 +239,7 @@ fn nothing_that_comes_meanwhile_is_lost() {
 }
 
 #[test]
-fn a_stop_that_comes_meanwhile_stops() {
+fn stop_during_the_takeover_is_obeyed() {
     let bed = bed();
     let status = bed.start();
     bed.deploy("http-v2");
@@ -252,9 +254,9 @@ fn a_stop_that_comes_meanwhile_stops() {
     bed.assert_nothing_left();
 }
 
-/// Without the file on disk too: everything it needs it holds by descriptor.
+/// An upgrade works although the image was removed from disk: the supervisor holds it by a descriptor.
 #[test]
-fn it_needs_no_path() {
+fn upgrade_works_after_the_image_was_removed() {
     let bed = bed();
     let status = bed.start();
     bed.deploy("http-v2");
@@ -272,8 +274,8 @@ fn it_needs_no_path() {
     bed.stop();
 }
 
-/// Writes down what a supervisor hands on in the middle of a restart, for the test that later releases
-/// understand it.
+/// Records the state that a supervisor passes to its new image in the middle of a restart. A unit test checks
+/// that later releases understand it.
 #[test]
 #[ignore = "for a release that is not out yet"]
 fn record_the_state() {

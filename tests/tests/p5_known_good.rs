@@ -1,4 +1,4 @@
-//! P5: which code runs, which is known to be good, and what lies on disk, as `status` tells it.
+//! P5: `status` shows the image that runs, the known-good image, and the file on disk.
 
 #![allow(clippy::expect_used)]
 
@@ -22,7 +22,7 @@ fn on_disk(bed: &Bed) -> OnDisk {
     bed.status().on_disk.expect("something that runs")
 }
 
-/// `status` for people has this line.
+/// Asserts that the text of `status` has a line with this key and value.
 #[track_caller]
 fn says(bed: &Bed, key: &str, text: &str) {
     let output = bed.verb(["status"]).expect_code(0);
@@ -39,7 +39,7 @@ fn is_silent_of(bed: &Bed, text: &str) {
 }
 
 #[test]
-fn after_a_start() {
+fn status_shows_the_image_after_a_start() {
     let bed = Bed::new("http");
     let status = bed.start();
     let image = &status.image;
@@ -63,9 +63,9 @@ fn after_a_start() {
     bed.stop();
 }
 
-/// Whatever is put there, it is told what a restart would make of it.
+/// `status` shows for any file at the image's path what a restart would do with it.
 #[test]
-fn what_lies_on_disk() {
+fn status_shows_the_file_on_disk() {
     let bed = Bed::new("http");
     let image = bed.start().image;
 
@@ -105,7 +105,7 @@ fn what_lies_on_disk() {
     bed.stop();
 }
 
-/// Images that stay where they are, and a link to one of them at the image's path.
+/// Images in a directory, and a symbolic link to one of them at the image's path.
 struct Releases<'a>(&'a Bed);
 
 impl Releases<'_> {
@@ -130,9 +130,9 @@ impl Releases<'_> {
     }
 }
 
-/// A link that is switched is another image at the same path.
+/// A switched link at the image's path counts as another image on disk.
 #[test]
-fn by_a_link() {
+fn status_follows_a_switched_link() {
     let bed = Bed::empty();
     let releases = Releases::new(&bed, &["http", "http-v2"]);
     let image = bed.start().image;
@@ -146,9 +146,9 @@ fn by_a_link() {
     bed.stop();
 }
 
-/// Within the window the known-good image is the old one.
+/// In the confirm window the known-good image is the old one.
 #[test]
-fn within_the_confirm_window() {
+fn known_good_is_the_old_image_in_the_confirm_window() {
     let mut bed = Bed::new("probation");
     bed.set("DAEMON_CONFIRM_WINDOW", "60s");
     let first = bed.start();
@@ -164,7 +164,7 @@ fn within_the_confirm_window() {
     assert!(status.image.since >= first.image.since);
     says(&bed, "known-good", &format!("{}, ", first.image.path));
 
-    // Undone: the old one serves since it began to.
+    // After the abort the old image has its former time again.
     Process::open(status.serving().pid).expect("a worker").kill();
     restart.wait(SOON).expect_code(1);
     let status = bed.status();
@@ -173,7 +173,7 @@ fn within_the_confirm_window() {
     bed.stop();
 }
 
-/// Crashes the worker; then another one serves, of that generation.
+/// Crashes the worker and waits until another one serves, of this generation.
 #[track_caller]
 fn crash(bed: &Bed, generation: u64) {
     let old = bed.worker();
@@ -188,9 +188,9 @@ fn crash(bed: &Bed, generation: u64) {
     });
 }
 
-/// After going back the image that runs is an old one, and good; the one on disk is not what runs.
+/// After a rollback the old image runs and is the known-good one, and the file on disk differs.
 #[test]
-fn after_going_back() {
+fn known_good_is_the_old_image_after_a_rollback() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
     let first = bed.start().image;
@@ -209,9 +209,9 @@ fn after_going_back() {
     bed.stop();
 }
 
-/// A solo daemon has one image, and no restart.
+/// A solo daemon has no known-good image, and `status` advises `stop` and `start`.
 #[test]
-fn of_a_solo_daemon() {
+fn solo_daemon_has_no_known_good_image() {
     let bed = Bed::new("solo-http");
     let status = bed.start();
     assert_eq!(status.known_good, None);
@@ -225,9 +225,10 @@ fn of_a_solo_daemon() {
     bed.stop();
 }
 
-/// What is only kept can be written to. That it was is seen even under the old time: it is not run.
+/// An image that is only held open can be overwritten. If it was, a rollback does not execute it, even if
+/// size and modification time are the same.
 #[test]
-fn another_build_under_the_old_time() {
+fn overwritten_image_is_not_executed_again() {
     let mut bed = Bed::empty();
     bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
     let releases = Releases::new(&bed, &["http", "http-v2", "probation"]);
@@ -249,7 +250,7 @@ fn another_build_under_the_old_time() {
     let program = fs::read(&path).expect("a release");
     let at = program.windows(id.len()).position(|bytes| bytes == id).expect("its build id");
     let size = path.metadata().expect("a release").len();
-    // As another build of the same size and time.
+    // Changes the build id and restores the modification time.
     let text = format!(
         "cd \"$(dirname \"$1\")/releases\" && touch -r 2 time && \
          printf '\\377\\000\\377' | dd of=2 bs=1 seek={at} conv=notrunc status=none && \

@@ -1,4 +1,4 @@
-//! P5: crashes heal with known-good code.
+//! P5: a crashed worker is respawned with known-good code.
 
 #![allow(clippy::expect_used)]
 
@@ -9,7 +9,7 @@ use unbroken_tests::{Bad, Bed, Load, Process, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Waits until another worker than this one serves.
+/// Waits until a worker other than `old` serves, and returns it.
 #[track_caller]
 fn respawned(bed: &Bed, old: &Process) -> Process {
     let mut new = None;
@@ -24,7 +24,8 @@ fn respawned(bed: &Bed, old: &Process) -> Process {
     new.expect("a worker")
 }
 
-/// Whatever lies on disk meanwhile: the respawned worker is of the image its generation ran.
+/// Asserts that a worker is respawned from the image of its generation after `spoil` has changed the file on
+/// disk.
 fn respawns_the_same(spoil: impl FnOnce(&Bed)) {
     let bed = Bed::new("http");
     let status = bed.start();
@@ -41,28 +42,28 @@ fn respawns_the_same(spoil: impl FnOnce(&Bed)) {
 }
 
 #[test]
-fn with_a_newer_binary_on_disk() {
+fn respawn_ignores_a_newer_binary_on_disk() {
     respawns_the_same(|bed| bed.deploy("http-v2"));
 }
 
 #[test]
-fn with_a_bad_file_on_disk() {
+fn respawn_ignores_a_bad_file_on_disk() {
     respawns_the_same(|bed| bed.deploy_bad(Bad::WrongArchitecture));
 }
 
 #[test]
-fn with_a_script_on_disk() {
+fn respawn_ignores_a_script_on_disk() {
     respawns_the_same(|bed| bed.deploy_bad(Bad::Script));
 }
 
 #[test]
-fn with_nothing_on_disk() {
+fn respawn_works_with_nothing_on_disk() {
     respawns_the_same(|bed| bed.deploy_bad(Bad::Missing));
 }
 
-/// After a restart it is the new generation's image.
+/// After a restart a worker is respawned from the image of the new generation.
 #[test]
-fn after_a_restart() {
+fn respawn_runs_the_image_of_the_last_restart() {
     let bed = Bed::new("http");
     bed.start();
     bed.deploy("http-v2");
@@ -75,9 +76,9 @@ fn after_a_restart() {
     bed.stop();
 }
 
-/// Its settings are its generation's, too: a respawn reads no file.
+/// A respawned worker has the settings of its generation: no file is read.
 #[test]
-fn reads_no_file() {
+fn respawn_reads_no_configuration_file() {
     let mut bed = Bed::new("http");
     let file = bed.path("app.toml");
     std::fs::write(&file, "drain_timeout = \"5s\"\n").expect("a file");
@@ -90,9 +91,9 @@ fn reads_no_file() {
     bed.stop();
 }
 
-/// Connections in the kernel's queue are served by the next worker.
+/// Connections in the accept queue of a killed worker are served by the next one.
 #[test]
-fn queued_connections_survive() {
+fn queued_connections_survive_a_crash() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let old = bed.worker();
@@ -105,9 +106,9 @@ fn queued_connections_survive() {
     bed.stop();
 }
 
-/// Each crash waits longer for its respawn than the one before.
+/// The pause before a respawn doubles with each crash.
 #[test]
-fn backs_off() {
+fn respawns_back_off() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_BACKOFF_MIN", "300ms");
     bed.start();
@@ -124,9 +125,9 @@ fn backs_off() {
     bed.stop();
 }
 
-/// A worker that crashes again and again takes the daemon down, with its own exit code.
+/// A worker that crashes repeatedly ends the daemon at the start limit, with the worker's exit code.
 #[test]
-fn start_limit() {
+fn start_limit_ends_the_daemon() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_BACKOFF_MIN", "10ms").set("DAEMON_START_LIMIT_BURST", "3");
     let daemon = bed.foreground();
@@ -134,7 +135,8 @@ fn start_limit() {
     let supervisor = bed.supervisor();
     let deadline = Instant::now() + SOON;
     while supervisor.is_alive() && Instant::now() < deadline {
-        // Queued while no worker is there; refused once the daemon is gone.
+        // The connection waits in the accept queue while there is no worker, and is refused once the daemon
+        // has ended.
         let Ok(mut connection) = Connection::open(&target) else { continue };
         connection.patience(Duration::from_secs(2)).expect("a timeout");
         let _ = connection.get("/exit/7");
@@ -144,9 +146,9 @@ fn start_limit() {
     bed.assert_nothing_left();
 }
 
-/// SIGTERM to a worker is a wish to replace it, not a crash.
+/// A worker that gets SIGTERM drains and is replaced, and that does not count as a crash.
 #[test]
-fn a_terminated_worker_drains_and_is_replaced() {
+fn terminated_worker_drains_and_is_replaced() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_START_LIMIT_BURST", "1");
     let target = bed.start().target("http");
@@ -165,9 +167,9 @@ fn a_terminated_worker_drains_and_is_replaced() {
     bed.stop();
 }
 
-/// Every way to crash is healed.
+/// A worker that aborts or exits with an error is respawned.
 #[test]
-fn from_inside() {
+fn worker_that_aborts_or_exits_is_respawned() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     for path in ["/abort", "/exit/1", "/exit/0"] {
@@ -179,13 +181,13 @@ fn from_inside() {
         }
         respawned(&bed, &old);
     }
-    // An exit with success, unasked, is the end of the program.
+    // An exit with code 0 that the supervisor did not order stops the daemon.
     bed.wait_empty(SOON);
     bed.assert_nothing_left();
 }
 
 #[test]
-fn never() {
+fn restart_no_ends_with_the_worker() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_RESTART", "no");
     let daemon = bed.foreground();
@@ -195,7 +197,7 @@ fn never() {
 }
 
 #[test]
-fn always() {
+fn restart_always_respawns_after_success() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_RESTART", "always");
     bed.start();
@@ -205,16 +207,16 @@ fn always() {
     bed.stop();
 }
 
-/// A confirmed generation that crashes again and again: its predecessor's image is tried once, and
-/// everybody is told.
+/// If a confirmed generation crashes repeatedly, the daemon rolls back to the image of the one before.
+/// `status`, the log and the next restart report it.
 #[test]
-fn back_to_the_known_good_image() {
+fn crashing_generation_rolls_back() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
     bed.start();
     bed.deploy("http-v2");
     bed.restart();
-    // What it goes back to is not on disk any more.
+    // The known-good image is no longer on disk.
     bed.deploy("fails-at-start");
     let crash = |version: u64| {
         let old = bed.worker();
@@ -236,7 +238,7 @@ fn back_to_the_known_good_image() {
     let text = bed.verb(["status"]).expect_code(0).stdout;
     assert!(text.contains(&note), "{text}");
 
-    // The next restart is told, also if it fails; when it is done, all is well.
+    // The next restart reports the rollback, even if it fails. After a good restart there is no note.
     assert_eq!(bed.restart_aborts().note.as_deref(), Some(note.as_str()));
     assert_eq!(bed.get("/").expect("a response").number("version"), Some(1));
     bed.deploy("http-v2");
@@ -245,9 +247,9 @@ fn back_to_the_known_good_image() {
     bed.stop();
 }
 
-/// Once, and not again.
+/// The daemon rolls back once. If that generation reaches the start limit too, the daemon ends.
 #[test]
-fn the_known_good_image_is_tried_once() {
+fn rollback_happens_once() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
     bed.start();

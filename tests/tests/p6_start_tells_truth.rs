@@ -1,4 +1,4 @@
-//! P6: `start` tells the truth.
+//! P6: `start` tells the truth: it returns 0 only if the daemon is ready, and the reason otherwise.
 
 #![allow(clippy::expect_used)]
 
@@ -12,10 +12,10 @@ use unbroken_tests::{Bed, Child, Process, Terminal};
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
-fn ready_means_ready() {
+fn start_returns_when_the_daemon_serves() {
     let bed = Bed::new("http");
     bed.verb(["start"]).expect_code(0);
-    // No waiting: it serves now.
+    // Without waiting: the daemon serves as soon as `start` has returned.
     let status = bed.status();
     assert_eq!((status.state.as_str(), status.mode.as_str()), ("running", "supervised"));
     assert_eq!((status.name.as_str(), status.generation), ("app", Some(1)));
@@ -27,9 +27,10 @@ fn ready_means_ready() {
     bed.stop();
 }
 
-/// What the daemon is: detached, and holding nothing of whoever started it.
+/// A started daemon has no controlling terminal, leads no session, and holds no pipe of the process that
+/// started it.
 #[test]
-fn detached() {
+fn started_daemon_is_detached() {
     let bed = Bed::new("http");
     bed.start();
     for process in [bed.supervisor(), bed.worker()] {
@@ -48,7 +49,7 @@ fn detached() {
     bed.stop();
 }
 
-/// A start that fails leaves nothing and says why.
+/// Asserts that the start fails with this code and these reasons, and leaves nothing behind.
 #[track_caller]
 fn fails(bed: &Bed, code: i32, reasons: &[&str]) {
     let output = bed.verb(["start"]).expect_code(code);
@@ -59,36 +60,36 @@ fn fails(bed: &Bed, code: i32, reasons: &[&str]) {
 }
 
 #[test]
-fn an_error() {
+fn start_reports_an_error_from_main() {
     fails(&Bed::new("fails-at-start"), 1, &["cannot open the database", "opening the database"]);
 }
 
 #[test]
-fn a_panic() {
+fn start_reports_a_panic() {
     fails(&Bed::new("panics-at-start"), 101, &["the schema is from the future"]);
 }
 
 #[test]
-fn an_exit_code() {
+fn start_returns_the_exit_code() {
     let mut bed = Bed::new("exits");
     bed.set("APP_EXIT", "42");
     fails(&bed, 42, &["opening the database"]);
 }
 
 #[test]
-fn success_that_is_none() {
+fn start_fails_when_main_exits_with_success() {
     let mut bed = Bed::new("exits");
     bed.set("APP_EXIT", "0");
     fails(&bed, 1, &["opening the database"]);
 }
 
 #[test]
-fn a_signal() {
+fn start_reports_a_signal() {
     fails(&Bed::new("aborts-at-start"), 134, &["SIGABRT", "opening the database"]);
 }
 
 #[test]
-fn a_hang() {
+fn start_reports_a_hang() {
     for fixture in ["hangs-at-start", "hangs-sync"] {
         let mut bed = Bed::new(fixture);
         bed.set("DAEMON_READY_TIMEOUT", "1s");
@@ -99,13 +100,13 @@ fn a_hang() {
 }
 
 #[test]
-fn a_configuration_that_is_not_there() {
+fn start_reports_a_missing_configuration_file() {
     fails(&Bed::new("bad-config"), 78, &["no-such-file.toml"]);
 }
 
-/// `$(app start)` returns: nobody keeps its pipe.
+/// `$(app start)` returns, because the daemon does not keep the pipe open.
 #[test]
-fn in_a_command_substitution() {
+fn command_substitution_of_start_returns() {
     let bed = Bed::new("http");
     let begun = Instant::now();
     let output = bed.shell("out=$(\"$1\" start 2>&1); echo \"code $?\"").expect_code(0);
@@ -116,7 +117,7 @@ fn in_a_command_substitution() {
 }
 
 #[test]
-fn a_second_start() {
+fn second_start_is_refused() {
     let bed = Bed::new("http");
     let pid = bed.start().pid;
     let output = bed.verb(["start"]).expect_code(1);
@@ -129,14 +130,14 @@ fn a_second_start() {
     bed.stop();
 }
 
-/// The year, as `date` says it.
+/// The current year.
 fn this_year() -> String {
     let bed = Bed::empty();
     bed.shell("date -u +%Y").stdout.trim().to_owned()
 }
 
 #[test]
-fn fifty_at_once() {
+fn one_of_fifty_starts_succeeds() {
     let bed = Bed::new("http");
     let starts: Vec<_> = (0..50).map(|_| bed.spawn(["start"])).collect();
     let outputs: Vec<_> = starts.into_iter().map(|start| start.wait(SOON * 3)).collect();
@@ -145,14 +146,14 @@ fn fifty_at_once() {
     for output in other {
         assert!(output.code() == 1 && output.text().contains("already running"), "{output}");
     }
-    // Nothing is there that `status` does not know.
+    // There are no processes other than those in `status`.
     let status = bed.status();
     assert_eq!((status.workers.len(), bed.processes().len()), (1, 2));
     bed.stop();
 }
 
 #[test]
-fn after_everything_was_killed() {
+fn daemon_starts_after_everything_was_killed() {
     let bed = Bed::new("http");
     for _ in 0..3 {
         bed.start();
@@ -164,9 +165,9 @@ fn after_everything_was_killed() {
     bed.stop();
 }
 
-/// The PID in a stale pidfile may be anybody's by now.
+/// The process whose PID is in a stale pidfile is never signalled.
 #[test]
-fn a_recycled_pid() {
+fn process_with_a_recycled_pid_is_left_alone() {
     let bed = Bed::new("http");
     let stranger = Child::spawn(&mut bed.command_of("sleep", ["1000"]));
     fs::create_dir(bed.runtime_dir()).expect("a directory");
@@ -182,7 +183,7 @@ fn a_recycled_pid() {
 }
 
 #[test]
-fn rubbish_in_the_pidfile() {
+fn rubbish_in_the_pidfile_is_ignored() {
     for rubbish in ["", "\n", "-1\n", "0\n", "1\n", "99999999999999999999\n", "\u{0}\u{0}", "pid"] {
         let bed = Bed::new("http");
         fs::create_dir(bed.runtime_dir()).expect("a directory");
@@ -193,9 +194,9 @@ fn rubbish_in_the_pidfile() {
     }
 }
 
-/// Somebody may have prepared a link for us to write through.
+/// A symbolic link in place of the pidfile is refused, and its target is not written.
 #[test]
-fn a_symlink_as_pidfile() {
+fn symlink_as_pidfile_is_refused() {
     let bed = Bed::new("http");
     fs::write(bed.path("victim"), "precious").expect("a file");
     fs::create_dir(bed.runtime_dir()).expect("a directory");
@@ -207,7 +208,7 @@ fn a_symlink_as_pidfile() {
 }
 
 #[test]
-fn a_directory_as_pidfile() {
+fn directory_as_pidfile_is_refused() {
     let bed = Bed::new("http");
     fs::create_dir_all(bed.pidfile()).expect("a directory");
     fs::set_permissions(bed.runtime_dir(), fs::Permissions::from_mode(0o700)).expect("a mode");
@@ -216,7 +217,7 @@ fn a_directory_as_pidfile() {
 }
 
 #[test]
-fn a_directory_one_may_not_write() {
+fn unwritable_runtime_directory_is_reported() {
     let bed = Bed::new("http");
     fs::create_dir(bed.runtime_dir()).expect("a directory");
     let output = if geteuid().is_root() {
@@ -235,7 +236,7 @@ fn a_directory_one_may_not_write() {
 }
 
 #[test]
-fn a_full_disk() {
+fn full_disk_is_reported() {
     if !geteuid().is_root() {
         eprintln!("skipped: mounting needs root");
         return;
@@ -248,9 +249,9 @@ fn a_full_disk() {
     assert!(bed.processes().is_empty());
 }
 
-/// The log's disk may be full as well: that is no reason not to serve, nor to die.
+/// If the log cannot be opened, `start` either succeeds or names the log.
 #[test]
-fn a_log_one_cannot_open() {
+fn unusable_log_is_reported_or_harmless() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_LOG", bed.path("no/such/dir/app.log").display().to_string());
     let output = bed.verb(["start"]);
@@ -262,9 +263,9 @@ fn a_log_one_cannot_open() {
     }
 }
 
-/// The terminal one started it from is closed: the daemon stays.
+/// A started daemon survives the hangup of the terminal from which it was started.
 #[test]
-fn survives_its_terminal() {
+fn daemon_survives_its_terminal() {
     let bed = Bed::new("http");
     let script = "\"$1\" start && echo started; while :; do sleep 0.05; done";
     let image = bed.image();
@@ -281,15 +282,15 @@ fn survives_its_terminal() {
     bed.stop();
 }
 
-/// What a worker leaves behind does not keep the pidfile locked, nor a listener bound.
+/// A child that a worker leaves behind does not keep the pidfile locked, nor a listener open.
 #[test]
-fn a_worker_s_child_holds_nothing() {
+fn child_of_a_worker_holds_nothing() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let response = bed.get("/child").expect("a response");
     let child =
         response.number("child").and_then(|pid| Process::open(pid as u32)).expect("a child");
-    // Its loader has a library open for a moment.
+    // The dynamic loader has a library open for a moment.
     unbroken_tests::eventually("it has nothing but the standard streams", SOON, || {
         child.descriptors().iter().all(|(number, _)| *number < 3)
     });
@@ -301,9 +302,9 @@ fn a_worker_s_child_holds_nothing() {
     assert!(child.is_alive());
 }
 
-/// Interrupted while it waits, `start` does not leave half a daemon.
+/// `start`, interrupted while it waits, leaves no process behind.
 #[test]
-fn an_interrupted_start() {
+fn interrupted_start_leaves_nothing() {
     let bed = Bed::new("hangs-at-start");
     let terminal = Terminal::spawn(&bed.command(["start"]));
     unbroken_tests::eventually("a worker", SOON, || bed.log().contains("waiting"));
@@ -312,9 +313,9 @@ fn an_interrupted_start() {
     bed.wait_empty(SOON);
 }
 
-/// Whoever starts it may ignore the ends of children, which a daemon would inherit.
+/// A daemon that inherits an ignored SIGCHLD, which would discard the exit status of its workers, works.
 #[test]
-fn started_by_one_who_ignores_children() {
+fn ignored_sigchld_is_no_obstacle() {
     for fixture in ["http", "solo-http"] {
         let bed = Bed::new(fixture);
         let image = bed.image();

@@ -1,4 +1,4 @@
-//! P7: draining is bounded, and accounted for.
+//! P7: a drain is bounded in time, and the ledger accounts for every connection.
 
 #![allow(clippy::expect_used)]
 
@@ -11,7 +11,7 @@ use unbroken_tests::{Bed, Load, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A connection that streams without an end.
+/// Opens a connection with a response without an end.
 fn stream(bed: &Bed) -> Connection {
     let mut connection = Connection::open(&bed.target("http")).expect("a connection");
     connection.send("GET /stream HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
@@ -21,7 +21,7 @@ fn stream(bed: &Bed) -> Connection {
 }
 
 #[test]
-fn every_connection_of_a_daemon_s_life() {
+fn ledger_counts_every_connection() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let load = Load::on(target.clone()).new_connections(8).requests(1000).run();
@@ -37,7 +37,7 @@ fn every_connection_of_a_daemon_s_life() {
 }
 
 #[test]
-fn the_deadline_forces() {
+fn deadline_forces_open_streams() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
     bed.start();
@@ -78,9 +78,9 @@ fn no_wait_does_not_wait() {
     bed.assert_nothing_left();
 }
 
-/// A request in flight is finished, and its connection told to go.
+/// At a stop the request in flight is finished with `Connection: close`.
 #[test]
-fn in_flight_is_finished() {
+fn request_in_flight_is_finished_at_a_stop() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
@@ -98,9 +98,9 @@ fn in_flight_is_finished() {
     bed.assert_nothing_left();
 }
 
-/// No listener is open while the rest drains.
+/// After `stop` new connections are refused while the rest drains.
 #[test]
-fn nobody_is_let_in_after_a_stop() {
+fn new_connections_are_refused_after_a_stop() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let slow = Load::on(target.clone()).new_connections(1).paths(["/slow"]).requests(1).start();
@@ -112,7 +112,7 @@ fn nobody_is_let_in_after_a_stop() {
 }
 
 #[test]
-fn a_program_that_ignores_it() {
+fn program_that_ignores_the_drain_is_killed() {
     let bed = Bed::new("ignores-drain");
     bed.start();
     for verb in ["restart", "stop"] {
@@ -125,16 +125,16 @@ fn a_program_that_ignores_it() {
     bed.assert_nothing_left();
 }
 
-/// A runtime that is blocked can be told nothing; a stopped process not even SIGTERM.
+/// A worker that was stopped by a signal is killed at its deadline, and its connections count as lost.
 #[test]
-fn a_worker_that_does_not_answer() {
+fn stopped_worker_is_killed_at_the_deadline() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
     bed.start();
     let old = bed.worker();
     let streams: Vec<_> = (0..3).map(|_| stream(&bed)).collect();
     old.signal(Signal::STOP);
-    // What it cannot say itself its counters say.
+    // The supervisor reads the counters of a worker that cannot answer.
     assert_eq!(bed.status().serving().connections, 3);
     let report = bed.restart();
     report.ledger().assert_balanced();
@@ -144,9 +144,9 @@ fn a_worker_that_does_not_answer() {
     bed.stop();
 }
 
-/// Several generations drain beside each other, each until its own deadline.
+/// Up to eight generations drain at the same time, and the oldest is forced when there are more.
 #[test]
-fn several_at_once() {
+fn eight_generations_drain_at_once() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_DRAIN_TIMEOUT", "60s");
     bed.start();
@@ -155,7 +155,7 @@ fn several_at_once() {
         streams.push(stream(&bed));
         bed.verb(["restart", "--no-wait"]).expect_code(0);
     }
-    // Past eight the oldest is forced.
+    // Eight that drain, and the one that serves.
     eventually("eight and the serving one", SOON, || bed.status().workers.len() <= 9);
     let status = bed.status();
     assert_eq!(status.workers.len(), 9, "{status:?}");
@@ -165,9 +165,9 @@ fn several_at_once() {
     bed.assert_nothing_left();
 }
 
-/// WebSockets are told to come again, not all at once.
+/// WebSockets get their close frames spread over time, not all at once.
 #[test]
-fn web_sockets_are_told_with_jitter() {
+fn web_sockets_are_closed_with_jitter() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut sockets: Vec<_> = (0..40)
@@ -181,7 +181,7 @@ fn web_sockets_are_told_with_jitter() {
         })
         .collect();
     let restart = bed.spawn(["restart", "--json"]);
-    // The first ones are told while the last ones go on.
+    // The first ones are closed while the last ones are still open.
     let told = |socket: &WebSocket<Connection>| !socket.get_ref().is_quiet();
     eventually("somebody is told", SOON, || sockets.iter().any(told));
     assert!(!sockets.iter().all(told), "all were told at once");
@@ -198,7 +198,7 @@ fn web_sockets_are_told_with_jitter() {
     bed.stop();
 }
 
-/// Lines over an accept loop of the program's own, with tasks that listen for the drain.
+/// Tasks of `Daemon::spawn` that wait for the drain can send a farewell before the worker ends.
 #[test]
 fn tracked_tasks_say_goodbye() {
     let bed = Bed::new("echo");
@@ -224,9 +224,9 @@ fn tracked_tasks_say_goodbye() {
     bed.stop();
 }
 
-/// The same without async: its threads end with their clients.
+/// The worker of a sync program drains until its threads have ended with their clients.
 #[test]
-fn without_async() {
+fn sync_worker_drains_until_its_threads_end() {
     let bed = Bed::new("sync");
     let target = bed.start().target("echo");
     let mut old = Connection::open(&target).expect("a connection");
@@ -246,9 +246,9 @@ fn without_async() {
     bed.stop();
 }
 
-/// A `main` that waits for none of its threads: the connections have until the deadline all the same.
+/// If a sync `main` returns without joining its threads, their connections may go on until the deadline.
 #[test]
-fn without_async_and_without_waiting() {
+fn unjoined_threads_have_until_the_deadline() {
     let bed = Bed::new("sync-hasty");
     let target = bed.start().target("echo");
     let mut old = Connection::open(&target).expect("a connection");
@@ -260,7 +260,7 @@ fn without_async_and_without_waiting() {
     };
     assert_eq!(line(&mut old, "a\n"), "1 a\n");
     bed.verb(["restart", "--no-wait"]).expect_code(0);
-    // The new one accepts, and the old one until it hears of it.
+    // The old worker accepts until it has received its order.
     eventually("the new one has a connection", SOON, || {
         let mut new = Connection::open(&target).expect("a connection");
         let answer = line(&mut new, "b\n");

@@ -1,4 +1,4 @@
-//! P7: how `main` ends, and what is said of it.
+//! P7: the ways in which `main` ends, and the reports of them.
 
 #![allow(clippy::expect_used)]
 
@@ -9,7 +9,7 @@ use unbroken_tests::{Bed, Child, Report, Signal, Status, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A daemon whose `main` ends like that.
+/// Creates a bed with the fixture `ends` in this mode.
 fn bed(mode: &str) -> Bed {
     let mut bed = Bed::new("ends");
     bed.set("DAEMON_APP__MODE", mode);
@@ -21,10 +21,10 @@ fn open(status: &Status) -> Connection {
     Connection::open(&status.target("http")).expect("a connection")
 }
 
-/// A program that joins `serve` with an actor, which ends when its senders are dropped: one of them is in
-/// the service.
+/// The service is dropped with the future of `serve`. An actor that ends when the service drops its sender
+/// therefore ends at a drain.
 #[test]
-fn the_service_goes_with_the_future_that_serves() {
+fn service_is_dropped_with_its_future() {
     for mode in ["joined", "dropped"] {
         let bed = bed(mode);
         let status = bed.start();
@@ -41,9 +41,10 @@ fn the_service_goes_with_the_future_that_serves() {
     }
 }
 
-/// Its link is down a moment before its process is gone.
+/// A worker that ends does not report that its supervisor is gone, although its link closes a moment before
+/// its process ends.
 #[test]
-fn a_worker_that_ends_does_not_miss_its_supervisor() {
+fn ending_worker_does_not_report_a_lost_supervisor() {
     for (fixture, mode) in [("fails-at-start", "-"), ("ends", "fails"), ("ends", "returns")] {
         let mut bed = Bed::new(fixture);
         bed.set("DAEMON_APP__MODE", mode);
@@ -52,7 +53,7 @@ fn a_worker_that_ends_does_not_miss_its_supervisor() {
         bed.set("UNBROKEN_FAILPOINTS", "worker.before-exit=delay(150ms)");
         if fixture == "ends" {
             let status = bed.start();
-            // Answered or cut.
+            // The response may be cut.
             let _ = open(&status).get("/end");
             bed.wait_empty(SOON);
         } else {
@@ -75,22 +76,22 @@ fn report(output: &unbroken_tests::Output) -> Report {
     serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{output}"))
 }
 
-/// Has `main` end while a request is in flight, which is cut by that.
+/// Ends `main` while a request is in flight, which is cut.
 #[track_caller]
 fn ends_while_serving(bed: &Bed) {
     let status = bed.start();
     let mut slow = open(&status);
     ask(&mut slow, "/stream");
     std::io::Read::read_exact(&mut slow, &mut [0; 64]).expect("the stream");
-    // Answered or cut.
+    // The response may be cut.
     let _ = open(&status).get("/end");
     let ended = std::io::copy(&mut slow, &mut std::io::sink());
     assert!(ended.is_ok() || ended.is_err_and(|error| error.raw_os_error() == Some(104)));
 }
 
-/// The worker that follows begins when this one is gone: what is open is lost, and everybody tells.
+/// If `main` fails, the open connections are lost. The log, `status` and the report count them.
 #[test]
-fn what_is_open_when_main_fails_is_lost() {
+fn connections_are_lost_when_main_fails() {
     for (mode, code) in [("fails", 1), ("panics", 101)] {
         let bed = bed(mode);
         ends_while_serving(&bed);
@@ -114,9 +115,9 @@ fn what_is_open_when_main_fails_is_lost() {
     }
 }
 
-/// Where nobody is left to be asked, the log tells.
+/// If the daemon ends with its worker, the log reports the lost connections.
 #[test]
-fn what_is_lost_with_the_daemon_is_in_the_log() {
+fn connections_lost_with_the_daemon_are_logged() {
     for (mode, restart) in [("returns", "on-failure"), ("fails", "no")] {
         let mut bed = bed(mode);
         bed.set("DAEMON_RESTART", restart);
@@ -128,10 +129,10 @@ fn what_is_lost_with_the_daemon_is_in_the_log() {
     }
 }
 
-/// Within the confirm window the new one serves already, so that what is open can be finished. Everybody
-/// tells.
+/// If the old `main` ends in the confirm window, its open requests are finished, because the new worker
+/// serves already. The log and the report mention it.
 #[test]
-fn an_old_main_that_fails_within_the_confirm_window() {
+fn requests_are_finished_when_the_old_main_ends_in_the_window() {
     let ended = "`main` of generation 1 returned while it was paused in the confirm window";
     for (mode, code) in [("fails", 1), ("panics", 101), ("returns", 0)] {
         let mut bed = bed(mode);
@@ -156,7 +157,7 @@ fn an_old_main_that_fails_within_the_confirm_window() {
         eventually("the old worker is gone", SOON, || bed.status().workers.len() == 1);
         let log = bed.log();
         assert_eq!(log.contains(&exited), code != 0, "{mode}\n{log}");
-        // The window is as long as ever, and its end is not for this test to wait for.
+        // Stop, because the rest of the window is long.
         bed.verb(["stop", "--json"]).expect_code(0);
         let report = report(&restart.wait(SOON).expect_code(1));
         assert!(report.warnings.iter().any(|it| it.contains(ended)), "{report:?}");
@@ -166,9 +167,9 @@ fn an_old_main_that_fails_within_the_confirm_window() {
     }
 }
 
-/// The restart is done, and says what happened.
+/// If the old worker is killed in the confirm window, the restart succeeds and reports it.
 #[test]
-fn a_restart_tells_of_an_old_worker_that_was_killed_meanwhile() {
+fn restart_reports_an_old_worker_killed_in_the_window() {
     let mut bed = bed("joined");
     bed.set("DAEMON_CONFIRM_WINDOW", "3s");
     let status = bed.start();
@@ -188,9 +189,9 @@ fn a_restart_tells_of_an_old_worker_that_was_killed_meanwhile() {
     bed.stop();
 }
 
-/// A drain says what it waits for, and what it was over for at its deadline.
+/// The progress of a drain names what it waits for, and the log what was forced at the deadline.
 #[test]
-fn a_main_that_stays_is_told_of() {
+fn progress_names_what_a_drain_waits_for() {
     let held = "no connections, 1 task, `main` has not returned";
     for verb in ["restart", "stop"] {
         let mut bed = bed("stays");
@@ -208,7 +209,7 @@ fn a_main_that_stays_is_told_of() {
         assert_eq!((old.connections, old.tasks, old.main_ended), (0, 1, Some(false)), "{old:?}");
         let text = bed.verb(["status"]).expect_code(0).stdout;
         assert!(text.contains("in flight, 1 task, `main` has not returned"), "{text}");
-        // The deadline is now.
+        // SIGQUIT makes the deadline now.
         bed.supervisor().signal(Signal::QUIT);
         let ledger = report(&waits.wait(SOON).expect_code(0)).ledger().clone();
         ledger.assert_balanced();
@@ -221,9 +222,9 @@ fn a_main_that_stays_is_told_of() {
     }
 }
 
-/// Tasks of `tokio::spawn` that a handler left.
+/// The ledger counts tasks of `tokio::spawn` that a handler left running.
 #[test]
-fn tasks_that_are_left_are_counted() {
+fn dropped_tasks_are_counted() {
     let bed = bed("joined");
     let status = bed.start();
     let mut kept = open(&status);
@@ -240,7 +241,7 @@ fn tasks_that_are_left_are_counted() {
     );
     let said = "3 tasks of `tokio::spawn` dropped";
     assert!(bed.log().contains(said), "{}", bed.log());
-    // Those of the daemon itself, for the connection that was passed to it, are not among them.
+    // The daemon's own tasks, here for the connection that was handed off, are not counted.
     kept.get("/leave").expect("a response");
     drop(kept);
     let output = bed.verb(["stop"]).expect_code(0);

@@ -1,4 +1,4 @@
-//! P7: the ledger of every connection, whatever happens to its worker.
+//! P7: the ledger counts every connection, whatever happens to its worker.
 
 #![allow(clippy::expect_used)]
 
@@ -9,9 +9,9 @@ use unbroken_tests::{Bed, Load, Report, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Under load, with restarts and killed workers in between: nobody is counted twice or not at all.
+/// The ledgers are balanced, and agree with the clients' counts, under load with restarts and killed workers.
 #[test]
-fn it_balances_under_load_and_kills() {
+fn ledger_balances_under_load_and_kills() {
     const KILLS: u64 = 4;
     let mut bed = Bed::new("http");
     bed.set("DAEMON_BACKOFF_MIN", "10ms").set("DAEMON_START_LIMIT_BURST", "100");
@@ -25,7 +25,7 @@ fn it_balances_under_load_and_kills() {
         if round % 2 == 1 {
             let worker = bed.worker();
             worker.kill();
-            // Respawned, and in use again, so that the generation has the figures of two workers.
+            // Wait until the respawned worker is in use, so the generation has the counters of two.
             eventually("another worker serves", SOON, || {
                 let status = bed.status();
                 status.workers.iter().any(|it| it.state == "serving" && it.pid != worker.pid())
@@ -45,21 +45,21 @@ fn it_balances_under_load_and_kills() {
     assert!(stop.to_drained_ms.is_some(), "{stop:?}");
     accounts.push(stop.ledger().clone());
 
-    // Those that were killed had connections, and they were the only ones to lose any.
+    // Only generations with a killed worker have lost connections.
     for (round, ledger) in accounts.iter().enumerate() {
         assert_eq!(ledger.lost > 0, round % 2 == 1, "{round}: {ledger:?}");
     }
-    // What one has passed the next has received.
+    // Each generation has received what the one before handed off.
     for pair in accounts.windows(2) {
         assert_eq!(pair[0].handed_off, pair[1].received, "{pair:?}");
     }
     let accepted: u64 = accounts.iter().map(|ledger| ledger.accepted).sum();
-    // A worker that is killed while it accepts has counted that one, which the next may accept.
+    // A worker that is killed during accept has counted that connection, which the next one may accept.
     let made = kept.connections + new.connections;
     assert!((made..=made + KILLS).contains(&accepted), "{accepted}: {kept}{new}");
 }
 
-/// `status` has the last ten, the latest first.
+/// `status` shows the last ten restarts, the latest first.
 #[test]
 fn ten_restarts_are_remembered() {
     let bed = Bed::new("http");
@@ -90,9 +90,9 @@ fn ten_restarts_are_remembered() {
     bed.stop();
 }
 
-/// One line for people, wherever it is told.
+/// The text output of the verbs and the log show the ledger in one line.
 #[test]
-fn in_a_line() {
+fn ledger_is_shown_in_one_line() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
@@ -108,9 +108,9 @@ fn in_a_line() {
     assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
 }
 
-/// A daemon without a supervisor counts as well.
+/// A solo daemon has a balanced ledger too.
 #[test]
-fn alone() {
+fn solo_daemon_has_a_ledger() {
     let bed = Bed::new("solo-http");
     let target = bed.start().target("http");
     let load = Load::on(target).new_connections(4).requests(100).run();

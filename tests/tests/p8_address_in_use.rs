@@ -1,4 +1,4 @@
-//! P8: an address in use is told with the process that has it.
+//! P8: the error for an address in use names the process that listens there.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use socket2::{Domain, Socket, Type};
 use unbroken_tests::{Bed, skip};
 
-/// A start at `addr`, which fails with this process' number.
+/// Asserts that a start at `addr` fails and names this process.
 #[track_caller]
 fn assert_names_us(addr: &str) {
     let mut bed = Bed::new("http");
@@ -20,23 +20,23 @@ fn assert_names_us(addr: &str) {
 }
 
 #[test]
-fn of_ipv4() {
+fn holder_of_an_ipv4_address_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     assert_names_us(&taken.local_addr().unwrap().to_string());
 }
 
 #[test]
-fn of_ipv6() {
+fn holder_of_an_ipv6_address_is_named() {
     let taken = TcpListener::bind("[::1]:0").unwrap();
     assert_names_us(&taken.local_addr().unwrap().to_string());
 }
 
 #[test]
-fn of_an_address_that_includes_another() {
+fn holder_of_an_overlapping_address_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     assert_names_us(&format!("0.0.0.0:{}", taken.local_addr().unwrap().port()));
 
-    // [::] with IPv4 has 0.0.0.0 too.
+    // [::] without v6only includes 0.0.0.0.
     let both = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
     both.set_only_v6(false).unwrap();
     both.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()).unwrap();
@@ -48,7 +48,7 @@ fn of_an_address_that_includes_another() {
 }
 
 #[test]
-fn of_a_unix_socket() {
+fn holder_of_a_unix_socket_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("taken.sock");
     let _taken = UnixListener::bind(&path).unwrap();
@@ -56,7 +56,7 @@ fn of_a_unix_socket() {
 }
 
 #[test]
-fn at_a_restart_the_old_generation_goes_on() {
+fn old_generation_continues_when_a_restart_cannot_bind() {
     let bed = Bed::new("http");
     bed.start();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -75,7 +75,7 @@ fn at_a_restart_the_old_generation_goes_on() {
 }
 
 #[test]
-fn of_another_user() {
+fn holder_of_another_user_is_not_named() {
     if !rustix::process::geteuid().is_root() {
         skip("another user can be had by root alone");
         return;

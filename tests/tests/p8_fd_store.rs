@@ -1,4 +1,4 @@
-//! P8: a service manager keeps the listeners while the daemon is away (`FDSTORE=1` of sd_notify(3)).
+//! P8: the service manager's fd store keeps the listeners while the daemon is down (sd_notify(3)).
 
 #![allow(clippy::expect_used)]
 
@@ -21,7 +21,8 @@ fn source<'a>(status: &'a Status, name: &str) -> Option<&'a str> {
     status.listeners.iter().find(|it| it.name == name).and_then(|it| it.source.as_deref())
 }
 
-/// Kills may cost what a worker had accepted. Nobody is refused, and nobody who waited is reset.
+/// Asserts that no connection was refused, and that each kill lost at most the connections that a worker had
+/// accepted.
 fn assert_nobody_refused(ledger: &Ledger, kills: u64, connections: u64) {
     for outcome in [Outcome::ConnectRefused, Outcome::ConnectTimeout, Outcome::ConnectOther] {
         assert_eq!(ledger.count(outcome), 0, "{ledger:#?}");
@@ -29,7 +30,7 @@ fn assert_nobody_refused(ledger: &Ledger, kills: u64, connections: u64) {
     assert!(ledger.failed() <= kills * connections, "{ledger:#?}");
 }
 
-/// Stopped and started, and killed with everything, under load.
+/// Stops and starts the daemon, and kills all of it, under load.
 fn under_load(fixture: &str, addr: Option<&str>) {
     let mut bed = Bed::new(fixture);
     if let Some(addr) = addr {
@@ -38,7 +39,7 @@ fn under_load(fixture: &str, addr: Option<&str>) {
     }
     let manager = Manager::of(&mut bed, 4);
     let mut child = manager.serve(&bed);
-    // It is kept by the time the daemon is ready.
+    // The listener is stored before the daemon reports that it is ready.
     assert_eq!(manager.stored(), ["listen.http"]);
     let status = bed.status();
     let target = status.target("http");
@@ -66,48 +67,49 @@ fn under_load(fixture: &str, addr: Option<&str>) {
         assert_eq!(bed.status().target("http"), target);
     }
     assert_nobody_refused(&load.stop(), 3, 8);
-    // It was given once.
+    // The listener was stored once.
     let told = manager.told();
     let given = told.iter().filter(|told| told.contains("FDSTORE=1")).collect::<Vec<_>>();
     assert_eq!(given, ["FDSTORE=1\nFDNAME=listen.http\nFDPOLL=0\n"]);
     assert!(!told.iter().any(|told| told.contains("FDSTOREREMOVE")), "{told:#?}");
 
-    // Who waits while nobody is there is served by the next.
+    // A client that connects while the daemon is down is served after the next start.
     stop(child);
     let mut waits = Connection::open(&target).expect("a connection");
     waits.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
     let child = manager.serve(&bed);
     assert!(waits.response().expect("a response").text().contains("pid="));
     stop(child);
-    // And the end is the end.
+    // When the service manager discards its store, the listener closes.
     manager.discard();
     eventually("the discarded listener is closed", SOON, || !target.accepts());
     stop(manager.serve(&bed));
 }
 
 #[test]
-fn a_supervised_daemon() {
+fn store_keeps_the_listener_of_a_supervised_daemon() {
     under_load("http", None);
 }
 
 #[test]
-fn a_supervised_daemon_at_a_path() {
+fn store_keeps_the_unix_listener_of_a_supervised_daemon() {
     under_load("http", Some("unix:BED/http.sock"));
 }
 
 #[test]
-fn a_solo_daemon() {
+fn store_keeps_the_listener_of_a_solo_daemon() {
     under_load("solo-http", None);
 }
 
 #[test]
-fn a_solo_daemon_at_a_path() {
+fn store_keeps_the_unix_listener_of_a_solo_daemon() {
     under_load("solo-http", Some("unix:BED/http.sock"));
 }
 
-/// Orphaned workers and the store have the same listener: together they lose nothing at all.
+/// With orphans and the store, which both have the listener, no request is lost when the supervisor is
+/// killed.
 #[test]
-fn orphans_have_it_too() {
+fn orphans_and_store_lose_no_request() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_ORPHAN_GRACE", "20s");
     let path = bed.path("http.sock");
@@ -130,9 +132,9 @@ fn orphans_have_it_too() {
     assert!(target.accepts() && path.exists());
 }
 
-/// Restarts change what is kept, also when the supervisor changes its image with it, and only then.
+/// After each restart the store has exactly the listeners of the serving generation.
 #[test]
-fn what_serves_is_what_is_kept() {
+fn store_follows_restarts() {
     let mut bed = Bed::new("http-v3-listeners");
     let manager = Manager::of(&mut bed, 8);
     let child = manager.serve(&bed);
@@ -148,7 +150,7 @@ fn what_serves_is_what_is_kept() {
     let kept = manager.told().iter().filter(|told| told.contains("FDNAME=listen.http")).count();
     assert_eq!(kept, 1, "{:#?}", manager.told());
     stop(child);
-    // One that is not declared any more when the daemon comes again.
+    // A stored listener that the next start does not declare.
     bed.deploy("http");
     let child = manager.serve(&bed);
     assert_eq!(manager.stored(), ["listen.http"]);
@@ -156,15 +158,15 @@ fn what_serves_is_what_is_kept() {
     stop(child);
 }
 
-/// A listener that was moved while the daemon was away: the old one is closed before the new one is bound,
-/// as both could not be.
+/// If a listener's address was changed while the daemon was down, the stored socket is closed before the new
+/// one is bound, because they may conflict.
 #[test]
-fn a_moved_listener() {
+fn moved_listener_replaces_the_stored_one() {
     let mut bed = Bed::new("http");
     let manager = Manager::of(&mut bed, 8);
     bed.set("DAEMON_LISTEN_HTTP", "0.0.0.0:0");
     stop(manager.serve(&bed));
-    // The chosen port is kept, whoever asks for any.
+    // With port 0 the stored socket keeps its port.
     let child = manager.serve(&bed);
     let old = bed.status().target("http").tcp();
     stop(child);
@@ -183,9 +185,9 @@ fn a_moved_listener() {
     stop(child);
 }
 
-/// A path whose file is gone leads nowhere, whatever is kept; one that is there gets the mode of now.
+/// A stored unix socket whose file is gone is bound again. If its file exists, it gets the current mode.
 #[test]
-fn the_file_of_a_unix_socket() {
+fn stored_unix_socket_without_its_file_is_bound_again() {
     let mut bed = Bed::new("http");
     let manager = Manager::of(&mut bed, 8);
     let path = bed.path("http.sock");
@@ -204,7 +206,7 @@ fn the_file_of_a_unix_socket() {
     assert_eq!(source(&bed.status(), "http"), None);
     assert!(bed.get("/").expect("a response").text().contains("generation=1"));
     manager.keeps(&["listen.http"]);
-    // One that moved away takes its file with it.
+    // The file of a socket whose listener got another address is removed.
     bed.unset("DAEMON_LISTEN_HTTP__MODE");
     stop(child);
     assert!(path.exists());
@@ -214,9 +216,9 @@ fn the_file_of_a_unix_socket() {
     stop(child);
 }
 
-/// Without a store, or with too small a one.
+/// Without a store nothing is stored. If the store is too small, a warning says which limit to raise.
 #[test]
-fn a_store_without_room() {
+fn too_small_store_is_reported() {
     let mut bed = Bed::new("http-v3-listeners");
     let manager = Manager::of(&mut bed, 0);
     let child = manager.serve(&bed);
@@ -233,15 +235,15 @@ fn a_store_without_room() {
     stop(child);
 }
 
-/// What is in the store and is no listener that can be used.
+/// Stored descriptors that cannot be listeners are left alone, or replaced if they have a listener's name.
 #[test]
-fn what_else_is_stored() {
+fn unusable_stored_descriptors_are_left_alone() {
     let mut bed = Bed::new("http");
     let manager = Manager::of(&mut bed, 8);
     let file = std::fs::File::open("/dev/null").expect("a file");
     manager.store("listen.http", file.try_clone().expect("a file").into());
     manager.store("of-the-program", file.into());
-    // One that the store and a unit have: the unit's counts.
+    // If both the store and a unit have a socket for the name, that of the unit is used.
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = socket.local_addr().expect("an address");
     let child = manager.serve(&bed);
@@ -260,9 +262,9 @@ fn what_else_is_stored() {
     stop(child);
 }
 
-/// A start that fails leaves the store as it is, with the file of a unix socket.
+/// A start that fails leaves the store, and the file of a unix socket, as they were.
 #[test]
-fn a_start_that_fails() {
+fn failed_start_keeps_the_store() {
     let mut bed = Bed::new("http");
     let manager = Manager::of(&mut bed, 8);
     let path = bed.path("http.sock");

@@ -1,4 +1,4 @@
-//! P8: events in the format that was asked for, of the program and of the supervisor alike.
+//! P8: the events of the program and of the supervisor are written in the configured format.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -16,7 +16,7 @@ use unbroken_tests::{Bed, Child, Terminal, eventually, skip};
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
-fn nothing_is_installed_unless_it_is_asked_for() {
+fn no_subscriber_is_installed_by_default() {
     let bed = Bed::new("logs");
     bed.start();
     bed.get("/events").unwrap();
@@ -26,7 +26,7 @@ fn nothing_is_installed_unless_it_is_asked_for() {
 }
 
 #[test]
-fn as_text() {
+fn events_are_written_as_text() {
     let mut bed = Bed::new("logs");
     bed.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "debug");
     let status = bed.start();
@@ -51,7 +51,7 @@ fn as_text() {
 }
 
 #[test]
-fn as_json() {
+fn events_are_written_as_json() {
     for solo in [false, true] {
         let mut bed = Bed::new(if solo { "logs-solo" } else { "logs" });
         bed.set("DAEMON_LOG_FORMAT", "json").set("RUST_LOG", "info,elsewhere=trace");
@@ -84,9 +84,10 @@ fn as_json() {
     }
 }
 
-/// With its backtrace it would be dozens of lines that no reader of JSON understands.
+/// A panic is logged as one event, including its backtrace. As plain text it would be dozens of lines that a
+/// JSON parser does not understand.
 #[test]
-fn a_panic_is_an_event() {
+fn panic_is_one_event() {
     for backtrace in ["0", "1"] {
         let mut bed = Bed::new("logs");
         bed.set("DAEMON_LOG_FORMAT", "json").set("RUST_BACKTRACE", backtrace);
@@ -117,14 +118,14 @@ fn a_panic_is_an_event() {
     assert_eq!(log.matches("panicked: a thread's panic").count(), 1, "{log}");
 }
 
-/// What the program does at a panic it does as well.
+/// The program's own panic hook runs, in addition to the event.
 #[test]
-fn a_hook_of_the_program_runs() {
+fn panic_hook_of_the_program_runs() {
     for (format, events) in [("none", 0), ("json", 1)] {
         let mut bed = Bed::new("own-hook");
         bed.set("DAEMON_LOG_FORMAT", format);
         bed.start();
-        // The task that answers ends by it, and so does the connection.
+        // The panic ends the task and its connection.
         bed.get("/panic").unwrap_err();
         bed.stop();
         let log = bed.log();
@@ -135,7 +136,7 @@ fn a_hook_of_the_program_runs() {
 }
 
 #[test]
-fn the_level_holds_for_the_supervisor_too() {
+fn log_level_applies_to_the_supervisor() {
     let mut bed = Bed::new("logs");
     bed.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "error");
     bed.start();
@@ -149,7 +150,7 @@ fn the_level_holds_for_the_supervisor_too() {
 fn auto_is_text_on_a_terminal_and_json_elsewhere() {
     let mut bed = Bed::new("logs");
     bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
-    // Of somebody else, and not connected to us.
+    // This variable names another file than the daemon's stderr.
     bed.set("JOURNAL_STREAM", "1:1");
     let terminal = Terminal::spawn(&bed.command(["run"]));
     bed.wait_serving();
@@ -164,7 +165,7 @@ fn auto_is_text_on_a_terminal_and_json_elsewhere() {
     bed.stop();
 }
 
-/// What stands in for the journal: its socket, in a mount namespace with the daemon.
+/// A stand-in for the journal: a socket at the journal's path, in the daemon's mount namespace.
 struct Journal {
     socket: UnixDatagram,
 }
@@ -172,7 +173,7 @@ struct Journal {
 type Entry = BTreeMap<String, String>;
 
 impl Journal {
-    /// `None`, said loudly: there can be none.
+    /// Reports a skipped test and returns `None` without root.
     fn of(bed: &Bed) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("a socket can be mounted at the journal's path by root alone");
@@ -184,7 +185,7 @@ impl Journal {
         Some(Self { socket })
     }
 
-    /// Runs the daemon in the foreground with this journal; `script` is run before it.
+    /// Runs the daemon in the foreground with this journal, after `script`.
     fn run(&self, bed: &Bed, script: &str) -> Child {
         let script = format!(
             "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
@@ -223,7 +224,7 @@ impl Journal {
         }
     }
 
-    /// The entry with this message, beyond others.
+    /// Skips entries until the one with this message.
     fn until(&self, message: &str) -> Entry {
         loop {
             let entry = self.next();
@@ -258,7 +259,7 @@ fn parse(mut bytes: &[u8]) -> Entry {
 }
 
 #[test]
-fn to_the_journal_field_by_field() {
+fn events_are_sent_to_the_journal_with_their_fields() {
     let mut bed = Bed::new("logs");
     let Some(journal) = Journal::of(&bed) else { return };
     bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "journald").set("DAEMON_LOG_LEVEL", "trace");
@@ -304,7 +305,7 @@ fn to_the_journal_field_by_field() {
     assert_eq!((field(&entry, "PRIORITY"), field(&entry, "WORKER")), ("3".into(), worker));
     assert!(field(&entry, "CODE_FILE").ends_with("writes/mod.rs"), "{entry:?}");
 
-    // Larger than a datagram.
+    // An entry that is larger than a datagram is sent as a file.
     bed.get("/large").unwrap();
     let entry = journal.until("large");
     assert_eq!(field(&entry, "LARGE").len(), 1024 * 1024);
@@ -318,12 +319,12 @@ fn to_the_journal_field_by_field() {
 }
 
 #[test]
-fn a_journal_that_does_not_read_stops_nothing() {
+fn full_or_missing_journal_blocks_nothing() {
     let mut bed = Bed::new("logs");
     let Some(journal) = Journal::of(&bed) else { return };
     bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "journald");
     let child = journal.run(&bed, "");
-    // More than its queue holds.
+    // Fills the queue of the socket.
     let filler = UnixDatagram::unbound().unwrap();
     filler.set_nonblocking(true).unwrap();
     while filler.send_to(b"MESSAGE=filler\n", bed.path("journal/socket")).is_ok() {}
@@ -341,7 +342,7 @@ fn a_journal_that_does_not_read_stops_nothing() {
 }
 
 #[test]
-fn auto_is_the_journal_where_stderr_leads_to_it() {
+fn auto_is_the_journal_if_stderr_is_connected_to_it() {
     let mut bed = Bed::new("logs");
     let Some(journal) = Journal::of(&bed) else { return };
     bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");

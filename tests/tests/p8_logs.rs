@@ -1,4 +1,4 @@
-//! P8: the log file: rotated without losing a line, and no fault of it stops the service.
+//! P8: the log file is rotated without losing a line, and no fault of it stops the service.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 const REOPENED: &str = "the log was reopened";
 
-/// The log and all it was rotated to.
+/// The log and its rotated files.
 fn files(bed: &Bed) -> Vec<PathBuf> {
     let entries = fs::read_dir(bed.dir()).unwrap().flatten().map(|entry| entry.path());
     let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("app.log");
@@ -30,9 +30,11 @@ fn all_lines(bed: &Bed) -> Vec<String> {
     texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
+/// Returns the number of lines that the workers wrote.
+///
 /// # Panics
 ///
-/// If one of the lines that the workers wrote is missing. Returns how many there are.
+/// If one of the lines is missing or there twice.
 #[track_caller]
 fn assert_complete(lines: &[String]) -> usize {
     let mut numbers: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
@@ -76,7 +78,8 @@ fn writing() -> Bed {
     bed
 }
 
-/// logrotate as Debian has it, with a configuration for this bed. `None`, said loudly: there is none.
+/// Returns a function that runs logrotate with a configuration for this bed. Reports a skipped test and
+/// returns `None` if logrotate is not installed.
 fn logrotate(bed: &Bed, how: &str) -> Option<impl Fn()> {
     let found = Command::new("logrotate").arg("--version").stderr(Stdio::null()).output();
     if found.is_err() {
@@ -132,7 +135,7 @@ fn no_line_is_lost_when_logrotate_renames() {
 }
 
 #[test]
-fn writing_goes_on_at_the_beginning_when_logrotate_copies() {
+fn log_has_no_hole_when_logrotate_copies() {
     let bed = writing();
     let Some(rotate) = logrotate(&bed, "copytruncate") else { return };
     bed.start();
@@ -149,7 +152,7 @@ fn writing_goes_on_at_the_beginning_when_logrotate_copies() {
         let bytes = fs::read(&file).unwrap();
         assert!(!bytes.contains(&0), "{} has a hole", file.display());
     }
-    // What is written between copy and truncation is lost, and that alone: each is there once at most.
+    // Lines written between copy and truncation are lost. The others are there once.
     let mut lines: Vec<String> =
         all_lines(&bed).into_iter().filter(|line| line.starts_with("line ")).collect();
     let all = lines.len();
@@ -159,7 +162,7 @@ fn writing_goes_on_at_the_beginning_when_logrotate_copies() {
 }
 
 #[test]
-fn a_solo_daemon_opens_its_log_again() {
+fn solo_daemon_reopens_its_log() {
     let mut bed = Bed::new("logs-solo");
     bed.set("WRITE_LINES", "yes");
     bed.start();
@@ -173,7 +176,7 @@ fn a_solo_daemon_opens_its_log_again() {
 }
 
 #[test]
-fn panics_children_and_libraries_write_there_too() {
+fn panics_children_and_libraries_write_to_the_log() {
     let mut bed = Bed::new("logs");
     bed.set("DAEMON_LOG_MODE", "0600");
     bed.start();
@@ -195,7 +198,7 @@ fn panics_children_and_libraries_write_there_too() {
 }
 
 #[test]
-fn a_directory_that_vanished_is_made_again_or_the_old_file_kept() {
+fn log_directory_is_created_again_or_the_old_file_kept() {
     let mut bed = writing();
     let log = bed.path("logs/app.log");
     bed.set("DAEMON_LOG", log.display().to_string());
@@ -221,7 +224,7 @@ fn a_directory_that_vanished_is_made_again_or_the_old_file_kept() {
     bed.stop();
 }
 
-/// Starts in the foreground by a shell script around `"$@"`, with its outputs as they are then.
+/// Starts the daemon in the foreground by a shell script that executes `"$@"`, with this standard error.
 fn within(bed: &Bed, script: &str, stderr: Stdio) -> Child {
     let mut command = bed.command_of("sh", ["-c", script, "sh"]);
     command.arg(bed.image()).arg("run").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
@@ -230,7 +233,8 @@ fn within(bed: &Bed, script: &str, stderr: Stdio) -> Child {
     child
 }
 
-/// Restarts, which has everybody write, answers, and stops.
+/// Asserts that the daemon restarts, replaces a worker, answers and stops, while all processes write to the
+/// log.
 #[track_caller]
 fn assert_serves(bed: &Bed) {
     bed.restart();
@@ -252,7 +256,7 @@ fn foreground(fixture: &str) -> Bed {
 }
 
 #[test]
-fn a_full_device_stops_nothing() {
+fn full_device_stops_nothing() {
     for fixture in ["logs", "http"] {
         let mut bed = foreground(fixture);
         if fixture == "http" {
@@ -267,10 +271,10 @@ fn a_full_device_stops_nothing() {
 }
 
 #[test]
-fn a_file_that_may_not_grow_stops_nothing() {
+fn file_size_limit_stops_nothing() {
     let bed = foreground("logs");
     let file = fs::File::create(bed.path("small")).unwrap();
-    // SIGXFSZ, whose default is the end. The first lines fit.
+    // Past the limit a write raises SIGXFSZ, which kills by default. The first lines fit.
     let _child = within(&bed, "ulimit -f 1 && exec \"$@\"", file.into());
     for _ in 0..20 {
         bed.get("/events").unwrap();
@@ -281,7 +285,7 @@ fn a_file_that_may_not_grow_stops_nothing() {
 }
 
 #[test]
-fn a_reader_that_is_gone_stops_nothing() {
+fn closed_pipe_stops_nothing() {
     let bed = foreground("logs");
     let (reader, writer) = std::io::pipe().unwrap();
     let _child = within(&bed, "exec \"$@\"", writer.into());
@@ -290,7 +294,7 @@ fn a_reader_that_is_gone_stops_nothing() {
 }
 
 #[test]
-fn a_full_disk_stops_nothing_and_what_was_lost_is_told() {
+fn full_disk_stops_nothing_and_dropped_lines_are_counted() {
     if !rustix::process::geteuid().is_root() {
         skip("a disk can be mounted by root alone");
         return;
@@ -305,7 +309,7 @@ fn a_full_disk_stops_nothing_and_what_was_lost_is_told() {
     bed.restart();
     assert_eq!(bed.get("/events").unwrap().status, 200);
     assert_eq!(bed.status().generation, Some(2));
-    // Room again, within its namespace.
+    // Free the disk, which is mounted in the daemon's namespace only.
     let root = format!("/proc/{}/root{}", child.pid(), bed.path("disk").display());
     fs::remove_file(format!("{root}/filler")).unwrap();
     bed.restart();
@@ -316,11 +320,11 @@ fn a_full_disk_stops_nothing_and_what_was_lost_is_told() {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_blocks_no_supervisor() {
+fn full_pipe_does_not_block_the_supervisor() {
     let bed = foreground("http");
     let (mut reader, writer) = std::io::pipe().unwrap();
     let _child = within(&bed, "exec \"$@\"", writer.try_clone().unwrap().into());
-    // Without waiting, by a flag of our own and not of the daemon's.
+    // A separate open file, whose O_NONBLOCK does not affect the daemon's.
     let filler = fs::OpenOptions::new()
         .write(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap())
@@ -335,18 +339,19 @@ fn a_pipe_that_nobody_reads_blocks_no_supervisor() {
     }
     assert_eq!(bed.status().generation, Some(4));
 
-    // A page is free, as poll(2) tells, and a longer line comes: to wait for the rest is to wait forever.
+    // One page of the pipe is free, so poll(2) reports it as writable, and a longer line follows. A blocking
+    // write would wait forever for the rest.
     reader.read_exact(&mut [0; 4096]).unwrap();
     bed.deploy("strangers");
     fs::write(bed.path("stranger"), "doubled-reason").unwrap();
     for _ in 0..3 {
         let reason = bed.restart_aborts().reason.unwrap();
-        // In the log it is twice as long, with more around it.
+        // In the JSON log the reason is twice as long.
         assert!(reason.matches('\\').count() >= 2000, "{}", reason.len());
     }
     assert_eq!(bed.get("/").unwrap().status, 200);
 
-    // What was there before has shifted the filling.
+    // Earlier lines are in the pipe before the filler.
     reader.read_exact(&mut vec![0; filled - 4096]).unwrap();
     bed.deploy("http");
     bed.restart();
@@ -364,8 +369,8 @@ fn a_pipe_that_nobody_reads_blocks_no_supervisor() {
 }
 
 #[test]
-fn why_a_start_failed_is_said_on_the_terminal_and_in_the_log() {
-    // By the supervisor.
+fn failed_start_is_reported_on_the_terminal_and_in_the_log() {
+    // An error of the supervisor.
     let mut bed = Bed::new("logs");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     bed.set("DAEMON_LISTEN_HTTP", taken.local_addr().unwrap().to_string());
@@ -374,19 +379,19 @@ fn why_a_start_failed_is_said_on_the_terminal_and_in_the_log() {
     assert_eq!(out.text().matches(reason).count(), 1, "{out}");
     assert!(bed.log().contains(reason), "{}", bed.log());
 
-    // In either format.
+    // The same in JSON.
     bed.set("DAEMON_LOG_FORMAT", "json");
     let out = bed.verb(["start"]).expect_code(1).expect_text(reason);
     assert_eq!(out.text().matches(reason).count(), 1, "{out}");
 
-    // By the program.
+    // An error of the program.
     let bed = Bed::new("panics-at-start");
     let out = bed.verb(["start"]);
     assert_ne!(out.code(), 0, "{out}");
     assert!(out.text().contains("panicked"), "{out}");
     assert!(bed.log().contains("panicked"), "{}", bed.log());
 
-    // By the control socket, which comes after the log.
+    // An error of the control socket, which is created after the log is opened.
     let bed = Bed::new("logs");
     fs::create_dir(bed.runtime_dir()).unwrap();
     fs::set_permissions(bed.runtime_dir(), fs::Permissions::from_mode(0o700)).unwrap();
@@ -397,7 +402,7 @@ fn why_a_start_failed_is_said_on_the_terminal_and_in_the_log() {
     let reason = line.strip_prefix("app: ").unwrap_or(line);
     assert!(bed.log().contains(reason), "{out}\n{}", bed.log());
 
-    // Not where no log is known yet, nor in the log of the daemon that runs.
+    // An error before the log is known, and one of a second daemon, are not written to the log.
     let mut bed = Bed::new("logs");
     bed.set("DAEMON_DRAIN_TIMEOUT", "soon");
     bed.verb(["start"]).expect_code(78).expect_text("drain_timeout");

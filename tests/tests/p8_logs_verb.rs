@@ -1,4 +1,4 @@
-//! P8: `logs` shows what was written, wherever it went.
+//! P8: `logs` shows the daemon's log, or says where the output goes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -12,7 +12,7 @@ use unbroken_tests::{Bed, Child, Signal, Terminal};
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
-fn the_last_lines_of_a_daemon_that_runs_and_of_one_that_is_dead() {
+fn logs_shows_the_last_lines_of_running_and_dead_daemons() {
     let mut bed = Bed::new("logs");
     bed.verb(["logs"]).expect_code(1).expect_text("is not running and left no log at");
     bed.start();
@@ -25,11 +25,11 @@ fn the_last_lines_of_a_daemon_that_runs_and_of_one_that_is_dead() {
     assert_eq!(bed.verb(["logs", "-n", "1"]).expect_code(0).stdout, "number-19\n");
     assert_eq!(bed.verb(["logs", "-n0"]).expect_code(0).stdout, "");
     assert_eq!(bed.verb(["logs", "--lines", "1000"]).expect_code(0).stdout, bed.log());
-    // The daemon knows better than a configuration that has changed.
+    // The path that the running daemon reports takes precedence over a changed configuration.
     bed.set("DAEMON_LOG", "/nowhere");
     assert_eq!(bed.verb(["logs", "-n1"]).expect_code(0).stdout, "number-19\n");
     bed.set("DAEMON_LOG", bed.log_file().display().to_string());
-    // And mistakes elsewhere do not matter.
+    // Mistakes in other keys do not matter.
     bed.set("DAEMON_DRAIN_TIMEOUT", "soon");
     bed.verb(["logs", "-n1"]).expect_code(0);
     bed.kill_all();
@@ -43,7 +43,7 @@ fn the_last_lines_of_a_daemon_that_runs_and_of_one_that_is_dead() {
 }
 
 #[test]
-fn rotations_are_followed() {
+fn logs_follows_rotations() {
     let bed = Bed::new("logs");
     bed.start();
     let follower = bed.spawn(["logs", "-f", "-n", "0"]);
@@ -51,7 +51,7 @@ fn rotations_are_followed() {
         bed.get(&format!("/raw/{text}")).unwrap();
         follower.wait_for_stdout(&format!("{text}\n"), SOON);
     };
-    // The first may come before it follows.
+    // The first lines may be written before the follower has opened the log.
     while !follower.stdout().contains("here\n") {
         bed.get("/raw/here").unwrap();
     }
@@ -61,11 +61,11 @@ fn rotations_are_followed() {
     bed.supervisor().signal(Signal::USR1);
     follower.wait_for_stdout("the log was reopened", SOON);
     say("rotated");
-    // Somebody is late.
+    // A process still writes to the old file.
     let mut old = fs::OpenOptions::new().append(true).open(bed.path("app.log.1")).unwrap();
     old.write_all(b"late\n").unwrap();
     follower.wait_for_stdout("late\n", SOON);
-    // copytruncate.
+    // A rotation with copytruncate.
     fs::File::options().write(true).truncate(true).open(bed.log_file()).unwrap();
     say("truncated");
     let once = |text: &str| assert_eq!(follower.stdout().matches(text).count(), 1, "{text}");
@@ -75,7 +75,7 @@ fn rotations_are_followed() {
 }
 
 #[test]
-fn it_ends_with_its_reader() {
+fn logs_ends_with_its_reader() {
     let bed = Bed::new("logs");
     bed.start();
     let (reader, writer) = std::io::pipe().unwrap();
@@ -84,13 +84,13 @@ fn it_ends_with_its_reader() {
     let follower = Child::spawn_as_is(&mut command);
     drop(command);
     drop(reader);
-    // And nobody writes.
+    // Although nothing is written to the log.
     follower.wait(SOON).expect_code(0);
     bed.stop();
 }
 
 #[test]
-fn in_the_foreground_it_says_where_to_look() {
+fn logs_of_a_foreground_daemon_says_where_to_look() {
     let mut bed = Bed::new("logs");
     bed.unset("DAEMON_LOG");
     let own = std::process::id();
@@ -108,7 +108,7 @@ fn in_the_foreground_it_says_where_to_look() {
     bed.stop();
     drop(terminal);
 
-    // Where a shell led it to a file, that is a log too.
+    // If a shell has redirected stderr to a file, `logs` shows that file.
     let mut command = bed.command(["run"]);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(fs::File::create(bed.path("shell.log")).unwrap());

@@ -15,13 +15,13 @@ use unbroken_tests::{Bed, Child, Load, Process, eventually, program, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Nobody's user and group.
+/// The user and group ids of the account `nobody`.
 struct Nobody {
     uid: u32,
     gid: u32,
 }
 
-/// Who workers are here, where this can be tested.
+/// Returns the account as which workers run here. Reports a skipped test without root.
 #[track_caller]
 fn nobody() -> Option<Nobody> {
     if !rustix::process::geteuid().is_root() {
@@ -36,7 +36,7 @@ fn group(name: &str) -> u32 {
     Group::from_name(name).expect("a group database").expect(name).gid.as_raw()
 }
 
-/// A bed that other users can pass through.
+/// Creates a bed whose workers run as `nobody`, in a directory that they can search.
 fn bed(fixture: &str) -> Bed {
     let mut bed = Bed::new(fixture);
     mode(bed.dir(), 0o711);
@@ -48,7 +48,7 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
-/// An address with a port that only root may bind, which no other test has.
+/// An address with port 80, which only root may bind, that no other test uses.
 fn low_port() -> String {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [high, low, ..] = std::process::id().to_be_bytes()[2..] else { unreachable!() };
@@ -68,7 +68,7 @@ fn set(process: &Process, field: &str) -> u64 {
     u64::from_str_radix(&process.field(field).expect("a process"), 16).expect("a set")
 }
 
-/// Without any capability, and without a way to get one.
+/// Asserts that the worker runs as this account, without any capability, and cannot gain one.
 #[track_caller]
 fn assert_is(worker: &Process, who: &Nobody) {
     assert_eq!(numbers(worker, "Uid"), [who.uid; 4]);
@@ -80,9 +80,9 @@ fn assert_is(worker: &Process, who: &Nobody) {
     assert_eq!(numbers(worker, "NoNewPrivs"), [1]);
 }
 
-/// A port of root's, served by nobody, through restarts, upgrades of the supervisor and a crash.
+/// Workers that run as `nobody` serve port 80 across restarts, upgrades of the supervisor and a crash.
 #[test]
-fn port_80_is_served_by_nobody() {
+fn worker_as_nobody_serves_port_80() {
     let Some(nobody) = nobody() else { return };
     let mut bed = bed("http");
     bed.set("DAEMON_LISTEN_HTTP", low_port());
@@ -117,9 +117,9 @@ fn port_80_is_served_by_nobody() {
     bed.stop();
 }
 
-/// What a worker may do, and what it may not do to its supervisor.
+/// A worker cannot signal, trace or read its supervisor, nor write its files.
 #[test]
-fn a_worker_has_no_power_over_its_supervisor() {
+fn worker_has_no_power_over_its_supervisor() {
     let Some(nobody) = nobody() else { return };
     let bed = bed("privileges");
     let spool = bed.path("spool");
@@ -150,7 +150,7 @@ fn a_worker_has_no_power_over_its_supervisor() {
 }
 
 #[test]
-fn groups_are_those_that_are_named() {
+fn worker_has_exactly_the_configured_groups() {
     let Some(nobody) = nobody() else { return };
     let mut bed = bed("http");
     bed.set("DAEMON_GROUP", "daemon").set("DAEMON_GROUPS", "sys, 4000000, sys");
@@ -164,7 +164,7 @@ fn groups_are_those_that_are_named() {
     }
     bed.stop();
 
-    // None at all, and a user without an entry.
+    // No supplementary groups, and a user without an account.
     bed.set("DAEMON_USER", "4000001").set("DAEMON_GROUP", "4000002").set("DAEMON_GROUPS", "none");
     bed.start();
     let worker = bed.worker();
@@ -173,9 +173,9 @@ fn groups_are_those_that_are_named() {
     bed.stop();
 }
 
-/// One capability is kept, also for what the worker executes, and may be used.
+/// A configured capability is kept, can be used, and is inherited by programs that the worker executes.
 #[test]
-fn capabilities_that_are_kept() {
+fn configured_capabilities_are_kept() {
     let Some(nobody) = nobody() else { return };
     const NET_BIND_SERVICE: u64 = 1 << 10;
     let mut bed = bed("privileges");
@@ -190,7 +190,7 @@ fn capabilities_that_are_kept() {
     assert_eq!(says(&bed, "/root"), "EPERM: Operation not permitted");
     bed.stop();
 
-    // Root with fewer of them, which it does not get back.
+    // Root with fewer capabilities cannot regain the others.
     bed.unset("DAEMON_USER").set("DAEMON_CAPABILITIES", "chown,net_bind_service");
     bed.start();
     let worker = bed.worker();
@@ -202,9 +202,9 @@ fn capabilities_that_are_kept() {
     bed.stop();
 }
 
-/// A program that needs sudo or sendmail says so.
+/// With `no_new_privileges = false` a worker can gain privileges, as programs that run sudo or sendmail need.
 #[test]
-fn privileges_may_be_gained_where_that_is_said() {
+fn no_new_privileges_can_be_switched_off() {
     let Some(nobody) = nobody() else { return };
     let mut bed = bed("http");
     bed.set("DAEMON_NO_NEW_PRIVILEGES", "false");
@@ -216,7 +216,7 @@ fn privileges_may_be_gained_where_that_is_said() {
     bed.stop();
 }
 
-/// Soft and hard, as `/proc/<pid>/limits` has them.
+/// The soft and hard limit in `/proc/<pid>/limits`.
 fn limit(process: &Process, name: &str) -> (String, String) {
     let text = fs::read_to_string(format!("/proc/{}/limits", process.pid())).expect("limits");
     let line = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
@@ -236,9 +236,10 @@ fn assert_limited(process: &Process, nofile: (&str, &str)) {
     assert_eq!(nice, Some("7"));
 }
 
-/// Also where a restart changes them; and a respawn has those of its generation.
+/// Limits apply to the workers and not to the supervisor. A restart changes them, and a respawned worker has
+/// those of its generation.
 #[test]
-fn limits_are_the_workers_alone() {
+fn limits_apply_to_workers_only() {
     if nobody().is_none() {
         return;
     }
@@ -269,9 +270,9 @@ fn limits_are_the_workers_alone() {
     bed.stop();
 }
 
-/// The directory has nothing in it: no loader, no library, no `/proc`.
+/// A worker serves in a `chroot` with nothing in it: no loader, no library, no `/proc`.
 #[test]
-fn an_empty_root_directory() {
+fn worker_serves_in_an_empty_chroot() {
     let Some(nobody) = nobody() else { return };
     let mut bed = bed("privileges");
     let jail = bed.path("jail");
@@ -292,9 +293,10 @@ fn an_empty_root_directory() {
     bed.stop();
 }
 
-/// Every step that fails has its sentence: at `check`, at the start, and at a restart, which changes nothing.
+/// A step of the privilege drop that would fail is reported by `check`, fails the start, and aborts a
+/// restart.
 #[test]
-fn each_step_that_fails_says_so() {
+fn failing_step_is_reported() {
     if nobody().is_none() {
         return;
     }
@@ -343,9 +345,9 @@ fn each_step_that_fails_says_so() {
     bed.assert_nothing_left();
 }
 
-/// What the program opens itself it opens as its worker's user, at each restart.
+/// `check` warns of a file in `[app]` that the worker's user cannot read, because the program opens it.
 #[test]
-fn a_key_that_the_worker_may_not_read_is_told() {
+fn unreadable_key_file_is_reported() {
     let Some(nobody) = nobody() else { return };
     let mut bed = bed("http");
     let key = bed.path("tls.key");
@@ -368,9 +370,9 @@ fn a_key_that_the_worker_may_not_read_is_told() {
     }
 }
 
-/// Root in a user namespace is not allowed to change its groups.
+/// The start fails with the reason where root cannot drop its groups, as in a user namespace.
 #[test]
-fn a_root_that_may_not_drop_is_told() {
+fn root_that_may_not_drop_is_reported() {
     if nobody().is_none() {
         return;
     }
@@ -389,9 +391,9 @@ fn a_root_that_may_not_drop_is_told() {
     bed.assert_nothing_left();
 }
 
-/// Calls that succeed and do nothing are not believed.
+/// A worker notices that it still has privileges although every call to drop them has succeeded.
 #[test]
-fn what_was_not_dropped_is_noticed() {
+fn undropped_privileges_are_noticed() {
     let Some(nobody) = nobody() else { return };
     let bed = bed("http");
     let test = std::env::current_exe().expect("this test");
@@ -416,9 +418,9 @@ fn what_was_not_dropped_is_noticed() {
     }
 }
 
-/// Who is not root stays who it is, and is told before it tries.
+/// Without root `user` may only name the current user, which `check` reports.
 #[test]
-fn a_user_cannot_become_another() {
+fn unprivileged_user_cannot_become_another() {
     let Some(nobody) = nobody() else { return };
     let mut bed = bed("http");
     let home = bed.path("home");
@@ -433,7 +435,7 @@ fn a_user_cannot_become_another() {
         let mut command = bed.command([verb]);
         Child::spawn(command.uid(nobody.uid).gid(nobody.gid)).wait(SOON)
     };
-    // Itself is no other.
+    // The current user is accepted.
     as_nobody(&bed, "check").expect_code(0);
     as_nobody(&bed, "start").expect_code(0);
     assert_eq!(numbers(&bed.worker(), "NoNewPrivs"), [1]);
@@ -459,9 +461,9 @@ fn a_user_cannot_become_another() {
     as_nobody(&bed, "check").expect_code(78).expect_text("which no interface of this host has");
 }
 
-/// A worker must not write what its supervisor will execute as root.
+/// An image that the worker's user can write is refused, because the supervisor executes it as root.
 #[test]
-fn an_image_of_the_workers_user_is_refused() {
+fn image_of_the_workers_user_is_refused() {
     let Some(nobody) = nobody() else { return };
     let bed = bed("http");
     bed.start();
@@ -476,14 +478,14 @@ fn an_image_of_the_workers_user_is_refused() {
     assert!(reason.contains("by a group of its worker; run `chmod g-w"), "{reason}");
     assert_eq!(bed.status().serving().pid, worker.pid());
     bed.stop();
-    // The first start is told by the worker itself.
+    // At the first start the worker reports it.
     bed.verb(["start"]).expect_code(1).expect_text("by a group of its worker");
     bed.assert_nothing_left();
 }
 
-/// The next supervisor takes over what belongs to another user, and nobody notices.
+/// Orphans that run as another user are re-attached, and no request fails.
 #[test]
-fn orphans_of_another_user_are_taken_over() {
+fn orphans_of_another_user_are_reattached() {
     let Some(nobody) = nobody() else { return };
     let mut bed = bed("http");
     bed.set("DAEMON_ORPHAN_GRACE", "60s");
@@ -502,9 +504,9 @@ fn orphans_of_another_user_are_taken_over() {
     bed.stop();
 }
 
-/// One process: it drops after it bound.
+/// A solo daemon drops its privileges after it has bound its listeners.
 #[test]
-fn without_a_supervisor() {
+fn solo_daemon_drops_privileges() {
     let Some(nobody) = nobody() else { return };
     let mut bed = bed("solo-http");
     bed.set("DAEMON_LISTEN_HTTP", low_port());

@@ -1,4 +1,4 @@
-//! P8: probes are answered by command and by HTTP, and a lame duck is not ready while it still accepts.
+//! P8: probes are answered by command and by HTTP, and a lame duck is not ready although it still accepts.
 
 #![allow(clippy::expect_used)]
 
@@ -10,12 +10,12 @@ use unbroken_tests::{Bed, Child, Load, Process, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Exit codes of the three probes: live, ready, startup.
+/// The exit codes of the three probes: live, ready, startup.
 fn by_command(bed: &Bed) -> [i32; 3] {
     ["live", "ready", "startup"].map(|probe| bed.verb(["status", "--probe", probe]).code())
 }
 
-/// The codes of the three answers by HTTP.
+/// The status codes of the three probes by HTTP.
 fn by_http(target: &Target) -> [u16; 3] {
     ["/livez", "/readyz", "/startupz"].map(|path| ask(target, path))
 }
@@ -43,7 +43,7 @@ const STARTING: [u16; 3] = [200, 503, 503];
 const LEAVING: [u16; 3] = [200, 503, 200];
 
 #[test]
-fn from_nothing_to_serving_and_away() {
+fn probes_follow_start_and_stop() {
     let bed = probing("http");
     assert_eq!(by_command(&bed), [1, 1, 1]);
     let output = bed.verb(["status", "--probe", "ready"]).expect_code(1);
@@ -62,7 +62,7 @@ fn from_nothing_to_serving_and_away() {
 }
 
 #[test]
-fn before_the_first_generation_is_ready() {
+fn starting_daemon_is_live_but_not_ready() {
     let bed = probing("hangs-at-start");
     let _child = bed.spawn(["run"]);
     eventually("the daemon answers", SOON, || bed.try_status().is_some());
@@ -71,7 +71,7 @@ fn before_the_first_generation_is_ready() {
 }
 
 #[test]
-fn a_worker_that_is_being_respawned_is_not_ready() {
+fn respawning_worker_is_not_ready() {
     let mut bed = probing("http");
     bed.set("DAEMON_BACKOFF_MIN", "30s");
     bed.start();
@@ -82,9 +82,9 @@ fn a_worker_that_is_being_respawned_is_not_ready() {
     bed.stop();
 }
 
-/// Readiness fails at once, clients are served for as long as it takes, and then the drain begins.
+/// At SIGTERM readiness fails at once, clients are served for `lame_duck`, and then the drain begins.
 #[test]
-fn a_lame_duck() {
+fn lame_duck_serves_but_is_not_ready() {
     for fixture in ["http", "solo-http"] {
         let mut bed = probing(fixture);
         bed.set("DAEMON_LAME_DUCK", "3s");
@@ -101,7 +101,7 @@ fn a_lame_duck() {
         assert_eq!(bed.status().state, "lame-duck", "{fixture}");
         bed.verb(["status"]).expect_code(0).expect_text("is a lame duck");
         load.wait_for(20);
-        // Whoever sends clients has heard of it.
+        // By now the load balancer has stopped sending clients.
         let ledger = load.stop();
         ledger.assert_nothing_failed();
         assert!(told.elapsed() < Duration::from_secs(3), "the machine is too slow for this test");
@@ -112,7 +112,7 @@ fn a_lame_duck() {
 }
 
 #[test]
-fn a_second_signal_ends_a_lame_duck() {
+fn second_signal_ends_a_lame_duck() {
     for fixture in ["http", "solo-http"] {
         let mut bed = probing(fixture);
         bed.set("DAEMON_LAME_DUCK", "1h");
@@ -128,7 +128,7 @@ fn a_second_signal_ends_a_lame_duck() {
 }
 
 #[test]
-fn stop_says_that_it_waits_for_a_lame_duck() {
+fn stop_reports_that_it_waits_for_a_lame_duck() {
     for fixture in ["http", "solo-http"] {
         let mut bed = probing(fixture);
         bed.set("DAEMON_LAME_DUCK", "2s");
@@ -141,7 +141,7 @@ fn stop_says_that_it_waits_for_a_lame_duck() {
 }
 
 #[test]
-fn a_taken_address_fails_the_start() {
+fn taken_probe_address_fails_the_start() {
     for fixture in ["http", "solo-http"] {
         let mut bed = Bed::new(fixture);
         let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -153,10 +153,10 @@ fn a_taken_address_fails_the_start() {
     }
 }
 
-/// A restart moves it: the old address is answered until the new generation is confirmed. One that cannot
-/// be had undoes the restart.
+/// A restart changes the address of the probe. An address that cannot be bound aborts the restart, and the
+/// old one continues to answer.
 #[test]
-fn a_restart_changes_the_address() {
+fn restart_changes_the_probe_address() {
     let mut bed = Bed::new("http");
     let config = bed.path("app.toml");
     bed.set("DAEMON_CONFIG", config.display().to_string());
@@ -165,7 +165,7 @@ fn a_restart_changes_the_address() {
     bed.start();
     let first = probe(&bed);
 
-    // The supervisor's own upgrade keeps it.
+    // An upgrade of the supervisor keeps the address.
     bed.deploy("http-v2");
     bed.restart();
     assert_eq!(probe(&bed), first);
@@ -191,14 +191,14 @@ fn a_restart_changes_the_address() {
     bed.stop();
 }
 
-/// A connection that has asked half a question when the supervisor becomes another program gets its answer.
+/// A connection with half a request when the supervisor upgrades itself gets its answer.
 #[test]
-fn a_question_survives_the_supervisors_upgrade() {
+fn half_a_request_survives_an_upgrade() {
     let bed = probing("http");
     bed.start();
     let mut connection = Connection::open(&probe(&bed)).expect("a connection");
     connection.send("GET /readyz HT").expect("sent");
-    // Accepted, and read as far as it goes, once a later one is answered.
+    // Once a later connection is answered, this one has been accepted and read.
     assert_eq!(by_http(&probe(&bed)), YES);
     bed.deploy("http-v2");
     bed.restart();
@@ -207,9 +207,9 @@ fn a_question_survives_the_supervisors_upgrade() {
     bed.stop();
 }
 
-/// Whoever connects and says nothing, or little at a time, or too much, costs neither probes nor restarts.
+/// Clients that send nothing, little or too much affect neither probes nor restarts.
 #[test]
-fn hostile_clients() {
+fn hostile_clients_affect_nothing() {
     for fixture in ["http", "solo-http"] {
         let bed = probing(fixture);
         bed.start();
@@ -230,7 +230,7 @@ fn hostile_clients() {
         assert!(open <= descriptors + 64 + 3, "{fixture}: {open} after {descriptors}");
         let mut flood = Connection::open(&target).expect("a connection");
         let sent = flood.send(format!("GET /livez HTTP/1.1\r\nX: {}", "x".repeat(5000)));
-        // It may hang up before it has read all of it.
+        // The supervisor may close the connection before it has read everything.
         if sent.is_ok()
             && let Ok(response) = flood.response()
         {
@@ -242,7 +242,7 @@ fn hostile_clients() {
             assert_eq!(supervisor.threads(), 1);
         }
         assert_eq!(by_http(&target), YES);
-        // Their time is over by itself.
+        // The supervisor closes the slow connections at their timeout.
         let gone = || supervisor.descriptors_at_rest() <= descriptors + 1;
         eventually("those who say nothing are gone", SOON, gone);
         drop(slow);
@@ -250,14 +250,14 @@ fn hostile_clients() {
     }
 }
 
-/// Fast, as it is asked every few seconds.
+/// `status --probe` is fast, because a kubelet runs it every few seconds.
 #[test]
-fn a_probe_by_command_is_fast() {
+fn probe_by_command_is_fast() {
     let bed = Bed::new("http");
     bed.start();
     let mut command = bed.command(["status", "--probe", "ready"]);
     let best = (0..10).map(|_| Child::spawn(&mut command).wait(SOON).expect_code(0).elapsed).min();
-    // A kubelet gives it a second, by default.
+    // The default timeout of a kubelet is one second.
     assert!(best.expect("ten") < Duration::from_millis(500), "{best:?}");
     bed.stop();
 }

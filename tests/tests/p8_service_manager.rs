@@ -1,4 +1,4 @@
-//! P8: a service manager is told how the daemon is, as sd_notify(3) has it.
+//! P8: the daemon notifies its service manager of its state (sd_notify(3)).
 
 #![allow(clippy::expect_used)]
 
@@ -10,7 +10,7 @@ use unbroken_tests::{Bad, Bed, Process, Signal};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// What stands in for the manager: the socket that it has, and all it was told.
+/// A stand-in for the service manager: the notification socket and the notifications received.
 struct Manager {
     socket: UnixDatagram,
     told: RefCell<Vec<String>>,
@@ -25,7 +25,7 @@ impl Manager {
         Manager { socket, told: RefCell::new(Vec::new()) }
     }
 
-    /// Waits for a message that says this, and returns all until then.
+    /// Waits for a notification that contains `wanted`, and returns all up to it.
     #[track_caller]
     fn hears(&self, wanted: &str) -> Vec<String> {
         let mut heard = Vec::new();
@@ -55,7 +55,7 @@ fn environment(pid: u32) -> Vec<String> {
 }
 
 #[test]
-fn a_supervised_daemon() {
+fn supervised_daemon_notifies_of_its_state() {
     let mut bed = Bed::new("http");
     let manager = Manager::of(&mut bed);
     let _child = bed.foreground();
@@ -65,7 +65,7 @@ fn a_supervised_daemon() {
     let private = |line: &String| line.starts_with("NOTIFY_SOCKET=");
     assert!(!environment(status.serving().pid).iter().any(private));
 
-    // One that succeeds, and changes the supervisor's image too.
+    // A restart that succeeds and upgrades the supervisor.
     bed.deploy("http-v2");
     bed.restart();
     let reload = manager.hears("READY=1");
@@ -74,7 +74,7 @@ fn a_supervised_daemon() {
     assert_eq!(ready, 1, "{reload:#?}");
     assert!(reload.last().expect("it").contains("STATUS=generation 2 serves"), "{reload:#?}");
 
-    // One that does not: it is ready again, and says why it is what it was.
+    // A restart that is aborted: the daemon reports READY=1 again, with the reason.
     bed.deploy_bad(Bad::Script);
     let reason = bed.restart_aborts().reason.expect("a reason");
     let undone = manager.hears("READY=1");
@@ -89,22 +89,23 @@ fn a_supervised_daemon() {
 }
 
 #[test]
-fn a_solo_daemon() {
+fn solo_daemon_notifies_of_its_state() {
     let mut bed = Bed::new("solo-http");
     let manager = Manager::of(&mut bed);
     let _child = bed.foreground();
     manager.hears("READY=1");
     let status = bed.status();
-    // What user code sees is not what the process was executed with.
+    // The environment of user code differs from the one that the process was executed with.
     assert!(!bed.get("/").expect("a response").text().is_empty());
     Process::open(status.pid).expect("it").signal(Signal::TERM);
     manager.hears("STOPPING=1");
     bed.wait_empty(SOON);
 }
 
-/// As systemd does not while it reloads, and its queue is short and everybody's.
+/// The daemon starts although the queue of the notification socket is full. systemd does not read it while it
+/// reloads, and all services share it.
 #[test]
-fn a_manager_that_reads_late() {
+fn full_notification_queue_does_not_block() {
     for fixture in ["http", "solo-http"] {
         let mut bed = Bed::new(fixture);
         let manager = Manager::of(&mut bed);
@@ -118,9 +119,9 @@ fn a_manager_that_reads_late() {
     }
 }
 
-/// The manager's watchdog is kept quiet by the supervisor.
+/// The supervisor notifies the service manager's watchdog, also after an upgrade.
 #[test]
-fn a_watchdog() {
+fn supervisor_notifies_the_watchdog() {
     let mut bed = Bed::new("http");
     let manager = Manager::of(&mut bed);
     bed.set("WATCHDOG_USEC", "200000");
@@ -136,9 +137,9 @@ fn a_watchdog() {
     bed.stop();
 }
 
-/// A daemon in the background is not what the manager waits for.
+/// A detached daemon sends no notifications, because the service manager does not wait for it.
 #[test]
-fn a_detached_daemon_is_silent() {
+fn detached_daemon_is_silent() {
     let mut bed = Bed::new("http");
     let manager = Manager::of(&mut bed);
     bed.start();

@@ -1,4 +1,4 @@
-//! P8: sockets that a service manager passes become the listeners of their names (sd_listen_fds(3)).
+//! P8: sockets that the service manager passes become the listeners with their names (sd_listen_fds(3)).
 
 #![allow(clippy::expect_used)]
 
@@ -18,7 +18,7 @@ fn tcp() -> (SocketAddr, OwnedFd) {
     (socket.local_addr().expect("an address"), socket.into())
 }
 
-/// What the unit of a service with two addresses and a path has under the name `http`.
+/// Adds three sockets named `http` to the units: two addresses and a path.
 fn three(bed: &Bed, manager: &mut Manager) -> [Target; 3] {
     let (v4, socket) = tcp();
     manager.units.push(("http".into(), socket));
@@ -42,13 +42,14 @@ fn listeners(status: &Status) -> Vec<(&str, Target, Option<&str>)> {
     listeners.map(|it| (it.name.as_str(), parsed(&it.addr), it.source.as_deref())).collect()
 }
 
-/// Sockets of several kinds under one name, across restarts of workers and of the supervisor's image.
+/// All sockets of one name are served across restarts, upgrades of the supervisor and a crash.
 #[test]
-fn all_sockets_of_a_name() {
+fn all_sockets_of_a_name_are_served() {
     let mut bed = Bed::new("http");
     let mut manager = Manager::of(&mut bed, 8);
     let targets = three(&bed, &mut manager);
-    // As for another process, which a worker is too.
+    // For the verbs, which run in this environment too, the variable names another process. The fixture
+    // replaces it for the daemon.
     bed.set("LISTEN_PID", "1");
     let child = manager.serve(&bed);
     let status = bed.status();
@@ -63,7 +64,7 @@ fn all_sockets_of_a_name() {
     let environment = bed.worker().environment();
     assert!(!environment.iter().any(private), "{environment:#?}");
 
-    // One name is one listener, for readiness and all else; restarts change the supervisor's image.
+    // The sockets count as one listener. The restarts also upgrade the supervisor.
     for (generation, image) in [(2, "http-v2"), (3, "http")] {
         bed.deploy(image);
         bed.restart();
@@ -72,18 +73,18 @@ fn all_sockets_of_a_name() {
         assert_eq!(listeners(&status), expected);
         assert_eq!((status.pid, status.note), (child.pid(), None));
     }
-    // A crashed worker is replaced by one that has them all.
+    // A respawned worker has all of them.
     loads.into_iter().for_each(|load| load.stop().assert_nothing_failed());
     bed.worker().kill();
     let serves =
         || bed.try_status().is_some_and(|it| it.workers.iter().any(|w| w.state == "serving"));
     eventually("a new worker serves", SOON, serves);
     targets.iter().for_each(|target| assert!(answers(target).contains("generation=3")));
-    // They are not ours to keep.
+    // Sockets of units are not put into the fd store.
     assert_eq!(manager.stored(), [""; 0]);
     assert!(manager.told().iter().all(|told| !told.contains("FDSTORE")), "{:#?}", manager.told());
 
-    // And not ours to end: who comes while nobody is there waits for the next.
+    // The sockets stay open when the daemon ends: clients wait for the next start.
     child.process().signal(Signal::TERM);
     child.wait(SOON).expect_code(0);
     let waiting = targets.each_ref().map(|target| {
@@ -102,7 +103,7 @@ fn all_sockets_of_a_name() {
 }
 
 #[test]
-fn a_solo_daemon() {
+fn solo_daemon_serves_all_sockets_of_a_name() {
     let mut bed = Bed::new("solo-http");
     let mut manager = Manager::of(&mut bed, 0);
     let targets = three(&bed, &mut manager);
@@ -117,9 +118,9 @@ fn a_solo_daemon() {
     assert!(targets.iter().all(Target::accepts));
 }
 
-/// A `main` without async accepts from all of them too.
+/// A blocking listener accepts on all sockets of its name.
 #[test]
-fn a_blocking_listener() {
+fn blocking_listener_accepts_on_all_sockets() {
     let mut bed = Bed::new("sync");
     let mut manager = Manager::of(&mut bed, 0);
     let targets = three(&bed, &mut manager);
@@ -142,9 +143,9 @@ fn a_blocking_listener() {
     assert!(targets.iter().all(Target::accepts));
 }
 
-/// What is not passed is bound as it is configured, and what no listener wants is told of.
+/// Listeners without a passed socket are bound as configured, and a socket without a listener is reported.
 #[test]
-fn some_are_passed() {
+fn other_listeners_are_bound_as_configured() {
     let mut bed = Bed::new("http-v3-listeners");
     let mut manager = Manager::of(&mut bed, 0);
     let (addr, socket) = tcp();
@@ -162,7 +163,7 @@ fn some_are_passed() {
     assert!(answers(&status.target("http")).contains("version=3"));
     assert!(answers(&addr.into()).contains("version=3"));
 
-    // One that a restart does not declare any more stays open, for one that does so again.
+    // A socket that a restart no longer declares stays open for a later restart that does.
     bed.deploy("http");
     bed.restart();
     assert!(bed.log().contains(&format!("does not declare `admin` at {addr}")), "{}", bed.log());
@@ -176,9 +177,9 @@ fn some_are_passed() {
     child.wait(SOON).expect_code(0);
 }
 
-/// A supervisor that is killed leaves workers with the manager's sockets, which the next one is passed too.
+/// Orphans have the passed sockets, and the next supervisor is passed the same ones: no request is lost.
 #[test]
-fn orphans_have_them_too() {
+fn orphans_keep_passed_sockets() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_ORPHAN_GRACE", "20s");
     let mut manager = Manager::of(&mut bed, 0);
@@ -198,9 +199,9 @@ fn orphans_have_them_too() {
     assert!(bed.path("http.sock").exists(), "the file of the unit");
 }
 
-/// Each mistake in a unit is a sentence that says what to do.
+/// Each mistake in a unit is an error that says what to do.
 #[test]
-fn mistakes() {
+fn mistakes_in_units_are_reported() {
     let bed = Bed::new("http");
     let (addr, good) = tcp();
     let datagram: OwnedFd = UnixDatagram::unbound().expect("a socket").into();
@@ -234,15 +235,15 @@ fn mistakes() {
     bed.assert_nothing_left();
 }
 
-/// A tool of developers gives its sockets to whoever comes first, without their names: they are told by
-/// their addresses, and in the background they are none of ours.
+/// Sockets without `LISTEN_PID` and names, as tools for developers pass them, are matched by their addresses
+/// in the foreground. `start` ignores them.
 #[test]
-fn those_of_nobody_are_for_the_foreground() {
+fn unnamed_sockets_are_matched_by_address() {
     let mut bed = Bed::new("http");
     bed.set("GIVEN_TO_ANYBODY", "1");
     for chosen in [false, true] {
         let (addr, socket) = tcp();
-        // One at the address of the listener, and one that is the only one for the only one.
+        // First a socket at the address of the listener, then a single socket for a single listener.
         let declared = if chosen { "127.0.0.1:0".to_owned() } else { addr.to_string() };
         bed.set("DAEMON_LISTEN_HTTP", declared);
         let child = give(&bed, &["run"], "", &[socket.as_fd()]);
@@ -264,7 +265,7 @@ fn those_of_nobody_are_for_the_foreground() {
     assert_eq!(status.listeners[0].source, None);
     assert_ne!(status.target("http"), addr.into());
     bed.stop();
-    // Two that could be anybody's.
+    // Two sockets that match no address are ambiguous.
     bed.set("DAEMON_LISTEN_HTTP", "127.0.0.2:0");
     let (other, second) = tcp();
     let output = give(&bed, &["run"], "", &[socket.as_fd(), second.as_fd()]).wait(SOON);
@@ -274,9 +275,9 @@ fn those_of_nobody_are_for_the_foreground() {
     ));
 }
 
-/// What was meant for another process is none of ours: a shell that was activated itself, say.
+/// Sockets for another process, such as a shell that was itself activated, are ignored.
 #[test]
-fn those_of_another_process() {
+fn sockets_for_another_process_are_ignored() {
     let mut bed = Bed::new("http");
     bed.set("LISTEN_PID", std::process::id().to_string());
     bed.set("LISTEN_FDS", "1").set("LISTEN_FDNAMES", "http");

@@ -1,4 +1,4 @@
-//! P9: accepting does not wait for the kernel to grow a table. The descriptor table is sized before a worker
+//! P9: accepting does not wait for the kernel to grow the descriptor table, which is sized before a worker
 //! has threads.
 
 #![allow(clippy::expect_used)]
@@ -9,10 +9,10 @@ use unbroken_tests::{Bed, Child, Process};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The most that a table is sized for, whatever the limit.
+/// The largest size of a table, whatever the limit.
 const MOST: u64 = 65_536;
 
-/// As large as the limit in force, and no larger than it may be.
+/// Asserts that the descriptor table is as large as the soft limit, but not larger than [`MOST`].
 #[track_caller]
 fn assert_sized(worker: &Process, what: &str) {
     assert!(worker.threads() > 1, "{what}: what does not have threads does not wait");
@@ -25,7 +25,7 @@ fn assert_sized(worker: &Process, what: &str) {
 }
 
 #[test]
-fn is_as_large_as_the_limit() {
+fn descriptor_table_is_as_large_as_the_limit() {
     for fixture in ["http", "sync", "hello-solo"] {
         for limit in ["-n 300", "-Sn 5000", "-n $(ulimit -Hn)"] {
             let bed = Bed::new(fixture);

@@ -1,5 +1,5 @@
-//! The chapter on security: each claim has its test, each bound is that of the code; and what no other
-//! test shows.
+//! The chapter on security: each claim names an existing test, each bound is that of the code, and the claims
+//! that no other test covers hold.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -20,9 +20,10 @@ const SOON: Duration = Duration::from_secs(20);
 
 // ---- the chapter --------------------------------------------------------------------------------
 
-/// Names such as `faults_workers::strangers`, or `runtime::link::…` of a module's own tests.
+/// Each claim in the chapter names a test that exists: `faults_workers::…` for one in `tests/tests`,
+/// `runtime::link::…` for a unit test of the runtime.
 #[test]
-fn each_claim_has_its_test() {
+fn each_claim_names_an_existing_test() {
     let chapter = chapter();
     let named = chapter.split('`').skip(1).step_by(2).filter(|name| {
         name.contains("::") && name.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
@@ -50,7 +51,7 @@ fn each_claim_has_its_test() {
 }
 
 #[test]
-fn each_bound_is_that_of_the_code() {
+fn each_bound_matches_the_code() {
     let chapter = chapter();
     let rows = chapter.lines().filter(|line| line.starts_with("| ") && line.contains(".rs` |"));
     let mut found = 0;
@@ -71,7 +72,7 @@ fn each_bound_is_that_of_the_code() {
     assert!(found > 15, "only {found} bounds are there");
 }
 
-/// A number with its unit; times in milliseconds.
+/// Parses a number with its unit, as the chapter has it. Times are in milliseconds.
 fn as_said(text: &str) -> u64 {
     let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
     let unit = match unit {
@@ -84,14 +85,14 @@ fn as_said(text: &str) -> u64 {
     number.parse::<u64>().unwrap() * unit
 }
 
-/// The expression that a constant is declared with.
+/// The expression with which a constant is declared.
 fn declared<'a>(source: &'a str, constant: &str) -> Option<&'a str> {
     let declaration = format!("const {constant}: ");
     let (_, rest) = source.lines().find_map(|line| line.split_once(&declaration))?;
     Some(rest.strip_suffix(';')?.split_once(" = ")?.1)
 }
 
-/// The value of a constant: a product of numbers and other constants, or a duration in milliseconds.
+/// Evaluates a constant: a product of numbers and other constants, or a duration in milliseconds.
 fn of_code(expression: &str, source: &str) -> u64 {
     let call = |of: &str| expression.strip_prefix(of)?.strip_suffix(')');
     let factor = |text: &str| match declared(source, text) {
@@ -125,7 +126,7 @@ fn mode_of(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_control_socket_is_private() {
+fn control_socket_is_private() {
     let bed = Bed::new("http");
     bed.start();
     assert_eq!(mode_of(&bed.runtime_dir()), 0o700);
@@ -133,9 +134,10 @@ fn the_control_socket_is_private() {
     bed.stop();
 }
 
-/// Who could write to it could take the place of everything in it.
+/// A runtime directory that others can write, or that another user owns, is refused: they could replace
+/// everything in it.
 #[test]
-fn a_runtime_directory_of_others() {
+fn runtime_directory_of_others_is_refused() {
     let bed = Bed::new("http");
     let dir = bed.runtime_dir();
     let refused = |why: &str| {
@@ -165,10 +167,10 @@ fn a_runtime_directory_of_others() {
     bed.stop();
 }
 
-/// Whoever made a pidfile and a socket where those of a daemon should be is asked nothing, and shows
-/// nothing.
+/// If another user has put a pidfile and a control socket at the daemon's paths, the verbs send no request to
+/// that socket and show no answer of it.
 #[test]
-fn somebody_who_pretends() {
+fn impostor_daemon_is_ignored() {
     if !rustix::process::geteuid().is_root() {
         return skip("other users need root");
     }
@@ -190,7 +192,7 @@ fn somebody_who_pretends() {
     };
     fcntl(&pidfile, FcntlArg::F_OFD_SETLK(&lock)).expect("the lock");
     let path = bed.socket();
-    // The thread is another user then, and only it: the kernel notes who listens.
+    // The kernel records the user who calls listen(2). User ids are per thread, so only this thread changes.
     let listening = std::thread::spawn(move || {
         let uid = Uid::from_raw(pretender);
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;

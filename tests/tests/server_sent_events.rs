@@ -1,4 +1,4 @@
-//! Responses without an end: those that end with their worker are whole, and clients ask again.
+//! Responses without an end: at a drain they end as complete responses, and clients connect again.
 
 #![allow(clippy::expect_used)]
 
@@ -9,9 +9,9 @@ use unbroken_tests::{Bed, Browser, Child, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// curl takes a body that was cut for a failure (18), and this one for what it is.
+/// At a restart an event stream ends as a complete body. curl would report one that was cut as an error (18).
 #[test]
-fn a_stream_ends_whole() {
+fn event_stream_ends_complete_at_a_drain() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     for protocol in ["--http1.1", "--http2-prior-knowledge"] {
@@ -29,9 +29,9 @@ fn a_stream_ends_whole() {
     bed.stop();
 }
 
-/// The browser's own client goes on with the next generation by itself.
+/// A browser's `EventSource` reconnects to the next generation by itself.
 #[test]
-fn an_event_source_goes_on() {
+fn event_source_reconnects() {
     let Some(browser) = Browser::start() else { return };
     let bed = Bed::new("http");
     let target = bed.start().target("http");

@@ -1,4 +1,4 @@
-//! What each signal means to the supervisor, to a worker, and from a terminal.
+//! The effect of each signal on the supervisor, on a worker, and from a terminal.
 
 #![allow(clippy::expect_used)]
 
@@ -11,7 +11,7 @@ use unbroken_tests::{Bed, Load, Process, Signal, Terminal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// One slow request, in flight.
+/// Starts one slow request and waits until it is in flight.
 fn slow(bed: &Bed) -> Running {
     let load = Load::on(bed.target("http")).new_connections(1).paths(["/slow"]).requests(1).start();
     eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
@@ -48,7 +48,7 @@ fn stops_at_once(signals: &[Signal]) {
         let begun = Instant::now();
         for signal in signals {
             daemon.process().signal(*signal);
-            // Signals of one number that are both pending are one.
+            // Two pending signals with the same number would be merged into one.
             std::thread::sleep(Duration::from_millis(100));
         }
         daemon.wait(Duration::from_millis(2500));
@@ -64,12 +64,12 @@ fn quit_stops_at_once() {
 }
 
 #[test]
-fn a_second_term_stops_at_once() {
+fn second_term_stops_at_once() {
     stops_at_once(&[Signal::TERM, Signal::TERM]);
 }
 
 #[test]
-fn a_second_int_stops_at_once() {
+fn second_int_stops_at_once() {
     stops_at_once(&[Signal::INT, Signal::INT]);
 }
 
@@ -86,7 +86,7 @@ fn restarts(signal: Signal) {
     assert_eq!(bed.get("/").expect("a response").number("version"), Some(2));
     assert_eq!(bed.status().pid, status.pid);
 
-    // A bad one is refused, without anybody who waits for the answer.
+    // A bad image aborts the restart, although no caller waits for the answer.
     bed.deploy("fails-at-start");
     supervisor.signal(signal);
     eventually("the restart is aborted", SOON, || {
@@ -129,9 +129,10 @@ fn usr1_reopens_the_log() {
     }
 }
 
-/// Ctrl-C, `pkill` and systemd reach workers as well: these signals are the supervisor's matter.
+/// Workers discard the signals that are meant for the supervisor. Ctrl-C, `pkill` and systemd send them to
+/// workers too.
 #[test]
-fn workers_discard_the_others() {
+fn workers_discard_signals_for_the_supervisor() {
     let bed = Bed::new("http");
     let status = bed.start();
     let worker = bed.worker();
@@ -145,9 +146,9 @@ fn workers_discard_the_others() {
     bed.stop();
 }
 
-/// All of them at once, as `pkill` sends it.
+/// SIGTERM to all processes at once, as by `pkill`, drains the daemon.
 #[test]
-fn everybody_gets_term() {
+fn term_to_all_processes_drains() {
     let bed = Bed::new("http");
     let daemon = bed.foreground();
     let slow = slow(&bed);
@@ -157,9 +158,9 @@ fn everybody_gets_term() {
     bed.assert_nothing_left();
 }
 
-/// A stopped and continued daemon is the same daemon.
+/// A daemon that was stopped and continued by signals has the same worker.
 #[test]
-fn stopped_and_continued() {
+fn stopped_and_continued_daemon_keeps_its_worker() {
     let bed = Bed::new("http");
     let status = bed.start();
     for process in bed.processes() {
@@ -172,7 +173,8 @@ fn stopped_and_continued() {
     bed.stop();
 }
 
-/// Ctrl-C reaches the whole foreground group: the daemon drains, once.
+/// Ctrl-C, which reaches the whole foreground process group, drains the daemon and does not count as two
+/// signals.
 #[test]
 fn ctrl_c_drains_once() {
     for fixture in ["http", "solo-http"] {
@@ -203,9 +205,9 @@ fn ctrl_c_twice_stops_at_once() {
     bed.assert_nothing_left();
 }
 
-/// The terminal's window is closed: its foreground daemon has nobody to talk to any more.
+/// A daemon in the foreground drains and stops when its terminal hangs up.
 #[test]
-fn a_hang_up_in_the_foreground_stops() {
+fn hang_up_in_the_foreground_stops() {
     for fixture in ["http", "solo-http"] {
         let bed = Bed::new(fixture);
         let mut terminal = Terminal::spawn(&bed.command(["run"]));
@@ -219,9 +221,9 @@ fn a_hang_up_in_the_foreground_stops() {
     }
 }
 
-/// What a worker starts with, and what its children do: nothing of ours.
+/// A worker and its children inherit no variable, descriptor, signal mask or argument of the daemon.
 #[test]
-fn nothing_leaks() {
+fn workers_and_their_children_inherit_nothing() {
     let mut bed = Bed::new("leaky");
     bed.set("APP_SECRET", "mine");
     bed.set("DAEMON_READY_TIMEOUT", "9s");
@@ -240,7 +242,8 @@ fn nothing_leaks() {
             let value = lines(name).first().map(|mask| u64::from_str_radix(mask.trim(), 16));
             value.and_then(Result::ok).unwrap_or_else(|| panic!("no {name}:\n{text}"))
         };
-        // Rust's own start-up ignores SIGPIPE; 32 and 33 are the C library's and cannot be reset.
+        // Rust's start-up code ignores SIGPIPE. Signals 32 and 33 belong to the C library and cannot be
+        // reset.
         let own = 1 << (13 - 1) | 1 << (32 - 1) | 1 << (33 - 1);
         assert_eq!((mask("SigBlk:"), mask("SigIgn:") & !own), (0, 0), "{text}");
         let variables = lines("env ");
@@ -253,7 +256,7 @@ fn nothing_leaks() {
             .collect();
         assert!(ours.is_empty(), "{ours:?}");
         if of_child {
-            // The shell's own look at its directory is a number with nothing behind it.
+            // The descriptor with which the shell read the directory is closed, and its link is empty.
             let fds = lines("fd ").into_iter().filter_map(|line| line.split_once(' '));
             let high: Vec<_> = fds
                 .filter(|(fd, what)| fd.parse().is_ok_and(|fd: u32| fd > 2) && !what.is_empty())
@@ -268,7 +271,7 @@ fn nothing_leaks() {
     check(&myself, false);
     check(&text("/child"), true);
 
-    // Nor does anything pile up from generation to generation, once the image before is kept.
+    // No descriptors pile up over generations, after the first restart, which keeps the previous image open.
     bed.restart();
     let before = (descriptor_limit(&bed.supervisor()), descriptor_limit(&bed.worker()));
     for _ in 0..5 {
@@ -281,9 +284,9 @@ fn nothing_leaks() {
     bed.stop();
 }
 
-/// A rotation of the log in the middle of a restart is no reason to undo it.
+/// SIGUSR1 while a new worker starts does not abort the restart.
 #[test]
-fn usr1_while_a_newcomer_starts() {
+fn usr1_does_not_abort_a_restart() {
     let bed = Bed::new("http");
     bed.start();
     let supervisor = bed.supervisor();
@@ -302,9 +305,9 @@ fn usr1_while_a_newcomer_starts() {
     bed.stop();
 }
 
-/// What `pkill` sends to everybody reaches workers that have only just been forked.
+/// A worker that has just been forked discards the signals that are meant for the supervisor.
 #[test]
-fn a_starting_worker_discards_the_others() {
+fn starting_worker_discards_signals_for_the_supervisor() {
     let bed = Bed::new("http");
     bed.start();
     let supervisor = bed.supervisor();
@@ -326,7 +329,7 @@ fn a_starting_worker_discards_the_others() {
     bed.stop();
 }
 
-/// `nohup` means that it shall outlive its terminal.
+/// A daemon started by `nohup` survives the hangup of its terminal.
 #[test]
 fn nohup_outlives_its_terminal() {
     for fixture in ["http", "solo-http"] {
@@ -344,9 +347,9 @@ fn nohup_outlives_its_terminal() {
     }
 }
 
-/// A reader of its output that stands still keeps a daemon from nothing.
+/// A daemon starts, serves and stops although nothing reads the pipe on its standard error.
 #[test]
-fn a_full_stderr_is_no_obstacle() {
+fn full_stderr_is_no_obstacle() {
     for fixture in ["http", "solo-http"] {
         let mut bed = Bed::new(fixture);
         bed.unset("DAEMON_LOG");

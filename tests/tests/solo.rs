@@ -1,4 +1,4 @@
-//! One process, no supervisor.
+//! Solo daemons: one process, no supervisor.
 
 #![allow(clippy::expect_used)]
 
@@ -9,7 +9,7 @@ use unbroken_tests::{Bed, Load, eventually};
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
-fn starts_and_stops() {
+fn solo_daemon_starts_and_stops() {
     let bed = Bed::new("solo-http");
     let status = bed.start();
     assert_eq!((status.mode.as_str(), status.state.as_str()), ("solo", "running"));
@@ -21,7 +21,7 @@ fn starts_and_stops() {
 }
 
 #[test]
-fn restart_says_what_is_missing() {
+fn restart_names_the_missing_key() {
     let bed = Bed::new("solo-http");
     let pid = bed.start().pid;
     let output = bed.verb(["restart"]);
@@ -32,7 +32,7 @@ fn restart_says_what_is_missing() {
 }
 
 #[test]
-fn keys_of_a_supervisor_are_refused() {
+fn supervisor_keys_are_refused() {
     let bed = Bed::new("solo-http");
     let output = bed.verb(["start", "--set", "backoff_min=1s"]).expect_code(78);
     output.expect_text("backoff_min").expect_text("graceful_restart");
@@ -40,7 +40,7 @@ fn keys_of_a_supervisor_are_refused() {
 }
 
 #[test]
-fn drains() {
+fn stop_drains() {
     let bed = Bed::new("solo-http");
     let target = bed.start().target("http");
     let load = Load::on(target).new_connections(3).paths(["/slow"]).requests(3).start();
@@ -52,7 +52,7 @@ fn drains() {
 }
 
 #[test]
-fn the_deadline_forces() {
+fn deadline_forces_open_requests() {
     let mut bed = Bed::new("solo-http");
     bed.set("DAEMON_DRAIN_TIMEOUT", "500ms");
     let target = bed.start().target("http");
@@ -65,7 +65,7 @@ fn the_deadline_forces() {
 }
 
 #[test]
-fn a_crash_is_the_end() {
+fn crash_ends_the_daemon() {
     let bed = Bed::new("solo-http");
     let daemon = bed.foreground();
     let _ = bed.get("/exit/9");
@@ -76,7 +76,7 @@ fn a_crash_is_the_end() {
 }
 
 #[test]
-fn a_second_one_is_refused() {
+fn second_start_is_refused() {
     let bed = Bed::new("solo-http");
     let pid = bed.start().pid;
     bed.verb(["start"]).expect_code(1).expect_text("already running").expect_text(&pid.to_string());
@@ -84,7 +84,7 @@ fn a_second_one_is_refused() {
 }
 
 #[test]
-fn killed_and_started_again() {
+fn killed_daemon_can_be_started_again() {
     let bed = Bed::new("solo-http");
     bed.start();
     bed.kill_all();
@@ -93,9 +93,9 @@ fn killed_and_started_again() {
     bed.stop();
 }
 
-/// No listener is open while the rest drains.
+/// After `stop` new connections are refused while the rest drains.
 #[test]
-fn nobody_is_let_in_after_a_stop() {
+fn new_connections_are_refused_after_a_stop() {
     let bed = Bed::new("solo-http");
     let target = bed.start().target("http");
     let slow = Load::on(target.clone()).new_connections(1).paths(["/slow"]).requests(1).start();
@@ -107,9 +107,10 @@ fn nobody_is_let_in_after_a_stop() {
     bed.assert_nothing_left();
 }
 
-/// In a container, where the kernel spares the first process from signals without a handler.
+/// A sync `main` without a `Daemon` argument ends at SIGTERM as PID 1. The kernel does not deliver signals
+/// without a handler to that process.
 #[test]
-fn a_main_without_daemon_as_the_first_process() {
+fn plain_main_as_pid_1_ends_at_term() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: needs root");
         return;

@@ -1,4 +1,4 @@
-//! The supervisor is killed: its workers do not stay behind.
+//! If the supervisor is killed, its workers drain and end.
 
 #![allow(clippy::expect_used)]
 
@@ -9,9 +9,9 @@ use unbroken_tests::{Bed, Load, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// What is in flight is finished, then the worker goes.
+/// The worker finishes its requests in flight, accepts no more, and ends.
 #[test]
-fn the_worker_drains() {
+fn worker_drains() {
     let bed = Bed::new("http");
     let target = bed.start().target("http");
     let worker = bed.worker();
@@ -26,9 +26,9 @@ fn the_worker_drains() {
     bed.stop();
 }
 
-/// At its deadline at the latest.
+/// The worker ends at its drain deadline at the latest.
 #[test]
-fn by_its_deadline() {
+fn worker_ends_at_its_deadline() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
     let target = bed.start().target("http");
@@ -41,7 +41,7 @@ fn by_its_deadline() {
 }
 
 #[test]
-fn one_that_ignores_it() {
+fn worker_that_ignores_the_drain_is_ended() {
     let bed = Bed::new("ignores-drain");
     bed.start();
     let worker = bed.worker();
@@ -49,9 +49,9 @@ fn one_that_ignores_it() {
     assert!(worker.wait_gone(Duration::from_secs(8)));
 }
 
-/// The next start does not wait for the old worker's end, and takes its socket.
+/// The next start does not wait for the end of the old worker, and replaces its unix socket.
 #[test]
-fn started_again_at_once() {
+fn daemon_can_be_started_again_at_once() {
     let mut bed = Bed::new("http");
     let path = bed.path("http.sock");
     bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
@@ -70,9 +70,9 @@ fn started_again_at_once() {
     bed.stop();
 }
 
-/// Killed in the middle of a restart: nobody stays, whichever generation.
+/// If the supervisor is killed during a restart, the workers of both generations end.
 #[test]
-fn during_a_restart() {
+fn both_generations_end() {
     let bed = Bed::new("http");
     bed.start();
     bed.deploy("hangs-at-start");

@@ -1,7 +1,7 @@
-//! The chapter on troubleshooting has every message, and none that is gone.
+//! The chapter on troubleshooting has every message of the code, and no others.
 //!
-//! A message stands there between two backticks, as it is in the sources, with `…` for what varies: at the
-//! beginning of an item, before its cause and cure, or in a text.
+//! The chapter has each message between double backticks, as in the sources, with `…` for values: at the
+//! beginning of an item, before its cause and cure, or within a text.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -17,7 +17,7 @@ use messages::Message;
 
 const CHAPTER: &str = "book/src/troubleshooting.md";
 
-/// Texts that nobody looks up there, by the reason.
+/// Texts that need no entry, by reason.
 const EXEMPT: [(&str, &[&str]); 11] = [
     (
         "the type of a key in `check --help`, and the end of a message that has an entry",
@@ -115,7 +115,7 @@ const EXEMPT: [(&str, &[&str]); 11] = [
     ),
 ];
 
-/// Files whose texts nobody looks up there.
+/// Files whose texts need no entry, with the reason.
 const EXEMPT_FILES: [(&str, &str); 5] = [
     ("runtime/src/cli/help.rs", "what `help` shows"),
     ("runtime/schema/src/table.rs", "what `check --help` and the reference say of each key"),
@@ -125,7 +125,7 @@ const EXEMPT_FILES: [(&str, &str); 5] = [
 ];
 
 #[test]
-fn no_entry_is_of_a_message_that_is_gone() {
+fn every_entry_has_a_message_in_the_code() {
     let texts: BTreeSet<String> = ["runtime", "runtime/core", "runtime/schema", "macros"]
         .into_iter()
         .flat_map(said_by)
@@ -171,7 +171,7 @@ fn every_message_has_an_entry() {
 }
 
 #[test]
-fn nothing_is_exempt_without_need() {
+fn exemptions_are_needed() {
     let (entries, messages) = (entries(), of_the_runtime());
     for text in EXEMPT.iter().flat_map(|(_, texts)| texts.iter()) {
         let known = messages.iter().any(|message| message.is_sentence && message.text == *text);
@@ -184,9 +184,9 @@ fn nothing_is_exempt_without_need() {
     }
 }
 
-/// An item that begins with messages says something of them, and no message has two.
+/// Every item that begins with messages has a text after them, and no message has two items.
 #[test]
-fn entries_tell_a_cause() {
+fn every_entry_has_a_cause_and_is_unique() {
     let mut seen = BTreeSet::new();
     for item in chapter().lines().filter(|line| line.starts_with("- ``")) {
         let (messages, told) = item
@@ -204,12 +204,12 @@ fn entries() -> BTreeSet<String> {
     messages_in(&chapter()).collect()
 }
 
-/// What stands between double backticks.
+/// The texts between double backticks.
 fn messages_in(text: &str) -> impl Iterator<Item = String> {
     text.split("``").skip(1).step_by(2).map(|text| text.trim().to_owned())
 }
 
-/// As it has to be written in the chapter.
+/// The text as the chapter must quote it.
 fn quoted(text: &str) -> String {
     let before = if text.starts_with('`') { " " } else { "" };
     let behind = if text.ends_with('`') || !before.is_empty() { " " } else { "" };
@@ -229,7 +229,7 @@ fn of_the_runtime() -> Vec<Message> {
     messages
 }
 
-/// The texts of a crate, by its directory.
+/// The texts of the crate in a directory.
 fn said_by(krate: &str) -> Vec<Message> {
     let src = Path::new(krate).join("src");
     messages::of_crate(&root(), &src)

@@ -1,5 +1,4 @@
-//! What the daemon owns in the file system comes back when it is removed, and what somebody else puts there
-//! stays.
+//! The daemon restores its files when they are removed, and leaves alone what others put in their place.
 
 #![allow(clippy::expect_used)]
 
@@ -16,7 +15,7 @@ use unbroken_tests::{Bed, Process, Signal, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// A daemon with a unix listener in a directory of its own; supervised and solo.
+/// Starts two daemons, supervised and solo, each with a unix listener in a directory of its own.
 fn beds() -> [Bed; 2] {
     ["http", "solo-http"].map(bed)
 }
@@ -70,7 +69,7 @@ fn stop(process: &Process) {
     });
 }
 
-/// Waits until something is there that was not there before.
+/// Waits until the file exists again and the log reports that it was restored.
 #[track_caller]
 fn comes_back(bed: &Bed, path: &Path) {
     eventually(&format!("{} is back", path.display()), SOON, || path.exists());
@@ -88,7 +87,7 @@ fn files(bed: &Bed) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_listener() {
+fn removed_listener_is_restored() {
     for bed in beds() {
         let path = listener(&bed);
         answer(ask(&path).expect("a connection"));
@@ -99,7 +98,7 @@ fn a_listener() {
         assert_eq!(mode(&path), 0o620);
         assert_eq!(files(&bed), [(path.display().to_string(), "restored".to_owned())]);
         bed.verb(["status"]).expect_code(0).expect_text("was missing and was restored at");
-        // Again, and by another way.
+        // Remove it again, by a rename.
         fs::rename(&path, bed.path("elsewhere")).expect("a socket");
         eventually("it is back", SOON, || path.exists());
         answer(ask(&path).expect("a connection"));
@@ -108,9 +107,9 @@ fn a_listener() {
     }
 }
 
-/// Who was in the queue of the old socket is served, and so is who comes to the new one.
+/// Clients in the accept queue of the removed socket are served, as are those that connect to the new one.
 #[test]
-fn nobody_is_lost_in_the_queue() {
+fn clients_in_the_queue_are_served() {
     for bed in beds().into_iter().take(1) {
         let path = listener(&bed);
         let worker = bed.worker();
@@ -125,9 +124,9 @@ fn nobody_is_lost_in_the_queue() {
     }
 }
 
-/// Removed again and again under load: who was connected is served.
+/// Every client that could connect is served, although the socket is removed repeatedly under load.
 #[test]
-fn under_load() {
+fn connected_clients_are_served_under_load() {
     for bed in beds() {
         let path = listener(&bed);
         let over = AtomicBool::new(false);
@@ -171,7 +170,7 @@ fn under_load() {
 }
 
 #[test]
-fn a_listener_without_async() {
+fn removed_blocking_listener_is_restored() {
     let mut bed = Bed::new("sync");
     let path = bed.path("echo.sock");
     bed.set("DAEMON_LISTEN_ECHO", format!("unix:{}", path.display()));
@@ -193,7 +192,7 @@ fn a_listener_without_async() {
 }
 
 #[test]
-fn the_pidfile_and_the_control_socket() {
+fn pidfile_and_control_socket_are_restored() {
     for bed in beds() {
         let pid = fs::read_to_string(bed.pidfile()).expect("the pidfile");
         let written = fs::metadata(bed.pidfile()).expect("a file").modified().expect("a time");
@@ -214,11 +213,11 @@ fn the_pidfile_and_the_control_socket() {
     }
 }
 
-/// As by a logout, or a cleaner of temporary files.
+/// The daemon restores whole directories, which a logout or a cleaner of temporary files may remove.
 #[test]
-fn whole_directories() {
+fn whole_directories_are_restored() {
     for bed in beds() {
-        // Or it would bring back what was removed before the directory itself is.
+        // Stopped, the supervisor cannot restore a file before its directory is removed.
         let supervisor = bed.supervisor();
         stop(&supervisor);
         for dir in [bed.runtime_dir(), bed.path("sockets")] {
@@ -231,7 +230,7 @@ fn whole_directories() {
         assert_eq!(mode(&bed.runtime_dir()), 0o700);
         assert_eq!(mode(&bed.path("sockets")), 0o711);
         answer(ask(&listener(&bed)).expect("a connection"));
-        // And when they were moved away.
+        // Move the directories away.
         for dir in [bed.runtime_dir(), bed.path("sockets")] {
             fs::rename(&dir, dir.with_extension("old")).expect("a directory");
         }
@@ -242,9 +241,10 @@ fn whole_directories() {
     }
 }
 
-/// The supervisor's next image looks after them as well, and the next generation has the new socket.
+/// After a restart with an upgrade the supervisor still restores its files, and the new generation serves the
+/// restored socket.
 #[test]
-fn after_a_restart() {
+fn files_are_restored_after_a_restart() {
     let bed = bed("http");
     let path = listener(&bed);
     fs::remove_file(&path).expect("a socket");
@@ -263,9 +263,9 @@ fn after_a_restart() {
     bed.stop();
 }
 
-/// Not while the daemon cannot do anything about it either.
+/// A second start is refused although the pidfile is gone and the stopped supervisor cannot restore it.
 #[test]
-fn no_second_daemon_while_the_pidfile_is_gone() {
+fn second_start_is_refused_without_the_pidfile() {
     for bed in beds() {
         let supervisor = bed.supervisor();
         let start = || {
@@ -291,7 +291,7 @@ fn no_second_daemon_while_the_pidfile_is_gone() {
 }
 
 #[test]
-fn what_somebody_else_put_there_stays() {
+fn files_of_others_stay() {
     for bed in beds() {
         for path in [bed.pidfile(), bed.socket(), listener(&bed)] {
             let next = bed.path("precious");
@@ -318,9 +318,9 @@ fn what_somebody_else_put_there_stays() {
     }
 }
 
-/// A supervisor that is root binds nothing in the directory of somebody else, whose link leads elsewhere.
+/// A supervisor that runs as root does not restore a socket through a link of another user.
 #[test]
-fn not_in_the_directory_of_a_stranger() {
+fn nothing_is_restored_in_a_directory_of_another_user() {
     if !rustix::process::geteuid().is_root() {
         skip("needs root");
         return;
@@ -331,7 +331,7 @@ fn not_in_the_directory_of_a_stranger() {
     let link = bed.path("link");
     symlink(&elsewhere, &link).expect("a link");
     std::os::unix::fs::lchown(&link, Some(65_534), Some(65_534)).expect("an owner");
-    // In one step, so that nothing can be restored between.
+    // In one step, so the supervisor cannot restore the socket in between.
     renameat_with(CWD, &link, CWD, bed.path("sockets"), RenameFlags::EXCHANGE).expect("exchanged");
     eventually("it is said", SOON, || bed.log().contains("user 65534 can change"));
     assert!(!elsewhere.join("app.sock").exists());
@@ -340,9 +340,9 @@ fn not_in_the_directory_of_a_stranger() {
     bed.stop();
 }
 
-/// While nothing happens nothing is done; and what others do beside it concerns nobody.
+/// The supervisor is not woken by other files that are created in the watched directories.
 #[test]
-fn it_costs_nothing() {
+fn other_files_do_not_wake_the_supervisor() {
     let bed = bed("http");
     let supervisor = bed.supervisor();
     let switches = || {
@@ -351,7 +351,7 @@ fn it_costs_nothing() {
         let line = status.lines().find(|it| it.starts_with("voluntary_ctxt_switches"));
         line.and_then(|line| line.split_whitespace().nth(1)).map(str::to_owned)
     };
-    // Something else may wake it once, and not again and again.
+    // Another event may wake the supervisor, but not every time.
     eventually("it sleeps on", SOON, || {
         let before = switches();
         for at in 0..100 {

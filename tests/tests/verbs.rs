@@ -1,4 +1,4 @@
-//! The verbs as a new user meets them, mistakes included.
+//! The verbs as a new user uses them, including mistakes.
 
 #![allow(clippy::expect_used)]
 
@@ -9,7 +9,7 @@ use unbroken_tests::{Bed, Child, Output, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// All of these words are in the output, wherever.
+/// Asserts that all of these words are in the output, in either stream and in any case.
 #[track_caller]
 fn says(output: &Output, words: &[&str]) {
     let text = output.text().to_lowercase();
@@ -19,7 +19,7 @@ fn says(output: &Output, words: &[&str]) {
 }
 
 #[test]
-fn a_daemon_s_day() {
+fn start_status_restart_stop() {
     let bed = Bed::new("http");
     bed.verb(["status"]).expect_code(3);
     bed.verb(["start"]).expect_code(0);
@@ -35,7 +35,7 @@ fn a_daemon_s_day() {
 }
 
 #[test]
-fn nothing_runs() {
+fn verbs_report_that_nothing_runs() {
     let bed = Bed::new("http");
     says(&bed.verb(["restart"]).expect_code(1), &["not running", "start"]);
     says(&bed.verb(["stop"]), &["not running"]);
@@ -44,7 +44,7 @@ fn nothing_runs() {
 }
 
 #[test]
-fn wrong_options() {
+fn wrong_options_are_refused() {
     let bed = Bed::new("http");
     for (arguments, words) in [
         (&["start", "--frobnicate"][..], &["--frobnicate"][..]),
@@ -58,9 +58,9 @@ fn wrong_options() {
     bed.assert_nothing_left();
 }
 
-/// What a command cannot do is said, rather than ignored.
+/// `--set` for a running daemon is refused, because a verb cannot change its settings.
 #[test]
-fn settings_of_a_running_daemon() {
+fn set_is_refused_for_a_running_daemon() {
     let bed = Bed::new("http");
     let pid = bed.start().serving().pid;
     for verb in ["restart", "stop", "status"] {
@@ -74,16 +74,16 @@ fn settings_of_a_running_daemon() {
 }
 
 #[test]
-fn help() {
+fn every_verb_has_help() {
     let bed = Bed::new("http");
     for verb in ["run", "start", "stop", "restart", "status", "logs", "check", "unit"] {
         says(&bed.verb([verb, "--help"]).expect_code(0), &["usage", verb]);
     }
 }
 
-/// A wrong value is named with its source, before anything happens.
+/// A wrong value is reported with its source, and nothing is started.
 #[test]
-fn wrong_values() {
+fn wrong_values_are_reported_with_their_source() {
     for verb in ["start", "run", "check"] {
         let mut bed = Bed::new("http");
         let wrong = |bed: &Bed, arguments: &[&str], words: &[&str]| {
@@ -107,9 +107,9 @@ fn wrong_values() {
     }
 }
 
-/// Later wins: attribute, file, environment, command line.
+/// Later sources take precedence: attribute, file, environment, command line.
 #[test]
-fn layers() {
+fn later_sources_take_precedence() {
     let mut bed = Bed::new("http");
     let check = |bed: &Bed, arguments: &[&str], words: &[&str]| {
         let arguments = std::iter::once(&"check").chain(arguments);
@@ -131,9 +131,9 @@ fn layers() {
     bed.assert_nothing_left();
 }
 
-/// What follows `--`, or no verb at all, is the program's.
+/// Arguments after `--`, and arguments without a verb, are passed to the program.
 #[test]
-fn the_program_s_own_arguments() {
+fn program_gets_its_own_arguments() {
     let bed = Bed::new("leaky");
     for (arguments, wanted) in [
         (&["run", "--", "stop", "--json"][..], &["stop", "--json"][..]),
@@ -155,9 +155,9 @@ fn the_program_s_own_arguments() {
     }
 }
 
-/// The daemon is found by its pidfile, whatever the binary is called by now.
+/// The verbs of a renamed binary find the daemon by its pidfile.
 #[test]
-fn a_renamed_binary() {
+fn renamed_binary_finds_its_daemon() {
     let bed = Bed::new("http");
     let pid = bed.start().pid;
     fs::rename(bed.image(), bed.path("other")).expect("an image");
@@ -170,9 +170,9 @@ fn a_renamed_binary() {
     bed.assert_nothing_left();
 }
 
-/// An answer that nobody reads, and a question that nobody finishes, cost the daemon nothing.
+/// Clients that disconnect before the answer, or send no request, do not affect the daemon.
 #[test]
-fn clients_that_go_away() {
+fn clients_that_disconnect_do_no_harm() {
     let bed = Bed::new("http");
     let status = bed.start();
     for verb in ["restart", "status"] {
@@ -197,9 +197,9 @@ fn clients_that_go_away() {
     bed.stop();
 }
 
-/// More clients than descriptors: they wait, and the log does not fill with complaints.
+/// Clients for which there is no descriptor wait, and do not fill the log with messages.
 #[test]
-fn more_clients_than_descriptors() {
+fn excess_clients_do_not_fill_the_log() {
     for fixture in ["http", "solo-http"] {
         let bed = Bed::new(fixture);
         let image = bed.image();
@@ -215,7 +215,7 @@ fn more_clients_than_descriptors() {
     }
 }
 
-/// A connection that asks for nothing.
+/// A connection to the control socket without a request.
 fn silent(bed: &Bed) -> Option<std::os::fd::OwnedFd> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
     let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).ok()?;
@@ -223,9 +223,9 @@ fn silent(bed: &Bed) -> Option<std::os::fd::OwnedFd> {
     Some(socket)
 }
 
-/// The last restart is not the one that is on its way.
+/// `status` shows the last restart that has ended, not one that is running.
 #[test]
-fn the_time_of_the_last_restart() {
+fn last_restart_excludes_the_current_one() {
     let bed = Bed::new("http");
     bed.start();
     bed.restart();
@@ -241,9 +241,9 @@ fn the_time_of_the_last_restart() {
     bed.wait_empty(SOON);
 }
 
-/// Two daemons of one binary are two daemons.
+/// Two daemons of the same program, with different pidfiles, are independent.
 #[test]
-fn two_of_a_kind() {
+fn two_daemons_of_one_program_are_independent() {
     let (one, other) = (Bed::new("http"), Bed::new("http"));
     let (first, second) = (one.start(), other.start());
     assert_ne!(first.pid, second.pid);
@@ -252,9 +252,9 @@ fn two_of_a_kind() {
     other.stop();
 }
 
-/// Relative paths are relative to where it was started, and stay so.
+/// Relative paths remain relative to the starting directory.
 #[test]
-fn started_in_another_directory() {
+fn relative_paths_stay_relative_to_the_starting_directory() {
     let mut bed = Bed::new("http");
     bed.set("DAEMON_RUNTIME_DIR", "run").set("DAEMON_PIDFILE", "run/app.pid");
     bed.set("DAEMON_LOG", "app.log");
@@ -266,9 +266,9 @@ fn started_in_another_directory() {
     bed.stop();
 }
 
-/// A deployment by a symlink that is switched.
+/// A restart after a symbolic link was switched runs the other release.
 #[test]
-fn a_symlink_to_the_release() {
+fn switched_symlink_is_deployed() {
     let bed = Bed::new("http");
     let releases = bed.path("releases");
     fs::create_dir(&releases).expect("a directory");
@@ -285,9 +285,9 @@ fn a_symlink_to_the_release() {
     bed.stop();
 }
 
-/// The application's own section.
+/// The program reads its own section `[app]`, and a wrong value aborts a restart.
 #[test]
-fn the_application_s_configuration() {
+fn app_section_is_read() {
     let mut bed = Bed::new("app-config");
     let output = bed.verb(["start"]);
     assert_ne!(output.code(), 0);
@@ -308,9 +308,9 @@ fn the_application_s_configuration() {
     bed.stop();
 }
 
-/// A daemon of another user: who may give it orders is said.
+/// Verbs for a daemon of another user fail and say who may use them.
 #[test]
-fn somebody_else_s_daemon() {
+fn daemon_of_another_user_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: needs root");
@@ -330,9 +330,9 @@ fn somebody_else_s_daemon() {
     bed.stop();
 }
 
-/// A slip with options behind it is no argument of the program either.
+/// A misspelt verb with options is refused with a suggestion, and not passed to the program.
 #[test]
-fn a_misspelt_verb_with_options() {
+fn misspelt_verb_with_options_is_refused() {
     let bed = Bed::new("http");
     for arguments in [["restrat", "--no-wait"], ["staus", "--json"], ["strt", "--set=name=b"]] {
         says(&bed.verb(arguments).expect_code(2), &[arguments[0], "did you mean"]);
@@ -340,9 +340,9 @@ fn a_misspelt_verb_with_options() {
     bed.assert_nothing_left();
 }
 
-/// What other programs call a verb does nothing here, and starts no daemon beside the one that runs.
+/// Verbs of other programs, such as `reload`, are refused with a suggestion, and start nothing.
 #[test]
-fn words_of_others() {
+fn verbs_of_other_programs_are_refused() {
     let bed = Bed::new("leaky");
     for (arguments, verb) in [
         (&["reload"][..], "-leaky restart`"),
@@ -365,9 +365,9 @@ fn words_of_others() {
     daemon.wait(SOON).expect_code(0);
 }
 
-/// Arguments of the program where no program would see them.
+/// Arguments for the program are refused by verbs that do not start it.
 #[test]
-fn arguments_for_nobody() {
+fn arguments_are_refused_by_verbs_that_start_nothing() {
     let bed = Bed::new("leaky");
     let hint = "start -- --greeting 'hello world'";
     says(&bed.verb(["start", "--greeting", "hello world"]).expect_code(2), &["--greeting", hint]);

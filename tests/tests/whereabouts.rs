@@ -1,4 +1,4 @@
-//! Where a daemon is that a verb does not find, and the directory in which `start` runs it.
+//! Hints at a daemon that a verb does not find, and at the working directory of a started daemon.
 
 #![allow(clippy::expect_used)]
 
@@ -12,9 +12,9 @@ fn start_in(bed: &Bed, dir: &std::path::Path) -> Output {
     Child::spawn(bed.command(["start"]).current_dir(dir)).wait(SOON)
 }
 
-/// Said where it is another one than the caller's, and nowhere else.
+/// `start` names the daemon's working directory only if it differs from the caller's.
 #[test]
-fn the_directory_of_a_start() {
+fn start_names_another_working_directory() {
     for fixture in ["http", "solo-http"] {
         let mut bed = Bed::new(fixture);
         let dir = bed.dir().to_owned();
@@ -38,9 +38,10 @@ fn the_directory_of_a_start() {
     }
 }
 
-/// What a program cannot open is mostly a file of a relative path.
+/// If a program fails in another directory than the caller's, the error advises to set `workdir`: often it
+/// could not open a relative path.
 #[test]
-fn a_start_that_fails_in_another_directory() {
+fn failed_start_in_another_directory_advises_workdir() {
     let advice = "it ran in the directory /; if it uses relative paths, set `workdir`";
     for fixture in ["fails-at-start", "exits", "panics-at-start"] {
         let mut bed = Bed::new(fixture);
@@ -58,7 +59,7 @@ fn a_start_that_fails_in_another_directory() {
         let said = failed(&bed, &dir);
         assert!(!said.contains("workdir"), "somebody has thought of it: {said}");
     }
-    // Before the program began it is no matter.
+    // An error before the program has started does not mention the directory.
     let mut bed = Bed::new("http");
     bed.set("DAEMON_LISTEN_HTTP", "unix:/no/such/directory/app.sock");
     let said = start_in(&bed, bed.dir()).expect_code(1).stderr;
@@ -68,7 +69,7 @@ fn a_start_that_fails_in_another_directory() {
     assert!(!said.contains("workdir"), "{said}");
 }
 
-/// Runs a script in a bed with a `/run` of its own, and the image there for everybody.
+/// Runs a script in a mount namespace with its own `/run` and `/tmp`, and the image in `/run/bin`.
 fn with_own_run(script: &str) -> Option<(Bed, Output)> {
     if !rustix::process::geteuid().is_root() {
         skip("needs root");
@@ -104,7 +105,7 @@ fn says(output: &Output, what: &str) {
 }
 
 #[test]
-fn where_another_environment_would_look() {
+fn hint_names_the_runtime_directory_of_another_environment() {
     let script = "\
         $app start; code=0; $app status --set runtime_dir=/run/elsewhere || code=$?; echo code $code; \
         $app status --set runtime_dir=/run/app --set pidfile=/run/app/app.pid > /dev/null; \
@@ -132,7 +133,7 @@ fn where_another_environment_would_look() {
 }
 
 #[test]
-fn of_another_user() {
+fn hint_names_the_daemon_of_another_user() {
     let script = "\
         as env XDG_RUNTIME_DIR=/run/user/4007 $app start; $app status || true; \
         as env XDG_RUNTIME_DIR=/run/user/4007 $app stop > /dev/null; \
@@ -148,7 +149,7 @@ fn of_another_user() {
 }
 
 #[test]
-fn by_another_name() {
+fn hint_names_the_daemon_of_another_name() {
     let script = "\
         DAEMON_NAME=other $app start; $app status || true; \
         DAEMON_NAME=other $app stop > /dev/null; $app status || true";
@@ -163,9 +164,9 @@ fn by_another_name() {
     bed.wait_empty(SOON);
 }
 
-/// The daemon runs, though nothing that shows it is there.
+/// A verb finds out that the daemon is running although its pidfile is gone.
 #[test]
-fn one_without_its_pidfile() {
+fn daemon_without_its_pidfile_is_found() {
     let bed = Bed::new("http");
     bed.start();
     let supervisor = bed.supervisor();

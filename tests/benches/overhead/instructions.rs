@@ -1,5 +1,5 @@
-//! Instructions per request, which no noise of the machine changes: counted by callgrind, as the
-//! difference between many requests and few.
+//! Instructions per request, which do not depend on the load of the machine. Callgrind counts them; the
+//! difference between many requests and few excludes the start.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -12,8 +12,8 @@ use super::server::Server;
 const FEW: u64 = 500;
 const MANY: u64 = 5500;
 
-/// Bare, and as a daemon: a solo one, as the connections of either are served by the same code, and
-/// valgrind knows none of the calls that a supervisor waits with.
+/// Counts for the bare application and the daemon. The daemon is a solo one: the same code serves its
+/// connections, and valgrind does not support the system calls with which a supervisor waits.
 pub(crate) fn per_request() -> Result<[f64; 2], String> {
     let valgrind = Command::new("valgrind").arg("--version").stdout(Stdio::null()).status();
     if valgrind.is_err() {
@@ -27,7 +27,7 @@ fn per_request_of(start: fn(&[&str]) -> Server) -> f64 {
     (many - few) / (MANY - FEW) as f64
 }
 
-/// All instructions of all processes of a server that answered so many requests.
+/// Counts all instructions of all processes of a server that answers this many requests.
 fn count(start: fn(&[&str]) -> Server, requests: u64) -> f64 {
     let server = start(&[
         "valgrind",

@@ -1,4 +1,4 @@
-//! The two that are compared, as processes.
+//! The processes of the servers that are compared.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use unbroken_tests::{Bed, Child, Process};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server that runs, perhaps below another program.
+/// A server that runs, possibly under another program such as valgrind.
 pub(crate) struct Server {
     pub(crate) bed: Bed,
     pub(crate) child: Child,
@@ -39,13 +39,13 @@ impl Server {
         Server { bed, child, target }
     }
 
-    /// The time of the processor that all its processes have had.
+    /// The processor time of all processes of the server.
     pub(crate) fn cpu_time(&self) -> Duration {
         self.bed.processes().iter().filter_map(Process::cpu_time).sum()
     }
 }
 
-/// The bed's program, or another one that runs it.
+/// Starts the bed's program, under the program `under` if there is one.
 fn spawn(bed: &Bed, under: &[&str], arguments: &[&str]) -> Child {
     let image = bed.image().display().to_string();
     let mut words = under.iter().copied().chain([image.as_str()]).chain(arguments.iter().copied());

@@ -1,4 +1,4 @@
-//! This crate.
+//! This crate as one of the peers.
 
 use unbroken_tests::{Bed, Process};
 
@@ -21,7 +21,7 @@ fn start() -> Running {
 }
 
 impl Peer for Unbroken {
-    /// Two programs in turn; generations are counted by the daemon.
+    /// Deploys two programs in turn. The daemon counts the generations itself.
     fn deploy(&mut self, at: &Place, release: u64) {
         at.bed.deploy(if release.is_multiple_of(2) { "http-v2" } else { "http" });
     }

@@ -1,4 +1,4 @@
-//! What can happen to a daemon, at random.
+//! Random faults of a daemon.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use crate::PATIENCE;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// None: a restart into a good program.
+    /// No fault: a restart to a good program.
     Restart,
-    /// A restart into a program with one more listener, and back.
+    /// A restart to a program with one more listener, and back.
     Listeners,
     /// The serving worker is killed.
     Kill,
-    /// The old worker is killed within a restart.
+    /// The old worker is killed during a restart.
     KillOld,
-    /// The new worker is killed within a restart, in whatever state it is by then.
+    /// The new worker is killed during a restart, in whatever state it is.
     KillNew,
-    /// The serving worker is sent SIGTERM.
+    /// The serving worker gets SIGTERM.
     Term,
     /// The serving worker is stopped for a moment.
     StopWorker,
@@ -28,9 +28,9 @@ pub(crate) enum Fault {
     StopSupervisor,
     /// A restart while the supervisor is stopped for a moment.
     StopAndRestart,
-    /// What lies on disk is no program.
+    /// The file on disk is not a program.
     BadFile,
-    /// The program fails, panics, aborts or ends at its start.
+    /// The program fails, panics, aborts or exits at its start.
     BadStart,
     /// The program is not ready in time.
     Slow,
@@ -55,9 +55,9 @@ impl Fault {
 
 pub(crate) struct Faults {
     state: u64,
-    /// In order.
+    /// The faults so far, in order.
     pub(crate) done: Vec<Fault>,
-    /// Processes that were killed.
+    /// The PIDs of the processes that were killed.
     pub(crate) killed: BTreeSet<u32>,
 }
 
@@ -66,15 +66,15 @@ impl Faults {
         Faults { state: seed, done: Vec::new(), killed: BTreeSet::new() }
     }
 
-    /// Restarts that were asked for, good or bad.
+    /// The number of restarts requested, successful or not.
     pub(crate) fn restarts(&self) -> usize {
         let none = [Fault::Kill, Fault::Term, Fault::StopWorker, Fault::StopSupervisor];
         self.done.iter().filter(|fault| !none.contains(fault)).count()
     }
 
-    /// One more, until the daemon has answered.
+    /// Causes one more fault, and waits until the daemon has answered requests afterwards.
     pub(crate) fn next(&mut self, bed: &Bed, loads: &[Running; 2]) {
-        // Every second one is good.
+        // Half of them are good restarts.
         let fault = match self.below(2) {
             0 => Fault::Restart,
             _ => Fault::ALL[self.below(Fault::ALL.len() as u64) as usize],
@@ -162,13 +162,13 @@ impl Faults {
                 self.kill(&process);
             }
         }
-        // Done or undone, as it happens; that it says which is what counts.
+        // The restart may succeed or be aborted, but it must report which.
         let output = restart.wait(PATIENCE);
         assert!(output.stdout.contains("\"result\""), "{output}");
     }
 
     fn below(&mut self, limit: u64) -> u64 {
-        // SplitMix64.
+        // The generator SplitMix64.
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -177,7 +177,7 @@ impl Faults {
     }
 }
 
-/// Stops a process for a time, which is the fault itself.
+/// Stops a process for a time.
 fn hold(process: &Process, time: Duration) {
     process.signal(Signal::STOP);
     std::thread::sleep(time);

@@ -1,9 +1,9 @@
-//! Restarts and faults at random for a time, under load: nothing fails but what a killed process had
-//! accepted, and nothing grows.
+//! Random restarts and faults under load: only connections of killed processes may fail, and neither memory
+//! nor descriptors of the supervisor may grow.
 //!
-//! `cargo bench -p unbroken-tests --bench soak [-- --seconds 60] [--seed 1] [--json]`. The seed decides
-//! which faults come in which order; it is printed, so that they can be had again. The environment sets
-//! `RATE` (500 requests per second on kept connections) and `NEW` (200, each on a new one).
+//! `cargo bench -p unbroken-tests --bench soak [-- --seconds 60] [--seed 1] [--json]`. The seed determines
+//! the order of the faults, and is printed, so a run can be repeated. The environment sets `RATE` (500
+//! requests per second on kept connections) and `NEW` (200, each on a new one).
 
 #![allow(clippy::expect_used)]
 
@@ -25,11 +25,11 @@ use table::{Figures, Sample};
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Between two looks at what the supervisor has.
+/// The time between two samples of the supervisor's memory and descriptors.
 const SAMPLE: Duration = Duration::from_secs(5);
 
-/// What the supervisor's memory may grow by, in bytes: the last restarts are remembered, and there are
-/// none in the beginning.
+/// The growth of the supervisor's memory that is allowed, in bytes. It grows at first, because the supervisor
+/// remembers the last restarts.
 const GROWTH: u64 = 1024 * 1024;
 
 fn main() -> ExitCode {
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     eprintln!("cargo bench -p unbroken-tests --bench soak -- --seconds {seconds} --seed {seed}");
 
     let mut bed = Bed::new("http");
-    // Not armed, ever: the fixtures write down what they accept.
+    // No failpoint is armed. With the variable the fixtures record the connections that they accept.
     let armed = bed.path("failpoint");
     bed.set(VARIABLE, armed.display().to_string());
     for (name, value) in [
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         ("DRAIN_TIMEOUT", "5s"),
         ("KILL_TIMEOUT", "1s"),
         ("BACKOFF_MIN", "10ms"),
-        // Kills are not the program's fault, and there are many.
+        // The many kills must not reach the start limit.
         ("START_LIMIT_BURST", "1000000"),
     ] {
         bed.set(&format!("DAEMON_{name}"), value);
@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(!wrong.is_empty()))
 }
 
-/// What is wrong, if anything.
+/// Returns everything that is wrong with the results.
 fn verdict(
     ledgers: &[Ledger; 2],
     explained: &[Explained; 2],
@@ -108,7 +108,7 @@ fn verdict(
             wrong.push(format!("{} found nobody who listened\n{ledger}", explained.refused));
         }
     }
-    // A process that is killed just after accept(2) has no time to write that down.
+    // A process that is killed right after accept(2) has not recorded the connection.
     let unaccepted: u64 = explained.iter().map(|it| it.unaccepted).sum();
     if unaccepted > killed.len() as u64 {
         wrong.push(format!("{unaccepted} failed that nobody had accepted"));
@@ -126,8 +126,8 @@ fn verdict(
 }
 
 fn sample(bed: &Bed, loads: &[Running; 2], faults: &Faults, began: Instant) -> Sample {
-    // The pages of a freshly copied program are dirty until they are written, and count as private as
-    // long as nobody else has them mapped (proc_pid_smaps(5)).
+    // The pages of a freshly copied program count as private and dirty until they are written to disk,
+    // unless another process has them mapped (proc_pid_smaps(5)).
     let synced = std::process::Command::new("sync").status().expect("sync(1)");
     assert!(synced.success());
     let supervisor = bed.supervisor();

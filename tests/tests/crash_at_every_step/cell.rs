@@ -1,23 +1,23 @@
-//! What is done at which step, and what is to come of it.
+//! The cells of the matrix: a scenario, a step and a fault, with the expected result.
 
 use std::fmt;
 
 use unbroken::failpoint::{Point, points};
 
-/// What goes on when a process gets to the step.
+/// The operation during which a process reaches the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scenario {
     /// A restart.
     Restart,
     /// A restart into a program with one more listener.
     Listener,
-    /// A restart whose new worker is killed in its confirm window.
+    /// A restart whose new worker is killed in its confirm window, which aborts it.
     Undone,
-    /// The worker was killed, and is respawned.
+    /// The respawn of a killed worker.
     Respawn,
-    /// The worker serves, and nobody asks for anything.
+    /// A worker that serves, without any request to the supervisor.
     Serving,
-    /// The daemon is stopped.
+    /// A stop of the daemon.
     Stop,
 }
 
@@ -54,7 +54,7 @@ pub(crate) enum Action {
 impl Action {
     pub(crate) const ALL: [Action; 4] = [Action::Kill, Action::Stop, Action::Delay, Action::Error];
 
-    /// As the failpoint has it.
+    /// The action in the syntax of failpoints.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Action::Kill => "kill",
@@ -65,18 +65,18 @@ impl Action {
     }
 }
 
-/// What whoever asked is told.
+/// The result that the caller of the verb gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// Done.
+    /// Success.
     Done,
-    /// The restart was undone.
+    /// The restart was aborted.
     Undone,
-    /// That the daemon is gone, as was wanted, without the ledger that went with it.
+    /// The daemon has stopped as requested, but without a ledger, which the killed supervisor had.
     Ended,
-    /// Nothing: the supervisor is gone, and the verb says so.
+    /// No answer: the supervisor is gone, and the verb fails with that message.
     Nothing,
-    /// Nobody asked.
+    /// No verb was run.
     Unasked,
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Cell {
     }
 }
 
-/// Every step, in every scenario that gets there, with every action.
+/// Returns every step, in every scenario that reaches it, with every action.
 pub(crate) fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
     for scenario in Scenario::ALL {
@@ -109,11 +109,11 @@ pub(crate) fn cells() -> Vec<Cell> {
     cells
 }
 
-/// Where a step belongs.
+/// The scenarios that reach a step.
 ///
 /// # Panics
 ///
-/// At a step that nobody has thought of here.
+/// If the step is missing here.
 fn scenarios(step: &str) -> &'static [Scenario] {
     use Scenario::{Listener, Respawn, Restart, Serving, Stop, Undone};
     match step {
@@ -161,35 +161,38 @@ fn scenarios(step: &str) -> &'static [Scenario] {
 }
 
 impl Cell {
-    /// Whether the supervisor is what gets there.
+    /// Returns whether the supervisor reaches the step.
     pub(crate) fn is_supervisor(&self) -> bool {
         self.point.name.starts_with("supervisor.") && !self.is_child()
     }
 
-    /// A forked child: a worker before it is one, or the rehearsal of the supervisor's upgrade.
+    /// Returns whether a forked child reaches the step: a worker before its exec, or the rehearsal of the
+    /// supervisor's upgrade.
     pub(crate) fn is_child(&self) -> bool {
         ["supervisor.before-exec", "supervisor.in-rehearsal"].contains(&self.point.name)
     }
 
-    /// Whether the supervisor keeps its image, which is one more than the two that are there at rest.
+    /// Returns whether the supervisor's upgrade fails. The supervisor then keeps its old image open, in
+    /// addition to the two images that it has open at rest.
     pub(crate) fn keeps_image(&self) -> bool {
         let upgrade = ["rehearsal", "upgrade", "takeover"];
         let fails = matches!(self.action, Action::Kill | Action::Error);
         fails && upgrade.iter().any(|part| self.point.name.ends_with(part))
     }
 
-    /// Whether only the new generation is meant, where the old one gets there too.
+    /// Returns whether the fault is armed for the new generation only. The old generation reaches the step
+    /// too.
     pub(crate) fn of_new(&self) -> bool {
         let both = ["worker.before-accept", "worker.after-accept", "worker.in-request"];
         self.scenario == Scenario::Restart && both.contains(&self.point.name)
     }
 
-    /// What whoever asked is to be told.
+    /// Returns the result that the caller of the verb must get.
     pub(crate) fn told(&self) -> Told {
         let killed = self.action == Action::Kill;
         match self.scenario {
             Scenario::Respawn | Scenario::Serving => Told::Unasked,
-            // It was told before.
+            // The answer was sent before this step.
             Scenario::Stop if self.point.name == "supervisor.before-removing-pidfile" => Told::Done,
             Scenario::Stop if killed && self.is_supervisor() => Told::Ended,
             _ if killed && self.is_supervisor() => Told::Nothing,

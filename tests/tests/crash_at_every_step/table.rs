@@ -1,4 +1,4 @@
-//! The matrix as the book has it.
+//! The matrix as the tables in the book.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,5 @@
-//! One cell: a daemon under load, one fault, and what became of everything.
+//! The run of one cell: a daemon under load, one fault, and the checks of what became of processes,
+//! descriptors and requests.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,17 +14,17 @@ use crate::cell::{Action, Cell, Scenario, Told};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// How long a stopped process stays so: the fault itself, and longer than anything here takes.
+/// The time for which a stopped process stays stopped. It is longer than a step of the protocol takes.
 const HELD: Duration = Duration::from_millis(150);
 
-/// What clients saw.
+/// The result of a cell, for the caller of the verb and for the clients.
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {
     pub(crate) told: Option<Told>,
     pub(crate) requests: u64,
-    /// Accepted by a process that was killed.
+    /// Failed requests whose connection a killed process had.
     pub(crate) lost: u64,
-    /// Accepted by nobody: the daemon had ended.
+    /// Failed requests whose connection no process had accepted, because the daemon had ended.
     pub(crate) turned_away: u64,
 }
 
@@ -38,12 +39,12 @@ struct Trial {
     bed: Bed,
     armed: PathBuf,
     load: Vec<Running>,
-    /// Those that were killed, by the step or by the trial.
+    /// The PIDs of the processes that the fault or the trial killed.
     killed: BTreeSet<u32>,
     generation: u64,
     supervisor: Process,
     worker: Process,
-    /// How many descriptors they have at rest.
+    /// The numbers of descriptors of supervisor and worker at rest.
     descriptors: (usize, usize),
 }
 
@@ -66,7 +67,7 @@ impl Trial {
         let mut bed = Bed::new("http");
         let armed = bed.path("failpoint");
         bed.set(VARIABLE, armed.display().to_string());
-        // Long where the trial needs to see the window, else as short as something can happen in it.
+        // Long enough to kill a worker in the window where the scenario does that, short otherwise.
         let window = if cell.scenario == Scenario::Undone { "10s" } else { "100ms" };
         for (name, value) in [
             ("CONFIRM_WINDOW", window),
@@ -79,7 +80,8 @@ impl Trial {
         }
         let target = bed.start().target("http");
         if cell.scenario != Scenario::Undone {
-            // From the second generation on the image before is kept.
+            // From the second generation on the supervisor also keeps the previous image open, so the
+            // counts of descriptors can be compared.
             bed.deploy("http-v2");
             bed.restart();
         }
@@ -98,7 +100,7 @@ impl Trial {
         Trial { cell, bed, armed, load, killed, generation, supervisor, worker, descriptors }
     }
 
-    /// Arms the step and begins what leads to it.
+    /// Arms the failpoint and starts the operation that reaches it.
     fn provoke(&mut self) -> Option<Child> {
         let Cell { scenario, point, action } = self.cell;
         let new = self.generation + 1;
@@ -115,7 +117,7 @@ impl Trial {
         };
         if scenario == Scenario::Undone {
             let restart = self.bed.spawn(["restart", "--json"]);
-            // It serves on probation.
+            // The new worker serves in its confirm window, and the old one is paused.
             eventually("the new generation serves", SOON, || {
                 let status = self.bed.status();
                 status.generation() == new && status.workers.iter().any(|it| it.state == "paused")
@@ -140,7 +142,7 @@ impl Trial {
         }
     }
 
-    /// Waits until somebody has got there, and says who.
+    /// Waits until a process has reached the step, and returns its PID.
     fn wait_hit(&self) -> u32 {
         let mut pid = None;
         eventually(&format!("{}: it is reached", self.cell), SOON, || {
@@ -165,13 +167,13 @@ impl Trial {
                 let process = Process::open(*pid).expect("a process that is stopped");
                 eventually("it is stopped", SOON, || process.state() == Some('T'));
                 if !self.cell.is_supervisor() {
-                    // Whoever is asked does not wait for it.
+                    // The supervisor answers without waiting for the stopped process.
                     let _ = self.bed.status();
                 }
                 std::thread::sleep(HELD);
                 process.signal(Signal::CONT);
             }
-            // It takes no order, and so is killed in the end.
+            // The worker does not get the order to drain, and is killed at the deadline.
             Action::Error if self.cell.point.name == "supervisor.before-drain" => {
                 self.killed.insert(self.worker.pid());
             }
@@ -188,7 +190,7 @@ impl Trial {
             }
             Some("ok" | "stopped") => {
                 output.expect_code(0);
-                // What whoever asked is told is whole.
+                // The answer has a complete ledger.
                 parsed.expect("a report").ledger().assert_balanced();
                 Told::Done
             }
@@ -203,7 +205,7 @@ impl Trial {
         }
     }
 
-    /// The supervisor is there: so is the service, and everything is as it was or as it was to be.
+    /// Checks a daemon whose supervisor is alive: the service runs, in the old or the new generation.
     fn goes_on(mut self, told: Told) -> Outcomes {
         let cell = self.cell;
         let expected = self.generation + u64::from(told == Told::Done);
@@ -219,9 +221,9 @@ impl Trial {
         let outcomes = self.judge(&ledgers, told, false);
         self.assert_at_rest(expected);
 
-        // And the next one works.
+        // The next restart works.
         self.bed.deploy("http-v2");
-        // Numbers are not used twice.
+        // The number of an aborted generation is not used again.
         let next = self.generation + if told == Told::Unasked { 1 } else { 2 };
         let report = self.bed.restart();
         assert_eq!(report.generation, Some(next), "{cell}: {report:?}");
@@ -231,7 +233,8 @@ impl Trial {
         outcomes
     }
 
-    /// One supervisor, one worker, no zombie, no descriptor more, and a status that is true.
+    /// Asserts that there are one supervisor, one worker, no zombie and no leaked descriptor, and that the
+    /// status is true.
     fn assert_at_rest(&self, expected: u64) {
         let (cell, bed) = (self.cell, &self.bed);
         let status = bed.status();
@@ -255,8 +258,8 @@ impl Trial {
         });
     }
 
-    /// The daemon has ended, as it was told or as it was killed: nobody stays behind, and it can be
-    /// started again.
+    /// Checks a daemon that has ended, by a stop or by the fault: no process is left, and it can be started
+    /// again.
     fn after_the_end(mut self, told: Told) -> Outcomes {
         let cell = self.cell;
         self.bed.wait_empty(SOON);
@@ -273,7 +276,7 @@ impl Trial {
         outcomes
     }
 
-    /// Whether each request that failed may have failed. `ended`: nobody serves any more.
+    /// Asserts that each failed request had a reason to fail. `ended` says that the daemon has ended.
     fn judge(&self, ledgers: &[Ledger], told: Told, ended: bool) -> Outcomes {
         let cell = self.cell;
         let accepted = Accepted::read(&self.armed);
@@ -292,7 +295,7 @@ impl Trial {
         if ended {
             outcomes.turned_away += unaccepted;
         } else {
-            // A process that is killed just after accept(2) has no time to write that down.
+            // A process that is killed right after accept(2) has not recorded the connection.
             let limit = u64::from(!self.killed.is_empty());
             assert!(unaccepted <= limit, "{cell}: {unaccepted} failed, and nobody accepted them");
             outcomes.lost += unaccepted;
@@ -301,12 +304,12 @@ impl Trial {
     }
 }
 
-/// The daemon was gone before it could give one.
+/// Returns whether the report lacks a ledger, because the daemon was gone before it could send one.
 fn parsed_without_account(report: &Option<Report>) -> bool {
     report.as_ref().is_some_and(|report| report.ledger.is_none())
 }
 
-/// Who got there, if anybody.
+/// The PID of the process that reached the step, if any has.
 fn hit(armed: &Path) -> Option<u32> {
     let dir = std::fs::read_dir(armed.parent()?).ok()?;
     let names = dir.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

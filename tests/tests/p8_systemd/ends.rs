@@ -1,4 +1,4 @@
-//! How a service ends: by stop, and by watchdogs.
+//! Services that end by a stop, by watchdogs, and for lack of memory.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use unbroken_tests::{Machine, eventually};
 
 use super::service::{SOON, Service, without_reloads};
 
-/// What is in flight is finished, and systemd has nobody to kill.
-pub(crate) fn stop_within_the_drain(machine: &Machine) {
+/// At `systemctl stop` the request in flight is finished, and systemd does not have to kill anything.
+pub(crate) fn stop_finishes_requests_in_flight(machine: &Machine) {
     let service = Service::started(machine, "drains", "http");
     let mut connection = service.connect().expect("a connection");
     connection.send("GET /wait/1500 HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
@@ -24,8 +24,8 @@ pub(crate) fn stop_within_the_drain(machine: &Machine) {
     assert!(!journal.contains("SIGKILL"), "{journal}");
 }
 
-/// A main process that is silent is replaced by systemd. It is not silent over reloads.
-pub(crate) fn systemds_watchdog(machine: &Machine) {
+/// systemd's watchdog replaces a stopped main process. Reloads do not trigger it.
+pub(crate) fn systemd_watchdog_replaces_a_stopped_daemon(machine: &Machine) {
     let service = Service::new(machine, "watched", "http");
     service.unit(&[], &["--install", "--yes"]).expect_code(0);
     service.edit("WatchdogSec=1");
@@ -51,8 +51,8 @@ pub(crate) fn systemds_watchdog(machine: &Machine) {
     assert!(journal.contains("Watchdog timeout"), "{journal}");
 }
 
-/// A worker that hangs is replaced by its supervisor; systemd has nothing to do.
-pub(crate) fn own_watchdog(machine: &Machine) {
+/// The supervisor replaces a worker that hangs; systemd does not restart the service.
+pub(crate) fn own_watchdog_replaces_a_hanging_worker(machine: &Machine) {
     let service = Service::new(machine, "own-watchdog", "probation");
     service.unit(&[("DAEMON_WATCHDOG", "500ms")], &["--install", "--yes"]).expect_code(0);
     service.systemctl("start").expect_code(0);
@@ -67,8 +67,8 @@ pub(crate) fn own_watchdog(machine: &Machine) {
     assert_eq!((service.show("MainPID"), service.show("NRestarts")), (main, "0".into()));
 }
 
-/// A worker that takes all memory of the unit is replaced by its supervisor, and the unit lives.
-pub(crate) fn killed_for_memory(machine: &Machine) {
+/// The supervisor replaces a worker that the kernel killed for lack of memory, and the unit stays active.
+pub(crate) fn worker_killed_for_memory_is_replaced(machine: &Machine) {
     let service = Service::started(machine, "hoards", "http");
     assert_eq!(service.show("OOMPolicy"), "continue");
     let (main, worker) = (service.show("MainPID"), service.get("/").number("pid"));
@@ -79,7 +79,7 @@ pub(crate) fn killed_for_memory(machine: &Machine) {
         let hoarded = service.connect().and_then(|mut connection| connection.get("/hoard"));
         assert!(hoarded.is_err(), "nobody kept it from that");
     } else {
-        // Where no cgroup can limit memory, the kernel's signal has to do.
+        // If no cgroup can limit memory here, the test sends the kernel's signal.
         println!("{}: memory cannot be limited here", machine.suite());
         machine.shell(&format!("kill -KILL {}", worker.expect("a worker"))).expect_code(0);
     }
