@@ -18,7 +18,7 @@ use serde_json::json;
 use unbroken_tests::figures::{knob, quantile};
 use unbroken_tests::http::Connection;
 use unbroken_tests::load::Ledger;
-use unbroken_tests::{Bed, Load};
+use unbroken_tests::{Load, Sandbox};
 
 use self::machine::Machine;
 
@@ -76,27 +76,27 @@ fn main() {
 /// Sends requests during restarts. Returns their ledger, and the time that each `restart` took in
 /// milliseconds.
 fn busy(connections: usize, rate: usize, restarts: usize) -> (Ledger, Vec<f64>) {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let load = Load::on(target).keep_alive(connections).rate(rate as f64).start();
     let mut commands = Vec::new();
     for restart in 0..restarts {
         load.wait_for(rate as u64 / 2);
-        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        sandbox.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
         let begun = Instant::now();
-        bed.restart().ledger().assert_balanced();
+        sandbox.restart().ledger().assert_balanced();
         commands.push(ms(begun.elapsed()));
     }
     load.wait_for(rate as u64 / 2);
     let ledger = load.stop();
-    bed.stop();
+    sandbox.stop();
     (ledger, commands)
 }
 
 /// Returns the times in milliseconds in which this many idle connections are handed off.
 fn idle_connections(count: usize, restarts: usize) -> Vec<f64> {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut idle: Vec<_> = (0..count)
         .map(|_| {
             let mut connection = Connection::open(&target).expect("a connection");
@@ -106,8 +106,8 @@ fn idle_connections(count: usize, restarts: usize) -> Vec<f64> {
         .collect();
     let mut times = Vec::new();
     for restart in 0..restarts {
-        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
-        let report = bed.restart();
+        sandbox.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        let report = sandbox.restart();
         assert_eq!(report.ledger().handed_off, count as u64, "{report:?}");
         times.extend(report.to_drained_ms.zip(report.to_commit_ms).map(|(end, begin)| end - begin));
     }
@@ -115,7 +115,7 @@ fn idle_connections(count: usize, restarts: usize) -> Vec<f64> {
         assert_eq!(connection.get("/").expect("a response").status, 200);
     }
     drop(idle);
-    bed.stop();
+    sandbox.stop();
     times
 }
 

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::bed::fixture_path;
-use crate::{Bed, Child, Output, Process, Status, eventually};
+use crate::sandbox::fixture_path;
+use crate::{Child, Output, Process, Sandbox, Status, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The path in the container at which the bed's directory is mounted, read-only as in a deployment.
+/// The path in the container at which the sandbox's directory is mounted, read-only as in a deployment.
 pub const MOUNTED: &str = "/srv";
 
 /// The settings of a container.
@@ -68,18 +68,18 @@ pub fn missing() -> Option<String> {
 }
 
 impl Container {
-    /// Starts the image of `bed` as PID 1 of a container, with these arguments.
-    pub fn spawn(&self, bed: &mut Bed, arguments: &[&str]) -> Child {
+    /// Starts the image of `sandbox` as PID 1 of a container, with these arguments.
+    pub fn spawn(&self, sandbox: &mut Sandbox, arguments: &[&str]) -> Child {
         for name in ["DAEMON_RUNTIME_DIR", "DAEMON_PIDFILE", "DAEMON_LOG"] {
-            bed.unset(name);
+            sandbox.unset(name);
         }
         // A fixed port cannot collide: the container has a loopback interface of its own.
-        bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:8080");
-        let root = furnish(bed);
+        sandbox.set("DAEMON_LISTEN_HTTP", "127.0.0.1:8080");
+        let root = furnish(sandbox);
         let mut script = String::from(
-            "set -e; export PATH=\"$PATH:/usr/sbin:/sbin\"; root=$1; bed=$2; shift 2; ip link set lo up; \
+            "set -e; export PATH=\"$PATH:/usr/sbin:/sbin\"; root=$1; sandbox=$2; shift 2; ip link set lo up; \
              mount --bind \"$root\" \"$root\"; mount --bind /dev/null \"$root/dev/null\"; \
-             mount --bind \"$bed\" \"$root/srv\"; mount -o remount,bind,ro \"$root/srv\"; ",
+             mount --bind \"$sandbox\" \"$root/srv\"; mount -o remount,bind,ro \"$root/srv\"; ",
         );
         for dir in &self.tmpfs {
             script += &format!("mount -t tmpfs -o mode=1777 none \"$root{dir}\"; ");
@@ -89,11 +89,11 @@ impl Container {
         }
         script += "mount -o remount,bind,ro \"$root\"; exec \"$@\"";
         let program = format!("{MOUNTED}/app");
-        let mut command = bed.command_of(
+        let mut command = sandbox.command_of(
             "unshare",
             ["--mount", "--pid", "--net", "--fork", "--kill-child", "--propagation", "private"],
         );
-        command.args(["sh", "-c", &script, "sh"]).arg(&root).arg(bed.dir());
+        command.args(["sh", "-c", &script, "sh"]).arg(&root).arg(sandbox.dir());
         command.arg(fixture_path("container")).arg("enter").arg(&root);
         command.arg(self.user.to_string()).arg(program).args(arguments);
         Child::spawn(&mut command)
@@ -102,8 +102,8 @@ impl Container {
     /// Calls [`spawn`](Self::spawn) and waits until the daemon serves. From then on the calling thread is in
     /// the container's network namespace, with every process and thread that it starts.
     #[track_caller]
-    pub fn run(&self, bed: &mut Bed) -> Running {
-        let child = self.spawn(bed, &[]);
+    pub fn run(&self, sandbox: &mut Sandbox) -> Running {
+        let child = self.spawn(sandbox, &[]);
         child.wait_for_stderr("serves", SOON);
         let first = child.process().children().pop().expect("a first process");
         let network =
@@ -113,7 +113,7 @@ impl Container {
             Some(LinkNameSpaceType::Network),
         )
         .expect("a network to enter");
-        Running { child, first, root: bed.path("root") }
+        Running { child, first, root: sandbox.path("root") }
     }
 }
 
@@ -157,8 +157,8 @@ impl Running {
 }
 
 /// Creates the root directory: the program, the fixture `container`, and the libraries of both.
-fn furnish(bed: &Bed) -> PathBuf {
-    let root = bed.path("root");
+fn furnish(sandbox: &Sandbox) -> PathBuf {
+    let root = sandbox.path("root");
     let script = "set -e; root=$1; shift; \
          for dir in bin dev proc run tmp srv; do mkdir -p \"$root/$dir\"; done; : > \"$root/dev/null\"; \
          cp \"$1\" \"$root/bin/app\"; cp \"$2\" \"$root/bin/container\"; \

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::Child;
-use crate::bed::PATIENCE;
+use crate::sandbox::PATIENCE;
 
 /// Runs a script for sh(1) that makes the program `to`, its `$2`, from `from`, its `$1`.
 pub(crate) fn made_by(script: &str, from: &Path, to: &Path) {

@@ -96,15 +96,15 @@ fn every_block_is_of_a_kind_that_is_tested() {
 
 #[test]
 fn toml_blocks_are_valid_configurations() {
-    let bed = Bed::new();
+    let sandbox = Sandbox::new();
     let mut found = 0;
     for chapter in CHAPTERS {
         for block in blocks(&chapter_text(chapter)).iter().filter(|b| b.language == "toml") {
             found += 1;
-            let file = bed.path().join("quickstart.toml");
+            let file = sandbox.path().join("quickstart.toml");
             fs::write(&file, &block.text).unwrap();
             let set = format!("config={}", file.display());
-            let out = bed.quickstart().args(["check", "--set", &set]).output().unwrap();
+            let out = sandbox.quickstart().args(["check", "--set", &set]).output().unwrap();
             // `check` prints a valid configuration even if this host lacks its users and directories.
             assert!(!out.stdout.is_empty(), "{chapter}.md: {}\n{}", block.text, both(&out));
         }
@@ -116,8 +116,8 @@ fn toml_blocks_are_valid_configurations() {
 /// each key.
 #[test]
 fn key_table_matches_the_code() {
-    let bed = Bed::new();
-    let help = bed.quickstart().args(["check", "--help"]).output().unwrap();
+    let sandbox = Sandbox::new();
+    let help = sandbox.quickstart().args(["check", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let mut of_code: Vec<[String; 3]> = Vec::new();
     for line in help.lines().filter(|line| line.contains("; default: ")) {
@@ -143,13 +143,13 @@ fn key_table_matches_the_code() {
 
     for row in rows {
         let (key, variable) = (row[0].split('`').nth(1).unwrap(), row[3].trim_matches('`'));
-        check_variable(&bed, key, row[1], variable);
+        check_variable(&sandbox, key, row[1], variable);
     }
 }
 
 /// Sets the variable and asserts that `check` names it as the source of the key.
-fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
-    let config = bed.path().join("empty.toml");
+fn check_variable(sandbox: &Sandbox, key: &str, kind: &str, variable: &str) {
+    let config = sandbox.path().join("empty.toml");
     fs::write(&config, "").unwrap();
     let (name, upper) = match key.starts_with("limits.") {
         true => ("nofile", "NOFILE"),
@@ -178,7 +178,7 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
         "a number, also below 0" => "19",
         _ => panic!("{key} is of an unknown type, {kind}"),
     };
-    let mut check = bed.quickstart();
+    let mut check = sandbox.quickstart();
     check.args(["check", "--json"]).env(&variable, value);
     if key.starts_with("listen.my-api.") {
         // A variable cannot express the hyphen in this name, so another source declares the listener.
@@ -198,17 +198,17 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
 
 /// Runs all `sh` blocks of a chapter as one script. At least `least` of them must have an output to compare.
 fn run_session(chapter: &str, least: usize) {
-    let bed = Bed::new();
+    let sandbox = Sandbox::new();
     let text = chapter_text(chapter);
     let blocks = blocks(&text);
     let mut script =
         String::from("set -euo pipefail\ntrap 'quickstart stop >/dev/null 2>&1 || true' EXIT\n");
     for (number, block) in blocks.iter().enumerate().filter(|(_, block)| block.language == "sh") {
-        let commands = block.text.replace(BOOK_PORT, &bed.port);
-        let out = bed.path().join(format!("out-{number}"));
+        let commands = block.text.replace(BOOK_PORT, &sandbox.port);
+        let out = sandbox.path().join(format!("out-{number}"));
         script.push_str(&format!("exec > '{0}' 2>&1\n{commands}\n", out.display()));
     }
-    let mut child = bed
+    let mut child = sandbox
         .command("bash")
         .args(["-c", &script])
         .stdin(Stdio::null())
@@ -229,7 +229,7 @@ fn run_session(chapter: &str, least: usize) {
         }
     };
     let written = |number: usize| {
-        let text = fs::read_to_string(bed.path().join(format!("out-{number}")));
+        let text = fs::read_to_string(sandbox.path().join(format!("out-{number}")));
         text.unwrap_or_else(|_| "(not reached)".to_owned())
     };
     let whole = || -> String {
@@ -243,9 +243,9 @@ fn run_session(chapter: &str, least: usize) {
         if pair[0].language != "sh" {
             continue;
         }
-        let (real, said) = (bed.as_in_the_book(&written(number)), &pair[1].text);
+        let (real, said) = (sandbox.as_in_the_book(&written(number)), &pair[1].text);
         let same = match pair[1].language.as_str() {
-            "text" => plain(&real) == plain(&bed.as_in_the_book(said)),
+            "text" => plain(&real) == plain(&sandbox.as_in_the_book(said)),
             "json" => {
                 // The text before and after the object was written to stderr.
                 let from = real.find('{').unwrap_or(0);
@@ -326,21 +326,21 @@ fn shape(value: &Json) -> Json {
 }
 
 /// A directory with the program of the quick start, and an environment that shows nothing of this machine.
-struct Bed {
+struct Sandbox {
     dir: tempfile::TempDir,
     port: String,
 }
 
-impl Bed {
-    fn new() -> Bed {
+impl Sandbox {
+    fn new() -> Sandbox {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let bed = Bed { dir, port: port.to_string() };
-        fs::create_dir_all(bed.path().join("bin")).unwrap();
-        fs::create_dir_all(bed.path().join("target/debug")).unwrap();
-        program::copy(built(), &bed.path().join("target/debug/quickstart"));
+        let sandbox = Sandbox { dir, port: port.to_string() };
+        fs::create_dir_all(sandbox.path().join("bin")).unwrap();
+        fs::create_dir_all(sandbox.path().join("target/debug")).unwrap();
+        program::copy(built(), &sandbox.path().join("target/debug/quickstart"));
         // The program is built already. Like cargo, this replaces it by a new file.
-        bed.tool(
+        sandbox.tool(
             "cargo",
             r#"
             test "$*" = "build -p quickstart"
@@ -349,7 +349,7 @@ impl Bed {
             "#,
         );
         // A machine with a Rust toolchain may lack curl.
-        bed.tool(
+        sandbox.tool(
             "curl",
             r#"
             test "$1" = -s
@@ -361,7 +361,7 @@ impl Bed {
             sed '1,/^\r$/d' <&3
             "#,
         );
-        bed
+        sandbox
     }
 
     fn path(&self) -> &Path {
@@ -405,7 +405,7 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
+impl Drop for Sandbox {
     fn drop(&mut self) {
         // A session that failed leaves a daemon behind. A second failure is of no interest.
         let _ = self.quickstart().arg("stop").output();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
-use unbroken_tests::{Bed, Child, skip};
+use unbroken_tests::{Child, Sandbox, skip};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -143,12 +143,12 @@ fn health_check_command_works() {
     let documents = documents("compose.yaml");
     let command = strings(&documents[0]["services"]["quickstart"]["healthcheck"]["test"]);
     let ["CMD", "quickstart", arguments @ ..] = &command[..] else { panic!("{command:?}") };
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_LAME_DUCK", "0s");
-    bed.start();
-    bed.verb(arguments).expect_code(0);
-    bed.stop();
-    bed.verb(arguments).expect_code(1);
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_LAME_DUCK", "0s");
+    sandbox.start();
+    sandbox.verb(arguments).expect_code(0);
+    sandbox.stop();
+    sandbox.verb(arguments).expect_code(1);
 }
 
 /// The validators of the three formats, which `.ci/run` installs, accept the files.
@@ -192,23 +192,23 @@ fn validators_accept_the_files() {
 /// The second of three daemons gets a program that does not start: the rollout stops there.
 #[test]
 fn rollout_stops_at_the_first_failure() {
-    let beds = [("a", "http-v2"), ("b", "fails-at-start"), ("c", "http-v2")];
-    let beds = beds.map(|(host, next)| {
-        let bed = Bed::new("http");
-        bed.start();
-        (host, bed, next)
+    let sandboxes = [("a", "http-v2"), ("b", "fails-at-start"), ("c", "http-v2")];
+    let sandboxes = sandboxes.map(|(host, next)| {
+        let sandbox = Sandbox::new("http");
+        sandbox.start();
+        (host, sandbox, next)
     });
     let dir = tempfile::tempdir().expect("a directory");
     // In place of ssh, a script that runs a command in the environment of a host's daemon.
     let mut cases = String::new();
-    for (host, bed, next) in &beds {
-        bed.deploy(next);
-        let command = bed.command(["restart"]);
+    for (host, sandbox, next) in &sandboxes {
+        sandbox.deploy(next);
+        let command = sandbox.command(["restart"]);
         let variables = command
             .get_envs()
             .filter_map(|(name, value)| Some(format!("{}='{}'", name.to_str()?, value?.to_str()?)));
         let variables = variables.collect::<Vec<_>>().join(" ");
-        cases += &format!("{host}) cd '{}'; export {variables} ;;\n", bed.dir().display());
+        cases += &format!("{host}) cd '{}'; export {variables} ;;\n", sandbox.dir().display());
     }
     let on_host = dir.path().join("on-host");
     let script = format!("#!/bin/sh\nset -eu\ncase $1 in\n{cases}esac\nexec sh -c \"$2\"\n");
@@ -226,7 +226,8 @@ fn rollout_stops_at_the_first_failure() {
         .args([&on_host, &dir.path().join("run")])
         .status();
     assert!(made.expect("a copy").success());
-    let generations = || beds.iter().map(|(_, bed, _)| bed.status().generation).collect::<Vec<_>>();
+    let generations =
+        || sandboxes.iter().map(|(_, sandbox, _)| sandbox.status().generation).collect::<Vec<_>>();
 
     let output = rollout("1").expect_code(1);
     assert_eq!(output.stdout, "a: ok\n", "{output}");
@@ -238,15 +239,15 @@ fn rollout_stops_at_the_first_failure() {
     );
     assert!(output.stderr.contains("stopped; not touched: c"), "{output}");
     assert_eq!(generations(), [Some(2), Some(1), Some(1)]);
-    assert!(beds[2].1.status().restarts.is_empty());
+    assert!(sandboxes[2].1.status().restarts.is_empty());
 
     // With a good program on the second host the rollout continues.
-    beds[1].1.deploy("http-v2");
+    sandboxes[1].1.deploy("http-v2");
     let output = rollout("2").expect_code(0);
     assert_eq!(output.stdout, "a: ok\nb: ok\nc: ok\n", "{output}");
-    for (_, bed, _) in &beds {
-        assert!(bed.get("/").expect("a response").text().contains("version=2"));
-        bed.stop();
+    for (_, sandbox, _) in &sandboxes {
+        assert!(sandbox.get("/").expect("a response").text().contains("version=2"));
+        sandbox.stop();
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use unbroken_tests::load::Running;
-use unbroken_tests::{Bed, Child, Control, Load, Process, Signal, eventually};
+use unbroken_tests::{Child, Control, Load, Process, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -15,7 +15,7 @@ const MEMORY: u64 = 4 * 1024 * 1024;
 
 /// A daemon under load, and the resources of its supervisor before the faults.
 struct Victim {
-    bed: Bed,
+    sandbox: Sandbox,
     load: Running,
     supervisor: Process,
     descriptors: usize,
@@ -24,48 +24,48 @@ struct Victim {
 
 impl Victim {
     fn new() -> Victim {
-        let bed = Bed::new("http");
-        let target = bed.start().target("http");
+        let sandbox = Sandbox::new("http");
+        let target = sandbox.start().target("http");
         // After a restart the supervisor also keeps the previous image open.
-        bed.restart();
+        sandbox.restart();
         let load = Load::on(target).keep_alive(4).pause(Duration::from_millis(1)).start();
         load.wait_for(10);
-        let supervisor = bed.supervisor();
+        let supervisor = sandbox.supervisor();
         let descriptors = supervisor.descriptors_at_rest();
         let memory = supervisor.private_memory().expect("its memory");
-        Victim { bed, load, supervisor, descriptors, memory }
+        Victim { sandbox, load, supervisor, descriptors, memory }
     }
 
     fn client(&self) -> Control {
-        client(&self.bed)
+        client(&self.sandbox)
     }
 
     /// Asserts that the daemon answers and restarts, has lost no request, and holds no more than before.
     #[track_caller]
     fn assert_none_the_worse(self) {
-        let Victim { bed, load, supervisor, descriptors, memory } = self;
-        assert_eq!(bed.status().pid, supervisor.pid());
+        let Victim { sandbox, load, supervisor, descriptors, memory } = self;
+        assert_eq!(sandbox.status().pid, supervisor.pid());
         eventually("all descriptors are closed", SOON, || {
             supervisor.descriptors().len() <= descriptors
         });
         let now = supervisor.private_memory().expect("its memory");
         assert!(now < memory + MEMORY, "{memory} bytes became {now}");
-        let report = bed.restart();
+        let report = sandbox.restart();
         report.ledger().assert_balanced();
         load.wait_for_generation(3);
         load.stop().assert_nothing_failed();
         eventually("the old worker is forgotten", SOON, || {
             supervisor.descriptors().len() <= descriptors
         });
-        bed.stop();
+        sandbox.stop();
     }
 }
 
 /// Connects to the control socket. Tries again if the accept queue is full, as it is during a flood.
-fn client(bed: &Bed) -> Control {
+fn client(sandbox: &Sandbox) -> Control {
     let mut client = None;
     eventually("a connection", SOON, || {
-        client = Control::open(&bed.socket()).ok();
+        client = Control::open(&sandbox.socket()).ok();
         client.is_some()
     });
     client.expect("a connection")
@@ -131,7 +131,7 @@ fn unrequested_descriptors_are_closed() {
 #[test]
 fn flood_of_requests_is_survived() {
     let victim = Victim::new();
-    let path = victim.bed.socket();
+    let path = victim.sandbox.socket();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -145,7 +145,7 @@ fn flood_of_requests_is_survived() {
             });
         }
         for _ in 0..5 {
-            victim.bed.status();
+            victim.sandbox.status();
         }
     });
     victim.assert_none_the_worse();
@@ -158,7 +158,7 @@ fn silent_clients_are_evicted() {
     let silent: Vec<_> = (0..200).map(|_| victim.client()).collect();
     // Clients that send a request are answered.
     for _ in 0..3 {
-        victim.bed.status();
+        victim.sandbox.status();
     }
     let told = silent[0].receive(SOON).expect("an answer");
     assert!(String::from_utf8_lossy(&told).contains("sent no request"), "{told:?}");
@@ -178,7 +178,7 @@ fn unread_answers_block_nothing() {
         })
         .collect();
     eventually("one restart and one more", SOON, || {
-        let status = victim.bed.status();
+        let status = victim.sandbox.status();
         status.generation >= Some(4) && status.workers.len() == 1
     });
     drop(deaf);
@@ -189,9 +189,9 @@ fn unread_answers_block_nothing() {
 #[test]
 fn stopped_client_blocks_nothing() {
     let victim = Victim::new();
-    let restart = victim.bed.spawn(["restart"]);
+    let restart = victim.sandbox.spawn(["restart"]);
     restart.process().signal(Signal::STOP);
-    victim.bed.restart();
+    victim.sandbox.restart();
     restart.process().signal(Signal::CONT);
     let _ = restart.wait(SOON);
     victim.assert_none_the_worse();
@@ -200,36 +200,37 @@ fn stopped_client_blocks_nothing() {
 /// A solo daemon withstands silent and invalid clients as well.
 #[test]
 fn solo_daemon_survives_hostile_clients() {
-    let bed = Bed::new("solo-http");
-    bed.start();
-    let process = bed.supervisor();
+    let sandbox = Sandbox::new("solo-http");
+    sandbox.start();
+    let process = sandbox.supervisor();
     let before = process.descriptors_at_rest();
-    let silent: Vec<_> = (0..200).map(|_| client(&bed)).collect();
-    bed.status();
+    let silent: Vec<_> = (0..200).map(|_| client(&sandbox)).collect();
+    sandbox.status();
     let file: OwnedFd = std::fs::File::open("/dev/null").expect("a file").into();
     for sent in ["garbage", "", r#"{"type":"dance"}"#] {
-        let client = Control::open(&bed.socket()).expect("a connection");
+        let client = Control::open(&sandbox.socket()).expect("a connection");
         client.send_with(sent, &[file.as_fd(); 250]).expect("a packet");
         let _ = client.receive(SOON).expect("an answer, or the end");
     }
     drop(silent);
     eventually("all descriptors are closed", SOON, || process.descriptors().len() <= before);
-    bed.stop();
+    sandbox.stop();
 }
 
 /// While silent clients use up the supervisor's descriptors, a restart is aborted with the reason and the
 /// service continues. Once descriptors are free, a restart works.
 #[test]
 fn restart_without_descriptors_is_aborted() {
-    let bed = Bed::new("http");
-    let image = bed.image();
+    let sandbox = Sandbox::new("http");
+    let image = sandbox.image();
     let script = "ulimit -n 40; exec \"$1\" start";
     let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
-    Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
+    Child::spawn(&mut sandbox.command_of("sh", arguments)).wait(SOON).expect_code(0);
     // After a restart the supervisor also keeps the previous image open.
-    bed.restart();
-    let (supervisor, worker) = (bed.supervisor(), bed.worker());
-    let load = Load::on(bed.target("http")).keep_alive(2).pause(Duration::from_millis(1)).start();
+    sandbox.restart();
+    let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
+    let load =
+        Load::on(sandbox.target("http")).keep_alive(2).pause(Duration::from_millis(1)).start();
     let before = supervisor.descriptors_at_rest();
     let all_closed =
         || eventually("all are closed", SOON, || supervisor.descriptors().len() <= before);
@@ -240,45 +241,45 @@ fn restart_without_descriptors_is_aborted() {
     for left in 1..=5 {
         while supervisor.descriptors().len() < 40 - left {
             let now = supervisor.descriptors_at_rest();
-            silent.push(Control::open(&bed.socket()).expect("a connection"));
+            silent.push(Control::open(&sandbox.socket()).expect("a connection"));
             eventually("it is accepted", SOON, || supervisor.descriptors().len() > now);
         }
-        let reason = bed.restart_aborts().reason.expect("a reason");
+        let reason = sandbox.restart_aborts().reason.expect("a reason");
         assert!(reason.contains("Too many open files"), "{reason}");
-        assert!(worker.is_alive() && bed.status().generation == Some(2));
-        eventually("nobody else is left", SOON, || bed.processes().len() == 2);
+        assert!(worker.is_alive() && sandbox.status().generation == Some(2));
+        eventually("nobody else is left", SOON, || sandbox.processes().len() == 2);
         silent.clear();
         all_closed();
     }
-    bed.restart();
+    sandbox.restart();
     all_closed();
     load.wait_for_generation(8);
     load.stop().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
 }
 
 /// A worker that dies while its supervisor has no free descriptor is replaced once there is one.
 #[test]
 fn respawn_waits_for_descriptors() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_BACKOFF_MIN", "100ms").set("DAEMON_START_LIMIT_BURST", "50");
-    bed.set("DAEMON_BACKOFF_MAX", "200ms");
-    let image = bed.image();
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_BACKOFF_MIN", "100ms").set("DAEMON_START_LIMIT_BURST", "50");
+    sandbox.set("DAEMON_BACKOFF_MAX", "200ms");
+    let image = sandbox.image();
     let script = "ulimit -n 40; exec \"$1\" start";
     let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
-    Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
-    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+    Child::spawn(&mut sandbox.command_of("sh", arguments)).wait(SOON).expect_code(0);
+    let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
     // Clients in the accept queue take every descriptor that becomes free.
     let silent: Vec<_> =
-        (0..50).map(|_| Control::open(&bed.socket()).expect("a connection")).collect();
+        (0..50).map(|_| Control::open(&sandbox.socket()).expect("a connection")).collect();
     eventually("none is left", SOON, || supervisor.descriptors().len() == 40);
     worker.kill();
-    eventually("it tries", SOON, || bed.log().contains("Too many open files"));
+    eventually("it tries", SOON, || sandbox.log().contains("Too many open files"));
     drop(silent);
     eventually("it is replaced", SOON, || {
-        bed.try_status().is_some_and(|s| s.workers.iter().any(|w| w.state == "serving"))
+        sandbox.try_status().is_some_and(|s| s.workers.iter().any(|w| w.state == "serving"))
     });
-    assert_eq!(bed.status().pid, supervisor.pid());
-    bed.get("/").expect("a response");
-    bed.stop();
+    assert_eq!(sandbox.status().pid, supervisor.pid());
+    sandbox.get("/").expect("a response");
+    sandbox.stop();
 }

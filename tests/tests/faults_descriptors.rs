@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bed, Child, Process, eventually};
+use unbroken_tests::{Child, Process, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -14,15 +14,15 @@ const SOON: Duration = Duration::from_secs(20);
 const LIMIT: usize = 64;
 
 /// Starts a daemon whose processes may have [`LIMIT`] descriptors each.
-fn bed(fixture: &str, listener: &str, drain_timeout: &str) -> (Bed, Target) {
-    let mut bed = Bed::new(fixture);
-    bed.set("DAEMON_DRAIN_TIMEOUT", drain_timeout);
-    let image = bed.image();
+fn sandbox(fixture: &str, listener: &str, drain_timeout: &str) -> (Sandbox, Target) {
+    let mut sandbox = Sandbox::new(fixture);
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", drain_timeout);
+    let image = sandbox.image();
     let script = format!("ulimit -n {LIMIT}; exec \"$1\" start");
     let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
-    Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
-    let target = bed.target(listener);
-    (bed, target)
+    Child::spawn(&mut sandbox.command_of("sh", arguments)).wait(SOON).expect_code(0);
+    let target = sandbox.target(listener);
+    (sandbox, target)
 }
 
 /// Opens idle connections, with one response each, until the worker has no free descriptor.
@@ -39,8 +39,8 @@ fn fill(target: &Target, worker: &Process) -> Vec<Connection> {
 /// Connections for which the worker has no descriptor wait in the accept queue, and are served as others end.
 #[test]
 fn accepting_pauses_without_descriptors() {
-    let (bed, target) = bed("http", "http", "5s");
-    let worker = bed.worker();
+    let (sandbox, target) = sandbox("http", "http", "5s");
+    let worker = sandbox.worker();
     let mut served = fill(&target, &worker);
     let mut waiting: Vec<_> = (0..100)
         .map(|_| {
@@ -54,14 +54,14 @@ fn accepting_pauses_without_descriptors() {
         assert_eq!(connection.get("/").expect("a response").status, 200);
     }
     assert!(waiting.iter().all(Connection::is_quiet));
-    assert_eq!(bed.status().serving().connections, served.len() as u64);
+    assert_eq!(sandbox.status().serving().connections, served.len() as u64);
     drop(served);
     for connection in &mut waiting {
         assert_eq!(connection.response().expect("a response").status, 200);
         connection.finish().expect("an end");
     }
     assert!(worker.is_alive());
-    let ledger = bed.stop().ledger().clone();
+    let ledger = sandbox.stop().ledger().clone();
     ledger.assert_balanced();
     assert_eq!((ledger.forced, ledger.lost), (0, 0), "{ledger:?}");
 }
@@ -70,8 +70,8 @@ fn accepting_pauses_without_descriptors() {
 #[test]
 fn own_accept_loops_pause_without_descriptors() {
     for fixture in ["echo", "sync"] {
-        let (bed, target) = bed(fixture, "echo", "1s");
-        let worker = bed.worker();
+        let (sandbox, target) = sandbox(fixture, "echo", "1s");
+        let worker = sandbox.worker();
         let mut connections: Vec<_> =
             (0..100).map(|_| Connection::open(&target).expect("a place in the queue")).collect();
         eventually("none is left", SOON, || worker.descriptors().len() >= LIMIT - 1);
@@ -83,18 +83,18 @@ fn own_accept_loops_pause_without_descriptors() {
             connection.finish().expect("an end");
         }
         assert!(worker.is_alive());
-        bed.restart().ledger().assert_balanced();
-        bed.stop();
+        sandbox.restart().ledger().assert_balanced();
+        sandbox.stop();
     }
 }
 
 /// A worker without a free descriptor hands off its connections.
 #[test]
 fn exhausted_worker_hands_off_its_connections() {
-    let (bed, target) = bed("http", "http", "2s");
-    let mut idle = fill(&target, &bed.worker());
+    let (sandbox, target) = sandbox("http", "http", "2s");
+    let mut idle = fill(&target, &sandbox.worker());
     let begun = Instant::now();
-    let report = bed.restart();
+    let report = sandbox.restart();
     let ledger = report.ledger();
     ledger.assert_balanced();
     assert!(begun.elapsed() < Duration::from_secs(5), "{report:?}");
@@ -105,20 +105,20 @@ fn exhausted_worker_hands_off_its_connections() {
     let passed = answered.filter(|response| response.number("generation") == Some(2)).count();
     assert_eq!(passed as u64, ledger.handed_off);
     drop(idle);
-    bed.stop();
+    sandbox.stop();
 }
 
 /// A new worker with room for some of the connections takes those. The others stay with the old worker, which
 /// closes them with `Connection: close`.
 #[test]
 fn smaller_worker_takes_what_it_can() {
-    let (bed, target) = bed("http", "http", "10s");
-    let old = bed.worker();
+    let (sandbox, target) = sandbox("http", "http", "10s");
+    let old = sandbox.worker();
     let mut idle = fill(&target, &old);
     // Lower the limit for the next worker.
-    let supervisor = bed.supervisor().pid().to_string();
+    let supervisor = sandbox.supervisor().pid().to_string();
     let arguments = ["--pid", &supervisor, "--nofile=48"];
-    Child::spawn(&mut bed.command_of("prlimit", arguments)).wait(SOON).expect_code(0);
+    Child::spawn(&mut sandbox.command_of("prlimit", arguments)).wait(SOON).expect_code(0);
     // These wait in the accept queue for the new worker.
     let mut queued: Vec<_> = (0..20)
         .map(|_| {
@@ -128,7 +128,7 @@ fn smaller_worker_takes_what_it_can() {
         })
         .collect();
     let begun = Instant::now();
-    let restart = bed.spawn(["restart", "--json"]);
+    let restart = sandbox.spawn(["restart", "--json"]);
     // Connections that stayed get their last response from the old worker, with `Connection: close`.
     let (mut passed, mut told) = (0, 0);
     for connection in &mut idle {
@@ -162,23 +162,23 @@ fn smaller_worker_takes_what_it_can() {
         assert_eq!((response.status, response.number("generation")), (200, Some(2)));
     }
     drop(queued);
-    bed.get("/").expect("a response");
-    bed.stop();
+    sandbox.get("/").expect("a response");
+    sandbox.stop();
 }
 
 /// A worker without a free descriptor reopens its log.
 #[test]
 fn exhausted_worker_reopens_its_log() {
-    let (bed, target) = bed("http", "http", "1s");
-    let worker = bed.worker();
+    let (sandbox, target) = sandbox("http", "http", "1s");
+    let worker = sandbox.worker();
     let mut idle = fill(&target, &worker);
-    std::fs::rename(bed.log_file(), bed.path("old.log")).expect("a rotated log");
-    bed.supervisor().signal(unbroken_tests::Signal::USR1);
-    eventually("the log is there again", SOON, || bed.log_file().exists());
+    std::fs::rename(sandbox.log_file(), sandbox.path("old.log")).expect("a rotated log");
+    sandbox.supervisor().signal(unbroken_tests::Signal::USR1);
+    eventually("the log is there again", SOON, || sandbox.log_file().exists());
     eventually("the worker writes to it", SOON, || {
         idle[0].get("/log/hello").expect("a response");
-        bed.log().contains("hello")
+        sandbox.log().contains("hello")
     });
     drop(idle);
-    bed.stop();
+    sandbox.stop();
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::report::ConnectionLedger;
-use unbroken_tests::{Bed, Child, Load, Process, Report, eventually};
+use unbroken_tests::{Child, Load, Process, Report, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -17,21 +17,21 @@ const SOON: Duration = Duration::from_secs(20);
 const DRAINED: Duration = Duration::from_secs(3);
 
 /// Starts a daemon with a drain timeout of one second.
-fn bed(fixture: &str, variables: &[(&str, &str)]) -> (Bed, Target) {
-    let mut bed = Bed::new(fixture);
-    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
+fn sandbox(fixture: &str, variables: &[(&str, &str)]) -> (Sandbox, Target) {
+    let mut sandbox = Sandbox::new(fixture);
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "1s");
     for (name, value) in variables {
-        bed.set(name, *value);
+        sandbox.set(name, *value);
     }
-    let target = bed.start().listeners[0].addr.parse().expect("an address");
-    (bed, target)
+    let target = sandbox.start().listeners[0].addr.parse().expect("an address");
+    (sandbox, target)
 }
 
 /// Runs `restart` or `stop`, which must end by the drain deadline. Returns the ledger.
 #[track_caller]
-fn drain(bed: &Bed, verb: &str) -> ConnectionLedger {
+fn drain(sandbox: &Sandbox, verb: &str) -> ConnectionLedger {
     let begun = Instant::now();
-    let output = bed.verb([verb, "--json"]).expect_code(0);
+    let output = sandbox.verb([verb, "--json"]).expect_code(0);
     let took = begun.elapsed();
     assert!(took < DRAINED, "{took:?}: {output}");
     let report: Report = serde_json::from_str(&output.stdout).expect("a report");
@@ -82,34 +82,34 @@ const HALF_A_BODY: &str = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 
 /// Connections with an unfinished head are cut at the deadline if handoff is switched off.
 #[test]
 fn slow_heads_are_forced_without_handoff() {
-    let (bed, target) = bed("http", &[("DAEMON_HANDOFF", "false")]);
+    let (sandbox, target) = sandbox("http", &[("DAEMON_HANDOFF", "false")]);
     let load = Load::on(target.clone()).new_connections(2).start();
     let loris = Loris::begin(open(&target, 20), HALF_A_HEAD);
-    eventually("they are accepted", SOON, || bed.status().serving().connections >= 20);
-    let ledger = drain(&bed, "restart");
+    eventually("they are accepted", SOON, || sandbox.status().serving().connections >= 20);
+    let ledger = drain(&sandbox, "restart");
     assert_eq!(ledger.forced, 20, "{ledger:?}");
     load.wait_for_generation(2);
     load.stop().assert_nothing_failed();
     assert_eq!(loris.end(), 0);
-    bed.stop();
+    sandbox.stop();
 }
 
 /// Connections with an unfinished head are handed off at every restart, and end when the daemon stops.
 #[test]
 fn slow_heads_are_handed_off() {
-    let (bed, target) = bed("http", &[]);
+    let (sandbox, target) = sandbox("http", &[]);
     let loris = Loris::begin(open(&target, 20), HALF_A_HEAD);
-    eventually("they are accepted", SOON, || bed.status().serving().connections == 20);
+    eventually("they are accepted", SOON, || sandbox.status().serving().connections == 20);
     for _ in 0..2 {
-        let ledger = drain(&bed, "restart");
+        let ledger = drain(&sandbox, "restart");
         assert_eq!(ledger.handed_off, 20, "{ledger:?}");
     }
-    assert_eq!(bed.status().serving().connections, 20);
-    let ledger = drain(&bed, "stop");
+    assert_eq!(sandbox.status().serving().connections, 20);
+    let ledger = drain(&sandbox, "stop");
     assert_eq!((ledger.received, ledger.handed_off), (20, 0), "{ledger:?}");
     assert_eq!(ledger.forced + ledger.closed, 20, "{ledger:?}");
     assert_eq!(loris.end(), 0);
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
 /// A request with an unfinished body is in flight: its connection is not handed off, and is cut at the
@@ -117,20 +117,20 @@ fn slow_heads_are_handed_off() {
 #[test]
 fn slow_bodies_are_forced() {
     for pass in ["true", "false"] {
-        let (bed, target) = bed("http", &[("DAEMON_HANDOFF", pass)]);
+        let (sandbox, target) = sandbox("http", &[("DAEMON_HANDOFF", pass)]);
         let loris = Loris::begin(open(&target, 20), HALF_A_BODY);
-        eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 20);
-        let ledger = drain(&bed, "restart");
+        eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 20);
+        let ledger = drain(&sandbox, "restart");
         assert_eq!((ledger.forced, ledger.handed_off), (20, 0), "{ledger:?}");
         assert_eq!(loris.end(), 0);
-        bed.stop();
+        sandbox.stop();
     }
 }
 
 /// Connections of clients that do not read their response are cut at the deadline.
 #[test]
 fn clients_that_never_read_are_forced() {
-    let (bed, target) = bed("http", &[]);
+    let (sandbox, target) = sandbox("http", &[]);
     let ask = |count| {
         let mut connections = open(&target, count);
         for connection in &mut connections {
@@ -142,14 +142,14 @@ fn clients_that_never_read_are_forced() {
         connections
     };
     let deaf = ask(10);
-    let ledger = drain(&bed, "restart");
+    let ledger = drain(&sandbox, "restart");
     assert_eq!((ledger.accepted, ledger.forced), (10, 10), "{ledger:?}");
-    bed.get("/").expect("a response");
+    sandbox.get("/").expect("a response");
     let more = ask(10);
-    let ledger = drain(&bed, "stop");
+    let ledger = drain(&sandbox, "stop");
     assert_eq!(ledger.forced, 10, "{ledger:?}");
     drop((deaf, more));
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
 /// Clients that have shut down their sending direction, with a request in flight, half a request or none, do
@@ -157,19 +157,19 @@ fn clients_that_never_read_are_forced() {
 #[test]
 fn half_closed_clients_do_not_prolong_a_drain() {
     for verb in ["restart", "stop"] {
-        let (bed, target) = bed("http", &[]);
+        let (sandbox, target) = sandbox("http", &[]);
         let mut connections = open(&target, 15);
         for (index, connection) in connections.iter_mut().enumerate() {
             let said = ["GET /stream HTTP/1.1\r\nHost: test\r\n\r\n", HALF_A_HEAD, ""][index % 3];
             connection.send(said).expect("a beginning");
         }
-        eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 5);
+        eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 5);
         connections.iter().for_each(|connection| connection.finish().expect("an end"));
-        let ledger = drain(&bed, verb);
+        let ledger = drain(&sandbox, verb);
         assert_eq!(ledger.accepted, 15, "{ledger:?}");
         if verb == "restart" {
-            bed.get("/").expect("a response");
-            bed.stop();
+            sandbox.get("/").expect("a response");
+            sandbox.stop();
         }
     }
 }
@@ -177,12 +177,12 @@ fn half_closed_clients_do_not_prolong_a_drain() {
 /// Connections of a sync program that end at the moment of the deadline are counted once.
 #[test]
 fn connections_ending_at_the_deadline_count_once() {
-    let (bed, target) = bed("sync", &[("DAEMON_DRAIN_TIMEOUT", "300ms")]);
+    let (sandbox, target) = sandbox("sync", &[("DAEMON_DRAIN_TIMEOUT", "300ms")]);
     for _ in 0..3 {
         let connections = open(&target, 100);
-        eventually("all are accepted", SOON, || bed.status().serving().connections == 100);
+        eventually("all are accepted", SOON, || sandbox.status().serving().connections == 100);
         let begun = Instant::now();
-        let restart = bed.spawn(["restart", "--json"]);
+        let restart = sandbox.spawn(["restart", "--json"]);
         let closing = std::thread::spawn(move || {
             for connection in connections {
                 drop(connection);
@@ -197,28 +197,28 @@ fn connections_ending_at_the_deadline_count_once() {
         assert!(report.ledger().forced > 0, "{report:?}");
         closing.join().expect("a thread");
     }
-    bed.stop();
+    sandbox.stop();
 }
 
 /// If a worker is killed under load, its connections are counted as lost, and no others. The ledger covers it
 /// and its replacement.
 #[test]
 fn ledger_balances_after_a_kill() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_BACKOFF_MIN", "10ms");
-    let target = bed.start().target("http");
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_BACKOFF_MIN", "10ms");
+    let target = sandbox.start().target("http");
     let idle = open(&target, 10);
     let load = Load::on(target).new_connections(4).start();
     load.wait_for(500);
-    let worker = bed.worker();
+    let worker = sandbox.worker();
     worker.kill();
     eventually("it is replaced", SOON, || {
-        bed.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
+        sandbox.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
     });
     load.wait_for(500);
     let load = load.stop();
     drop(idle);
-    let ledger = bed.stop().ledger().clone();
+    let ledger = sandbox.stop().ledger().clone();
     ledger.assert_balanced();
     // Besides the idle connections, those in flight, and those that had ended but were not yet closed.
     assert!((10..=30).contains(&ledger.lost), "{ledger:?}");
@@ -230,13 +230,13 @@ fn ledger_balances_after_a_kill() {
 /// The ledger is balanced at every restart under load, and its sum agrees with the clients' count.
 #[test]
 fn ledger_balances_under_load() {
-    let (bed, target) = bed("http", &[]);
+    let (sandbox, target) = sandbox("http", &[]);
     let kept = Load::on(target.clone()).keep_alive(8).start();
     let new = Load::on(target).new_connections(4).start();
     let mut accepted = 0;
     for restart in 1..=5 {
         kept.wait_for(200);
-        let ledger = drain(&bed, "restart");
+        let ledger = drain(&sandbox, "restart");
         assert_eq!(ledger.forced, 0, "{ledger:?}");
         accepted += ledger.accepted;
         kept.wait_for_generation(restart + 1);
@@ -245,7 +245,7 @@ fn ledger_balances_under_load() {
     let (kept, new) = (kept.stop(), new.stop());
     kept.assert_nothing_failed();
     new.assert_nothing_failed();
-    accepted += drain(&bed, "stop").accepted;
+    accepted += drain(&sandbox, "stop").accepted;
     assert_eq!(accepted, kept.connections + new.connections);
 }
 
@@ -260,15 +260,15 @@ fn vanished_peers_do_not_prolong_a_drain() {
         return;
     }
     for verb in ["restart", "stop"] {
-        let mut bed = Bed::new("http");
-        bed.set("DAEMON_DRAIN_TIMEOUT", "1s").set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
-        let image = bed.image();
+        let mut sandbox = Sandbox::new("http");
+        sandbox.set("DAEMON_DRAIN_TIMEOUT", "1s").set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
+        let image = sandbox.image();
         let script = "ip link set lo up && exec \"$1\" start";
         let arguments = ["--net", "sh", "-c", script, "sh"].map(std::ffi::OsStr::new);
         let arguments = arguments.into_iter().chain([image.as_os_str()]);
-        Child::spawn(&mut bed.command_of("unshare", arguments)).wait(SOON).expect_code(0);
-        let supervisor = bed.supervisor();
-        let target = bed.target("http");
+        Child::spawn(&mut sandbox.command_of("unshare", arguments)).wait(SOON).expect_code(0);
+        let supervisor = sandbox.supervisor();
+        let target = sandbox.target("http");
         let (idle, streaming) = in_network_of(&supervisor, move || {
             let mut idle = open(&target, 5);
             for connection in &mut idle {
@@ -281,20 +281,20 @@ fn vanished_peers_do_not_prolong_a_drain() {
             }
             (idle, streaming)
         });
-        eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 5);
+        eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 5);
         let network = format!("--net=/proc/{}/ns/net", supervisor.pid());
         let down = [network.as_str(), "ip", "link", "set", "lo", "down"];
-        Child::spawn(&mut bed.command_of("nsenter", down)).wait(SOON).expect_code(0);
-        let ledger = drain(&bed, verb);
+        Child::spawn(&mut sandbox.command_of("nsenter", down)).wait(SOON).expect_code(0);
+        let ledger = drain(&sandbox, verb);
         let passed = if verb == "restart" { 5 } else { 0 };
         assert_eq!((ledger.accepted, ledger.handed_off), (10, passed), "{ledger:?}");
         assert!(ledger.forced >= 5, "{ledger:?}");
         if verb == "restart" {
-            assert_eq!(bed.status().serving().connections, 5);
-            let ledger = drain(&bed, "stop");
+            assert_eq!(sandbox.status().serving().connections, 5);
+            let ledger = drain(&sandbox, "stop");
             assert_eq!(ledger.received, 5, "{ledger:?}");
         }
-        bed.assert_nothing_left();
+        sandbox.assert_nothing_left();
         drop((idle, streaming));
     }
 }

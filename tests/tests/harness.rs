@@ -5,40 +5,40 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::geteuid;
-use unbroken_tests::{Bad, Bed, Child, Load, Process, Signal, Terminal};
+use unbroken_tests::{Bad, Child, Load, Process, Sandbox, Signal, Terminal};
 
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn output_and_exit_code_are_captured() {
-    let bed = Bed::empty();
-    let output = bed.shell("echo out; echo err >&2; exit 3");
+    let sandbox = Sandbox::empty();
+    let output = sandbox.shell("echo out; echo err >&2; exit 3");
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", "err\n"));
     assert_eq!(output.expect_code(3).code(), 3);
-    assert_eq!(bed.shell("kill -9 $$").code(), 137);
+    assert_eq!(sandbox.shell("kill -9 $$").code(), 137);
 }
 
 #[test]
 #[should_panic(expected = "did not end within")]
 fn hanging_child_is_killed() {
-    let bed = Bed::empty();
-    let child = Child::spawn(&mut bed.command_of("sleep", ["1000"]));
+    let sandbox = Sandbox::empty();
+    let child = Child::spawn(&mut sandbox.command_of("sleep", ["1000"]));
     child.wait(Duration::from_millis(100));
 }
 
 #[test]
 #[should_panic(expected = "somebody keeps the output open")]
 fn output_kept_open_is_noticed() {
-    Bed::empty().shell("sleep 1000 & exit 0");
+    Sandbox::empty().shell("sleep 1000 & exit 0");
 }
 
 #[test]
 fn a_panic_leaves_no_process() {
     let mut left = None;
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let bed = Bed::empty();
-        bed.shell("setsid sleep 1000 > /dev/null 2>&1 & exit 0");
-        left = bed.processes().pop();
+        let sandbox = Sandbox::empty();
+        sandbox.shell("setsid sleep 1000 > /dev/null 2>&1 & exit 0");
+        left = sandbox.processes().pop();
         panic!("of the test");
     }));
     assert!(panicked.is_err());
@@ -47,9 +47,9 @@ fn a_panic_leaves_no_process() {
 
 #[test]
 fn only_own_processes_are_killed() {
-    let (one, other) = (Bed::empty(), Bed::empty());
-    for bed in [&one, &other] {
-        bed.shell("setsid sleep 1000 > /dev/null 2>&1 & exit 0");
+    let (one, other) = (Sandbox::empty(), Sandbox::empty());
+    for sandbox in [&one, &other] {
+        sandbox.shell("setsid sleep 1000 > /dev/null 2>&1 & exit 0");
     }
     assert_eq!(one.processes().len(), 1);
     one.kill_all();
@@ -59,8 +59,8 @@ fn only_own_processes_are_killed() {
 
 #[test]
 fn process_reads_proc() {
-    let bed = Bed::empty();
-    let child = Child::spawn(&mut bed.command_of("sh", ["-c", "sleep 1000 & wait; exit 7"]));
+    let sandbox = Sandbox::empty();
+    let child = Child::spawn(&mut sandbox.command_of("sh", ["-c", "sleep 1000 & wait; exit 7"]));
     let process = child.process();
     unbroken_tests::eventually("a child", SOON, || {
         process.children().iter().any(|child| child.arguments() == ["sleep", "1000"])
@@ -81,29 +81,29 @@ fn process_reads_proc() {
 
 #[test]
 fn bad_images_cannot_be_executed() {
-    let bed = Bed::new("bare-http");
-    let good = bed.image().metadata().expect("an image").len();
-    bed.deploy_bad(Bad::WrongArchitecture);
-    assert_eq!(bed.image().metadata().expect("an image").len(), good);
+    let sandbox = Sandbox::new("bare-http");
+    let good = sandbox.image().metadata().expect("an image").len();
+    sandbox.deploy_bad(Bad::WrongArchitecture);
+    assert_eq!(sandbox.image().metadata().expect("an image").len(), good);
     // ENOEXEC. A shell would then try to run the file as a script; exec does not.
-    let error = bed.command([""; 0]).spawn().expect_err("not executable");
+    let error = sandbox.command([""; 0]).spawn().expect_err("not executable");
     assert_eq!(error.raw_os_error(), Some(8), "{error}");
     for bad in [Bad::NotExecutable, Bad::Empty, Bad::Truncated, Bad::Directory, Bad::Missing] {
-        bed.deploy("bare-http");
-        bed.deploy_bad(bad);
-        let spawned = bed.command([""; 0]).spawn().map(|mut child| child.kill());
+        sandbox.deploy("bare-http");
+        sandbox.deploy_bad(bad);
+        let spawned = sandbox.command([""; 0]).spawn().map(|mut child| child.kill());
         // A truncated binary may be killed by the kernel only after its exec has succeeded.
         assert!(spawned.is_err() || bad == Bad::Truncated, "{bad:?}");
         if bad == Bad::Directory {
-            std::fs::remove_dir(bed.image()).expect("a directory");
+            std::fs::remove_dir(sandbox.image()).expect("a directory");
         }
     }
 }
 
 #[test]
 fn load_names_the_process_that_answered() {
-    let bed = Bed::new("bare-http");
-    let child = bed.spawn([""; 0]);
+    let sandbox = Sandbox::new("bare-http");
+    let child = sandbox.spawn([""; 0]);
     child.wait_for_stdout("\n", SOON);
     let target: unbroken_tests::http::Target = child.stdout().trim().parse().expect("an address");
     let load = Load::on(target).keep_alive(4).start();
@@ -116,10 +116,10 @@ fn load_names_the_process_that_answered() {
 
 #[test]
 fn terminal_is_the_controlling_terminal() {
-    let bed = Bed::empty();
+    let sandbox = Sandbox::empty();
     let script = "trap 'echo interrupted; exit 4' INT; \
                   test -t 0 && test -t 1 && tty && : </dev/tty && echo here; while :; do sleep 0.05; done";
-    let terminal = Terminal::spawn(&bed.command_of("sh", ["-c", script]));
+    let terminal = Terminal::spawn(&sandbox.command_of("sh", ["-c", script]));
     terminal.wait_for("here", SOON);
     terminal.keys("\x03");
     terminal.wait(SOON).expect_code(4).expect_text("/dev/pts/").expect_text("interrupted");
@@ -127,13 +127,13 @@ fn terminal_is_the_controlling_terminal() {
 
 #[test]
 fn hang_up_sends_sighup() {
-    let bed = Bed::empty();
+    let sandbox = Sandbox::empty();
     let script = "trap 'echo hup >> hup; exit 0' HUP; echo here; while :; do sleep 0.05; done";
-    let mut terminal = Terminal::spawn(&bed.command_of("sh", ["-c", script]));
+    let mut terminal = Terminal::spawn(&sandbox.command_of("sh", ["-c", script]));
     terminal.wait_for("here", SOON);
     terminal.hang_up();
     terminal.wait(SOON).expect_code(0);
-    assert!(bed.path("hup").exists());
+    assert!(sandbox.path("hup").exists());
 }
 
 #[test]
@@ -151,9 +151,10 @@ fn full_disk_has_no_space() {
         eprintln!("skipped: mounting needs root");
         return;
     }
-    let bed = Bed::empty();
-    std::fs::create_dir(bed.path("full")).expect("a directory");
-    let output = Child::spawn(&mut bed.on_full_disk("full", "sh", ["-c", "echo | dd of=full/a"]));
+    let sandbox = Sandbox::empty();
+    std::fs::create_dir(sandbox.path("full")).expect("a directory");
+    let output =
+        Child::spawn(&mut sandbox.on_full_disk("full", "sh", ["-c", "echo | dd of=full/a"]));
     output.wait(SOON).expect_code(1).expect_text("No space left");
-    assert!(std::fs::read_dir(bed.path("full")).expect("a directory").next().is_none());
+    assert!(std::fs::read_dir(sandbox.path("full")).expect("a directory").next().is_none());
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::{Ledger, Outcome};
-use unbroken_tests::{Bed, Load, Signal, eventually};
+use unbroken_tests::{Load, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -34,13 +34,13 @@ fn assert_answered(waiting: Vec<Connection>) {
 
 /// Stops a daemon whose worker, stopped by a signal, has clients in its accept queue.
 #[track_caller]
-fn stops_with_a_queue(bed: &Bed) {
-    let target = bed.start().target("http");
-    let worker = bed.worker();
+fn stops_with_a_queue(sandbox: &Sandbox) {
+    let target = sandbox.start().target("http");
+    let worker = sandbox.worker();
     worker.signal(Signal::STOP);
     let waiting = queued(&target, REQUEST);
-    let stop = bed.spawn(["stop", "--json"]);
-    eventually("it stops", SOON, || bed.status().state == "stopping");
+    let stop = sandbox.spawn(["stop", "--json"]);
+    eventually("it stops", SOON, || sandbox.status().state == "stopping");
     worker.signal(Signal::CONT);
     assert_answered(waiting);
     let output = stop.wait(SOON).expect_code(0);
@@ -48,65 +48,65 @@ fn stops_with_a_queue(bed: &Bed) {
     report.ledger().assert_balanced();
     assert_eq!(report.ledger().accepted, QUEUED as u64, "{report:?}");
     assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
 #[test]
 fn queued_clients_are_answered() {
-    stops_with_a_queue(&Bed::new("http"));
+    stops_with_a_queue(&Sandbox::new("http"));
 }
 
 #[test]
 fn queued_clients_of_a_unix_socket_are_answered() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", bed.path("http.sock").display()));
-    stops_with_a_queue(&bed);
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", sandbox.path("http.sock").display()));
+    stops_with_a_queue(&sandbox);
 }
 
 /// In the confirm window two workers have the listener, and one of them accepts.
 #[test]
 fn queued_clients_are_answered_in_the_confirm_window() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_CONFIRM_WINDOW", "60s");
-    let target = bed.start().target("http");
-    let restart = bed.spawn(["restart"]);
-    eventually("the new one serves", SOON, || bed.status().generation == Some(2));
-    let worker = bed.worker();
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_CONFIRM_WINDOW", "60s");
+    let target = sandbox.start().target("http");
+    let restart = sandbox.spawn(["restart"]);
+    eventually("the new one serves", SOON, || sandbox.status().generation == Some(2));
+    let worker = sandbox.worker();
     worker.signal(Signal::STOP);
     let waiting = queued(&target, REQUEST);
-    let stop = bed.spawn(["stop"]);
-    eventually("it stops", SOON, || bed.status().state == "stopping");
+    let stop = sandbox.spawn(["stop"]);
+    eventually("it stops", SOON, || sandbox.status().state == "stopping");
     worker.signal(Signal::CONT);
     assert_answered(waiting);
     stop.wait(SOON).expect_code(0);
     restart.wait(SOON).expect_code(1);
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
 /// A solo process, stopped by a signal, gets SIGTERM before it can accept again.
 #[test]
 fn queued_clients_of_a_solo_daemon_are_answered() {
-    let bed = Bed::new("solo-http");
-    let target = bed.start().target("http");
-    let process = bed.supervisor();
+    let sandbox = Sandbox::new("solo-http");
+    let target = sandbox.start().target("http");
+    let process = sandbox.supervisor();
     process.signal(Signal::STOP);
     let waiting = queued(&target, REQUEST);
     process.signal(Signal::TERM);
     process.signal(Signal::CONT);
     assert_answered(waiting);
-    bed.wait_empty(SOON);
-    bed.assert_nothing_left();
+    sandbox.wait_empty(SOON);
+    sandbox.assert_nothing_left();
 }
 
 #[test]
 fn queued_clients_of_a_sync_program_are_answered() {
-    let bed = Bed::new("sync");
-    let target = bed.start().target("echo");
-    let worker = bed.worker();
+    let sandbox = Sandbox::new("sync");
+    let target = sandbox.start().target("echo");
+    let worker = sandbox.worker();
     worker.signal(Signal::STOP);
     let waiting = queued(&target, "hello\n");
-    let stop = bed.spawn(["stop"]);
-    eventually("it stops", SOON, || bed.status().state == "stopping");
+    let stop = sandbox.spawn(["stop"]);
+    eventually("it stops", SOON, || sandbox.status().state == "stopping");
     worker.signal(Signal::CONT);
     for mut connection in waiting {
         let mut said = [0; 8];
@@ -114,7 +114,7 @@ fn queued_clients_of_a_sync_program_are_answered() {
         assert_eq!(&said, b"1 hello\n");
     }
     stop.wait(SOON).expect_code(0);
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
 /// Asserts that clients were answered until they were refused, and that no request failed otherwise.
@@ -128,14 +128,14 @@ fn assert_answered_or_refused(ledger: &Ledger) {
 #[test]
 fn no_client_is_reset_at_a_stop() {
     for round in 0..12 {
-        let bed = Bed::new(if round % 4 == 3 { "solo-http" } else { "http" });
-        let target = bed.start().target("http");
+        let sandbox = Sandbox::new(if round % 4 == 3 { "solo-http" } else { "http" });
+        let target = sandbox.start().target("http");
         // A client that connects while the daemon keeps new connections out sends its SYN again after a
         // second, and is refused then, unless a busy machine delays the end of the daemon.
         let load = || Load::on(target.clone()).new_connections(6).connect_timeout(SOON * 3).start();
         let loads: Vec<_> = (0..2).map(|_| load()).collect();
         loads.iter().for_each(|load| load.wait_for(20));
-        let report = bed.stop();
+        let report = sandbox.stop();
         report.ledger().assert_balanced();
         assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
         for load in loads {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Load, eventually};
+use unbroken_tests::{Load, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -20,8 +20,8 @@ fn thousands_of_idle_connections_stay_open() {
     let wanted = 5_000;
     assert!(limit.maximum.is_none_or(|limit| limit > 2 * wanted), "`ulimit -Hn` is too low");
 
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connections: Vec<_> = (0..wanted)
         .map(|_| {
             let mut connection = Connection::open(&target).expect("a connection");
@@ -30,8 +30,8 @@ fn thousands_of_idle_connections_stay_open() {
         })
         .collect();
     for restart in 1..=20 {
-        bed.deploy(if restart % 2 == 0 { "http" } else { "http-v2" });
-        let report = bed.restart();
+        sandbox.deploy(if restart % 2 == 0 { "http" } else { "http-v2" });
+        let report = sandbox.restart();
         let ledger = report.ledger();
         ledger.assert_balanced();
         let new = if restart == 1 { ledger.accepted } else { ledger.received };
@@ -43,21 +43,21 @@ fn thousands_of_idle_connections_stay_open() {
         assert_eq!(response.number("generation"), Some(21));
         assert!(response.keep_alive);
     }
-    assert_eq!(bed.status().serving().connections, wanted);
+    assert_eq!(sandbox.status().serving().connections, wanted);
     drop(connections);
-    bed.stop();
+    sandbox.stop();
 }
 
 /// Busy clients keep their connections over 20 restarts.
 #[test]
 fn busy_clients_never_reconnect() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let load = Load::on(target).keep_alive(64).start();
     for restart in 0..20 {
-        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        sandbox.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
         load.wait_for(300);
-        let report = bed.restart();
+        let report = sandbox.restart();
         report.ledger().assert_balanced();
         load.wait_for_generation(report.generation.expect("a generation"));
     }
@@ -65,24 +65,24 @@ fn busy_clients_never_reconnect() {
     ledger.assert_nothing_failed();
     assert_eq!(ledger.connections, 64, "{ledger}");
     assert_eq!((ledger.told_to_close, ledger.idle_closed), (0, 0), "{ledger}");
-    bed.stop();
+    sandbox.stop();
 }
 
 /// Connections without a request yet, with half a head, and with half a second request are handed off with
 /// the bytes that were read.
 #[test]
 fn half_a_request_is_handed_off() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut silent = Connection::open(&target).expect("a connection");
     let mut halfway = Connection::open(&target).expect("a connection");
     halfway.send("GET / HTTP/1.1\r\nHos").expect("half a head");
     let mut again = Connection::open(&target).expect("a connection");
     assert_eq!(again.get("/").expect("a response").number("generation"), Some(1));
     again.send("GET / HT").expect("half a line");
-    eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
+    eventually("all are accepted", SOON, || sandbox.status().serving().connections == 3);
 
-    let report = bed.restart();
+    let report = sandbox.restart();
     assert_eq!(report.ledger().handed_off, 3, "{report:?}");
     halfway.send("t: test\r\n\r\n").expect("the rest");
     again.send("TP/1.1\r\nHost: test\r\n\r\n").expect("the rest");
@@ -91,14 +91,14 @@ fn half_a_request_is_handed_off() {
         assert_eq!((response.number("generation"), response.keep_alive), (Some(2), true));
     }
     assert_eq!(silent.get("/").expect("a response").number("generation"), Some(2));
-    bed.stop();
+    sandbox.stop();
 }
 
 /// A request that is sent one byte at a time across three restarts is answered.
 #[test]
 fn slow_writer_is_answered() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     let request = b"GET / HTTP/1.1\r\nHost: test\r\nX-Long: aaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n";
     let mut restarts = 0;
@@ -106,7 +106,7 @@ fn slow_writer_is_answered() {
     for (index, byte) in request.iter().enumerate() {
         connection.send([*byte]).expect("a byte");
         if index > 0 && index % 20 == 0 {
-            bed.restart();
+            sandbox.restart();
             restarts += 1;
         }
         // The pause is the slowness under test.
@@ -115,20 +115,20 @@ fn slow_writer_is_answered() {
     assert!(restarts >= 3 && begun.elapsed() > Duration::from_secs(3));
     let response = connection.response().expect("a response");
     assert_eq!(response.number("generation"), Some(restarts + 1));
-    bed.stop();
+    sandbox.stop();
 }
 
 /// Pipelined requests are all answered, in order and once, across restarts.
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     let request = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
     for round in 1..=10 {
         let ahead: String = std::iter::repeat_n(request, 50).collect();
         connection.send(ahead).expect("requests");
-        let restart = bed.spawn(["restart"]);
+        let restart = sandbox.spawn(["restart"]);
         let mut last = 0;
         for _ in 0..50 {
             let response = connection.response().expect("a response");
@@ -138,33 +138,33 @@ fn pipelined_requests_are_answered_in_order() {
         }
         restart.wait(SOON).expect_code(0);
     }
-    bed.stop();
+    sandbox.stop();
 }
 
 /// A request in flight is answered by the old worker, and then its connection is handed off.
 #[test]
 fn connection_is_handed_off_after_its_response() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
-    let restart = bed.spawn(["restart", "--json"]);
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 1);
+    let restart = sandbox.spawn(["restart", "--json"]);
     let response = connection.response().expect("a response");
     assert_eq!((response.number("generation"), response.keep_alive), (Some(1), true));
     let output = restart.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     assert_eq!(report.ledger().handed_off, 1, "{report:?}");
     assert_eq!(connection.get("/").expect("a response").number("generation"), Some(2));
-    bed.stop();
+    sandbox.stop();
 }
 
 /// Connections that the peer asked to close are not handed off. An upload is read by the old worker, and its
 /// connection handed off afterwards.
 #[test]
 fn closing_peers_are_not_handed_off() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut old = Connection::open(&target).expect("a connection");
     old.send("GET /slow HTTP/1.0\r\n\r\n").expect("a request");
     let mut closing = Connection::open(&target).expect("a connection");
@@ -175,9 +175,9 @@ fn closing_peers_are_not_handed_off() {
     upload
         .send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n01234")
         .expect("half a request");
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
-    let restart = bed.spawn(["restart", "--json"]);
-    eventually("it drains", SOON, || bed.status().generation == Some(2));
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 3);
+    let restart = sandbox.spawn(["restart", "--json"]);
+    eventually("it drains", SOON, || sandbox.status().generation == Some(2));
     upload.send("56789").expect("the rest");
     assert_eq!(upload.response().expect("a response").text(), "0123456789");
     for connection in [&mut old, &mut closing] {
@@ -189,49 +189,49 @@ fn closing_peers_are_not_handed_off() {
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     report.ledger().assert_balanced();
     assert_eq!((report.ledger().handed_off, report.ledger().accepted), (1, 3), "{report:?}");
-    bed.stop();
+    sandbox.stop();
 }
 
 /// With `pass_connections = false` an idle connection gets one more response with `Connection: close`.
 #[test]
 fn no_handoff_when_switched_off() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_HANDOFF", "false");
-    let target = bed.start().target("http");
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_HANDOFF", "false");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.get("/").expect("a response");
-    let restart = bed.spawn(["restart", "--json"]);
-    eventually("it drains", SOON, || bed.status().generation == Some(2));
+    let restart = sandbox.spawn(["restart", "--json"]);
+    eventually("it drains", SOON, || sandbox.status().generation == Some(2));
     let response = connection.get("/").expect("a response");
     assert_eq!((response.number("generation"), response.keep_alive), (Some(1), false));
     connection.closed().expect("an end");
     let output = restart.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     assert_eq!((report.ledger().handed_off, report.ledger().closed), (0, 1), "{report:?}");
-    bed.stop();
+    sandbox.stop();
 }
 
 /// Connections over a unix socket are handed off.
 #[test]
 fn unix_connections_are_handed_off() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", bed.path("http.sock").display()));
-    let target = bed.start().target("http");
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", sandbox.path("http.sock").display()));
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     for generation in 1..=5 {
         let response = connection.get("/").expect("a response");
         assert_eq!(response.number("generation"), Some(generation));
-        bed.restart();
+        sandbox.restart();
     }
-    bed.stop();
+    sandbox.stop();
 }
 
 /// If the new worker is killed during the handoff, connections that it had not accepted yet are served.
 #[test]
 fn death_of_the_new_worker_loses_only_what_it_accepted() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_BACKOFF_MIN", "10ms");
-    let target = bed.start().target("http");
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_BACKOFF_MIN", "10ms");
+    let target = sandbox.start().target("http");
     let mut connections: Vec<_> = (0..500)
         .map(|_| {
             let mut connection = Connection::open(&target).expect("a connection");
@@ -239,15 +239,17 @@ fn death_of_the_new_worker_loses_only_what_it_accepted() {
             connection
         })
         .collect();
-    let old = bed.worker();
-    let restart = bed.spawn(["restart", "--json"]);
-    eventually("another worker", SOON, || bed.status().workers.iter().any(|w| w.generation == 2));
-    let new = bed.status().workers.into_iter().find(|worker| worker.generation == 2);
+    let old = sandbox.worker();
+    let restart = sandbox.spawn(["restart", "--json"]);
+    eventually("another worker", SOON, || {
+        sandbox.status().workers.iter().any(|w| w.generation == 2)
+    });
+    let new = sandbox.status().workers.into_iter().find(|worker| worker.generation == 2);
     if let Some(new) = new.and_then(|worker| unbroken_tests::Process::open(worker.pid)) {
         new.kill();
     }
     restart.wait(SOON);
-    assert!(old.wait_gone(SOON) || bed.status().generation == Some(1));
+    assert!(old.wait_gone(SOON) || sandbox.status().generation == Some(1));
     // Connections that the killed worker had accepted are lost; all others are answered.
     let (mut answered, mut lost) = (0, 0);
     for connection in &mut connections {
@@ -259,24 +261,24 @@ fn death_of_the_new_worker_loses_only_what_it_accepted() {
             Err(_) => lost += 1,
         }
     }
-    let taken = bed.log();
+    let taken = sandbox.log();
     assert_eq!(answered + lost, 500, "{taken}");
-    assert_eq!(bed.status().serving().connections, answered, "{taken}");
-    bed.stop();
+    assert_eq!(sandbox.status().serving().connections, answered, "{taken}");
+    sandbox.stop();
 }
 
 /// A connection whose peer address is not UTF-8 is not handed off, and the others are.
 #[test]
 fn peer_with_a_non_utf8_address_is_not_handed_off() {
     use std::os::unix::ffi::OsStrExt;
-    let mut bed = Bed::new("http");
-    let path = bed.path("http.sock");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
-    bed.set("DAEMON_DRAIN_TIMEOUT", "2s");
-    let target = bed.start().target("http");
+    let mut sandbox = Sandbox::new("http");
+    let path = sandbox.path("http.sock");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "2s");
+    let target = sandbox.start().target("http");
     let odd = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
     let odd = odd.expect("a socket");
-    let name = bed.dir().join(std::ffi::OsStr::from_bytes(b"\xff\xfe.sock"));
+    let name = sandbox.dir().join(std::ffi::OsStr::from_bytes(b"\xff\xfe.sock"));
     odd.bind(&socket2::SockAddr::unix(&name).expect("an address")).expect("a name");
     odd.connect(&socket2::SockAddr::unix(&path).expect("an address")).expect("a connection");
     std::io::Write::write_all(&mut &odd, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -289,7 +291,7 @@ fn peer_with_a_non_utf8_address_is_not_handed_off() {
             connection
         })
         .collect();
-    let report = bed.restart();
+    let report = sandbox.restart();
     let ledger = report.ledger();
     ledger.assert_balanced();
     assert_eq!((ledger.accepted, ledger.handed_off, ledger.forced), (11, 10, 1), "{ledger:?}");
@@ -297,5 +299,5 @@ fn peer_with_a_non_utf8_address_is_not_handed_off() {
         assert_eq!(connection.get("/").expect("a response").number("generation"), Some(2));
     }
     drop((odd, others));
-    bed.stop();
+    sandbox.stop();
 }

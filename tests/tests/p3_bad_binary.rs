@@ -4,18 +4,18 @@
 
 use std::time::Duration;
 
-use unbroken_tests::{Bad, Bed, Load};
+use unbroken_tests::{Bad, Load, Sandbox};
 
 /// Restarts under load after `spoil` has replaced the image: the restart fails in time, with a reason that
 /// contains all of `reasons`, and no request fails. Then restarts with a good image.
-fn survives(bed: &mut Bed, spoil: impl FnOnce(&Bed), reasons: &[&str]) {
-    bed.set("DAEMON_READY_TIMEOUT", "2s");
-    let status = bed.start();
+fn survives(sandbox: &mut Sandbox, spoil: impl FnOnce(&Sandbox), reasons: &[&str]) {
+    sandbox.set("DAEMON_READY_TIMEOUT", "2s");
+    let status = sandbox.start();
     let load = Load::on(status.target("http")).keep_alive(4).start();
     load.wait_for(50);
 
-    spoil(bed);
-    let output = bed.verb(["restart", "--json"]).expect_code(1);
+    spoil(sandbox);
+    let output = sandbox.verb(["restart", "--json"]).expect_code(1);
     assert!(output.elapsed < Duration::from_secs(5), "{output}");
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     assert_eq!(report.result, "aborted", "{output}");
@@ -25,13 +25,13 @@ fn survives(bed: &mut Bed, spoil: impl FnOnce(&Bed), reasons: &[&str]) {
         assert!(said.contains(wanted), "`{wanted}` is not in: {said}");
     }
     // The output without `--json` has the same reasons.
-    let output = bed.verb(["restart"]).expect_code(1);
+    let output = sandbox.verb(["restart"]).expect_code(1);
     for wanted in reasons {
         assert!(output.text().contains(wanted), "`{wanted}`\n{output}");
     }
 
     load.wait_for(50);
-    let now = bed.status();
+    let now = sandbox.status();
     assert_eq!(now.serving().pid, status.serving().pid);
     assert_eq!((now.pid, now.generation), (status.pid, status.generation));
     assert_eq!(now.workers.len(), 1, "{now:?}");
@@ -39,22 +39,22 @@ fn survives(bed: &mut Bed, spoil: impl FnOnce(&Bed), reasons: &[&str]) {
     assert_eq!(last.result, "aborted");
     assert!(last.reason.is_some());
 
-    if bed.image().is_dir() {
-        std::fs::remove_dir(bed.image()).expect("a directory");
+    if sandbox.image().is_dir() {
+        std::fs::remove_dir(sandbox.image()).expect("a directory");
     }
-    bed.deploy("http-v2");
-    let generation = bed.restart().generation.expect("a generation");
+    sandbox.deploy("http-v2");
+    let generation = sandbox.restart().generation.expect("a generation");
     load.wait_for_generation(generation);
     load.stop().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
 }
 
 fn survives_file(bad: Bad, reasons: &[&str]) {
-    survives(&mut Bed::new("http"), |bed| bed.deploy_bad(bad), reasons);
+    survives(&mut Sandbox::new("http"), |sandbox| sandbox.deploy_bad(bad), reasons);
 }
 
 fn survives_program(fixture: &str, reasons: &[&str]) {
-    survives(&mut Bed::new("http"), |bed| bed.deploy(fixture), reasons);
+    survives(&mut Sandbox::new("http"), |sandbox| sandbox.deploy(fixture), reasons);
 }
 
 #[test]
@@ -101,29 +101,29 @@ fn error_from_main_aborts() {
 /// that help.
 #[test]
 fn own_bind_of_a_taken_address_aborts() {
-    let mut bed = Bed::new("own-address");
-    let metrics = bed.path("metrics.sock").display().to_string();
-    bed.set("RUST_BACKTRACE", "1").set("OWN_ADDRESS", metrics);
-    let pid = bed.start().serving().pid;
-    let report = bed.restart_aborts();
+    let mut sandbox = Sandbox::new("own-address");
+    let metrics = sandbox.path("metrics.sock").display().to_string();
+    sandbox.set("RUST_BACKTRACE", "1").set("OWN_ADDRESS", metrics);
+    let pid = sandbox.start().serving().pid;
+    let report = sandbox.restart_aborts();
     let reason = report.reason.as_deref().unwrap_or_default();
     assert!(reason.contains("declare it with `listen` or set `exclusive`"), "{report:?}");
     let expected = ["Error: cannot export metrics", "", "Caused by:"].map(str::to_owned);
     assert_eq!(report.output.get(..3), Some(&expected[..]), "{report:?}");
     // The text before the number is that of the C library.
     assert!(report.output[3].ends_with("(os error 98)"), "{report:?}");
-    let log = bed.log();
+    let log = sandbox.log();
     assert!(log.contains("tack backtrace:") && log.contains("set `exclusive`"), "{log}");
-    assert_eq!(bed.status().serving().pid, pid);
+    assert_eq!(sandbox.status().serving().pid, pid);
 
     // The advice is right: with `exclusive` the restart works.
-    bed.stop();
-    std::fs::remove_file(bed.path("metrics.sock")).expect("a socket");
-    bed.set("DAEMON_EXCLUSIVE", "true");
-    bed.start();
-    std::fs::remove_file(bed.path("metrics.sock")).expect("a socket");
-    bed.restart();
-    bed.stop();
+    sandbox.stop();
+    std::fs::remove_file(sandbox.path("metrics.sock")).expect("a socket");
+    sandbox.set("DAEMON_EXCLUSIVE", "true");
+    sandbox.start();
+    std::fs::remove_file(sandbox.path("metrics.sock")).expect("a socket");
+    sandbox.restart();
+    sandbox.stop();
 }
 
 #[test]
@@ -165,32 +165,32 @@ fn missing_configuration_file_aborts() {
 /// A configuration file that has become invalid aborts the restart, with the key and the file.
 #[test]
 fn invalid_configuration_aborts() {
-    let mut bed = Bed::new("http");
-    let file = bed.path("app.toml");
+    let mut sandbox = Sandbox::new("http");
+    let file = sandbox.path("app.toml");
     std::fs::write(&file, "drain_timeout = \"5s\"\n").expect("a file");
-    bed.set("DAEMON_CONFIG", file.display().to_string());
-    let spoil = |_: &Bed| std::fs::write(&file, "drain_timeout = \"soon\"\n").expect("a file");
-    bed.set("DAEMON_READY_TIMEOUT", "2s");
-    let pid = bed.start().serving().pid;
-    spoil(&bed);
-    let output = bed.verb(["restart"]).expect_code(1);
+    sandbox.set("DAEMON_CONFIG", file.display().to_string());
+    let spoil = |_: &Sandbox| std::fs::write(&file, "drain_timeout = \"soon\"\n").expect("a file");
+    sandbox.set("DAEMON_READY_TIMEOUT", "2s");
+    let pid = sandbox.start().serving().pid;
+    spoil(&sandbox);
+    let output = sandbox.verb(["restart"]).expect_code(1);
     output.expect_text("drain_timeout").expect_text("app.toml");
-    assert_eq!(bed.status().serving().pid, pid);
+    assert_eq!(sandbox.status().serving().pid, pid);
     std::fs::write(&file, "drain_timeout = \"6s\"\n").expect("a file");
-    bed.restart();
-    bed.stop();
+    sandbox.restart();
+    sandbox.stop();
 }
 
 /// A changed `name` aborts the restart: it needs a stop and a start.
 #[test]
 fn changed_name_aborts() {
-    let mut bed = Bed::new("http");
-    let file = bed.path("app.toml");
+    let mut sandbox = Sandbox::new("http");
+    let file = sandbox.path("app.toml");
     std::fs::write(&file, "").expect("a file");
-    bed.set("DAEMON_CONFIG", file.display().to_string());
-    let pid = bed.start().serving().pid;
+    sandbox.set("DAEMON_CONFIG", file.display().to_string());
+    let pid = sandbox.start().serving().pid;
     std::fs::write(&file, "name = \"other\"\n").expect("a file");
-    bed.verb(["restart"]).expect_code(1).expect_text("name").expect_text("start");
-    assert_eq!(bed.status().serving().pid, pid);
-    bed.stop();
+    sandbox.verb(["restart"]).expect_code(1).expect_text("name").expect_text("start");
+    assert_eq!(sandbox.status().serving().pid, pid);
+    sandbox.stop();
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Load, Report, eventually};
+use unbroken_tests::{Load, Report, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -13,9 +13,9 @@ const SOON: Duration = Duration::from_secs(20);
 #[test]
 fn ledger_balances_under_load_and_kills() {
     const KILLS: u64 = 4;
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_BACKOFF_MIN", "10ms").set("DAEMON_START_LIMIT_BURST", "100");
-    let target = bed.start().target("http");
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_BACKOFF_MIN", "10ms").set("DAEMON_START_LIMIT_BURST", "100");
+    let target = sandbox.start().target("http");
     let kept = Load::on(target.clone()).keep_alive(32).start();
     let new = Load::on(target).new_connections(8).start();
     let mut accounts = Vec::new();
@@ -23,23 +23,23 @@ fn ledger_balances_under_load_and_kills() {
         kept.wait_for(200);
         new.wait_for(50);
         if round % 2 == 1 {
-            let worker = bed.worker();
+            let worker = sandbox.worker();
             worker.kill();
             // Wait until the respawned worker is in use, so the generation has the counters of two.
             eventually("another worker serves", SOON, || {
-                let status = bed.status();
+                let status = sandbox.status();
                 status.workers.iter().any(|it| it.state == "serving" && it.pid != worker.pid())
             });
             kept.wait_for(200);
         }
-        bed.deploy(if round % 2 == 0 { "http-v2" } else { "http" });
-        let report = bed.restart();
+        sandbox.deploy(if round % 2 == 0 { "http-v2" } else { "http" });
+        let report = sandbox.restart();
         report.ledger().assert_balanced();
         assert_eq!(report.ledger().open, 0, "{report:?}");
         accounts.push(report.ledger().clone());
     }
     let (kept, new) = (kept.stop(), new.stop());
-    let stop = bed.stop();
+    let stop = sandbox.stop();
     stop.ledger().assert_balanced();
     assert_eq!(stop.ledger().open, 0, "{stop:?}");
     assert!(stop.to_drained_ms.is_some(), "{stop:?}");
@@ -62,16 +62,16 @@ fn ledger_balances_under_load_and_kills() {
 /// `status` shows the last ten restarts, the latest first.
 #[test]
 fn ten_restarts_are_remembered() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     for _ in 0..11 {
         connection.get("/").expect("a response");
-        bed.restart();
+        sandbox.restart();
     }
-    bed.deploy("fails-at-start");
-    bed.restart_aborts();
-    let status = bed.status();
+    sandbox.deploy("fails-at-start");
+    sandbox.restart_aborts();
+    let status = sandbox.status();
     let generations: Vec<_> = status.restarts.iter().map(|it| it.generation).collect();
     assert_eq!(generations, (4..=13).rev().collect::<Vec<_>>());
     let (aborted, done) = status.restarts.split_first().expect("restarts");
@@ -84,26 +84,26 @@ fn ten_restarts_are_remembered() {
         assert!(restart.at > 0 && restart.to_drained_ms.is_some(), "{restart:?}");
     }
     assert_eq!(status.serving().ledger.received, 1);
-    let text = bed.verb(["status"]).expect_code(0).stdout;
+    let text = sandbox.verb(["status"]).expect_code(0).stdout;
     let lines = text.lines().filter(|line| line.trim_start().starts_with("restart "));
     assert_eq!(lines.count(), 10, "{text}");
-    bed.stop();
+    sandbox.stop();
 }
 
 /// The text output of the verbs and the log show the ledger in one line.
 #[test]
 fn ledger_is_shown_in_one_line() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.get("/").expect("a response");
-    let said = bed.verb(["restart"]).expect_code(0).stdout;
+    let said = sandbox.verb(["restart"]).expect_code(0).stdout;
     let ledger = "1 connections: 0 finished, 1 handed off, 0 closed, 0 forced, 0 lost; 1 requests";
     assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
-    assert!(bed.log().contains(ledger), "{}", bed.log());
+    assert!(sandbox.log().contains(ledger), "{}", sandbox.log());
     drop(connection);
-    eventually("it is closed", SOON, || bed.status().serving().connections == 0);
-    let said = bed.verb(["stop"]).expect_code(0).stdout;
+    eventually("it is closed", SOON, || sandbox.status().serving().connections == 0);
+    let said = sandbox.verb(["stop"]).expect_code(0).stdout;
     let ledger = "1 connections: 1 finished, 0 handed off, 0 closed, 0 forced, 0 lost; 0 requests";
     assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
 }
@@ -111,11 +111,11 @@ fn ledger_is_shown_in_one_line() {
 /// A solo daemon has a balanced ledger too.
 #[test]
 fn solo_daemon_has_a_ledger() {
-    let bed = Bed::new("solo-http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("solo-http");
+    let target = sandbox.start().target("http");
     let load = Load::on(target).new_connections(4).requests(100).run();
     load.assert_nothing_failed();
-    let report: Report = bed.stop();
+    let report: Report = sandbox.stop();
     report.ledger().assert_balanced();
     assert_eq!(report.ledger().accepted, load.connections, "{report:?}");
     assert!(report.to_drained_ms.is_some(), "{report:?}");

@@ -6,15 +6,15 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 
 use socket2::{Domain, Socket, Type};
-use unbroken_tests::{Bed, skip};
+use unbroken_tests::{Sandbox, skip};
 
 /// Asserts that a start at `addr` fails and names this process.
 #[track_caller]
 fn assert_names_us(addr: &str) {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_LISTEN_HTTP", addr);
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_LISTEN_HTTP", addr);
     let own = format!("process {} (", std::process::id());
-    let out = bed.verb(["start"]).expect_code(1);
+    let out = sandbox.verb(["start"]).expect_code(1);
     assert!(out.stderr.contains(&own) && out.stderr.contains("listens there"), "{addr}\n{out}");
     assert!(out.stderr.contains(addr), "{out}");
 }
@@ -57,21 +57,21 @@ fn holder_of_a_unix_socket_is_named() {
 
 #[test]
 fn old_generation_continues_when_a_restart_cannot_bind() {
-    let bed = Bed::new("http");
-    bed.start();
+    let sandbox = Sandbox::new("http");
+    sandbox.start();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let file = bed.path("more.toml");
+    let file = sandbox.path("more.toml");
     std::fs::write(&file, "[listen]\n").unwrap();
-    bed.stop();
-    let mut bed = bed;
-    bed.set("DAEMON_CONFIG", file.display().to_string());
-    bed.start();
+    sandbox.stop();
+    let mut sandbox = sandbox;
+    sandbox.set("DAEMON_CONFIG", file.display().to_string());
+    sandbox.start();
     let text = format!("[listen]\nmore = \"{}\"\n", taken.local_addr().unwrap());
     std::fs::write(&file, text).unwrap();
-    let reason = bed.restart_aborts().reason.unwrap();
+    let reason = sandbox.restart_aborts().reason.unwrap();
     assert!(reason.contains(&format!("process {} (", std::process::id())), "{reason}");
-    assert_eq!(bed.get("/").unwrap().status, 200);
-    bed.stop();
+    assert_eq!(sandbox.get("/").unwrap().status, 200);
+    sandbox.stop();
 }
 
 #[test]
@@ -81,9 +81,9 @@ fn holder_of_another_user_is_not_named() {
         return;
     }
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_LISTEN_HTTP", taken.local_addr().unwrap().to_string());
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_LISTEN_HTTP", taken.local_addr().unwrap().to_string());
     let script = "chown -R 65534:65534 . && exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$1\" start";
-    let out = bed.shell(script).expect_code(1);
+    let out = sandbox.shell(script).expect_code(1);
     assert!(out.stderr.contains("a process of another user or namespace listens there"), "{out}");
 }

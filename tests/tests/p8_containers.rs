@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use unbroken_tests::container::{self, Container};
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bad, Bed, Child, Load, Process, Signal, eventually, skip};
+use unbroken_tests::{Bad, Child, Load, Process, Sandbox, Signal, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -30,8 +30,8 @@ fn term_finishes_requests_in_flight() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("http");
+    let container = Container::default().run(&mut sandbox);
     let status = container.status();
     assert_eq!((status.pid, status.state.as_str()), (1, "running"));
     assert_eq!(status.pidfile, "/run/app/app.pid");
@@ -49,7 +49,7 @@ fn term_finishes_requests_in_flight() {
     assert_eq!(ledger.ok(), 8, "{ledger}");
     let output = container.child.wait(SOON).expect_code(0);
     assert!(output.elapsed < SOON, "{output}");
-    bed.wait_empty(SOON);
+    sandbox.wait_empty(SOON);
 }
 
 /// The supervisor, as PID 1, reaps grandchildren whose parents have ended.
@@ -58,8 +58,8 @@ fn orphans_are_reaped() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("http");
+    let container = Container::default().run(&mut sandbox);
     let supervisor = container.first.pid();
     let reparented = || {
         let children = Process::open(supervisor).expect("it runs").children();
@@ -81,12 +81,12 @@ fn supervisor_upgrades_as_pid_1() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("http");
+    let container = Container::default().run(&mut sandbox);
     let load = Load::on(target()).keep_alive(4).start();
     let new = Load::on(target()).new_connections(4).start();
     load.wait_for(50);
-    bed.deploy("http-v2");
+    sandbox.deploy("http-v2");
     container.first.signal(Signal::HUP);
     load.wait_for_generation(2);
     new.wait_for_generation(2);
@@ -96,7 +96,7 @@ fn supervisor_upgrades_as_pid_1() {
         status.supervisor_image.as_ref().and_then(id) == id(&status.image) && status.pid == 1
     });
 
-    bed.deploy_bad(Bad::Script);
+    sandbox.deploy_bad(Bad::Script);
     let output = container.verb(&["restart"]).expect_code(1);
     assert!(output.text().contains("generation 2 keeps serving"), "{output}");
     load.wait_for(50);
@@ -115,8 +115,8 @@ fn killed_worker_is_respawned() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("http");
+    let container = Container::default().run(&mut sandbox);
     let worker = container.first.children().pop().expect("a worker");
     worker.kill();
     eventually("another one serves", SOON, || {
@@ -136,8 +136,8 @@ fn client_of_another_pid_namespace_can_stop() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("http");
+    let container = Container::default().run(&mut sandbox);
     let mut command = container.command(&[]);
     let target = container.first.pid().to_string();
     command = {
@@ -157,10 +157,10 @@ fn runtime_directory_without_root_is_in_tmp() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    open_to_all(&bed);
+    let mut sandbox = Sandbox::new("http");
+    open_to_all(&sandbox);
     let it = Container { tmpfs: vec!["/tmp"], user: 65_532, ..Container::default() };
-    let container = it.run(&mut bed);
+    let container = it.run(&mut sandbox);
     // The client runs as root, whose default is another runtime directory.
     let dir = "runtime_dir=/tmp/app-65532";
     let output = container.verb(&["status", "--set", dir, "--json"]).expect_code(0);
@@ -175,10 +175,10 @@ fn read_only_container_error_says_what_to_mount() {
         return;
     }
     for (user, dir) in [(0, "/run/app"), (65_532, "/tmp/app-65532")] {
-        let mut bed = Bed::new("http");
-        open_to_all(&bed);
+        let mut sandbox = Sandbox::new("http");
+        open_to_all(&sandbox);
         let it = Container { tmpfs: vec![], user, ..Container::default() };
-        let output = it.spawn(&mut bed, &[]).wait(SOON).expect_code(1);
+        let output = it.spawn(&mut sandbox, &[]).wait(SOON).expect_code(1);
         let parent = dir.rsplit_once('/').expect("a parent").0;
         let advice = format!("mount a tmpfs at {parent}, or set `runtime_dir`");
         assert!(output.stderr.contains(dir) && output.stderr.contains(&advice), "{output}");
@@ -191,9 +191,9 @@ fn missing_proc_is_reported() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
+    let mut sandbox = Sandbox::new("http");
     let it = Container { proc: None, ..Container::default() };
-    let output = it.spawn(&mut bed, &[]).wait(SOON).expect_code(1);
+    let output = it.spawn(&mut sandbox, &[]).wait(SOON).expect_code(1);
     assert!(output.stderr.contains("/proc is not mounted"), "{output}");
 }
 
@@ -203,10 +203,10 @@ fn restart_works_with_a_read_only_proc() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
+    let mut sandbox = Sandbox::new("http");
     let it = Container { proc: Some("ro"), ..Container::default() };
-    let container = it.run(&mut bed);
-    bed.deploy("http-v2");
+    let container = it.run(&mut sandbox);
+    sandbox.deploy("http-v2");
     container.verb(&["restart"]).expect_code(0);
     assert_eq!(container.status().generation, Some(2));
     container.first.signal(Signal::TERM);
@@ -220,8 +220,8 @@ fn solo_daemon_as_pid_1_handles_term() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("solo-http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("solo-http");
+    let container = Container::default().run(&mut sandbox);
     assert_eq!(container.status().pid, 1);
     let load = Load::on(target()).keep_alive(4).paths(["/wait/1000"]).requests(4).start();
     let accepted = || container.status().serving().requests_in_flight == 4;
@@ -232,8 +232,8 @@ fn solo_daemon_as_pid_1_handles_term() {
 }
 
 /// Makes the image accessible to other users.
-fn open_to_all(bed: &Bed) {
+fn open_to_all(sandbox: &Sandbox) {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(bed.dir(), mode).expect("a directory of ours");
+    std::fs::set_permissions(sandbox.dir(), mode).expect("a directory of ours");
 }

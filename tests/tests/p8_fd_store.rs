@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::{Ledger, Outcome};
-use unbroken_tests::{Bed, Child, Load, Manager, Signal, Status, eventually};
+use unbroken_tests::{Child, FakeServiceManager, Load, Sandbox, Signal, Status, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -32,25 +32,25 @@ fn assert_nobody_refused(ledger: &Ledger, kills: u64, connections: u64) {
 
 /// Stops and starts the daemon, and kills all of it, under load.
 fn under_load(fixture: &str, addr: Option<&str>) {
-    let mut bed = Bed::new(fixture);
+    let mut sandbox = Sandbox::new(fixture);
     if let Some(addr) = addr {
-        let addr = addr.replace("BED", &bed.dir().display().to_string());
-        bed.set("DAEMON_LISTEN_HTTP", addr);
+        let addr = addr.replace("SANDBOX", &sandbox.dir().display().to_string());
+        sandbox.set("DAEMON_LISTEN_HTTP", addr);
     }
-    let manager = Manager::of(&mut bed, 4);
-    let mut child = manager.serve(&bed);
+    let manager = FakeServiceManager::of(&mut sandbox, 4);
+    let mut child = manager.serve(&sandbox);
     // The listener is stored before the daemon reports that it is ready.
     assert_eq!(manager.stored(), ["listen.http"]);
-    let status = bed.status();
+    let status = sandbox.status();
     let target = status.target("http");
     assert_eq!(source(&status, "http"), None);
     let load = Load::on(target.clone()).new_connections(8).start();
     load.wait_for(200);
     for _ in 0..3 {
         stop(child);
-        child = manager.serve(&bed);
+        child = manager.serve(&sandbox);
         load.wait_for(200);
-        let status = bed.status();
+        let status = sandbox.status();
         assert_eq!(
             (status.target("http"), source(&status, "http")),
             (target.clone(), Some("store"))
@@ -60,11 +60,11 @@ fn under_load(fixture: &str, addr: Option<&str>) {
     let load = Load::on(target.clone()).new_connections(8).start();
     load.wait_for(200);
     for _ in 0..3 {
-        bed.kill_all();
+        sandbox.kill_all();
         drop(child);
-        child = manager.serve(&bed);
+        child = manager.serve(&sandbox);
         load.wait_for(200);
-        assert_eq!(bed.status().target("http"), target);
+        assert_eq!(sandbox.status().target("http"), target);
     }
     assert_nobody_refused(&load.stop(), 3, 8);
     // The listener was stored once.
@@ -77,13 +77,13 @@ fn under_load(fixture: &str, addr: Option<&str>) {
     stop(child);
     let mut waits = Connection::open(&target).expect("a connection");
     waits.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
-    let child = manager.serve(&bed);
+    let child = manager.serve(&sandbox);
     assert!(waits.response().expect("a response").text().contains("pid="));
     stop(child);
     // When the service manager discards its store, the listener closes.
     manager.discard();
     eventually("the discarded listener is closed", SOON, || !target.accepts());
-    stop(manager.serve(&bed));
+    stop(manager.serve(&sandbox));
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn store_keeps_the_listener_of_a_supervised_daemon() {
 
 #[test]
 fn store_keeps_the_unix_listener_of_a_supervised_daemon() {
-    under_load("http", Some("unix:BED/http.sock"));
+    under_load("http", Some("unix:SANDBOX/http.sock"));
 }
 
 #[test]
@@ -103,29 +103,29 @@ fn store_keeps_the_listener_of_a_solo_daemon() {
 
 #[test]
 fn store_keeps_the_unix_listener_of_a_solo_daemon() {
-    under_load("solo-http", Some("unix:BED/http.sock"));
+    under_load("solo-http", Some("unix:SANDBOX/http.sock"));
 }
 
 /// With orphans and the store, which both have the listener, no request is lost when the supervisor is
 /// killed.
 #[test]
 fn orphans_and_store_lose_no_request() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_ORPHAN_GRACE", "20s");
-    let path = bed.path("http.sock");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
-    let manager = Manager::of(&mut bed, 8);
-    let mut child = manager.serve(&bed);
-    let target = bed.status().target("http");
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_ORPHAN_GRACE", "20s");
+    let path = sandbox.path("http.sock");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
+    let mut child = manager.serve(&sandbox);
+    let target = sandbox.status().target("http");
     let load = Load::on(target.clone()).new_connections(8).start();
     load.wait_for(200);
     for generation in 2..=3 {
         child.process().kill();
         drop(child);
         load.wait_for(100);
-        child = manager.serve(&bed);
+        child = manager.serve(&sandbox);
         load.wait_for_generation(generation);
-        assert_eq!(source(&bed.status(), "http"), Some("store"));
+        assert_eq!(source(&sandbox.status(), "http"), Some("store"));
     }
     load.stop().assert_nothing_failed();
     stop(child);
@@ -135,26 +135,30 @@ fn orphans_and_store_lose_no_request() {
 /// After each restart the store has exactly the listeners of the serving generation.
 #[test]
 fn store_follows_restarts() {
-    let mut bed = Bed::new("http-v3-listeners");
-    let manager = Manager::of(&mut bed, 8);
-    let child = manager.serve(&bed);
+    let mut sandbox = Sandbox::new("http-v3-listeners");
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
+    let child = manager.serve(&sandbox);
     manager.keeps(&["listen.admin", "listen.http"]);
-    let admin = bed.status().target("admin");
-    bed.deploy("http");
-    bed.restart();
+    let admin = sandbox.status().target("admin");
+    sandbox.deploy("http");
+    sandbox.restart();
     manager.keeps(&["listen.http"]);
     eventually("the removed listener is closed", SOON, || !admin.accepts());
-    bed.deploy("http-v3-listeners");
-    bed.restart();
+    sandbox.deploy("http-v3-listeners");
+    sandbox.restart();
     manager.keeps(&["listen.admin", "listen.http"]);
     let kept = manager.told().iter().filter(|told| told.contains("FDNAME=listen.http")).count();
     assert_eq!(kept, 1, "{:#?}", manager.told());
     stop(child);
     // A stored listener that the next start does not declare.
-    bed.deploy("http");
-    let child = manager.serve(&bed);
+    sandbox.deploy("http");
+    let child = manager.serve(&sandbox);
     assert_eq!(manager.stored(), ["listen.http"]);
-    assert!(bed.log().contains("closing the stored socket of listener `admin`"), "{}", bed.log());
+    assert!(
+        sandbox.log().contains("closing the stored socket of listener `admin`"),
+        "{}",
+        sandbox.log()
+    );
     stop(child);
 }
 
@@ -162,101 +166,101 @@ fn store_follows_restarts() {
 /// one is bound, because they may conflict.
 #[test]
 fn moved_listener_replaces_the_stored_one() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed, 8);
-    bed.set("DAEMON_LISTEN_HTTP", "0.0.0.0:0");
-    stop(manager.serve(&bed));
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
+    sandbox.set("DAEMON_LISTEN_HTTP", "0.0.0.0:0");
+    stop(manager.serve(&sandbox));
     // With port 0 the stored socket keeps its port.
-    let child = manager.serve(&bed);
-    let old = bed.status().target("http").tcp();
+    let child = manager.serve(&sandbox);
+    let old = sandbox.status().target("http").tcp();
     stop(child);
-    bed.set("DAEMON_LISTEN_HTTP", format!("127.0.0.1:{}", old.port()));
-    let child = manager.serve(&bed);
-    let status = bed.status();
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("127.0.0.1:{}", old.port()));
+    let child = manager.serve(&sandbox);
+    let status = sandbox.status();
     assert_eq!(status.target("http").tcp().to_string(), format!("127.0.0.1:{}", old.port()));
     assert_eq!(source(&status, "http"), None);
     let said =
         format!("it is at {old}, and the listener is now declared at 127.0.0.1:{}", old.port());
-    assert!(bed.log().contains(&said), "{}", bed.log());
+    assert!(sandbox.log().contains(&said), "{}", sandbox.log());
     manager.keeps(&["listen.http"]);
     stop(child);
-    let child = manager.serve(&bed);
-    assert_eq!(source(&bed.status(), "http"), Some("store"));
+    let child = manager.serve(&sandbox);
+    assert_eq!(source(&sandbox.status(), "http"), Some("store"));
     stop(child);
 }
 
 /// A stored unix socket whose file is gone is bound again. If its file exists, it gets the current mode.
 #[test]
 fn stored_unix_socket_without_its_file_is_bound_again() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed, 8);
-    let path = bed.path("http.sock");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
-    stop(manager.serve(&bed));
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
+    let path = sandbox.path("http.sock");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    stop(manager.serve(&sandbox));
     assert!(path.exists());
-    bed.set("DAEMON_LISTEN_HTTP__MODE", "0600");
-    let child = manager.serve(&bed);
+    sandbox.set("DAEMON_LISTEN_HTTP__MODE", "0600");
+    let child = manager.serve(&sandbox);
     let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(source(&bed.status(), "http"), Some("store"));
+    assert_eq!(source(&sandbox.status(), "http"), Some("store"));
     stop(child);
     std::fs::remove_file(&path).expect("a file");
-    let child = manager.serve(&bed);
-    assert!(bed.log().contains("set RuntimeDirectoryPreserve=restart"), "{}", bed.log());
-    assert_eq!(source(&bed.status(), "http"), None);
-    assert!(bed.get("/").expect("a response").text().contains("generation=1"));
+    let child = manager.serve(&sandbox);
+    assert!(sandbox.log().contains("set RuntimeDirectoryPreserve=restart"), "{}", sandbox.log());
+    assert_eq!(source(&sandbox.status(), "http"), None);
+    assert!(sandbox.get("/").expect("a response").text().contains("generation=1"));
     manager.keeps(&["listen.http"]);
     // The file of a socket whose listener got another address is removed.
-    bed.unset("DAEMON_LISTEN_HTTP__MODE");
+    sandbox.unset("DAEMON_LISTEN_HTTP__MODE");
     stop(child);
     assert!(path.exists());
-    bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
-    let child = manager.serve(&bed);
-    assert!(!path.exists(), "{}", bed.log());
+    sandbox.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
+    let child = manager.serve(&sandbox);
+    assert!(!path.exists(), "{}", sandbox.log());
     stop(child);
 }
 
 /// Without a store nothing is stored. If the store is too small, a warning says which limit to raise.
 #[test]
 fn too_small_store_is_reported() {
-    let mut bed = Bed::new("http-v3-listeners");
-    let manager = Manager::of(&mut bed, 0);
-    let child = manager.serve(&bed);
-    let targets = ["http", "admin"].map(|name| bed.status().target(name));
+    let mut sandbox = Sandbox::new("http-v3-listeners");
+    let manager = FakeServiceManager::of(&mut sandbox, 0);
+    let child = manager.serve(&sandbox);
+    let targets = ["http", "admin"].map(|name| sandbox.status().target(name));
     stop(child);
     assert!(manager.told().iter().all(|told| !told.contains("FD")), "{:#?}", manager.told());
     assert!(!targets.iter().any(Target::accepts));
 
-    bed.set("FDSTORE", "1");
-    let child = manager.serve(&bed);
+    sandbox.set("FDSTORE", "1");
+    let child = manager.serve(&sandbox);
     assert_eq!(manager.stored(), ["listen.admin"]);
     let said = "stores only 1 of 2 listeners; raise FileDescriptorStoreMax=";
-    assert_eq!(bed.log().matches(said).count(), 1, "{}", bed.log());
+    assert_eq!(sandbox.log().matches(said).count(), 1, "{}", sandbox.log());
     stop(child);
 }
 
 /// Stored descriptors that cannot be listeners are left alone, or replaced if they have a listener's name.
 #[test]
 fn unusable_stored_descriptors_are_left_alone() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed, 8);
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
     let file = std::fs::File::open("/dev/null").expect("a file");
     manager.store("listen.http", file.try_clone().expect("a file").into());
     manager.store("of-the-program", file.into());
     // If both the store and a unit have a socket for the name, that of the unit is used.
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = socket.local_addr().expect("an address");
-    let child = manager.serve(&bed);
-    assert!(bed.log().contains(
+    let child = manager.serve(&sandbox);
+    assert!(sandbox.log().contains(
         "passed a descriptor that is not a socket as `of-the-program`, which is ignored"
     ));
     manager.keeps(&["listen.http", "of-the-program"]);
-    assert!(bed.get("/").expect("a response").text().contains("generation=1"));
+    assert!(sandbox.get("/").expect("a response").text().contains("generation=1"));
     stop(child);
     let mut manager = manager;
     manager.units.push(("http".into(), socket.into()));
-    let child = manager.serve(&bed);
-    let status = bed.status();
+    let child = manager.serve(&sandbox);
+    let status = sandbox.status();
     assert_eq!((status.target("http"), source(&status, "http")), (addr.into(), Some("manager")));
     assert_eq!(manager.stored(), ["of-the-program"]);
     stop(child);
@@ -265,16 +269,16 @@ fn unusable_stored_descriptors_are_left_alone() {
 /// A start that fails leaves the store, and the file of a unix socket, as they were.
 #[test]
 fn failed_start_keeps_the_store() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed, 8);
-    let path = bed.path("http.sock");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
-    stop(manager.serve(&bed));
-    bed.deploy("fails-at-start");
-    let output = manager.run(&bed).wait(SOON);
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
+    let path = sandbox.path("http.sock");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    stop(manager.serve(&sandbox));
+    sandbox.deploy("fails-at-start");
+    let output = manager.run(&sandbox).wait(SOON);
     assert_ne!(output.code(), 0, "{output}");
-    bed.deploy("http");
-    let child = manager.serve(&bed);
-    assert_eq!(source(&bed.status(), "http"), Some("store"));
+    sandbox.deploy("http");
+    let child = manager.serve(&sandbox);
+    assert_eq!(source(&sandbox.status(), "http"), Some("store"));
     stop(child);
 }

@@ -11,29 +11,29 @@ use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::Value as Json;
-use unbroken_tests::{Bed, Child, Terminal, eventually, skip};
+use unbroken_tests::{Child, Sandbox, Terminal, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn no_subscriber_is_installed_by_default() {
-    let bed = Bed::new("logs");
-    bed.start();
-    bed.get("/events").unwrap();
-    bed.stop();
-    assert!(!bed.log().contains("an error"), "{}", bed.log());
-    assert!(bed.log().contains("generation 1 serves"), "{}", bed.log());
+    let sandbox = Sandbox::new("logs");
+    sandbox.start();
+    sandbox.get("/events").unwrap();
+    sandbox.stop();
+    assert!(!sandbox.log().contains("an error"), "{}", sandbox.log());
+    assert!(sandbox.log().contains("generation 1 serves"), "{}", sandbox.log());
 }
 
 #[test]
 fn events_are_written_as_text() {
-    let mut bed = Bed::new("logs");
-    bed.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "debug");
-    let status = bed.start();
+    let mut sandbox = Sandbox::new("logs");
+    sandbox.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "debug");
+    let status = sandbox.start();
     let worker = status.serving().pid;
-    bed.get("/events").unwrap();
-    bed.stop();
-    let log = bed.log();
+    sandbox.get("/events").unwrap();
+    sandbox.stop();
+    let log = sandbox.log();
     for (level, text) in [
         ("ERROR", "fixture_logs::writes: request{id=7 user=jo}: an error listener=http"),
         ("WARN", "request{id=7 user=jo}: a warning\\nof two lines answer=42 ok=true"),
@@ -53,13 +53,13 @@ fn events_are_written_as_text() {
 #[test]
 fn events_are_written_as_json() {
     for solo in [false, true] {
-        let mut bed = Bed::new(if solo { "logs-solo" } else { "logs" });
-        bed.set("DAEMON_LOG_FORMAT", "json").set("RUST_LOG", "info,elsewhere=trace");
-        let status = bed.start();
+        let mut sandbox = Sandbox::new(if solo { "logs-solo" } else { "logs" });
+        sandbox.set("DAEMON_LOG_FORMAT", "json").set("RUST_LOG", "info,elsewhere=trace");
+        let status = sandbox.start();
         let worker = u64::from(status.serving().pid);
-        bed.get("/events").unwrap();
-        bed.stop();
-        let log = bed.log();
+        sandbox.get("/events").unwrap();
+        sandbox.stop();
+        let log = sandbox.log();
         let lines: Vec<Json> =
             log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
         let find = |text: &str| {
@@ -89,12 +89,12 @@ fn events_are_written_as_json() {
 #[test]
 fn panic_is_one_event() {
     for backtrace in ["0", "1"] {
-        let mut bed = Bed::new("logs");
-        bed.set("DAEMON_LOG_FORMAT", "json").set("RUST_BACKTRACE", backtrace);
-        let worker = u64::from(bed.start().serving().pid);
-        bed.get("/panic").unwrap();
-        bed.stop();
-        let log = bed.log();
+        let mut sandbox = Sandbox::new("logs");
+        sandbox.set("DAEMON_LOG_FORMAT", "json").set("RUST_BACKTRACE", backtrace);
+        let worker = u64::from(sandbox.start().serving().pid);
+        sandbox.get("/panic").unwrap();
+        sandbox.stop();
+        let log = sandbox.log();
         let lines: Vec<Json> =
             log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
         let text = "thread `unnamed` panicked: a thread's panic";
@@ -107,12 +107,12 @@ fn panic_is_one_event() {
         let frames = event["fields"].get("backtrace").map(|it| it.as_str().unwrap().to_owned());
         assert_eq!(frames.is_some_and(|it| it.contains("writes::panic")), backtrace == "1");
     }
-    let mut bed = Bed::new("logs");
-    bed.set("DAEMON_LOG_FORMAT", "text").set("RUST_BACKTRACE", "1");
-    bed.start();
-    bed.get("/panic").unwrap();
-    bed.stop();
-    let log = bed.log();
+    let mut sandbox = Sandbox::new("logs");
+    sandbox.set("DAEMON_LOG_FORMAT", "text").set("RUST_BACKTRACE", "1");
+    sandbox.start();
+    sandbox.get("/panic").unwrap();
+    sandbox.stop();
+    let log = sandbox.log();
     let stamped = |line: &str| line.starts_with("20") && line.contains("app[");
     assert!(log.lines().all(stamped), "{log}");
     assert_eq!(log.matches("panicked: a thread's panic").count(), 1, "{log}");
@@ -122,13 +122,13 @@ fn panic_is_one_event() {
 #[test]
 fn panic_hook_of_the_program_runs() {
     for (format, events) in [("none", 0), ("json", 1)] {
-        let mut bed = Bed::new("own-hook");
-        bed.set("DAEMON_LOG_FORMAT", format);
-        bed.start();
+        let mut sandbox = Sandbox::new("own-hook");
+        sandbox.set("DAEMON_LOG_FORMAT", format);
+        sandbox.start();
         // The panic ends the task and its connection.
-        bed.get("/panic").unwrap_err();
-        bed.stop();
-        let log = bed.log();
+        sandbox.get("/panic").unwrap_err();
+        sandbox.stop();
+        let log = sandbox.log();
         assert_eq!(log.matches("own hook: panicked at ").count(), 1, "{log}");
         assert_eq!(log.matches("` panicked: of the program").count(), events, "{log}");
         assert!(!log.contains("' panicked at "), "{log}");
@@ -137,32 +137,32 @@ fn panic_hook_of_the_program_runs() {
 
 #[test]
 fn log_level_applies_to_the_supervisor() {
-    let mut bed = Bed::new("logs");
-    bed.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "error");
-    bed.start();
-    bed.get("/events").unwrap();
-    bed.restart();
-    bed.stop();
-    assert_eq!(bed.log().lines().count(), 1, "{}", bed.log());
+    let mut sandbox = Sandbox::new("logs");
+    sandbox.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "error");
+    sandbox.start();
+    sandbox.get("/events").unwrap();
+    sandbox.restart();
+    sandbox.stop();
+    assert_eq!(sandbox.log().lines().count(), 1, "{}", sandbox.log());
 }
 
 #[test]
 fn auto_is_text_on_a_terminal_and_json_elsewhere() {
-    let mut bed = Bed::new("logs");
-    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
+    let mut sandbox = Sandbox::new("logs");
+    sandbox.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
     // This variable names another file than the daemon's stderr.
-    bed.set("JOURNAL_STREAM", "1:1");
-    let terminal = Terminal::spawn(&bed.command(["run"]));
-    bed.wait_serving();
-    bed.get("/events").unwrap();
+    sandbox.set("JOURNAL_STREAM", "1:1");
+    let terminal = Terminal::spawn(&sandbox.command(["run"]));
+    sandbox.wait_serving();
+    sandbox.get("/events").unwrap();
     terminal.wait_for(" ERROR app[", SOON);
     terminal.wait_for(" INFO app[", SOON);
-    bed.stop();
-    let child = bed.foreground();
-    bed.get("/events").unwrap();
+    sandbox.stop();
+    let child = sandbox.foreground();
+    sandbox.get("/events").unwrap();
     child.wait_for_stderr("\"message\":\"an error\"", SOON);
     child.wait_for_stderr("\"message\":\"generation 1 serves", SOON);
-    bed.stop();
+    sandbox.stop();
 }
 
 /// A stand-in for the journal: a socket at the journal's path, in the daemon's mount namespace.
@@ -174,28 +174,28 @@ type Entry = BTreeMap<String, String>;
 
 impl Journal {
     /// Reports a skipped test and returns `None` without root.
-    fn of(bed: &Bed) -> Option<Self> {
+    fn of(sandbox: &Sandbox) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("a socket can be mounted at the journal's path by root alone");
             return None;
         }
-        fs::create_dir(bed.path("journal")).unwrap();
-        let socket = UnixDatagram::bind(bed.path("journal/socket")).unwrap();
+        fs::create_dir(sandbox.path("journal")).unwrap();
+        let socket = UnixDatagram::bind(sandbox.path("journal/socket")).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
         Some(Self { socket })
     }
 
     /// Runs the daemon in the foreground with this journal, after `script`.
-    fn run(&self, bed: &Bed, script: &str) -> Child {
+    fn run(&self, sandbox: &Sandbox, script: &str) -> Child {
         let script = format!(
             "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
              mount --bind \"$1\" /run/systemd/journal && shift && {script} exec \"$@\""
         );
-        let mut command = bed.command_of("unshare", ["--mount", "--propagation", "private"]);
-        command.args(["sh", "-c", &script, "sh"]).arg(bed.path("journal"));
-        command.arg(bed.image()).arg("run");
+        let mut command = sandbox.command_of("unshare", ["--mount", "--propagation", "private"]);
+        command.args(["sh", "-c", &script, "sh"]).arg(sandbox.path("journal"));
+        command.arg(sandbox.image()).arg("run");
         let child = Child::spawn(&mut command);
-        bed.wait_serving();
+        sandbox.wait_serving();
         child
     }
 
@@ -260,11 +260,14 @@ fn parse(mut bytes: &[u8]) -> Entry {
 
 #[test]
 fn events_are_sent_to_the_journal_with_their_fields() {
-    let mut bed = Bed::new("logs");
-    let Some(journal) = Journal::of(&bed) else { return };
-    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "journald").set("DAEMON_LOG_LEVEL", "trace");
-    let child = journal.run(&bed, "");
-    let status = bed.status();
+    let mut sandbox = Sandbox::new("logs");
+    let Some(journal) = Journal::of(&sandbox) else { return };
+    sandbox
+        .unset("DAEMON_LOG")
+        .set("DAEMON_LOG_FORMAT", "journald")
+        .set("DAEMON_LOG_LEVEL", "trace");
+    let child = journal.run(&sandbox, "");
+    let status = sandbox.status();
 
     let own = journal.until("generation 1 serves");
     let field = |entry: &Entry, name: &str| entry.get(name).cloned().unwrap_or_default();
@@ -273,7 +276,7 @@ fn events_are_sent_to_the_journal_with_their_fields() {
     assert_eq!(field(&own, "SYSLOG_PID"), status.pid.to_string());
     assert_eq!((field(&own, "GENERATION"), field(&own, "WORKER")), ("1".into(), String::new()));
 
-    bed.get("/events").unwrap();
+    sandbox.get("/events").unwrap();
     let worker = status.serving().pid.to_string();
     for (message, priority, level) in [
         ("an error", "3", "ERROR"),
@@ -300,58 +303,58 @@ fn events_are_sent_to_the_journal_with_their_fields() {
         }
     }
 
-    bed.get("/panic").unwrap();
+    sandbox.get("/panic").unwrap();
     let entry = journal.until("thread `unnamed` panicked: a thread's panic");
     assert_eq!((field(&entry, "PRIORITY"), field(&entry, "WORKER")), ("3".into(), worker));
     assert!(field(&entry, "CODE_FILE").ends_with("writes/mod.rs"), "{entry:?}");
 
     // An entry that is larger than a datagram is sent as a file.
-    bed.get("/large").unwrap();
+    sandbox.get("/large").unwrap();
     let entry = journal.until("large");
     assert_eq!(field(&entry, "LARGE").len(), 1024 * 1024);
 
-    bed.restart();
+    sandbox.restart();
     let entry = journal.until("generation 1 drained");
     assert_eq!((field(&entry, "GENERATION"), field(&entry, "TO")), ("1".into(), "2".into()));
     assert_eq!(field(&entry, "LOST"), "0");
-    bed.stop();
+    sandbox.stop();
     assert_eq!(child.stderr(), "");
 }
 
 #[test]
 fn full_or_missing_journal_blocks_nothing() {
-    let mut bed = Bed::new("logs");
-    let Some(journal) = Journal::of(&bed) else { return };
-    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "journald");
-    let child = journal.run(&bed, "");
+    let mut sandbox = Sandbox::new("logs");
+    let Some(journal) = Journal::of(&sandbox) else { return };
+    sandbox.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "journald");
+    let child = journal.run(&sandbox, "");
     // Fills the queue of the socket.
     let filler = UnixDatagram::unbound().unwrap();
     filler.set_nonblocking(true).unwrap();
-    while filler.send_to(b"MESSAGE=filler\n", bed.path("journal/socket")).is_ok() {}
-    bed.restart();
-    child.wait_for_stderr(&format!(" INFO app[{}]: ", bed.status().pid), SOON);
-    bed.get("/events").unwrap();
+    while filler.send_to(b"MESSAGE=filler\n", sandbox.path("journal/socket")).is_ok() {}
+    sandbox.restart();
+    child.wait_for_stderr(&format!(" INFO app[{}]: ", sandbox.status().pid), SOON);
+    sandbox.get("/events").unwrap();
     child.wait_for_stderr(" ERROR app[", SOON);
     drop(journal);
-    fs::remove_file(bed.path("journal/socket")).unwrap();
-    bed.restart();
+    fs::remove_file(sandbox.path("journal/socket")).unwrap();
+    sandbox.restart();
     eventually("what nobody takes is on stderr", SOON, || {
         child.stderr().contains("generation 2 drained")
     });
-    bed.stop();
+    sandbox.stop();
 }
 
 #[test]
 fn auto_is_the_journal_if_stderr_is_connected_to_it() {
-    let mut bed = Bed::new("logs");
-    let Some(journal) = Journal::of(&bed) else { return };
-    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
-    let child = journal.run(&bed, "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2);");
+    let mut sandbox = Sandbox::new("logs");
+    let Some(journal) = Journal::of(&sandbox) else { return };
+    sandbox.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
+    let child = journal.run(&sandbox, "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2);");
     journal.until("generation 1 serves");
-    bed.get("/events").unwrap();
+    sandbox.get("/events").unwrap();
     journal.until("an error");
-    bed.restart();
+    sandbox.restart();
     journal.until("generation 1 drained");
-    bed.stop();
+    sandbox.stop();
     assert_eq!(child.stderr(), "");
 }

@@ -20,7 +20,7 @@ mod units;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use unbroken_tests::{Machine, eventually};
+use unbroken_tests::{SystemdHost, eventually};
 
 /// Makes each scenario a test for each Debian suite. One machine per suite is booted for all of them.
 macro_rules! scenarios {
@@ -68,12 +68,12 @@ scenarios! {
         store_keeps_the_file_of_a_unix_socket;
 }
 
-static BOOKWORM: OnceLock<Option<Machine>> = OnceLock::new();
-static TRIXIE: OnceLock<Option<Machine>> = OnceLock::new();
+static BOOKWORM: OnceLock<Option<SystemdHost>> = OnceLock::new();
+static TRIXIE: OnceLock<Option<SystemdHost>> = OnceLock::new();
 
 /// Runs a scenario on a machine. Does nothing if no machine can be booted here.
-fn on(machine: &OnceLock<Option<Machine>>, suite: &'static str, scenario: fn(&Machine)) {
-    if let Some(machine) = machine.get_or_init(|| Machine::boot(suite)) {
+fn on(machine: &OnceLock<Option<SystemdHost>>, suite: &'static str, scenario: fn(&SystemdHost)) {
+    if let Some(machine) = machine.get_or_init(|| SystemdHost::boot(suite)) {
         scenario(machine);
     }
 }
@@ -87,19 +87,19 @@ fn nothing_is_left_of_a_machine() {
             find.args(["/sys/fs/cgroup", "-name", &format!("unbroken-box.{init}")]).output();
         !found.expect("find").stdout.is_empty()
     };
-    let Some(machine) = Machine::boot("bookworm") else { return };
+    let Some(machine) = SystemdHost::boot("bookworm") else { return };
     let (init, keeper) = (machine.init(), machine.keeper());
     assert!(cgroup(init.pid()));
     drop(machine);
     assert!(init.wait_gone(service::SOON) && keeper.wait_gone(service::SOON));
     assert!(!cgroup(init.pid()));
 
-    let Some(machine) = Machine::boot("bookworm") else { return };
+    let Some(machine) = SystemdHost::boot("bookworm") else { return };
     let init = machine.init();
     machine.keeper().kill();
     assert!(init.wait_gone(service::SOON));
     drop(machine);
     // The next boot removes the cgroup that a killed keeper has left.
-    let Some(_machine) = Machine::boot("bookworm") else { return };
+    let Some(_machine) = SystemdHost::boot("bookworm") else { return };
     eventually("it is swept up", service::SOON, || !cgroup(init.pid()));
 }

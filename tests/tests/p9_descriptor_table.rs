@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use unbroken_tests::{Bed, Child, Process};
+use unbroken_tests::{Child, Process, Sandbox};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -28,19 +28,19 @@ fn assert_sized(worker: &Process, what: &str) {
 fn descriptor_table_is_as_large_as_the_limit() {
     for fixture in ["http", "sync", "hello-solo"] {
         for limit in ["-n 300", "-Sn 5000", "-n $(ulimit -Hn)"] {
-            let bed = Bed::new(fixture);
-            let image = bed.image();
+            let sandbox = Sandbox::new(fixture);
+            let image = sandbox.image();
             let script = format!("ulimit {limit} && exec \"$1\" start");
             let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
-            Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
+            Child::spawn(&mut sandbox.command_of("sh", arguments)).wait(SOON).expect_code(0);
             let solo = fixture == "hello-solo";
-            let worker = if solo { bed.supervisor() } else { bed.worker() };
+            let worker = if solo { sandbox.supervisor() } else { sandbox.worker() };
             assert_sized(&worker, &format!("{fixture}, ulimit {limit}"));
             if !solo {
-                bed.restart();
-                assert_sized(&bed.worker(), &format!("{fixture}, ulimit {limit}, restarted"));
+                sandbox.restart();
+                assert_sized(&sandbox.worker(), &format!("{fixture}, ulimit {limit}, restarted"));
             }
-            bed.stop();
+            sandbox.stop();
         }
     }
 }

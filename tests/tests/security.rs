@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 use rustix::process::Uid;
-use unbroken_tests::{Bed, Child, skip};
+use unbroken_tests::{Child, Sandbox, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -127,21 +127,21 @@ fn mode_of(path: &Path) -> u32 {
 
 #[test]
 fn control_socket_is_private() {
-    let bed = Bed::new("http");
-    bed.start();
-    assert_eq!(mode_of(&bed.runtime_dir()), 0o700);
-    assert_eq!(mode_of(&bed.socket()), 0o600);
-    bed.stop();
+    let sandbox = Sandbox::new("http");
+    sandbox.start();
+    assert_eq!(mode_of(&sandbox.runtime_dir()), 0o700);
+    assert_eq!(mode_of(&sandbox.socket()), 0o600);
+    sandbox.stop();
 }
 
 /// A runtime directory that others can write, or that another user owns, is refused: they could replace
 /// everything in it.
 #[test]
 fn runtime_directory_of_others_is_refused() {
-    let bed = Bed::new("http");
-    let dir = bed.runtime_dir();
+    let sandbox = Sandbox::new("http");
+    let dir = sandbox.runtime_dir();
     let refused = |why: &str| {
-        let said = bed.verb(["start"]).expect_code(1);
+        let said = sandbox.verb(["start"]).expect_code(1);
         assert!(said.stderr.contains(why) && said.stderr.contains("`runtime_dir`"), "{said}");
     };
     fs::create_dir_all(&dir).expect("a directory");
@@ -153,7 +153,7 @@ fn runtime_directory_of_others_is_refused() {
         mode(&dir, 0o700);
         chown(&dir, Some(65_533), None).expect("another owner");
         refused("belongs to user 65533");
-        let real = bed.path("real");
+        let real = sandbox.path("real");
         fs::rename(&dir, &real).expect("moved");
         symlink(&real, &dir).expect("a link");
         lchown(&dir, Some(65_533), None).expect("another owner");
@@ -163,8 +163,8 @@ fn runtime_directory_of_others_is_refused() {
         skip("a directory of another user needs root");
         mode(&dir, 0o700);
     }
-    bed.start();
-    bed.stop();
+    sandbox.start();
+    sandbox.stop();
 }
 
 /// If another user has put a pidfile and a control socket at the daemon's paths, the verbs send no request to
@@ -175,13 +175,13 @@ fn impostor_daemon_is_ignored() {
         return skip("other users need root");
     }
     let (pretender, victim) = (65_533, 65_534);
-    let bed = Bed::new("http");
-    let dir = bed.runtime_dir();
+    let sandbox = Sandbox::new("http");
+    let dir = sandbox.runtime_dir();
     fs::create_dir_all(&dir).expect("a directory");
-    mode(bed.dir(), 0o755);
+    mode(sandbox.dir(), 0o755);
     mode(&dir, 0o755);
     chown(&dir, Some(pretender), None).expect("another owner");
-    let mut pidfile = fs::File::create(bed.pidfile()).expect("a pidfile");
+    let mut pidfile = fs::File::create(sandbox.pidfile()).expect("a pidfile");
     writeln!(pidfile, "1").expect("written");
     let lock = libc::flock {
         l_type: libc::F_WRLCK as i16,
@@ -191,7 +191,7 @@ fn impostor_daemon_is_ignored() {
         l_pid: 0,
     };
     fcntl(&pidfile, FcntlArg::F_OFD_SETLK(&lock)).expect("the lock");
-    let path = bed.socket();
+    let path = sandbox.socket();
     // The kernel records the user who calls listen(2). User ids are per thread, so only this thread changes.
     let listening = std::thread::spawn(move || {
         let uid = Uid::from_raw(pretender);
@@ -202,12 +202,12 @@ fn impostor_daemon_is_ignored() {
         Ok::<OwnedFd, rustix::io::Errno>(socket)
     });
     let socket = listening.join().expect("no panic").expect("a socket");
-    mode(&bed.socket(), 0o666);
+    mode(&sandbox.socket(), 0o666);
     for verb in ["status", "stop", "restart"] {
         let ids = [format!("--reuid={victim}"), format!("--regid={victim}")];
         let mut arguments: Vec<std::ffi::OsString> = ids.into_iter().map(Into::into).collect();
-        arguments.extend(["--clear-groups".into(), bed.image().into(), verb.into()]);
-        let client = Child::spawn(&mut bed.command_of("setpriv", arguments));
+        arguments.extend(["--clear-groups".into(), sandbox.image().into(), verb.into()]);
+        let client = Child::spawn(&mut sandbox.command_of("setpriv", arguments));
         let caller = rustix::net::accept(&socket).expect("it calls");
         let mut asked = [0; 1000];
         let heard = rustix::net::recv(&caller, &mut asked[..], RecvFlags::empty());

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use unbroken_tests::{Bed, Load, Signal};
+use unbroken_tests::{Load, Sandbox, Signal};
 
 use super::server::Server;
 
@@ -37,14 +37,14 @@ fn count(start: fn(&[&str]) -> Server, requests: u64) -> f64 {
     ]);
     let load = Load::on(server.target.clone()).keep_alive(1).requests(requests);
     load.timeout(Duration::from_secs(60)).run().assert_nothing_failed();
-    let Server { bed, child, .. } = server;
+    let Server { sandbox, child, .. } = server;
     child.process().signal(Signal::TERM);
     child.wait(Duration::from_secs(60));
-    total(&bed)
+    total(&sandbox)
 }
 
-fn total(bed: &Bed) -> f64 {
-    let entries = fs::read_dir(bed.dir()).expect("the bed's directory").flatten();
+fn total(sandbox: &Sandbox) -> f64 {
+    let entries = fs::read_dir(sandbox.dir()).expect("the sandbox's directory").flatten();
     let counted =
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("callgrind."));
     let texts = counted.filter_map(|entry| fs::read(entry.path()).ok());
@@ -54,6 +54,6 @@ fn total(bed: &Bed) -> f64 {
         line?.trim().parse::<f64>().ok()
     });
     let total = totals.sum();
-    assert!(total > 0.0, "callgrind wrote no totals in {:?}", bed.dir());
+    assert!(total > 0.0, "callgrind wrote no totals in {:?}", sandbox.dir());
     total
 }

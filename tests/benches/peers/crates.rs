@@ -110,7 +110,7 @@ fn wait_upgradable(child: &Child) {
 /// Starts ecdysis. At SIGHUP it starts a child, which inherits the listener and reports that it is ready.
 fn ecdysis() -> Running {
     let newest = |_: &mut Program, at: &Place| {
-        let pid = std::fs::read_to_string(at.bed.path("pidfile")).expect("a pidfile");
+        let pid = std::fs::read_to_string(at.sandbox.path("pidfile")).expect("a pidfile");
         let pid = pid.trim().parse().expect("a process id");
         Process::open(pid).expect("a process that serves").signal(Signal::HUP);
     };
@@ -143,7 +143,7 @@ fn spawn(at: &Place) -> Child {
 fn spawn_as_systemd(at: &Place) -> Child {
     let listener = TcpListener::bind(at.addr).expect("the address is free");
     let script = "export LISTEN_FDS=1 LISTEN_PID=$$; exec ./app 3<&0 0</dev/null";
-    let mut command = at.bed.command_of("sh", ["-c", script]);
+    let mut command = at.sandbox.command_of("sh", ["-c", script]);
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::inherit());
     Child::spawn_as_is(&mut command)
 }

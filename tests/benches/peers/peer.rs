@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bed, Child, Process, Signal, eventually};
+use unbroken_tests::{Child, Process, Sandbox, Signal, eventually};
 
 /// The time that a peer may take for any operation.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,7 +37,7 @@ pub(crate) trait Peer {
 
 /// The directory and the address of a peer.
 pub(crate) struct Place {
-    pub(crate) bed: Bed,
+    pub(crate) sandbox: Sandbox,
     pub(crate) addr: SocketAddr,
 }
 
@@ -45,16 +45,16 @@ impl Place {
     /// Creates a directory and finds a free address. Most peers do not support port 0.
     pub(crate) fn new() -> Place {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        Place { bed: Bed::empty(), addr: listener.local_addr().expect("an address") }
+        Place { sandbox: Sandbox::empty(), addr: listener.local_addr().expect("an address") }
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.bed.path(name), text).expect("a file");
+        std::fs::write(self.sandbox.path(name), text).expect("a file");
     }
 
     /// Starts a program in the peer's directory.
     pub(crate) fn spawn(&self, program: &str, arguments: &[&str]) -> Child {
-        Child::spawn(&mut self.bed.command_of(program, arguments))
+        Child::spawn(&mut self.sandbox.command_of(program, arguments))
     }
 
     /// Runs a program, which must succeed.
@@ -101,7 +101,7 @@ impl Running {
     /// The processes of the peer: those with its environment, and all descendants, because some programs
     /// overwrite their environment.
     fn processes(&self) -> Vec<Process> {
-        let mut processes = self.place.bed.processes();
+        let mut processes = self.place.sandbox.processes();
         for process in self.peer.root().into_iter().flat_map(Process::family) {
             if processes.iter().all(|known| known.pid() != process.pid()) {
                 processes.push(process);

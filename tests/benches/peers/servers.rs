@@ -92,12 +92,12 @@ http {{
     }
 
     fn start(&self, at: &Place) -> Child {
-        let dir = at.bed.dir().display().to_string();
+        let dir = at.sandbox.dir().display().to_string();
         at.spawn(&debian("nginx"), &["-e", "stderr", "-p", &dir, "-c", "nginx.conf"])
     }
 
     fn restart(&self, at: &Place, _: &Child) {
-        let dir = at.bed.dir().display().to_string();
+        let dir = at.sandbox.dir().display().to_string();
         let options = ["-e", "stderr", "-p", &dir, "-c", "nginx.conf", "-s", "reload"];
         at.run(&debian("nginx"), &options);
     }
@@ -173,14 +173,15 @@ def app(environ, start_response):
 "#
         );
         at.write("app.next", &text);
-        std::fs::rename(at.bed.path("app.next"), at.bed.path("app.py")).expect("the app replaced");
+        std::fs::rename(at.sandbox.path("app.next"), at.sandbox.path("app.py"))
+            .expect("the app replaced");
     }
 
     /// Starts it with threads, because its default worker closes a connection after each response.
     fn start(&self, at: &Place) -> Child {
         let addr = at.addr.to_string();
         let workers = ["--workers", "2", "--worker-class", "gthread", "--threads", "4"];
-        let mut command = at.bed.command_of(gunicorn(), workers);
+        let mut command = at.sandbox.command_of(gunicorn(), workers);
         // Python compares the source of a compiled file by a time in seconds, which is too coarse here.
         command.args(["--bind", &addr, "app:app"]).env("PYTHONDONTWRITEBYTECODE", "1");
         let child = Child::spawn(&mut command);

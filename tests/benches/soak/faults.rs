@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use unbroken_tests::load::Running;
-use unbroken_tests::{Bad, Bed, Process, Signal, eventually};
+use unbroken_tests::{Bad, Process, Sandbox, Signal, eventually};
 
 use crate::PATIENCE;
 
@@ -73,7 +73,7 @@ impl Faults {
     }
 
     /// Causes one more fault, and waits until the daemon has answered requests afterwards.
-    pub(crate) fn next(&mut self, bed: &Bed, loads: &[Running; 2]) {
+    pub(crate) fn next(&mut self, sandbox: &Sandbox, loads: &[Running; 2]) {
         // Half of them are good restarts.
         let fault = match self.below(2) {
             0 => Fault::Restart,
@@ -83,28 +83,28 @@ impl Faults {
         let held = Duration::from_millis(50 + self.below(300));
         match fault {
             Fault::Restart => {
-                self.deploy_good(bed);
-                bed.restart().ledger().assert_balanced();
+                self.deploy_good(sandbox);
+                sandbox.restart().ledger().assert_balanced();
             }
             Fault::Listeners => {
-                bed.deploy("http-v3-listeners");
-                bed.restart().ledger().assert_balanced();
-                self.deploy_good(bed);
-                bed.restart().ledger().assert_balanced();
+                sandbox.deploy("http-v3-listeners");
+                sandbox.restart().ledger().assert_balanced();
+                self.deploy_good(sandbox);
+                sandbox.restart().ledger().assert_balanced();
             }
-            Fault::Kill => self.kill(&bed.worker()),
-            Fault::KillOld | Fault::KillNew => self.kill_within(bed, fault),
+            Fault::Kill => self.kill(&sandbox.worker()),
+            Fault::KillOld | Fault::KillNew => self.kill_within(sandbox, fault),
             Fault::Term => {
-                let worker = bed.worker();
+                let worker = sandbox.worker();
                 worker.signal(Signal::TERM);
                 assert!(worker.wait_gone(PATIENCE), "{worker:?} does not drain");
             }
-            Fault::StopWorker => hold(&bed.worker(), held),
-            Fault::StopSupervisor => hold(&bed.supervisor(), held),
+            Fault::StopWorker => hold(&sandbox.worker(), held),
+            Fault::StopSupervisor => hold(&sandbox.supervisor(), held),
             Fault::StopAndRestart => {
-                self.deploy_good(bed);
-                let supervisor = bed.supervisor();
-                let restart = bed.spawn(["restart", "--json"]);
+                self.deploy_good(sandbox);
+                let supervisor = sandbox.supervisor();
+                let restart = sandbox.spawn(["restart", "--json"]);
                 hold(&supervisor, held);
                 restart.wait(PATIENCE).expect_code(0);
             }
@@ -117,27 +117,27 @@ impl Faults {
                     Bad::Truncated,
                     Bad::Missing,
                 ];
-                bed.deploy_bad(bad[self.below(bad.len() as u64) as usize]);
-                bed.restart_aborts();
-                self.deploy_good(bed);
+                sandbox.deploy_bad(bad[self.below(bad.len() as u64) as usize]);
+                sandbox.restart_aborts();
+                self.deploy_good(sandbox);
             }
             Fault::BadStart => {
                 let bad = ["fails-at-start", "panics-at-start", "aborts-at-start", "exits"];
-                bed.deploy(bad[self.below(bad.len() as u64) as usize]);
-                bed.restart_aborts();
-                self.deploy_good(bed);
+                sandbox.deploy(bad[self.below(bad.len() as u64) as usize]);
+                sandbox.restart_aborts();
+                self.deploy_good(sandbox);
             }
             Fault::Slow => {
-                bed.deploy("hangs-at-start");
-                bed.restart_aborts();
-                self.deploy_good(bed);
+                sandbox.deploy("hangs-at-start");
+                sandbox.restart_aborts();
+                self.deploy_good(sandbox);
             }
         }
         loads.iter().for_each(|load| load.wait_for(1));
     }
 
-    fn deploy_good(&mut self, bed: &Bed) {
-        bed.deploy(["http", "http-v2"][self.below(2) as usize]);
+    fn deploy_good(&mut self, sandbox: &Sandbox) {
+        sandbox.deploy(["http", "http-v2"][self.below(2) as usize]);
     }
 
     fn kill(&mut self, process: &Process) {
@@ -145,16 +145,16 @@ impl Faults {
         process.kill();
     }
 
-    fn kill_within(&mut self, bed: &Bed, fault: Fault) {
-        self.deploy_good(bed);
-        let old = bed.worker();
-        let restart = bed.spawn(["restart", "--json"]);
+    fn kill_within(&mut self, sandbox: &Sandbox, fault: Fault) {
+        self.deploy_good(sandbox);
+        let old = sandbox.worker();
+        let restart = sandbox.spawn(["restart", "--json"]);
         if fault == Fault::KillOld {
             self.kill(&old);
         } else {
             let mut new = None;
             eventually("the new worker is there", PATIENCE, || {
-                let workers = bed.status().workers;
+                let workers = sandbox.status().workers;
                 new = workers.iter().map(|it| it.pid).find(|pid| *pid != old.pid());
                 new.is_some()
             });

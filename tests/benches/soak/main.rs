@@ -18,7 +18,7 @@ use unbroken::failpoint::VARIABLE;
 use unbroken_tests::accepted::{Accepted, Explained};
 use unbroken_tests::figures::knob;
 use unbroken_tests::load::{Ledger, Running};
-use unbroken_tests::{Bed, Load, eventually};
+use unbroken_tests::{Load, Sandbox, eventually};
 
 use faults::{Fault, Faults};
 use table::{Figures, Sample};
@@ -38,10 +38,10 @@ fn main() -> ExitCode {
     let seed = option("--seed").unwrap_or_else(fresh);
     eprintln!("cargo bench -p unbroken-tests --bench soak -- --seconds {seconds} --seed {seed}");
 
-    let mut bed = Bed::new("http");
+    let mut sandbox = Sandbox::new("http");
     // No failpoint is armed. With the variable the fixtures record the connections that they accept.
-    let armed = bed.path("failpoint");
-    bed.set(VARIABLE, armed.display().to_string());
+    let armed = sandbox.path("failpoint");
+    sandbox.set(VARIABLE, armed.display().to_string());
     for (name, value) in [
         ("CONFIRM_WINDOW", "100ms"),
         ("READY_TIMEOUT", "1s"),
@@ -51,11 +51,11 @@ fn main() -> ExitCode {
         // The many kills must not reach the start limit.
         ("START_LIMIT_BURST", "1000000"),
     ] {
-        bed.set(&format!("DAEMON_{name}"), value);
+        sandbox.set(&format!("DAEMON_{name}"), value);
     }
-    let target = bed.start().target("http");
-    bed.deploy("http-v2");
-    bed.restart();
+    let target = sandbox.start().target("http");
+    sandbox.deploy("http-v2");
+    sandbox.restart();
 
     let load = || Load::on(target.clone()).paths(["/", "/wait/20"]).timeout(PATIENCE);
     let loads = [
@@ -65,24 +65,24 @@ fn main() -> ExitCode {
     loads.iter().for_each(|load| load.wait_for(50));
 
     let mut faults = Faults::new(seed);
-    let mut samples = vec![sample(&bed, &loads, &faults, Instant::now())];
+    let mut samples = vec![sample(&sandbox, &loads, &faults, Instant::now())];
     let (began, mut looked) = (Instant::now(), Instant::now());
     while began.elapsed() < Duration::from_secs(seconds) {
-        faults.next(&bed, &loads);
+        faults.next(&sandbox, &loads);
         eventually("it serves, and is done", PATIENCE, || {
-            let status = bed.status();
+            let status = sandbox.status();
             status.workers.len() == 1 && status.workers[0].state == "serving"
         });
         loads.iter().for_each(|load| load.wait_for(20));
         if looked.elapsed() >= SAMPLE {
             looked = Instant::now();
-            samples.push(sample(&bed, &loads, &faults, began));
+            samples.push(sample(&sandbox, &loads, &faults, began));
         }
     }
-    samples.push(sample(&bed, &loads, &faults, began));
+    samples.push(sample(&sandbox, &loads, &faults, began));
     let ledgers = loads.map(Running::stop);
     let explained = ledgers.each_ref().map(|it| Accepted::read(&armed).explain(it, &faults.killed));
-    bed.stop();
+    sandbox.stop();
 
     let wrong = verdict(&ledgers, &explained, &faults.killed, &samples);
     let figures = Figures { seed, seconds, ledgers, explained, samples, done: faults.done };
@@ -125,12 +125,12 @@ fn verdict(
     wrong
 }
 
-fn sample(bed: &Bed, loads: &[Running; 2], faults: &Faults, began: Instant) -> Sample {
+fn sample(sandbox: &Sandbox, loads: &[Running; 2], faults: &Faults, began: Instant) -> Sample {
     // The pages of a freshly copied program count as private and dirty until they are written to disk,
     // unless another process has them mapped (proc_pid_smaps(5)).
     let synced = std::process::Command::new("sync").status().expect("sync(1)");
     assert!(synced.success());
-    let supervisor = bed.supervisor();
+    let supervisor = sandbox.supervisor();
     Sample {
         at: began.elapsed(),
         requests: loads.iter().map(|load| load.progress().finished()).sum(),
@@ -139,7 +139,7 @@ fn sample(bed: &Bed, loads: &[Running; 2], faults: &Faults, began: Instant) -> S
         faults: faults.done.iter().filter(|fault| **fault != Fault::Restart).count(),
         memory: supervisor.private_memory().unwrap_or_default(),
         descriptors: supervisor.descriptors().len(),
-        of_worker: bed.worker().descriptors().len(),
+        of_worker: sandbox.worker().descriptors().len(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use unbroken::failpoint::VARIABLE;
 use unbroken_tests::accepted::Accepted;
 use unbroken_tests::load::{Ledger, Running};
-use unbroken_tests::{Bed, Child, Load, Output, Process, Report, Signal, eventually};
+use unbroken_tests::{Child, Load, Output, Process, Report, Sandbox, Signal, eventually};
 
 use crate::cell::{Action, Cell, Scenario, Told};
 
@@ -36,7 +36,7 @@ impl Outcomes {
 
 struct Trial {
     cell: Cell,
-    bed: Bed,
+    sandbox: Sandbox,
     armed: PathBuf,
     load: Vec<Running>,
     /// The PIDs of the processes that the fault or the trial killed.
@@ -64,9 +64,9 @@ pub(crate) fn run(cell: Cell) -> Outcomes {
 
 impl Trial {
     fn begin(cell: Cell) -> Trial {
-        let mut bed = Bed::new("http");
-        let armed = bed.path("failpoint");
-        bed.set(VARIABLE, armed.display().to_string());
+        let mut sandbox = Sandbox::new("http");
+        let armed = sandbox.path("failpoint");
+        sandbox.set(VARIABLE, armed.display().to_string());
         // Long enough to kill a worker in the window where the scenario does that, short otherwise.
         let window = if cell.scenario == Scenario::Undone { "10s" } else { "100ms" };
         for (name, value) in [
@@ -76,20 +76,20 @@ impl Trial {
             ("KILL_TIMEOUT", "1s"),
             ("BACKOFF_MIN", "10ms"),
         ] {
-            bed.set(&format!("DAEMON_{name}"), value);
+            sandbox.set(&format!("DAEMON_{name}"), value);
         }
-        let target = bed.start().target("http");
+        let target = sandbox.start().target("http");
         if cell.scenario != Scenario::Undone {
             // From the second generation on the supervisor also keeps the previous image open, so the
             // counts of descriptors can be compared.
-            bed.deploy("http-v2");
-            bed.restart();
+            sandbox.deploy("http-v2");
+            sandbox.restart();
         }
-        bed.get("/").expect("a response");
-        let (supervisor, worker) = (bed.supervisor(), bed.worker());
-        eventually("it is at rest", SOON, || bed.status().serving().connections == 0);
+        sandbox.get("/").expect("a response");
+        let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
+        eventually("it is at rest", SOON, || sandbox.status().serving().connections == 0);
         let descriptors = (supervisor.descriptors().len(), worker.descriptors().len());
-        let generation = bed.status().generation();
+        let generation = sandbox.status().generation();
         let load = || Load::on(target.clone()).paths(["/", "/wait/30"]).timeout(SOON);
         let load = vec![
             load().keep_alive(8).rate(300.0).start(),
@@ -97,7 +97,7 @@ impl Trial {
         ];
         load.iter().for_each(|load| load.wait_for(10));
         let killed = BTreeSet::new();
-        Trial { cell, bed, armed, load, killed, generation, supervisor, worker, descriptors }
+        Trial { cell, sandbox, armed, load, killed, generation, supervisor, worker, descriptors }
     }
 
     /// Arms the failpoint and starts the operation that reaches it.
@@ -105,34 +105,36 @@ impl Trial {
         let Cell { scenario, point, action } = self.cell;
         let new = self.generation + 1;
         let from = if self.cell.of_new() { format!("@{new}") } else { String::new() };
-        self.bed.deploy(match scenario {
+        self.sandbox.deploy(match scenario {
             Scenario::Listener => "http-v3-listeners",
             _ => "http",
         });
         let arm = || {
-            let next = self.bed.path("failpoint.next");
+            let next = self.sandbox.path("failpoint.next");
             std::fs::write(&next, format!("{}{from}={}", point.name, action.word()))
                 .and_then(|()| std::fs::rename(&next, &self.armed))
                 .expect("an armed step");
         };
         if scenario == Scenario::Undone {
-            let restart = self.bed.spawn(["restart", "--json"]);
+            let restart = self.sandbox.spawn(["restart", "--json"]);
             // The new worker serves in its confirm window, and the old one is paused.
             eventually("the new generation serves", SOON, || {
-                let status = self.bed.status();
+                let status = self.sandbox.status();
                 status.generation() == new && status.workers.iter().any(|it| it.state == "paused")
             });
             self.load.iter().for_each(|load| load.wait_for(10));
             arm();
-            let worker = self.bed.worker();
+            let worker = self.sandbox.worker();
             self.killed.insert(worker.pid());
             worker.signal(Signal::KILL);
             return Some(restart);
         }
         arm();
         match scenario {
-            Scenario::Restart | Scenario::Listener => Some(self.bed.spawn(["restart", "--json"])),
-            Scenario::Stop => Some(self.bed.spawn(["stop", "--json"])),
+            Scenario::Restart | Scenario::Listener => {
+                Some(self.sandbox.spawn(["restart", "--json"]))
+            }
+            Scenario::Stop => Some(self.sandbox.spawn(["stop", "--json"])),
             Scenario::Respawn => {
                 self.killed.insert(self.worker.pid());
                 self.worker.signal(Signal::KILL);
@@ -146,7 +148,7 @@ impl Trial {
     fn wait_hit(&self) -> u32 {
         let mut pid = None;
         eventually(&format!("{}: it is reached", self.cell), SOON, || {
-            pid = hit(&self.bed.dir().join("failpoint"));
+            pid = hit(&self.sandbox.dir().join("failpoint"));
             pid.is_some()
         });
         let pid = pid.expect("it is there");
@@ -168,7 +170,7 @@ impl Trial {
                 eventually("it is stopped", SOON, || process.state() == Some('T'));
                 if !self.cell.is_supervisor() {
                     // The supervisor answers without waiting for the stopped process.
-                    let _ = self.bed.status();
+                    let _ = self.sandbox.status();
                 }
                 std::thread::sleep(HELD);
                 process.signal(Signal::CONT);
@@ -210,7 +212,7 @@ impl Trial {
         let cell = self.cell;
         let expected = self.generation + u64::from(told == Told::Done);
         eventually(&format!("{cell}: it is settled"), SOON, || {
-            let status = self.bed.status();
+            let status = self.sandbox.status();
             status.state == "running"
                 && status.generation == Some(expected)
                 && status.workers.len() == 1
@@ -222,28 +224,28 @@ impl Trial {
         self.assert_at_rest(expected);
 
         // The next restart works.
-        self.bed.deploy("http-v2");
+        self.sandbox.deploy("http-v2");
         // The number of an aborted generation is not used again.
         let next = self.generation + if told == Told::Unasked { 1 } else { 2 };
-        let report = self.bed.restart();
+        let report = self.sandbox.restart();
         assert_eq!(report.generation, Some(next), "{cell}: {report:?}");
-        let response = self.bed.get("/").expect("a response");
+        let response = self.sandbox.get("/").expect("a response");
         assert_eq!(response.number("generation"), Some(next), "{cell}");
-        self.bed.stop();
+        self.sandbox.stop();
         outcomes
     }
 
     /// Asserts that there are one supervisor, one worker, no zombie and no leaked descriptor, and that the
     /// status is true.
     fn assert_at_rest(&self, expected: u64) {
-        let (cell, bed) = (self.cell, &self.bed);
-        let status = bed.status();
+        let (cell, sandbox) = (self.cell, &self.sandbox);
+        let status = sandbox.status();
         assert_eq!(status.pid, self.supervisor.pid(), "{cell}");
-        let response = bed.get("/").expect("a response");
+        let response = sandbox.get("/").expect("a response");
         let answered = (response.number("generation"), response.number("pid"));
         let claimed = status.serving();
         assert_eq!(answered, (Some(expected), Some(claimed.pid.into())), "{cell}");
-        let pids: BTreeSet<u32> = bed.processes().iter().map(Process::pid).collect();
+        let pids: BTreeSet<u32> = sandbox.processes().iter().map(Process::pid).collect();
         assert_eq!(pids, [status.pid, claimed.pid].into(), "{cell}");
         let children: Vec<_> =
             self.supervisor.children().iter().map(|it| (it.pid(), it.state())).collect();
@@ -262,17 +264,17 @@ impl Trial {
     /// again.
     fn after_the_end(mut self, told: Told) -> Outcomes {
         let cell = self.cell;
-        self.bed.wait_empty(SOON);
+        self.sandbox.wait_empty(SOON);
         let ledgers: Vec<Ledger> = self.load.drain(..).map(Running::stop).collect();
         let outcomes = self.judge(&ledgers, told, true);
         if !self.killed.contains(&self.supervisor.pid()) {
-            self.bed.assert_nothing_left();
+            self.sandbox.assert_nothing_left();
         }
-        let status = self.bed.start();
+        let status = self.sandbox.start();
         assert_eq!((status.generation(), status.workers.len()), (1, 1), "{cell}");
-        self.bed.get("/").expect("a response");
-        self.bed.restart();
-        self.bed.stop();
+        self.sandbox.get("/").expect("a response");
+        self.sandbox.restart();
+        self.sandbox.stop();
         outcomes
     }
 

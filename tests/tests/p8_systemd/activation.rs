@@ -2,12 +2,12 @@
 
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::Outcome;
-use unbroken_tests::{Load, Machine, eventually};
+use unbroken_tests::{Load, SystemdHost, eventually};
 
 use super::service::{SOON, Service, without_reloads};
 
 /// The first connection starts the service, and none is refused from then on.
-pub(crate) fn first_connection_starts_the_service(machine: &Machine) {
+pub(crate) fn first_connection_starts_the_service(machine: &SystemdHost) {
     let service = Service::new(machine, "activated", "http");
     service.unit(&[], &["--install", "--yes", "--socket"]).expect_code(0);
     machine.run(["systemctl", "start", "activated-http.socket"]).expect_code(0);
@@ -32,7 +32,7 @@ pub(crate) fn first_connection_starts_the_service(machine: &Machine) {
 }
 
 /// Without a `.socket` unit the fd store keeps the listeners across `systemctl restart`.
-pub(crate) fn store_survives_restarts(machine: &Machine) {
+pub(crate) fn store_survives_restarts(machine: &SystemdHost) {
     let service = Service::started(machine, "stored", "http");
     eventually("it is kept", SOON, || service.show("NFileDescriptorStore") == "1");
     let loads =
@@ -50,7 +50,7 @@ pub(crate) fn store_survives_restarts(machine: &Machine) {
 }
 
 /// If the whole service is killed, requests in flight are lost, but no connection is refused.
-pub(crate) fn store_survives_a_kill(machine: &Machine) {
+pub(crate) fn store_survives_a_kill(machine: &SystemdHost) {
     let service = Service::started(machine, "killed", "http");
     eventually("it is kept", SOON, || service.show("NFileDescriptorStore") == "1");
     let load = service.load(|load| load.new_connections(8));
@@ -69,7 +69,7 @@ pub(crate) fn store_survives_a_kill(machine: &Machine) {
 }
 
 /// The file of a unix socket stays, with the socket in the fd store, across `systemctl restart`.
-pub(crate) fn store_keeps_the_file_of_a_unix_socket(machine: &Machine) {
+pub(crate) fn store_keeps_the_file_of_a_unix_socket(machine: &SystemdHost) {
     let service = Service::new(machine, "unix-stored", "http");
     let path = "/run/unix-stored/http.sock";
     let listen = format!("unix:{path}");

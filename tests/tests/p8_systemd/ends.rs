@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use unbroken_tests::{Machine, eventually};
+use unbroken_tests::{SystemdHost, eventually};
 
 use super::service::{SOON, Service, without_reloads};
 
 /// At `systemctl stop` the request in flight is finished, and systemd does not have to kill anything.
-pub(crate) fn stop_finishes_requests_in_flight(machine: &Machine) {
+pub(crate) fn stop_finishes_requests_in_flight(machine: &SystemdHost) {
     let service = Service::started(machine, "drains", "http");
     let mut connection = service.connect().expect("a connection");
     connection.send("GET /wait/1500 HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
@@ -25,7 +25,7 @@ pub(crate) fn stop_finishes_requests_in_flight(machine: &Machine) {
 }
 
 /// systemd's watchdog replaces a stopped main process. Reloads do not trigger it.
-pub(crate) fn systemd_watchdog_replaces_a_stopped_daemon(machine: &Machine) {
+pub(crate) fn systemd_watchdog_replaces_a_stopped_daemon(machine: &SystemdHost) {
     let service = Service::new(machine, "watched", "http");
     service.unit(&[], &["--install", "--yes"]).expect_code(0);
     service.edit("WatchdogSec=1");
@@ -52,7 +52,7 @@ pub(crate) fn systemd_watchdog_replaces_a_stopped_daemon(machine: &Machine) {
 }
 
 /// The supervisor replaces a worker that hangs; systemd does not restart the service.
-pub(crate) fn own_watchdog_replaces_a_hanging_worker(machine: &Machine) {
+pub(crate) fn own_watchdog_replaces_a_hanging_worker(machine: &SystemdHost) {
     let service = Service::new(machine, "own-watchdog", "probation");
     service.unit(&[("DAEMON_WATCHDOG", "500ms")], &["--install", "--yes"]).expect_code(0);
     service.systemctl("start").expect_code(0);
@@ -68,7 +68,7 @@ pub(crate) fn own_watchdog_replaces_a_hanging_worker(machine: &Machine) {
 }
 
 /// The supervisor replaces a worker that the kernel killed for lack of memory, and the unit stays active.
-pub(crate) fn worker_killed_for_memory_is_replaced(machine: &Machine) {
+pub(crate) fn worker_killed_for_memory_is_replaced(machine: &SystemdHost) {
     let service = Service::started(machine, "hoards", "http");
     assert_eq!(service.show("OOMPolicy"), "continue");
     let (main, worker) = (service.show("MainPID"), service.get("/").number("pid"));

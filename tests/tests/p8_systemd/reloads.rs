@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use unbroken_tests::Machine;
+use unbroken_tests::SystemdHost;
 
 use super::service::Service;
 
 /// No request fails over reloads, on several kinds of connections.
-pub(crate) fn no_request_fails_over_reloads(machine: &Machine) {
+pub(crate) fn no_request_fails_over_reloads(machine: &SystemdHost) {
     let service = Service::started(machine, "load", "http");
     let main = service.show("MainPID");
     let loads = [
@@ -30,7 +30,7 @@ pub(crate) fn no_request_fails_over_reloads(machine: &Machine) {
 }
 
 /// A reload with a bad binary fails with the reason, and the service is unchanged.
-pub(crate) fn reload_with_a_bad_binary_fails(machine: &Machine) {
+pub(crate) fn reload_with_a_bad_binary_fails(machine: &SystemdHost) {
     let service = Service::started(machine, "bad-binary", "http");
     let main = service.show("MainPID");
     service.deploy("fails-at-start");
@@ -49,7 +49,7 @@ pub(crate) fn reload_with_a_bad_binary_fails(machine: &Machine) {
 }
 
 /// Over twenty reloads the main process keeps its PID, and runs the new program each time.
-pub(crate) fn reloads_keep_the_main_pid(machine: &Machine) {
+pub(crate) fn reloads_keep_the_main_pid(machine: &SystemdHost) {
     let service = Service::started(machine, "twenty", "http");
     let main = service.show("MainPID");
     for reload in 1..=20 {
@@ -66,7 +66,7 @@ pub(crate) fn reloads_keep_the_main_pid(machine: &Machine) {
 }
 
 /// With `--notify-reload` a reload returns when the new code serves, if systemd supports that type.
-pub(crate) fn notify_reload_returns_when_new_code_serves(machine: &Machine) {
+pub(crate) fn notify_reload_returns_when_new_code_serves(machine: &SystemdHost) {
     let service = Service::new(machine, "by-signal", "http");
     service.unit(&[], &["--install", "--yes", "--notify-reload"]).expect_code(0);
     service.systemctl("start").expect_code(0);

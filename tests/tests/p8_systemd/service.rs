@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use unbroken_tests::http::{Connection, Response, Target};
-use unbroken_tests::{Load, Machine, Output, load};
+use unbroken_tests::{Load, Output, SystemdHost, load};
 
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
@@ -29,7 +29,7 @@ pub(crate) fn without_reloads() -> RwLockWriteGuard<'static, ()> {
 
 /// A service with its program and its port. Dropping it stops the service.
 pub(crate) struct Service<'a> {
-    pub(crate) machine: &'a Machine,
+    pub(crate) machine: &'a SystemdHost,
     pub(crate) name: &'static str,
     pub(crate) port: u16,
     /// The path of the program: a symbolic link, which a deployment replaces by a rename.
@@ -38,7 +38,7 @@ pub(crate) struct Service<'a> {
 
 impl<'a> Service<'a> {
     /// Deploys a program without installing a unit.
-    pub(crate) fn new(machine: &'a Machine, name: &'static str, fixture: &str) -> Service<'a> {
+    pub(crate) fn new(machine: &'a SystemdHost, name: &'static str, fixture: &str) -> Service<'a> {
         let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
         let service = Service { machine, name, port, image: format!("/usr/bin/{name}") };
         service.deploy(fixture);
@@ -47,7 +47,11 @@ impl<'a> Service<'a> {
 
     /// Deploys a program, installs its unit by `unit --install`, and starts the service.
     #[track_caller]
-    pub(crate) fn started(machine: &'a Machine, name: &'static str, fixture: &str) -> Service<'a> {
+    pub(crate) fn started(
+        machine: &'a SystemdHost,
+        name: &'static str,
+        fixture: &str,
+    ) -> Service<'a> {
         let service = Service::new(machine, name, fixture);
         service.unit(&[], &["--install", "--yes"]).expect_code(0);
         service.systemctl("start").expect_code(0);

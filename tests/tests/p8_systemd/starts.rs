@@ -1,11 +1,11 @@
 //! Starts of services, good and bad.
 
-use unbroken_tests::{Machine, Status, eventually};
+use unbroken_tests::{Status, SystemdHost, eventually};
 
 use super::service::{SOON, Service, without_reloads};
 
 /// `systemctl start` returns when the daemon serves, which runs as a dynamic user in a strict sandbox.
-pub(crate) fn start_returns_when_serving(machine: &Machine) {
+pub(crate) fn start_returns_when_serving(machine: &SystemdHost) {
     let service = Service::started(machine, "start", "http");
     assert_eq!(service.serves(), ("1".into(), 1));
     assert_eq!(service.show("ActiveState"), "active");
@@ -44,7 +44,7 @@ pub(crate) fn start_returns_when_serving(machine: &Machine) {
 }
 
 /// A start that fails is reported to systemd with its reason, and is retried only up to the start limit.
-pub(crate) fn failing_start_is_reported(machine: &Machine) {
+pub(crate) fn failing_start_is_reported(machine: &SystemdHost) {
     let service = Service::new(machine, "failing-start", "fails-at-start");
     service.unit(&[], &["--install", "--yes"]).expect_code(0);
     service.edit("RestartSec=50ms");
@@ -61,7 +61,7 @@ pub(crate) fn failing_start_is_reported(machine: &Machine) {
 }
 
 /// A start that fails because of its configuration is not retried.
-pub(crate) fn wrong_configuration_is_not_retried(machine: &Machine) {
+pub(crate) fn wrong_configuration_is_not_retried(machine: &SystemdHost) {
     let service = Service::new(machine, "wrong-configuration", "http");
     let output = service.unit(&[("DAEMON_DRAIN_TIMEOUT", "soon")], &[]).expect_code(78);
     assert!(output.stdout.is_empty(), "{output}");
@@ -76,7 +76,7 @@ pub(crate) fn wrong_configuration_is_not_retried(machine: &Machine) {
 }
 
 /// With `user` the unit starts the program as root, and the workers change their user themselves.
-pub(crate) fn program_drops_privileges(machine: &Machine) {
+pub(crate) fn program_drops_privileges(machine: &SystemdHost) {
     let service = Service::new(machine, "drops", "http");
     service.unit(&[("DAEMON_USER", "daemon")], &["--install", "--yes"]).expect_code(0);
     service.systemctl("start").expect_code(0);
@@ -99,7 +99,7 @@ pub(crate) fn program_drops_privileges(machine: &Machine) {
 }
 
 /// A solo daemon starts and stops, and systemd knows that it cannot be reloaded.
-pub(crate) fn solo_daemon_starts_and_stops(machine: &Machine) {
+pub(crate) fn solo_daemon_starts_and_stops(machine: &SystemdHost) {
     let service = Service::started(machine, "solo", "solo-http");
     assert_eq!(service.serves().0, "solo");
     assert_eq!(service.show("CanReload"), "no");
@@ -109,7 +109,7 @@ pub(crate) fn solo_daemon_starts_and_stops(machine: &Machine) {
 }
 
 /// Characters in paths and values that are special to systemd arrive unchanged.
-pub(crate) fn odd_paths_and_values_arrive_unchanged(machine: &Machine) {
+pub(crate) fn odd_paths_and_values_arrive_unchanged(machine: &SystemdHost) {
     let mut service = Service::new(machine, "odd", "http");
     machine.shell("mkdir -p '/opt/my $app 100%'").expect_code(0);
     service.image = "/opt/my $app 100%/it is ödd".into();

@@ -1,11 +1,11 @@
 //! The generated units: the verdict of `systemd-analyze`, and their installation.
 
-use unbroken_tests::Machine;
+use unbroken_tests::SystemdHost;
 
 use super::service::{Service, reloads};
 
 /// `systemd-analyze` finds no mistake in the units, and rates the exposure of the service as OK or better.
-pub(crate) fn units_pass_verify_and_security(machine: &Machine) {
+pub(crate) fn units_pass_verify_and_security(machine: &SystemdHost) {
     let variants: [(&'static str, &str, &[&str]); 5] = [
         ("plain", "http", &[]),
         ("by-socket", "http", &["--socket"]),
@@ -41,7 +41,7 @@ pub(crate) fn units_pass_verify_and_security(machine: &Machine) {
 }
 
 /// `unit --install` asks for confirmation, shows the difference, and replaces the file atomically.
-pub(crate) fn install_asks_and_shows_the_difference(machine: &Machine) {
+pub(crate) fn install_asks_and_shows_the_difference(machine: &SystemdHost) {
     let service = Service::new(machine, "installed", "http");
     let file = "/etc/systemd/system/installed.service";
     service.unit(&[], &["--install"]).expect_code(2).expect_text("add --yes");

@@ -1,7 +1,7 @@
 //! A temporary directory with one daemon in it, and what a test can do with that daemon.
 //!
 //! Every process that is started here carries a variable with the path of the directory. By that variable
-//! [`Bed`] finds all processes of its daemon, whatever their parents are, and kills them when it is dropped.
+//! [`Sandbox`] finds all processes of its daemon, whatever their parents are, and kills them when it is dropped.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,8 +20,8 @@ use crate::{Child, Output, Process, Report, Signal, Status, eventually, program}
 /// The time a verb may take. A verb that takes longer counts as hung, is killed, and fails the test.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
-/// The variable that marks every process of a bed; its value is the directory.
-const MARK: &str = "UNBROKEN_TEST_BED";
+/// The variable that marks every process of a sandbox; its value is the directory.
+const MARK: &str = "UNBROKEN_TEST_SANDBOX";
 
 /// A file that cannot be the next generation's image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,35 +44,35 @@ pub enum Bad {
 
 /// A temporary directory with one daemon in it. Dropping it kills all processes of the daemon.
 #[derive(Debug)]
-pub struct Bed {
+pub struct Sandbox {
     dir: TempDir,
     variables: BTreeMap<String, String>,
     /// The addresses of the listeners in the last `status` that was read.
     targets: Mutex<Vec<Target>>,
 }
 
-impl Bed {
-    /// Creates a bed with a fixture at the image's path.
+impl Sandbox {
+    /// Creates a sandbox with a fixture at the image's path.
     pub fn new(fixture: &str) -> Self {
-        let bed = Self::empty();
-        bed.deploy(fixture);
-        bed
+        let sandbox = Self::empty();
+        sandbox.deploy(fixture);
+        sandbox
     }
 
-    /// Creates a bed without an image.
+    /// Creates a sandbox without an image.
     pub fn empty() -> Self {
-        let dir = tempfile::Builder::new().prefix("bed-").tempdir().expect("a directory");
-        let mut bed = Self { dir, variables: BTreeMap::new(), targets: Mutex::new(Vec::new()) };
-        bed.set(MARK, bed.dir().display().to_string());
-        bed.set("PATH", std::env::var("PATH").unwrap_or_default());
+        let dir = tempfile::Builder::new().prefix("sandbox-").tempdir().expect("a directory");
+        let mut sandbox = Self { dir, variables: BTreeMap::new(), targets: Mutex::new(Vec::new()) };
+        sandbox.set(MARK, sandbox.dir().display().to_string());
+        sandbox.set("PATH", std::env::var("PATH").unwrap_or_default());
         // Where coverage is measured, the instrumented program reads this variable.
         if let Ok(profile) = std::env::var("LLVM_PROFILE_FILE") {
-            bed.set("LLVM_PROFILE_FILE", profile);
+            sandbox.set("LLVM_PROFILE_FILE", profile);
         }
-        bed.set("DAEMON_RUNTIME_DIR", bed.runtime_dir().display().to_string());
-        bed.set("DAEMON_PIDFILE", bed.pidfile().display().to_string());
-        bed.set("DAEMON_LOG", bed.log_file().display().to_string());
-        bed
+        sandbox.set("DAEMON_RUNTIME_DIR", sandbox.runtime_dir().display().to_string());
+        sandbox.set("DAEMON_PIDFILE", sandbox.pidfile().display().to_string());
+        sandbox.set("DAEMON_LOG", sandbox.log_file().display().to_string());
+        sandbox
     }
 
     /// Sets an environment variable for the processes started from now on.
@@ -87,12 +87,12 @@ impl Bed {
         self
     }
 
-    /// The bed's directory.
+    /// The sandbox's directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// A path in the bed's directory.
+    /// A path in the sandbox's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir().join(name)
     }
@@ -174,7 +174,7 @@ impl Bed {
 
     // Verbs.
 
-    /// A command that runs the image with these arguments, in the bed's environment only.
+    /// A command that runs the image with these arguments, in the sandbox's environment only.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         self.command_of(self.image(), arguments)
     }
@@ -190,14 +190,14 @@ impl Bed {
         command
     }
 
-    /// Runs a shell script in the bed's directory and environment, with the image's path as `$1`.
+    /// Runs a shell script in the sandbox's directory and environment, with the image's path as `$1`.
     pub fn shell(&self, script: &str) -> Output {
         let image = self.image();
         let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
         Child::spawn(&mut self.command_of("sh", arguments)).wait(PATIENCE)
     }
 
-    /// A command that runs a program for which a directory of the bed is a full file system. Needs root.
+    /// A command that runs a program for which a directory of the sandbox is a full file system. Needs root.
     pub fn on_full_disk<A: AsRef<OsStr>>(
         &self,
         dir: &str,
@@ -211,7 +211,7 @@ impl Bed {
         command
     }
 
-    /// A command that runs a program for which a directory of the bed is mounted noexec, with the image in it
+    /// A command that runs a program for which a directory of the sandbox is mounted noexec, with the image in it
     /// as `app`. Needs root.
     pub fn on_noexec<A: AsRef<OsStr>>(
         &self,
@@ -338,12 +338,12 @@ impl Bed {
         Process::open(self.status().serving().pid).expect("a worker that runs")
     }
 
-    /// All processes of the bed, found by their environment.
+    /// All processes of the sandbox, found by their environment.
     pub fn processes(&self) -> Vec<Process> {
         Process::with_variable(MARK, &self.dir().display().to_string())
     }
 
-    /// Kills all processes of the bed at once, as the kernel does when it is out of memory.
+    /// Kills all processes of the sandbox at once, as the kernel does when it is out of memory.
     pub fn kill_all(&self) {
         // The supervisor, if it is killed last, may replace a worker that was killed first.
         loop {
@@ -356,7 +356,7 @@ impl Bed {
         }
     }
 
-    /// Waits until all processes of the bed have ended.
+    /// Waits until all processes of the sandbox have ended.
     #[track_caller]
     pub fn wait_empty(&self, within: Duration) {
         let what = "all processes have ended";
@@ -382,7 +382,7 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
+impl Drop for Sandbox {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for process in self.processes() {

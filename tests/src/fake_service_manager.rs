@@ -16,8 +16,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use crate::bed::fixture_path;
-use crate::{Bed, Child};
+use crate::sandbox::fixture_path;
+use crate::{Child, Sandbox};
 
 /// The time in which a daemon must send an expected notification.
 const SOON: Duration = Duration::from_secs(20);
@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// A service manager. A thread receives notifications and stores the descriptors sent with them. The test
 /// adds the sockets of units.
 #[derive(Debug)]
-pub struct Manager {
+pub struct FakeServiceManager {
     /// The sockets of `.socket` units, with the names that the units give them.
     pub units: Vec<(String, OwnedFd)>,
     heard: Arc<Heard>,
@@ -43,15 +43,15 @@ struct State {
     stored: Vec<(String, OwnedFd)>,
 }
 
-impl Manager {
-    /// Binds the notification socket and announces it to the processes of `bed`. The store has room for
+impl FakeServiceManager {
+    /// Binds the notification socket and announces it to the processes of `sandbox`. The store has room for
     /// `room` descriptors; zero announces no store.
-    pub fn of(bed: &mut Bed, room: usize) -> Manager {
-        let path = bed.path("notify");
+    pub fn of(sandbox: &mut Sandbox, room: usize) -> FakeServiceManager {
+        let path = sandbox.path("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
-        bed.set("NOTIFY_SOCKET", path.display().to_string());
+        sandbox.set("NOTIFY_SOCKET", path.display().to_string());
         if room > 0 {
-            bed.set("FDSTORE", room.to_string());
+            sandbox.set("FDSTORE", room.to_string());
         }
         let heard = Arc::new(Heard::default());
         let theirs = Arc::clone(&heard);
@@ -60,19 +60,19 @@ impl Manager {
                 theirs.hear(text, fds);
             }
         });
-        Manager { units: Vec::new(), heard }
+        FakeServiceManager { units: Vec::new(), heard }
     }
 
-    /// Starts the daemon of `bed` in the foreground, with the descriptors of the units and of the store.
-    pub fn run(&self, bed: &Bed) -> Child {
-        self.spawn(bed, &["run"])
+    /// Starts the daemon of `sandbox` in the foreground, with the descriptors of the units and of the store.
+    pub fn run(&self, sandbox: &Sandbox) -> Child {
+        self.spawn(sandbox, &["run"])
     }
 
     /// Calls [`run`](Self::run) and waits until the daemon reports `READY=1`.
     #[track_caller]
-    pub fn serve(&self, bed: &Bed) -> Child {
+    pub fn serve(&self, sandbox: &Sandbox) -> Child {
         let begun = self.said();
-        let child = self.run(bed);
+        let child = self.run(sandbox);
         self.wait("ready", |state| {
             assert!(child.process().is_alive(), "it has ended: {}", child.stderr());
             state.told[begun..].iter().any(|told| told.contains("READY=1"))
@@ -80,14 +80,14 @@ impl Manager {
         child
     }
 
-    /// Starts the image of `bed` with these arguments, and the descriptors of the units and of the store.
-    pub fn spawn(&self, bed: &Bed, arguments: &[&str]) -> Child {
+    /// Starts the image of `sandbox` with these arguments, and the descriptors of the units and of the store.
+    pub fn spawn(&self, sandbox: &Sandbox, arguments: &[&str]) -> Child {
         let state = self.heard.state.lock().unwrap_or_else(PoisonError::into_inner);
         // No order is promised. Stored descriptors come first here.
         let given: Vec<_> = state.stored.iter().chain(&self.units).collect();
         let names: Vec<&str> = given.iter().map(|(name, _)| name.as_str()).collect();
         let fds: Vec<BorrowedFd<'_>> = given.iter().map(|(_, fd)| fd.as_fd()).collect();
-        give(bed, arguments, &names.join(":"), &fds)
+        give(sandbox, arguments, &names.join(":"), &fds)
     }
 
     /// The number of notifications received so far.
@@ -156,8 +156,8 @@ impl Manager {
     }
 }
 
-/// Starts the image of `bed` with these arguments and descriptors, and `names` as `LISTEN_FDNAMES`.
-pub fn give(bed: &Bed, arguments: &[&str], names: &str, fds: &[BorrowedFd<'_>]) -> Child {
+/// Starts the image of `sandbox` with these arguments and descriptors, and `names` as `LISTEN_FDNAMES`.
+pub fn give(sandbox: &Sandbox, arguments: &[&str], names: &str, fds: &[BorrowedFd<'_>]) -> Child {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .expect("a pair of sockets");
@@ -169,9 +169,9 @@ pub fn give(bed: &Bed, arguments: &[&str], names: &str, fds: &[BorrowedFd<'_>]) 
     let names = if names.is_empty() { "no names" } else { names };
     let parts = [IoSlice::new(names.as_bytes())];
     sendmsg(&ours, &parts, &mut control, SendFlags::empty()).expect("sent");
-    let image = bed.image();
+    let image = sandbox.image();
     let arguments = [image.as_os_str()].into_iter().chain(arguments.iter().map(AsRef::as_ref));
-    let mut command = bed.command_of(fixture_path("given"), arguments);
+    let mut command = sandbox.command_of(fixture_path("given"), arguments);
     command.stdin(Stdio::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
     Child::spawn_as_is(&mut command)
 }

@@ -23,16 +23,16 @@ const IMPOSSIBLE: &str = "UNBROKEN_NO_SYSTEMD";
 /// The machine ends with the test process, even if that is killed: the keeper, a shell script outside of the
 /// machine, ends it at the end of its input, which is a pipe from the test.
 #[derive(Debug)]
-pub struct Machine {
+pub struct SystemdHost {
     suite: &'static str,
     init: u32,
     keeper: std::process::Child,
     _input: ChildStdin,
 }
 
-impl Machine {
+impl SystemdHost {
     /// Boots a Debian of this suite. Reports a skipped test and returns `None` if that is not possible here.
-    pub fn boot(suite: &'static str) -> Option<Machine> {
+    pub fn boot(suite: &'static str) -> Option<SystemdHost> {
         if let Ok(why) = std::env::var(IMPOSSIBLE) {
             // `eprintln!` would be captured, and not shown for a test that passes.
             let _ = writeln!(io::stderr(), "\n!!! SKIPPED: no systemd of {suite}: {why}");
@@ -56,7 +56,7 @@ impl Machine {
             skip(&format!("no {suite}: {}", String::from_utf8_lossy(&failed.stderr).trim()));
             return None;
         };
-        let machine = Machine { suite, init, keeper, _input: input };
+        let machine = SystemdHost { suite, init, keeper, _input: input };
         eventually(&format!("{suite} is booted"), PATIENCE, || {
             let said = machine.run(["systemctl", "is-system-running"]).stdout;
             ["running", "degraded"].contains(&said.trim())
