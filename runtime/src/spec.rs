@@ -3,9 +3,9 @@
 /// The attribute's content, written by `#[daemon]` and read at every start.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec {
-    /// The binary's name (`CARGO_BIN_NAME`), if Cargo ran the compiler.
+    /// The binary's name (`CARGO_BIN_NAME`); `None` if it was not compiled by Cargo.
     pub bin: Option<&'static str>,
-    /// The version of the annotated program (`CARGO_PKG_VERSION`), if Cargo ran the compiler.
+    /// The version of the annotated program (`CARGO_PKG_VERSION`); `None` if it was not compiled by Cargo.
     pub version: Option<&'static str>,
     /// The place of the attribute: `src/main.rs:3`.
     pub location: &'static str,
@@ -17,7 +17,7 @@ pub struct Spec {
     pub takes_daemon: bool,
     /// The runtime of an `async fn main`.
     pub flavor: Flavor,
-    /// Worker threads of a multi-thread runtime. `None` leaves the number to Tokio.
+    /// The number of threads of a multi-thread runtime. `None`: Tokio's default.
     pub worker_threads: Option<usize>,
 }
 

@@ -23,7 +23,7 @@ pub struct Policy {
     pub confirm_window: Duration,
     /// Whether the old worker must be gone before the `main` of a new one begins.
     pub exclusive: bool,
-    /// The time within which the runtime of a worker must answer a [`WorkerCommand::Ping`]; `None` if
+    /// The time within which the runtime of a worker must answer a [`Ping`](crate::event::WorkerCommand::Ping); `None` if
     /// workers are not watched.
     pub watchdog: Option<Duration>,
     /// Which exits of a worker lead to a respawn.

@@ -137,7 +137,7 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
             }
             Ok(Some(reply)) => conversation.unexpected(reply)?,
             Ok(None) => {
-                // A daemon that ends in this moment does not answer, and the next turn finds it gone.
+                // Fails if the daemon is ending at this moment; the next turn of the loop finds that out.
                 let status = ask_status(settings).ok();
                 phase = phase.of(status.as_deref());
                 let waits = status.and_then(|status| render::waits(&status));

@@ -25,7 +25,7 @@ pub(crate) struct InheritedSocket {
     v6only: bool,
 }
 
-/// Why a descriptor cannot be a listener; displayed as what it is instead.
+/// What a descriptor is instead of a listener, as a noun phrase for messages.
 #[derive(Debug)]
 pub(crate) enum Unsuitable {
     NoSocket,

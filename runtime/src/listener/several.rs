@@ -11,7 +11,8 @@ use super::Bound;
 use crate::config::{Address, Binding, ListenSettings};
 use crate::error::Result;
 
-/// How often the kernel may choose a port until one is free in both families.
+/// How many ports the kernel may choose for port 0 until one is free in both families. Even on a host with
+/// most of its ports in use one of them very probably is.
 const PORT_ATTEMPTS: usize = 32;
 
 /// Binds one address of the listener `name`; returns `None` for the half that this host lacks. `bound` are

@@ -89,7 +89,8 @@ pub(crate) fn size_table(any: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// The last descriptor that the table is sized for.
+/// The largest number of descriptors that [`size_table`] sizes the table for. Its documentation has the cost;
+/// a limit of millions, which containers have, would cost megabytes.
 fn last_sized(limit: Option<u64>) -> RawFd {
     let count = limit.unwrap_or(MAX_TABLE).clamp(1, MAX_TABLE);
     RawFd::try_from(count - 1).unwrap_or(RawFd::MAX)

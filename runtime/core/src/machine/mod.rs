@@ -4,8 +4,8 @@
 //! [`Action`]s in their order, and sends [`Event::Tick`] when [`Machine::deadline`] has passed. The machine
 //! can be serialized: a supervisor that upgrades hands it to its next image.
 //!
-//! Each submodule handles one subject in an `impl Machine` of its own: [`transition`] goes through a restart,
-//! [`committed`] heals crashes of the generation that serves, [`worker`] follows single processes, [`stop`]
+//! Each submodule handles one subject in an `impl Machine` of its own: `transition` goes through a restart,
+//! `committed` heals crashes of the generation that serves, `worker` follows single processes, `stop`
 //! ends the daemon. Methods push actions to their argument `out`. The invariants of the machine are listed
 //! and checked in `invariants`, over scenarios and random histories.
 

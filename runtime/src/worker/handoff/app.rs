@@ -49,7 +49,7 @@ mod sealed {
     pub trait Sealed {
         fn duplicate(&self) -> io::Result<OwnedFd>;
         /// Notes for the ledger that the next generation took the connection. Only tracked streams count.
-        fn passed(&self) {}
+        fn handed_off(&self) {}
         /// Notes for the ledger that whether the next generation took the connection cannot be known.
         fn lost(&self) {}
     }
@@ -77,7 +77,7 @@ impl<S: AsFd> sealed::Sealed for Tracked<S> {
         self.as_fd().try_clone_to_owned()
     }
 
-    fn passed(&self) {
+    fn handed_off(&self) {
         self.connection().mark_handed_off();
     }
 
@@ -92,7 +92,7 @@ impl sealed::Sealed for Stream {
         Stream::duplicate(self)
     }
 
-    fn passed(&self) {
+    fn handed_off(&self) {
         self.connection().mark_handed_off();
     }
 
@@ -126,8 +126,8 @@ impl<S> fmt::Display for HandoffError<S> {
 impl<S> std::error::Error for HandoffError<S> {}
 
 impl Daemon {
-    /// Passes a connection to the generation that serves, which takes it from [`Daemon::handoffs`] under
-    /// the same name.
+    /// Hands off a connection to the serving generation, which accepts it from [`Daemon::handoffs`] under the
+    /// same name.
     ///
     /// Call it after [`Daemon::draining`] has completed. It waits until there is a generation to hand off to.
     /// On `Ok` the new generation has accepted the connection. If that generation dies or drains before it
@@ -140,32 +140,32 @@ impl Daemon {
     /// Dropping the future before the connection is accepted has no effect on it.
     ///
     /// # Errors
-    /// The connection comes back in [`Unpassed`], and it is a good moment to say goodbye to its peer,
-    /// if
-    /// - the new generation does not call [`Daemon::handoffs`] for this name, or refused it;
-    /// - nobody comes after this worker: the daemon stops, or is solo;
-    /// - `handoff` is off;
-    /// - the state is longer than [`Saved::MAX`].
+    /// [`HandoffError`] returns the connection, whose peer can now be asked to close, if
+    /// - the new generation did not call [`Daemon::handoffs`] for this name, or refused the connection;
+    /// - no generation follows this worker: the daemon stops, or is solo;
+    /// - no generation accepted the connection before the drain deadline;
+    /// - the key `handoff` is off;
+    /// - the state is longer than [`HandoffState::MAX`].
     pub async fn hand_off<S: HandoffStream>(
         &self,
         name: &str,
         stream: S,
-        saved: HandoffState,
+        state: HandoffState,
     ) -> Result<(), HandoffError<S>> {
-        match hand_off(&self.state, name, &stream, &saved).await {
+        match hand_off(&self.state, name, &stream, &state).await {
             Ok(Departure::Taken) => {
-                stream.passed();
+                stream.handed_off();
                 Ok(())
             }
             Ok(Departure::Unknown) => {
                 stream.lost();
                 Ok(())
             }
-            Err(reason) => Err(HandoffError { stream, state: saved, reason }),
+            Err(reason) => Err(HandoffError { stream, state, reason }),
         }
     }
 
-    /// What older generations [pass](Daemon::hand_off) under this name.
+    /// Returns the connections that older generations [hand off](Daemon::hand_off) under this name.
     ///
     /// Call it before the worker is ready, that is before its listeners are polled for accept: connections
     /// handed off under a name without a receiver are refused. If it is called again for the same name, all
@@ -276,8 +276,8 @@ async fn no_successor(state: &SharedState) {
     }
 }
 
-/// What older generations pass: see [`Daemon::handoffs`]. A [`Stream`](futures_core::Stream) of offers
-/// that ends when this worker drains.
+/// The connections that older generations hand off, returned by [`Daemon::handoffs`]. A
+/// [`Stream`](futures_core::Stream) of offers that ends when this worker drains.
 #[must_use = "connections are refused when this is dropped"]
 pub struct IncomingHandoffs {
     offers: mpsc::UnboundedReceiver<Offer>,
@@ -308,7 +308,7 @@ impl Sequence for IncomingHandoffs {
 
 impl fmt::Debug for IncomingHandoffs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Passed").finish_non_exhaustive()
+        f.debug_struct("IncomingHandoffs").finish_non_exhaustive()
     }
 }
 

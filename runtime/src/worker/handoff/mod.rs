@@ -1,10 +1,9 @@
 //! Handing off live connections to the serving generation.
 //!
-//! At a restart [`Daemon::serve`](crate::Daemon::serve) passes its idle connections by itself. An
-//! application with connections of its own, such as WebSockets, streams or sessions of another
-//! protocol, passes them by [`Daemon::hand_off`]: the connected socket, and a bounded string of bytes that
-//! holds what it knows of the peer. The new generation takes them from [`Daemon::handoffs`]. The peer
-//! sees nothing.
+//! At a restart [`Daemon::serve`](crate::Daemon::serve) hands off its idle connections by itself. An
+//! application with connections of its own, such as WebSockets or sessions of another protocol, calls
+//! [`Daemon::hand_off`] with the connected socket and a state: up to 64 KiB that describe what it knows
+//! about the connection. The new generation accepts them from [`Daemon::handoffs`]. The peer notices nothing.
 //!
 //! The old generation keeps its descriptor of the socket until the new one has accepted the connection. If
 //! the new worker refuses it or dies, no connection is lost.
