@@ -71,7 +71,7 @@ pub(super) const JSON: Opt = switch("json", |given| given.json = true, "Print JS
 pub(super) const NO_WAIT: Opt = switch(
     "no-wait",
     |given| given.no_wait = true,
-    "Return when the new generation serves, before the old one has drained",
+    "Return when the new generation is confirmed, before the old one has drained",
 );
 
 pub(super) const EXE: Opt = Opt {

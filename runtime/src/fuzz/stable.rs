@@ -160,4 +160,4 @@ macro_rules! targets {
         }
     )* };
 }
-targets!(from_worker to_worker request reply handoff marker configuration address duration pid probe elf);
+targets!(from_worker to_worker request reply state handoff marker configuration address duration pid probe elf);

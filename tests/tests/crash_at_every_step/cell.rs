@@ -12,7 +12,7 @@ pub(crate) enum Scenario {
     /// A restart into a program with one more listener.
     Listener,
     /// A restart whose new worker is killed in its confirm window, which aborts it.
-    Undone,
+    Aborted,
     /// The respawn of a killed worker.
     Respawn,
     /// A worker that serves, without any request to the supervisor.
@@ -25,7 +25,7 @@ impl Scenario {
     pub(crate) const ALL: [Scenario; 6] = [
         Scenario::Restart,
         Scenario::Listener,
-        Scenario::Undone,
+        Scenario::Aborted,
         Scenario::Respawn,
         Scenario::Serving,
         Scenario::Stop,
@@ -35,7 +35,7 @@ impl Scenario {
         match self {
             Scenario::Restart => "A restart",
             Scenario::Listener => "A restart that adds a listener",
-            Scenario::Undone => "A restart that is undone in its confirm window",
+            Scenario::Aborted => "A restart that is aborted in its confirm window",
             Scenario::Respawn => "The respawn of a killed worker",
             Scenario::Serving => "A worker that serves",
             Scenario::Stop => "A stop",
@@ -71,7 +71,7 @@ pub(crate) enum Told {
     /// Success.
     Done,
     /// The restart was aborted.
-    Undone,
+    Aborted,
     /// The daemon has stopped as requested, but without a ledger, which the killed supervisor had.
     Ended,
     /// No answer: the supervisor is gone, and the verb fails with that message.
@@ -115,7 +115,7 @@ pub(crate) fn cells() -> Vec<Cell> {
 ///
 /// If the step is missing here.
 fn scenarios(step: &str) -> &'static [Scenario] {
-    use Scenario::{Listener, Respawn, Restart, Serving, Stop, Undone};
+    use Scenario::{Aborted, Listener, Respawn, Restart, Serving, Stop};
     match step {
         "supervisor.before-open"
         | "supervisor.after-open"
@@ -133,7 +133,7 @@ fn scenarios(step: &str) -> &'static [Scenario] {
         | "worker.handoff-received"
         | "worker.handoff-answered" => &[Restart],
         "supervisor.before-bind" => &[Listener],
-        "worker.resume" => &[Undone],
+        "worker.resume" => &[Aborted],
         "supervisor.before-fork"
         | "supervisor.after-fork"
         | "supervisor.before-exec"
@@ -148,7 +148,7 @@ fn scenarios(step: &str) -> &'static [Scenario] {
         | "worker.runtime-built"
         | "worker.before-ready"
         | "worker.go" => &[Restart, Respawn],
-        "supervisor.before-reap" | "supervisor.after-reap" => &[Restart, Undone, Respawn, Stop],
+        "supervisor.before-reap" | "supervisor.after-reap" => &[Restart, Aborted, Respawn, Stop],
         "supervisor.request-received"
         | "supervisor.before-answer"
         | "supervisor.before-drain"
@@ -197,16 +197,16 @@ impl Cell {
             Scenario::Stop if killed && self.is_supervisor() => Told::Ended,
             _ if killed && self.is_supervisor() => Told::Nothing,
             Scenario::Stop => Told::Done,
-            Scenario::Undone => Told::Undone,
+            Scenario::Aborted => Told::Aborted,
             Scenario::Restart | Scenario::Listener => match self.action {
                 _ if self.keeps_image() => Told::Done,
-                Action::Kill if self.is_child() || self.of_new() => Told::Undone,
+                Action::Kill if self.is_child() || self.of_new() => Told::Aborted,
                 Action::Kill => match self.point.name {
                     "worker.before-hello"
                     | "worker.after-welcome"
                     | "worker.runtime-built"
                     | "worker.before-ready"
-                    | "worker.go" => Told::Undone,
+                    | "worker.go" => Told::Aborted,
                     _ => Told::Done,
                 },
                 Action::Error => match self.point.name {
@@ -216,7 +216,7 @@ impl Cell {
                     | "worker.before-accept"
                     | "worker.before-handoff"
                     | "worker.handoff-received" => Told::Done,
-                    _ => Told::Undone,
+                    _ => Told::Aborted,
                 },
                 Action::Stop | Action::Delay => Told::Done,
             },

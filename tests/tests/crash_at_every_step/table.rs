@@ -53,9 +53,9 @@ fn show(outcomes: Option<&Outcomes>) -> String {
     let Some(outcomes) = outcomes else { return "**wrong**".into() };
     let told = match outcomes.told {
         Some(Told::Done) => "done",
-        Some(Told::Undone) => "undone",
+        Some(Told::Aborted) => "aborted",
         Some(Told::Nothing) => "gone",
-        Some(Told::Ended) => "gone, as wanted",
+        Some(Told::Ended) => "stopped",
         Some(Told::Unasked) | None => "serves",
     };
     match outcomes.lost {

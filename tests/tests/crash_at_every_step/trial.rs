@@ -68,7 +68,7 @@ impl Trial {
         let armed = sandbox.path("failpoint");
         sandbox.set(VARIABLE, armed.display().to_string());
         // Long enough to kill a worker in the window where the scenario does that, short otherwise.
-        let window = if cell.scenario == Scenario::Undone { "10s" } else { "100ms" };
+        let window = if cell.scenario == Scenario::Aborted { "10s" } else { "100ms" };
         for (name, value) in [
             ("CONFIRM_WINDOW", window),
             ("READY_TIMEOUT", "2s"),
@@ -79,7 +79,7 @@ impl Trial {
             sandbox.set(&format!("DAEMON_{name}"), value);
         }
         let target = sandbox.start().target("http");
-        if cell.scenario != Scenario::Undone {
+        if cell.scenario != Scenario::Aborted {
             // From the second generation on the supervisor also keeps the previous image open, so the
             // counts of descriptors can be compared.
             sandbox.deploy("http-v2");
@@ -115,7 +115,7 @@ impl Trial {
                 .and_then(|()| std::fs::rename(&next, &self.armed))
                 .expect("an armed step");
         };
-        if scenario == Scenario::Undone {
+        if scenario == Scenario::Aborted {
             let restart = self.sandbox.spawn(["restart", "--json"]);
             // The new worker serves in its confirm window, and the old one is paused.
             eventually("the new generation serves", SOON, || {
@@ -140,7 +140,7 @@ impl Trial {
                 self.worker.signal(Signal::KILL);
                 None
             }
-            Scenario::Serving | Scenario::Undone => None,
+            Scenario::Serving | Scenario::Aborted => None,
         }
     }
 
@@ -198,7 +198,7 @@ impl Trial {
             }
             Some("aborted") => {
                 output.expect_code(1);
-                Told::Undone
+                Told::Aborted
             }
             _ => {
                 assert!(output.code() != 0 && !output.text().is_empty(), "{}: {output}", self.cell);
@@ -253,7 +253,7 @@ impl Trial {
         let worker = Process::open(claimed.pid).expect("the worker");
         let more = if cell.scenario == Scenario::Listener { 3 } else { 0 };
         let (ours, theirs) = self.descriptors;
-        let kept = usize::from(cell.scenario == Scenario::Undone || cell.keeps_image());
+        let kept = usize::from(cell.scenario == Scenario::Aborted || cell.keeps_image());
         eventually(&format!("{cell}: no descriptor is left open"), SOON, || {
             self.supervisor.descriptors().len() <= ours + more + kept
                 && worker.descriptors().len() <= theirs + more

@@ -18,6 +18,9 @@ const WINDOW_UPDATE: u8 = 8;
 
 const ACK: u8 = 1;
 
+/// The payload of the ping that h2 sends behind its first GOAWAY; pings of hyper's own have another one.
+const SHUTDOWN_PING: [u8; 8] = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+
 /// A parser that follows the bytes of a client from the first one on.
 #[derive(Debug)]
 pub(super) struct LateFrames {
@@ -31,6 +34,8 @@ pub(super) struct LateFrames {
     given: usize,
     /// The number of bytes of the frame's payload still to come.
     payload: usize,
+    /// Whether the current frame acknowledges the shutdown ping, as far as its payload has arrived.
+    answers: bool,
     /// Whether the current frame is removed.
     dropping: bool,
     /// The highest stream that the client has opened.
@@ -47,6 +52,7 @@ impl LateFrames {
             have: 0,
             given: 0,
             payload: 0,
+            answers: false,
             dropping: false,
             newest: 0,
             last: None,
@@ -76,7 +82,12 @@ impl LateFrames {
                 bytes = rest;
             } else if self.payload > 0 {
                 let (payload, rest) = bytes.split_at(self.payload.min(bytes.len()));
+                let at = SHUTDOWN_PING.len().saturating_sub(self.payload);
+                self.answers = self.answers && SHUTDOWN_PING[at..].starts_with(payload);
                 self.payload -= payload.len();
+                if self.answers && self.payload == 0 {
+                    self.last = self.last.or(Some(self.newest));
+                }
                 if !self.dropping {
                     keep(payload);
                 }
@@ -104,11 +115,11 @@ impl LateFrames {
         self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
         match kind {
             HEADERS if self.last.is_none() => self.newest = self.newest.max(id),
-            // Any acknowledged ping after the first GOAWAY is taken for the one that h2 sent behind it, which
-            // h2 answers with the last GOAWAY.
-            PING if flags & ACK != 0 && told => self.last = self.last.or(Some(self.newest)),
             _ => {}
         }
+        // h2 answers it with the last GOAWAY.
+        self.answers =
+            kind == PING && flags & ACK != 0 && told && self.payload == SHUTDOWN_PING.len();
         let late = self.last.is_some_and(|last| id > last);
         self.dropping = kind == WINDOW_UPDATE && late && self.given == 0;
     }
@@ -129,14 +140,18 @@ mod tests {
     fn story() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
         let before =
             [vec![b'P'; PREFACE], frame(HEADERS, 4, 1, b"a"), frame(WINDOW_UPDATE, 0, 1, b"0001")];
-        let late = frame(WINDOW_UPDATE, 0, 5, b"0005");
+        let late = frame(WINDOW_UPDATE, 0, 9, b"0009");
         let after = [
             frame(HEADERS, 4, 3, b"bb"),
             frame(WINDOW_UPDATE, 0, 3, b"0003"),
+            // Of a keep-alive ping that was on its way: streams are still served.
             frame(PING, ACK, 0, b"12345678"),
-            frame(HEADERS, 4, 5, b"ccc"),
+            frame(HEADERS, 4, 7, b"dd"),
+            frame(WINDOW_UPDATE, 0, 7, b"0007"),
+            frame(PING, ACK, 0, &SHUTDOWN_PING),
+            frame(HEADERS, 4, 9, b"ccc"),
             late.clone(),
-            frame(0, 1, 5, b""),
+            frame(0, 1, 9, b""),
             frame(WINDOW_UPDATE, 0, 0, b"0000"),
             frame(WINDOW_UPDATE, 0, 3, b"0003"),
         ];
