@@ -12,7 +12,7 @@ use super::*;
 use crate::event::{Action, ImageSource, WorkerCommand};
 
 /// The command that repeats a history, as printed by a failure behind the seed.
-const COMMAND: &str = "cargo test -p unbroken --lib simulation -- --nocapture";
+const COMMAND: &str = "cargo test -p unbroken-core simulation -- --nocapture";
 
 /// The default number of events.
 const STEPS: u64 = 1_000_000;
