@@ -88,6 +88,9 @@ pub enum WorkerCommand {
         deadline: Instant,
         /// Nobody takes over what is idle.
         last: bool,
+        /// Its listeners end with the daemon; else only those end that the generation that serves does not
+        /// have.
+        listeners_end: bool,
     },
     /// Say that your runtime runs.
     Ping,
@@ -148,6 +151,25 @@ pub enum Action {
     /// The image of this generation is to be the supervisor's own too.
     Upgrade {
         generation: Generation,
+    },
+    /// A stop was asked for: workers of an earlier supervisor drain until `deadline`, and are killed
+    /// `kill_timeout` later. First in the list.
+    DrainOrphans {
+        deadline: Instant,
+        kill_timeout: Duration,
+    },
+    /// The generation is to be confirmed: everything behind this action follows from that, up to
+    /// [`Action::Confirmed`].
+    Confirming {
+        generation: Generation,
+    },
+    /// The state, the health or one of the generations of [`Machine`](crate::Machine) is not what it was
+    /// before the event. Only confirmations and the exit come after it.
+    StateChanged,
+    /// The confirmation of the generation in place of `previous` is carried out.
+    Confirmed {
+        generation: Generation,
+        previous: Option<Generation>,
     },
     /// The daemon ends: nobody new is let in while the rest drains.
     CloseListeners,

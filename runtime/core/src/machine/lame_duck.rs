@@ -13,6 +13,7 @@ use super::worker::WorkerState;
 use super::{Actions, Machine, log, refuse, seconds};
 use crate::event::{Action, ClientId, Event, Level};
 use crate::json::{FromJson, ToJson};
+use crate::policy::Policy;
 
 /// Told to stop, and still accepting.
 #[derive(Debug, Clone, ToJson, FromJson)]
@@ -103,7 +104,7 @@ impl Machine {
     }
 
     /// Whether the event is one by which the daemon stops, or stops faster; then whether it does so at once.
-    pub fn stops_by(&self, event: &Event, now: Instant) -> Option<bool> {
+    fn stops_by(&self, event: &Event, now: Instant) -> Option<bool> {
         let over = |lame_duck: &LameDuck| lame_duck.until <= now;
         match event {
             Event::Stop { client, at_once } => {
@@ -112,6 +113,22 @@ impl Machine {
             }
             Event::Tick => self.lame_duck.as_ref().is_some_and(over).then_some(false),
             _ => None,
+        }
+    }
+
+    /// A stop that is asked for is one of the orphans, too: they drain as the generation that serves would.
+    pub(super) fn drain_orphans(&self, event: &Event, now: Instant, out: &mut Actions) {
+        let Some(at_once) = self.stops_by(event, now) else { return };
+        let policy = self.serving_policy();
+        let deadline = if at_once { now } else { now + policy.drain_timeout };
+        out.push(Action::DrainOrphans { deadline, kill_timeout: policy.kill_timeout });
+    }
+
+    fn serving_policy(&self) -> Policy {
+        match (&self.transition, &self.current) {
+            (Some(transition), _) if transition.confirm_at.is_some() => transition.policy,
+            (_, Some(current)) => current.policy,
+            (_, None) => self.initial,
         }
     }
 }

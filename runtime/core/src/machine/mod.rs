@@ -17,6 +17,7 @@ mod retire;
 mod rollback;
 #[cfg(test)]
 mod scenarios;
+mod state;
 mod stop;
 mod transition;
 mod upgrade;
@@ -32,6 +33,7 @@ use self::committed::CommittedGeneration;
 use self::exe::Exe;
 use self::lame_duck::LameDuck;
 use self::retire::Retiring;
+pub use self::state::State;
 use self::stop::Stopping;
 use self::transition::{Transition, Waiter};
 use self::upgrade::Upgrade;
@@ -130,6 +132,8 @@ impl Machine {
         if self.exited {
             return out;
         }
+        let before = self.shown();
+        self.drain_orphans(&event, now, &mut out);
         match event {
             Event::Begin => self.begin(now, &mut out),
             Event::SpawnFailed { worker, reason } => {
@@ -173,7 +177,10 @@ impl Machine {
             Event::UpgradeFinished { kept } => self.upgraded(kept, now, &mut out),
             Event::Tick => self.tick(now, &mut out),
         }
-        self.exit_if_drained(now, &mut out);
+        let exit = self.exit_if_drained(now, &mut out);
+        self.mark_last_drains(&mut out);
+        self.announce_changes(&before, &mut out);
+        out.extend(exit);
         out
     }
 
@@ -308,19 +315,6 @@ impl Machine {
     /// Why other code runs than was asked for.
     pub fn rolled_back(&self) -> Option<&str> {
         self.rolled_back.as_deref()
-    }
-
-    /// The daemon in one word.
-    pub fn state_word(&self) -> &'static str {
-        if self.stopping.is_some() || self.exited {
-            "stopping"
-        } else if self.lame_duck.is_some() {
-            "lame-duck"
-        } else if self.current.is_none() {
-            "starting"
-        } else {
-            "running"
-        }
     }
 }
 

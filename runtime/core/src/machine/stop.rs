@@ -155,11 +155,12 @@ impl Machine {
         }
     }
 
-    pub(super) fn exit_if_drained(&mut self, now: Instant, out: &mut Actions) {
+    /// Returns the exit, which comes after everything else.
+    pub(super) fn exit_if_drained(&mut self, now: Instant, out: &mut Actions) -> Option<Action> {
         if !self.workers.is_empty() {
-            return;
+            return None;
         }
-        let Some(stopping) = self.stopping.take() else { return };
+        let stopping = self.stopping.take()?;
         let (ledger, to_drained) = (stopping.ledger, now.saturating_duration_since(stopping.since));
         for client in stopping.clients {
             let warnings = stopping.warnings.clone();
@@ -169,6 +170,6 @@ impl Machine {
             out.push(log(Level::Warn, format!("stopped: {ledger}")));
         }
         self.exited = true;
-        out.push(Action::Exit { code: stopping.code, reason: stopping.reason });
+        Some(Action::Exit { code: stopping.code, reason: stopping.reason })
     }
 }

@@ -294,7 +294,8 @@ pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &
     worker.state = WorkerState::Draining;
     worker.deadline = Some(deadline);
     let last = worker.policy.exclusive;
-    out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Drain { deadline, last } });
+    let command = WorkerCommand::Drain { deadline, last, listeners_end: false };
+    out.push(Action::SendToWorker { worker: id, command });
 }
 
 pub(super) fn kill(id: WorkerId, worker: &mut Worker, out: &mut Actions) {

@@ -22,6 +22,7 @@ use crate::sys::process;
 use crate::sys::readiness::readable;
 use crate::sys::signals::SighupAction;
 use unbroken_core::event::{Event, Generation, WorkerId};
+use unbroken_core::machine::WorkerState;
 use unbroken_core::policy::Policy;
 
 /// The most messages of one worker that are heard before others get their turn.
@@ -295,6 +296,8 @@ impl Driver {
                 Protocols::OURS.max
             ))
         };
+        // The worker may be one that was given up, and have brought a new address all the same.
+        self.close_old_probes();
         match settled {
             Ok(policy) => Event::Hello { worker, policy },
             Err(reason) => Event::HelloRejected { worker, reason },
@@ -365,9 +368,10 @@ impl Driver {
     }
 
     fn note_readiness_blockers(&mut self, now: Instant) {
-        let starting = self.workers.iter().filter(|(id, _)| {
-            self.machine.worker_state(*id).is_some_and(|state| state.as_str() == "starting")
-        });
+        let starting = self
+            .workers
+            .iter()
+            .filter(|(id, _)| self.machine.worker_state(*id) == Some(WorkerState::Starting));
         for (worker, process) in starting {
             let settings = self
                 .generations

@@ -12,6 +12,7 @@ use crate::config::Settings;
 use crate::error::Result;
 use crate::link::ToWorker;
 use crate::listener::Bound;
+use unbroken_core::machine::State;
 
 impl Driver {
     /// Something was told of the files. What failed a moment ago is not tried again at once: trying changes
@@ -39,7 +40,7 @@ impl Driver {
 
     /// Looks at all files, and restores what is gone. A daemon that ends lets go.
     pub(super) fn restore_files(&mut self) {
-        if self.machine.state_word() == "stopping" {
+        if self.machine.state() == State::Stopping {
             return;
         }
         self.upkeep.begin(self.files(), &self.setup.say);

@@ -2,13 +2,12 @@
 //! behind is taken over.
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::Address;
 use crate::reattach::orphans;
 use crate::reattach::protocol;
 use crate::supervisor::driver::Driver;
-use crate::sys::clock;
 use crate::sys::seqpacket::MAX_DESCRIPTORS;
 use unbroken_core::event::{Event, Generation, WorkerId};
 
@@ -81,10 +80,21 @@ impl Driver {
     }
 
     /// Who stops the daemon means all of it.
-    pub(in crate::supervisor) fn stop_orphans(&mut self, event: &Event) {
-        let Some(at_once) = self.machine.stops_by(event, clock::now()) else { return };
+    pub(in crate::supervisor) fn stop_orphans(
+        &mut self,
+        deadline: Instant,
+        kill_timeout: Duration,
+    ) {
         self.generations.release_inherited();
-        self.drain_orphans(true, &[], at_once);
+        self.orphans.drain(deadline, kill_timeout, true, &[], &self.setup.say);
+    }
+
+    /// Once the machine is done, it answers no event, and only orphans are left to stop.
+    pub(in crate::supervisor) fn stop_last_orphans(&mut self, event: &Event) {
+        if let (true, Event::Stop { at_once, .. }) = (self.exit.is_some(), event) {
+            self.generations.release_inherited();
+            self.drain_orphans(true, &[], *at_once);
+        }
     }
 
     /// What they have at the addresses in `gone` is theirs alone.

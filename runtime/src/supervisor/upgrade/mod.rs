@@ -28,6 +28,7 @@ use crate::launch::role::{Role, RoleMarker, VARIABLE};
 use crate::sys::exec::{Program, exec_blocked};
 use crate::sys::{descriptors, memory};
 use unbroken_core::event::{Event, Generation};
+use unbroken_core::machine::State;
 
 impl Driver {
     /// Begins to make the image of `generation` this process' own, if it is another.
@@ -76,7 +77,7 @@ impl Driver {
     /// Becomes the image whose rehearsal went well. Returns where that failed, with everything as it was.
     pub(super) fn exec_upgrade_if_ready(&mut self) {
         let Some(generation) = self.upgrade_ready.take() else { return };
-        if self.machine.state_word() == "stopping" {
+        if self.machine.state() == State::Stopping {
             return;
         }
         let Some(image) = self.generations.get(generation).map(|known| Arc::clone(&known.image))

@@ -1,5 +1,6 @@
 //! What holds of each action.
 
+use super::super::State;
 use super::super::worker::LINK_GRACE;
 use super::{Seen, Told, Watch};
 use crate::event::{
@@ -103,7 +104,7 @@ impl Watch {
                 self.upgrading = Some(*generation);
             }
             Action::CloseListeners => {
-                let ends = self.machine.state_word() == "stopping";
+                let ends = self.machine.state() == State::Stopping;
                 holds!(self, ends, "closed to newcomers but not stopping");
             }
             Action::Drained { report } => {
@@ -134,7 +135,12 @@ impl Watch {
                 self.stopping |= text == "stopping";
                 self.upgrading = self.upgrading.filter(|_| !self.stopping);
             }
-            Action::Log { .. } => {}
+            // See `changes`.
+            Action::DrainOrphans { .. }
+            | Action::Confirming { .. }
+            | Action::StateChanged
+            | Action::Confirmed { .. }
+            | Action::Log { .. } => {}
         }
     }
 

@@ -1,5 +1,6 @@
 //! What holds between two events.
 
+use super::super::State;
 use super::super::WorkerState;
 use super::super::stop::AT_ONCE_GRACE;
 use super::super::worker::{LINK_GRACE, MAX_DRAINING};
@@ -26,8 +27,8 @@ impl Watch {
     /// Told to stop, and not stopping yet.
     pub(super) fn check_lame_duck(&self, event: &Event) {
         let Some(until) = self.lame_duck.filter(|_| !self.stopping) else { return };
-        let word = self.machine.state_word();
-        holds!(self, word == "lame-duck", "a lame duck is {word}");
+        let state = self.machine.state();
+        holds!(self, state == State::LameDuck, "a lame duck is {state}");
         let over = matches!(event, Event::Tick) && until <= self.now;
         holds!(self, !over && self.pressed.is_none(), "a lame duck does not end");
         let due = self.machine.deadline().is_some_and(|at| at <= until);

@@ -45,6 +45,10 @@
 //! whoever waits when no worker of the old generation is left. Without a transition or an upgrade, nobody
 //! waits but for such an end. What was asked for during an upgrade comes after it.
 //!
+//! **Changes.** What differs is announced, and nothing else: a confirmation before and after what follows
+//! from it, everything shown of the daemon at the end of the list, with only the exit behind that. A worker
+//! that drains is the last one if its daemon stops or its program is exclusive.
+//!
 //! **Time.** After a tick nothing is due: a driver that sleeps until the deadline never spins.
 
 macro_rules! holds {
@@ -57,6 +61,7 @@ macro_rules! holds {
 
 mod actions;
 mod between;
+mod changes;
 mod known_good;
 mod ledger;
 
@@ -66,7 +71,7 @@ use std::time::Duration;
 
 use crate::Instant;
 
-use super::Machine;
+use super::{Machine, State};
 use crate::Ledger;
 use crate::event::{Action, ClientId, Event, Generation, ImageSource, WorkerCommand, WorkerId};
 use crate::policy::Policy;
@@ -202,6 +207,7 @@ impl Watch {
         let ended = self.ended(&event);
         self.hear(&event);
         let exe = self.machine.exe.clone();
+        let shown = self.machine.shown();
         let actions = self.machine.on(event.clone(), self.now);
         self.history.push((self.now, event.clone(), actions.clone()));
         if self.exit.is_some() {
@@ -217,7 +223,7 @@ impl Watch {
         self.check_told(ended, &actions);
         self.check_known_good(&event, kept.as_ref(), transition);
         self.check_exe(&event, &exe, kept.as_ref());
-        let stops = self.machine.state_word() == "stopping";
+        let stops = self.machine.state() == State::Stopping;
         if stops && !self.stopping {
             self.check_end(&event, accepted);
         }
@@ -226,6 +232,8 @@ impl Watch {
             self.see(&event, before, action, actions.get(index + 1));
         }
         holds!(self, self.stopping == stops, "it does not say that it stops");
+        self.check_changes(&event, &shown, &actions);
+        self.check_drains(&actions);
         if self.exit.is_some() {
             holds!(self, self.machine.deadline().is_none(), "a deadline after the exit");
             return actions;
@@ -393,7 +401,7 @@ impl Watch {
                 let _ = match action {
                     Action::SendToWorker {
                         worker,
-                        command: WorkerCommand::Drain { deadline, last },
+                        command: WorkerCommand::Drain { deadline, last, .. },
                     } => writeln!(
                         text,
                         "         -> drain {worker} until {:?}, last: {last}",

@@ -1,5 +1,6 @@
 //! One story per test, with its times, under the eyes of [`Watch`].
 
+mod changes;
 mod confirm;
 mod connections;
 mod crashes;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use crate::Instant;
 
 use super::RestartReport;
+use super::State;
 use super::invariants::Watch;
 use crate::Exit;
 use crate::Ledger;
@@ -210,9 +212,13 @@ impl Story {
             // Told in `connections`.
             Action::OpenHandoffChannel { .. } => return None,
             Action::CloseListeners
+            | Action::Confirmed { .. }
+            | Action::Confirming { .. }
+            | Action::DrainOrphans { .. }
             | Action::Drained { .. }
             | Action::Progress { .. }
-            | Action::Log { .. } => return None,
+            | Action::Log { .. }
+            | Action::StateChanged => return None,
         })
     }
 }
