@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::Instant;
 
+use super::timers::Timer;
+use super::transition::Transition;
 use super::worker::{WorkerState, drain};
 use super::{Actions, Machine, log_of, seconds, why};
 use crate::Exit;
@@ -20,7 +22,6 @@ pub(super) struct CommittedGeneration {
     /// Serving, or respawned and starting.
     pub(super) worker: Option<WorkerId>,
     pub(super) crashes: VecDeque<Instant>,
-    pub(super) respawn_at: Option<Instant>,
     /// To be respawned once nobody else is there.
     pub(super) respawn_when_alone: bool,
     /// The generation that was replaced by this one, while its image may still be gone back to.
@@ -42,7 +43,7 @@ impl Machine {
             let reason = format!("the worker of generation {} got SIGTERM", worker.generation);
             if worker.state == WorkerState::Serving {
                 // Not confirmed, but with connections to finish.
-                drain(id, worker, now + worker.policy.drain_timeout, out);
+                drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
             }
             self.abort(&reason, now, out);
             self.force_excess(now, out);
@@ -54,14 +55,15 @@ impl Machine {
             WorkerState::Serving | WorkerState::Starting => {
                 current.worker = None;
                 if self.stopping.is_none() {
-                    current.respawn_at = Some(now.max(worker.spawned + current.policy.backoff_min));
+                    let respawn_at = now.max(worker.spawned + current.policy.backoff_min);
+                    self.timers.set(Timer::Respawn, respawn_at);
                 }
             }
             WorkerState::Paused => current.worker = None,
             WorkerState::Draining | WorkerState::Killed => return,
         }
         let generation = worker.generation;
-        drain(id, worker, now + worker.policy.drain_timeout, out);
+        drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
         if main_ended {
             let text = format!(
                 "`main` of generation {generation} ended while it waited for the confirm window: what is \
@@ -96,7 +98,7 @@ impl Machine {
             return;
         }
         let generation = current.generation;
-        if self.transition.as_ref().is_some_and(|t| t.confirm_at.is_some()) {
+        if self.transition.as_ref().is_some_and(Transition::is_committed) {
             // The new generation serves already; if it fails, this one is respawned.
             let why = why(failure.as_ref());
             let text = format!(
@@ -154,7 +156,7 @@ impl Machine {
             return;
         }
         let delay = backoff(&current.policy, count);
-        current.respawn_at = Some(now + delay);
+        self.timers.set(Timer::Respawn, now + delay);
         out.push(log_of(
             current.generation,
             Level::Warn,
@@ -163,8 +165,8 @@ impl Machine {
     }
 
     pub(super) fn respawn(&mut self, now: Instant, out: &mut Actions) {
+        self.timers.cancel(Timer::Respawn);
         let Some(current) = self.current.as_mut() else { return };
-        current.respawn_at = None;
         if current.policy.exclusive && !self.workers.is_empty() {
             current.respawn_when_alone = true;
             return;

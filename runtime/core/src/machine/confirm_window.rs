@@ -45,8 +45,8 @@ impl Machine {
 
     fn confirm_if_content(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let committed =
-            self.transition.as_ref().is_some_and(|t| t.worker == id && t.confirm_at.is_some());
-        if committed && self.workers.get(&id).is_some_and(|worker| worker.can_confirm_early()) {
+            self.transition.as_ref().is_some_and(|t| t.worker == id && t.is_committed());
+        if committed && self.can_confirm_early(id) {
             self.confirm(now, out);
         }
     }

@@ -3,6 +3,7 @@
 
 use crate::Instant;
 
+use super::timers::Timer;
 use super::worker::{WorkerState, drain};
 use super::{Actions, Machine, log_of};
 use crate::event::{Action, Level, WorkerCommand, WorkerId};
@@ -17,7 +18,7 @@ impl Machine {
             return false;
         }
         transition.exclusive = true;
-        current.respawn_at = None;
+        self.timers.cancel(Timer::Respawn);
         if let Some(old) = current.worker.and_then(|id| self.workers.get_mut(&id).map(|w| (id, w)))
         {
             let (old, worker) = old;
@@ -26,9 +27,9 @@ impl Machine {
                     // Nobody takes its connections over: it must not wait for idle ones.
                     worker.policy.exclusive = true;
                     out.push(Action::SendToWorker { worker: old, command: WorkerCommand::Quiesce });
-                    drain(old, worker, now + worker.policy.drain_timeout, out);
+                    drain(old, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
                 }
-                WorkerState::Starting => super::worker::kill(old, worker, out),
+                WorkerState::Starting => super::worker::kill(old, worker, &mut self.timers, out),
                 WorkerState::Draining | WorkerState::Killed => {}
             }
         }
@@ -39,7 +40,7 @@ impl Machine {
         out.push(Action::Progress { text: text.into() });
         // As long as the old one takes: that is limited.
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.deadline = None;
+            self.timers.cancel(Timer::Deadline(id));
             worker.deferred = true;
         }
         true
@@ -52,7 +53,7 @@ impl Machine {
             && let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.deferred)
         {
             worker.deferred = false;
-            worker.deadline = Some(now + worker.policy.ready_timeout);
+            self.timers.set(Timer::Deadline(id), now + worker.policy.ready_timeout);
             out.push(Action::Welcome { worker: id });
         }
         self.respawn_if_alone(now, out);

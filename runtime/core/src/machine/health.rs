@@ -24,8 +24,7 @@ impl Machine {
         let limit =
             |worker: &super::Worker| worker.policy.drain_timeout + worker.policy.kill_timeout;
         let longest = self.workers.values().map(limit).max().unwrap_or_default();
-        let lame_duck = self.lame_duck.as_ref().map_or(Duration::ZERO, |lame| lame.length());
-        let ends_within = lame_duck + longest + Duration::from_secs(1);
+        let ends_within = self.lame_duck_length() + longest + Duration::from_secs(1);
         let reload = self.transition.as_ref().map(|transition| transition.generation);
         Health { phase, text: self.in_words(phase), reload, ends_within }
     }

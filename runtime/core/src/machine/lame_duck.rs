@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::Instant;
 
-use super::stop::Urgency;
+use super::timers::Timer;
 use super::worker::WorkerState;
 use super::{Actions, Machine, log, refuse, seconds};
 use crate::event::{Action, ClientId, Event, Level};
@@ -19,21 +19,12 @@ use crate::policy::Policy;
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct LameDuck {
     since: Instant,
-    until: Instant,
     clients: Vec<ClientId>,
 }
 
 impl LameDuck {
     pub(super) fn since(&self) -> Instant {
         self.since
-    }
-
-    pub(super) fn until(&self) -> Instant {
-        self.until
-    }
-
-    pub(super) fn length(&self) -> Duration {
-        self.until.saturating_duration_since(self.since)
     }
 
     /// Who waits for the end.
@@ -66,14 +57,13 @@ impl Machine {
             }
             let text = format!("lame duck for {}: not ready, and still accepting", seconds(length));
             out.push(log(Level::Info, text));
+            self.timers.set(Timer::LameDuck, now + length);
         }
-        let lame_duck = self.lame_duck.get_or_insert_with(|| LameDuck {
-            since: now,
-            until: now + length,
-            clients: Vec::new(),
-        });
+        let lame_duck =
+            self.lame_duck.get_or_insert_with(|| LameDuck { since: now, clients: Vec::new() });
         lame_duck.clients.extend(client);
-        let left = lame_duck.until.saturating_duration_since(now);
+        let until = self.timers.get(Timer::LameDuck).unwrap_or(now);
+        let left = until.saturating_duration_since(now);
         out.push(Action::Progress { text: format!("lame duck for {}", seconds(left)) });
         None
     }
@@ -97,21 +87,21 @@ impl Machine {
         accepts.map(|worker| worker.policy.lame_duck).max().unwrap_or_default()
     }
 
-    pub(super) fn tick_lame_duck(&mut self, now: Instant, out: &mut Actions) {
-        if self.lame_duck.as_ref().is_some_and(|lame_duck| lame_duck.until <= now) {
-            self.begin_stop(0, None, Urgency::Drain, now, out);
-        }
+    /// How long the lame duck is in all, if there is one.
+    pub(super) fn lame_duck_length(&self) -> Duration {
+        let since = self.lame_duck.as_ref().map(LameDuck::since);
+        let until = self.timers.get(Timer::LameDuck);
+        until.zip(since).map_or(Duration::ZERO, |(until, since)| until - since)
     }
 
     /// Whether the event is one by which the daemon stops, or stops faster; then whether it does so at once.
     fn stops_by(&self, event: &Event, now: Instant) -> Option<bool> {
-        let over = |lame_duck: &LameDuck| lame_duck.until <= now;
         match event {
             Event::Stop { client, at_once } => {
                 let again = client.is_none() && self.stopping.is_some();
                 self.stops_now(*client, *at_once).map(|at_once| at_once || again)
             }
-            Event::Tick => self.lame_duck.as_ref().is_some_and(over).then_some(false),
+            Event::Tick => self.timers.is_due(Timer::LameDuck, now).then_some(false),
             _ => None,
         }
     }
@@ -126,7 +116,7 @@ impl Machine {
 
     fn serving_policy(&self) -> Policy {
         match (&self.transition, &self.current) {
-            (Some(transition), _) if transition.confirm_at.is_some() => transition.policy,
+            (Some(transition), _) if transition.is_committed() => transition.policy,
             (_, Some(current)) => current.policy,
             (_, None) => self.initial,
         }

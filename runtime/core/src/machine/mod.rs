@@ -19,6 +19,7 @@ mod rollback;
 mod scenarios;
 mod state;
 mod stop;
+mod timers;
 mod transition;
 mod upgrade;
 mod watchdog;
@@ -34,7 +35,8 @@ use self::exe::Exe;
 use self::lame_duck::LameDuck;
 use self::retire::Retiring;
 pub use self::state::State;
-use self::stop::Stopping;
+use self::stop::{Stopping, Urgency};
+use self::timers::{Timer, Timers};
 use self::transition::{Transition, Waiter};
 use self::upgrade::Upgrade;
 use self::worker::Worker;
@@ -66,6 +68,7 @@ pub struct Machine {
     /// Before a generation said otherwise.
     initial: Policy,
     workers: SortedMap<WorkerId, Worker>,
+    timers: Timers,
     /// The generation that is committed, if one ever was.
     current: Option<CommittedGeneration>,
     transition: Option<Transition>,
@@ -102,6 +105,7 @@ impl Machine {
         Machine {
             initial,
             workers: SortedMap::new(),
+            timers: Timers::default(),
             current: None,
             transition: None,
             pending: None,
@@ -186,13 +190,7 @@ impl Machine {
 
     /// When the next [`Event::Tick`] is due.
     pub fn deadline(&self) -> Option<Instant> {
-        let workers = self.workers.values().flat_map(|worker| {
-            [worker.deadline, worker.kill_at, worker.watch.map(|watch| watch.due())]
-        });
-        let confirm = self.transition.as_ref().and_then(|transition| transition.confirm_at);
-        let respawn = self.current.as_ref().and_then(|current| current.respawn_at);
-        let lame_duck = self.lame_duck.as_ref().map(LameDuck::until);
-        workers.chain([confirm, respawn, lame_duck]).flatten().min()
+        self.timers.next()
     }
 
     // ---- time and clients -----------------------------------------------------------------------
@@ -208,19 +206,19 @@ impl Machine {
     }
 
     fn tick_once(&mut self, now: Instant, out: &mut Actions) {
-        let due: Vec<WorkerId> = self.workers.keys().copied().collect();
-        for id in due {
-            self.tick_worker(id, now, out);
+        let mut last = None;
+        while let Some(timer) = self.timers.expired(now, last) {
+            match timer {
+                Timer::Kill(worker) => self.end_of_grace(worker, now, out),
+                Timer::Deadline(worker) => self.end_of_state(worker, now, out),
+                Timer::Ping(worker) => self.ping(worker, now, out),
+                Timer::Pong(worker) => self.hung(worker, now, out),
+                Timer::Confirm => self.end_confirm_window(now, out),
+                Timer::Respawn => self.respawn(now, out),
+                Timer::LameDuck => self.begin_stop(0, None, Urgency::Drain, now, out),
+            }
+            last = Some(timer);
         }
-        if self.transition.as_ref().is_some_and(|t| t.confirm_at.is_some_and(|at| at <= now)) {
-            self.end_confirm_window(now, out);
-        }
-        if self.stopping.is_none()
-            && self.current.as_ref().is_some_and(|c| c.respawn_at.is_some_and(|at| at <= now))
-        {
-            self.respawn(now, out);
-        }
-        self.tick_lame_duck(now, out);
     }
 
     fn client_gone(&mut self, client: ClientId) {
@@ -258,14 +256,13 @@ impl Machine {
 
     /// Whether a worker's time is over.
     pub fn is_overdue(&self, id: WorkerId, now: Instant) -> bool {
-        let deadline = self.workers.get(&id).and_then(|worker| worker.deadline);
-        deadline.is_some_and(|deadline| deadline <= now)
+        self.timers.is_due(Timer::Deadline(id), now)
     }
 
     /// The generation that serves, or will once its worker is back.
     pub fn serving_generation(&self) -> Option<Generation> {
         match &self.transition {
-            Some(transition) if transition.confirm_at.is_some() => Some(transition.generation),
+            Some(transition) if transition.is_committed() => Some(transition.generation),
             _ => self.current.as_ref().map(|current| current.generation),
         }
     }

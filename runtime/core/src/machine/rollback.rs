@@ -3,6 +3,7 @@
 
 use crate::Instant;
 
+use super::timers::Timer;
 use super::{Actions, Machine, log_of};
 use crate::event::{Action, ImageSource, Level};
 
@@ -23,7 +24,7 @@ impl Machine {
             self.shut_down(code, reason, now, out);
             return;
         };
-        current.respawn_at = None;
+        self.timers.cancel(Timer::Respawn);
         let generation = self.begin_generation(ImageSource::KnownGood(good), Vec::new(), now, out);
         let text = format!(
             "generation {generation} is the image of generation {good} again, as {reason}; what is on \

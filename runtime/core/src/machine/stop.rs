@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::Instant;
 
 use super::lame_duck::LameDuck;
+use super::timers::Timer;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, refuse};
 use crate::Ledger;
@@ -85,6 +86,8 @@ impl Machine {
         out: &mut Actions,
     ) {
         let asked = self.lame_duck.take();
+        self.timers.cancel(Timer::LameDuck);
+        self.timers.cancel(Timer::Respawn);
         self.stopping = Some(Stopping {
             code,
             reason,
@@ -99,9 +102,6 @@ impl Machine {
         out.push(Action::CloseListeners);
         self.abandon_transition(out);
         self.abandon_upgrade(out);
-        if let Some(current) = self.current.as_mut() {
-            current.respawn_at = None;
-        }
         self.escalate(urgency, now, out);
     }
 
@@ -112,7 +112,7 @@ impl Machine {
             Some(reason) => format!("the daemon ends: {reason}"),
             None => "the daemon was told to stop".into(),
         };
-        if let Some(transition) = self.transition.take() {
+        if let Some(transition) = self.end_transition() {
             let report = RestartReport {
                 from: self.current.as_ref().map(|current| current.generation),
                 to: transition.generation,
@@ -135,21 +135,23 @@ impl Machine {
     }
 
     fn escalate(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
+        let timers = &mut self.timers;
         for (&id, worker) in &mut self.workers {
             match (urgency, worker.state) {
                 (_, WorkerState::Killed) => {}
-                (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, out),
+                (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, timers, out),
                 (Urgency::AtOnce, state) => {
                     // One without a deadline is beyond it already.
-                    if state != WorkerState::Draining || worker.deadline.is_some_and(|at| at > now)
-                    {
-                        drain(id, worker, now, out);
+                    let in_time = timers.get(Timer::Deadline(id)).is_some_and(|at| at > now);
+                    if state != WorkerState::Draining || in_time {
+                        drain(id, worker, now, timers, out);
                     }
-                    worker.kill_by(now + AT_ONCE_GRACE.min(worker.policy.kill_timeout));
+                    let grace = AT_ONCE_GRACE.min(worker.policy.kill_timeout);
+                    timers.set_by(Timer::Kill(id), now + grace);
                 }
                 (Urgency::Drain, WorkerState::Draining) => {}
                 (Urgency::Drain, WorkerState::Serving | WorkerState::Paused) => {
-                    drain(id, worker, now + worker.policy.drain_timeout, out);
+                    drain(id, worker, now + worker.policy.drain_timeout, timers, out);
                 }
             }
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::Instant;
 
 use super::committed::CommittedGeneration;
-use super::watchdog;
-use super::worker::{WorkerState, drain, kill};
+use super::timers::Timer;
+use super::worker::{WorkerState, drain, kill, serve};
 use super::{Actions, Machine, answer, log, log_of, refuse, seconds};
 use crate::event::{
     Action, ClientAnswer, ClientId, Generation, ImageSource, Level, RestartReport, WorkerCommand,
@@ -25,8 +25,6 @@ pub(super) struct Transition {
     pub(super) worker: WorkerId,
     pub(super) since: Instant,
     pub(super) waiters: Vec<Waiter>,
-    /// Committed, and to be confirmed then.
-    pub(super) confirm_at: Option<Instant>,
     /// The old worker had to be gone before the new one began.
     pub(super) exclusive: bool,
     /// As asked for; else of a known-good image.
@@ -44,7 +42,20 @@ pub(super) struct Waiter {
     pub(super) wait: bool,
 }
 
+impl Transition {
+    /// Whether its worker serves, on probation.
+    pub(super) fn is_committed(&self) -> bool {
+        self.committed_after.is_some()
+    }
+}
+
 impl Machine {
+    /// Takes the transition away, with its confirm window.
+    pub(super) fn end_transition(&mut self) -> Option<Transition> {
+        self.timers.cancel(Timer::Confirm);
+        self.transition.take()
+    }
+
     pub(super) fn begin(&mut self, now: Instant, out: &mut Actions) {
         if self.last_generation == self.before && self.stopping.is_none() {
             self.start_transition(Vec::new(), now, out);
@@ -106,7 +117,6 @@ impl Machine {
             worker,
             since: now,
             waiters,
-            confirm_at: None,
             exclusive: false,
             from_disk: source == ImageSource::Disk,
             committed_after: None,
@@ -117,7 +127,7 @@ impl Machine {
 
     pub(super) fn hello(&mut self, id: WorkerId, policy: Policy, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
+        if worker.state != WorkerState::Starting || self.timers.is_set(Timer::Kill(id)) {
             return;
         }
         if worker.said_hello {
@@ -130,7 +140,7 @@ impl Machine {
         if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id) {
             transition.policy = policy;
             worker.policy = policy;
-            worker.deadline = Some(now + policy.ready_timeout);
+            self.timers.set(Timer::Deadline(id), now + policy.ready_timeout);
             if self.defer_start(id, now, out) {
                 return;
             }
@@ -141,7 +151,7 @@ impl Machine {
     pub(super) fn ready(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         // One whose link is lost is about to be killed.
-        if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
+        if worker.state != WorkerState::Starting || self.timers.is_set(Timer::Kill(id)) {
             return;
         }
         if !worker.said_hello || worker.deferred {
@@ -154,9 +164,7 @@ impl Machine {
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
             self.commit(now, out);
         } else if self.current.as_ref().is_some_and(|c| c.worker == Some(id)) {
-            worker.state = WorkerState::Serving;
-            worker.deadline = None;
-            watchdog::begin(worker, now);
+            serve(id, worker, now, &mut self.timers);
             out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Go });
             let generation = worker.generation;
             self.kill_hung(out);
@@ -173,7 +181,7 @@ impl Machine {
     pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
         let exhausted = self.start_limit_reached();
         let Some(transition) = self.transition.as_mut() else { return };
-        let (mut resumable, mut content) = (false, false);
+        let mut resumable = false;
         if let Some(current) = self.current.as_mut()
             && let Some(old) = current.worker
             && let Some(worker) = self.workers.get_mut(&old)
@@ -187,22 +195,20 @@ impl Machine {
                 // A respawn that came too late.
                 WorkerState::Starting => {
                     current.worker = None;
-                    kill(old, worker, out);
+                    kill(old, worker, &mut self.timers, out);
                 }
                 _ => {}
             }
         }
         if let Some(worker) = self.workers.get_mut(&transition.worker) {
-            worker.state = WorkerState::Serving;
-            worker.deadline = None;
-            watchdog::begin(worker, now);
-            content = worker.can_confirm_early();
+            serve(transition.worker, worker, now, &mut self.timers);
         }
         out.push(Action::SendToWorker { worker: transition.worker, command: WorkerCommand::Go });
         let took = now.saturating_duration_since(transition.since);
         transition.committed_after = Some(took);
-        transition.confirm_at = Some(now + transition.policy.confirm_window);
-        let generation = transition.generation;
+        self.timers.set(Timer::Confirm, now + transition.policy.confirm_window);
+        let (generation, worker) = (transition.generation, transition.worker);
+        let at_once = transition.policy.confirm_window.is_zero();
         if generation == 1 || self.current.is_none() {
             out.push(Action::FirstReady { generation });
         } else {
@@ -212,7 +218,7 @@ impl Machine {
         }
         // One that used up its start limit does not begin again.
         let undoable = resumable || (transition.exclusive && !exhausted);
-        if !undoable || content || transition.policy.confirm_window.is_zero() {
+        if !undoable || at_once || self.can_confirm_early(worker) {
             self.confirm(now, out);
         }
         self.kill_hung(out);
@@ -230,14 +236,14 @@ impl Machine {
 
     /// The old generation can no longer be resumed: it drains, and the transition is over.
     pub(super) fn confirm(&mut self, now: Instant, out: &mut Actions) {
-        let Some(transition) = self.transition.take() else { return };
+        let Some(transition) = self.end_transition() else { return };
+        self.timers.cancel(Timer::Respawn);
         self.exe.end(true);
         let old = self.current.replace(CommittedGeneration {
             generation: transition.generation,
             policy: transition.policy,
             worker: Some(transition.worker),
             crashes: VecDeque::new(),
-            respawn_at: None,
             respawn_when_alone: false,
             rollback_to: self
                 .current
@@ -268,7 +274,7 @@ impl Machine {
                 && let Some(worker) = self.workers.get_mut(&id)
                 && worker.state != WorkerState::Killed
             {
-                drain(id, worker, now + worker.policy.drain_timeout, out);
+                drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
             }
             self.record_restart(report.clone());
         }
@@ -285,12 +291,13 @@ impl Machine {
 
     /// The restart is undone; the old generation is as it was.
     pub(super) fn abort(&mut self, reason: &str, now: Instant, out: &mut Actions) {
-        let Some(transition) = self.transition.take() else { return };
+        let Some(transition) = self.end_transition() else { return };
         self.exe.end(false);
+        let committed = transition.is_committed();
         if let Some(worker) = self.workers.get_mut(&transition.worker)
             && worker.state != WorkerState::Draining
         {
-            kill(transition.worker, worker, out);
+            kill(transition.worker, worker, &mut self.timers, out);
         }
         let Some(current) = self.current.as_mut() else {
             // There is nothing to go back to: the daemon did not start.
@@ -305,7 +312,7 @@ impl Machine {
         };
         if transition.exclusive {
             current.respawn_when_alone = true;
-        } else if transition.confirm_at.is_some() {
+        } else if committed {
             match current.worker.and_then(|id| self.workers.get_mut(&id).map(|w| (id, w))) {
                 Some((id, worker)) if worker.state == WorkerState::Paused => {
                     worker.state = WorkerState::Serving;
@@ -313,7 +320,7 @@ impl Machine {
                 }
                 _ => {
                     current.worker = None;
-                    current.respawn_at = Some(now);
+                    self.timers.set(Timer::Respawn, now);
                 }
             }
         }
@@ -333,7 +340,7 @@ impl Machine {
         let text = format!("the restart failed: {reason}; generation {generation} {kept}");
         out.push(log_of(transition.generation, Level::Error, text));
         self.record_restart(report.clone());
-        if transition.confirm_at.is_some() {
+        if committed {
             // It had connections: whoever waits is told what became of them.
             self.aborted_after_commit(report, transition.since, transition.waiters);
         } else {

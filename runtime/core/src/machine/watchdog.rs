@@ -4,28 +4,11 @@ use std::time::Duration;
 
 use crate::Instant;
 
+use super::timers::{Timer, Timers};
 use super::worker::{Worker, WorkerState, drain, kill};
 use super::{Actions, Machine, log_of, seconds};
 use crate::Exit;
 use crate::event::{Action, Level, WorkerCommand, WorkerId};
-use crate::json::{FromJson, ToJson};
-
-/// How a worker is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
-pub(super) enum WatchdogTimer {
-    /// To be asked then.
-    Next(Instant),
-    /// Asked, and to answer by then.
-    Asked(Instant),
-}
-
-impl WatchdogTimer {
-    pub(super) fn due(self) -> Instant {
-        match self {
-            WatchdogTimer::Next(at) | WatchdogTimer::Asked(at) => at,
-        }
-    }
-}
 
 /// Questions come twice in the time that an answer may take.
 fn interval(watchdog: Duration) -> Duration {
@@ -33,43 +16,43 @@ fn interval(watchdog: Duration) -> Duration {
 }
 
 /// From here on, if its policy says so.
-pub(super) fn begin(worker: &mut Worker, now: Instant) {
-    worker.watch = worker.policy.watchdog.map(|limit| WatchdogTimer::Next(now + interval(limit)));
+pub(super) fn begin(id: WorkerId, worker: &Worker, now: Instant, timers: &mut Timers) {
+    if let Some(limit) = worker.policy.watchdog {
+        timers.set(Timer::Ping(id), now + interval(limit));
+    }
+}
+
+/// No longer.
+pub(super) fn end(id: WorkerId, timers: &mut Timers) {
+    timers.cancel(Timer::Ping(id));
+    timers.cancel(Timer::Pong(id));
 }
 
 impl Machine {
     /// The runtime runs.
     pub(super) fn pong(&mut self, id: WorkerId, now: Instant) {
-        if let Some(worker) = self.workers.get_mut(&id)
-            && let Some(WatchdogTimer::Asked(_)) = worker.watch
+        if let Some(worker) = self.workers.get(&id)
+            && self.timers.cancel(Timer::Pong(id))
         {
-            begin(worker, now);
+            begin(id, worker, now, &mut self.timers);
         }
     }
 
-    /// Asks, or despairs of the answer.
-    pub(super) fn tick_watch(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        if !matches!(worker.state, WorkerState::Serving | WorkerState::Paused) {
-            worker.watch = None;
-            return;
-        }
-        let (Some(watch), Some(limit)) = (worker.watch, worker.policy.watchdog) else { return };
-        if watch.due() > now {
-            return;
-        }
-        match watch {
-            WatchdogTimer::Next(_) => {
-                worker.watch = Some(WatchdogTimer::Asked(now + limit));
-                out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Ping });
-            }
-            WatchdogTimer::Asked(_) => self.hung(id, limit, now, out),
+    /// Asks.
+    pub(super) fn ping(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        self.timers.cancel(Timer::Ping(id));
+        let limit = self.workers.get(&id).and_then(|worker| worker.policy.watchdog);
+        if let Some(limit) = limit {
+            self.timers.set(Timer::Pong(id), now + limit);
+            out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Ping });
         }
     }
 
-    fn hung(&mut self, id: WorkerId, limit: Duration, now: Instant, out: &mut Actions) {
+    /// Despairs of the answer.
+    pub(super) fn hung(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        self.timers.cancel(Timer::Pong(id));
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.watch = None;
+        let limit = worker.policy.watchdog.unwrap_or_default();
         let what = format!(
             "the worker of generation {} does not answer its watchdog for {}",
             worker.generation,
@@ -87,9 +70,9 @@ impl Machine {
         worker.hung = true;
         worker.failure.get_or_insert(what.clone());
         if worker.policy.exclusive {
-            kill(id, worker, out);
+            kill(id, worker, &mut self.timers, out);
         } else {
-            drain(id, worker, now + worker.policy.drain_timeout, out);
+            drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
         }
         current.worker = None;
         // While a newer generation serves on probation, nobody needs a respawn yet.
@@ -103,7 +86,7 @@ impl Machine {
     pub(super) fn kill_hung(&mut self, out: &mut Actions) {
         for (&id, worker) in &mut self.workers {
             if worker.hung && worker.state != WorkerState::Killed {
-                kill(id, worker, out);
+                kill(id, worker, &mut self.timers, out);
             }
         }
     }

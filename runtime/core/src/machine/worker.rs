@@ -6,7 +6,8 @@ use crate::Instant;
 
 use crate::json::{FromJson, ToJson};
 
-use super::watchdog::WatchdogTimer;
+use super::timers::{Timer, Timers};
+use super::watchdog;
 use super::{Actions, Machine, log_of, refuse, seconds, why};
 use crate::Ledger;
 use crate::event::{Action, Generation, ImageSource, Level, WorkerCommand, WorkerId};
@@ -27,10 +28,6 @@ pub(super) struct Worker {
     pub(super) spawned: Instant,
     /// It introduced itself.
     pub(super) said_hello: bool,
-    /// When the state must be over.
-    pub(super) deadline: Option<Instant>,
-    /// When SIGKILL follows.
-    pub(super) kill_at: Option<Instant>,
     /// Of its generation, or of the one before until it introduced itself.
     pub(super) policy: Policy,
     /// Why it fails, in its own words or ours.
@@ -40,22 +37,10 @@ pub(super) struct Worker {
     pub(super) confirms: bool,
     /// Checks of the program's own that have not passed.
     pub(super) checks: u32,
-    pub(super) watch: Option<WatchdogTimer>,
     /// It waits for its welcome until the old worker is gone.
     pub(super) deferred: bool,
     /// It did not answer its watchdog.
     pub(super) hung: bool,
-}
-
-impl Worker {
-    /// Whether it may be confirmed ahead of time.
-    pub(super) fn can_confirm_early(&self) -> bool {
-        self.confirms && self.checks == 0 && self.kill_at.is_none()
-    }
-
-    pub(super) fn kill_by(&mut self, limit: Instant) {
-        self.kill_at = Some(self.kill_at.map_or(limit, |at| at.min(limit)));
-    }
 }
 
 /// What a worker is doing, as far as it was told.
@@ -99,20 +84,24 @@ impl Machine {
                 state: WorkerState::Starting,
                 spawned: now,
                 said_hello: false,
-                deadline: Some(now + policy.ready_timeout),
-                kill_at: None,
                 policy,
                 failure: None,
                 missing: None,
                 confirms: false,
                 checks: 0,
-                watch: None,
                 deferred: false,
                 hung: false,
             },
         );
+        self.timers.set(Timer::Deadline(id), now + policy.ready_timeout);
         out.push(Action::Spawn { worker: id, generation, source });
         id
+    }
+
+    /// Whether it may be confirmed ahead of time.
+    pub(super) fn can_confirm_early(&self, id: WorkerId) -> bool {
+        let content = |worker: &Worker| worker.confirms && worker.checks == 0;
+        self.workers.get(&id).is_some_and(content) && !self.timers.is_set(Timer::Kill(id))
     }
 
     pub(super) fn hello_rejected(
@@ -134,7 +123,7 @@ impl Machine {
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
             self.abort(&reason, now, out);
         } else {
-            kill(id, worker, out);
+            kill(id, worker, &mut self.timers, out);
         }
     }
 
@@ -145,12 +134,12 @@ impl Machine {
         }
         worker.failure.get_or_insert(reason);
         let limit = now + LINK_GRACE;
-        worker.kill_by(limit);
-        if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id)
-            && let Some(confirm_at) = &mut transition.confirm_at
+        self.timers.set_by(Timer::Kill(id), limit);
+        if self.transition.as_ref().is_some_and(|t| t.worker == id)
+            && let Some(confirm_at) = self.timers.get(Timer::Confirm)
         {
             // Nothing is confirmed that may be dead: first it is seen what becomes of it.
-            *confirm_at = limit.max(*confirm_at);
+            self.timers.set(Timer::Confirm, limit.max(confirm_at));
         }
     }
 
@@ -164,6 +153,7 @@ impl Machine {
         out: &mut Actions,
     ) {
         let Some(worker) = self.workers.remove(&id) else { return };
+        self.timers.forget(id);
         self.add_to_ledger(worker.generation, ledger);
         self.log_worker_end(&worker, exit, &ledger, out);
         if self.transition.as_ref().is_some_and(|t| t.worker == id) {
@@ -179,7 +169,7 @@ impl Machine {
             };
             if self.current.is_none() && self.stopping.is_none() {
                 // The first start: the daemon ends as its worker did, and success is none.
-                self.transition = None;
+                self.end_transition();
                 self.retire_if_unused(generation, now, out);
                 for waiter in self.pending.take().into_iter().flatten() {
                     refuse(waiter.client, &reason, out);
@@ -234,7 +224,7 @@ impl Machine {
         let excess = draining.len().saturating_sub(MAX_DRAINING);
         for id in draining.into_iter().take(excess) {
             if let Some(worker) = self.workers.get_mut(&id)
-                && worker.deadline.is_some_and(|deadline| deadline > now)
+                && self.timers.get(Timer::Deadline(id)).is_some_and(|deadline| deadline > now)
             {
                 out.push(log_of(
                     worker.generation,
@@ -244,30 +234,29 @@ impl Machine {
                         worker.generation
                     ),
                 ));
-                drain(id, worker, now, out);
+                drain(id, worker, now, &mut self.timers, out);
             }
         }
     }
 
-    pub(super) fn tick_worker(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+    /// It had to be gone by now.
+    pub(super) fn end_of_grace(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.kill_at.is_some_and(|at| at <= now) {
-            if worker.state == WorkerState::Draining && worker.failure.is_none() {
-                let text = format!(
-                    "the worker of generation {} is killed: it did not end at its drain deadline",
-                    worker.generation
-                );
-                out.push(log_of(worker.generation, Level::Warn, text));
-            }
-            let reason = worker.failure.clone().unwrap_or_default();
-            self.failed(id, reason, now, out);
-            return;
+        if worker.state == WorkerState::Draining && worker.failure.is_none() {
+            let text = format!(
+                "the worker of generation {} is killed: it did not end at its drain deadline",
+                worker.generation
+            );
+            out.push(log_of(worker.generation, Level::Warn, text));
         }
-        if worker.deadline.is_none_or(|deadline| deadline > now) {
-            self.tick_watch(id, now, out);
-            return;
-        }
-        worker.deadline = None;
+        let reason = worker.failure.clone().unwrap_or_default();
+        self.failed(id, reason, now, out);
+    }
+
+    /// It had to be ready, or to have drained, by now.
+    pub(super) fn end_of_state(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        self.timers.cancel(Timer::Deadline(id));
+        let Some(worker) = self.workers.get_mut(&id) else { return };
         match worker.state {
             WorkerState::Starting => {
                 let missing =
@@ -283,24 +272,37 @@ impl Machine {
             WorkerState::Draining => {
                 out.push(Action::Terminate { worker: id });
                 let limit = now + worker.policy.kill_timeout;
-                worker.kill_by(limit);
+                self.timers.set_by(Timer::Kill(id), limit);
             }
             WorkerState::Serving | WorkerState::Paused | WorkerState::Killed => {}
         }
     }
 }
 
-pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &mut Actions) {
+/// It accepts from now on, and has time without limit, but for its watchdog.
+pub(super) fn serve(id: WorkerId, worker: &mut Worker, now: Instant, timers: &mut Timers) {
+    worker.state = WorkerState::Serving;
+    timers.cancel(Timer::Deadline(id));
+    watchdog::begin(id, worker, now, timers);
+}
+
+pub(super) fn drain(
+    id: WorkerId,
+    worker: &mut Worker,
+    deadline: Instant,
+    timers: &mut Timers,
+    out: &mut Actions,
+) {
     worker.state = WorkerState::Draining;
-    worker.deadline = Some(deadline);
+    watchdog::end(id, timers);
+    timers.set(Timer::Deadline(id), deadline);
     let last = worker.policy.exclusive;
     let command = WorkerCommand::Drain { deadline, last, listeners_end: false };
     out.push(Action::SendToWorker { worker: id, command });
 }
 
-pub(super) fn kill(id: WorkerId, worker: &mut Worker, out: &mut Actions) {
-    worker.deadline = None;
-    worker.kill_at = None;
+pub(super) fn kill(id: WorkerId, worker: &mut Worker, timers: &mut Timers, out: &mut Actions) {
+    timers.forget(id);
     worker.state = WorkerState::Killed;
     out.push(Action::Kill { worker: id });
 }

@@ -149,6 +149,10 @@ impl Watch {
         if let (Event::Tick, Some(at)) = (event, deadline) {
             holds!(self, at > self.now, "after a tick something is due");
         }
+        for worker in self.machine.timers.workers() {
+            let dead = self.workers.get(&worker).is_none_or(|worker| worker.told == Told::Die);
+            holds!(self, !dead, "a timer of worker {worker}, which is gone");
+        }
         let held = self.exclusive();
         let candidate = self.transition().map(|id| self.living(id));
         for worker in self.workers.values().filter(|worker| worker.told != Told::Die) {

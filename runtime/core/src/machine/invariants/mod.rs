@@ -71,6 +71,7 @@ use std::time::Duration;
 
 use crate::Instant;
 
+use super::timers::Timer;
 use super::{Machine, State};
 use crate::Ledger;
 use crate::event::{Action, ClientId, Event, Generation, ImageSource, WorkerCommand, WorkerId};
@@ -369,7 +370,7 @@ impl Watch {
             policy: current.policy,
             worker: current.worker,
             crashes: current.crashes.clone(),
-            respawn_at: current.respawn_at,
+            respawn_at: self.machine.timers.get(Timer::Respawn),
             exhausted: current.exhausted.is_some(),
         })
     }
