@@ -39,7 +39,7 @@ impl Machine {
         out: &mut Actions,
     ) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             let reason = format!("the worker of generation {} got SIGTERM", worker.generation);
             if worker.state == WorkerState::Serving {
                 // Not confirmed, but with connections to finish.
@@ -54,7 +54,7 @@ impl Machine {
             // It drains on its own: replaced without counting a crash, but not in an endless hurry.
             WorkerState::Serving | WorkerState::Starting => {
                 current.worker = None;
-                if self.stopping.is_none() {
+                if self.life.is_active() {
                     let respawn_at = now.max(worker.spawned + current.policy.backoff_min);
                     self.timers.set(Timer::Respawn, respawn_at);
                 }
@@ -94,11 +94,11 @@ impl Machine {
     ) {
         let Some(current) = self.current.as_mut() else { return };
         current.worker = None;
-        if self.stopping.is_some() || state == WorkerState::Draining {
+        if !self.life.is_active() || state == WorkerState::Draining {
             return;
         }
         let generation = current.generation;
-        if self.transition.as_ref().is_some_and(Transition::is_committed) {
+        if self.life.transition().is_some_and(Transition::is_committed) {
             // The new generation serves already; if it fails, this one is respawned.
             let why = why(failure.as_ref());
             let text = format!(
@@ -150,7 +150,7 @@ impl Machine {
             );
             let code = exit.shell_code().max(1);
             current.exhausted = Some((code, reason));
-            if self.transition.is_none() {
+            if self.life.transition().is_none() {
                 self.roll_back(now, out);
             }
             return;

@@ -17,7 +17,7 @@ impl Machine {
         let Some(worker) = self.workers.get(&id) else { return };
         let generation = worker.generation;
         let text = format!("generation {generation} is unhealthy: {reason}");
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             self.failed(id, text, now, out);
         } else {
             // There is nothing to go back to; what is to be done is for others to decide.
@@ -44,8 +44,7 @@ impl Machine {
     }
 
     fn confirm_if_content(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
-        let committed =
-            self.transition.as_ref().is_some_and(|t| t.worker == id && t.is_committed());
+        let committed = self.life.transition().is_some_and(|t| t.worker == id && t.is_committed());
         if committed && self.can_confirm_early(id) {
             self.confirm(now, out);
         }
@@ -53,7 +52,7 @@ impl Machine {
 
     /// The window is over: confirmed, unless a check has not passed.
     pub(super) fn end_confirm_window(&mut self, now: Instant, out: &mut Actions) {
-        let Some(transition) = &self.transition else { return };
+        let Some(transition) = self.life.transition() else { return };
         let (id, window) = (transition.worker, transition.policy.confirm_window);
         let Some(worker) = self.workers.get(&id).filter(|worker| worker.checks > 0) else {
             self.confirm(now, out);

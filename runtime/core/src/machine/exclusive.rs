@@ -11,7 +11,8 @@ use crate::event::{Action, Level, WorkerCommand, WorkerId};
 impl Machine {
     /// The newcomer has introduced itself: if it has to wait for the old worker's end, that one drains.
     pub(super) fn defer_start(&mut self, id: WorkerId, now: Instant, out: &mut Actions) -> bool {
-        let (Some(current), Some(transition)) = (&mut self.current, &mut self.transition) else {
+        let (Some(current), Some(transition)) = (&mut self.current, self.life.transition_mut())
+        else {
             return false;
         };
         if !current.policy.exclusive && !transition.policy.exclusive {
@@ -48,7 +49,7 @@ impl Machine {
 
     /// Somebody has ended: whoever waited for that goes on.
     pub(super) fn start_deferred(&mut self, now: Instant, out: &mut Actions) {
-        if let Some(id) = self.transition.as_ref().map(|transition| transition.worker)
+        if let Some(id) = self.life.transition().map(|transition| transition.worker)
             && self.is_alone(id)
             && let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.deferred)
         {
@@ -61,7 +62,7 @@ impl Machine {
 
     /// The old generation begins again once nobody else is there.
     pub(super) fn respawn_if_alone(&mut self, now: Instant, out: &mut Actions) {
-        if self.stopping.is_some() || self.transition.is_some() || !self.workers.is_empty() {
+        if !self.life.is_active() || self.life.transition().is_some() || !self.workers.is_empty() {
             return;
         }
         if let Some(current) = self.current.as_mut().filter(|current| current.respawn_when_alone) {

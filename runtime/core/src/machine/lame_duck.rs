@@ -51,8 +51,9 @@ impl Machine {
             return Some(at_once);
         }
         let length = self.lame_duck_of();
-        if self.lame_duck.is_none() {
-            for waiter in self.pending.take().into_iter().flatten() {
+        let active = self.life.active_mut()?;
+        if active.lame_duck.is_none() {
+            for waiter in active.pending.drain(..) {
                 refuse(waiter.client, "the daemon is stopping", out);
             }
             let text = format!("lame duck for {}: not ready, and still accepting", seconds(length));
@@ -60,7 +61,7 @@ impl Machine {
             self.timers.set(Timer::LameDuck, now + length);
         }
         let lame_duck =
-            self.lame_duck.get_or_insert_with(|| LameDuck { since: now, clients: Vec::new() });
+            active.lame_duck.get_or_insert_with(|| LameDuck { since: now, clients: Vec::new() });
         lame_duck.clients.extend(client);
         let until = self.timers.get(Timer::LameDuck).unwrap_or(now);
         let left = until.saturating_duration_since(now);
@@ -70,10 +71,10 @@ impl Machine {
 
     /// Whether a stop that is asked for begins now, and then whether it is one at once.
     fn stops_now(&self, client: Option<ClientId>, at_once: bool) -> Option<bool> {
-        if at_once || self.stopping.is_some() {
+        if at_once || !self.life.is_active() {
             return Some(at_once);
         }
-        match (&self.lame_duck, client) {
+        match (self.life.lame_duck(), client) {
             // The same signal again means that it is serious.
             (Some(_), None) => Some(true),
             (Some(_), Some(_)) => None,
@@ -89,7 +90,7 @@ impl Machine {
 
     /// How long the lame duck is in all, if there is one.
     pub(super) fn lame_duck_length(&self) -> Duration {
-        let since = self.lame_duck.as_ref().map(LameDuck::since);
+        let since = self.life.lame_duck().map(LameDuck::since);
         let until = self.timers.get(Timer::LameDuck);
         until.zip(since).map_or(Duration::ZERO, |(until, since)| until - since)
     }
@@ -98,7 +99,7 @@ impl Machine {
     fn stops_by(&self, event: &Event, now: Instant) -> Option<bool> {
         match event {
             Event::Stop { client, at_once } => {
-                let again = client.is_none() && self.stopping.is_some();
+                let again = client.is_none() && !self.life.is_active();
                 self.stops_now(*client, *at_once).map(|at_once| at_once || again)
             }
             Event::Tick => self.timers.is_due(Timer::LameDuck, now).then_some(false),
@@ -115,7 +116,7 @@ impl Machine {
     }
 
     fn serving_policy(&self) -> Policy {
-        match (&self.transition, &self.current) {
+        match (self.life.transition(), &self.current) {
             (Some(transition), _) if transition.is_committed() => transition.policy,
             (_, Some(current)) => current.policy,
             (_, None) => self.initial,

@@ -13,6 +13,7 @@ mod histories;
 #[cfg(test)]
 mod invariants;
 mod lame_duck;
+mod lifecycle;
 mod retire;
 mod rollback;
 #[cfg(test)]
@@ -32,13 +33,12 @@ use crate::Instant;
 
 use self::committed::CommittedGeneration;
 use self::exe::Exe;
-use self::lame_duck::LameDuck;
+use self::lifecycle::{Active, Lifecycle};
 use self::retire::Retiring;
 pub use self::state::State;
-use self::stop::{Stopping, Urgency};
+use self::stop::Urgency;
 use self::timers::{Timer, Timers};
-use self::transition::{Transition, Waiter};
-use self::upgrade::Upgrade;
+use self::transition::Waiter;
 use self::worker::Worker;
 pub use self::worker::WorkerState;
 use crate::Exit;
@@ -71,18 +71,11 @@ pub struct Machine {
     timers: Timers,
     /// The generation that is committed, if one ever was.
     current: Option<CommittedGeneration>,
-    transition: Option<Transition>,
-    /// Restarts asked for during a transition: together they are one more.
-    pending: Option<Vec<Waiter>>,
-    upgrade: Option<Upgrade>,
+    life: Lifecycle,
     #[json(default)]
     exe: Exe,
     /// Generations that were replaced, while they have workers.
     retiring: Vec<Retiring>,
-    /// Told to stop, and still accepting.
-    #[json(default)]
-    lame_duck: Option<LameDuck>,
-    stopping: Option<Stopping>,
     /// Other code runs than was asked for: why.
     rolled_back: Option<String>,
     last_worker: WorkerId,
@@ -95,7 +88,6 @@ pub struct Machine {
     ledgers: SortedMap<Generation, Ledger>,
     /// The last ones, the latest first.
     restarts: VecDeque<RestartReport>,
-    exited: bool,
 }
 
 type Actions = Vec<Action>;
@@ -107,20 +99,15 @@ impl Machine {
             workers: SortedMap::new(),
             timers: Timers::default(),
             current: None,
-            transition: None,
-            pending: None,
-            upgrade: None,
+            life: Lifecycle::Active(Active::default()),
             exe: Exe::default(),
             retiring: Vec::new(),
-            lame_duck: None,
-            stopping: None,
             rolled_back: None,
             last_worker: 0,
             last_generation: 0,
             before: 0,
             ledgers: SortedMap::new(),
             restarts: VecDeque::new(),
-            exited: false,
         }
     }
 
@@ -133,7 +120,7 @@ impl Machine {
     /// Takes one event; returns what is to be done, in order.
     pub fn on(&mut self, event: Event, now: Instant) -> Actions {
         let mut out = Actions::new();
-        if self.exited {
+        if matches!(self.life, Lifecycle::Exited) {
             return out;
         }
         let before = self.shown();
@@ -227,23 +214,26 @@ impl Machine {
                 waiter.client = None;
             }
         };
-        if let Some(transition) = &mut self.transition {
-            transition.waiters.iter_mut().for_each(gone);
-        }
-        if let Some(pending) = &mut self.pending {
-            pending.iter_mut().for_each(gone);
-        }
         for retiring in &mut self.retiring {
             retiring.waiters.iter_mut().for_each(gone);
         }
-        if let Some(upgrade) = &mut self.upgrade {
-            upgrade.forget(client);
-        }
-        if let Some(stopping) = &mut self.stopping {
-            stopping.clients.retain(|waiting| *waiting != client);
-        }
-        if let Some(lame_duck) = &mut self.lame_duck {
-            lame_duck.forget(client);
+        match &mut self.life {
+            Lifecycle::Active(Active { transition, pending, upgrade, lame_duck }) => {
+                if let Some(transition) = transition {
+                    transition.waiters.iter_mut().for_each(gone);
+                }
+                pending.iter_mut().for_each(gone);
+                if let Some(upgrade) = upgrade {
+                    upgrade.forget(client);
+                }
+                if let Some(lame_duck) = lame_duck {
+                    lame_duck.forget(client);
+                }
+            }
+            Lifecycle::Stopping(stopping) => {
+                stopping.clients.retain(|waiting| *waiting != client);
+            }
+            Lifecycle::Exited => {}
         }
     }
 
@@ -261,7 +251,7 @@ impl Machine {
 
     /// The generation that serves, or will once its worker is back.
     pub fn serving_generation(&self) -> Option<Generation> {
-        match &self.transition {
+        match self.life.transition() {
             Some(transition) if transition.is_committed() => Some(transition.generation),
             _ => self.current.as_ref().map(|current| current.generation),
         }
@@ -290,11 +280,11 @@ impl Machine {
             self.retiring.iter_mut().find(|it| it.generation == generation)
         {
             &mut retiring.report.warnings
-        } else if let Some(transition) = &mut self.transition
+        } else if let Some(transition) = self.life.transition_mut()
             && [Some(transition.generation), current].contains(&Some(generation))
         {
             &mut transition.warnings
-        } else if let Some(stopping) = &mut self.stopping {
+        } else if let Some(stopping) = self.life.stopping_mut() {
             &mut stopping.warnings
         } else {
             return;

@@ -17,7 +17,7 @@ impl Machine {
     pub(super) fn roll_back(&mut self, now: Instant, out: &mut Actions) {
         let Some(current) = self.current.as_mut() else { return };
         let Some((code, reason)) = current.exhausted.clone() else { return };
-        if self.stopping.is_some() {
+        if !self.life.is_active() {
             return;
         }
         let Some(good) = current.rollback_to.take() else {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::lifecycle::{Active, Lifecycle};
 use super::{Actions, Machine};
 use crate::event::{Action, Generation, WorkerCommand};
 use crate::health::Health;
@@ -47,14 +48,11 @@ pub(super) struct Shown {
 
 impl Machine {
     pub fn state(&self) -> State {
-        if self.stopping.is_some() || self.exited {
-            State::Stopping
-        } else if self.lame_duck.is_some() {
-            State::LameDuck
-        } else if self.current.is_none() {
-            State::Starting
-        } else {
-            State::Running
+        match &self.life {
+            Lifecycle::Stopping(_) | Lifecycle::Exited => State::Stopping,
+            Lifecycle::Active(Active { lame_duck: Some(_), .. }) => State::LameDuck,
+            Lifecycle::Active(_) if self.current.is_none() => State::Starting,
+            Lifecycle::Active(_) => State::Running,
         }
     }
 
@@ -63,7 +61,7 @@ impl Machine {
             state: self.state(),
             serving: self.serving_generation(),
             confirmed: self.confirmed_generation(),
-            starting: self.transition.as_ref().map(|transition| transition.generation),
+            starting: self.life.transition().map(|transition| transition.generation),
             health: self.health(),
         }
     }

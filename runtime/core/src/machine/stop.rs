@@ -5,7 +5,9 @@ use std::time::Duration;
 use crate::Instant;
 
 use super::lame_duck::LameDuck;
+use super::lifecycle::Lifecycle;
 use super::timers::Timer;
+use super::transition::Transition;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, refuse};
 use crate::Ledger;
@@ -49,7 +51,7 @@ impl Machine {
     ) {
         let Some(at_once) = self.lame_duck_first(client, at_once, now, out) else { return };
         let wanted = if at_once { Urgency::AtOnce } else { Urgency::Drain };
-        let urgency = match &mut self.stopping {
+        let urgency = match self.life.stopping() {
             None => {
                 self.begin_stop(0, None, wanted, now, out);
                 wanted
@@ -61,7 +63,7 @@ impl Machine {
                 (_, urgency) => urgency.max(wanted),
             },
         };
-        let Some(stopping) = &mut self.stopping else { return };
+        let Some(stopping) = self.life.stopping_mut() else { return };
         stopping.asked = true;
         stopping.clients.extend(client);
         if urgency > stopping.urgency {
@@ -72,7 +74,7 @@ impl Machine {
 
     /// The daemon ends by itself.
     pub(super) fn shut_down(&mut self, code: u8, reason: String, now: Instant, out: &mut Actions) {
-        if self.stopping.is_none() {
+        if self.life.is_active() {
             self.begin_stop(code, Some(reason), Urgency::Drain, now, out);
         }
     }
@@ -85,12 +87,14 @@ impl Machine {
         now: Instant,
         out: &mut Actions,
     ) {
-        let asked = self.lame_duck.take();
-        self.timers.cancel(Timer::LameDuck);
-        self.timers.cancel(Timer::Respawn);
-        self.stopping = Some(Stopping {
+        let Some(active) = self.life.active_mut().map(std::mem::take) else { return };
+        let asked = active.lame_duck;
+        for timer in [Timer::Confirm, Timer::Respawn, Timer::LameDuck] {
+            self.timers.cancel(timer);
+        }
+        self.life = Lifecycle::Stopping(Stopping {
             code,
-            reason,
+            reason: reason.clone(),
             since: asked.as_ref().map_or(now, LameDuck::since),
             asked: asked.is_some(),
             clients: asked.map_or(Vec::new(), LameDuck::clients),
@@ -100,38 +104,39 @@ impl Machine {
         });
         out.push(Action::Progress { text: "stopping".into() });
         out.push(Action::CloseListeners);
-        self.abandon_transition(out);
-        self.abandon_upgrade(out);
+        let reason = match reason {
+            Some(reason) => format!("the daemon ends: {reason}"),
+            None => "the daemon was told to stop".into(),
+        };
+        if let Some(transition) = active.transition {
+            self.abandon_transition(transition, &reason, out);
+        }
+        for waiter in active.pending {
+            refuse(waiter.client, &reason, out);
+        }
+        if let Some(upgrade) = active.upgrade {
+            upgrade.abandon(out);
+        }
         self.escalate(urgency, now, out);
     }
 
     /// Ends a transition because the daemon stops: neither committed nor undone, all of it drains.
-    pub(super) fn abandon_transition(&mut self, out: &mut Actions) {
-        let pending = self.pending.take().into_iter().flatten();
-        let reason = match self.stopping.as_ref().and_then(|stopping| stopping.reason.clone()) {
-            Some(reason) => format!("the daemon ends: {reason}"),
-            None => "the daemon was told to stop".into(),
+    fn abandon_transition(&mut self, transition: Transition, reason: &str, out: &mut Actions) {
+        let report = RestartReport {
+            from: self.current.as_ref().map(|current| current.generation),
+            to: transition.generation,
+            committed: false,
+            reason: Some(reason.to_owned()),
+            note: self.rolled_back.clone(),
+            to_commit: None,
+            to_drained: None,
+            ledger: None,
+            warnings: transition.warnings,
         };
-        if let Some(transition) = self.end_transition() {
-            let report = RestartReport {
-                from: self.current.as_ref().map(|current| current.generation),
-                to: transition.generation,
-                committed: false,
-                reason: Some(reason.clone()),
-                note: self.rolled_back.clone(),
-                to_commit: None,
-                to_drained: None,
-                ledger: None,
-                warnings: transition.warnings,
-            };
-            for waiter in transition.waiters {
-                answer(waiter.client, ClientAnswer::Aborted(report.clone()), out);
-            }
-            self.record_restart(report);
+        for waiter in transition.waiters {
+            answer(waiter.client, ClientAnswer::Aborted(report.clone()), out);
         }
-        for waiter in pending {
-            refuse(waiter.client, &reason, out);
-        }
+        self.record_restart(report);
     }
 
     fn escalate(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
@@ -159,10 +164,11 @@ impl Machine {
 
     /// Returns the exit, which comes after everything else.
     pub(super) fn exit_if_drained(&mut self, now: Instant, out: &mut Actions) -> Option<Action> {
-        if !self.workers.is_empty() {
+        if !self.workers.is_empty() || self.life.is_active() {
             return None;
         }
-        let stopping = self.stopping.take()?;
+        let life = std::mem::replace(&mut self.life, Lifecycle::Exited);
+        let Lifecycle::Stopping(stopping) = life else { return None };
         let (ledger, to_drained) = (stopping.ledger, now.saturating_duration_since(stopping.since));
         for client in stopping.clients {
             let warnings = stopping.warnings.clone();
@@ -171,7 +177,6 @@ impl Machine {
         if ledger.dropped_tasks > 0 || ledger.lost > 0 || ledger.forced().is_some() {
             out.push(log(Level::Warn, format!("stopped: {ledger}")));
         }
-        self.exited = true;
         Some(Action::Exit { code: stopping.code, reason: stopping.reason })
     }
 }

@@ -53,11 +53,11 @@ impl Machine {
     /// Takes the transition away, with its confirm window.
     pub(super) fn end_transition(&mut self) -> Option<Transition> {
         self.timers.cancel(Timer::Confirm);
-        self.transition.take()
+        self.life.active_mut()?.transition.take()
     }
 
     pub(super) fn begin(&mut self, now: Instant, out: &mut Actions) {
-        if self.last_generation == self.before && self.stopping.is_none() {
+        if self.last_generation == self.before && self.life.is_active() {
             self.start_transition(Vec::new(), now, out);
         }
     }
@@ -71,7 +71,7 @@ impl Machine {
         out: &mut Actions,
     ) {
         let waiter = Waiter { client, wait };
-        if self.stopping.is_some() || self.lame_duck.is_some() {
+        if !self.life.is_active() || self.life.lame_duck().is_some() {
             refuse(client, "the daemon is stopping", out);
             return;
         }
@@ -80,11 +80,11 @@ impl Machine {
             return;
         }
         self.exe.pending = exe.or(self.exe.pending.take());
-        if self.transition.is_some() || self.upgrade.is_some() {
-            out.push(log(Level::Info, "a restart is in progress; one more follows it".into()));
-            self.pending.get_or_insert_default().push(waiter);
-        } else {
+        if !self.life.changes() {
             self.start_transition(vec![waiter], now, out);
+        } else if let Some(active) = self.life.active_mut() {
+            out.push(log(Level::Info, "a restart is in progress; one more follows it".into()));
+            active.pending.push(waiter);
         }
     }
 
@@ -111,7 +111,7 @@ impl Machine {
             self.exe.begin();
         }
         let worker = self.spawn(generation, source, policy, now, out);
-        self.transition = Some(Transition {
+        let transition = Transition {
             generation,
             policy,
             worker,
@@ -121,7 +121,10 @@ impl Machine {
             from_disk: source == ImageSource::Disk,
             committed_after: None,
             warnings: Vec::new(),
-        });
+        };
+        if let Some(active) = self.life.active_mut() {
+            active.transition = Some(transition);
+        }
         generation
     }
 
@@ -137,7 +140,7 @@ impl Machine {
             return;
         }
         worker.said_hello = true;
-        if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id) {
+        if let Some(transition) = self.life.transition_mut().filter(|t| t.worker == id) {
             transition.policy = policy;
             worker.policy = policy;
             self.timers.set(Timer::Deadline(id), now + policy.ready_timeout);
@@ -161,7 +164,7 @@ impl Machine {
             self.failed(id, reason, now, out);
             return;
         }
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             self.commit(now, out);
         } else if self.current.as_ref().is_some_and(|c| c.worker == Some(id)) {
             serve(id, worker, now, &mut self.timers);
@@ -180,7 +183,7 @@ impl Machine {
     /// The new generation becomes the one that serves: *quiesce* and *go* back to back.
     pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
         let exhausted = self.start_limit_reached();
-        let Some(transition) = self.transition.as_mut() else { return };
+        let Some(transition) = self.life.transition_mut() else { return };
         let mut resumable = false;
         if let Some(current) = self.current.as_mut()
             && let Some(old) = current.worker
@@ -302,9 +305,7 @@ impl Machine {
         let Some(current) = self.current.as_mut() else {
             // There is nothing to go back to: the daemon did not start.
             self.retire_if_unused(transition.generation, now, out);
-            for waiter in
-                transition.waiters.into_iter().chain(self.pending.take().into_iter().flatten())
-            {
+            for waiter in transition.waiters.into_iter().chain(self.life.take_pending()) {
                 refuse(waiter.client, reason, out);
             }
             self.shut_down(1, reason.to_owned(), now, out);
@@ -350,7 +351,7 @@ impl Machine {
         }
         self.retire_if_unused(transition.generation, now, out);
         self.respawn_if_alone(now, out);
-        if self.start_limit_reached() && self.pending.is_none() {
+        if self.start_limit_reached() && !self.life.has_pending() {
             self.roll_back(now, out);
             return;
         }
@@ -358,11 +359,8 @@ impl Machine {
     }
 
     pub(super) fn start_pending(&mut self, now: Instant, out: &mut Actions) {
-        if self.stopping.is_none()
-            && self.upgrade.is_none()
-            && self.transition.is_none()
-            && let Some(waiters) = self.pending.take()
-        {
+        if !self.life.changes() && self.life.has_pending() {
+            let waiters = self.life.take_pending();
             self.start_transition(waiters, now, out);
         }
     }

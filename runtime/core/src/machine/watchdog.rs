@@ -60,7 +60,7 @@ impl Machine {
         );
         out.push(log_of(worker.generation, Level::Error, what.clone()));
         out.push(Action::DumpThreads { worker: id });
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             self.failed(id, what, now, out);
             return;
         }
@@ -76,7 +76,7 @@ impl Machine {
         }
         current.worker = None;
         // While a newer generation serves on probation, nobody needs a respawn yet.
-        if self.stopping.is_none() && !undecided {
+        if self.life.is_active() && !undecided {
             self.crashed(&what, Exit::Signal(9), now, out);
         }
         self.force_excess(now, out);

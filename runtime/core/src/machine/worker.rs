@@ -120,7 +120,7 @@ impl Machine {
     pub(super) fn failed(&mut self, id: WorkerId, reason: String, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.failure = Some(reason.clone());
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             self.abort(&reason, now, out);
         } else {
             kill(id, worker, &mut self.timers, out);
@@ -135,7 +135,7 @@ impl Machine {
         worker.failure.get_or_insert(reason);
         let limit = now + LINK_GRACE;
         self.timers.set_by(Timer::Kill(id), limit);
-        if self.transition.as_ref().is_some_and(|t| t.worker == id)
+        if self.life.transition().is_some_and(|t| t.worker == id)
             && let Some(confirm_at) = self.timers.get(Timer::Confirm)
         {
             // Nothing is confirmed that may be dead: first it is seen what becomes of it.
@@ -156,7 +156,7 @@ impl Machine {
         self.timers.forget(id);
         self.add_to_ledger(worker.generation, ledger);
         self.log_worker_end(&worker, exit, &ledger, out);
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             let generation = worker.generation;
             let ended = format!("the worker of generation {generation} {exit}");
             let when = match worker.state {
@@ -167,11 +167,11 @@ impl Machine {
                 Some(failure) => failure,
                 None => format!("{ended} {when}"),
             };
-            if self.current.is_none() && self.stopping.is_none() {
+            if self.current.is_none() && self.life.is_active() {
                 // The first start: the daemon ends as its worker did, and success is none.
                 self.end_transition();
                 self.retire_if_unused(generation, now, out);
-                for waiter in self.pending.take().into_iter().flatten() {
+                for waiter in self.life.take_pending() {
                     refuse(waiter.client, &reason, out);
                 }
                 self.shut_down(exit.shell_code().max(1), reason, now, out);

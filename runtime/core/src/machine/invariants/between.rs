@@ -118,7 +118,7 @@ impl Watch {
     pub(super) fn check_generations(&self) {
         for &generation in &self.unretired {
             let committed = self.machine.current.as_ref().map(|current| current.generation);
-            let coming = self.machine.transition.as_ref().map(|transition| transition.generation);
+            let coming = self.machine.life.transition().map(|transition| transition.generation);
             holds!(
                 self,
                 self.alive(generation) > 0

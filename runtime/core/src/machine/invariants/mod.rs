@@ -361,7 +361,7 @@ impl Watch {
     }
 
     fn transition(&self) -> Option<WorkerId> {
-        self.machine.transition.as_ref().map(|transition| transition.worker)
+        self.machine.life.transition().map(|transition| transition.worker)
     }
 
     fn kept(&self) -> Option<Kept> {
