@@ -1,4 +1,4 @@
-//! Generates client and server from the .proto file.
+//! Generates the client and the server from `proto/clock.proto`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

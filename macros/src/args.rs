@@ -1,4 +1,4 @@
-//! What stands in the parentheses of the attribute, before anything knows what it means.
+//! The syntax of the attribute's arguments.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -7,13 +7,13 @@ use syn::{Error, Lit, LitBool};
 /// `key`, `key = value` or `key(…)`.
 pub(crate) struct Entry {
     pub(crate) key: String,
-    /// The key as it was written.
+    /// The tokens of the key.
     pub(crate) tokens: TokenStream,
     pub(crate) value: Value,
 }
 
 pub(crate) enum Value {
-    /// The key stands alone.
+    /// A key alone.
     None,
     Literal(Lit),
     /// For `crate`.
@@ -22,33 +22,33 @@ pub(crate) enum Value {
     List(Vec<Entry>, Group),
     /// Any other expression.
     Other(TokenStream),
-    /// What cannot be judged. It is reported already.
+    /// A syntax error, which is reported already.
     Broken,
 }
 
-/// Splits at commas and reads each part for itself, so that a malformed key hides no other mistake.
+/// Splits at commas and parses each segment separately: a malformed key hides no other error.
 pub(crate) fn parse(tokens: TokenStream, mistakes: &mut Vec<Error>) -> Vec<Entry> {
     let mut entries = Vec::new();
-    let mut part = Vec::new();
+    let mut segment = Vec::new();
     for token in flatten(tokens) {
         match &token {
             TokenTree::Punct(comma) if comma.as_char() == ',' => {
-                if part.is_empty() {
+                if segment.is_empty() {
                     let message = "expected a key before this `,`: remove the comma";
                     mistakes.push(Error::new(comma.span(), message));
                 }
-                read_part(&part, &mut entries, mistakes);
-                part.clear();
+                parse_segment(&segment, &mut entries, mistakes);
+                segment.clear();
             }
-            _ => part.push(token),
+            _ => segment.push(token),
         }
     }
-    read_part(&part, &mut entries, mistakes);
+    parse_segment(&segment, &mut entries, mistakes);
     entries
 }
 
-/// Reads what stands between two commas: one entry, or several where a comma is missing.
-fn read_part(mut part: &[TokenTree], entries: &mut Vec<Entry>, mistakes: &mut Vec<Error>) {
+/// Parses a segment between two commas: one entry, or several if a comma is missing.
+fn parse_segment(mut part: &[TokenTree], entries: &mut Vec<Entry>, mistakes: &mut Vec<Error>) {
     while !part.is_empty() {
         let Some((tokens, rest)) = read_key(part) else {
             let message = match part {
@@ -76,7 +76,7 @@ fn read_part(mut part: &[TokenTree], entries: &mut Vec<Entry>, mistakes: &mut Ve
     }
 }
 
-/// Reads `key`. Dashes are read with it, as in `drain-timeout`: the right spelling is suggested later.
+/// Parses `key`. Dashes belong to it, as in `drain-timeout`, for which the right spelling is suggested.
 fn read_key(part: &[TokenTree]) -> Option<(&[TokenTree], &[TokenTree])> {
     let mut length = match part {
         [TokenTree::Ident(_), ..] => 1,
@@ -136,7 +136,7 @@ fn read_list(list: &Group, mistakes: &mut Vec<Error>) -> Value {
     Value::List(parse(list.stream(), mistakes), list.clone())
 }
 
-/// Reads `a::b`, or all there is when it is no path.
+/// Parses `a::b`, or the whole segment if it is no path.
 fn read_path(rest: &[TokenTree]) -> (Value, &[TokenTree]) {
     let is_colon =
         |token: &TokenTree| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ':');
@@ -158,7 +158,7 @@ fn read_path(rest: &[TokenTree]) -> (Value, &[TokenTree]) {
     }
 }
 
-/// Takes away the invisible groups around what a `macro_rules!` passed in.
+/// Strips the invisible groups around the arguments of a `macro_rules!`.
 fn flatten(tokens: TokenStream) -> Vec<TokenTree> {
     let mut flat = Vec::new();
     for token in tokens {
@@ -173,7 +173,7 @@ fn flatten(tokens: TokenStream) -> Vec<TokenTree> {
 }
 
 impl Entry {
-    /// The value, where there is one, or else the key.
+    /// The tokens of the value, or of the key if it has none.
     pub(crate) fn value_or_key(&self) -> TokenStream {
         match &self.value {
             Value::None | Value::Broken => self.tokens.clone(),

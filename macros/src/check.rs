@@ -1,28 +1,32 @@
-//! The rules of the attribute. Nothing stops at the first mistake.
+//! The rules of the attribute. All mistakes are reported at once.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use std::time::Duration;
-use syn::{Error, Lit, LitStr, Path};
+use syn::spanned::Spanned;
+use syn::{Error, Lit, Path};
+use unbroken_schema::{
+    self as schema, ATTRIBUTE_KEYS, Address, KEYS, Key, Kind, LIMITS, LISTENER_FIELDS,
+    LISTENER_NAME_RULE, Listen, Needs, SECTIONS, is_address_word, is_listener_name, nearest,
+    one_of, suggested_address,
+};
 
 use crate::args::{Entry, Value};
-use crate::keys::{FIELDS, KEYS, Kind, LIMITS, find};
 use crate::signature::Main;
-use crate::values::{self, Address, Setting};
+use crate::values::{self, Setting};
 
-/// The attribute, understood.
+/// The content of the attribute.
 pub(crate) struct Daemon {
-    /// The path of the `unbroken` crate, where it was given.
+    /// The path of the `unbroken` crate, if it was given.
     pub(crate) krate: Option<Path>,
-    /// What goes to the configuration, as it was written.
-    pub(crate) keys: Vec<(String, Setting)>,
+    /// The keys of the configuration by their paths, as they were written.
+    pub(crate) keys: Vec<(Vec<String>, Setting)>,
     pub(crate) graceful_restart: bool,
     pub(crate) current_thread: bool,
     pub(crate) worker_threads: Option<u32>,
 }
 
 impl Daemon {
-    /// The module of the runtime that the expansion speaks to.
+    /// The module of the runtime that the expansion uses.
     pub(crate) fn private(&self, at: Span) -> TokenStream {
         match &self.krate {
             Some(path) => quote_spanned!(at=> #path::__private),
@@ -58,7 +62,7 @@ pub(crate) fn check(entries: &[Entry], main: Option<&Main>, mistakes: &mut Vec<E
 
 struct Checker<'a> {
     daemon: Daemon,
-    /// The addresses so far, and whose they are.
+    /// The addresses so far, each with the name of its listener.
     addresses: Vec<(Address, String)>,
     mistakes: &'a mut Vec<Error>,
 }
@@ -68,42 +72,70 @@ impl Checker<'_> {
         self.mistakes.push(Error::new_spanned(at, message.into()));
     }
 
-    fn entry(&mut self, entry: &Entry) {
-        let key = match find(KEYS, "key", &entry.key) {
-            Ok(key) => key,
-            Err(_) if values::ADDRESS_WORDS.contains(&entry.key.as_str()) => {
-                return self.mistake(&entry.tokens, values::of_listener(&entry.key, &entry.value));
-            }
-            Err(message) => return self.mistake(&entry.tokens, message),
+    fn unknown<'k>(&mut self, entry: &Entry, what: &str, known: impl Iterator<Item = &'k str>) {
+        let (name, known): (_, Vec<&str>) = (&entry.key, known.collect());
+        let message = match nearest(name, known.iter().copied()) {
+            Some(near) => format!("unknown {what} `{name}`: did you mean `{near}`?"),
+            None => format!("unknown {what} `{name}`: use one of {}", one_of(&known)),
         };
-        match (key.kind, &entry.value) {
-            (_, Value::Broken) => {}
-            (Kind::Listen, _) => self.listen(entry),
-            (Kind::Limits, _) => self.limits(entry),
-            (Kind::Crate, _) => self.krate(entry),
-            (kind, value) => match values::read(key.name, kind, value) {
-                Ok(setting) => self.set(key.name, setting),
-                Err(message) => self.mistake(entry.value_or_key(), message),
-            },
+        self.mistake(&entry.tokens, message);
+    }
+
+    /// Reads a value, or notes what is wrong with it.
+    fn read(&mut self, entry: &Entry, kind: Kind) -> Option<(Setting, schema::Value)> {
+        if matches!(entry.value, Value::Broken) {
+            return None;
+        }
+        values::read(entry, kind).map_err(|error| self.mistakes.push(error)).ok()
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        let name = entry.key.as_str();
+        match (name, schema::key(name).or_else(|| schema::attribute_key(name))) {
+            ("listen", _) => self.listen(entry),
+            ("limits", _) => self.limits(entry),
+            ("crate", _) => self.krate(entry),
+            (_, Some(key)) => self.key(key, entry),
+            (_, None) if is_address_word(name) => {
+                let written = match &entry.value {
+                    Value::Literal(Lit::Str(text)) => text.value(),
+                    Value::Literal(Lit::Int(number)) => number.base10_digits().to_owned(),
+                    _ => String::new(),
+                };
+                let address = suggested_address(&written);
+                let message = format!(
+                    "unknown key `{name}`: the address is that of a listener, write \
+                     `listen(http = \"{address}\")`"
+                );
+                self.mistake(&entry.tokens, message);
+            }
+            (_, None) => {
+                let keys = KEYS.iter().chain(ATTRIBUTE_KEYS).map(|key| key.name);
+                self.unknown(entry, "key", keys.chain(SECTIONS));
+            }
         }
     }
 
-    fn set(&mut self, key: &str, setting: Setting) {
+    fn key(&mut self, key: &Key, entry: &Entry) {
+        let Some((setting, value)) = self.read(entry, key.kind) else { return };
         let daemon = &mut self.daemon;
-        match (key, setting) {
-            ("graceful_restart", Setting::Bool(wanted)) => daemon.graceful_restart = wanted,
-            ("flavor", Setting::Str(flavor)) => {
-                daemon.current_thread = flavor.value() == "current_thread";
+        match (key.name, value) {
+            ("graceful_restart", schema::Value::Flag(wanted)) => daemon.graceful_restart = wanted,
+            ("flavor", schema::Value::Choice(flavor)) => {
+                daemon.current_thread = flavor == "current_thread";
             }
-            ("worker_threads", Setting::Int(count)) => {
-                daemon.worker_threads = u32::try_from(count).ok();
+            ("worker_threads", schema::Value::Count(count)) => daemon.worker_threads = Some(count),
+            ("env_prefix", schema::Value::Text(word)) => {
+                let span = entry.value_or_key().span();
+                daemon.keys.push((vec![key.name.to_owned()], Setting::Str(word, span)));
             }
-            (key, setting) => daemon.keys.push((key.to_owned(), setting)),
+            _ => daemon.keys.push((vec![key.name.to_owned()], setting)),
         }
     }
 
     fn krate(&mut self, entry: &Entry) {
         let path = match &entry.value {
+            Value::Broken => return,
             Value::Path(path) => syn::parse2(path.clone()).ok(),
             Value::Literal(Lit::Str(text)) => text.parse().ok(),
             _ => None,
@@ -120,6 +152,7 @@ impl Checker<'_> {
     fn listen(&mut self, entry: &Entry) {
         const EXAMPLE: &str = "write `listen(http = \"0.0.0.0:8080\")`";
         let listeners = match &entry.value {
+            Value::Broken => return,
             Value::List(listeners, _) => listeners,
             _ => {
                 let message = format!("`listen` takes listeners by name: {EXAMPLE}");
@@ -132,40 +165,42 @@ impl Checker<'_> {
         }
         duplicates(listeners, "listener", self.mistakes);
         for listener in listeners {
-            if let Some(message) = wrong_name(&listener.key) {
-                self.mistake(&listener.tokens, message);
-            }
+            self.listener_name(listener);
             self.listener(listener);
         }
     }
 
     fn limits(&mut self, entry: &Entry) {
         const EXAMPLE: &str = "write `limits(nofile = \"65536\")`";
-        let Value::List(limits, _) = &entry.value else {
-            let message = format!("`limits` takes limits by name: {EXAMPLE}");
-            return self.mistake(entry.value_or_key(), message);
+        let limits = match &entry.value {
+            Value::Broken => return,
+            Value::List(limits, _) => limits,
+            _ => {
+                let message = format!("`limits` takes limits by name: {EXAMPLE}");
+                return self.mistake(entry.value_or_key(), message);
+            }
         };
         if limits.is_empty() {
             self.mistake(entry.value_or_key(), format!("`limits` names no limit: {EXAMPLE}"));
         }
         duplicates(limits, "limit", self.mistakes);
-        for entry in limits {
-            let limit = match find(LIMITS, "limit", &entry.key) {
-                Ok(limit) => limit,
-                Err(message) => {
-                    self.mistake(&entry.tokens, message);
-                    continue;
-                }
-            };
-            match &entry.value {
-                Value::Broken => {}
-                value => match values::read(limit.name, limit.kind, value) {
-                    Ok(setting) => {
-                        self.daemon.keys.push((format!("limits.{}", limit.name), setting));
-                    }
-                    Err(message) => self.mistake(entry.value_or_key(), message),
-                },
+        for limit in limits {
+            if !LIMITS.contains(&limit.key.as_str()) {
+                self.unknown(limit, "limit", LIMITS.iter().copied());
+            } else if let Some((setting, _)) = self.read(limit, Kind::Limit) {
+                self.daemon.keys.push((vec!["limits".to_owned(), limit.key.clone()], setting));
             }
+        }
+    }
+
+    fn listener_name(&mut self, listener: &Entry) {
+        let name = &listener.key;
+        if name.contains('-') {
+            let message = format!("`{name}` is no identifier: write `{}`", name.replace('-', "_"));
+            self.mistake(&listener.tokens, message);
+        } else if !is_listener_name(name) {
+            let message = format!("`{name}` cannot name a listener: {LISTENER_NAME_RULE}");
+            self.mistake(&listener.tokens, message);
         }
     }
 
@@ -190,60 +225,50 @@ impl Checker<'_> {
                     self.field(name, field);
                 }
             }
-            _ => self.address(format!("listen.{name}"), name, name, listener),
+            _ => self.address(vec!["listen".to_owned(), name.clone()], name, listener),
         }
     }
 
     fn field(&mut self, listener: &str, entry: &Entry) {
-        let field = match find(FIELDS, "field", &entry.key) {
-            Ok(field) => field,
-            Err(message) => return self.mistake(&entry.tokens, message),
+        let Some(field) = schema::listener_field(&entry.key) else {
+            return self.unknown(entry, "field", LISTENER_FIELDS.iter().map(|field| field.name));
         };
-        let key = format!("listen.{listener}.{}", field.name);
-        match (field.kind, &entry.value) {
-            (_, Value::Broken) => {}
-            (Kind::Address, _) => self.address(key, field.name, listener, entry),
-            (kind, value) => match values::read(field.name, kind, value) {
-                Ok(setting) => self.daemon.keys.push((key, setting)),
-                Err(message) => self.mistake(entry.value_or_key(), message),
-            },
+        let path = ["listen", listener, field.name].map(str::to_owned).to_vec();
+        if field.kind == Kind::Addresses {
+            self.address(path, listener, entry);
+        } else if let Some((setting, _)) = self.read(entry, field.kind) {
+            self.daemon.keys.push((path, setting));
         }
     }
 
-    fn address(&mut self, key: String, word: &str, name: &str, entry: &Entry) {
-        let (text, addresses) = match values::addresses(word, &entry.value) {
-            Ok(read) => read,
-            Err(message) => return self.mistake(entry.value_or_key(), message),
-        };
-        // Port 0 is a port of its own for each.
-        let shared = |address: &Address| {
-            !matches!(address, Address::Tcp(address) if address.port() == 0)
-                && addresses.contains(address)
-        };
-        let other = self.addresses.iter().find(|(taken, its)| shared(taken) && its != name);
+    fn address(&mut self, path: Vec<String>, name: &str, entry: &Entry) {
+        let Some((setting, value)) = self.read(entry, Kind::Addresses) else { return };
+        let listed: Vec<Listen> = value.try_into().unwrap_or_default();
+        let addresses: Vec<Address> = listed.iter().flat_map(Listen::addresses).collect();
+        let is_taken = |taken: &Address| addresses.iter().any(|address| address.collides(taken));
+        let other = self.addresses.iter().find(|(taken, its)| is_taken(taken) && its != name);
         if let Some((_, other)) = other {
             let message =
                 format!("the listener `{other}` has this address already: give `{name}` another");
-            self.mistake(&text, message);
+            self.mistake(entry.value_or_key(), message);
         }
         self.addresses.extend(addresses.into_iter().map(|address| (address, name.to_owned())));
-        self.daemon.keys.push((key, Setting::Str(text)));
+        self.daemon.keys.push((path, setting));
     }
 
     fn backoff(&mut self, entries: &[Entry]) {
-        let read = |name: &str| -> Option<(LitStr, Duration)> {
+        let read = |name: &str| {
             let entry = entries.iter().find(|entry| entry.key == name)?;
-            values::duration(name, &entry.value).ok()
+            let (_, value) = values::read(entry, schema::key(name)?.kind).ok()?;
+            let schema::Value::Duration(duration) = value else { return None };
+            Some((entry, duration))
         };
-        let (Some((low, min)), Some((high, max))) = (read("backoff_min"), read("backoff_max"))
-        else {
-            return;
-        };
-        if min > max {
-            let high = high.value();
-            let message =
-                format!("`backoff_min` is longer than `backoff_max` ({high}): shorten it");
-            self.mistake(low, message);
+        if let (Some((low, min)), Some((_, max))) = (read("backoff_min"), read("backoff_max"))
+            && min > max
+        {
+            let max = schema::duration::format(max);
+            let message = format!("`backoff_min` is longer than `backoff_max` ({max}): shorten it");
+            self.mistake(low.value_or_key(), message);
         }
     }
 
@@ -257,7 +282,7 @@ impl Checker<'_> {
         }
         let fix = if switch.is_some() { "Remove `= false` from" } else { "Add" };
         for entry in entries {
-            if KEYS.iter().any(|key| key.supervised && key.name == entry.key) {
+            if schema::key(&entry.key).is_some_and(|key| key.needs == Needs::Supervisor) {
                 let message =
                     format!("`{}` needs a supervisor. {fix} `graceful_restart`.", entry.key);
                 self.mistake(&entry.tokens, message);
@@ -268,12 +293,12 @@ impl Checker<'_> {
     fn runtime(&mut self, entries: &[Entry], main: Option<&Main>) {
         for entry in entries {
             let key = entry.key.as_str();
-            if !matches!(key, "flavor" | "worker_threads") {
+            if schema::attribute_key(key).is_none_or(|key| key.needs != Needs::Async) {
                 continue;
             }
             if main.is_some_and(|main| !main.is_async()) {
                 let message = format!(
-                    "`{key}` is about the async runtime: write `async fn main`, or remove it"
+                    "`{key}` configures the async runtime: write `async fn main`, or remove it"
                 );
                 self.mistake(&entry.tokens, message);
             } else if key == "worker_threads" && self.daemon.current_thread {
@@ -306,17 +331,4 @@ fn duplicates(entries: &[Entry], what: &str, mistakes: &mut Vec<Error>) {
             mistakes.push(Error::new_spanned(&entry.tokens, message));
         }
     }
-}
-
-/// Names of listeners become parts of environment variables, where `__` separates.
-fn wrong_name(name: &str) -> Option<String> {
-    let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    let starts = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
-    if letters && starts && !name.contains("__") && !name.ends_with('_') {
-        return None;
-    }
-    Some(format!(
-        "`{name}` cannot name a listener: use lowercase letters, digits and single underscores, as \
-         in `web_api`"
-    ))
 }

@@ -3,7 +3,7 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{ReturnType, Signature, Type};
+use syn::{LitStr, ReturnType, Signature, Type};
 
 use crate::check::Daemon;
 use crate::signature::Main;
@@ -15,12 +15,12 @@ pub(crate) fn expand(daemon: &Daemon, main: &Main) -> TokenStream {
     let spec = spec(daemon, main, &private);
     let sig = expanded(sig);
 
-    // What the runtime asks of a return type is reported where the type stands.
+    // The runtime's bounds on the return type are reported at the type.
     let at = expansion_at(result_span(&sig));
     let name = Ident::new("main", at);
     let function = match &sig.output {
         _ if main.takes_daemon() => quote!(#name),
-        // A closure that never returns has to say so, or it is taken to return `()`.
+        // Without its return type, a closure that never returns is inferred to return `()`.
         ReturnType::Type(arrow, ty) if !main.is_async() && matches!(**ty, Type::Never(_)) => {
             quote!(|_| #arrow #ty { #name() })
         }
@@ -31,7 +31,7 @@ pub(crate) fn expand(daemon: &Daemon, main: &Main) -> TokenStream {
     let called = daemon.private(at);
     let call = quote_spanned!(at=> #called::#run(&SPEC, #function));
 
-    // The constant stands in a block of its own, where no name of the body can meet it.
+    // The constant is in a block of its own, where it cannot clash with a name of the body.
     quote! {
         #(#attrs)*
         #vis fn main() -> ::std::process::ExitCode {
@@ -47,17 +47,17 @@ pub(crate) fn expand(daemon: &Daemon, main: &Main) -> TokenStream {
 fn spec(daemon: &Daemon, main: &Main, private: &TokenStream) -> TokenStream {
     let takes_daemon = main.takes_daemon();
     let graceful_restart = daemon.graceful_restart;
-    let keys = daemon.keys.iter().map(|(key, setting)| {
+    let keys = daemon.keys.iter().map(|(path, setting)| {
         let literal = match setting {
-            Setting::Str(text) => quote!(Str(#text)),
-            Setting::Int(number) => {
-                let sign = (*number < 0).then(|| quote!(-));
-                let number = i64::try_from(number.unsigned_abs()).unwrap_or(i64::MAX);
-                quote!(Int(#sign #number))
+            Setting::Str(text, span) => {
+                let text = LitStr::new(text, *span);
+                quote!(Str(#text))
             }
+            Setting::Int(number) => quote!(Int(#number)),
             Setting::Bool(value) => quote!(Bool(#value)),
+            Setting::List(items) => quote!(List(&[#(#items),*])),
         };
-        quote!((#key, #private::Literal::#literal))
+        quote!((&[#(#path),*], #private::Literal::#literal))
     });
     let flavor = if daemon.current_thread { quote!(CurrentThread) } else { quote!(MultiThread) };
     let worker_threads = match daemon.worker_threads.map(|count| count as usize) {
@@ -78,9 +78,8 @@ fn spec(daemon: &Daemon, main: &Main, private: &TokenStream) -> TokenStream {
     }
 }
 
-/// The signature as written, its first and last words marked as ours.
-///
-/// Lints about functions that could be written differently then know that this one could not.
+/// The signature as written, with its first and last tokens marked as generated: lints about the way
+/// the function is written do not apply to it.
 fn expanded(sig: &Signature) -> Signature {
     let mut sig = sig.clone();
     if let Some(asyncness) = &mut sig.asyncness {

@@ -1,7 +1,7 @@
-//! What a broken attribute leaves: its mistakes, and a `main` that gives no others.
+//! The expansion of a broken attribute: its errors, and a `main` that causes no further ones.
 //!
-//! The function stays inside that `main`, so that its imports are used, an editor completes in it
-//! and the compiler finds the mistakes of the body as well.
+//! That `main` contains the function: its imports are used, an editor completes in it, and the
+//! compiler reports the errors of the body as well.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
@@ -10,7 +10,7 @@ use syn::Error;
 use crate::check::Daemon;
 use crate::signature::{Main, argument_mistake, is_other_main};
 
-/// The mistakes beside what is not a function: `item`.
+/// The errors, and an `item` that is not a function.
 pub(crate) fn keep(item: TokenStream, daemon: &Daemon, mistakes: &[Error]) -> TokenStream {
     let mistakes = mistakes.iter().map(Error::to_compile_error);
     let main = other_main(daemon);
@@ -27,7 +27,7 @@ pub(crate) fn fallback(main: &Main, daemon: &Daemon, mistakes: &[Error]) -> Toke
     let mistakes = mistakes.iter().map(Error::to_compile_error);
 
     if main.has_receiver() {
-        // Without `self` the body would speak of what is not there.
+        // The body may use `self`.
         let name = &sig.ident;
         return quote! {
             #(#mistakes)*
@@ -54,13 +54,13 @@ pub(crate) fn fallback(main: &Main, daemon: &Daemon, mistakes: &[Error]) -> Toke
     }
 }
 
-/// The function with what a function cannot have taken away.
+/// The function, without the qualifiers that a nested function cannot have.
 fn function(main: &Main) -> TokenStream {
     let mut sig = main.sig.clone();
     sig.constness = None;
     sig.abi = None;
     let body = match &main.body {
-        // Without its last argument the body would speak of what is not there.
+        // The body may use the variadic argument.
         Some(body) if sig.variadic.is_none() => quote!(#body),
         _ => quote!({ loop {} }),
     };
@@ -69,8 +69,8 @@ fn function(main: &Main) -> TokenStream {
         return quote!(#sig #body);
     };
 
-    // The mistake is the argument's value: whatever is done with it has a type then. What was
-    // written as its type is used, by a function that is not.
+    // The error is the argument's value, and so has any type that the body needs. The written type
+    // is used by a function that is never called.
     let mistake = argument_mistake(argument).to_compile_error();
     let (pat, ty) = (&argument.pat, &argument.ty);
     let (params, _, clause) = sig.generics.split_for_impl();
@@ -85,7 +85,7 @@ fn function(main: &Main) -> TokenStream {
     }
 }
 
-/// A `main` for a crate that has no other: what is imported by `*` gives way to what is written.
+/// A `main` for a crate that has no other: a glob import yields to an item of the same name.
 fn other_main(daemon: &Daemon) -> TokenStream {
     let private = daemon.private(Span::call_site());
     quote!(pub use #private::fallback::*;)

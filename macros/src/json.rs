@@ -1,4 +1,4 @@
-//! `ToJson` and `FromJson` for what the runtime's processes tell each other and record.
+//! `ToJson` and `FromJson` for the messages and records of the runtime's processes.
 //!
 //! The derived code calls the runtime's own functions, which are generic in nothing but the types of
 //! fields. Serde's is written out for each type, each format and each way of buffering, and was a third of
@@ -21,7 +21,7 @@ pub(crate) enum Direction {
     From,
 }
 
-/// What `#[json(…)]` says.
+/// The options in `#[json(…)]`.
 #[derive(Default)]
 struct Options {
     tag: Option<String>,
@@ -230,7 +230,7 @@ fn read_fields(fields: &Fields, type_has_default: bool) -> Result<TokenStream> {
         .collect()
 }
 
-/// An enum that is an object, of which one field says which variant it is.
+/// An enum as an object with a field that names the variant.
 fn tagged(
     name: &Ident,
     of: &DataEnum,
@@ -279,7 +279,7 @@ fn tagged(
     Ok(of_fields(name, direction, &body))
 }
 
-/// An enum that is the name of its variant, or an object of that name and the variant's one field.
+/// An enum as the name of its variant, or as an object of that name and the variant's one field.
 fn plain(
     name: &Ident,
     of: &DataEnum,
@@ -326,7 +326,7 @@ fn words(of: &DataEnum, options: &Options) -> Result<TokenStream> {
     of.variants.iter().map(|variant| word(variant, options).map(|word| quote!(#word,))).collect()
 }
 
-/// What a variant is called in JSON.
+/// The name of a variant in JSON.
 fn word(variant: &Variant, options: &Options) -> Result<String> {
     let name = variant.ident.to_string();
     let Some(rule) = &options.rename_all else { return Ok(name) };

@@ -5,7 +5,6 @@ mod check;
 mod expand;
 mod fallback;
 mod json;
-mod keys;
 mod signature;
 mod values;
 
@@ -30,8 +29,8 @@ use proc_macro2::TokenStream;
 ///
 /// # Keys
 ///
-/// A key is `key = literal`. `detach` and `graceful_restart` may stand alone. All but the last five
-/// rows are configuration: the file, the environment and the command line can say otherwise later.
+/// A key is `key = literal`; a flag such as `detach` needs no value. All but the last five rows are
+/// configuration, which the file, the environment and the command line can override.
 ///
 /// | key | value | default |
 /// |---|---|---|
@@ -40,37 +39,37 @@ use proc_macro2::TokenStream;
 /// | `runtime_dir` | directory of pidfile and control socket | `$RUNTIME_DIRECTORY`, else `/run/<name>` as root, else `$XDG_RUNTIME_DIR/<name>`, else `/tmp/<name>-<uid>` |
 /// | `detach` | a plain invocation detaches, as `start` does | `false` |
 /// | `listen(…)` | the listeners, see below | none |
-/// | `ready` | `"auto"`: when every listener is accepted from; `"manual"`: when the program says so | `"auto"` |
+/// | `ready` | `"auto"`: when the program accepts on every listener; `"manual"`: when it calls `Daemon::ready` | `"auto"` |
 /// | `ready_timeout` | duration | `"60s"` |
 /// | `drain_timeout` | duration | `"30s"` |
 /// | `kill_timeout` | duration | `"5s"` |
-/// | `lame_duck` | duration for which it accepts on when told to stop, and says that it is not ready | `"0s"` |
-/// | `confirm_window` ¹ | duration in which a new generation can be undone | `"2s"` |
-/// | `exclusive` ¹ | the old worker is gone before the new one begins | `false` |
+/// | `lame_duck` | duration for which it keeps accepting after a stop request, while it is not ready | `"0s"` |
+/// | `confirm_window` ¹ | duration in which a restart can still be aborted | `"2s"` |
+/// | `exclusive` ¹ | the old worker exits before the new one begins | `false` |
 /// | `watchdog` ¹ | duration after which a worker that does not answer is replaced | off |
-/// | `orphan_grace` ¹ | duration for which workers serve on after their supervisor was killed | `"0s"` |
-/// | `pass_connections` ¹ | idle connections go to the new worker | `true` |
+/// | `orphan_grace` ¹ | duration for which workers serve after their supervisor was killed | `"0s"` |
+/// | `handoff` ¹ | idle connections go to the new worker | `true` |
 /// | `restart` ¹ | after a worker's exit: `"no"`, `"on-failure"` or `"always"` | `"on-failure"` |
 /// | `backoff_min`, `backoff_max` ¹ | durations between respawns | `"100ms"`, `"30s"` |
 /// | `start_limit_burst`, `start_limit_interval` ¹ | number of respawns within a duration | `5`, `"60s"` |
 /// | `umask` | octal: `"0027"` or `0o027` | inherited |
 /// | `workdir` | directory | `"/"` when detached, else unchanged |
-/// | `user`, `group` | whom the worker runs as: a name, or a number in quotes | the daemon's own, the user's |
+/// | `user`, `group` | the worker's user and group: a name or a number | the daemon's own, the user's |
 /// | `groups` | supplementary groups: `["adm", "ssl-cert"]` | those of the user |
 /// | `chroot` | root directory of the worker | none |
-/// | `no_new_privileges` | nothing that the worker executes gains privileges | `true` with `user`, else `false` |
-/// | `capabilities` | what the worker keeps of root's privileges: `["net_bind_service"]` | none with `user`, else all |
+/// | `no_new_privileges` | programs that the worker executes gain no privileges | `true` with `user`, else `false` |
+/// | `capabilities` | capabilities that the worker keeps: `["net_bind_service"]` | none with `user`, else all |
 /// | `oom_score_adj`, `nice` | numbers from -1000 to 1000, from -20 to 19 | inherited |
 /// | `limits(…)` | resource limits by name, soft and hard: `limits(nofile = "4096:65536", core = 0)` | inherited |
 /// | `log` | file for stdout and stderr | stderr in the foreground, `<name>.log` when detached |
-/// | `log_mode` | permissions of a log file that is made, octal | `"0640"` |
+/// | `log_mode` | permissions of a new log file, octal | `"0640"` |
 /// | `log_format` | how events are written: `"none"`, `"text"`, `"json"`, `"journald"` or `"auto"` | `"none"` |
 /// | `log_level` | `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"` | `"info"` |
 /// | `config` | configuration file | none |
 /// | `env_file` | files of variables, read by each generation: `["/etc/default/hello"]` | none |
 /// | `exe` ¹ | image of the next generation | the path the program was started by |
 /// | `probe` | address that answers `/livez`, `/readyz` and `/startupz` | none |
-/// | `env_prefix` | what variables begin with, instead of `DAEMON`: `"HELLO"` for `HELLO_LOG` | `"DAEMON"` |
+/// | `env_prefix` | the prefix of variables, instead of `DAEMON`: `"HELLO"` for `HELLO_LOG` | `"DAEMON"` |
 /// | `graceful_restart` | run under a supervisor | `false` |
 /// | `flavor` ² | `"multi_thread"` or `"current_thread"` | `"multi_thread"` |
 /// | `worker_threads` ² | threads of a multi-thread runtime | as Tokio decides |
@@ -84,7 +83,8 @@ use proc_macro2::TokenStream;
 ///
 /// `listen` gives each listener a name, of lowercase letters, digits and single underscores, and an
 /// address: `"127.0.0.1:80"`, `"[::]:80"` or `"unix:/path"`, or several of them in an array.
-/// `"localhost:80"` and `":80"` are both families. Other host names are not looked up. A listener with more to say is a table; all fields but `addr` are optional.
+/// `"localhost:80"` and `":80"` are both families. Other host names are not resolved. A listener can also
+/// be a table, in which only `addr` is required.
 ///
 /// ```no_run
 /// # use unbroken::{Daemon, daemon};
@@ -103,22 +103,22 @@ use proc_macro2::TokenStream;
 /// | `addr` | address | required |
 /// | `backlog` | connections the kernel queues | `4096` |
 /// | `mode` | permissions of a unix socket, octal | as the umask says |
-/// | `user`, `group` | owner of a unix socket: a name, or a number in quotes | the process's |
+/// | `user`, `group` | owner of a unix socket: a name or a number | the daemon's own |
 /// | `v6only` | whether `[::]` refuses IPv4 | `true` |
-/// | `header_timeout` ³ | duration in which the head of a request must be whole | `"30s"` |
+/// | `header_timeout` ³ | duration within which the head of a request must arrive | `"30s"` |
 /// | `idle_timeout` ³ | duration after which a connection without a request is closed | `"75s"` |
 /// | `tcp_keepalive` ³ | duration of silence after which TCP probes the client | `"60s"` |
 /// | `max_connections` ³ | open connections above which accepting waits | none |
 /// | `max_header_bytes` ³ | size of a request's head | `65536` |
 /// | `max_connection_age` ³ | duration after which a connection ends with its next response | none |
-/// | `http2_max_streams` ³ | requests at once on a connection of HTTP/2 | `200` |
-/// | `http2_keepalive` ³ | duration after which a connection of HTTP/2 is pinged | off |
+/// | `http2_max_streams` ³ | concurrent requests on one HTTP/2 connection | `200` |
+/// | `http2_keepalive` ³ | duration after which an HTTP/2 client is pinged | off |
 ///
 /// ³ for what `Daemon::serve` serves. A duration of `"0s"` switches it off.
 ///
 /// # Errors
 ///
-/// Mistakes are compile errors where they stand, all at once, each with what to write instead:
+/// Mistakes are compile errors at their place, all at once, each with what to write instead:
 /// unknown and duplicate keys, values a key does not take, keys that need another one, `listen` without
 /// a `Daemon` argument, and a function that cannot be `main`.
 ///

@@ -1,4 +1,4 @@
-//! The function the attribute stands on. Its body stays as it was written, unread.
+//! The annotated function. Its body is never parsed.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -9,7 +9,7 @@ pub(crate) struct Main {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,
     pub(crate) sig: Signature,
-    /// The braces and what is in them; none after `fn main();`.
+    /// The braces and their content; none after `fn main();`.
     pub(crate) body: Option<TokenTree>,
 }
 
@@ -18,9 +18,9 @@ impl Main {
         let read = |input: ParseStream<'_>| {
             let attrs = input.call(Attribute::parse_outer)?;
             let vis = input.parse()?;
-            let not_here = "`#[daemon]` stands on `fn main`: move it there";
+            let message = "`#[daemon]` must be applied to `fn main`: move it there";
             let start = input.span();
-            let sig = input.parse().map_err(|_| Error::new(start, not_here))?;
+            let sig = input.parse().map_err(|_| Error::new(start, message))?;
             let body: TokenStream = input.parse()?;
             let body = body.into_iter().find(|token| matches!(token, TokenTree::Group(_)));
             Ok(Main { attrs, vis, sig, body })
@@ -36,7 +36,7 @@ impl Main {
         !self.sig.inputs.is_empty()
     }
 
-    /// The argument that should be a `Daemon` and is something else.
+    /// The argument, if its type is not `Daemon`.
     pub(crate) fn wrong_argument(&self) -> Option<&syn::PatType> {
         match self.sig.inputs.first() {
             Some(FnArg::Typed(argument)) if self.sig.inputs.len() == 1 => {
@@ -51,16 +51,17 @@ impl Main {
     }
 }
 
-/// Whether an attribute makes a `main` of its own.
+/// Whether an attribute expands to a `main` of its own, as `#[tokio::main]` does.
 pub(crate) fn is_other_main(attr: &Attribute) -> bool {
     attr.path().segments.last().is_some_and(|segment| segment.ident == "main")
 }
 
-/// All that keeps the function from being a daemon's `main`, but for [`Main::wrong_argument`].
+/// Reports everything that keeps the function from being a daemon's `main`, except for
+/// [`Main::wrong_argument`].
 pub(crate) fn check(main: &Main, mistakes: &mut Vec<Error>) {
     let sync_body = main.body.iter().filter(|_| !main.is_async());
     if is_wrapped(sync_body.cloned().collect()) {
-        let message = "another attribute has made a runtime for this `main`: remove it, as \
+        let message = "another attribute has started a runtime for this `main`: remove it, \
                        `#[daemon]` starts the runtime";
         mistakes.push(Error::new(Span::call_site(), message));
     }
@@ -72,7 +73,7 @@ pub(crate) fn check(main: &Main, mistakes: &mut Vec<Error>) {
     for attr in main.attrs.iter().filter(|attr| is_other_main(attr)) {
         let path = path_text(attr);
         let message = format!(
-            "`#[{path}]` cannot stand beside `#[daemon]`, which starts the runtime: remove it"
+            "`#[{path}]` cannot be combined with `#[daemon]`, which starts the runtime: remove it"
         );
         mistake(attr, message);
     }
@@ -84,12 +85,12 @@ pub(crate) fn check(main: &Main, mistakes: &mut Vec<Error>) {
         mistake(token, message.into());
     }
     if let Some(abi) = &sig.abi {
-        let message = "`main` cannot have the calling convention of another language: remove it";
+        let message = "`main` cannot have an explicit ABI: remove `extern`";
         mistake(abi, message.into());
     }
     if sig.ident != "main" {
         let message = format!(
-            "`#[daemon]` stands on `fn main`: rename `{0}`, or call it from `main`",
+            "`#[daemon]` must be applied to `fn main`: rename `{0}`, or call it from `main`",
             sig.ident
         );
         mistake(&sig.ident, message);
@@ -115,7 +116,7 @@ pub(crate) fn check(main: &Main, mistakes: &mut Vec<Error>) {
     }
 }
 
-/// What is wrong with the type of [`Main::wrong_argument`].
+/// The error for the type of [`Main::wrong_argument`].
 pub(crate) fn argument_mistake(argument: &syn::PatType) -> Error {
     let message = match unwrap(&argument.ty) {
         Type::Reference(reference) if is_daemon(&reference.elem) => {
@@ -135,7 +136,7 @@ fn is_daemon(ty: &Type) -> bool {
         && last.is_some_and(|last| last.ident == "Daemon" && last.arguments.is_none())
 }
 
-/// Takes away parentheses and the invisible groups of `macro_rules!`.
+/// Strips parentheses and the invisible groups of `macro_rules!`.
 fn unwrap(mut ty: &Type) -> &Type {
     loop {
         ty = match ty {
@@ -150,10 +151,10 @@ fn path_text(attr: &Attribute) -> String {
     attr.path().to_token_stream().to_string().replace(' ', "")
 }
 
-/// Whether an attribute like `#[tokio::main]`, above ours, has wrapped the body already.
+/// Whether an attribute above ours, such as `#[tokio::main]`, has already wrapped the body.
 ///
-/// The `block_on` it wrote is told from one in the program by the source text of its span: its own
-/// name stands only where a person wrote it.
+/// Its `block_on` differs from one in the program by the source text of its span, which is `block_on`
+/// only for the latter.
 fn is_wrapped(tokens: TokenStream) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Group(group) => is_wrapped(group.stream()),

@@ -2,6 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
+use unbroken_schema::{ATTRIBUTE_KEYS, Fallback, KEYS, Key, LISTENER_FIELDS, Needs, SECTIONS};
 
 use super::daemon_main;
 
@@ -105,7 +106,7 @@ snapshot!(
         exclusive = true,
         watchdog = "10s",
         orphan_grace = "10s",
-        pass_connections = false,
+        handoff = false,
         restart = "on-failure",
         backoff_min = "100ms",
         backoff_max = "30s",
@@ -169,3 +170,119 @@ snapshot!(
 snapshot!(broken_name, [], async fn serve(daemon: Daemon) {});
 
 snapshot!(broken_item, [], struct Server;);
+
+/// The messages of an attribute, on a `main` that takes a `Daemon`.
+fn messages(args: TokenStream) -> Vec<String> {
+    let expansion = daemon_main(
+        args,
+        quote!(
+            async fn main(daemon: Daemon) {}
+        ),
+    )
+    .to_string();
+    let errors = expansion.split("compile_error ! { ").skip(1);
+    errors
+        .filter_map(|rest| syn::parse_str(rest.split_once(" }")?.0).ok())
+        .map(|text: syn::LitStr| text.value())
+        .collect()
+}
+
+#[test]
+fn a_value_has_the_bounds_of_the_configuration_file() {
+    let listen = |name: &str, backlog: u32| {
+        let name = quote::format_ident!("{name}");
+        quote!(listen(#name(addr = "0.0.0.0:80", backlog = #backlog)))
+    };
+    assert_eq!(messages(listen("http", 70_000)), [""; 0]);
+    assert_eq!(messages(listen("http", i32::MAX as u32)), [""; 0]);
+    assert_eq!(
+        messages(listen("http", 1 << 31)),
+        ["`backlog`: expected a whole number from 1 to 2147483647, as in `backlog = 5`"]
+    );
+    let long = "a".repeat(65);
+    assert_eq!(
+        messages(listen(&long, 1)),
+        [format!(
+            "`{long}` cannot name a listener: use words of a-z and 0-9 with single `_` or `-` \
+             between them, as in `web_api`"
+        )]
+    );
+    for name in [long.as_str(), "a\nb"] {
+        assert_eq!(
+            messages(quote!(name = #name)),
+            ["`name`: expected at most 64 bytes that can name a file, without `/` and not \
+              beginning with `.`"]
+        );
+    }
+    assert_eq!(
+        messages(quote!(listen(http = "unix:@hello"))),
+        ["`http`: an abstract socket has no permissions: use a path"]
+    );
+    assert_eq!(
+        messages(quote!(start_limit_b = 5)),
+        ["unknown key `start_limit_b`: did you mean `start_limit_burst`?"]
+    );
+    assert_eq!(
+        messages(quote!(drain_timeout = "366days", ready_timeout = "0s")),
+        ["`drain_timeout`: expected at most 365days", "`ready_timeout`: expected more than 0s"]
+    );
+}
+
+/// The rows of the tables in the documentation: names, footnote and default of each.
+fn documented(section: &str) -> Vec<(String, &str, String)> {
+    let rows = section.lines().filter_map(|line| line.strip_prefix("/// | `"));
+    let rows = rows.flat_map(|row| {
+        let (keys, rest) = row.split_once(" | ").unwrap();
+        let default = rest.trim_end_matches(" |").rsplit_once(" | ").unwrap().1;
+        let (keys, note) = match keys.rsplit_once(' ') {
+            Some((keys, note @ ("¹" | "²" | "³"))) => (keys, note),
+            _ => (keys, ""),
+        };
+        let keys: Vec<&str> = keys.split(", ").collect();
+        let defaults: Vec<&str> = match default.split(", ").collect::<Vec<_>>() {
+            parts if parts.len() == keys.len() => parts,
+            _ => vec![default; keys.len()],
+        };
+        let plain = |text: &str| text.replace(['`', '"'], "");
+        let rows = keys
+            .into_iter()
+            .zip(defaults)
+            .map(move |(key, default)| (plain(key).replace("(…)", ""), note, plain(default)));
+        rows.collect::<Vec<_>>()
+    });
+    rows.collect()
+}
+
+#[test]
+fn the_documentation_has_every_key_of_the_schema() {
+    let (of_attribute, of_listeners) =
+        include_str!("lib.rs").split_once("/// # Listeners").unwrap();
+    let keys: Vec<&Key> = KEYS.iter().chain(ATTRIBUTE_KEYS).collect();
+    let fields: Vec<&Key> = LISTENER_FIELDS.iter().collect();
+    for (section, keys, others) in
+        [(of_attribute, keys, &SECTIONS[..]), (of_listeners, fields, &[])]
+    {
+        let rows = documented(section);
+        for key in &keys {
+            let row = rows.iter().find(|(name, ..)| name == key.name);
+            let (_, note, default) = row.unwrap_or_else(|| panic!("no `{}`", key.name));
+            let expected = match key.needs {
+                Needs::Supervisor => "¹",
+                Needs::Async => "²",
+                _ if unbroken_schema::HTTP_FIELDS.contains(&key.name) => "³",
+                _ => "",
+            };
+            assert_eq!(*note, expected, "{}", key.name);
+            if let Fallback::Value(value) = key.default {
+                assert_eq!(default, value, "{}", key.name);
+            }
+        }
+        let known = |name: &str| keys.iter().any(|key| key.name == name) || others.contains(&name);
+        let mut names: Vec<&str> = rows.iter().map(|(name, ..)| name.as_str()).collect();
+        assert!(names.iter().all(|name| known(name)), "{names:?}");
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!((all, names.len()), (keys.len() + others.len(), all), "{names:?}");
+    }
+}

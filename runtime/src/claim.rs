@@ -1,12 +1,12 @@
-//! The claim on a runtime directory: an abstract unix socket (unix(7)), which is nowhere in the file system, so
-//! that nobody can remove it, and which ends with its process.
+//! The claim on a runtime directory: an abstract unix socket (unix(7)). It has no file that could be removed,
+//! and ends with its process.
 //!
-//! The lock of the pidfile says who runs as long as the file is there. The claim says it also while the file or
-//! its directory is gone, so that no second daemon begins meanwhile. Its name is made of the file system and
-//! the inode that the runtime directory lies in, and of what the daemon calls itself there: the same for every
-//! path that leads there, and another one in a container with files of its own, even with the host's network.
-//! Who is in another network namespace does not see it, and has the pidfile. So has another host of the same
-//! NFS.
+//! The lock of the pidfile keeps a second daemon away as long as the file is there; the claim does so also
+//! while the file or its directory is missing. The socket's name is made of the file system and inode of the
+//! directory that the runtime directory is in, the name of the runtime directory and the stem of the pidfile.
+//! It is the same for every path that leads there, and differs in a container with files of its own, even if
+//! that shares the host's network. A process in another network namespace, or on another host with the same
+//! NFS, does not see the claim: only the pidfile protects there.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,35 +21,38 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::sys::peer;
 
-/// Who asks at the same time.
+/// The queue of processes that ask for the holder of the claim. One that finds it full is told that
+/// the daemon runs, without its process id.
 const BACKLOG: i32 = 64;
 
-/// How often, and how long in between, a name is tried that nobody answers at: its holder just ends.
-const ATTEMPTS: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(10);
+/// How often a name is tried whose holder does not answer, with [`CLAIM_DELAY`] in between: 200 ms
+/// in all, more than a process that is exiting takes to release it.
+const CLAIM_ATTEMPTS: u32 = 20;
+/// The time between two such attempts.
+const CLAIM_DELAY: Duration = Duration::from_millis(10);
 
-/// A runtime directory that is this daemon's.
+/// This daemon's claim on its runtime directory.
 #[derive(Debug)]
 pub(crate) struct Claim {
     socket: OwnedFd,
 }
 
-/// Whose it is.
+/// The outcome of an attempt to claim a directory.
 #[derive(Debug)]
 pub(crate) enum Claimed {
-    /// This daemon's from now on.
+    /// The directory is claimed by this process from now on.
     Ours(Claim),
-    /// Another daemon's, with its process id where that can be seen.
+    /// Another daemon holds the claim; its process id, if the kernel shows it.
     Running(Option<i32>),
-    /// Somebody who may not: another user has put itself in the way.
+    /// A process of this user, neither ours nor root, occupies the name, which any user of the host can do.
     Stranger(u32),
 }
 
 impl Claim {
-    /// Claims the directory, which has to be there, for the daemon of this pidfile.
+    /// Claims the directory, which has to exist, for the daemon of this pidfile.
     pub(crate) fn take(runtime_dir: &Path, pidfile: &Path) -> io::Result<Claimed> {
         let addr = SocketAddrUnix::new_abstract_name(name(runtime_dir, pidfile)?.as_bytes())?;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..CLAIM_ATTEMPTS {
             let socket = socket()?;
             match rustix::net::bind(&socket, &addr) {
                 Ok(()) => {
@@ -62,12 +65,13 @@ impl Claim {
             if let Some(claimed) = holder_at(&addr)? {
                 return Ok(claimed);
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(CLAIM_DELAY);
         }
         Ok(Claimed::Running(None))
     }
 
-    /// Lets those go who asked.
+    /// Accepts and closes the connections of processes that asked who holds the claim. The kernel gave them
+    /// the process id already.
     pub(crate) fn answer(&self) {
         while rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC).is_ok() {}
     }
@@ -76,7 +80,7 @@ impl Claim {
         packing.add(&self.socket)
     }
 
-    /// One that this process has since before its last exec.
+    /// Takes over the claim that this process has held since before its last exec.
     pub(crate) fn adopt(socket: OwnedFd) -> Claim {
         Claim { socket }
     }
@@ -88,7 +92,7 @@ impl AsFd for Claim {
     }
 }
 
-/// The process of the daemon that has claimed the directory, if one has.
+/// Returns the process id of the daemon that has claimed the directory, if any.
 pub(crate) fn holder(runtime_dir: &Path, pidfile: &Path) -> Option<i32> {
     let name = name(runtime_dir, pidfile).ok()?;
     let addr = SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?;
@@ -98,13 +102,13 @@ pub(crate) fn holder(runtime_dir: &Path, pidfile: &Path) -> Option<i32> {
     }
 }
 
-/// Who listens there. `None`: nobody does.
+/// Returns the holder of the name, never [`Claimed::Ours`]; `None` if no process listens there.
 fn holder_at(addr: &SocketAddrUnix) -> io::Result<Option<Claimed>> {
     let asking = socket()?;
     match rustix::net::connect(&asking, addr) {
         Ok(()) => {}
         Err(Errno::CONNREFUSED) => return Ok(None),
-        // It is stopped, and many have asked.
+        // The queue is full: the daemon does not accept, because it is stopped or busy.
         Err(Errno::AGAIN) => return Ok(Some(Claimed::Running(None))),
         Err(error) => return Err(error.into()),
     }
@@ -122,13 +126,14 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// Of the place of the directory rather than of the directory, which may be another one when it is back.
+/// The name of the socket. It is made of the inode of the parent directory, not of the runtime directory
+/// itself, whose inode changes when it is removed and created again.
 fn name(runtime_dir: &Path, pidfile: &Path) -> io::Result<String> {
     let real = std::fs::canonicalize(runtime_dir)?;
     let place = std::fs::metadata(real.parent().unwrap_or(&real))?;
     let called = [real.file_name(), pidfile.file_stem()];
     let called = called.into_iter().flatten().flat_map(|it| it.as_bytes().iter().chain(&[0]));
-    // FNV-1a: it has to be the same in every release, and short.
+    // FNV-1a: short, and the same in every release, which the hashers of `std` do not promise.
     let hash = called.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
@@ -140,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time_also_while_the_directory_is_another() {
+    fn claim_survives_recreated_directory() {
         let dir = tempfile::tempdir().unwrap();
         let (run, link) = (dir.path().join("run"), dir.path().join("link"));
         std::fs::create_dir(&run).unwrap();
@@ -164,7 +169,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("sub/run")).unwrap();
         let elsewhere = dir.path().join("sub/run");
         let Claimed::Ours(_c) = Claim::take(&elsewhere, &pidfile).unwrap() else { panic!() };
-        // Many ask, and nobody answers.
+        // Claims are refused also while the queue is full, because no connection is accepted.
         for _ in 0..2 * BACKLOG {
             assert!(matches!(Claim::take(&run, &pidfile).unwrap(), Claimed::Running(_)));
         }

@@ -1,12 +1,12 @@
-//! What went wrong, in one sentence that names the thing and what to do about it.
+//! The error type of the crate: one sentence that names the path, key, address or process and what to do.
 
 use std::error::Error as StdError;
 use std::fmt;
 
 /// A failure of the daemon, its configuration or a command given to it.
 ///
-/// The message is one sentence: it names the path, key, address or process, and what to do.
-/// Programs branch on [`Error::kind`].
+/// The message is one sentence that names the path, key, address or process and what to do. To branch on the
+/// class of the error, use [`Error::kind`].
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -33,7 +33,7 @@ pub enum ErrorKind {
     Image,
     /// A worker failed.
     Worker,
-    /// A supervisor, worker or client said something that was not understood.
+    /// A supervisor, worker or client sent a message that the other end does not understand.
     Protocol,
     /// The operation does not apply to this daemon, or was refused.
     Refused,
@@ -55,12 +55,13 @@ impl Error {
         Error::new(ErrorKind::Config, message)
     }
 
-    /// An operating system error while doing `what`: "cannot open /run/x.pid".
+    /// Returns an error of kind [`ErrorKind::Io`]: `what` failed ("cannot open /run/x.pid") because of
+    /// `source`.
     pub(crate) fn io(what: impl fmt::Display, source: impl Into<std::io::Error>) -> Self {
         Error::os(ErrorKind::Io, what, source)
     }
 
-    /// As [`Error::io`], of another kind.
+    /// Same as [`Error::io`], with the given kind.
     pub(crate) fn os(
         kind: ErrorKind,
         what: impl fmt::Display,
@@ -70,12 +71,13 @@ impl Error {
         Error { kind, message: format!("{what}: {source}"), source: Some(Box::new(source)) }
     }
 
-    /// The class of this error.
+    /// Returns the class of this error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The code a command ends with because of this error: 78 for configuration, 2 for usage, else 1.
+    /// Returns the exit code of a command that fails with this error: 78 for [`ErrorKind::Config`], 2 for
+    /// [`ErrorKind::Usage`], 1 for all others.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             ErrorKind::Config => 78,
@@ -91,14 +93,15 @@ impl fmt::Display for Error {
     }
 }
 
-/// The same sentence, so that `fn main() -> Result<(), Error>` prints what a person can read.
+/// Prints the message, not the fields, because `fn main() -> Result<(), Error>` prints errors with `Debug`.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-/// For a `main` that returns [`std::io::Result`]. The kind is that of the error below, where there is one.
+/// Conversion for a `main` that returns [`std::io::Result`]. If the source is an [`std::io::Error`], its kind
+/// is kept.
 impl From<Error> for std::io::Error {
     fn from(error: Error) -> std::io::Error {
         let below = error.source.as_deref().and_then(|it| it.downcast_ref::<std::io::Error>());
@@ -118,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_io_error_keeps_kind_and_message() {
+    fn conversion_to_io_error_keeps_kind_and_message() {
         let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let error = std::io::Error::from(Error::io("cannot open /x", denied));
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);

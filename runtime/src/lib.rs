@@ -11,58 +11,58 @@
 //! }
 //! ```
 //!
-//! The program, say `hello`, runs in the foreground when it is called by its name alone, and has verbs:
+//! The program, say `hello`, runs in the foreground when it is started without a verb. The verbs are:
 //!
 //! | command | does |
 //! |---|---|
-//! | `hello start` | goes to the background, and returns when it serves or has failed |
-//! | `hello restart` | replaces the running code by the program on disk |
-//! | `hello status` | shows what runs |
-//! | `hello stop` | drains and ends it |
-//! | `hello logs` | shows what it wrote, wherever that goes |
-//! | `hello check` | shows the effective configuration, and where each value is from |
-//! | `hello unit` | prints a unit for systemd, or installs it |
+//! | `hello start` | starts the daemon in the background; returns when it serves or has failed |
+//! | `hello restart` | replaces the running code with the program on disk |
+//! | `hello status` | shows the supervisor, its workers and their connections |
+//! | `hello stop` | drains the daemon and stops it |
+//! | `hello logs` | shows the daemon's output, from its log file or the journal |
+//! | `hello check` | shows the effective configuration and the source of each value |
+//! | `hello unit` | prints or installs a systemd unit |
 //!
-//! - [`daemon`] is the attribute, with all its keys.
-//! - [`Daemon`] is what `main` gets: listeners, readiness, draining, configuration.
-//! - [`net`] has the listeners and connections, [`net::blocking`] those of a `main` without async.
-//! - [`handoff`] hands an application's own connections to the next generation.
+//! - [`daemon`]: the attribute, with all its keys.
+//! - [`Daemon`]: the handle that `main` receives: listeners, readiness, draining, configuration.
+//! - [`net`]: listeners and connections; [`net::blocking`]: the same for a `main` without async.
+//! - [`handoff`]: handing off an application's own connections to the next generation.
 #![cfg_attr(feature = "http", doc = "- [`http`] says how HTTP is served.")]
-//! - [`Error`] is what can go wrong, by [`ErrorKind`].
+//! - [`Error`]: the error type; [`ErrorKind`]: its classes.
 //!
 //! # What happens at a restart
 //!
-//! With `graceful_restart` the program runs as a **supervisor**, a process of one thread that keeps its
-//! process id and owns the listening sockets, and a **worker**, a process in which `main` runs. Workers
-//! accept connections themselves. At a restart
+//! With `graceful_restart` the program runs as two processes: the **supervisor**, which has one thread,
+//! keeps its PID and owns the listening sockets, and a **worker**, in which `main` runs. The worker accepts
+//! connections directly. At a restart:
 //!
-//! 1. the supervisor opens the program on disk and starts a worker of the next **generation** from it,
-//!    which reads its configuration and is handed the sockets;
-//! 2. the new worker runs `main` until it is **ready**: every listener is polled for accept, or the
-//!    program has said so by [`Daemon::ready`]. Should it fail before that, or not be ready in time, it
-//!    is killed, the old worker goes on, and whoever asked for the restart gets the reason;
-//! 3. the old worker is told to stop accepting and the new one to go, in one breath. What arrives in
-//!    between waits in the kernel, as the sockets stay open;
-//! 4. the old worker **drains**: it finishes what is in flight, at the latest at the drain deadline, and
-//!    exits. What became of its connections is counted and told;
-//! 5. the supervisor becomes the new program as well, in its own process. Should that fail, it is the
-//!    old one again, and says why.
+//! 1. The supervisor opens the program on disk and starts a worker of the next **generation** from it. This
+//!    worker reads the configuration and receives the listening sockets from the supervisor.
+//! 2. The new worker runs `main` until it is **ready**: every listener is polled for accept, or the program
+//!    has called [`Daemon::ready`]. If it fails before that or is not ready in time, the supervisor kills
+//!    it, the old worker keeps serving, and `restart` prints the reason and fails.
+//! 3. The supervisor tells the old worker to stop accepting and, immediately after, the new worker to start.
+//!    Connections that arrive in between queue in the kernel because the sockets stay open.
+//! 4. The old worker **drains**: it finishes what is in flight and exits, at the drain deadline at the
+//!    latest. The ledger counts what became of each of its connections.
+//! 5. The supervisor re-executes itself from the new image under the same PID. If that fails, it returns to
+//!    the old image and reports the reason.
 //!
-//! What a program has to do for it: end its accept loop when [`Listener::next`](net::Listener::next)
-//! does, hand tasks that should be finished to [`Daemon::spawn`], and end connections that would never
-//! end by themselves when [`Daemon::draining`] completes.
+//! A program has three duties: to end its accept loop when [`Listener::next`](net::Listener::next) returns
+//! `None`, to run tasks that must be finished with [`Daemon::spawn`], and to end connections that would
+//! never end by themselves when [`Daemon::draining`] completes.
 #![cfg_attr(feature = "http", doc = "[`Daemon::serve`] does all of that for HTTP.")]
 //!
-//! A worker that crashes is respawned from the image and with the settings of its generation.
+//! A crashed worker is respawned from the image and with the settings of its generation.
 //!
-//! Without `graceful_restart` the daemon is **solo**: one process, with the same pidfile, listeners,
-//! signals and drain.
+//! Without `graceful_restart` the daemon is **solo**: one process without a supervisor, with the same
+//! pidfile, listeners, signals and drain.
 //!
 //! # Configuration
 //!
-//! Each key of the attribute can be overridden: by a TOML file, by a variable such as
-//! `DAEMON_DRAIN_TIMEOUT`, and by `--set drain_timeout=10s` behind a verb. Section `[app]` of the same
-//! layers is the program's own:
+//! Each key of the attribute can be overridden by a TOML file, by an environment variable such as
+//! `DAEMON_DRAIN_TIMEOUT`, and by `--set drain_timeout=10s` after a verb; later ones take precedence. The
+//! section `[app]` of the same layers belongs to the program:
 //!
 //! ```no_run
 //! use unbroken::{Daemon, daemon};
@@ -83,21 +83,20 @@
 //! # Features
 //!
 //! - **`http`** (default): [`Daemon`]'s `serve`, HTTP/1.1 for any tower service.
-//! - **`http2`** (default): HTTP/2 with prior knowledge in `serve`.
+//! - **`http2`** (default): HTTP/2 with prior knowledge (without TLS) in `serve`.
 //! - **`axum`**: implements `axum::serve::Listener` for [`net::Listener`], and makes axum's
-//!   `ConnectInfo<SocketAddr>` available in handlers. Axum's `Router` needs neither: it is a tower
-//!   service.
+//!   `ConnectInfo<SocketAddr>` available in handlers. [`Daemon`]'s `serve` takes an axum `Router` without
+//!   this feature, because a `Router` is a tower service.
+//! - **`log`** (default): a subscriber for [`tracing`], installed if the key `log_format` asks for one.
+//!   Without this feature that key accepts only `none`.
 //!
-//! - **`log`** (default): a subscriber for [`tracing`], installed where the configuration asks for one by
-//!   `log_format`. Without the feature that key takes only `none`.
-//!
-//! Events are emitted by [`tracing`]; without `log_format` no subscriber is installed, and the program's own
-//! `init()` finds none.
+//! The crate emits its events with [`tracing`]. Without `log_format` it installs no subscriber, so the
+//! program can install its own.
 //!
 //! # Platform
 //!
-//! Linux 5.10 or later. Elsewhere it does not compile, and says so. `#[daemon]` does not compile beside
-//! `#[tokio::main]` and its like: it starts the runtime itself.
+//! Linux 5.10 or later; on other systems the crate fails to compile with a message that says so. `#[daemon]`
+//! cannot be combined with `#[tokio::main]` and similar attributes because it starts the runtime itself.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("unbroken needs Linux 5.10 or later: it is built on pidfds, signalfd and memfds");
@@ -135,6 +134,7 @@ mod spec;
 mod supervisor;
 mod sys;
 mod systemd;
+mod timestamp;
 mod worker;
 
 pub use error::{Error, ErrorKind, Result};
@@ -145,15 +145,16 @@ pub use worker::handoff;
 pub use worker::http;
 pub use worker::net;
 
-/// What the attribute expands into. Not for use by hand; it may change in any release.
+/// The items that the expansion of [`daemon`] refers to. Not public API: they may change in any release.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::launch::{run_async, run_sync};
     pub use crate::spec::{Flavor, Literal, Spec};
 
-    /// A `main` for programs whose attribute stands on something else.
+    /// A `main` for a program whose attribute is on another item: the macro imports it so that the missing
+    /// `main` does not add a second compile error.
     pub mod fallback {
-        /// Never runs: the program does not compile.
+        /// Never runs, because the program does not compile.
         pub fn main() {}
     }
 }

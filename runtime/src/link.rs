@@ -1,7 +1,8 @@
-//! The messages between a supervisor and its workers: one JSON object a packet, descriptors beside it.
+//! The protocol of the supervisor link: the messages between a supervisor and its workers.
 //!
-//! The two ends may be different releases. Unknown fields are ignored; an unknown message is answered
-//! with [`FromWorker::Error`] or [`ToWorker::Error`] and changes nothing.
+//! The link is a socketpair of type `SOCK_SEQPACKET`. Each packet is one JSON object, with descriptors as
+//! ancillary data. The two ends may be different releases: unknown fields are ignored; an unknown message is
+//! answered with [`FromWorker::Error`] or [`ToWorker::Error`] and changes nothing.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,59 +12,85 @@ use crate::json::{self, FromJson, ToJson};
 use crate::listener::ListenerSource;
 use crate::sys::seqpacket;
 
-/// The protocol this release speaks.
+/// The latest version of the protocol that this release understands.
 pub(crate) const PROTOCOL: u32 = 1;
 
-/// What a worker says.
+/// The most bytes of a reason; [`cut`] removes the rest.
+///
+/// `status` shows the reasons of the last restarts in one packet of 128 KiB: with a much higher
+/// limit they would not fit. With a lower one the cure at the end of a long reason, as of several
+/// mistakes in a configuration, would be lost.
+pub(crate) const MAX_REASON: usize = 2000;
+
+/// The most bytes of a worker's status line. It is lower than [`MAX_REASON`] because `status` shows
+/// one for each worker, in the same packet.
+pub(crate) const MAX_STATUS: usize = 1000;
+
+/// Cuts a text to at most `bytes`, and marks where.
+pub(crate) fn cut(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+}
+
+/// A message from a worker to its supervisor.
 #[derive(Debug, ToJson, FromJson)]
 #[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum FromWorker {
     /// The forked child could not become the program.
     ExecFailed { reason: String },
-    /// The newcomer introduces itself. A respawn gets its generation's settings and sends none.
+    /// *Hello*, the first message of a worker that runs its image.
     Hello {
         protocol: Protocols,
+        /// The release of this library in the worker.
         release: String,
+        /// The settings that the worker has computed; `None` from a respawned worker, which gets those of its
+        /// generation.
         #[json(default)]
         configuration: Option<Box<Configuration>>,
     },
-    /// Its settings cannot be computed: why.
+    /// The worker's settings cannot be computed.
     Misconfigured { reason: String },
-    /// Whom it runs as from now on: before user code, and where the settings say so.
+    /// The user that the worker runs as from now on, if its settings name one. Sent before user code runs.
     Settled { uid: u32, gid: u32, groups: Vec<u32> },
-    /// It could serve.
+    /// The worker is ready: it could serve.
     Ready {},
-    /// Why it is about to end.
+    /// The worker is about to exit, for this reason.
     Failing { reason: String },
-    /// Of all listeners it accepts on all but some that only the operator has declared, and has not taken
-    /// those. `slip`: by their names they are others, misspelt.
+    /// The program accepts on all its listeners but some that only the operator has declared, and has not
+    /// claimed those.
     Unclaimed {
         reason: String,
+        /// Whether their names look like misspelt names of other listeners.
         #[json(default)]
         slip: bool,
     },
-    /// It drains on its own: because it got SIGTERM, or because its `main` ended while it was quiesced.
+    /// The worker drains on its own.
     Leaving {
+        /// Whether because its `main` ended while it was paused; else because it got SIGTERM.
         #[json(default)]
         main_ended: bool,
     },
-    /// It should not serve.
+    /// The program should not serve.
     Unhealthy { reason: String },
-    /// It needs no confirm window.
+    /// The program asks to be confirmed before the confirm window is over.
     Confirm {},
-    /// A check has to pass within the confirm window, or has passed.
+    /// A health check that must pass within the confirm window has begun, or has passed.
     Check { passed: bool },
-    /// The runtime runs.
+    /// The runtime answers a *ping*.
     Pong {},
-    /// A text for `status`.
+    /// The program's text for `status`.
     Status { text: String },
-    /// To a supervisor that did not spawn it: its own is gone. Descriptors: the counters, the process, then
-    /// one for each listener.
+    /// The first message of an orphan to the supervisor that takes it over. Its descriptors are the
+    /// counters, a pidfd of the worker, then one for each listener.
     Orphan {
         protocol: Protocols,
+        /// The release of this library in the worker.
         release: String,
         generation: u32,
-        /// It has to be gone before another one begins.
+        /// Whether it must end before another worker begins.
         #[json(default)]
         exclusive: bool,
         listeners: Vec<OrphanedListener>,
@@ -75,53 +102,55 @@ pub(crate) enum FromWorker {
     Unknown,
 }
 
-/// What a worker is told.
+/// A message from a supervisor to a worker.
 #[derive(Debug, ToJson, FromJson)]
 #[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum ToWorker {
-    /// The answer to *hello*. Descriptors: the counters, then one for each listener.
+    /// *Welcome*, the answer to *hello*. Its descriptors are the counters, then one for each listener.
     Welcome {
         generation: u32,
         configuration: Box<Configuration>,
         listeners: Vec<ListenerHandle>,
-        /// One more descriptor: the socket at which the worker waits for the next supervisor.
+        /// Whether there is one more descriptor: the socket at which the worker waits for the next
+        /// supervisor if this one is killed.
         #[json(default)]
         rendezvous: bool,
     },
-    /// Accept.
+    /// Start to accept.
     Go {},
-    /// Stop accepting.
+    /// Pause: stop accepting, but be able to resume.
     Quiesce {
-        /// But on these, by name, which nobody else accepts on.
+        /// The listeners, by name, on which to keep accepting because the new generation does not have them.
         #[json(default)]
         keep: Vec<String>,
     },
-    /// Accept again.
+    /// Accept again after a pause.
     Resume {},
-    /// Finish and exit by the deadline, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// Finish what is in flight, then exit.
     Drain {
+        /// The drain deadline, in nanoseconds of `CLOCK_MONOTONIC`.
         deadline: u64,
-        /// Nobody serves after this worker.
+        /// Whether no other worker takes over.
         #[json(default)]
         last: bool,
-        /// The listeners, by name, of which the worker has the only copies: who waits at them is accepted
-        /// before they are closed.
+        /// The listeners, by name, of which this worker has the last copies: it accepts what is queued
+        /// before it closes them.
         #[json(default)]
         finish: Vec<String>,
-        /// Where these are, if not everywhere: of several addresses some may stay.
+        /// The addresses at which this holds, as a listener can have several; all if empty.
         #[json(default)]
         finish_at: Vec<crate::config::Address>,
     },
-    /// The descriptor is a listener in the place of one that the worker has, whose file was removed. Who waits
-    /// at the old one is accepted first.
+    /// The descriptor replaces a unix listener of the worker whose file was removed. The worker accepts
+    /// what is queued at the old socket first.
     Rebound { name: String, addr: crate::config::Address },
-    /// Say that the runtime runs.
+    /// Have the runtime answer with *pong*.
     Ping {},
-    /// The descriptor leads to the generation that serves: pass connections to it.
+    /// The descriptor is the sending end of a handoff channel to the worker that serves.
     Successor {},
-    /// The descriptor leads to a generation that drains: take what it passes.
+    /// The descriptor is the receiving end of a handoff channel from a worker that drains.
     Predecessor {},
-    /// The descriptor is the new stdout and stderr.
+    /// The descriptor replaces stdout and stderr, after the log was opened again.
     Reopen {},
     /// The last message was not understood.
     Error { message: String },
@@ -130,7 +159,7 @@ pub(crate) enum ToWorker {
     Unknown,
 }
 
-/// The range of protocols a release understands.
+/// The range of protocol versions that a release understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) struct Protocols {
     pub(crate) min: u32,
@@ -138,39 +167,38 @@ pub(crate) struct Protocols {
 }
 
 impl Protocols {
-    /// What this release understands.
+    /// The range that this release understands.
     pub(crate) const OURS: Protocols = Protocols { min: 1, max: PROTOCOL };
 
-    /// Whether two releases have a protocol in common.
+    /// Returns whether two releases have a version in common.
     pub(crate) fn overlaps(self, other: Protocols) -> bool {
         self.min <= other.max && other.min <= self.max
     }
 }
 
-/// A listener as it is handed over; its descriptor travels beside the message. A name may have several, of
-/// the service manager.
+/// A listener in a *welcome*, whose descriptor is sent with the message. A name may have several.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct ListenerHandle {
     pub(crate) name: String,
-    /// With the port that the kernel chose.
+    /// The address, with the actual port if the kernel chose it.
     pub(crate) addr: crate::config::Address,
     #[json(default)]
     pub(crate) source: ListenerSource,
 }
 
-/// A listener that a worker hands to the next supervisor, with all that one has to know of it.
+/// A listener that an orphan hands to the next supervisor.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct OrphanedListener {
     pub(crate) name: String,
-    /// With the port that the kernel chose.
+    /// The address, with the actual port if the kernel chose it.
     pub(crate) addr: crate::config::Address,
-    /// As it was declared.
+    /// The settings as declared.
     pub(crate) settings: crate::config::ListenSettings,
     #[json(default)]
     pub(crate) source: ListenerSource,
 }
 
-/// Sends one message.
+/// Sends a message with descriptors.
 pub(crate) fn send(
     socket: impl AsFd,
     message: &dyn ToJson,
@@ -179,22 +207,22 @@ pub(crate) fn send(
     seqpacket::send(socket, &json::to_vec(message)?, fds)
 }
 
-/// Sends one message if there is room for it now.
+/// Sends a message if there is room for it now.
 pub(crate) fn try_send(socket: impl AsFd, message: &dyn ToJson) -> io::Result<()> {
     seqpacket::try_send(socket, &json::to_vec(message)?)
 }
 
-/// A received message with its descriptors.
+/// A received message and its descriptors.
 pub(crate) type Received<M> = (M, Vec<OwnedFd>);
 
-/// Receives one message. `None`: the other end is gone. What is not JSON of this protocol is an error
-/// of kind `InvalidData`.
+/// Receives a message; `None` if the other end is closed. A packet that is not a message of this protocol
+/// is an error of kind `InvalidData`.
 pub(crate) fn receive<M: FromJson>(socket: impl AsFd) -> io::Result<Option<Received<M>>> {
     let Some(packet) = seqpacket::receive(socket)? else { return Ok(None) };
     Ok(Some((decode(&packet.bytes)?, packet.descriptors)))
 }
 
-/// A packet's message.
+/// Decodes the message in a packet.
 pub(crate) fn decode<M: FromJson>(packet: &[u8]) -> Result<M, json::Mistake> {
     json::from_slice(packet)
 }

@@ -1,7 +1,8 @@
-//! The pidfile: one daemon per path, as long as it lives.
+//! The pidfile: its lock admits one daemon per path, for as long as the daemon lives.
 //!
 //! The lock is an open file description lock (`F_OFD_SETLK`, fcntl_locking(2)): it belongs to the
-//! supervisor's descriptor, ends with it whatever kills it, and can be asked about without taking it.
+//! supervisor's descriptor, survives its exec, ends with the process whatever kills it, and can be queried
+//! without taking it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -15,10 +16,13 @@ use nix::libc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::owned_files::Inode;
+use crate::timestamp::rfc3339;
 
-/// How often, and how long in between, a file is looked for that is about to come.
-const ATTEMPTS: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(10);
+/// How often a pidfile that is about to be created is looked for, with [`HOLDER_DELAY`] in between:
+/// 200 ms in all, more than a daemon takes between its claim and its pidfile.
+const HOLDER_ATTEMPTS: u32 = 20;
+/// The time between two such attempts.
+const HOLDER_DELAY: Duration = Duration::from_millis(10);
 
 /// A pidfile locked by this process.
 #[derive(Debug)]
@@ -27,10 +31,10 @@ pub(crate) struct PidFile {
     file: File,
 }
 
-/// Who holds a pidfile.
+/// The daemon that holds the lock of a pidfile.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Holder {
-    /// As written in the file. `None` in the moment between its lock and its first line.
+    /// The process id in the file. `None` in the moment between locking and writing.
     pub(crate) pid: Option<i32>,
     /// When the file was written.
     pub(crate) since: SystemTime,
@@ -44,8 +48,8 @@ impl PidFile {
             if !lock(&file).map_err(|error| cannot("lock", path, error))? {
                 return Err(already_running(name, path, holder(path)?));
             }
-            // Between the open and the lock its last owner may have removed it: then the lock is on a
-            // file that nobody else will find.
+            // Between open and lock the previous owner may have removed the file: the lock would then be on a
+            // file that no other process can find.
             if !same_file(&file, path)? {
                 continue;
             }
@@ -58,7 +62,7 @@ impl PidFile {
         }
     }
 
-    /// Takes over a lock that this process holds since before its last exec.
+    /// Takes over the lock that this process has held since before its last exec.
     pub(crate) fn adopt(path: PathBuf, fd: OwnedFd) -> PidFile {
         PidFile { path, file: File::from(fd) }
     }
@@ -67,12 +71,13 @@ impl PidFile {
         &self.path
     }
 
-    /// The file that is locked, wherever it is by now.
+    /// The inode of the locked file, which may have been moved or removed.
     pub(crate) fn inode(&self) -> Option<Inode> {
         self.file.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
     }
 
-    /// Makes and locks the file anew where it was removed. What is there by now stays.
+    /// Creates and locks the file again after it was removed. Fails if there is a file at the path. The new
+    /// file keeps the modification time of the old one, which is the time of the start.
     pub(crate) fn restore(&mut self) -> Result<()> {
         let path = self.path.clone();
         let cannot = |what: &str, error: io::Error| cannot(what, &path, error);
@@ -102,15 +107,15 @@ impl PidFile {
         self.file.flush()
     }
 
-    /// Removes the file, if the path still names ours, and gives up the lock.
+    /// Removes the file, if the path still names ours, and releases the lock.
     pub(crate) fn remove(self) {
         self.remove_file();
     }
 
-    /// Removes the file, if the path still names ours. The lock is kept.
+    /// Removes the file, if the path still names ours. Keeps the lock.
     pub(crate) fn remove_file(&self) {
         if same_file(&self.file, &self.path).unwrap_or(false) {
-            // It may vanish or its directory become read-only: the lock ends with us anyway.
+            // A pidfile that stays is only stale: the lock ends with this process.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -122,7 +127,8 @@ impl AsFd for PidFile {
     }
 }
 
-/// Who holds the pidfile at `path`, if anyone does. Takes no lock, so that it disturbs nobody.
+/// Returns the daemon that holds the pidfile at `path`, if any. Only queries the lock: taking it for a moment
+/// could make a concurrent `start` fail.
 pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -132,8 +138,9 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
             return Err(Error::os(
                 ErrorKind::Pidfile,
                 format!(
-                    "cannot read the pidfile {}; a daemon of another user takes orders from that user \
-                     and root: use one of them, or set `pidfile` to that of a daemon of yours",
+                    "cannot read the pidfile {}; it belongs to another user, and only that user \
+                     and root may control the daemon: run this as one of them, or set `pidfile` to \
+                     that of your own daemon",
                     path.display()
                 ),
                 error,
@@ -143,7 +150,7 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
     };
     let mut lock = whole_file(libc::F_WRLCK);
     fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))
-        .map_err(|error| cannot("ask for the lock of", path, error))?;
+        .map_err(|error| cannot("query the lock of", path, error))?;
     if i32::from(lock.l_type) == libc::F_UNLCK {
         return Ok(None);
     }
@@ -151,42 +158,43 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
     Ok(Some(Holder { pid: pid(file), since }))
 }
 
-/// As [`holder`], where a daemon is known to live: it may just have begun, or be about to restore the file.
+/// Like [`holder`], for a daemon that is known to run: it waits a little for a daemon that has just begun or
+/// is about to restore the file.
 pub(crate) fn holder_soon(path: &Path) -> Result<Option<Holder>> {
-    for _ in 0..ATTEMPTS {
+    for _ in 0..HOLDER_ATTEMPTS {
         match holder(path) {
-            Ok(None) => std::thread::sleep(PAUSE),
+            Ok(None) => std::thread::sleep(HOLDER_DELAY),
             found => return found,
         }
     }
     holder(path)
 }
 
-/// The process id in a pidfile. It is only shown to people: an unreadable number is no number.
+/// The process id in a pidfile; `None` if it is not readable. It is only shown, never trusted.
 pub(crate) fn pid(file: impl Read) -> Option<i32> {
     let mut text = String::new();
     let _ = file.take(32).read_to_string(&mut text);
     text.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
-/// Removes a pidfile that nobody holds, after its owner was killed by us.
+/// Removes a pidfile that is not locked, after its owner was killed by us.
 pub(crate) fn remove_abandoned(path: &Path) {
     if let Some(pidfile) = take_abandoned(path) {
         pidfile.remove();
     }
 }
 
-/// As [`remove_abandoned`], with the control socket: a solo daemon that gave up its privileges could remove
-/// neither.
+/// Like [`remove_abandoned`], with the control socket: a solo daemon that dropped its privileges may be
+/// unable to remove either.
 pub(crate) fn clear_abandoned(path: &Path, socket: &Path) {
     if let Some(pidfile) = take_abandoned(path) {
-        // What is not removed is replaced by the next start.
+        // A socket that stays is replaced by the next start.
         let _ = std::fs::remove_file(socket);
         pidfile.remove();
     }
 }
 
-/// Locks a pidfile that nobody holds.
+/// Locks an existing pidfile; `None` if there is none or another process holds it.
 fn take_abandoned(path: &Path) -> Option<PidFile> {
     let file = OpenOptions::new()
         .write(true)
@@ -196,11 +204,11 @@ fn take_abandoned(path: &Path) -> Option<PidFile> {
     lock(&file).unwrap_or(false).then(|| PidFile { path: path.to_owned(), file })
 }
 
-/// What a second `start` says.
+/// The error of a second `start`.
 pub(crate) fn already_running(name: &str, path: &Path, holder: Option<Holder>) -> Error {
     let who = match holder {
         Some(Holder { pid: Some(pid), since }) => {
-            format!(" as process {pid} since {}", humantime::format_rfc3339_seconds(since))
+            format!(" as process {pid} since {}", rfc3339(since, 0))
         }
         Some(_) | None => String::new(),
     };
@@ -213,7 +221,8 @@ pub(crate) fn already_running(name: &str, path: &Path, holder: Option<Holder>) -
     )
 }
 
-/// To read and write a file, and not what a link leads to.
+/// Options to open a file for reading and writing, but not through a symbolic link, and without waiting for
+/// the other end of a FIFO.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
@@ -230,24 +239,26 @@ fn open(path: &Path) -> Result<File> {
     if !meta.is_file() {
         return Err(refused(path, "is not a regular file"));
     }
-    // Somebody else's, or another name of something else: nothing of ours to write to.
+    // Written to as root, a file of another user or a hard link to some other file would lose its content.
     if let Some(owner) = stranger(&meta) {
         return Err(refused(path, &format!("belongs to user {owner}")));
     }
     if meta.nlink() > 1 {
-        return Err(refused(path, "has another name besides, a hard link"));
+        return Err(refused(path, "has more than one hard link"));
     }
     Ok(file)
 }
 
-/// The owner of a file that is neither ours nor root's.
+/// The owner of the file, if that is neither this user nor root.
 fn stranger(meta: &std::fs::Metadata) -> Option<u32> {
     let own = rustix::process::geteuid().as_raw();
     (meta.uid() != own && meta.uid() != 0).then_some(meta.uid())
 }
 
+/// Names what is in the way, or the permission that is missing.
 fn explain_open(path: &Path, error: io::Error) -> Error {
-    // In a sticky directory the kernel may refuse it with no more than EACCES (proc_sys_fs(5), protected_*).
+    // In a sticky directory the kernel refuses files of other users with a bare EACCES (proc_sys_fs(5),
+    // protected_regular), also to root: look at what is there.
     if let Ok(there) = std::fs::symlink_metadata(path) {
         match stranger(&there) {
             _ if there.is_symlink() => return refused(path, "is a symbolic link"),
@@ -282,7 +293,7 @@ fn cannot(what: &str, path: &Path, error: impl Into<io::Error>) -> Error {
     Error::os(ErrorKind::Pidfile, format!("cannot {what} the pidfile {}", path.display()), error)
 }
 
-/// `false`: somebody else holds it.
+/// Takes the lock; `false` if another process holds it.
 fn lock(file: &File) -> io::Result<bool> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
         Ok(_) => Ok(true),
@@ -301,6 +312,7 @@ fn whole_file(kind: i32) -> libc::flock {
     }
 }
 
+/// Returns whether `path` names the open file.
 fn same_file(file: &File, path: &Path) -> Result<bool> {
     let ours = file.metadata().map_err(|error| cannot("examine", path, error))?;
     match std::fs::symlink_metadata(path) {
@@ -315,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_holder_at_a_time() {
+    fn second_acquire_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pid");
         assert!(holder(&path).unwrap().is_none());
@@ -331,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_file_is_no_obstacle() {
+    fn stale_file_is_taken_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pid");
         std::fs::write(&path, "1\n").unwrap();
@@ -344,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn only_its_owner_removes_it() {
+    fn replaced_file_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pid");
         let file = PidFile::acquire(&path, "a").unwrap();
@@ -355,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_restored_where_nothing_is() {
+    fn missing_file_is_restored() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pid");
         let mut file = PidFile::acquire(&path, "a").unwrap();
@@ -375,18 +387,18 @@ mod tests {
     }
 
     #[test]
-    fn other_names_of_files_are_left_alone() {
+    fn hard_link_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (path, precious) = (dir.path().join("a.pid"), dir.path().join("precious"));
         std::fs::write(&precious, "precious\n").unwrap();
         std::fs::hard_link(&precious, &path).unwrap();
         let said = PidFile::acquire(&path, "a").unwrap_err().to_string();
-        assert!(said.contains("a hard link; remove it"), "{said}");
+        assert!(said.contains("more than one hard link; remove it"), "{said}");
         assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious\n");
     }
 
     #[test]
-    fn says_what_stands_in_its_place() {
+    fn error_names_occupying_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pid");
         let says = |path: &Path| PidFile::acquire(path, "a").unwrap_err().to_string();

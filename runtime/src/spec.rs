@@ -1,24 +1,23 @@
-//! What the attribute said: a constant in the program, the lowest layer of the configuration.
+//! The content of the attribute: a constant in the program, the lowest layer of the configuration.
 
 /// The attribute's content, written by `#[daemon]` and read at every start.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec {
-    /// The binary's name (`CARGO_BIN_NAME`), where the compiler was told.
+    /// The binary's name (`CARGO_BIN_NAME`); `None` if it was not compiled by Cargo.
     pub bin: Option<&'static str>,
-    /// The version of the annotated program (`CARGO_PKG_VERSION`), where the compiler was told.
+    /// The version of the annotated program (`CARGO_PKG_VERSION`); `None` if it was not compiled by Cargo.
     pub version: Option<&'static str>,
-    /// Where the attribute stands, as `src/main.rs:3`.
+    /// The place of the attribute: `src/main.rs:3`.
     pub location: &'static str,
-    /// The configuration keys as written. A listener is `listen.<name>`; a field of a listener's
-    /// table is `listen.<name>.<field>`.
-    pub keys: &'static [(&'static str, Literal)],
-    /// Whether a supervisor is wanted. Without it the daemon runs solo.
+    /// The configuration keys by their paths: `["listen", "http", "addr"]`.
+    pub keys: &'static [(&'static [&'static str], Literal)],
+    /// Whether the daemon runs under a supervisor, or solo.
     pub graceful_restart: bool,
     /// Whether `main` takes a `Daemon`.
     pub takes_daemon: bool,
     /// The runtime of an `async fn main`.
     pub flavor: Flavor,
-    /// Worker threads of a multi-thread runtime. `None`: as Tokio decides.
+    /// The number of threads of a multi-thread runtime. `None`: Tokio's default.
     pub worker_threads: Option<usize>,
 }
 
@@ -31,6 +30,8 @@ pub enum Literal {
     Int(i64),
     /// `true`, or a flag without a value
     Bool(bool),
+    /// `["text", "more"]`
+    List(&'static [&'static str]),
 }
 
 /// The kinds of Tokio runtime.

@@ -1,10 +1,10 @@
-//! The pause of a restart: what clients wait that are just being served, and how long idle connections take to
-//! the new worker.
+//! The pause of a restart: the latency of requests during restarts, and the time in which idle connections
+//! are handed off.
 //!
 //! `cargo bench -p unbroken-tests --bench pause [-- --json]`. The environment sets `RESTARTS` (10), `RATE`
-//! (2000 requests per second) on `CONNECTIONS` (64) kept connections, and `IDLE` (1000,5000,15000), the numbers
-//! of idle connections. These are timed from the moment at which the new worker serves to the end of the old
-//! one, which has nothing else to do.
+//! (2000 requests per second) on `CONNECTIONS` (64) kept connections, and `IDLE` (1000,5000,15000), the
+//! numbers of idle connections. The handoff is timed from the commit to the end of the old worker, which has
+//! nothing else to do.
 
 #![allow(clippy::expect_used)]
 
@@ -18,7 +18,7 @@ use serde_json::json;
 use unbroken_tests::figures::{knob, quantile};
 use unbroken_tests::http::Connection;
 use unbroken_tests::load::Ledger;
-use unbroken_tests::{Bed, Load};
+use unbroken_tests::{Load, Sandbox};
 
 use self::machine::Machine;
 
@@ -73,29 +73,30 @@ fn main() {
     }
 }
 
-/// Requests during restarts, and how long the verb took each time.
+/// Sends requests during restarts. Returns their ledger, and the time that each `restart` took in
+/// milliseconds.
 fn busy(connections: usize, rate: usize, restarts: usize) -> (Ledger, Vec<f64>) {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let load = Load::on(target).keep_alive(connections).rate(rate as f64).start();
     let mut commands = Vec::new();
     for restart in 0..restarts {
         load.wait_for(rate as u64 / 2);
-        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        sandbox.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
         let begun = Instant::now();
-        bed.restart().ledger().assert_balanced();
+        sandbox.restart().ledger().assert_balanced();
         commands.push(ms(begun.elapsed()));
     }
     load.wait_for(rate as u64 / 2);
     let ledger = load.stop();
-    bed.stop();
+    sandbox.stop();
     (ledger, commands)
 }
 
-/// How long so many idle connections take.
+/// Returns the times in milliseconds in which this many idle connections are handed off.
 fn idle_connections(count: usize, restarts: usize) -> Vec<f64> {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut idle: Vec<_> = (0..count)
         .map(|_| {
             let mut connection = Connection::open(&target).expect("a connection");
@@ -105,8 +106,8 @@ fn idle_connections(count: usize, restarts: usize) -> Vec<f64> {
         .collect();
     let mut times = Vec::new();
     for restart in 0..restarts {
-        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
-        let report = bed.restart();
+        sandbox.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        let report = sandbox.restart();
         assert_eq!(report.ledger().handed_off, count as u64, "{report:?}");
         times.extend(report.to_drained_ms.zip(report.to_commit_ms).map(|(end, begin)| end - begin));
     }
@@ -114,7 +115,7 @@ fn idle_connections(count: usize, restarts: usize) -> Vec<f64> {
         assert_eq!(connection.get("/").expect("a response").status, 200);
     }
     drop(idle);
-    bed.stop();
+    sandbox.stop();
     times
 }
 

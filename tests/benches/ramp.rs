@@ -1,8 +1,8 @@
-//! What a new connection waits while a server grows: connections opened one after the other, each answered
-//! once and kept, against the same application under `#[tokio::main]`.
+//! The latency of new connections while their number grows: connections are opened one after the other, each
+//! is answered once and kept, compared with the same application under `#[tokio::main]`.
 //!
 //! `cargo bench -p unbroken-tests --bench ramp [-- --json]`. The environment sets `CONNECTIONS` (3000) and
-//! `ROUNDS` (10), each with a fresh process of either, in turn.
+//! `ROUNDS` (10). Each round starts a new process of each server.
 
 #![allow(clippy::expect_used)]
 
@@ -22,19 +22,19 @@ use unbroken_tests::http::Connection;
 use self::machine::Machine;
 use self::server::Server;
 
-/// Of each round: 50, 99 and 99.9 of a hundred, and the worst.
+/// The quantiles of each round.
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
 fn main() {
     let limit = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("a limit");
     let (connections, rounds) = (knob("CONNECTIONS", 3000), knob("ROUNDS", 10));
-    // This process must not be the one that waits for its table to grow.
+    // Grow the descriptor table of this process first, or the client would wait for that.
     let last = i32::try_from(connections).expect("a number of connections") + 1000;
     drop(rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), last).expect("so many descriptors"));
     let mut figures = [vec![], vec![]];
     for round in 0..rounds {
-        // Neither is always the first.
+        // The servers take turns at being the first.
         for which in [round % 2, 1 - round % 2] {
             let start: fn(&[&str]) -> Server =
                 if which == 0 { Server::bare } else { Server::daemon };
@@ -44,7 +44,7 @@ fn main() {
     let rows = QUANTILES.iter().enumerate().map(|(index, (name, _))| {
         let of = |which: usize| figures[which].iter().map(|round| round[index]).collect::<Vec<_>>();
         let (bare, daemon) = (of(0), of(1));
-        // What disturbs a round disturbs both of it.
+        // A disturbance of a round affects both servers.
         let ratios =
             daemon.iter().zip(&bare).map(|(daemon, bare)| daemon / bare).collect::<Vec<_>>();
         (*name, quantile(&bare, 0.5), quantile(&daemon, 0.5), quantile(&ratios, 0.5))
@@ -76,7 +76,7 @@ fn main() {
     }
 }
 
-/// From connect to the first response, in milliseconds.
+/// Returns the quantiles of the time from connect to the first response, in milliseconds.
 fn ramp(server: &Server, connections: usize) -> [f64; 4] {
     let mut kept = Vec::with_capacity(connections);
     let mut times = Vec::with_capacity(connections);

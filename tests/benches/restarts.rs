@@ -1,4 +1,4 @@
-//! What restarts cost the clients: the same load, first left alone, then with restarts that alternate
+//! The cost of restarts for the clients: the same load without restarts, then with restarts that alternate
 //! between two binaries.
 //!
 //! `cargo bench -p unbroken-tests --bench restarts [-- --json]`. The environment sets `RESTARTS` (100),
@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use unbroken_tests::figures::{knob, quantile};
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::{Ledger, Running};
-use unbroken_tests::{Bed, Load};
+use unbroken_tests::{Load, Sandbox};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Starts of the bare application.
+/// The number of starts of the bare application, and of restarts without load.
 const STARTS: usize = 20;
 
 fn main() -> ExitCode {
@@ -31,14 +31,14 @@ fn main() -> ExitCode {
         connections: knob("CONNECTIONS", 64),
     };
     let bare = bare();
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
 
-    // As the bare start, with nothing else to do.
+    // Restarts without load, to compare with the start of the bare application.
     let mut calm_commits = Vec::new();
     for restart in 0..STARTS {
-        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
-        calm_commits.extend(bed.restart().to_commit_ms);
+        sandbox.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        calm_commits.extend(sandbox.restart().to_commit_ms);
     }
 
     let load = knobs.start(&target);
@@ -48,15 +48,15 @@ fn main() -> ExitCode {
     }
     let quiet = load.map(Running::stop);
 
-    let memory = private_memory(&bed);
+    let memory = private_memory(&sandbox);
     let load = knobs.start(&target);
     let (mut commits, mut drains) = (Vec::new(), Vec::new());
     for restart in 0..knobs.restarts {
         while requests(&load) < restart * knobs.requests / knobs.restarts {
             load[0].wait_for(100);
         }
-        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
-        let report = bed.restart();
+        sandbox.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        let report = sandbox.restart();
         commits.extend(report.to_commit_ms);
         drains.extend(report.to_drained_ms);
         report.ledger().assert_balanced();
@@ -65,8 +65,8 @@ fn main() -> ExitCode {
         load[0].wait_for(100);
     }
     let restarted = load.map(Running::stop);
-    let memory = [memory, private_memory(&bed)];
-    bed.stop();
+    let memory = [memory, private_memory(&sandbox)];
+    sandbox.stop();
 
     let failed: u64 = quiet.iter().chain(&restarted).map(Ledger::failed).sum();
     if failed > 0 {
@@ -90,7 +90,7 @@ struct Knobs {
 }
 
 impl Knobs {
-    /// Kept connections, and new ones.
+    /// Starts a load on kept connections, and one on new connections.
     fn start(&self, target: &Target) -> [Running; 2] {
         let load = || Load::on(target.clone());
         [
@@ -194,20 +194,21 @@ impl Figures {
     }
 }
 
-/// Of the supervisor, once the pages of a freshly copied program are no longer dirty: they are the
-/// file's, but count as private as long as nobody else has them mapped (proc_pid_smaps(5)).
-fn private_memory(bed: &Bed) -> u64 {
+/// The private memory of the supervisor. The pages of a freshly copied program count as private and dirty
+/// until they are written to disk, unless another process has them mapped (proc_pid_smaps(5)), so this
+/// runs sync(1) first.
+fn private_memory(sandbox: &Sandbox) -> u64 {
     let synced = std::process::Command::new("sync").status().expect("sync(1)");
     assert!(synced.success());
-    bed.supervisor().private_memory().unwrap_or_default()
+    sandbox.supervisor().private_memory().unwrap_or_default()
 }
 
-/// From exec to the first response of the application under `#[tokio::main]`, in milliseconds.
+/// The times from exec to the first response of the application under `#[tokio::main]`, in milliseconds.
 fn bare() -> Vec<f64> {
-    let bed = Bed::new("bare-http");
+    let sandbox = Sandbox::new("bare-http");
     let start = || {
         let begun = Instant::now();
-        let child = bed.spawn([""; 0]);
+        let child = sandbox.spawn([""; 0]);
         child.wait_for_stdout("\n", PATIENCE);
         let target: Target = child.stdout().trim().parse().expect("an address");
         let response = Connection::open(&target).and_then(|mut it| it.get("/"));

@@ -1,7 +1,7 @@
-//! What the supervisor's own change of image costs: its pause, its memory and its descriptors.
+//! The cost of upgrades of the supervisor: its pause, its memory and its descriptors.
 //!
 //! `cargo bench -p unbroken-tests --bench upgrades [-- --json]`. The environment sets `UPGRADES` (1000).
-//! Fails where descriptors are left behind or an upgrade is missing.
+//! Fails if descriptors are leaked or an upgrade is missing.
 
 #![allow(clippy::expect_used)]
 
@@ -10,23 +10,24 @@ use std::os::unix::fs::symlink;
 use std::process::ExitCode;
 
 use serde_json::json;
-use unbroken_tests::Bed;
+use unbroken_tests::Sandbox;
 
-/// After so many everything that is made once has been made.
+/// The number of upgrades before the first figures are taken. Everything that is allocated once has been
+/// allocated by then.
 const SETTLED: usize = 10;
 
 fn main() -> ExitCode {
     let as_json = std::env::args().any(|argument| argument == "--json");
     let upgrades = std::env::var("UPGRADES").map_or(1000, |n| n.parse().expect("a number"));
-    let mut bed = Bed::empty();
-    bed.set("DAEMON_BACKOFF_MIN", "100ms");
+    let mut sandbox = Sandbox::empty();
+    sandbox.set("DAEMON_BACKOFF_MIN", "100ms");
     for (name, fixture) in [("a", "http"), ("b", "http-v2")] {
-        bed.deploy(fixture);
-        fs::rename(bed.image(), bed.path(name)).expect("renamed");
+        sandbox.deploy(fixture);
+        fs::rename(sandbox.image(), sandbox.path(name)).expect("renamed");
     }
-    point(&bed, 0);
-    bed.start();
-    let supervisor = bed.supervisor();
+    point(&sandbox, 0);
+    sandbox.start();
+    let supervisor = sandbox.supervisor();
     let figures = || {
         let private = supervisor.private_memory().expect("its memory");
         let heap = supervisor.memory("Anonymous").expect("its memory");
@@ -34,22 +35,22 @@ fn main() -> ExitCode {
     };
     let mut settled = figures();
     for upgrade in 1..=upgrades {
-        point(&bed, upgrade);
-        let report = bed.restart();
-        assert_eq!(report.note, None, "{}", bed.log());
+        point(&sandbox, upgrade);
+        let report = sandbox.restart();
+        assert_eq!(report.note, None, "{}", sandbox.log());
         if upgrade == SETTLED {
             settled = figures();
         }
     }
     let end = figures();
-    let log = bed.log();
+    let log = sandbox.log();
     let mut pauses: Vec<f64> = log
         .lines()
         .filter_map(|line| {
-            line.split_once("after a pause of ")?.1.strip_suffix(" ms")?.parse().ok()
+            line.split_once("its upgrade took ")?.1.strip_suffix(" ms")?.parse().ok()
         })
         .collect();
-    bed.stop();
+    sandbox.stop();
     pauses.sort_by(f64::total_cmp);
     let at = |q: f64| pauses[((pauses.len() - 1) as f64 * q) as usize];
     if as_json {
@@ -78,9 +79,9 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(end.2 != settled.2 || pauses.len() != upgrades))
 }
 
-/// Lets the image's path name one of two programs, as a deployment by symbolic link does.
-fn point(bed: &Bed, round: usize) {
-    let next = bed.path("next");
+/// Switches the symbolic link at the image's path to the other of two programs.
+fn point(sandbox: &Sandbox, round: usize) {
+    let next = sandbox.path("next");
     symlink(if round.is_multiple_of(2) { "a" } else { "b" }, &next).expect("a link");
-    fs::rename(next, bed.image()).expect("renamed");
+    fs::rename(next, sandbox.image()).expect("renamed");
 }

@@ -1,4 +1,8 @@
-//! Who had accepted a connection: what the fixtures, built with failpoints, write down of each peer.
+//! The process that accepted each connection, as the fixtures record it.
+//!
+//! A fixture that runs with `UNBROKEN_FAILPOINTS` appends its PID and the peer's address to a file for every
+//! connection that it accepts. With it a test can tell a request that was lost with a killed process from a
+//! request that was lost by mistake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -6,29 +10,30 @@ use std::path::Path;
 
 use crate::load::{Ledger, Outcome};
 
-/// Which process had a client's connection last: accepted, or taken over from another one.
+/// The PID of the process that had each connection last, by accepting it or by handoff; keyed by the client's
+/// address.
 #[derive(Debug)]
 pub struct Accepted(BTreeMap<SocketAddr, u32>);
 
-/// Where the failed requests of a load belong.
+/// The failed requests of a load, by cause.
 #[derive(Debug, Default)]
 pub struct Explained {
-    /// Their connection was with a process that was killed.
+    /// The process that had their connection was killed.
     pub lost: u64,
-    /// Nobody had accepted their connection.
+    /// No process had accepted their connection.
     pub unaccepted: u64,
-    /// They had no connection: nobody listened, or not any more when they had come.
+    /// They had no connection: no process listened, or it had stopped listening.
     pub refused: u64,
-    /// Their connection was with a process that was not killed, or they failed in another way.
+    /// The process that had their connection was not killed, or they failed in another way.
     pub wrong: Vec<String>,
 }
 
 impl Accepted {
-    /// What was written beside the path that `UNBROKEN_FAILPOINTS` names.
+    /// Reads the record: the file named like `armed`, the value of `UNBROKEN_FAILPOINTS`, plus `.peers`.
     ///
     /// # Panics
     ///
-    /// If nothing was, or what was cannot be read.
+    /// If the file does not exist or cannot be parsed.
     pub fn read(armed: &Path) -> Accepted {
         let mut path = armed.as_os_str().to_owned();
         path.push(".peers");
@@ -40,7 +45,8 @@ impl Accepted {
         Accepted(peers.collect())
     }
 
-    /// Explains every request that failed.
+    /// Sorts the failed requests of `ledger` by cause. `killed` has the PIDs of the processes that were
+    /// killed.
     pub fn explain(&self, ledger: &Ledger, killed: &BTreeSet<u32>) -> Explained {
         let mut explained = Explained::default();
         let mut connected = 0;

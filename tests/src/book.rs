@@ -1,4 +1,4 @@
-//! The code blocks of the README and of the book, as doctests.
+//! The code blocks of the README and of the book, compiled as doctests.
 
 macro_rules! pages {
     ($($name:ident $path:literal)*) => { $(

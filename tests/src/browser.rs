@@ -1,4 +1,4 @@
-//! A real browser without a window, driven by the DevTools protocol.
+//! A headless Chromium, driven by the DevTools protocol.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use tungstenite::{Message, WebSocket};
 
 use crate::{Process, eventually};
 
-/// How long the browser may take for one thing.
+/// The time the browser may take for one call or one condition.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A Chromium. Dropped, it ends.
+/// A running Chromium. Dropping it ends the browser.
 #[derive(Debug)]
 pub struct Browser {
     profile: TempDir,
@@ -22,7 +22,7 @@ pub struct Browser {
     port: u16,
 }
 
-/// One page of it.
+/// One page of the browser.
 #[derive(Debug)]
 pub struct Page {
     socket: WebSocket<TcpStream>,
@@ -30,11 +30,11 @@ pub struct Page {
 }
 
 impl Browser {
-    /// Starts the Chromium of this machine. `None`: there is none, which is said.
+    /// Starts the Chromium of this machine. Reports a skipped test and returns `None` if there is none.
     ///
     /// # Panics
     ///
-    /// If it does not start, or if there is none and `UNBROKEN_REQUIRE_ALL` is set.
+    /// If Chromium does not start, or if there is none and `UNBROKEN_REQUIRE_ALL` is set.
     pub fn start() -> Option<Browser> {
         let program = program()?;
         let profile = tempfile::tempdir().expect("a directory");
@@ -45,7 +45,7 @@ impl Browser {
             .args(["--disable-sync", "--remote-debugging-port=0", "--window-size=900,640"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")
-            // Its helpers are found by this at the end.
+            // By this variable `drop` finds the helper processes.
             .env("UNBROKEN_TEST_BROWSER", profile.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -63,7 +63,7 @@ impl Browser {
 
     /// Opens a page in a tab of its own.
     pub fn open(&self, url: &str) -> Page {
-        // Any URL: it is set once the page can be watched.
+        // The page is opened blank. It navigates to `url` below, once the test is connected to it.
         let created = self.http("PUT", "/json/new?about:blank");
         let address = created["webSocketDebuggerUrl"].as_str().expect("an address").to_owned();
         let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");
@@ -93,17 +93,17 @@ impl Drop for Browser {
         for process in Process::with_variable("UNBROKEN_TEST_BROWSER", &mark) {
             process.kill();
         }
-        // Killed above, if it had not ended.
+        // Killed above if it had not ended; only reaped here.
         let _ = self.child.wait();
     }
 }
 
 impl Page {
-    /// The value of an expression.
+    /// Returns the value of a JavaScript expression.
     ///
     /// # Panics
     ///
-    /// If it throws.
+    /// If the expression throws.
     pub fn eval(&mut self, expression: &str) -> Value {
         let answer = self.call(
             "Runtime.evaluate",
@@ -113,7 +113,7 @@ impl Page {
         answer["result"]["value"].clone()
     }
 
-    /// Waits until an expression is true.
+    /// Waits until a JavaScript expression is `true`.
     #[track_caller]
     pub fn wait_for(&mut self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -123,7 +123,7 @@ impl Page {
         }
     }
 
-    /// Writes a picture of the page, in PNG.
+    /// Writes a screenshot of the page, as PNG.
     pub fn screenshot(&mut self, path: &Path) {
         let answer = self.call("Page.captureScreenshot", json!({ "format": "png" }));
         let picture = answer["data"].as_str().expect("a picture");
@@ -137,7 +137,7 @@ impl Page {
         loop {
             let Message::Text(text) = self.socket.read().expect("an answer") else { continue };
             let mut answer: Value = serde_json::from_str(&text).expect("JSON");
-            // Events come in between.
+            // Events may arrive before the answer.
             if answer["id"] == json!(self.last) {
                 assert!(answer["error"].is_null(), "{method}: {answer:#}");
                 return answer["result"].take();
@@ -157,7 +157,7 @@ fn program() -> Option<PathBuf> {
     found
 }
 
-/// What the letters stand for (RFC 4648 §4).
+/// Decodes base64 (RFC 4648 §4).
 fn base64(text: &str) -> Vec<u8> {
     let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let value = |letter: u8| letters.iter().position(|it| *it == letter);

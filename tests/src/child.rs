@@ -1,4 +1,4 @@
-//! A child of the test, with its output, bounded in time.
+//! A child process of the test, whose output is captured and whose run time is bounded.
 
 use std::fmt;
 use std::io::Read;
@@ -10,38 +10,39 @@ use std::time::{Duration, Instant};
 
 use crate::Process;
 
-/// How long output may stay open after the process that was asked has ended.
+/// The time that the outputs may stay open after the child has ended. If they stay open longer, a process
+/// that the child left behind holds them, and a caller such as `$(app start)` would hang.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// What a process that ended has left.
+/// The result of a process that has ended.
 #[derive(Clone)]
 pub struct Output {
-    /// What was run.
+    /// The command line.
     pub command: String,
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
-    /// Its standard output.
+    /// The standard output.
     pub stdout: String,
-    /// Its standard error.
+    /// The standard error.
     pub stderr: String,
-    /// From its start to its end.
+    /// The time from start to end.
     pub elapsed: Duration,
 }
 
 impl Output {
-    /// The exit code, or 128 plus the signal.
+    /// The exit code, or 128 plus the number of the signal that killed the process.
     pub fn code(&self) -> i32 {
         self.status.code().or(self.status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
     }
 
-    /// Both outputs, for tests that do not care where a message went.
+    /// Standard output and standard error, for tests that accept a message in either.
     pub fn text(&self) -> String {
         format!("{}{}", self.stdout, self.stderr)
     }
 
     /// # Panics
     ///
-    /// If the exit code is another, with all the output.
+    /// If the exit code differs. The message has all the output.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Self {
         assert!(self.code() == code, "expected exit code {code}\n{self}");
@@ -50,7 +51,7 @@ impl Output {
 
     /// # Panics
     ///
-    /// If neither output contains this text.
+    /// If neither output contains the text.
     #[track_caller]
     pub fn expect_text(self, text: &str) -> Self {
         assert!(self.text().contains(text), "expected `{text}`\n{self}");
@@ -72,7 +73,7 @@ impl fmt::Debug for Output {
     }
 }
 
-/// A child that runs. Dropped, it is killed.
+/// A child process that runs. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Child {
     command: String,
@@ -84,14 +85,15 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts a command with captured output and, unless it has been given another, no input.
+    /// Starts a command with captured output and no input.
     pub fn spawn(command: &mut Command) -> Self {
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self::spawn_as_is(command)
     }
 
-    /// Starts a command with the input and the outputs it has.
+    /// Starts a command with the input and outputs that the caller has set. Outputs that are pipes are
+    /// captured.
     pub fn spawn_as_is(command: &mut Command) -> Self {
         let text = describe(command);
         let begun = Instant::now();
@@ -103,53 +105,53 @@ impl Child {
         Self { command: text, child, process, begun, stdout, stderr }
     }
 
-    /// The process.
+    /// The child's process.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Its PID.
+    /// The child's PID.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// What it wrote to its standard output so far.
+    /// The standard output so far.
     pub fn stdout(&self) -> String {
         self.stdout.text()
     }
 
-    /// What it wrote to its standard error so far.
+    /// The standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.text()
     }
 
-    /// Waits until its standard error contains a text.
+    /// Waits until the standard error contains a text.
     ///
     /// # Panics
     ///
-    /// If it does not in time.
+    /// If it does not within the given time.
     #[track_caller]
     pub fn wait_for_stderr(&self, text: &str, within: Duration) {
         let found = self.stderr.wait(within, |captured| captured.contains(text));
         assert!(found, "`{}` did not say `{text}` but:\n{}", self.command, self.stderr());
     }
 
-    /// Waits until its standard output contains a text.
+    /// Waits until the standard output contains a text.
     ///
     /// # Panics
     ///
-    /// If it does not in time.
+    /// If it does not within the given time.
     #[track_caller]
     pub fn wait_for_stdout(&self, text: &str, within: Duration) {
         let found = self.stdout.wait(within, |captured| captured.contains(text));
         assert!(found, "`{}` did not print `{text}` but:\n{}", self.command, self.stdout());
     }
 
-    /// Waits for its end, and for the end of its outputs.
+    /// Waits until the child has ended and its outputs are closed.
     ///
     /// # Panics
     ///
-    /// If it does not end in time (it is killed then), or if another process keeps its outputs
+    /// If the child does not end in time (it is killed then), or if another process keeps its outputs
     /// open.
     #[track_caller]
     pub fn wait(mut self, within: Duration) -> Output {
@@ -192,7 +194,7 @@ fn describe(command: &Command) -> String {
     std::iter::once(program).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
-/// Text that grows, read by a thread of its own.
+/// Captured output, which a thread reads as it arrives.
 #[derive(Debug, Default)]
 pub(crate) struct Capture {
     state: Mutex<(Vec<u8>, bool)>,
@@ -200,7 +202,7 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Reads to the end; no reader is an end.
+    /// Captures everything that `reader` yields. Without a reader the capture is empty and closed.
     pub(crate) fn of(reader: Option<impl Read + Send + 'static>) -> Arc<Self> {
         let capture = Arc::new(Self::default());
         let Some(mut reader) = reader else {
@@ -234,7 +236,7 @@ impl Capture {
         String::from_utf8_lossy(&state.0).into_owned()
     }
 
-    /// Waits until the text is as wanted. `false`: it ended, or time passed, before.
+    /// Waits until the text satisfies `wanted`. Returns `false` if the output ended or the time passed first.
     pub(crate) fn wait(&self, within: Duration, wanted: impl Fn(&str) -> bool) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is = |state: &(Vec<u8>, bool)| wanted(&String::from_utf8_lossy(&state.0));

@@ -1,5 +1,8 @@
-//! A container without a container engine: namespaces of its own for processes, mounts and network, and a
-//! read-only root with the program, its libraries and little else.
+//! A container without a container engine: namespaces for processes, mounts and network, and a read-only
+//! root with the program, its libraries and little else.
+//!
+//! `unshare(1)` creates the namespaces, a shell script mounts the root, and the fixture `container` enters
+//! the root and executes the daemon as PID 1.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,31 +10,31 @@ use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::bed::fixture_path;
-use crate::{Bed, Child, Output, Process, Status, eventually};
+use crate::sandbox::fixture_path;
+use crate::{Child, Output, Process, Sandbox, Status, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Where the bed's directory is inside, read-only: a deployment's files are mounted so.
+/// The path in the container at which the sandbox's directory is mounted, read-only as in a deployment.
 pub const MOUNTED: &str = "/srv";
 
-/// What a container has.
+/// The settings of a container.
 #[derive(Debug, Clone)]
 pub struct Container {
-    /// Directories that are a tmpfs; all else is read-only.
+    /// The directories on a tmpfs; everything else is read-only.
     pub tmpfs: Vec<&'static str>,
-    /// How `/proc` is mounted, if it is: `rw` or `ro`.
+    /// The mount options of `/proc`, `rw` or `ro`; `None` leaves `/proc` unmounted.
     pub proc: Option<&'static str>,
-    /// Who runs the program.
+    /// The user id that runs the program.
     pub user: u32,
 }
 
-/// A container that runs: its first process is the daemon.
+/// A container that runs. The daemon is its PID 1.
 #[derive(Debug)]
 pub struct Running {
-    /// `unshare(1)`, which ends as the first process does.
+    /// The process of `unshare(1)`, which ends with the status of the container's PID 1.
     pub child: Child,
-    /// The first process, as it is seen from outside.
+    /// The container's PID 1, as the host sees it.
     pub first: Process,
     root: PathBuf,
 }
@@ -42,7 +45,7 @@ impl Default for Container {
     }
 }
 
-/// What is missing for containers, if anything.
+/// Returns what keeps containers from running on this machine, if anything does.
 pub fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("a container needs root".into());
@@ -65,18 +68,18 @@ pub fn missing() -> Option<String> {
 }
 
 impl Container {
-    /// Starts the image of `bed` as the first process, with these arguments.
-    pub fn spawn(&self, bed: &mut Bed, arguments: &[&str]) -> Child {
+    /// Starts the image of `sandbox` as PID 1 of a container, with these arguments.
+    pub fn spawn(&self, sandbox: &mut Sandbox, arguments: &[&str]) -> Child {
         for name in ["DAEMON_RUNTIME_DIR", "DAEMON_PIDFILE", "DAEMON_LOG"] {
-            bed.unset(name);
+            sandbox.unset(name);
         }
-        // The loopback of the container is its own.
-        bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:8080");
-        let root = furnish(bed);
+        // A fixed port cannot collide: the container has a loopback interface of its own.
+        sandbox.set("DAEMON_LISTEN_HTTP", "127.0.0.1:8080");
+        let root = furnish(sandbox);
         let mut script = String::from(
-            "set -e; export PATH=\"$PATH:/usr/sbin:/sbin\"; root=$1; bed=$2; shift 2; ip link set lo up; \
+            "set -e; export PATH=\"$PATH:/usr/sbin:/sbin\"; root=$1; sandbox=$2; shift 2; ip link set lo up; \
              mount --bind \"$root\" \"$root\"; mount --bind /dev/null \"$root/dev/null\"; \
-             mount --bind \"$bed\" \"$root/srv\"; mount -o remount,bind,ro \"$root/srv\"; ",
+             mount --bind \"$sandbox\" \"$root/srv\"; mount -o remount,bind,ro \"$root/srv\"; ",
         );
         for dir in &self.tmpfs {
             script += &format!("mount -t tmpfs -o mode=1777 none \"$root{dir}\"; ");
@@ -86,21 +89,21 @@ impl Container {
         }
         script += "mount -o remount,bind,ro \"$root\"; exec \"$@\"";
         let program = format!("{MOUNTED}/app");
-        let mut command = bed.command_of(
+        let mut command = sandbox.command_of(
             "unshare",
             ["--mount", "--pid", "--net", "--fork", "--kill-child", "--propagation", "private"],
         );
-        command.args(["sh", "-c", &script, "sh"]).arg(&root).arg(bed.dir());
+        command.args(["sh", "-c", &script, "sh"]).arg(&root).arg(sandbox.dir());
         command.arg(fixture_path("container")).arg("enter").arg(&root);
         command.arg(self.user.to_string()).arg(program).args(arguments);
         Child::spawn(&mut command)
     }
 
-    /// As [`spawn`](Self::spawn), and waits until it serves. The thread that asked is in the container's
-    /// network from then on, with every process and thread that it starts.
+    /// Calls [`spawn`](Self::spawn) and waits until the daemon serves. From then on the calling thread is in
+    /// the container's network namespace, with every process and thread that it starts.
     #[track_caller]
-    pub fn run(&self, bed: &mut Bed) -> Running {
-        let child = self.spawn(bed, &[]);
+    pub fn run(&self, sandbox: &mut Sandbox) -> Running {
+        let child = self.spawn(sandbox, &[]);
         child.wait_for_stderr("serves", SOON);
         let first = child.process().children().pop().expect("a first process");
         let network =
@@ -110,12 +113,12 @@ impl Container {
             Some(LinkNameSpaceType::Network),
         )
         .expect("a network to enter");
-        Running { child, first, root: bed.path("root") }
+        Running { child, first, root: sandbox.path("root") }
     }
 }
 
 impl Running {
-    /// What runs a program in the container, as `docker exec` does.
+    /// A command that runs a program in the container, as `docker exec` does.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.first.pid().to_string()]);
@@ -124,21 +127,21 @@ impl Running {
         command
     }
 
-    /// Runs a verb in the container, with the program that was built into it.
+    /// Runs a verb in the container, with the program in its `/bin`.
     #[track_caller]
     pub fn verb(&self, arguments: &[&str]) -> Output {
         let arguments = [&["/bin/app"], arguments].concat();
         Child::spawn(&mut self.command(&arguments)).wait(SOON)
     }
 
-    /// `status --json`.
+    /// Runs `status --json` in the container.
     #[track_caller]
     pub fn status(&self) -> Status {
         let output = self.verb(&["status", "--json"]).expect_code(0);
         serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{output}"))
     }
 
-    /// Waits until the first process has one child, and no zombie.
+    /// Waits until PID 1 has exactly one child, which is not a zombie.
     #[track_caller]
     pub fn wait_alone_with_worker(&self) {
         eventually("one child is left", SOON, || {
@@ -147,15 +150,15 @@ impl Running {
         });
     }
 
-    /// The root, as it is seen from outside without what is mounted in it.
+    /// The root directory as the host sees it, without the file systems that are mounted in it.
     pub fn root(&self) -> &Path {
         &self.root
     }
 }
 
-/// The root directory: the tools, and the libraries that they and the program are linked with.
-fn furnish(bed: &Bed) -> PathBuf {
-    let root = bed.path("root");
+/// Creates the root directory: the program, the fixture `container`, and the libraries of both.
+fn furnish(sandbox: &Sandbox) -> PathBuf {
+    let root = sandbox.path("root");
     let script = "set -e; root=$1; shift; \
          for dir in bin dev proc run tmp srv; do mkdir -p \"$root/$dir\"; done; : > \"$root/dev/null\"; \
          cp \"$1\" \"$root/bin/app\"; cp \"$2\" \"$root/bin/container\"; \

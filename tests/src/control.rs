@@ -1,4 +1,4 @@
-//! A connection to a daemon's control socket in the test's own hands, packet by packet.
+//! A connection to a daemon's control socket that the test drives packet by packet.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -12,17 +12,17 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
-/// The most descriptors that the kernel takes in one packet.
+/// The most descriptors that the kernel accepts in one packet (`SCM_MAX_FD`).
 pub const MAX_DESCRIPTORS: usize = 253;
 
-/// A client that says what it likes.
+/// A client of the control socket that can send anything, valid or not.
 #[derive(Debug)]
 pub struct Control {
     socket: OwnedFd,
 }
 
 impl Control {
-    /// Connects. A daemon whose queue is full is an error.
+    /// Connects without waiting: a full accept queue is an error.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let kind = SocketType::SEQPACKET;
@@ -31,17 +31,17 @@ impl Control {
         Ok(Self { socket })
     }
 
-    /// Sends one packet, never waiting.
+    /// Sends one packet without waiting.
     pub fn send(&self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.send_with(bytes, &[])
     }
 
-    /// Sends one packet with descriptors.
+    /// Sends one packet with descriptors, without waiting.
     pub fn send_with(&self, bytes: impl AsRef<[u8]>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         send(&self.socket, bytes.as_ref(), fds)
     }
 
-    /// The next packet; empty when the daemon hung up.
+    /// Receives the next packet. The packet is empty if the daemon has closed the connection.
     pub fn receive(&self, within: Duration) -> io::Result<Vec<u8>> {
         let within = Timespec::try_from(within).map_err(io::Error::other)?;
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
@@ -57,14 +57,14 @@ impl Control {
         Ok(bytes)
     }
 
-    /// Asks and hears the answer.
+    /// Sends one packet and returns the answer.
     pub fn ask(&self, bytes: impl AsRef<[u8]>, within: Duration) -> io::Result<String> {
         self.send(bytes)?;
         Ok(String::from_utf8_lossy(&self.receive(within)?).into_owned())
     }
 }
 
-/// Sends one packet with descriptors over a socket that keeps packets apart, never waiting.
+/// Sends one packet with descriptors over a `SOCK_SEQPACKET` socket, without waiting.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -1,15 +1,15 @@
-//! The programs of the examples.
+//! The programs in `examples/`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Builds an example as its readme says, in the profile of the tests; returns where it is.
+/// Builds an example as its README describes, in the profile of the tests, and returns the program's path.
 ///
 /// # Panics
 ///
-/// If it cannot be built.
+/// If the example cannot be built.
 pub fn built(package: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

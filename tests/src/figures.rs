@@ -1,13 +1,13 @@
-//! What the benchmarks have in common.
+//! Helpers that the benchmarks share.
 
 use std::fmt::Display;
 use std::str::FromStr;
 
-/// The number that an environment variable sets.
+/// Returns the number in an environment variable, or `default` if the variable is not set.
 ///
 /// # Panics
 ///
-/// If it sets something else.
+/// If the variable is not a number.
 pub fn knob<T: FromStr<Err: Display>>(name: &str, default: T) -> T {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")),
@@ -15,7 +15,7 @@ pub fn knob<T: FromStr<Err: Display>>(name: &str, default: T) -> T {
     }
 }
 
-/// The value below which this share of the others is; 0.5 is the median. Without any there is no number.
+/// Returns the quantile of `values` at `share`; 0.5 is the median. Without values the result is NaN.
 #[must_use]
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();

@@ -1,4 +1,4 @@
-//! A process, held by a pidfd: no PID is ever mistaken for another's.
+//! A process held by a pidfd, so a PID that the kernel has reused is never mistaken for it.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// A process, our own child or any other.
+/// A process: a child of the test or any other.
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
@@ -16,14 +16,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Takes hold of a process. `None`: there is none of that PID.
+    /// Opens a process. Returns `None` if there is none with this PID.
     pub fn open(pid: u32) -> Option<Self> {
         let raw = Pid::from_raw(i32::try_from(pid).ok()?)?;
         let fd = pidfd_open(raw, PidfdFlags::empty()).ok()?;
         Some(Self { pid, fd })
     }
 
-    /// All processes that were started with this variable in their environment.
+    /// Returns all processes that were executed with this variable in their environment.
     pub fn with_variable(name: &str, value: &str) -> Vec<Self> {
         let wanted = format!("{name}={value}").into_bytes();
         let carries = |pid: u32| {
@@ -34,22 +34,22 @@ impl Process {
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter(|pid| carries(*pid))
             .filter_map(Self::open)
-            // Look again: the PID may have changed hands before it was opened.
+            // Read again: the kernel may have reused the PID before it was opened.
             .filter(|process| carries(process.pid) && process.is_alive())
             .collect()
     }
 
-    /// Its PID.
+    /// The PID.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Whether it has not ended. A zombie has.
+    /// Returns whether the process has not ended. A zombie has ended.
     pub fn is_alive(&self) -> bool {
         !self.wait_gone(Duration::ZERO)
     }
 
-    /// Sends a signal. A process that is gone is none the worse for it.
+    /// Sends a signal. Does nothing if the process has ended.
     pub fn signal(&self, signal: Signal) {
         match pidfd_send_signal(&self.fd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
@@ -57,13 +57,13 @@ impl Process {
         }
     }
 
-    /// Kills it and waits for its end.
+    /// Kills the process and waits for its end.
     pub fn kill(&self) {
         self.signal(Signal::KILL);
         assert!(self.wait_gone(Duration::from_secs(10)), "{self:?} survives SIGKILL");
     }
 
-    /// Waits for its end. `false`: it is still there.
+    /// Waits for the end of the process. Returns `false` if it has not ended in time.
     pub fn wait_gone(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         loop {
@@ -78,7 +78,7 @@ impl Process {
         }
     }
 
-    /// Its state: `R`, `S`, `D`, `T`, `Z`, … `None`: it is gone.
+    /// The state of the process: `R`, `S`, `D`, `T`, `Z`, and so on. `None` if it is gone.
     pub fn state(&self) -> Option<char> {
         self.field("State")?.chars().next()
     }
@@ -90,27 +90,27 @@ impl Process {
         fields.find(|(key, _)| *key == name).map(|(_, value)| value.trim().to_owned())
     }
 
-    /// Its parent's PID.
+    /// The PID of the parent.
     pub fn parent(&self) -> Option<u32> {
         self.field("PPid")?.parse().ok()
     }
 
-    /// How many threads it has.
+    /// The number of threads.
     pub fn threads(&self) -> usize {
         fs::read_dir(self.proc("task")).map_or(0, Iterator::count)
     }
 
-    /// Its arguments, the program's name first.
+    /// The arguments, with the program's name first.
     pub fn arguments(&self) -> Vec<String> {
         self.strings("cmdline")
     }
 
-    /// Its environment as it was started, `NAME=value`.
+    /// The environment with which the process was executed, as `NAME=value`.
     pub fn environment(&self) -> Vec<String> {
         self.strings("environ")
     }
 
-    /// Its open descriptors and what they are.
+    /// The open descriptors and the files they refer to, as the links in `/proc/<pid>/fd` show them.
     pub fn descriptors(&self) -> Vec<(u32, PathBuf)> {
         let entries = fs::read_dir(self.proc("fd")).into_iter().flatten().flatten();
         let mut descriptors: Vec<_> = entries
@@ -123,8 +123,8 @@ impl Process {
         descriptors
     }
 
-    /// How many descriptors it has when nobody is being answered. A client that was told a moment ago is
-    /// closed a moment later, and would otherwise be among what later counts are compared with.
+    /// The number of descriptors while no client is connected, for a comparison with later counts. The
+    /// supervisor closes a client a moment after it has answered, so this is the minimum over 30 ms.
     pub fn descriptors_at_rest(&self) -> usize {
         let counts = (0..30).map(|_| {
             std::thread::sleep(Duration::from_millis(1));
@@ -133,7 +133,7 @@ impl Process {
         counts.min().unwrap_or_default()
     }
 
-    /// Its children.
+    /// The children of all threads of the process.
     pub fn children(&self) -> Vec<Process> {
         let tasks = fs::read_dir(self.proc("task")).into_iter().flatten().flatten();
         let texts = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
@@ -143,12 +143,12 @@ impl Process {
         pids.into_iter().filter_map(Process::open).collect()
     }
 
-    /// The memory that is its own, in bytes (`Private_Dirty`).
+    /// The memory that is private to the process, in bytes (`Private_Dirty`).
     pub fn private_memory(&self) -> Option<u64> {
         self.memory("Private_Dirty")
     }
 
-    /// A sum over its mappings, in bytes: `Rss`, `Pss`, … (proc_pid_smaps(5)).
+    /// A sum over all mappings, in bytes: `Rss`, `Pss`, and so on (proc_pid_smaps(5)).
     pub fn memory(&self, field: &str) -> Option<u64> {
         let rollup = fs::read_to_string(self.proc("smaps_rollup")).ok()?;
         let mut fields = rollup.lines().filter_map(|line| line.split_once(':'));
@@ -156,16 +156,16 @@ impl Process {
         Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
     }
 
-    /// The time it has had of the processors, of its threads that ended too.
+    /// The processor time of all threads of the process, including those that have ended.
     pub fn cpu_time(&self) -> Option<Duration> {
         let stat = fs::read_to_string(self.proc("stat")).ok()?;
-        // The name may contain anything; what follows its bracket is in columns (proc_pid_stat(5)).
+        // The name may contain any character; the columns begin after its bracket (proc_pid_stat(5)).
         let columns: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let ticks = columns.get(11)?.parse::<u64>().ok()? + columns.get(12)?.parse::<u64>().ok()?;
         Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
-    /// It, its children, their children and so on.
+    /// The process and all its descendants.
     pub fn family(self) -> Vec<Process> {
         let mut family = vec![self];
         let mut next = 0;

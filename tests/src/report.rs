@@ -1,15 +1,15 @@
-//! What the verbs say with `--json`.
+//! The output of the verbs with `--json`.
 
 use serde::Deserialize;
 
 use crate::http::Target;
 
-/// `status --json`.
+/// The output of `status --json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {
     /// The daemon's name.
     pub name: String,
-    /// The PID that stays: the supervisor's, or of the one solo process.
+    /// The PID of the supervisor, or of the one process of a solo daemon.
     pub pid: u32,
     /// `supervised` or `solo`.
     pub mode: String,
@@ -19,29 +19,29 @@ pub struct Status {
     pub uptime: f64,
     /// The start, in seconds since 1970.
     pub since: f64,
-    /// The serving generation. `None`: none does yet.
+    /// The serving generation. `None` if none serves yet.
     pub generation: Option<u64>,
-    /// All workers, of whatever generation.
+    /// All workers of all generations.
     pub workers: Vec<Worker>,
-    /// The listeners and what they are bound to.
+    /// The listeners.
     pub listeners: Vec<Listener>,
-    /// Where probes are answered.
+    /// The addresses at which probes are answered.
     #[serde(default)]
     pub probes: Vec<String>,
     /// The image of the serving generation.
     pub image: Image,
-    /// The image that last confirmed.
+    /// The known-good image: the one that was confirmed last.
     pub known_good: Option<Image>,
-    /// What the next restart would find.
+    /// The file that the next restart would execute.
     pub on_disk: Option<OnDisk>,
-    /// What the supervisor itself runs.
+    /// The image that the supervisor itself runs.
     pub supervisor_image: Option<Image>,
     /// The pidfile's path.
     pub pidfile: String,
-    /// Why other code runs than was asked for.
+    /// The reason why the code that runs is not the code that was requested last.
     #[serde(default)]
     pub note: Option<String>,
-    /// What became of the connections of the serving generation, with those of its crashed workers.
+    /// The ledger of the serving generation, including its crashed workers.
     pub ledger: Option<ConnectionLedger>,
     /// The last ten restarts, the latest first.
     pub restarts: Vec<PastRestart>,
@@ -50,19 +50,19 @@ pub struct Status {
 /// A worker in [`Status`].
 #[derive(Debug, Clone, Deserialize)]
 pub struct Worker {
-    /// Its PID.
+    /// The worker's PID.
     pub pid: u32,
-    /// Its generation.
+    /// The worker's generation.
     pub generation: u64,
     /// `starting`, `ready`, `serving`, `quiesced`, `draining` or `stopping`.
     pub state: String,
-    /// Seconds since its start.
+    /// Seconds since the worker's start.
     pub uptime: f64,
     /// Open connections.
     pub connections: u64,
     /// Requests being answered.
     pub requests_in_flight: u64,
-    /// What became of its connections so far.
+    /// The worker's ledger so far.
     pub ledger: ConnectionLedger,
     /// Tasks of `Daemon::spawn` that run.
     #[serde(default)]
@@ -74,11 +74,11 @@ pub struct Worker {
 /// A listener in [`Status`].
 #[derive(Debug, Clone, Deserialize)]
 pub struct Listener {
-    /// Its name.
+    /// The listener's name.
     pub name: String,
     /// The address it is bound to.
     pub addr: String,
-    /// `manager` or `store`, where a service manager had it first.
+    /// `manager` or `store`, if the socket came from the service manager.
     pub source: Option<String>,
 }
 
@@ -87,43 +87,43 @@ pub struct Listener {
 pub struct Image {
     /// The path on disk.
     pub path: String,
-    /// The release the image says it is.
+    /// The release that the image reports.
     pub release: Option<String>,
     /// The generation that runs it.
     pub generation: Option<u64>,
     /// The build id, if its linker wrote one.
     pub build_id: Option<String>,
-    /// In bytes.
+    /// The size in bytes.
     pub size: Option<u64>,
-    /// When it was written, in seconds since 1970.
+    /// The time of its last modification, in seconds since 1970.
     pub modified: Option<u64>,
-    /// When its generation began to serve, or was confirmed, in seconds since 1970.
+    /// The time at which its generation began to serve, or was confirmed, in seconds since 1970.
     pub since: Option<u64>,
 }
 
-/// What lies on disk, in [`Status`].
+/// The file at the image's path, in [`Status`].
 #[derive(Debug, Clone, Deserialize)]
 pub struct OnDisk {
-    /// Where.
+    /// The path.
     pub path: String,
     /// `same`, `same-build`, `other`, `missing` or `unusable`.
     pub state: String,
-    /// The build id of another program.
+    /// The build id, if the file differs from the image that runs.
     pub build_id: Option<String>,
-    /// Why it is unusable.
+    /// The reason why the file is unusable.
     pub reason: Option<String>,
 }
 
 /// A restart in [`Status`].
 #[derive(Debug, Clone, Deserialize)]
 pub struct PastRestart {
-    /// When it was asked for, in seconds since 1970.
+    /// The time of the request, in seconds since 1970.
     pub at: u64,
-    /// The generation before.
+    /// The generation that served before.
     pub from: Option<u64>,
-    /// The generation that was to follow.
+    /// The generation that was started.
     pub generation: u64,
-    /// What became of the connections of the one before, once it is gone.
+    /// The ledger of the generation that served before, once its workers have ended.
     pub ledger: Option<ConnectionLedger>,
     /// From the request to the commit.
     pub to_commit_ms: Option<f64>,
@@ -131,37 +131,37 @@ pub struct PastRestart {
     pub to_drained_ms: Option<f64>,
     /// `ok` or `aborted`.
     pub result: String,
-    /// Why it was aborted.
+    /// The reason for the abort.
     pub reason: Option<String>,
 }
 
-/// `restart --json` and `stop --json`.
+/// The output of `restart --json` and `stop --json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Report {
     /// `ok`, `aborted` or `stopped`.
     pub result: String,
-    /// Why it was aborted.
+    /// The reason for the abort.
     pub reason: Option<String>,
-    /// That the daemon had gone back to an earlier image.
+    /// A note that the daemon had rolled back to the known-good image before.
     #[serde(default)]
     pub note: Option<String>,
-    /// The generation that was started, or the last one there was.
+    /// The generation that was started, or the last generation of a daemon that stopped.
     pub generation: Option<u64>,
-    /// The last words of a worker that failed.
+    /// The last lines of output of a worker that failed.
     #[serde(default)]
     pub output: Vec<String>,
-    /// What became of the connections of the generation that drained.
+    /// The ledger of the generation that drained.
     pub ledger: Option<ConnectionLedger>,
     /// From the request to the commit.
     pub to_commit_ms: Option<f64>,
     /// From the request to the end of the old generation.
     pub to_drained_ms: Option<f64>,
-    /// What went wrong all the same.
+    /// Problems that did not make the restart fail.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
 
-/// The ledger in a [`Report`].
+/// The ledger of a generation or of a worker.
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct ConnectionLedger {
@@ -175,7 +175,7 @@ pub struct ConnectionLedger {
     pub handed_off: u64,
     /// Connections closed after the peer was notified.
     pub closed: u64,
-    /// Connections cut at the deadline.
+    /// Connections cut at the drain deadline.
     pub forced: u64,
     /// Connections lost with a killed process.
     pub lost: u64,
@@ -183,18 +183,18 @@ pub struct ConnectionLedger {
     pub requests: u64,
     /// Connections still open.
     pub open: u64,
-    /// Workers whose `main` was cut at the deadline.
+    /// Workers whose `main` was cut at the drain deadline.
     pub forced_main: u64,
-    /// Tasks of `Daemon::spawn` that were cut at the deadline.
+    /// Tasks of `Daemon::spawn` that were cut at the drain deadline.
     pub forced_tasks: u64,
-    /// Tasks of `tokio::spawn` that were left.
+    /// Tasks of `tokio::spawn` that still ran when the runtime was dropped.
     pub dropped_tasks: u64,
 }
 
 impl ConnectionLedger {
     /// # Panics
     ///
-    /// If a connection is missing, or counted twice.
+    /// If the ends and the open connections do not add up to those accepted and received.
     #[track_caller]
     pub fn assert_balanced(&self) {
         let Self { accepted, received, finished, handed_off, closed, forced, lost, open, .. } =
@@ -205,11 +205,11 @@ impl ConnectionLedger {
 }
 
 impl Report {
-    /// The ledger of a drain.
+    /// Returns the ledger of the drain.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If the report has no ledger.
     #[track_caller]
     pub fn ledger(&self) -> &ConnectionLedger {
         self.ledger.as_ref().unwrap_or_else(|| panic!("no ledger: {self:?}"))
@@ -217,7 +217,7 @@ impl Report {
 }
 
 impl Status {
-    /// The generation that serves.
+    /// Returns the serving generation.
     ///
     /// # Panics
     ///
@@ -227,12 +227,12 @@ impl Status {
         self.generation.unwrap_or_else(|| panic!("no generation serves: {self:?}"))
     }
 
-    /// The last restart.
+    /// Returns the last restart.
     pub fn last_restart(&self) -> Option<&PastRestart> {
         self.restarts.first()
     }
 
-    /// The worker that serves.
+    /// Returns the worker that serves.
     ///
     /// # Panics
     ///
@@ -245,7 +245,7 @@ impl Status {
         self.workers.iter().find(serves).unwrap_or_else(|| panic!("no worker serves: {self:?}"))
     }
 
-    /// Where a listener is bound.
+    /// Returns the address to which a listener is bound.
     ///
     /// # Panics
     ///

@@ -1,14 +1,14 @@
 use std::io::{self, Write};
 
-/// Says that a test is skipped for lack of something.
+/// Reports on stderr that a test is skipped, and why.
 ///
 /// # Panics
 ///
-/// If `UNBROKEN_REQUIRE_ALL` is set: where everything is installed nothing may be missing.
+/// If `UNBROKEN_REQUIRE_ALL` is set, as on a machine on which everything is installed.
 #[track_caller]
 pub fn skip(why: &str) {
     assert!(std::env::var_os("UNBROKEN_REQUIRE_ALL").is_none(), "{why}");
     let at = std::panic::Location::caller();
-    // Not by a macro, whose output a test that passes does not show. What it says is for people alone.
+    // `eprintln!` would be captured, and not shown for a test that passes.
     let _ = writeln!(io::stderr(), "\n!!! SKIPPED: {why} (from {at})");
 }

@@ -1,4 +1,4 @@
-//! A pseudo terminal with a child on it.
+//! A pseudo terminal with a child process on it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,11 +13,11 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use crate::child::Capture;
 use crate::{Child, Output};
 
-/// A terminal, and the child that leads its session. Dropped, it hangs up.
+/// A terminal, and the child that leads its session. Dropping it hangs up.
 #[derive(Debug)]
 pub struct Terminal {
     master: Option<Arc<OwnedFd>>,
-    /// Closed, it ends the reader.
+    /// The end of a pipe that stops the reader when it is closed.
     alive: Option<io::PipeWriter>,
     reader: Option<JoinHandle<()>>,
     screen: Arc<Capture>,
@@ -25,8 +25,8 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Starts a command in a session of its own, with this terminal as its controlling terminal
-    /// and as its input and outputs.
+    /// Starts a command in a session of its own, with a new terminal as its controlling terminal and as
+    /// its input and outputs.
     pub fn spawn(command: &Command) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags).expect("a pseudo terminal");
@@ -35,8 +35,8 @@ impl Terminal {
         let child = {
             let slave = || Stdio::from(ioctl_tiocgptpeer(&master, flags).expect("its other end"));
             let mut session = Command::new("setsid");
-            // Whoever runs the tests may ignore signals, as nohup(1) does and a shell for what is in its
-            // background; a login does not.
+            // The tests may run with ignored signals, under nohup(1) or in the background of a shell, and the
+            // child would inherit that. A login session ignores none.
             session.args(["--ctty", "--wait", "env", "--default-signal"]);
             session.arg(command.get_program()).args(command.get_args());
             session.env_clear();
@@ -67,29 +67,29 @@ impl Terminal {
         &self.child
     }
 
-    /// What is on the screen.
+    /// Everything written to the terminal so far.
     pub fn screen(&self) -> String {
         self.screen.text()
     }
 
-    /// Waits until a text is on the screen.
+    /// Waits until a text was written to the terminal.
     ///
     /// # Panics
     ///
-    /// If it is not in time.
+    /// If it was not within the given time.
     #[track_caller]
     pub fn wait_for(&self, text: &str, within: Duration) {
         let found = self.screen.wait(within, |screen| screen.contains(text));
         assert!(found, "no `{text}` on the screen:\n{}", self.screen());
     }
 
-    /// Types; `"\x03"` is Ctrl-C.
+    /// Types keys; `"\x03"` is Ctrl-C.
     pub fn keys(&self, keys: &str) {
         let master = self.master.as_ref().expect("a terminal that has not hung up");
         rustix::io::write(master, keys.as_bytes()).expect("a terminal");
     }
 
-    /// Closes the terminal, as its window would be closed.
+    /// Closes the terminal, as when its window is closed.
     pub fn hang_up(&mut self) {
         drop(self.alive.take());
         if let Some(reader) = self.reader.take() {
@@ -98,11 +98,12 @@ impl Terminal {
         drop(self.master.take());
     }
 
-    /// Waits for the end of the session's leader. What it wrote is taken for standard output.
+    /// Waits for the end of the session's leader. The output has everything written to the terminal as
+    /// `stdout`.
     #[track_caller]
     pub fn wait(mut self, within: Duration) -> Output {
         self.child.process().wait_gone(within);
-        // What is still on its way to the screen.
+        // Gives the reader time for output that is still in the terminal's buffer.
         self.screen.wait(Duration::from_millis(200), |_| false);
         self.hang_up();
         let Self { screen, child, .. } = &mut self;
@@ -133,7 +134,7 @@ fn read(master: &OwnedFd, ended: &io::PipeReader, screen: &Capture) {
         if !fds[0].revents().is_empty() {
             match rustix::io::read(master, &mut buffer) {
                 Ok(read @ 1..) => screen.push(&buffer[..read]),
-                // Everybody on the other end is gone (EIO).
+                // No process has the other end open (EIO).
                 Ok(0) | Err(_) => break,
             }
         } else if !fds[1].revents().is_empty() {

@@ -1,10 +1,11 @@
 use std::time::{Duration, Instant};
 
-/// Asks again and again until it is so. For what announces itself in no other way.
+/// Polls `is` until it returns true, every 5 ms. For conditions that no event announces; `what` names the
+/// condition in the message.
 ///
 /// # Panics
 ///
-/// If it is not so in time.
+/// If `is` does not return true in time.
 #[track_caller]
 pub fn eventually(what: &str, within: Duration, mut is: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;

@@ -1,8 +1,9 @@
-//! The book says what the code does: its sessions are run, its files are read, its tables compared.
+//! The book agrees with the code: its shell sessions are run, its files are parsed, its tables compared.
 //!
-//! A block `sh` is run, and what it writes is compared with the block `text` or `json` behind it:
-//! line by line without regard to numbers, spaces and the order of lines (processes write beside each
-//! other), or key by key. A block `toml` has to be a configuration. Blocks `rust` are doctests.
+//! The test runs every `sh` block of a chapter and compares the output with the `text` or `json` block that
+//! follows. Text is compared line by line, without regard to numbers, spaces and the order of lines, because
+//! several processes write at the same time; JSON is compared by its keys. A `toml` block must be a valid
+//! configuration. `rust` blocks are doctests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -35,29 +36,29 @@ const CHAPTERS: [&str; 15] = [
     "security",
 ];
 
-/// Where the book was written.
+/// The port that the book uses. The tests replace it by a free one.
 const BOOK_PORT: &str = "8080";
 
-/// How long the commands of a chapter may take together.
+/// The time that all commands of a chapter may take together.
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[test]
-fn sessions_of_the_quick_start() {
+fn sessions_of_the_quick_start_match() {
     run_session("quick-start", 10);
 }
 
 #[test]
-fn sessions_of_the_configuration_reference() {
+fn sessions_of_the_configuration_reference_match() {
     run_session("configuration", 3);
 }
 
 #[test]
-fn sessions_of_the_verbs() {
+fn sessions_of_the_verbs_match() {
     run_session("verbs", 5);
 }
 
 #[test]
-fn sessions_of_logging() {
+fn sessions_of_logging_match() {
     run_session("logging", 2);
 }
 
@@ -94,28 +95,29 @@ fn every_block_is_of_a_kind_that_is_tested() {
 }
 
 #[test]
-fn files_are_configurations() {
-    let bed = Bed::new();
+fn toml_blocks_are_valid_configurations() {
+    let sandbox = Sandbox::new();
     let mut found = 0;
     for chapter in CHAPTERS {
         for block in blocks(&chapter_text(chapter)).iter().filter(|b| b.language == "toml") {
             found += 1;
-            let file = bed.path().join("quickstart.toml");
+            let file = sandbox.path().join("quickstart.toml");
             fs::write(&file, &block.text).unwrap();
             let set = format!("config={}", file.display());
-            let out = bed.quickstart().args(["check", "--set", &set]).output().unwrap();
-            // It is shown if it is one, whether or not this host has its users and directories.
+            let out = sandbox.quickstart().args(["check", "--set", &set]).output().unwrap();
+            // `check` prints a valid configuration even if this host lacks its users and directories.
             assert!(!out.stdout.is_empty(), "{chapter}.md: {}\n{}", block.text, both(&out));
         }
     }
     assert!(found > 0, "the reference shows a file");
 }
 
-/// Key, type and default as `check --help` has them; the variable, by setting it.
+/// The table of keys has the keys, types and defaults that `check --help` prints, and the variable that sets
+/// each key.
 #[test]
-fn the_reference_has_every_key_as_the_code_has_it() {
-    let bed = Bed::new();
-    let help = bed.quickstart().args(["check", "--help"]).output().unwrap();
+fn key_table_matches_the_code() {
+    let sandbox = Sandbox::new();
+    let help = sandbox.quickstart().args(["check", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let mut of_code: Vec<[String; 3]> = Vec::new();
     for line in help.lines().filter(|line| line.contains("; default: ")) {
@@ -141,13 +143,13 @@ fn the_reference_has_every_key_as_the_code_has_it() {
 
     for row in rows {
         let (key, variable) = (row[0].split('`').nth(1).unwrap(), row[3].trim_matches('`'));
-        check_variable(&bed, key, row[1], variable);
+        check_variable(&sandbox, key, row[1], variable);
     }
 }
 
-/// Whether the variable sets the key, as `check` tells.
-fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
-    let config = bed.path().join("empty.toml");
+/// Sets the variable and asserts that `check` names it as the source of the key.
+fn check_variable(sandbox: &Sandbox, key: &str, kind: &str, variable: &str) {
+    let config = sandbox.path().join("empty.toml");
     fs::write(&config, "").unwrap();
     let (name, upper) = match key.starts_with("limits.") {
         true => ("nofile", "NOFILE"),
@@ -176,16 +178,16 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
         "a number, also below 0" => "19",
         _ => panic!("{key} is of an unknown type, {kind}"),
     };
-    let mut check = bed.quickstart();
+    let mut check = sandbox.quickstart();
     check.args(["check", "--json"]).env(&variable, value);
     if key.starts_with("listen.my-api.") {
-        // A variable can only approximate this name: it has to be known from elsewhere.
+        // A variable cannot express the hyphen in this name, so another source declares the listener.
         let tcp = ["v6only", "tcp_keepalive"].iter().any(|field| key.ends_with(field));
         let addr = if tcp { "[::1]:1" } else { "unix:/nowhere.sock" };
         check.args(["--set", &format!("listen.my-api={addr}")]);
     }
     let out = check.output().unwrap();
-    // Whether this host is fit for it is said as well, and not the question here.
+    // The exit code does not matter: `check` also fails if this host does not fit the configuration.
     assert!(!out.stdout.is_empty(), "{variable}={value}: {}", both(&out));
     let told: Json = serde_json::from_slice(&out.stdout).unwrap();
     let key = if key == "listen.my-api" { "listen.my_api" } else { &key };
@@ -194,19 +196,19 @@ fn check_variable(bed: &Bed, key: &str, kind: &str, variable: &str) {
 
 // ---- sessions -----------------------------------------------------------------------------------
 
-/// Runs all blocks `sh` of a chapter as one script, of which at least `least` are compared.
+/// Runs all `sh` blocks of a chapter as one script. At least `least` of them must have an output to compare.
 fn run_session(chapter: &str, least: usize) {
-    let bed = Bed::new();
+    let sandbox = Sandbox::new();
     let text = chapter_text(chapter);
     let blocks = blocks(&text);
     let mut script =
         String::from("set -euo pipefail\ntrap 'quickstart stop >/dev/null 2>&1 || true' EXIT\n");
     for (number, block) in blocks.iter().enumerate().filter(|(_, block)| block.language == "sh") {
-        let commands = block.text.replace(BOOK_PORT, &bed.port);
-        let out = bed.path().join(format!("out-{number}"));
+        let commands = block.text.replace(BOOK_PORT, &sandbox.port);
+        let out = sandbox.path().join(format!("out-{number}"));
         script.push_str(&format!("exec > '{0}' 2>&1\n{commands}\n", out.display()));
     }
-    let mut child = bed
+    let mut child = sandbox
         .command("bash")
         .args(["-c", &script])
         .stdin(Stdio::null())
@@ -227,7 +229,7 @@ fn run_session(chapter: &str, least: usize) {
         }
     };
     let written = |number: usize| {
-        let text = fs::read_to_string(bed.path().join(format!("out-{number}")));
+        let text = fs::read_to_string(sandbox.path().join(format!("out-{number}")));
         text.unwrap_or_else(|_| "(not reached)".to_owned())
     };
     let whole = || -> String {
@@ -241,11 +243,11 @@ fn run_session(chapter: &str, least: usize) {
         if pair[0].language != "sh" {
             continue;
         }
-        let (real, said) = (bed.as_in_the_book(&written(number)), &pair[1].text);
+        let (real, said) = (sandbox.as_in_the_book(&written(number)), &pair[1].text);
         let same = match pair[1].language.as_str() {
-            "text" => plain(&real) == plain(&bed.as_in_the_book(said)),
+            "text" => plain(&real) == plain(&sandbox.as_in_the_book(said)),
             "json" => {
-                // What stands around the object was written to stderr.
+                // The text before and after the object was written to stderr.
                 let from = real.find('{').unwrap_or(0);
                 let mut values =
                     serde_json::Deserializer::from_str(&real[from..]).into_iter::<Json>();
@@ -264,7 +266,7 @@ fn run_session(chapter: &str, least: usize) {
     assert!(compared >= least, "{chapter}.md: only {compared} blocks were compared");
 }
 
-/// The lines, sorted, without what differs from run to run.
+/// The sorted lines of a text, without what differs from run to run.
 fn plain(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = text.lines().map(plain_line).filter(|l| !l.is_empty()).collect();
     lines.sort();
@@ -289,29 +291,29 @@ fn plain_line(line: &str) -> String {
     plain
 }
 
-/// A build id is as good as another, and not every linker writes one.
+/// Replaces the build id in a line. It differs between builds, and not every linker writes one.
 fn plain_build(line: &str) -> String {
-    match (line.split_once(", build id "), line.split_once(" bytes written ")) {
+    match (line.split_once(", build id "), line.split_once(" bytes, written ")) {
         (Some((before, after)), _) => {
             let id = after.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(after.len());
             format!("{before}, build id #{}", &after[id..])
         }
         (None, Some((before, after))) => {
             let (path, _) = before.rsplit_once(", ").unwrap();
-            let (_, rest) = after.split_once(", without build id").unwrap();
+            let (_, rest) = after.split_once(", no build id").unwrap();
             format!("{path}, build id #{rest}")
         }
         _ => line.to_owned(),
     }
 }
 
-/// The keys, and of what type their values are.
+/// The keys of a JSON value, with the types of their values.
 fn shape(value: &Json) -> Json {
     match value {
         Json::Object(map) => map
             .iter()
             .map(|(key, value)| match (key.as_str(), value) {
-                // Not every linker writes one.
+                // Null where the linker writes none.
                 ("build_id", _) => (key.clone(), "text".into()),
                 _ => (key.clone(), shape(value)),
             })
@@ -323,22 +325,22 @@ fn shape(value: &Json) -> Json {
     }
 }
 
-/// A directory with a program in it, and nothing of the machine's.
-struct Bed {
+/// A directory with the program of the quick start, and an environment that shows nothing of this machine.
+struct Sandbox {
     dir: tempfile::TempDir,
     port: String,
 }
 
-impl Bed {
-    fn new() -> Bed {
+impl Sandbox {
+    fn new() -> Sandbox {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let bed = Bed { dir, port: port.to_string() };
-        fs::create_dir_all(bed.path().join("bin")).unwrap();
-        fs::create_dir_all(bed.path().join("target/debug")).unwrap();
-        program::copy(built(), &bed.path().join("target/debug/quickstart"));
-        // The book's `cargo build` has been done; cargo replaces a program by a new file, too.
-        bed.tool(
+        let sandbox = Sandbox { dir, port: port.to_string() };
+        fs::create_dir_all(sandbox.path().join("bin")).unwrap();
+        fs::create_dir_all(sandbox.path().join("target/debug")).unwrap();
+        program::copy(built(), &sandbox.path().join("target/debug/quickstart"));
+        // The program is built already. Like cargo, this replaces it by a new file.
+        sandbox.tool(
             "cargo",
             r#"
             test "$*" = "build -p quickstart"
@@ -346,8 +348,8 @@ impl Bed {
             mv target/debug/new target/debug/quickstart
             "#,
         );
-        // A machine with a Rust toolchain need not have curl.
-        bed.tool(
+        // A machine with a Rust toolchain may lack curl.
+        sandbox.tool(
             "curl",
             r#"
             test "$1" = -s
@@ -359,7 +361,7 @@ impl Bed {
             sed '1,/^\r$/d' <&3
             "#,
         );
-        bed
+        sandbox
     }
 
     fn path(&self) -> &Path {
@@ -386,12 +388,12 @@ impl Bed {
         command
     }
 
-    /// For commands that start nothing.
+    /// A command that runs the program without the shell of a session.
     fn quickstart(&self) -> Command {
         self.command(self.path().join("target/debug/quickstart").to_str().unwrap())
     }
 
-    /// Paths of this run as those of the book's author.
+    /// Replaces the paths of this run by those in the book.
     fn as_in_the_book(&self, text: &str) -> String {
         let at = |path: &str| self.path().join(path).display().to_string();
         text.replace(&at("run"), "/run/user/1000/quickstart")
@@ -403,14 +405,14 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
+impl Drop for Sandbox {
     fn drop(&mut self) {
-        // Where a session failed half-way; there is nobody to tell of a second failure.
+        // A session that failed leaves a daemon behind. A second failure is of no interest.
         let _ = self.quickstart().arg("stop").output();
     }
 }
 
-/// The program of the quick start, built as the book says.
+/// The program of the quick start, built as the book describes.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| unbroken_tests::example::built("quickstart"))

@@ -1,5 +1,4 @@
-//! The example `chat`: WebSockets stay connected, with everything that was said, while the program is
-//! replaced.
+//! The example `chat`: WebSockets stay connected and keep their history while the program is replaced.
 
 #![allow(clippy::expect_used)]
 
@@ -13,27 +12,27 @@ use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::{Message, WebSocket};
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bed, Browser, Report, eventually};
+use unbroken_tests::{Browser, Report, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
 const RESTARTS: u64 = 5;
 
-/// A bed with the example in it.
-fn bed() -> Bed {
-    let mut bed = Bed::empty();
-    bed.set("DAEMON_NAME", "app");
-    bed.set("DAEMON_CONFIRM_WINDOW", "0s");
-    bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
-    deploy(&bed, 1);
-    bed
+/// Creates a sandbox with the example as its image.
+fn sandbox() -> Sandbox {
+    let mut sandbox = Sandbox::empty();
+    sandbox.set("DAEMON_NAME", "app");
+    sandbox.set("DAEMON_CONFIRM_WINDOW", "0s");
+    sandbox.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
+    deploy(&sandbox, 1);
+    sandbox
 }
 
-/// Deploys a build that differs from the others in what it says of itself.
-fn deploy(bed: &Bed, build: u64) {
+/// Deploys the example with another build number in its text.
+fn deploy(sandbox: &Sandbox, build: u64) {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let program = BUILT.get_or_init(|| unbroken_tests::example::built("chat"));
-    bed.deploy_changed(program, &format!("s/build 1/build {build}/"));
+    sandbox.deploy_changed(program, &format!("s/build 1/build {build}/"));
 }
 
 struct Client {
@@ -52,7 +51,7 @@ impl Client {
         self.socket.send(Message::text(text)).expect("a message");
     }
 
-    /// The next thing that it is told.
+    /// Receives the next message of the server.
     fn hear(&mut self) -> Value {
         loop {
             match self.socket.read().expect("a message") {
@@ -63,7 +62,8 @@ impl Client {
         }
     }
 
-    /// Until it has heard so many messages: these, and the builds that served it.
+    /// Receives until `count` chat messages have arrived. Returns them, and the generations that served the
+    /// client.
     fn hear_messages(&mut self, count: usize) -> (Vec<String>, Vec<u64>) {
         let (mut messages, mut generations) = (Vec::new(), Vec::new());
         while messages.len() < count {
@@ -80,11 +80,11 @@ impl Client {
     }
 }
 
-/// Everyone hears everything once and in order, whenever the program is replaced.
+/// Every client receives every message once and in order, although the program is replaced between messages.
 #[test]
-fn every_message_once_and_in_order() {
-    let bed = bed();
-    let target = bed.start().target("http");
+fn every_message_arrives_once_and_in_order() {
+    let sandbox = sandbox();
+    let target = sandbox.start().target("http");
     let mut clients: Vec<_> = (0..20).map(|n| Client::join(&target, &format!("n{n}"))).collect();
     let mut said = Vec::new();
     for restart in 0..=RESTARTS {
@@ -94,9 +94,9 @@ fn every_message_once_and_in_order() {
                 said.push(format!("{restart}.{round}.{number}"));
             }
             if round == 2 && restart < RESTARTS {
-                // In the midst of it.
-                deploy(&bed, restart + 2);
-                let report = bed.restart();
+                // Between the messages of a round, most of which no client has read yet.
+                deploy(&sandbox, restart + 2);
+                let report = sandbox.restart();
                 report.ledger().assert_balanced();
                 assert_eq!(report.ledger().handed_off, 20, "{report:?}");
             }
@@ -113,42 +113,43 @@ fn every_message_once_and_in_order() {
         assert_eq!(of_own(&heard), of_own(&said), "in the order in which it was said");
         assert_eq!(*order.get_or_insert_with(|| heard.clone()), heard, "the same for everyone");
     }
-    // Who comes late learns what was said before.
+    // A client that joins later receives the history.
     let (history, _) = Client::join(&target, "late").hear_messages(said.len());
     assert_eq!(Some(history), order);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A frame that comes byte by byte is whole in the end, whoever has read its parts.
+/// A WebSocket frame whose bytes were read by several generations is complete in the end.
 #[test]
-fn a_frame_in_pieces() {
-    let bed = bed();
-    let target = bed.start().target("http");
+fn frame_in_pieces_survives_handoffs() {
+    let sandbox = sandbox();
+    let target = sandbox.start().target("http");
     let mut client = Client::join(&target, "slow");
     assert_eq!(client.hear()["generation"], 1);
     let mut frame = Frame::message("in pieces", OpCode::Data(Data::Text), true);
     frame.header_mut().mask = Some([7, 1, 2, 3]);
     let mut bytes = Vec::new();
     frame.format(&mut bytes).expect("memory");
-    let read = |bed: &Bed| bed.status().serving().connections;
+    let read = |sandbox: &Sandbox| sandbox.status().serving().connections;
     for (index, byte) in bytes.iter().enumerate() {
         client.socket.get_mut().write_all(&[*byte]).expect("a byte");
         if index % 4 == 1 {
-            let report = bed.restart();
+            let report = sandbox.restart();
             assert_eq!(report.ledger().handed_off, 1, "{report:?}");
-            assert_eq!(read(&bed), 1);
+            assert_eq!(read(&sandbox), 1);
             assert_eq!(client.hear()["type"], "served");
         }
     }
     assert_eq!(client.hear()["text"], "in pieces");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// One that reads nothing for a while gets what waited for it: frames that were written in part too.
+/// A client that reads nothing for several restarts then receives everything that was queued for it,
+/// including frames that were written in part.
 #[test]
-fn one_that_does_not_read() {
-    let bed = bed();
-    let target = bed.start().target("http");
+fn slow_reader_gets_everything_later() {
+    let sandbox = sandbox();
+    let target = sandbox.start().target("http");
     let mut lazy = Client::join(&target, "lazy");
     let mut busy = Client::join(&target, "busy");
     let text = "x".repeat(4000);
@@ -157,7 +158,7 @@ fn one_that_does_not_read() {
             busy.say(&format!("{round} {text}"));
         }
         busy.hear_messages(5);
-        bed.restart();
+        sandbox.restart();
     }
     let mut last = 0;
     loop {
@@ -171,18 +172,18 @@ fn one_that_does_not_read() {
         }
     }
     assert_eq!(last, 5);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Where nobody follows, everyone is told to come again, with code 1012.
+/// At a stop the clients get a close frame with code 1012 (service restart).
 #[test]
-fn a_stop_is_said() {
-    let mut bed = bed();
-    bed.set("DAEMON_DRAIN_TIMEOUT", "2s");
-    let target = bed.start().target("http");
+fn stop_sends_close_frames() {
+    let mut sandbox = sandbox();
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "2s");
+    let target = sandbox.start().target("http");
     let mut client = Client::join(&target, "one");
     client.hear();
-    let stop = bed.spawn(["stop", "--json"]);
+    let stop = sandbox.spawn(["stop", "--json"]);
     match client.socket.read().expect("a frame") {
         Message::Close(Some(close)) => assert_eq!(close.code, CloseCode::Restart),
         other => panic!("{other:?}"),
@@ -195,12 +196,12 @@ fn a_stop_is_said() {
     client.socket.get_mut().read_to_end(&mut rest).expect("an end");
 }
 
-/// In a real browser: no `close` event, every message once and in order.
+/// In a real browser there is no `close` event, and every message arrives once and in order.
 #[test]
-fn in_a_browser() {
+fn browser_sees_no_disconnect() {
     let Some(browser) = Browser::start() else { return };
-    let bed = bed();
-    let target = bed.start().target("http");
+    let sandbox = sandbox();
+    let target = sandbox.start().target("http");
     let mut alice = browser.open(&format!("http://{target}/?name=Alice"));
     let mut bob = browser.open(&format!("http://{target}/?name=Bob"));
     let mut expected = Vec::new();
@@ -218,13 +219,13 @@ fn in_a_browser() {
             let text = format!("hello from generation {generation}");
             page.eval(&format!("window.say({text:?})"));
             expected.push(format!("{who}{text}"));
-            // One after the other, as the order is compared.
+            // One message at a time, because the order is compared below.
             let count = expected.len();
             page.wait_for(&format!("document.querySelectorAll('li.line').length === {count}"));
         }
         if restart < RESTARTS {
-            deploy(&bed, generation + 1);
-            let report = bed.restart();
+            deploy(&sandbox, generation + 1);
+            let report = sandbox.restart();
             report.ledger().assert_balanced();
         }
     }
@@ -239,6 +240,6 @@ fn in_a_browser() {
         bob.screenshot(path.as_ref());
     }
     drop(browser);
-    eventually("the browser has left", SOON, || bed.status().serving().connections == 0);
-    bed.stop();
+    eventually("the browser has left", SOON, || sandbox.status().serving().connections == 0);
+    sandbox.stop();
 }

@@ -1,9 +1,11 @@
-//! A crash at any step loses nothing: every step of the protocol, in supervisor and worker, with every
-//! fault, under load.
+//! A crash at any step of the protocol loses nothing but the connections of the killed process.
 //!
-//! Among the tests is a part of the matrix, which has every step and every fault. All of it runs by
+//! The matrix has every step, in supervisor and worker, with every fault, each in a daemon under load: `cell`
+//! lists them with the expected result, `trial` runs one, `table` renders the results for the book.
+//!
+//! The tests run a part of the matrix with every step and every fault. All of it is run by
 //! `CRASH_MATRIX=full cargo test -p unbroken-tests --test crash_at_every_step -- --nocapture`, which prints
-//! the table of the book. `CRASH_MATRIX=worker.go` runs what has that in its name.
+//! the table of the book. `CRASH_MATRIX=worker.go` runs the cells with that text in their names.
 
 #![allow(clippy::expect_used)]
 
@@ -22,7 +24,7 @@ use cell::{Action, Cell, cells};
 use trial::Outcomes;
 
 #[test]
-fn nothing_is_lost() {
+fn crash_at_every_step_loses_nothing() {
     let wanted = std::env::var("CRASH_MATRIX").unwrap_or_default();
     let cells = match wanted.as_str() {
         "full" => cells(),
@@ -52,16 +54,16 @@ fn nothing_is_lost() {
     assert!(failed.is_empty(), "{} of {}: {failed:#?}", failed.len(), results.len());
 }
 
-/// One fault for each step of each scenario, in turn.
+/// One cell for each step of each scenario, with the faults in turn.
 fn subset() -> Vec<Cell> {
     let all = cells();
     let steps = all.chunk_by(|a, b| a.scenario == b.scenario && a.point == b.point);
     steps.enumerate().map(|(row, of_step)| of_step[row % of_step.len()]).collect()
 }
 
-/// The part that always runs has every step and every fault.
+/// The part of the matrix that always runs has every step and every fault.
 #[test]
-fn the_part_that_always_runs() {
+fn subset_covers_every_step_and_fault() {
     let (all, part) = (cells(), subset());
     for point in unbroken::failpoint::points() {
         assert!(all.iter().any(|cell| cell.point == *point), "{point:?}");
@@ -72,13 +74,13 @@ fn the_part_that_always_runs() {
     }
 }
 
-/// The book has the rows that there are, and says of each what comes of it.
+/// The table in the book has the rows of the matrix and the expected results.
 #[test]
-fn the_table_of_the_book() {
+fn table_in_the_book_matches_the_matrix() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../book/src/crashes.md");
     let page = std::fs::read_to_string(page).expect("a chapter");
     let rows = |text: &str| -> Vec<String> {
-        // How much was lost is another number in each run.
+        // The number of lost requests differs from run to run.
         let plain = |cell: &str| match cell.rsplit_once(", ") {
             Some((told, lost)) if lost.ends_with(" lost") => told.to_owned(),
             _ => cell.trim().to_owned(),

@@ -1,5 +1,5 @@
-//! The files in `examples/deploy`: their numbers are those of the program they deploy, they are what their
-//! formats allow, and the rollout does what the book says.
+//! The files in `examples/deploy`: their timeouts and ports agree with the program that they deploy, their
+//! formats are valid, and the rollout works as the book describes.
 
 #![allow(clippy::expect_used)]
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
-use unbroken_tests::{Bed, Child, skip};
+use unbroken_tests::{Child, Sandbox, skip};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -22,7 +22,7 @@ fn text(name: &str) -> String {
     fs::read_to_string(folder().join(name)).expect("a file of the example")
 }
 
-/// The documents of a YAML file.
+/// Parses the documents of a YAML file.
 fn documents(name: &str) -> Vec<Value> {
     let text = text(name);
     let documents = serde_norway::Deserializer::from_str(&text);
@@ -37,7 +37,7 @@ fn seconds(value: &Value) -> Duration {
     Duration::from_secs(value.as_u64().unwrap_or_else(|| panic!("{value} is no number of seconds")))
 }
 
-/// What the program's configuration is with these variables.
+/// Returns the value of a key of the program's configuration with these variables.
 fn configured(variables: &[(String, String)], key: &str) -> String {
     let mut check = Command::new(unbroken_tests::example::built("quickstart"));
     check.args(["check", "--json"]).env_clear().envs(variables.iter().cloned());
@@ -46,7 +46,7 @@ fn configured(variables: &[(String, String)], key: &str) -> String {
     keys[key]["value"].as_str().unwrap_or_else(|| panic!("no {key}\n{output}")).to_owned()
 }
 
-/// What a stop may take.
+/// The longest time that a stop may take.
 fn longest_stop(variables: &[(String, String)]) -> Duration {
     let keys = ["lame_duck", "drain_timeout", "kill_timeout"];
     keys.iter().map(|key| duration(&configured(variables, key))).sum()
@@ -57,7 +57,7 @@ fn strings(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn numbers_of_the_pod() {
+fn pod_timeouts_and_ports_match_the_program() {
     let documents = documents("kubernetes.yaml");
     let [deployment, service] = &documents[..] else { panic!("{documents:?}") };
     let pod = &deployment["spec"]["template"]["spec"];
@@ -109,7 +109,7 @@ fn numbers_of_the_pod() {
 }
 
 #[test]
-fn numbers_of_compose_and_of_the_image() {
+fn compose_and_image_match_the_program() {
     let documents = documents("compose.yaml");
     let service = &documents[0]["services"]["quickstart"];
     let of = |value: &Value| duration(value.as_str().expect("a duration"));
@@ -137,23 +137,23 @@ fn numbers_of_compose_and_of_the_image() {
     assert_eq!(strings(&service["ports"]), [format!("{port}:{port}")]);
 }
 
-/// The command of both health checks is answered by the program.
+/// The program understands the command of both health checks.
 #[test]
-fn the_health_check_is_understood() {
+fn health_check_command_works() {
     let documents = documents("compose.yaml");
     let command = strings(&documents[0]["services"]["quickstart"]["healthcheck"]["test"]);
     let ["CMD", "quickstart", arguments @ ..] = &command[..] else { panic!("{command:?}") };
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_LAME_DUCK", "0s");
-    bed.start();
-    bed.verb(arguments).expect_code(0);
-    bed.stop();
-    bed.verb(arguments).expect_code(1);
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_LAME_DUCK", "0s");
+    sandbox.start();
+    sandbox.verb(arguments).expect_code(0);
+    sandbox.stop();
+    sandbox.verb(arguments).expect_code(1);
 }
 
-/// By whoever knows the formats, where that is installed: `.ci/run` does so.
+/// The validators of the three formats, which `.ci/run` installs, accept the files.
 #[test]
-fn formats() {
+fn validators_accept_the_files() {
     let beside = std::env::var_os("UNBROKEN_PYTHON").map(PathBuf::from);
     let beside = beside.as_deref().and_then(Path::parent).unwrap_or(Path::new("/nowhere"));
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -174,7 +174,7 @@ fn formats() {
         let mut command = Command::new(&tool);
         command.args(arguments).arg(folder().join(file));
         Child::spawn(&mut command).wait(SOON).expect_code(0);
-        // It does find mistakes.
+        // The validator also rejects a file with mistakes.
         let dir = tempfile::tempdir().expect("a directory");
         let bad = dir.path().join(file);
         let wrong = text(file)
@@ -189,26 +189,26 @@ fn formats() {
     }
 }
 
-/// Three daemons, of which the second is given a program that does not start: the rollout stops there.
+/// The second of three daemons gets a program that does not start: the rollout stops there.
 #[test]
-fn a_rollout() {
-    let beds = [("a", "http-v2"), ("b", "fails-at-start"), ("c", "http-v2")];
-    let beds = beds.map(|(host, next)| {
-        let bed = Bed::new("http");
-        bed.start();
-        (host, bed, next)
+fn rollout_stops_at_the_first_failure() {
+    let sandboxes = [("a", "http-v2"), ("b", "fails-at-start"), ("c", "http-v2")];
+    let sandboxes = sandboxes.map(|(host, next)| {
+        let sandbox = Sandbox::new("http");
+        sandbox.start();
+        (host, sandbox, next)
     });
     let dir = tempfile::tempdir().expect("a directory");
-    // What ssh is to hosts: it runs a command there, in the environment of the daemon's user.
+    // In place of ssh, a script that runs a command in the environment of a host's daemon.
     let mut cases = String::new();
-    for (host, bed, next) in &beds {
-        bed.deploy(next);
-        let command = bed.command(["restart"]);
+    for (host, sandbox, next) in &sandboxes {
+        sandbox.deploy(next);
+        let command = sandbox.command(["restart"]);
         let variables = command
             .get_envs()
             .filter_map(|(name, value)| Some(format!("{}='{}'", name.to_str()?, value?.to_str()?)));
         let variables = variables.collect::<Vec<_>>().join(" ");
-        cases += &format!("{host}) cd '{}'; export {variables} ;;\n", bed.dir().display());
+        cases += &format!("{host}) cd '{}'; export {variables} ;;\n", sandbox.dir().display());
     }
     let on_host = dir.path().join("on-host");
     let script = format!("#!/bin/sh\nset -eu\ncase $1 in\n{cases}esac\nexec sh -c \"$2\"\n");
@@ -216,7 +216,8 @@ fn a_rollout() {
     let rollout = |batch: &str| {
         let mut command = Command::new("sh");
         command.arg(folder().join("rollout.sh")).arg(fixture("http")).args([batch, "a", "b", "c"]);
-        // Through a shell: a file that this process wrote might be open in another test's child.
+        // The copy that a shell made: the file written here may be open in a child of another test, and
+        // executing it would fail with ETXTBSY.
         command.env("ON_HOST", dir.path().join("run"));
         Child::spawn(&mut command).wait(SOON)
     };
@@ -225,7 +226,8 @@ fn a_rollout() {
         .args([&on_host, &dir.path().join("run")])
         .status();
     assert!(made.expect("a copy").success());
-    let generations = || beds.iter().map(|(_, bed, _)| bed.status().generation).collect::<Vec<_>>();
+    let generations =
+        || sandboxes.iter().map(|(_, sandbox, _)| sandbox.status().generation).collect::<Vec<_>>();
 
     let output = rollout("1").expect_code(1);
     assert_eq!(output.stdout, "a: ok\n", "{output}");
@@ -237,15 +239,15 @@ fn a_rollout() {
     );
     assert!(output.stderr.contains("stopped; not touched: c"), "{output}");
     assert_eq!(generations(), [Some(2), Some(1), Some(1)]);
-    assert!(beds[2].1.status().restarts.is_empty());
+    assert!(sandboxes[2].1.status().restarts.is_empty());
 
-    // With a program that is good it goes on.
-    beds[1].1.deploy("http-v2");
+    // With a good program on the second host the rollout continues.
+    sandboxes[1].1.deploy("http-v2");
     let output = rollout("2").expect_code(0);
     assert_eq!(output.stdout, "a: ok\nb: ok\nc: ok\n", "{output}");
-    for (_, bed, _) in &beds {
-        assert!(bed.get("/").expect("a response").text().contains("version=2"));
-        bed.stop();
+    for (_, sandbox, _) in &sandboxes {
+        assert!(sandbox.get("/").expect("a response").text().contains("version=2"));
+        sandbox.stop();
     }
 }
 

@@ -1,4 +1,4 @@
-//! What of the environment is configuration, and what the program and its children find there.
+//! Environment variables: which of them configure the daemon, and which the program and its children inherit.
 
 #![allow(clippy::expect_used)]
 
@@ -7,41 +7,41 @@ use std::time::Duration;
 
 use nix::unistd::User;
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bed, Child, eventually, skip};
+use unbroken_tests::{Child, Sandbox, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// What a child of the serving worker finds.
+/// The environment of a child of the serving worker.
 #[track_caller]
-fn environment(bed: &Bed) -> BTreeMap<String, String> {
-    let text = bed.get("/env").expect("a response").text();
+fn environment(sandbox: &Sandbox) -> BTreeMap<String, String> {
+    let text = sandbox.get("/env").expect("a response").text();
     let pairs = text.lines().filter_map(|line| line.split_once('='));
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 #[track_caller]
-fn assert_has_none(bed: &Bed, prefix: &str) {
-    let found = environment(bed);
+fn assert_has_none(sandbox: &Sandbox, prefix: &str) {
+    let found = environment(sandbox);
     assert!(found.contains_key("PATH"), "{found:#?}");
     let left: Vec<_> = found.keys().filter(|name| name.starts_with(prefix)).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// Kills the worker and waits for its successor.
+/// Kills the worker and waits until its replacement serves.
 #[track_caller]
-fn respawn(bed: &Bed) {
-    let worker = bed.worker();
+fn respawn(sandbox: &Sandbox) {
+    let worker = sandbox.worker();
     worker.kill();
     eventually("it is replaced", SOON, || {
-        bed.try_status().is_some_and(|it| {
+        sandbox.try_status().is_some_and(|it| {
             it.workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
         })
     });
 }
 
 #[test]
-fn a_namespace_with_a_service_called_daemon_something() {
-    let mut bed = Bed::new("http");
+fn kubernetes_service_links_are_ignored() {
+    let mut sandbox = Sandbox::new("http");
     for (name, value) in [
         ("DAEMON_API_SERVICE_HOST", "10.96.0.7"),
         ("DAEMON_API_SERVICE_PORT", "80"),
@@ -51,122 +51,123 @@ fn a_namespace_with_a_service_called_daemon_something() {
         ("DAEMON_API_PORT_80_TCP_PROTO", "tcp"),
         ("DAEMON_API_PORT_80_TCP_PORT", "80"),
         ("DAEMON_API_PORT_80_TCP_ADDR", "10.96.0.7"),
-        // As Compose writes what is unset.
+        // Compose writes variables without a value like this.
         ("DAEMON_LOG", ""),
         ("DAEMON_LISTEN_HTTP", ""),
         ("DAEMON_CONFIG", ""),
     ] {
-        bed.set(name, value);
+        sandbox.set(name, value);
     }
-    let child = bed.foreground();
-    let found = environment(&bed);
-    // They are the program's, as it may look for that service.
+    let child = sandbox.foreground();
+    let found = environment(&sandbox);
+    // The variables of the service link are left to the program, which may look for that service.
     assert_eq!(found.get("DAEMON_API_PORT").map(String::as_str), Some("tcp://10.96.0.7:80"));
     assert!(!found.contains_key("DAEMON_LOG"), "{found:#?}");
-    bed.stop();
+    sandbox.stop();
     child.wait(SOON).expect_code(0);
-    bed.set("DAEMON_API_PROT", "80");
-    bed.verb(["check"]).expect_code(78).expect_text("DAEMON_API_PROT is not a known variable");
+    sandbox.set("DAEMON_API_PROT", "80");
+    sandbox.verb(["check"]).expect_code(78).expect_text("DAEMON_API_PROT is not a known variable");
 }
 
-/// Every process of the program still gets its configuration: the next generation, a respawned worker,
-/// the supervisor's next image.
+/// The program does not inherit the variables that configure the daemon. Every later process still gets that
+/// configuration: the next generation, a respawned worker, the supervisor's next image.
 #[test]
-fn what_was_read_is_not_inherited() {
-    let mut bed = Bed::new("http");
-    let socket = bed.path("http.sock");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", socket.display()));
-    bed.set("DAEMON_APP__COLOR", "red");
-    bed.start();
+fn program_does_not_inherit_daemon_variables() {
+    let mut sandbox = Sandbox::new("http");
+    let socket = sandbox.path("http.sock");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", socket.display()));
+    sandbox.set("DAEMON_APP__COLOR", "red");
+    sandbox.start();
     let at = Target::from(socket.as_path());
     for step in ["start", "restart", "upgrade", "respawn"] {
         match step {
-            "restart" => _ = bed.restart(),
+            "restart" => _ = sandbox.restart(),
             "upgrade" => {
-                bed.deploy("http-v2");
-                bed.restart();
+                sandbox.deploy("http-v2");
+                sandbox.restart();
             }
-            "respawn" => respawn(&bed),
+            "respawn" => respawn(&sandbox),
             _ => {}
         }
-        assert_has_none(&bed, "DAEMON_");
-        assert_eq!(bed.target("http"), at, "{step}");
-        let supervisor = bed.supervisor().environment();
+        assert_has_none(&sandbox, "DAEMON_");
+        assert_eq!(sandbox.target("http"), at, "{step}");
+        let supervisor = sandbox.supervisor().environment();
         assert!(supervisor.contains(&"DAEMON_APP__COLOR=red".to_owned()), "{supervisor:#?}");
     }
-    bed.stop();
+    sandbox.stop();
 }
 
 #[test]
-fn a_solo_daemon_leaves_none_either() {
-    let bed = Bed::new("solo-http");
-    bed.start();
-    assert_has_none(&bed, "DAEMON_");
-    bed.stop();
+fn solo_program_does_not_inherit_daemon_variables() {
+    let sandbox = Sandbox::new("solo-http");
+    sandbox.start();
+    assert_has_none(&sandbox, "DAEMON_");
+    sandbox.stop();
 }
 
-/// Two such programs in one environment.
+/// With `env_prefix` two such programs can share an environment.
 #[test]
-fn a_prefix_of_its_own() {
-    let mut bed = Bed::new("prefixed");
+fn env_prefix_separates_two_programs() {
+    let mut sandbox = Sandbox::new("prefixed");
     for name in ["RUNTIME_DIR", "PIDFILE", "LOG"] {
-        let value = bed.path(name).display().to_string();
-        bed.set(&format!("HELLO_{name}"), value);
+        let value = sandbox.path(name).display().to_string();
+        sandbox.set(&format!("HELLO_{name}"), value);
     }
-    bed.set("HELLO_RUNTIME_DIR", bed.runtime_dir().display().to_string());
-    bed.set("HELLO_PIDFILE", bed.pidfile().display().to_string());
-    bed.set("DAEMON_LISTEN_HTTP", "somewhere else").set("HELLO_TITLE", "my page");
-    bed.set("HELLO_DRAIN_TIMEOUT", "7s");
-    bed.verb(["check"]).expect_code(0).expect_text("HELLO_DRAIN_TIMEOUT");
-    bed.verb(["check", "--help"]).expect_code(0).expect_text("HELLO_LISTEN_HTTP__MODE");
-    bed.verb(["unit"]).expect_code(0).expect_text("Environment=HELLO_DRAIN_TIMEOUT=7s");
-    bed.set("HELLO_DRAIN_TIMOUT", "7s");
-    bed.verb(["start"]).expect_code(78).expect_text("did you mean HELLO_DRAIN_TIMEOUT?");
-    bed.unset("HELLO_DRAIN_TIMOUT");
-    let child = bed.foreground();
-    let found = environment(&bed);
+    sandbox.set("HELLO_RUNTIME_DIR", sandbox.runtime_dir().display().to_string());
+    sandbox.set("HELLO_PIDFILE", sandbox.pidfile().display().to_string());
+    sandbox.set("DAEMON_LISTEN_HTTP", "somewhere else").set("HELLO_TITLE", "my page");
+    sandbox.set("HELLO_DRAIN_TIMEOUT", "7s");
+    sandbox.verb(["check"]).expect_code(0).expect_text("HELLO_DRAIN_TIMEOUT");
+    sandbox.verb(["check", "--help"]).expect_code(0).expect_text("HELLO_LISTEN_HTTP__MODE");
+    sandbox.verb(["unit"]).expect_code(0).expect_text("Environment=HELLO_DRAIN_TIMEOUT=7s");
+    sandbox.set("HELLO_DRAIN_TIMOUT", "7s");
+    sandbox.verb(["start"]).expect_code(78).expect_text("did you mean HELLO_DRAIN_TIMEOUT?");
+    sandbox.unset("HELLO_DRAIN_TIMOUT");
+    let child = sandbox.foreground();
+    let found = environment(&sandbox);
     let ours: Vec<_> = found.keys().filter(|name| name.starts_with("HELLO_")).collect();
     assert_eq!(ours, ["HELLO_TITLE"]);
     assert_eq!(found.get("DAEMON_LISTEN_HTTP").map(String::as_str), Some("somewhere else"));
-    bed.stop();
+    sandbox.stop();
     child.wait(SOON).expect_code(0);
 }
 
 #[test]
-fn a_user_is_told_who_it_is() {
+fn worker_gets_the_variables_of_its_user() {
     if !rustix::process::geteuid().is_root() {
         skip("only root can become another user");
         return;
     }
     let nobody = User::from_name("nobody").expect("a user database").expect("a user `nobody`");
-    let mut bed = Bed::new("http");
-    bed.set("HOME", "/root").set("USER", "root").set("SHELL", "/bin/odd");
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("HOME", "/root").set("USER", "root").set("SHELL", "/bin/odd");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-    std::fs::set_permissions(bed.dir(), mode).expect("a mode");
-    bed.start();
-    assert_eq!(environment(&bed)["SHELL"], "/bin/odd");
-    bed.stop();
-    bed.set("DAEMON_USER", "nobody");
-    bed.start();
-    let told = |bed: &Bed| {
-        let found = environment(bed);
+    std::fs::set_permissions(sandbox.dir(), mode).expect("a mode");
+    sandbox.start();
+    assert_eq!(environment(&sandbox)["SHELL"], "/bin/odd");
+    sandbox.stop();
+    sandbox.set("DAEMON_USER", "nobody");
+    sandbox.start();
+    let told = |sandbox: &Sandbox| {
+        let found = environment(sandbox);
         ["HOME", "USER", "LOGNAME", "SHELL"].map(|name| found.get(name).cloned())
     };
     let (home, shell) = (nobody.dir.display().to_string(), nobody.shell.display().to_string());
     let expected = [home, "nobody".into(), "nobody".into(), shell].map(Some);
-    assert_eq!(told(&bed), expected);
-    bed.restart();
-    respawn(&bed);
-    assert_eq!(told(&bed), expected);
-    bed.stop();
+    assert_eq!(told(&sandbox), expected);
+    sandbox.restart();
+    respawn(&sandbox);
+    assert_eq!(told(&sandbox), expected);
+    sandbox.stop();
 }
 
-/// As many as the hard limit allows; what a developer's shell has by default are 1024.
+/// The daemon raises its limit of descriptors to the hard limit, unless `limits.nofile` is set. The usual
+/// soft limit is 1024.
 #[test]
-fn more_connections_than_the_soft_limit() {
+fn soft_limit_of_descriptors_is_raised() {
     const CONNECTIONS: usize = 400;
-    let bed = Bed::new("http");
-    bed.shell("ulimit -Sn 256 && exec \"$1\" start").expect_code(0);
+    let sandbox = Sandbox::new("http");
+    sandbox.shell("ulimit -Sn 256 && exec \"$1\" start").expect_code(0);
     let soft = |pid| {
         let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
         let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
@@ -176,8 +177,8 @@ fn more_connections_than_the_soft_limit() {
             words.next().expect("a hard one").to_owned(),
         )
     };
-    let target = bed.target("http");
-    for process in [bed.supervisor(), bed.worker()] {
+    let target = sandbox.target("http");
+    for process in [sandbox.supervisor(), sandbox.worker()] {
         let (soft, hard) = soft(process.pid());
         assert_eq!(soft, hard);
     }
@@ -188,118 +189,120 @@ fn more_connections_than_the_soft_limit() {
             connection
         })
         .collect();
-    let report = bed.restart();
+    let report = sandbox.restart();
     report.ledger().assert_balanced();
     assert_eq!(report.ledger().forced, 0, "{report:?}");
     for connection in &mut all {
         assert!(connection.get("/").expect("it stayed open").text().contains("generation=2"));
     }
-    bed.stop();
+    sandbox.stop();
 
-    // What is asked for wins.
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_LIMITS_NOFILE", "300:400");
-    let child: Child = bed.foreground();
-    assert_eq!(soft(bed.worker().pid()), ("300".into(), "400".into()));
-    bed.stop();
+    // A configured limit takes precedence.
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_LIMITS_NOFILE", "300:400");
+    let child: Child = sandbox.foreground();
+    assert_eq!(soft(sandbox.worker().pid()), ("300".into(), "400".into()));
+    sandbox.stop();
     child.wait(SOON).expect_code(0);
 }
 
-/// A listener that the program does not know, by a name that is almost one it has: nobody has to wait for
-/// the end of `ready_timeout`, which is longer than this test.
+/// A configured listener whose name is a misspelling of one in the attribute fails the start at once, and not
+/// at the end of `ready_timeout`, which is longer than this test.
 #[test]
-fn a_misspelt_listener_is_told_of_at_once() {
+fn misspelt_listener_fails_at_once() {
     for fixture in ["http", "solo-http"] {
-        let mut bed = Bed::new(fixture);
-        bed.set("DAEMON_READY_TIMEOUT", "10m").set("DAEMON_LISTEN_HTP", "127.0.0.1:0");
-        let said = "listener `htp`, which DAEMON_LISTEN_HTP alone declares, is accepted on by nobody: did \
-                    you mean `http`?";
-        let output = bed.verb(["start"]).expect_code(1).expect_text(said);
+        let mut sandbox = Sandbox::new(fixture);
+        sandbox.set("DAEMON_READY_TIMEOUT", "10m").set("DAEMON_LISTEN_HTP", "127.0.0.1:0");
+        let said = "the program does not accept on listener `htp`, which only DAEMON_LISTEN_HTP declares: \
+                    did you mean `http`?";
+        let output = sandbox.verb(["start"]).expect_code(1).expect_text(said);
         assert!(!output.text().contains("raise"), "{output}");
-        bed.assert_nothing_left();
-        bed.verb(["check"]).expect_code(78).expect_text(
-            "listener `htp`, which the attribute does not know, is declared by DAEMON_LISTEN_HTP alone: \
-             did you mean `http`?",
+        sandbox.assert_nothing_left();
+        sandbox.verb(["check"]).expect_code(78).expect_text(
+            "listener `htp`, which the attribute does not declare, is declared by \
+             DAEMON_LISTEN_HTP only: did you mean `http`?",
         );
     }
-    let mut bed = Bed::new("http");
-    let file = bed.path("app.toml");
+    let mut sandbox = Sandbox::new("http");
+    let file = sandbox.path("app.toml");
     std::fs::write(&file, "").expect("a file");
-    bed.set("DAEMON_READY_TIMEOUT", "10m").set("DAEMON_CONFIG", file.display().to_string());
-    bed.start();
+    sandbox.set("DAEMON_READY_TIMEOUT", "10m").set("DAEMON_CONFIG", file.display().to_string());
+    sandbox.start();
     std::fs::write(&file, "listen.htp = '127.0.0.1:0'").expect("a file");
-    let reason = bed.restart_aborts().reason.unwrap_or_default();
-    let source = format!("which {}: listen.htp alone declares", file.display());
+    let reason = sandbox.restart_aborts().reason.unwrap_or_default();
+    let source = format!("which only {}: listen.htp declares", file.display());
     assert!(reason.contains(&source) && reason.contains("did you mean `http`?"), "{reason}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// One that is no slip may be taken later: it is waited for, and patience is no advice.
+/// A listener with another name may be accepted on later, so the daemon waits until `ready_timeout`. The
+/// error then does not advise to raise the timeout.
 #[test]
-fn an_unknown_listener_is_named_with_its_source() {
+fn unknown_listener_is_named_with_its_source() {
     for fixture in ["http", "solo-http"] {
-        let mut bed = Bed::new(fixture);
-        bed.set("DAEMON_READY_TIMEOUT", "1s").set("DAEMON_LISTEN_METRICS", "127.0.0.1:0");
-        bed.verb(["check"])
+        let mut sandbox = Sandbox::new(fixture);
+        sandbox.set("DAEMON_READY_TIMEOUT", "1s").set("DAEMON_LISTEN_METRICS", "127.0.0.1:0");
+        sandbox
+            .verb(["check"])
             .expect_code(0)
-            .expect_text("the program is not ready before it accepts on it");
-        let said = "it was not ready within 1s: listener `metrics`, which DAEMON_LISTEN_METRICS alone \
-                    declares, is accepted on by nobody";
-        let output = bed.verb(["start"]).expect_code(1).expect_text(said);
+            .expect_text("the program is not ready until it accepts on it");
+        let said = "it was not ready within 1s: the program does not accept on listener `metrics`, which \
+                    only DAEMON_LISTEN_METRICS declares";
+        let output = sandbox.verb(["start"]).expect_code(1).expect_text(said);
         assert!(!output.text().contains("raise"), "{output}");
-        bed.assert_nothing_left();
+        sandbox.assert_nothing_left();
     }
 }
 
-/// Each generation reads its files; a respawn has what its generation read, and the environment of whoever
-/// asks for a restart is nobody's.
+/// Each generation reads the files of variables again. A respawned worker has what its generation read. The
+/// environment of the `restart` command is not used.
 #[test]
-fn files_of_variables_are_read_by_each_generation() {
-    let mut bed = Bed::new("http");
-    let (file, secret) = (bed.path("app.env"), bed.path("password"));
+fn each_generation_reads_its_env_file() {
+    let mut sandbox = Sandbox::new("http");
+    let (file, secret) = (sandbox.path("app.env"), sandbox.path("password"));
     let write = |v: &str, password: &str| {
         std::fs::write(&file, format!("V={v}\nDAEMON_DRAIN_TIMEOUT={v}s\n")).expect("a file");
         std::fs::write(&secret, password).expect("a file");
     };
-    let v = |bed: &Bed| environment(bed).get("V").cloned().unwrap_or_default();
+    let v = |sandbox: &Sandbox| environment(sandbox).get("V").cloned().unwrap_or_default();
     write("2", "hush one");
-    bed.set("V", "1").set("DAEMON_ENV_FILE", file.display().to_string());
-    bed.set("DAEMON_APP__PASSWORD_FILE", secret.display().to_string());
-    let check = bed.verb(["check"]).expect_code(0);
+    sandbox.set("V", "1").set("DAEMON_ENV_FILE", file.display().to_string());
+    sandbox.set("DAEMON_APP__PASSWORD_FILE", secret.display().to_string());
+    let check = sandbox.verb(["check"]).expect_code(0);
     let source = format!("DAEMON_DRAIN_TIMEOUT in {}", file.display());
     assert!(check.stdout.contains(&source), "{check}");
-    bed.start();
-    assert_eq!(v(&bed), "2");
-    // What is edited waits for a restart, whatever becomes of the worker.
+    sandbox.start();
+    assert_eq!(v(&sandbox), "2");
+    // An edit takes effect at the next restart, not at a respawn.
     write("3", "hush two");
-    respawn(&bed);
-    assert_eq!(v(&bed), "2");
-    bed.set("V", "4");
-    bed.restart();
-    assert_eq!(v(&bed), "3");
-    bed.deploy("http-v2");
+    respawn(&sandbox);
+    assert_eq!(v(&sandbox), "2");
+    sandbox.set("V", "4");
+    sandbox.restart();
+    assert_eq!(v(&sandbox), "3");
+    sandbox.deploy("http-v2");
     write("5", "hush three");
-    bed.restart();
-    assert_eq!(v(&bed), "5");
-    respawn(&bed);
-    assert_eq!(v(&bed), "5");
-    // A file that cannot be read aborts, and nothing of it is said.
+    sandbox.restart();
+    assert_eq!(v(&sandbox), "5");
+    respawn(&sandbox);
+    assert_eq!(v(&sandbox), "5");
+    // A file that cannot be parsed aborts the restart, and the message shows nothing of its contents.
     std::fs::write(&file, "hush").expect("a file");
-    let reason = bed.restart_aborts().reason.unwrap_or_default();
+    let reason = sandbox.restart_aborts().reason.unwrap_or_default();
     assert!(reason.contains("line 1: expected NAME=value") && !reason.contains("hush"), "{reason}");
-    assert_eq!(v(&bed), "5");
-    let said = format!("{}{}", bed.verb(["status", "--json"]).stdout, bed.log());
+    assert_eq!(v(&sandbox), "5");
+    let said = format!("{}{}", sandbox.verb(["status", "--json"]).stdout, sandbox.log());
     assert!(!said.contains("hush"), "{said}");
-    bed.stop();
+    sandbox.stop();
 }
 
 #[test]
-fn a_solo_daemon_has_its_files_too() {
-    let mut bed = Bed::new("solo-http");
-    let file = bed.path("app.env");
+fn solo_daemon_reads_its_env_file() {
+    let mut sandbox = Sandbox::new("solo-http");
+    let file = sandbox.path("app.env");
     std::fs::write(&file, "V='two words'").expect("a file");
-    bed.set("V", "1").set("DAEMON_ENV_FILE", format!("{},-none.env", file.display()));
-    bed.start();
-    assert_eq!(environment(&bed)["V"], "two words");
-    bed.stop();
+    sandbox.set("V", "1").set("DAEMON_ENV_FILE", format!("{},-none.env", file.display()));
+    sandbox.start();
+    assert_eq!(environment(&sandbox)["V"], "two words");
+    sandbox.stop();
 }

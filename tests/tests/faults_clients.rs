@@ -1,4 +1,4 @@
-//! Faults at the control socket: whatever its clients do, the service goes on and `status` answers.
+//! Faults at the control socket: whatever its clients do, the service continues and `status` answers.
 
 #![allow(clippy::expect_used)]
 
@@ -6,16 +6,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use unbroken_tests::load::Running;
-use unbroken_tests::{Bed, Child, Control, Load, Process, Signal, eventually};
+use unbroken_tests::{Child, Control, Load, Process, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// More than any of this may cost the supervisor.
+/// The growth of the supervisor's memory that the tests allow.
 const MEMORY: u64 = 4 * 1024 * 1024;
 
-/// A daemon under load, and what its supervisor held before anybody was hostile to it.
+/// A daemon under load, and the resources of its supervisor before the faults.
 struct Victim {
-    bed: Bed,
+    sandbox: Sandbox,
     load: Running,
     supervisor: Process,
     descriptors: usize,
@@ -24,71 +24,71 @@ struct Victim {
 
 impl Victim {
     fn new() -> Victim {
-        let bed = Bed::new("http");
-        let target = bed.start().target("http");
-        // From here on the image before the serving one is kept.
-        bed.restart();
+        let sandbox = Sandbox::new("http");
+        let target = sandbox.start().target("http");
+        // After a restart the supervisor also keeps the previous image open.
+        sandbox.restart();
         let load = Load::on(target).keep_alive(4).pause(Duration::from_millis(1)).start();
         load.wait_for(10);
-        let supervisor = bed.supervisor();
+        let supervisor = sandbox.supervisor();
         let descriptors = supervisor.descriptors_at_rest();
         let memory = supervisor.private_memory().expect("its memory");
-        Victim { bed, load, supervisor, descriptors, memory }
+        Victim { sandbox, load, supervisor, descriptors, memory }
     }
 
     fn client(&self) -> Control {
-        client(&self.bed)
+        client(&self.sandbox)
     }
 
-    /// It answers, restarts, has lost no request and holds no more than before.
+    /// Asserts that the daemon answers and restarts, has lost no request, and holds no more than before.
     #[track_caller]
     fn assert_none_the_worse(self) {
-        let Victim { bed, load, supervisor, descriptors, memory } = self;
-        assert_eq!(bed.status().pid, supervisor.pid());
+        let Victim { sandbox, load, supervisor, descriptors, memory } = self;
+        assert_eq!(sandbox.status().pid, supervisor.pid());
         eventually("all descriptors are closed", SOON, || {
             supervisor.descriptors().len() <= descriptors
         });
         let now = supervisor.private_memory().expect("its memory");
         assert!(now < memory + MEMORY, "{memory} bytes became {now}");
-        let report = bed.restart();
+        let report = sandbox.restart();
         report.ledger().assert_balanced();
         load.wait_for_generation(3);
         load.stop().assert_nothing_failed();
         eventually("the old worker is forgotten", SOON, || {
             supervisor.descriptors().len() <= descriptors
         });
-        bed.stop();
+        sandbox.stop();
     }
 }
 
-/// A connection; the queue of the socket is short, and a flood fills it.
-fn client(bed: &Bed) -> Control {
+/// Connects to the control socket. Tries again if the accept queue is full, as it is during a flood.
+fn client(sandbox: &Sandbox) -> Control {
     let mut client = None;
     eventually("a connection", SOON, || {
-        client = Control::open(&bed.socket()).ok();
+        client = Control::open(&sandbox.socket()).ok();
         client.is_some()
     });
     client.expect("a connection")
 }
 
-/// What is no request is refused with the reason, and the client closed.
+/// Anything but a request is refused with the reason, and the client is closed.
 #[test]
-fn nonsense() {
+fn invalid_requests_are_refused() {
     let victim = Victim::new();
     let deep = "[".repeat(100_000);
     let status = r#"{"type":"status"}"#;
     let long = format!(r#"{{"type":"status","more":"{}"}}"#, "x".repeat(150_000));
     for (sent, answer) in [
-        ("garbage", "not understood"),
-        ("\0", "not understood"),
-        (r#"{"type":"restart","wai"#, "not understood"),
-        (r#"{"type":"restart","wait":7}"#, "not understood"),
-        (r#"{"type":["status"]}"#, "not understood"),
-        (r#"["status"]"#, "not understood"),
-        ("null", "not understood"),
-        (deep.as_str(), "not understood"),
+        ("garbage", "cannot parse the request"),
+        ("\0", "cannot parse the request"),
+        (r#"{"type":"restart","wai"#, "cannot parse the request"),
+        (r#"{"type":"restart","wait":7}"#, "cannot parse the request"),
+        (r#"{"type":["status"]}"#, "cannot parse the request"),
+        (r#"["status"]"#, "cannot parse the request"),
+        ("null", "cannot parse the request"),
+        (deep.as_str(), "cannot parse the request"),
         (long.as_str(), "larger than 128 KiB"),
-        (r#"{"type":"dance","tempo":120}"#, "older than the command"),
+        (r#"{"type":"dance","tempo":120}"#, "older than this command"),
         (r#"{"type":"status","mood":"calm"}"#, "\"status\":"),
         ("", "it is empty"),
     ] {
@@ -98,7 +98,8 @@ fn nonsense() {
         assert!(answered.contains(answer), "{shown:?}: {answered}");
         assert_eq!(client.receive(SOON).expect("the end"), b"", "{shown:?}");
     }
-    // The first counts, the second is one too many; what is left unread of it may cut the answer off.
+    // Only the first request is answered. The second, if it is unread when the daemon closes the connection,
+    // may discard the answer.
     let client = victim.client();
     for _ in 0..2 {
         let _ = client.send(status);
@@ -109,9 +110,9 @@ fn nonsense() {
     victim.assert_none_the_worse();
 }
 
-/// Descriptors that nobody asked for are closed.
+/// Descriptors that come with a request are closed.
 #[test]
-fn descriptors_in_every_packet() {
+fn unrequested_descriptors_are_closed() {
     let victim = Victim::new();
     let file: OwnedFd = std::fs::File::open("/dev/null").expect("a file").into();
     for count in [1, 250, 253] {
@@ -126,11 +127,11 @@ fn descriptors_in_every_packet() {
     victim.assert_none_the_worse();
 }
 
-/// As many requests as there can be, none of them any good.
+/// A flood of invalid requests does not keep valid ones from being answered.
 #[test]
-fn a_flood() {
+fn flood_of_requests_is_survived() {
     let victim = Victim::new();
-    let path = victim.bed.socket();
+    let path = victim.sandbox.socket();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -144,30 +145,30 @@ fn a_flood() {
             });
         }
         for _ in 0..5 {
-            victim.bed.status();
+            victim.sandbox.status();
         }
     });
     victim.assert_none_the_worse();
 }
 
-/// More connections than are served, and none of them says what it wants.
+/// Silent clients, more than are served at once, are evicted for those that send a request.
 #[test]
-fn hundreds_that_say_nothing() {
+fn silent_clients_are_evicted() {
     let victim = Victim::new();
     let silent: Vec<_> = (0..200).map(|_| victim.client()).collect();
-    // Who speaks is heard, whoever else is there.
+    // Clients that send a request are answered.
     for _ in 0..3 {
-        victim.bed.status();
+        victim.sandbox.status();
     }
     let told = silent[0].receive(SOON).expect("an answer");
-    assert!(String::from_utf8_lossy(&told).contains("say nothing"), "{told:?}");
+    assert!(String::from_utf8_lossy(&told).contains("sent no request"), "{told:?}");
     drop(silent);
     victim.assert_none_the_worse();
 }
 
-/// Clients that ask and never read the answer.
+/// Clients that request a restart and never read the answer hold nothing up.
 #[test]
-fn nobody_reads_the_answers() {
+fn unread_answers_block_nothing() {
     let victim = Victim::new();
     let deaf: Vec<_> = (0..100)
         .map(|_| {
@@ -177,107 +178,108 @@ fn nobody_reads_the_answers() {
         })
         .collect();
     eventually("one restart and one more", SOON, || {
-        let status = victim.bed.status();
+        let status = victim.sandbox.status();
         status.generation >= Some(4) && status.workers.len() == 1
     });
     drop(deaf);
     victim.assert_none_the_worse();
 }
 
-/// A client that is stopped in the middle of a restart.
+/// A client that is stopped by a signal during a restart holds nothing up.
 #[test]
-fn a_client_that_is_stopped() {
+fn stopped_client_blocks_nothing() {
     let victim = Victim::new();
-    let restart = victim.bed.spawn(["restart"]);
+    let restart = victim.sandbox.spawn(["restart"]);
     restart.process().signal(Signal::STOP);
-    victim.bed.restart();
+    victim.sandbox.restart();
     restart.process().signal(Signal::CONT);
     let _ = restart.wait(SOON);
     victim.assert_none_the_worse();
 }
 
-/// A solo daemon has the same socket.
+/// A solo daemon withstands silent and invalid clients as well.
 #[test]
-fn of_a_solo_daemon() {
-    let bed = Bed::new("solo-http");
-    bed.start();
-    let process = bed.supervisor();
+fn solo_daemon_survives_hostile_clients() {
+    let sandbox = Sandbox::new("solo-http");
+    sandbox.start();
+    let process = sandbox.supervisor();
     let before = process.descriptors_at_rest();
-    let silent: Vec<_> = (0..200).map(|_| client(&bed)).collect();
-    bed.status();
+    let silent: Vec<_> = (0..200).map(|_| client(&sandbox)).collect();
+    sandbox.status();
     let file: OwnedFd = std::fs::File::open("/dev/null").expect("a file").into();
     for sent in ["garbage", "", r#"{"type":"dance"}"#] {
-        let client = Control::open(&bed.socket()).expect("a connection");
+        let client = Control::open(&sandbox.socket()).expect("a connection");
         client.send_with(sent, &[file.as_fd(); 250]).expect("a packet");
         let _ = client.receive(SOON).expect("an answer, or the end");
     }
     drop(silent);
     eventually("all descriptors are closed", SOON, || process.descriptors().len() <= before);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Its descriptors are used up by silent clients: what needs one fails with the reason, what is there
-/// goes on, and once there are descriptors again all is as before.
+/// While silent clients use up the supervisor's descriptors, a restart is aborted with the reason and the
+/// service continues. Once descriptors are free, a restart works.
 #[test]
-fn no_descriptor_left_for_a_restart() {
-    let bed = Bed::new("http");
-    let image = bed.image();
+fn restart_without_descriptors_is_aborted() {
+    let sandbox = Sandbox::new("http");
+    let image = sandbox.image();
     let script = "ulimit -n 40; exec \"$1\" start";
     let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
-    Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
-    // From here on the image before the serving one is kept.
-    bed.restart();
-    let (supervisor, worker) = (bed.supervisor(), bed.worker());
-    let load = Load::on(bed.target("http")).keep_alive(2).pause(Duration::from_millis(1)).start();
+    Child::spawn(&mut sandbox.command_of("sh", arguments)).wait(SOON).expect_code(0);
+    // After a restart the supervisor also keeps the previous image open.
+    sandbox.restart();
+    let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
+    let load =
+        Load::on(sandbox.target("http")).keep_alive(2).pause(Duration::from_millis(1)).start();
     let before = supervisor.descriptors_at_rest();
     let all_closed =
         || eventually("all are closed", SOON, || supervisor.descriptors().len() <= before);
     let mut silent = Vec::new();
-    // First one is left, for the client that asks for a restart. With each one more a restart comes one
-    // step further: image, link, counters, process. Who is silent for long is closed, so that others
-    // take the place each time.
+    // First one descriptor is left, for the client that requests a restart. With each further one the
+    // restart gets one step further: image, link, counters, process. Silent clients are closed after a
+    // time, so each round opens new ones.
     for left in 1..=5 {
         while supervisor.descriptors().len() < 40 - left {
             let now = supervisor.descriptors_at_rest();
-            silent.push(Control::open(&bed.socket()).expect("a connection"));
+            silent.push(Control::open(&sandbox.socket()).expect("a connection"));
             eventually("it is accepted", SOON, || supervisor.descriptors().len() > now);
         }
-        let reason = bed.restart_aborts().reason.expect("a reason");
+        let reason = sandbox.restart_aborts().reason.expect("a reason");
         assert!(reason.contains("Too many open files"), "{reason}");
-        assert!(worker.is_alive() && bed.status().generation == Some(2));
-        eventually("nobody else is left", SOON, || bed.processes().len() == 2);
+        assert!(worker.is_alive() && sandbox.status().generation == Some(2));
+        eventually("nobody else is left", SOON, || sandbox.processes().len() == 2);
         silent.clear();
         all_closed();
     }
-    bed.restart();
+    sandbox.restart();
     all_closed();
     load.wait_for_generation(8);
     load.stop().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A worker that dies while its supervisor has no descriptor left is replaced once it has.
+/// A worker that dies while its supervisor has no free descriptor is replaced once there is one.
 #[test]
-fn no_descriptor_left_for_a_respawn() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_BACKOFF_MIN", "100ms").set("DAEMON_START_LIMIT_BURST", "50");
-    bed.set("DAEMON_BACKOFF_MAX", "200ms");
-    let image = bed.image();
+fn respawn_waits_for_descriptors() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_BACKOFF_MIN", "100ms").set("DAEMON_START_LIMIT_BURST", "50");
+    sandbox.set("DAEMON_BACKOFF_MAX", "200ms");
+    let image = sandbox.image();
     let script = "ulimit -n 40; exec \"$1\" start";
     let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
-    Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
-    let (supervisor, worker) = (bed.supervisor(), bed.worker());
-    // Whatever it gives back is taken by those who wait.
+    Child::spawn(&mut sandbox.command_of("sh", arguments)).wait(SOON).expect_code(0);
+    let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
+    // Clients in the accept queue take every descriptor that becomes free.
     let silent: Vec<_> =
-        (0..50).map(|_| Control::open(&bed.socket()).expect("a connection")).collect();
+        (0..50).map(|_| Control::open(&sandbox.socket()).expect("a connection")).collect();
     eventually("none is left", SOON, || supervisor.descriptors().len() == 40);
     worker.kill();
-    eventually("it tries", SOON, || bed.log().contains("Too many open files"));
+    eventually("it tries", SOON, || sandbox.log().contains("Too many open files"));
     drop(silent);
     eventually("it is replaced", SOON, || {
-        bed.try_status().is_some_and(|s| s.workers.iter().any(|w| w.state == "serving"))
+        sandbox.try_status().is_some_and(|s| s.workers.iter().any(|w| w.state == "serving"))
     });
-    assert_eq!(bed.status().pid, supervisor.pid());
-    bed.get("/").expect("a response");
-    bed.stop();
+    assert_eq!(sandbox.status().pid, supervisor.pid());
+    sandbox.get("/").expect("a response");
+    sandbox.stop();
 }

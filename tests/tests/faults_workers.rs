@@ -1,23 +1,23 @@
-//! Faults on the link: whatever a worker says, or leaves unsaid, its supervisor goes on.
+//! Faults on the link: whatever a worker sends, or does not send, its supervisor continues.
 
 #![allow(clippy::expect_used)]
 
 use std::time::{Duration, Instant};
 
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Load, Signal, eventually};
+use unbroken_tests::{Load, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// More than any of this may cost the supervisor.
+/// The growth of the supervisor's memory that the tests allow.
 const MEMORY: u64 = 4 * 1024 * 1024;
 
-/// A worker that serves says many things that it should not. It goes on, as does its supervisor.
+/// Invalid messages of a serving worker change nothing: the worker and its supervisor continue.
 #[test]
-fn a_worker_talks_nonsense() {
-    let bed = Bed::new("hostile");
-    let target = bed.start().target("http");
-    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+fn invalid_messages_change_nothing() {
+    let sandbox = Sandbox::new("hostile");
+    let target = sandbox.start().target("http");
+    let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
     let descriptors = supervisor.descriptors_at_rest();
     let memory = supervisor.private_memory().expect("its memory");
     let load = Load::on(target.clone()).keep_alive(4).pause(Duration::from_millis(1)).start();
@@ -40,7 +40,7 @@ fn a_worker_talks_nonsense() {
     ] {
         let response = connection.get(&format!("/link/{what}")).expect("a response");
         assert_eq!(response.text(), format!("{what} {times}\n"));
-        let status = bed.status();
+        let status = sandbox.status();
         assert_eq!((status.generation, status.serving().pid), (Some(1), worker.pid()), "{what}");
     }
     assert!(worker.is_alive() && supervisor.is_alive());
@@ -49,191 +49,194 @@ fn a_worker_talks_nonsense() {
     });
     let now = supervisor.private_memory().expect("its memory");
     assert!(now < memory + MEMORY, "{memory} bytes became {now}");
-    bed.deploy("http");
-    bed.restart().ledger().assert_balanced();
+    sandbox.deploy("http");
+    sandbox.restart().ledger().assert_balanced();
     load.wait_for_generation(2);
     load.stop().assert_nothing_failed();
     drop(connection);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// What a worker writes to the memory that it shares is only ever shown, in whatever sums it leads to.
+/// Counters that a worker overwrites are shown, and decide nothing.
 #[test]
-fn a_worker_scribbles() {
-    let bed = Bed::new("hostile");
-    bed.start();
-    let (supervisor, worker) = (bed.supervisor(), bed.worker());
-    assert_eq!(bed.get("/link/counters").expect("a response").text(), "counters 1\n");
+fn overwritten_counters_decide_nothing() {
+    let sandbox = Sandbox::new("hostile");
+    sandbox.start();
+    let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
+    assert_eq!(sandbox.get("/link/counters").expect("a response").text(), "counters 1\n");
     for _ in 0..2 {
-        assert_eq!(bed.status().serving().pid, worker.pid());
+        assert_eq!(sandbox.status().serving().pid, worker.pid());
     }
-    bed.deploy("http");
-    bed.restart();
-    assert_eq!(bed.supervisor().pid(), supervisor.pid());
-    bed.get("/").expect("a response");
-    bed.stop();
+    sandbox.deploy("http");
+    sandbox.restart();
+    assert_eq!(sandbox.supervisor().pid(), supervisor.pid());
+    sandbox.get("/").expect("a response");
+    sandbox.stop();
 }
 
-/// What a worker says of itself does nothing to the terminal on which it is shown.
+/// Control characters in a worker's status text are replaced before they are shown.
 #[test]
-fn a_worker_s_text_is_text() {
-    let bed = Bed::new("hostile");
-    bed.start();
-    assert_eq!(bed.get("/link/escape").expect("a response").text(), "escape 1\n");
-    eventually("it is shown", SOON, || bed.verb(["status"]).stdout.contains("b�c"));
-    let shown = bed.verb(["status"]).stdout;
+fn control_characters_in_status_text_are_replaced() {
+    let sandbox = Sandbox::new("hostile");
+    sandbox.start();
+    assert_eq!(sandbox.get("/link/escape").expect("a response").text(), "escape 1\n");
+    eventually("it is shown", SOON, || sandbox.verb(["status"]).stdout.contains("b�c"));
+    let shown = sandbox.verb(["status"]).stdout;
     assert!(shown.contains("a�[2Jb�c�"), "{shown:?}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A worker that never stops talking takes its supervisor's time, and nobody else's.
+/// A worker that floods its link does not keep the supervisor from answering clients or restarting.
 #[test]
-fn a_worker_never_stops_talking() {
-    let bed = Bed::new("hostile");
-    bed.start();
-    let supervisor = bed.supervisor();
-    bed.get("/link/flood").expect("a response");
+fn flood_on_the_link_blocks_nothing() {
+    let sandbox = Sandbox::new("hostile");
+    sandbox.start();
+    let supervisor = sandbox.supervisor();
+    sandbox.get("/link/flood").expect("a response");
     let begun = Instant::now();
     for _ in 0..3 {
-        bed.status();
+        sandbox.status();
     }
-    bed.deploy("http");
-    let report = bed.restart();
+    sandbox.deploy("http");
+    let report = sandbox.restart();
     report.ledger().assert_balanced();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    assert_eq!(bed.supervisor().pid(), supervisor.pid());
-    bed.stop();
+    assert_eq!(sandbox.supervisor().pid(), supervisor.pid());
+    sandbox.stop();
 }
 
-/// A worker that no longer hears its supervisor drains, and is replaced: its program has not ended.
+/// A worker that has shut down its end of the link drains, and is replaced.
 #[test]
-fn a_worker_is_deaf() {
-    let mut bed = Bed::new("hostile");
-    bed.set("DAEMON_BACKOFF_MIN", "10ms");
-    bed.start();
-    let (supervisor, worker) = (bed.supervisor(), bed.worker());
-    // Its answer may be cut off by what it leads to.
-    let _ = bed.get("/link/deaf");
+fn worker_that_closes_its_link_is_replaced() {
+    let mut sandbox = Sandbox::new("hostile");
+    sandbox.set("DAEMON_BACKOFF_MIN", "10ms");
+    sandbox.start();
+    let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
+    // The drain may cut off the response.
+    let _ = sandbox.get("/link/deaf");
     assert!(worker.wait_gone(SOON));
     eventually("it is replaced", SOON, || {
-        bed.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
+        sandbox.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
     });
-    assert_eq!((bed.status().pid, bed.status().generation), (supervisor.pid(), Some(1)));
-    bed.deploy("http");
-    bed.restart();
-    bed.stop();
+    assert_eq!((sandbox.status().pid, sandbox.status().generation), (supervisor.pid(), Some(1)));
+    sandbox.deploy("http");
+    sandbox.restart();
+    sandbox.stop();
 }
 
-/// Images that speak to the supervisor and are no programs of this library: the restart is undone, with
-/// the reason, and the next one is good.
+/// A restart to an image that does not follow the protocol is aborted with the reason, and the next restart
+/// to a good image works.
 #[test]
-fn strangers() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_READY_TIMEOUT", "1s");
-    let target = bed.start().target("http");
-    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+fn image_that_breaks_the_protocol_is_refused() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_READY_TIMEOUT", "1s");
+    let target = sandbox.start().target("http");
+    let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
     let load = Load::on(target).keep_alive(2).pause(Duration::from_millis(1)).start();
-    bed.deploy("strangers");
+    sandbox.deploy("strangers");
     for (word, reason) in [
         ("silent", "did not reach its `#[daemon]` main"),
         ("garbage", "did not reach its `#[daemon]` main"),
-        ("ready", "was ready before it introduced itself"),
+        ("ready", "reported ready before it sent hello"),
         ("unknown", "did not reach its `#[daemon]` main"),
         ("no-settings", "the worker sent no settings"),
-        ("protocol", "speaks protocol 9 to 9"),
+        ("protocol", "supports protocol versions 9 to 9"),
         ("bad-settings", "did not reach its `#[daemon]` main"),
         ("flood", "was not ready within 1 s"),
         ("flood-of-errors", "was not ready within 1 s"),
         ("long-reason", "xxxxxxxx"),
     ] {
-        std::fs::write(bed.path("stranger"), word).expect("a file");
-        let report = bed.restart_aborts();
+        std::fs::write(sandbox.path("stranger"), word).expect("a file");
+        let report = sandbox.restart_aborts();
         let said = report.reason.expect("a reason");
         assert!(said.contains(reason) && said.len() < 8_000, "{word}: {said}");
         assert!(worker.is_alive() && supervisor.is_alive(), "{word}");
     }
-    bed.deploy("http-v2");
-    bed.restart();
+    sandbox.deploy("http-v2");
+    sandbox.restart();
     load.wait_for_generation(2);
     load.stop().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
 }
 
-/// The reasons of the last ten restarts have a place in one answer, whatever they are.
+/// The reasons of the last ten restarts fit in one answer, even if each is long and needs escapes in JSON.
 #[test]
-fn strangers_with_odd_reasons() {
-    let bed = Bed::new("http");
-    bed.start();
-    bed.deploy("strangers");
-    std::fs::write(bed.path("stranger"), "odd-reason").expect("a file");
+fn reasons_of_ten_restarts_fit_in_an_answer() {
+    let sandbox = Sandbox::new("http");
+    sandbox.start();
+    sandbox.deploy("strangers");
+    std::fs::write(sandbox.path("stranger"), "odd-reason").expect("a file");
     for round in 0..11 {
-        let reason = bed.restart_aborts().reason.expect("a reason");
+        let reason = sandbox.restart_aborts().reason.expect("a reason");
         assert!(reason.len() > 1_000 && !reason.contains('\u{1}'), "{round}: {reason:?}");
-        assert_eq!(bed.status().restarts.len(), (round + 1).min(10), "{round}");
+        assert_eq!(sandbox.status().restarts.len(), (round + 1).min(10), "{round}");
     }
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A configuration that no message holds is refused with the reason.
+/// A restart with a configuration that is larger than a message is aborted with the reason.
 #[test]
-fn settings_larger_than_a_message() {
-    let mut bed = Bed::new("http");
-    bed.start();
-    bed.set("DAEMON_CONFIG", bed.path("app.toml").display().to_string());
-    bed.stop();
+fn oversized_settings_are_refused() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.start();
+    sandbox.set("DAEMON_CONFIG", sandbox.path("app.toml").display().to_string());
+    sandbox.stop();
     for text in ["[app]\nx = 1\n".to_owned(), format!("[app]\nx = \"{}\"\n", "x".repeat(140_000))] {
-        std::fs::write(bed.path("app.toml"), text).expect("a file");
-        if !bed.pidfile().exists() {
-            bed.start();
+        std::fs::write(sandbox.path("app.toml"), text).expect("a file");
+        if !sandbox.pidfile().exists() {
+            sandbox.start();
             continue;
         }
-        let report = bed.restart_aborts();
+        let report = sandbox.restart_aborts();
         let reason = report.reason.expect("a reason");
-        assert!(reason.contains("may have 131072") && reason.contains("`app`"), "{reason}");
+        assert!(
+            reason.contains("more than the limit of 131072") && reason.contains("`app`"),
+            "{reason}"
+        );
     }
-    // More mistakes than a message holds.
+    // More mistakes than fit in a message.
     let mistakes: String =
         (0..900).map(|n| format!("mistake_{n}_{} = 1\n", "x".repeat(100))).collect();
-    std::fs::write(bed.path("app.toml"), mistakes).expect("a file");
-    let reason = bed.restart_aborts().reason.expect("a reason");
+    std::fs::write(sandbox.path("app.toml"), mistakes).expect("a file");
+    let reason = sandbox.restart_aborts().reason.expect("a reason");
     assert!(reason.contains("mistake_0_"), "{reason}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A worker that is stopped reads nothing, and there are more orders than its link holds: a restart
-/// replaces it, and says what was lost.
+/// A stopped worker does not read its orders, more of which are sent than its link holds. A restart replaces
+/// it, and reports its connection as lost.
 #[test]
-fn a_worker_that_never_reads() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_DRAIN_TIMEOUT", "500ms");
-    let target = bed.start().target("http");
+fn stopped_worker_is_replaced_by_a_restart() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "500ms");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.get("/").expect("a response");
-    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+    let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
     worker.signal(Signal::STOP);
     eventually("it is stopped", SOON, || worker.state() == Some('T'));
     for _ in 0..400 {
-        std::fs::remove_file(bed.log_file()).expect("a log");
+        std::fs::remove_file(sandbox.log_file()).expect("a log");
         supervisor.signal(Signal::USR1);
-        eventually("the log is opened again", SOON, || bed.log_file().exists());
+        eventually("the log is opened again", SOON, || sandbox.log_file().exists());
     }
-    assert_eq!(bed.status().serving().pid, worker.pid());
+    assert_eq!(sandbox.status().serving().pid, worker.pid());
     let begun = Instant::now();
-    let report = bed.restart();
+    let report = sandbox.restart();
     report.ledger().assert_balanced();
     assert_eq!((report.ledger().accepted, report.ledger().lost), (1, 1), "{report:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(!worker.is_alive());
-    bed.get("/").expect("a response");
-    bed.stop();
+    sandbox.get("/").expect("a response");
+    sandbox.stop();
 }
 
-/// The supervisor is stopped: a program that says what it does is not held up by that.
+/// A program that reports its status is not blocked while its supervisor is stopped.
 #[test]
-fn a_supervisor_that_never_reads() {
-    let bed = Bed::new("hostile");
-    let target = bed.start().target("http");
-    let supervisor = bed.supervisor();
+fn stopped_supervisor_does_not_block_workers() {
+    let sandbox = Sandbox::new("hostile");
+    let target = sandbox.start().target("http");
+    let supervisor = sandbox.supervisor();
     supervisor.signal(Signal::STOP);
     eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
     let mut connection = Connection::open(&target).expect("a connection");
@@ -242,7 +245,7 @@ fn a_supervisor_that_never_reads() {
         assert_eq!(response.status, 200, "{round}");
     }
     supervisor.signal(Signal::CONT);
-    bed.restart();
+    sandbox.restart();
     drop(connection);
-    bed.stop();
+    sandbox.stop();
 }

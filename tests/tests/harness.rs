@@ -1,44 +1,44 @@
-//! The harness itself: what it starts it holds, and what it holds it ends.
+//! The harness itself: it keeps hold of every process that it starts, and ends them all.
 
 #![allow(clippy::expect_used)]
 
 use std::time::{Duration, Instant};
 
 use rustix::process::geteuid;
-use unbroken_tests::{Bad, Bed, Child, Load, Process, Signal, Terminal};
+use unbroken_tests::{Bad, Child, Load, Process, Sandbox, Signal, Terminal};
 
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]
-fn output_and_code() {
-    let bed = Bed::empty();
-    let output = bed.shell("echo out; echo err >&2; exit 3");
+fn output_and_exit_code_are_captured() {
+    let sandbox = Sandbox::empty();
+    let output = sandbox.shell("echo out; echo err >&2; exit 3");
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", "err\n"));
     assert_eq!(output.expect_code(3).code(), 3);
-    assert_eq!(bed.shell("kill -9 $$").code(), 137);
+    assert_eq!(sandbox.shell("kill -9 $$").code(), 137);
 }
 
 #[test]
 #[should_panic(expected = "did not end within")]
-fn a_child_that_hangs_is_killed() {
-    let bed = Bed::empty();
-    let child = Child::spawn(&mut bed.command_of("sleep", ["1000"]));
+fn hanging_child_is_killed() {
+    let sandbox = Sandbox::empty();
+    let child = Child::spawn(&mut sandbox.command_of("sleep", ["1000"]));
     child.wait(Duration::from_millis(100));
 }
 
 #[test]
 #[should_panic(expected = "somebody keeps the output open")]
-fn a_kept_pipe_is_noticed() {
-    Bed::empty().shell("sleep 1000 & exit 0");
+fn output_kept_open_is_noticed() {
+    Sandbox::empty().shell("sleep 1000 & exit 0");
 }
 
 #[test]
 fn a_panic_leaves_no_process() {
     let mut left = None;
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let bed = Bed::empty();
-        bed.shell("setsid sleep 1000 > /dev/null 2>&1 & exit 0");
-        left = bed.processes().pop();
+        let sandbox = Sandbox::empty();
+        sandbox.shell("setsid sleep 1000 > /dev/null 2>&1 & exit 0");
+        left = sandbox.processes().pop();
         panic!("of the test");
     }));
     assert!(panicked.is_err());
@@ -46,10 +46,10 @@ fn a_panic_leaves_no_process() {
 }
 
 #[test]
-fn only_its_own_processes() {
-    let (one, other) = (Bed::empty(), Bed::empty());
-    for bed in [&one, &other] {
-        bed.shell("setsid sleep 1000 > /dev/null 2>&1 & exit 0");
+fn only_own_processes_are_killed() {
+    let (one, other) = (Sandbox::empty(), Sandbox::empty());
+    for sandbox in [&one, &other] {
+        sandbox.shell("setsid sleep 1000 > /dev/null 2>&1 & exit 0");
     }
     assert_eq!(one.processes().len(), 1);
     one.kill_all();
@@ -58,9 +58,9 @@ fn only_its_own_processes() {
 }
 
 #[test]
-fn processes() {
-    let bed = Bed::empty();
-    let child = Child::spawn(&mut bed.command_of("sh", ["-c", "sleep 1000 & wait; exit 7"]));
+fn process_reads_proc() {
+    let sandbox = Sandbox::empty();
+    let child = Child::spawn(&mut sandbox.command_of("sh", ["-c", "sleep 1000 & wait; exit 7"]));
     let process = child.process();
     unbroken_tests::eventually("a child", SOON, || {
         process.children().iter().any(|child| child.arguments() == ["sleep", "1000"])
@@ -80,30 +80,30 @@ fn processes() {
 }
 
 #[test]
-fn images() {
-    let bed = Bed::new("bare-http");
-    let good = bed.image().metadata().expect("an image").len();
-    bed.deploy_bad(Bad::WrongArchitecture);
-    assert_eq!(bed.image().metadata().expect("an image").len(), good);
-    // ENOEXEC: a shell would try to run it as a script, exec does not.
-    let error = bed.command([""; 0]).spawn().expect_err("not executable");
+fn bad_images_cannot_be_executed() {
+    let sandbox = Sandbox::new("bare-http");
+    let good = sandbox.image().metadata().expect("an image").len();
+    sandbox.deploy_bad(Bad::WrongArchitecture);
+    assert_eq!(sandbox.image().metadata().expect("an image").len(), good);
+    // ENOEXEC. A shell would then try to run the file as a script; exec does not.
+    let error = sandbox.command([""; 0]).spawn().expect_err("not executable");
     assert_eq!(error.raw_os_error(), Some(8), "{error}");
     for bad in [Bad::NotExecutable, Bad::Empty, Bad::Truncated, Bad::Directory, Bad::Missing] {
-        bed.deploy("bare-http");
-        bed.deploy_bad(bad);
-        let spawned = bed.command([""; 0]).spawn().map(|mut child| child.kill());
+        sandbox.deploy("bare-http");
+        sandbox.deploy_bad(bad);
+        let spawned = sandbox.command([""; 0]).spawn().map(|mut child| child.kill());
         // A truncated binary may be killed by the kernel only after its exec has succeeded.
         assert!(spawned.is_err() || bad == Bad::Truncated, "{bad:?}");
         if bad == Bad::Directory {
-            std::fs::remove_dir(bed.image()).expect("a directory");
+            std::fs::remove_dir(sandbox.image()).expect("a directory");
         }
     }
 }
 
 #[test]
-fn a_load_on_a_real_process() {
-    let bed = Bed::new("bare-http");
-    let child = bed.spawn([""; 0]);
+fn load_names_the_process_that_answered() {
+    let sandbox = Sandbox::new("bare-http");
+    let child = sandbox.spawn([""; 0]);
     child.wait_for_stdout("\n", SOON);
     let target: unbroken_tests::http::Target = child.stdout().trim().parse().expect("an address");
     let load = Load::on(target).keep_alive(4).start();
@@ -115,25 +115,25 @@ fn a_load_on_a_real_process() {
 }
 
 #[test]
-fn a_terminal() {
-    let bed = Bed::empty();
+fn terminal_is_the_controlling_terminal() {
+    let sandbox = Sandbox::empty();
     let script = "trap 'echo interrupted; exit 4' INT; \
                   test -t 0 && test -t 1 && tty && : </dev/tty && echo here; while :; do sleep 0.05; done";
-    let terminal = Terminal::spawn(&bed.command_of("sh", ["-c", script]));
+    let terminal = Terminal::spawn(&sandbox.command_of("sh", ["-c", script]));
     terminal.wait_for("here", SOON);
     terminal.keys("\x03");
     terminal.wait(SOON).expect_code(4).expect_text("/dev/pts/").expect_text("interrupted");
 }
 
 #[test]
-fn a_terminal_that_hangs_up() {
-    let bed = Bed::empty();
+fn hang_up_sends_sighup() {
+    let sandbox = Sandbox::empty();
     let script = "trap 'echo hup >> hup; exit 0' HUP; echo here; while :; do sleep 0.05; done";
-    let mut terminal = Terminal::spawn(&bed.command_of("sh", ["-c", script]));
+    let mut terminal = Terminal::spawn(&sandbox.command_of("sh", ["-c", script]));
     terminal.wait_for("here", SOON);
     terminal.hang_up();
     terminal.wait(SOON).expect_code(0);
-    assert!(bed.path("hup").exists());
+    assert!(sandbox.path("hup").exists());
 }
 
 #[test]
@@ -146,14 +146,15 @@ fn waiting_is_bounded() {
 }
 
 #[test]
-fn a_full_disk() {
+fn full_disk_has_no_space() {
     if !geteuid().is_root() {
         eprintln!("skipped: mounting needs root");
         return;
     }
-    let bed = Bed::empty();
-    std::fs::create_dir(bed.path("full")).expect("a directory");
-    let output = Child::spawn(&mut bed.on_full_disk("full", "sh", ["-c", "echo | dd of=full/a"]));
+    let sandbox = Sandbox::empty();
+    std::fs::create_dir(sandbox.path("full")).expect("a directory");
+    let output =
+        Child::spawn(&mut sandbox.on_full_disk("full", "sh", ["-c", "echo | dd of=full/a"]));
     output.wait(SOON).expect_code(1).expect_text("No space left");
-    assert!(std::fs::read_dir(bed.path("full")).expect("a directory").next().is_none());
+    assert!(std::fs::read_dir(sandbox.path("full")).expect("a directory").next().is_none());
 }

@@ -1,4 +1,5 @@
-//! Another user of the host puts things where the daemon's files will be, and knocks at its socket.
+//! Another user of the host puts files and links at the paths of the daemon's files, and connects to its
+//! control socket.
 
 #![allow(clippy::expect_used)]
 
@@ -9,35 +10,35 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Uid, geteuid};
-use unbroken_tests::{Bed, Control, Load, skip};
+use unbroken_tests::{Control, Load, Sandbox, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Whoever that is.
+/// A user id that no account has.
 const STRANGER: u32 = 4_000_000;
 
-/// What belongs to somebody, and stays as it is.
+/// The contents of a file that a planted link leads to, and that must not change.
 const PRECIOUS: &str = "precious\n";
 
 fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
-/// A bed with a directory in which everybody may write, as `/tmp`, and with somebody's file.
-fn bed() -> Option<(Bed, PathBuf, PathBuf)> {
+/// Creates a sandbox with a directory like `/tmp`, which every user can write, and with a precious file.
+fn sandbox() -> Option<(Sandbox, PathBuf, PathBuf)> {
     if !geteuid().is_root() {
         skip("another user needs root");
         return None;
     }
-    let bed = Bed::new("http");
-    let (shared, precious) = (bed.path("shared"), bed.path("precious"));
+    let sandbox = Sandbox::new("http");
+    let (shared, precious) = (sandbox.path("shared"), sandbox.path("precious"));
     fs::create_dir(&shared).expect("a directory");
     mode(&shared, 0o1777);
     fs::write(&precious, PRECIOUS).expect("a file");
-    Some((bed, shared, precious))
+    Some((sandbox, shared, precious))
 }
 
-/// What can stand at a path.
+/// The kind of file that the other user puts at a path.
 #[derive(Debug, Clone, Copy)]
 enum Planted {
     Link,
@@ -66,16 +67,16 @@ fn plant(what: Planted, path: &Path, precious: &Path) {
     }
 }
 
-/// `start` is refused with the sentence, and touches nothing.
+/// Asserts that `start` fails with the sentence, and changes no file.
 #[track_caller]
-fn refused(bed: &Bed, path: &Path, what: Planted, sentence: &str, precious: &Path) {
+fn refused(sandbox: &Sandbox, path: &Path, what: Planted, sentence: &str, precious: &Path) {
     plant(what, path, precious);
-    let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
+    let output = sandbox.spawn(["start"]).wait(SOON).expect_code(1);
     assert!(output.stderr.contains(sentence), "{what:?}: {output}");
     assert!(output.stderr.contains(&path.display().to_string()), "{what:?}: {output}");
     assert_eq!(fs::read_to_string(precious).expect("a file"), PRECIOUS, "{what:?}");
     assert!(fs::symlink_metadata(path).is_ok(), "{what:?} was removed");
-    assert!(bed.processes().is_empty(), "{what:?}");
+    assert!(sandbox.processes().is_empty(), "{what:?}");
     if path.is_dir() && !path.is_symlink() {
         assert_eq!(fs::read_dir(path).expect("a directory").count(), 0);
         fs::remove_dir(path).expect("a directory");
@@ -85,110 +86,119 @@ fn refused(bed: &Bed, path: &Path, what: Planted, sentence: &str, precious: &Pat
 }
 
 #[test]
-fn a_runtime_directory_that_is_there_already() {
-    let Some((mut bed, shared, precious)) = bed() else { return };
+fn planted_runtime_directory_is_refused() {
+    let Some((mut sandbox, shared, precious)) = sandbox() else { return };
     let dir = shared.join("app-0");
-    bed.set("DAEMON_RUNTIME_DIR", dir.display().to_string());
-    bed.set("DAEMON_PIDFILE", dir.join("app.pid").display().to_string());
-    let theirs = bed.path("theirs");
+    sandbox.set("DAEMON_RUNTIME_DIR", dir.display().to_string());
+    sandbox.set("DAEMON_PIDFILE", dir.join("app.pid").display().to_string());
+    let theirs = sandbox.path("theirs");
     fs::create_dir(&theirs).expect("a directory");
     symlink(&theirs, &dir).expect("a link");
     std::os::unix::fs::lchown(&dir, Some(STRANGER), Some(STRANGER)).expect("root");
-    let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
+    let output = sandbox.spawn(["start"]).wait(SOON).expect_code(1);
     output.expect_text("is not a directory; set `runtime_dir`");
     assert_eq!(fs::read_dir(&theirs).expect("a directory").count(), 0);
     fs::remove_file(&dir).expect("a link");
 
-    // Root's own link is followed, and what it leads to is looked at as well.
+    // A link that root owns is followed, and the directory that it leads to is checked.
     symlink(&theirs, &dir).expect("a link");
     mode(&theirs, 0o777);
-    let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
-    output.expect_text("can be written to by others");
+    let output = sandbox.spawn(["start"]).wait(SOON).expect_code(1);
+    output.expect_text("is writable by others");
     mode(&theirs, 0o700);
-    bed.verb(["start"]).expect_code(0);
-    bed.verb(["stop"]).expect_code(0);
+    sandbox.verb(["start"]).expect_code(0);
+    sandbox.verb(["stop"]).expect_code(0);
     fs::remove_file(&dir).expect("a link");
 
-    refused(&bed, &dir, Planted::Link, "is not a directory; set `runtime_dir`", &precious);
-    refused(&bed, &dir, Planted::Directory, "belongs to user 4000000", &precious);
-    refused(&bed, &dir, Planted::Open, "can be written to by others", &precious);
+    refused(&sandbox, &dir, Planted::Link, "is not a directory; set `runtime_dir`", &precious);
+    refused(&sandbox, &dir, Planted::Directory, "belongs to user 4000000", &precious);
+    refused(&sandbox, &dir, Planted::Open, "is writable by others", &precious);
 
-    // One of ours, that anybody could rename.
+    // A directory of root, in a parent that every user can write, so it can be replaced.
     mode(&shared, 0o777);
-    let output = bed.spawn(["start"]).wait(SOON).expect_code(1);
-    output.expect_text("can be replaced by everybody");
+    let output = sandbox.spawn(["start"]).wait(SOON).expect_code(1);
+    output.expect_text("can be replaced by anyone");
     mode(&shared, 0o1777);
-    bed.verb(["start"]).expect_code(0);
-    bed.verb(["stop"]).expect_code(0);
+    sandbox.verb(["start"]).expect_code(0);
+    sandbox.verb(["stop"]).expect_code(0);
 }
 
 #[test]
-fn a_pidfile_that_is_there_already() {
-    let Some((mut bed, shared, precious)) = bed() else { return };
+fn planted_pidfile_is_refused() {
+    let Some((mut sandbox, shared, precious)) = sandbox() else { return };
     let pidfile = shared.join("app.pid");
-    bed.set("DAEMON_PIDFILE", pidfile.display().to_string());
+    sandbox.set("DAEMON_PIDFILE", pidfile.display().to_string());
     for (what, sentence) in [
         (Planted::Link, "is a symbolic link"),
-        (Planted::HardLink, "has another name besides, a hard link"),
+        (Planted::HardLink, "has more than one hard link"),
         (Planted::Fifo, "is not a regular file"),
         (Planted::File, "belongs to user 4000000"),
         (Planted::Directory, "is a directory"),
     ] {
-        refused(&bed, &pidfile, what, sentence, &precious);
+        refused(&sandbox, &pidfile, what, sentence, &precious);
     }
 }
 
 #[test]
-fn a_log_that_is_there_already() {
-    let Some((mut bed, shared, precious)) = bed() else { return };
+fn planted_log_is_refused() {
+    let Some((mut sandbox, shared, precious)) = sandbox() else { return };
     let log = shared.join("app.log");
-    bed.set("DAEMON_LOG", log.display().to_string());
+    sandbox.set("DAEMON_LOG", log.display().to_string());
     for (what, sentence) in [
-        (Planted::Link, "is not taken: it is a symbolic link"),
-        (Planted::HardLink, "is not taken: it has another name besides, a hard link"),
-        // Without a reader, for which a supervisor would wait.
-        (Planted::Fifo, "is not taken: it is not a regular file"),
-        (Planted::File, "is not taken: it belongs to user 4000000"),
+        (Planted::Link, "in a directory that others can write to: it is a symbolic link"),
+        (
+            Planted::HardLink,
+            "in a directory that others can write to: it has more than one hard link",
+        ),
+        // A fifo without a reader: opening it for writing would block the supervisor.
+        (Planted::Fifo, "in a directory that others can write to: it is not a regular file"),
+        (Planted::File, "in a directory that others can write to: it belongs to user 4000000"),
     ] {
-        refused(&bed, &log, what, sentence, &precious);
+        refused(&sandbox, &log, what, sentence, &precious);
     }
-    bed.verb(["start"]).expect_code(0);
-    // It is moved away by root, and something else is there when it is opened again: the old file is kept.
+    sandbox.verb(["start"]).expect_code(0);
+    // Root renames the log, and the other user puts a link in its place before the supervisor reopens it.
+    // The supervisor keeps the old file.
     let old = shared.join("app.log.1");
     fs::rename(&log, &old).expect("a rotation");
     plant(Planted::Link, &log, &precious);
-    bed.supervisor().signal(unbroken_tests::Signal::USR1);
-    let kept = || fs::read_to_string(&old).is_ok_and(|text| text.contains("the old file is kept"));
-    unbroken_tests::eventually("the old file is kept", SOON, kept);
+    sandbox.supervisor().signal(unbroken_tests::Signal::USR1);
+    let kept = || {
+        fs::read_to_string(&old).is_ok_and(|text| text.contains("still writing to the old file"))
+    };
+    unbroken_tests::eventually("still writing to the old file", SOON, kept);
     assert_eq!(fs::read_to_string(&precious).expect("a file"), PRECIOUS);
-    bed.verb(["stop"]).expect_code(0);
+    sandbox.verb(["stop"]).expect_code(0);
 }
 
-/// In a directory of another user, such as the one that workers run as: a supervisor that is root is led
-/// nowhere else, and takes a file of theirs, which a rotation may have made.
+/// If the log is in a directory of another user, such as the user of the workers, a supervisor that runs as
+/// root follows no link there. It accepts a file of that user, which a rotation may have created.
 #[test]
-fn a_log_in_a_directory_of_another_user() {
-    let Some((mut bed, _, precious)) = bed() else { return };
-    let theirs = bed.path("theirs");
+fn log_in_a_directory_of_another_user_follows_no_link() {
+    let Some((mut sandbox, _, precious)) = sandbox() else { return };
+    let theirs = sandbox.path("theirs");
     fs::create_dir(&theirs).expect("a directory");
     chown(&theirs, Some(STRANGER), Some(STRANGER)).expect("root");
     let log = theirs.join("app.log");
-    bed.set("DAEMON_LOG", log.display().to_string());
+    sandbox.set("DAEMON_LOG", log.display().to_string());
     for (what, sentence) in [
-        (Planted::Link, "is not taken: it is a symbolic link"),
-        (Planted::HardLink, "is not taken: it has another name besides, a hard link"),
-        (Planted::Fifo, "is not taken: it is not a regular file"),
+        (Planted::Link, "in a directory that others can write to: it is a symbolic link"),
+        (
+            Planted::HardLink,
+            "in a directory that others can write to: it has more than one hard link",
+        ),
+        (Planted::Fifo, "in a directory that others can write to: it is not a regular file"),
     ] {
-        refused(&bed, &log, what, sentence, &precious);
+        refused(&sandbox, &log, what, sentence, &precious);
     }
     plant(Planted::File, &log, &precious);
-    bed.verb(["start"]).expect_code(0);
-    bed.verb(["stop"]).expect_code(0);
+    sandbox.verb(["start"]).expect_code(0);
+    sandbox.verb(["stop"]).expect_code(0);
     let text = fs::read_to_string(&log).expect("a log");
     assert!(text.starts_with("mine\n") && text.contains("generation 1 serves"), "{text}");
 }
 
-/// As another user, in a thread of its own: the kernel changes threads one by one.
+/// Calls `act` as the other user, on a thread of its own: the kernel has user ids per thread.
 fn as_stranger<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(move || {
         let uid = Uid::from_raw(STRANGER);
@@ -198,21 +208,24 @@ fn as_stranger<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T
     thread.join().expect("a thread")
 }
 
-/// The control socket is closed to others, and so is the daemon behind it where it lies open.
+/// Another user cannot reach the control socket, and is refused by the daemon where the permissions of the
+/// socket are wrong.
 #[test]
-fn a_stranger_at_the_control_socket() {
-    let Some((bed, ..)) = bed() else { return };
-    let target = bed.start().target("http");
-    let (supervisor, worker) = (bed.supervisor(), bed.worker());
+fn control_socket_refuses_other_users() {
+    let Some((sandbox, ..)) = sandbox() else { return };
+    let target = sandbox.start().target("http");
+    let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
     let load = Load::on(target).keep_alive(4).start();
-    let socket = bed.socket();
+    let socket = sandbox.socket();
     let denied =
         as_stranger(move || Control::open(&socket).expect_err("a closed directory").kind());
     assert_eq!(denied, std::io::ErrorKind::PermissionDenied);
 
-    for (path, bits) in
-        [(bed.dir().to_owned(), 0o755), (bed.runtime_dir(), 0o755), (bed.socket(), 0o666)]
-    {
+    for (path, bits) in [
+        (sandbox.dir().to_owned(), 0o755),
+        (sandbox.runtime_dir(), 0o755),
+        (sandbox.socket(), 0o666),
+    ] {
         mode(&path, bits);
     }
     for request in [
@@ -222,18 +235,18 @@ fn a_stranger_at_the_control_socket() {
         r#"{"type":"hello","protocol":{"min":1,"max":1},"release":"9"}"#,
         r#"{"type":"orphan","protocol":{"min":1,"max":1},"release":"9","generation":9,"listeners":[]}"#,
     ] {
-        let socket = bed.socket();
+        let socket = sandbox.socket();
         let said = as_stranger(move || {
             let control = Control::open(&socket).expect("an open directory");
-            // It may be turned away before it has said anything.
+            // The daemon may refuse the client before the request is sent.
             let _ = control.send(request);
             String::from_utf8_lossy(&control.receive(SOON).expect("an answer")).into_owned()
         });
         assert!(said.contains("this daemon belongs to user 0"), "{request}: {said}");
     }
-    // Many at once, and what they say is not heard.
+    // Many clients at once; their requests are not read.
     let descriptors = supervisor.descriptors_at_rest();
-    let socket = bed.socket();
+    let socket = sandbox.socket();
     as_stranger(move || {
         for _ in 0..2_000 {
             if let Ok(control) = Control::open(&socket) {
@@ -241,12 +254,15 @@ fn a_stranger_at_the_control_socket() {
             }
         }
     });
-    assert_eq!((bed.status().pid, bed.status().serving().pid), (supervisor.pid(), worker.pid()));
+    assert_eq!(
+        (sandbox.status().pid, sandbox.status().serving().pid),
+        (supervisor.pid(), worker.pid())
+    );
     unbroken_tests::eventually("its descriptors are closed", SOON, || {
         supervisor.descriptors().len() <= descriptors
     });
-    bed.restart().ledger().assert_balanced();
+    sandbox.restart().ledger().assert_balanced();
     load.wait_for_generation(2);
     load.stop().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 with prior knowledge on the listeners of HTTP/1.
+//! HTTP/2 with prior knowledge, on the same listeners as HTTP/1.
 
 #![allow(clippy::expect_used)]
 
@@ -14,13 +14,13 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bed, Child, Load, Report, eventually, skip};
+use unbroken_tests::{Child, Load, Report, Sandbox, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A SETTINGS frame that sets nothing (RFC 9113 §6.5).
+/// An empty SETTINGS frame (RFC 9113 §6.5).
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
 fn run<T>(test: impl Future<Output = T>) -> T {
@@ -29,10 +29,10 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(test)
 }
 
-/// A connection of HTTP/2.
+/// An HTTP/2 connection.
 struct Client {
     requests: SendRequest<Bytes>,
-    /// Ends with the connection.
+    /// The task that drives the connection and ends with it.
     connection: JoinHandle<Result<(), h2::Error>>,
 }
 
@@ -59,7 +59,7 @@ impl Client {
     }
 }
 
-/// A whole response: what it says of its generation.
+/// Reads a whole response and returns the generation in it.
 async fn generation(response: ResponseFuture) -> u64 {
     let response = response.await.expect("a response");
     assert_eq!(response.status(), 200);
@@ -82,9 +82,9 @@ fn report(output: unbroken_tests::Output) -> Report {
 }
 
 #[test]
-fn beside_http1_on_one_listener() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn http1_and_http2_share_a_listener() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     run(async {
         let mut client = Client::open(&target).await;
         let streams: Vec<_> = (0..50).map(|_| client.ask("/")).collect();
@@ -94,22 +94,22 @@ fn beside_http1_on_one_listener() {
     });
     let mut connection = Connection::open(&target).expect("a connection");
     assert_eq!(connection.get("/").expect("a response").number("generation"), Some(1));
-    let ledger = bed.stop().ledger().clone();
+    let ledger = sandbox.stop().ledger().clone();
     ledger.assert_balanced();
     assert_eq!((ledger.accepted, ledger.requests), (2, 51), "{ledger:?}");
 }
 
-/// Byte by byte, with a restart in the middle: what has not said what it speaks is passed.
+/// A connection whose protocol is not known yet is handed off, here in the middle of the preface.
 #[test]
-fn a_preface_in_pieces() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn partial_preface_is_handed_off() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     for (index, byte) in PREFACE.iter().enumerate() {
         connection.send([*byte]).expect("a byte");
         if index % 8 == 3 {
-            eventually("it is accepted", SOON, || bed.status().serving().connections == 1);
-            assert_eq!(bed.restart().ledger().handed_off, 1, "after {} bytes", index + 1);
+            eventually("it is accepted", SOON, || sandbox.status().serving().connections == 1);
+            assert_eq!(sandbox.restart().ledger().handed_off, 1, "after {} bytes", index + 1);
         }
     }
     connection.send(SETTINGS).expect("settings");
@@ -117,33 +117,33 @@ fn a_preface_in_pieces() {
     connection.read_exact(&mut header).expect("a frame");
     assert_eq!((header[3], header[4]), (4, 0), "settings of the server: {header:?}");
     drop(connection);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// One that begins like the preface and goes on otherwise is one of HTTP/1.
+/// A connection that begins like the preface and continues otherwise is treated as HTTP/1.
 #[test]
-fn almost_a_preface() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn near_preface_is_http1() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.send("PR").expect("the beginning");
-    bed.restart();
+    sandbox.restart();
     connection.send("OPFIND / HTTP/1.1\r\nHost: test\r\n\r\n").expect("the rest");
     assert_eq!(connection.response().expect("a response").status, 405);
     assert_eq!(connection.get("/").expect("a response").number("generation"), Some(2));
-    bed.stop();
+    sandbox.stop();
 }
 
-/// What is in flight is finished, and the client is told not to ask here any more.
+/// At a restart the stream in flight is finished, and the connection ends after a GOAWAY.
 #[test]
 fn streams_in_flight_are_finished() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let report = run(async {
         let mut client = Client::open(&target).await;
         let slow = client.ask("/slow");
-        eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
-        let restart = bed.spawn(["restart", "--json"]);
+        eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 1);
+        let restart = sandbox.spawn(["restart", "--json"]);
         assert_eq!(generation(slow).await, 1);
         client.ended().await;
         assert_eq!(generation(Client::open(&target).await.ask("/")).await, 2);
@@ -151,18 +151,18 @@ fn streams_in_flight_are_finished() {
     });
     let ledger = report.ledger();
     assert_eq!((ledger.accepted, ledger.closed, ledger.handed_off), (1, 1, 0), "{report:?}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// One that is idle is told at once.
+/// At a restart or stop an idle connection gets a GOAWAY at once.
 #[test]
-fn idle_ones_are_told() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn idle_connections_get_a_goaway_at_once() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     run(async {
         let mut client = Client::open(&target).await;
         assert_eq!(generation(client.ask("/")).await, 1);
-        let restart = bed.spawn(["restart", "--json"]);
+        let restart = sandbox.spawn(["restart", "--json"]);
         client.ended().await;
         let report = report(restart.wait(SOON).expect_code(0));
         assert_eq!((report.ledger().closed, report.ledger().forced), (1, 0), "{report:?}");
@@ -170,39 +170,39 @@ fn idle_ones_are_told() {
 
         let mut client = Client::open(&target).await;
         assert_eq!(generation(client.ask("/")).await, 2);
-        let stop = bed.spawn(["stop", "--json"]);
+        let stop = sandbox.spawn(["stop", "--json"]);
         client.ended().await;
         let report = self::report(stop.wait(SOON).expect_code(0));
         assert_eq!((report.ledger().closed, report.ledger().forced), (1, 0), "{report:?}");
     });
 }
 
-/// A stream without an end has until the drain deadline.
+/// A stream without an end is cut at the drain deadline.
 #[test]
 fn endless_streams_are_forced() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
-    let target = bed.start().target("http");
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    let target = sandbox.start().target("http");
     run(async {
         let mut client = Client::open(&target).await;
         let mut body = client.ask("/stream").await.expect("a response").into_body();
         assert!(body.data().await.is_some_and(|data| data.is_ok()));
-        let report = bed.restart();
+        let report = sandbox.restart();
         report.ledger().assert_balanced();
         assert_eq!((report.ledger().forced, report.ledger().closed), (1, 0), "{report:?}");
         let took = report.to_drained_ms.expect("a duration");
         assert!((1000.0..4000.0).contains(&took), "{report:?}");
     });
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A frame as RFC 9113 §4.1 has it.
+/// Encodes a frame (RFC 9113 §4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The next frame: type, flags and payload.
+/// Reads the next frame: type, flags and payload.
 fn next_frame(connection: &mut Connection) -> std::io::Result<(u8, u8, Vec<u8>)> {
     let mut header = [0; 9];
     connection.read_exact(&mut header)?;
@@ -211,18 +211,18 @@ fn next_frame(connection: &mut Connection) -> std::io::Result<(u8, u8, Vec<u8>)>
     Ok((header[3], header[4], payload))
 }
 
-/// A client that wrote another request before it heard that it shall not: that one is ignored, with what
-/// belongs to it, and the one in flight is answered.
+/// A request that a client sent before it received the final GOAWAY is ignored, with its later frames. The
+/// request in flight is answered.
 #[test]
-fn what_comes_late_is_ignored() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn late_requests_are_ignored() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
-    // GET http://test/slow, by the static table of HPACK (RFC 7541, appendix A).
+    // GET http://test/slow, encoded with the static table of HPACK (RFC 7541, appendix A).
     let request = |stream| frame(1, 5, stream, b"\x82\x86\x44\x05/slow\x41\x04test");
     connection.send([PREFACE, SETTINGS, &request(1)].concat()).expect("a request");
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
-    let restart = bed.spawn(["restart", "--json"]);
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 1);
+    let restart = sandbox.spawn(["restart", "--json"]);
     let mut body = Vec::new();
     let mut goaways = Vec::new();
     while let Ok((kind, flags, payload)) = next_frame(&mut connection) {
@@ -243,57 +243,60 @@ fn what_comes_late_is_ignored() {
     assert!(String::from_utf8_lossy(&body).starts_with("generation=1 "), "{body:?}");
     let report = report(restart.wait(SOON).expect_code(0));
     assert_eq!((report.ledger().closed, report.ledger().requests), (1, 1), "{report:?}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Garbage behind the preface ends that connection alone.
+/// Garbage after the preface ends only that connection.
 #[test]
-fn garbage_behind_the_preface() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn garbage_after_the_preface_ends_one_connection() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let load = Load::on(target.clone()).keep_alive(4).start();
     for _ in 0..20 {
         let mut connection = Connection::open(&target).expect("a connection");
         connection.send([PREFACE, &[0xff; 200]].concat()).expect("garbage");
         let mut rest = Vec::new();
-        // Reset or closed, with or without a GOAWAY.
+        // The connection may be reset or closed, with or without a GOAWAY.
         let _ = connection.read_to_end(&mut rest);
     }
     load.wait_for(100);
     load.stop().assert_nothing_failed();
-    let report = bed.restart();
+    let report = sandbox.restart();
     report.ledger().assert_balanced();
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Calls over many restarts, by a client that takes a GOAWAY as RFC 9113 means it: none fails.
+/// No call of grpcio, which handles GOAWAY as RFC 9113 requires, fails over ten restarts.
 #[test]
-fn calls_by_grpcio() {
+fn no_call_of_grpcio_fails() {
     let Some(python) = python() else { return };
-    let bed = Bed::new("grpc");
-    let target = bed.start().target("grpc");
+    let sandbox = Sandbox::new("grpc");
+    let target = sandbox.start().target("grpc");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/call_clock.py");
     let mut command = Command::new(python);
     let client = Child::spawn(command.args([script, &target.to_string(), "11"]));
     for _ in 0..10 {
-        let before = bed.status().serving().ledger.requests;
-        eventually("it is called", SOON, || bed.status().serving().ledger.requests > before + 100);
-        bed.restart().ledger().assert_balanced();
+        let before = sandbox.status().serving().ledger.requests;
+        eventually("it is called", SOON, || {
+            sandbox.status().serving().ledger.requests > before + 100
+        });
+        sandbox.restart().ledger().assert_balanced();
     }
     let output = client.wait(Duration::from_secs(60)).expect_code(0);
     let told: Value = serde_json::from_str(&output.stdout).expect("JSON");
     assert_eq!(told["failures"], serde_json::json!({}), "{told:#}");
     assert!(told["answers"].as_object().is_some_and(|answers| answers.len() >= 10), "{told:#}");
     eprintln!("grpcio: {told}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// tonic's own client, with what it makes of a GOAWAY: the figure is told as it is.
+/// Calls of tonic's client fail over restarts only by the race with the end of the connection, which tonic
+/// leaves to its caller. The test prints how many.
 #[test]
-fn calls_by_tonic() {
+fn calls_of_tonic_fail_only_by_races() {
     use grpc::proto::{Question, clock_client::ClockClient};
-    let bed = Bed::new("grpc");
-    let target = bed.start().target("grpc");
+    let sandbox = Sandbox::new("grpc");
+    let target = sandbox.start().target("grpc");
     run(async {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{target}"));
         let channel = endpoint.expect("an address").connect_lazy();
@@ -315,11 +318,11 @@ fn calls_by_tonic() {
             })
             .collect();
         for _ in 0..10 {
-            let before = bed.status().serving().ledger.requests;
+            let before = sandbox.status().serving().ledger.requests;
             eventually("it is called", SOON, || {
-                bed.status().serving().ledger.requests > before + 100
+                sandbox.status().serving().ledger.requests > before + 100
             });
-            bed.restart().ledger().assert_balanced();
+            sandbox.restart().ledger().assert_balanced();
         }
         stop.send_replace(true);
         let (mut answered, mut failures) = (0, Vec::new());
@@ -330,8 +333,8 @@ fn calls_by_tonic() {
         }
         eprintln!("tonic: {answered} calls answered, {} failed", failures.len());
         assert!(answered > 1000, "{answered}");
-        // A call that loses the race with the end of its connection tonic leaves to its caller: the end has
-        // come as it was sent, before, or before the connection had room for it.
+        // The connection ended while the call was sent, before it, or before the connection had room
+        // for it.
         let raced = |failure: &&String| {
             ["GoAway(b\"\", NO_ERROR, Remote)", "connection closed", "connection was not ready"]
                 .iter()
@@ -340,15 +343,15 @@ fn calls_by_tonic() {
         let others: Vec<_> = failures.iter().filter(|failure| !raced(failure)).collect();
         assert!(others.is_empty(), "{others:#?}");
     });
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A stream of answers goes on where it began, to its end.
+/// A stream of answers is finished by the worker that began it.
 #[test]
-fn a_stream_of_answers() {
+fn stream_of_answers_is_finished() {
     use grpc::proto::{Interval, clock_client::ClockClient};
-    let bed = Bed::new("grpc");
-    let target = bed.start().target("grpc");
+    let sandbox = Sandbox::new("grpc");
+    let target = sandbox.start().target("grpc");
     run(async {
         let address = format!("http://{target}");
         let endpoint = tonic::transport::Endpoint::from_shared(address).expect("an address");
@@ -356,7 +359,7 @@ fn a_stream_of_answers() {
         let ticks = client.ticks(Interval { millis: 20, count: 60 }).await.expect("a stream");
         let mut ticks = ticks.into_inner();
         let first = ticks.message().await.expect("an answer").expect("more");
-        let restart = bed.spawn(["restart", "--json"]);
+        let restart = sandbox.spawn(["restart", "--json"]);
         let mut count = 1;
         while let Some(answer) = ticks.message().await.expect("an answer") {
             assert_eq!((answer.generation, answer.pid), (1, first.pid));
@@ -367,10 +370,10 @@ fn a_stream_of_answers() {
         let report = report(restart.wait(SOON).expect_code(0));
         assert_eq!((report.ledger().closed, report.ledger().forced), (1, 0), "{report:?}");
     });
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A Python with grpcio.
+/// Finds a Python with grpcio. Reports a skipped test if there is none.
 fn python() -> Option<PathBuf> {
     let python = std::env::var_os("UNBROKEN_PYTHON").unwrap_or_else(|| "python3".into());
     let found = Command::new(&python).args(["-c", "import grpc"]).output();

@@ -1,18 +1,18 @@
-//! A client that has closed its half is answered all the same, as `nc -N` expects.
+//! A client that has shut down its sending direction is answered, as `nc -N` expects.
 
 #![allow(clippy::expect_used)]
 
 use std::time::Duration;
 
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bed, Output, Report, Signal, eventually};
+use unbroken_tests::{Output, Report, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
 const SLOW: &str = "GET /wait/500 HTTP/1.1\r\nHost: test\r\n\r\n";
 const QUICK: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
-/// Sends this and nothing more.
+/// Opens a connection, sends `bytes` and shuts down the sending direction.
 fn finished(target: &Target, bytes: &str) -> Connection {
     let mut connection = Connection::open(target).expect("a connection");
     connection.send(bytes).expect("a request");
@@ -25,12 +25,12 @@ fn report(output: &Output) -> Report {
     serde_json::from_str(&output.stdout).expect("JSON")
 }
 
-/// With and without a body, alone and several at once, over both kinds of sockets.
+/// Requests with and without a body, alone and pipelined, are answered over both kinds of sockets.
 #[test]
-fn requests_are_answered() {
-    let mut bed = Bed::new("http");
-    for addr in ["127.0.0.1:0".to_owned(), format!("unix:{}", bed.path("http").display())] {
-        let target = bed.set("DAEMON_LISTEN_HTTP", addr).start().target("http");
+fn requests_are_answered_after_half_close() {
+    let mut sandbox = Sandbox::new("http");
+    for addr in ["127.0.0.1:0".to_owned(), format!("unix:{}", sandbox.path("http").display())] {
+        let target = sandbox.set("DAEMON_LISTEN_HTTP", addr).start().target("http");
         let sized = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello";
         let chunked = "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n\
                        5\r\nhello\r\n0\r\n\r\n";
@@ -46,22 +46,22 @@ fn requests_are_answered() {
             }
             connection.closed().expect("the end");
         }
-        let ledger = bed.stop().ledger().clone();
+        let ledger = sandbox.stop().ledger().clone();
         ledger.assert_balanced();
         assert_eq!((ledger.requests, ledger.finished), (7, 5), "{ledger:?}");
     }
 }
 
-/// What is in flight at a restart, and what waits behind it, is answered, and nothing is handed off.
+/// The request in flight at a restart, and those pipelined behind it, are answered by the old worker.
 #[test]
-fn requests_are_answered_during_a_restart() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn requests_are_answered_after_half_close_during_a_restart() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let slow = "GET /slow HTTP/1.1\r\nHost: test\r\n\r\n";
     let mut one = finished(&target, slow);
     let mut several = finished(&target, &format!("{slow}{QUICK}{QUICK}"));
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 2);
-    let restart = bed.spawn(["restart", "--json"]);
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 2);
+    let restart = sandbox.spawn(["restart", "--json"]);
     for connection in [&mut one, &mut several] {
         let response = connection.response().expect("a response");
         assert_eq!((response.status, response.number("generation")), (200, Some(1)));
@@ -75,15 +75,16 @@ fn requests_are_answered_during_a_restart() {
     let ledger = report.ledger();
     ledger.assert_balanced();
     assert_eq!((ledger.accepted, ledger.forced, ledger.lost), (2, 0, 0), "{report:?}");
-    eventually("nothing is open", SOON, || bed.status().serving().connections == 0);
-    bed.stop();
+    eventually("nothing is open", SOON, || sandbox.status().serving().connections == 0);
+    sandbox.stop();
 }
 
-/// A connection that was idle when its client closed its half ends, also where a restart comes between.
+/// An idle connection ends when its client shuts down its sending direction, before, during or after a
+/// handoff.
 #[test]
-fn idle_connections_end() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn idle_connections_end_after_half_close() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let open = || {
         let mut used = Connection::open(&target).expect("a connection");
         used.get("/").expect("a response");
@@ -97,29 +98,29 @@ fn idle_connections_end() {
             let mut rest = Vec::new();
             std::io::Read::read_to_end(&mut connection, &mut rest).expect("the end");
         }
-        eventually("nothing is open", SOON, || bed.status().serving().connections == 0);
+        eventually("nothing is open", SOON, || sandbox.status().serving().connections == 0);
     };
     let connections = open();
     connections.iter().for_each(|it| it.finish().expect("half a close"));
     end(connections);
 
-    // Handed off, and finished with the next generation.
+    // The shutdown comes after the handoff.
     let connections = open();
-    eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
-    assert_eq!(bed.restart().ledger().handed_off, 3);
+    eventually("all are accepted", SOON, || sandbox.status().serving().connections == 3);
+    assert_eq!(sandbox.restart().ledger().handed_off, 3);
     connections.iter().for_each(|it| it.finish().expect("half a close"));
     end(connections);
 
-    // Finished while the worker could not see it, so that it learns of that and of the restart at once.
+    // The shutdown comes while the worker is stopped, which then learns of it and of the restart at once.
     let connections = open();
-    eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
-    let worker = bed.worker();
+    eventually("all are accepted", SOON, || sandbox.status().serving().connections == 3);
+    let worker = sandbox.worker();
     worker.signal(Signal::STOP);
     connections.iter().for_each(|it| it.finish().expect("half a close"));
-    let restart = bed.spawn(["restart", "--json"]);
-    eventually("another generation", SOON, || bed.status().workers.len() == 2);
+    let restart = sandbox.spawn(["restart", "--json"]);
+    eventually("another generation", SOON, || sandbox.status().workers.len() == 2);
     worker.signal(Signal::CONT);
     report(&restart.wait(SOON).expect_code(0)).ledger().assert_balanced();
     end(connections);
-    bed.stop().ledger().assert_balanced();
+    sandbox.stop().ledger().assert_balanced();
 }

@@ -1,4 +1,5 @@
-//! The limits of HTTP listeners: who takes too long, too much or too many is stopped, and nobody else.
+//! The limits of HTTP listeners: clients that exceed a limit are closed, wait or are refused, and others are
+//! served.
 
 #![allow(clippy::expect_used)]
 
@@ -6,18 +7,18 @@ use std::io::Read;
 use std::time::Duration;
 
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bed, Load, Signal, eventually};
+use unbroken_tests::{Load, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A bed whose listener has these limits.
-fn bed(limits: &[(&str, &str)]) -> (Bed, Target) {
-    let mut bed = Bed::new("http");
+/// Starts a daemon whose listener has these limits.
+fn sandbox(limits: &[(&str, &str)]) -> (Sandbox, Target) {
+    let mut sandbox = Sandbox::new("http");
     for (key, value) in limits {
-        bed.set(&format!("DAEMON_LISTEN_HTTP__{}", key.to_uppercase()), *value);
+        sandbox.set(&format!("DAEMON_LISTEN_HTTP__{}", key.to_uppercase()), *value);
     }
-    let target = bed.start().target("http");
-    (bed, target)
+    let target = sandbox.start().target("http");
+    (sandbox, target)
 }
 
 fn used(target: &Target) -> Connection {
@@ -27,19 +28,19 @@ fn used(target: &Target) -> Connection {
 }
 
 #[track_caller]
-fn open_connections(bed: &Bed, count: u64) {
-    eventually("so many connections", SOON, || bed.status().serving().connections == count);
+fn open_connections(sandbox: &Sandbox, count: u64) {
+    eventually("so many connections", SOON, || sandbox.status().serving().connections == count);
 }
 
-/// Five hundred clients that send half a head and stay are closed, and others are served meanwhile.
+/// Five hundred clients that send half a head are closed after `header_timeout`, while others are served.
 #[test]
-fn half_heads_are_closed() {
-    let (bed, target) = bed(&[("header_timeout", "3s")]);
+fn half_heads_are_closed_after_header_timeout() {
+    let (sandbox, target) = sandbox(&[("header_timeout", "3s")]);
     let load = Load::on(target.clone()).keep_alive(4).pause(Duration::from_millis(5)).start();
     let mut stalled: Vec<_> = (0..500)
         .map(|number| {
             let mut connection = Connection::open(&target).expect("a connection");
-            // Some say nothing at all, and some begin like a client of HTTP/2.
+            // Some send nothing, and some begin like an HTTP/2 client.
             let said = ["GET / HTTP/1.1\r\nHos", "", "PRI * HTTP/2.0\r\n"][number % 3];
             connection.send(said).expect("half a head");
             connection
@@ -54,35 +55,35 @@ fn half_heads_are_closed() {
     drop(stalled);
     load.wait_for(100);
     load.stop().assert_nothing_failed();
-    open_connections(&bed, 0);
-    let ledger = bed.stop().ledger().clone();
+    open_connections(&sandbox, 0);
+    let ledger = sandbox.stop().ledger().clone();
     ledger.assert_balanced();
     assert!(ledger.closed >= 501, "{ledger:?}");
 }
 
-/// A handoff gives nobody more time: the connection goes while one generation follows the other.
+/// A handoff does not extend `header_timeout`: the connection ends although generation follows generation.
 #[test]
-fn half_a_head_is_not_handed_off_for_ever() {
-    let (bed, target) = bed(&[("header_timeout", "8s")]);
+fn handoffs_do_not_extend_header_timeout() {
+    let (sandbox, target) = sandbox(&[("header_timeout", "8s")]);
     let mut stalled = Connection::open(&target).expect("a connection");
     stalled.send("GET / HTTP/1.1\r\nHos").expect("half a head");
-    open_connections(&bed, 1);
+    open_connections(&sandbox, 1);
     let mut handoffs = 0;
     eventually("the end", Duration::from_secs(120), || {
-        handoffs += bed.restart().ledger().handed_off;
+        handoffs += sandbox.restart().ledger().handed_off;
         !stalled.is_quiet()
     });
     stalled.closed().expect("the end");
     assert!(handoffs > 0, "it was never handed off");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Idle for too long, an old connection ends, and who asks in that moment is answered.
+/// A connection is closed after `idle_timeout`. A request that arrives at that moment is answered.
 #[test]
-fn idle_connections_are_closed() {
-    let (short, target) = bed(&[("idle_timeout", "1s")]);
+fn idle_connections_are_closed_after_idle_timeout() {
+    let (short, target) = sandbox(&[("idle_timeout", "1s")]);
     let mut idle = Connection::open(&target).expect("a connection");
-    // In flight for longer than that.
+    // A request in flight for longer than the timeout is not idle.
     idle.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
     assert!(idle.response().expect("a response").keep_alive);
     idle.closed().expect("the end");
@@ -90,9 +91,9 @@ fn idle_connections_are_closed() {
     assert_eq!(short.status().serving().ledger.closed, 1);
     short.stop();
 
-    // Its time is over and its next request there, both before the worker can see either.
-    let (bed, target) = bed(&[("idle_timeout", "5s")]);
-    let worker = bed.worker();
+    // The timeout passes and a request arrives while the worker is stopped, so it sees both at once.
+    let (sandbox, target) = sandbox(&[("idle_timeout", "5s")]);
+    let worker = sandbox.worker();
     let mut racing = used(&target);
     worker.signal(Signal::STOP);
     std::thread::sleep(Duration::from_secs(6));
@@ -100,54 +101,55 @@ fn idle_connections_are_closed() {
     worker.signal(Signal::CONT);
     assert_eq!(racing.response().expect("a response").status, 200);
     racing.closed().expect("the end");
-    bed.stop().ledger().assert_balanced();
+    sandbox.stop().ledger().assert_balanced();
 }
 
-/// An old connection ends with a response that says so.
+/// A connection that is older than `max_connection_age` ends with `Connection: close` in a response.
 #[test]
-fn old_connections_end_with_a_response() {
-    let (bed, target) = bed(&[("max_connection_age", "2s")]);
+fn old_connections_end_with_a_last_response() {
+    let (sandbox, target) = sandbox(&[("max_connection_age", "2s")]);
     let mut connection = Connection::open(&target).expect("a connection");
     let last = |connection: &mut Connection| !connection.get("/").expect("a response").keep_alive;
     eventually("the last response", SOON, || last(&mut connection));
     connection.closed().expect("the end");
-    // Restarts make it no younger.
+    // A restart does not reset the age.
     let mut connection = Connection::open(&target).expect("a connection");
     eventually("the last response", Duration::from_secs(60), || {
-        bed.restart();
+        sandbox.restart();
         last(&mut connection)
     });
-    bed.stop().ledger().assert_balanced();
+    sandbox.stop().ledger().assert_balanced();
 }
 
-/// Those above the limit wait, and are served as soon as there is room, by whoever serves then.
+/// Connections above `max_connections` wait in the accept queue, and are served as soon as there is room, by
+/// the generation that serves then.
 #[test]
-fn those_above_the_limit_wait() {
-    let (bed, target) = bed(&[("max_connections", "2")]);
+fn connections_above_max_connections_wait() {
+    let (sandbox, target) = sandbox(&[("max_connections", "2")]);
     let (first, mut second) = (used(&target), used(&target));
     let mut third = Connection::open(&target).expect("a place in the queue");
     third.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
     assert!(second.get("/").is_ok() && third.is_quiet());
-    assert_eq!(bed.status().serving().connections, 2);
+    assert_eq!(sandbox.status().serving().connections, 2);
     drop(first);
     assert_eq!(third.response().expect("a response").number("generation"), Some(1));
-    // Whoever comes first to the next generation, those that are handed off are taken.
+    // The next generation takes connections that are handed off even if one from the queue came first.
     let mut fourth = Connection::open(&target).expect("a place in the queue");
     fourth.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
-    assert_eq!(bed.restart().ledger().handed_off, 2);
+    assert_eq!(sandbox.restart().ledger().handed_off, 2);
     assert_eq!(second.get("/").expect("a response").number("generation"), Some(2));
     drop((second, third));
     assert_eq!(fourth.response().expect("a response").number("generation"), Some(2));
     let (_fifth, _sixth) = (used(&target), Connection::open(&target).expect("a place"));
-    open_connections(&bed, 2);
-    // Who waits keeps nobody from stopping.
-    bed.stop().ledger().assert_balanced();
+    open_connections(&sandbox, 2);
+    // A connection that waits does not delay a stop.
+    sandbox.stop().ledger().assert_balanced();
 }
 
-/// What is larger than a head may be is refused, with the reason.
+/// A head that is larger than `max_header_bytes` is refused with status 431.
 #[test]
 fn large_heads_are_refused() {
-    let (bed, target) = bed(&[("max_header_bytes", "2048")]);
+    let (sandbox, target) = sandbox(&[("max_header_bytes", "2048")]);
     for (length, status) in [(1000, 200), (3000, 431)] {
         let mut connection = Connection::open(&target).expect("a connection");
         let filler = "x".repeat(length);
@@ -155,47 +157,47 @@ fn large_heads_are_refused() {
         connection.send(request).expect("a request");
         assert_eq!(connection.response().expect("a response").status, status);
     }
-    bed.stop();
+    sandbox.stop();
 }
 
-/// TCP asks whether clients are there, as the kernel's table of sockets shows.
+/// `tcp_keepalive` starts the keep-alive timer of TCP, as the kernel's table of sockets shows.
 #[test]
-fn tcp_is_kept_alive() {
+fn tcp_keepalive_sets_the_timer() {
     for (value, timer) in [("60s", "02:"), ("0s", "00:")] {
-        let (bed, target) = bed(&[("tcp_keepalive", value)]);
+        let (sandbox, target) = sandbox(&[("tcp_keepalive", value)]);
         let _connection = used(&target);
         has_timer(&target, timer);
-        bed.stop();
+        sandbox.stop();
     }
 }
 
-/// A connection that is handed off follows the settings of who takes it.
+/// A connection that is handed off gets the keep-alive setting of the new generation.
 #[test]
-fn tcp_is_kept_alive_as_the_next_generation_says() {
-    let mut bed = Bed::new("http");
-    let file = bed.path("app.toml");
-    bed.set("DAEMON_CONFIG", file.display().to_string());
+fn handed_off_connections_get_the_new_tcp_keepalive() {
+    let mut sandbox = Sandbox::new("http");
+    let file = sandbox.path("app.toml");
+    sandbox.set("DAEMON_CONFIG", file.display().to_string());
     let say = |value: &str| {
         let text = format!("[listen.http]\ntcp_keepalive = \"{value}\"\n");
         std::fs::write(&file, text).expect("a file");
     };
     say("60s");
-    let target = bed.start().target("http");
+    let target = sandbox.start().target("http");
     let mut connection = used(&target);
     for (value, timer) in [("60s", "02:"), ("0s", "00:"), ("60s", "02:")] {
         say(value);
-        assert_eq!(bed.restart().ledger().handed_off, 1);
+        assert_eq!(sandbox.restart().ledger().handed_off, 1);
         connection.get("/").expect("a response");
         has_timer(&target, timer);
     }
-    bed.stop();
+    sandbox.stop();
 }
 
-/// The one connection to it has this timer.
+/// Waits until the one connection to `target` has this timer (proc_net_tcp(5)).
 fn has_timer(target: &Target, timer: &str) {
     let Target::Tcp(addr) = target else { unreachable!() };
     let local = format!(":{:04X}", addr.port());
-    // Another timer runs until the last response was acknowledged.
+    // Until the last response is acknowledged, the retransmit timer is shown instead.
     eventually("that timer", SOON, || {
         let table = std::fs::read_to_string("/proc/net/tcp").expect("the table");
         table
@@ -206,11 +208,11 @@ fn has_timer(target: &Target, timer: &str) {
     });
 }
 
-/// What no key sets the program does, on hyper's own builder.
+/// The program can set options for which there is no key, on hyper's own builder.
 #[test]
-fn the_program_sets_options_of_hyper() {
-    let bed = Bed::new("http-v3-listeners");
-    let target = bed.start().target("admin");
+fn program_sets_options_of_hyper() {
+    let sandbox = Sandbox::new("http-v3-listeners");
+    let target = sandbox.start().target("admin");
     let mut connection = Connection::open(&target).expect("a connection");
     connection
         .send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
@@ -218,14 +220,15 @@ fn the_program_sets_options_of_hyper() {
     let mut response = String::new();
     connection.read_to_string(&mut response).expect("a response");
     assert!(response.contains("\r\nContent-Length: "), "{response}");
-    bed.stop();
+    sandbox.stop();
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PONG: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0";
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 
-/// The GOAWAYs until the end: last stream and error code. Pings are answered or not.
+/// Reads to the end and returns the last stream and error code of each GOAWAY. Answers pings if `answer` is
+/// set.
 fn goaways(connection: &mut Connection, answer: bool) -> Vec<(u32, u32)> {
     let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().expect("four bytes"));
     let mut goaways = Vec::new();
@@ -245,29 +248,30 @@ fn goaways(connection: &mut Connection, answer: bool) -> Vec<(u32, u32)> {
     goaways
 }
 
-/// A connection of HTTP/2 is told in two steps that it ends, whether it is idle or old.
+/// An HTTP/2 connection that is idle or old ends with two GOAWAYs: the first announces the end, the second
+/// names the last stream.
 #[test]
-fn http2_is_told_in_two_steps() {
+fn http2_connections_end_with_two_goaways() {
     for limit in ["idle_timeout", "max_connection_age"] {
-        let (bed, target) = bed(&[(limit, "1s")]);
+        let (sandbox, target) = sandbox(&[(limit, "1s")]);
         let mut connection = Connection::open(&target).expect("a connection");
         connection.send([PREFACE, SETTINGS].concat()).expect("a preface");
         assert_eq!(goaways(&mut connection, true), [(u32::MAX >> 1, 0), (0, 0)], "{limit}");
-        // One that answers nothing ends as well.
+        // The connection of a client that does not answer the ping ends as well.
         let mut dead = Connection::open(&target).expect("a connection");
         dead.send([PREFACE, SETTINGS].concat()).expect("a preface");
         assert_eq!(goaways(&mut dead, false).first(), Some(&(u32::MAX >> 1, 0)), "{limit}");
-        open_connections(&bed, 0);
-        let ledger = bed.stop().ledger().clone();
+        open_connections(&sandbox, 0);
+        let ledger = sandbox.stop().ledger().clone();
         ledger.assert_balanced();
         assert_eq!((ledger.closed, ledger.forced), (2, 0), "{ledger:?}");
     }
 }
 
-/// A client of HTTP/2 that has nothing to say is pinged, again and again.
+/// An idle HTTP/2 client is pinged repeatedly.
 #[test]
-fn http2_is_pinged() {
-    let (bed, target) = bed(&[("http2_keepalive", "1s")]);
+fn idle_http2_clients_are_pinged() {
+    let (sandbox, target) = sandbox(&[("http2_keepalive", "1s")]);
     let mut connection = Connection::open(&target).expect("a connection");
     connection.send([PREFACE, SETTINGS].concat()).expect("a preface");
     let mut header = [0; 9];
@@ -283,6 +287,6 @@ fn http2_is_pinged() {
         }
     }
     drop(connection);
-    open_connections(&bed, 0);
-    bed.stop();
+    open_connections(&sandbox, 0);
+    sandbox.stop();
 }

@@ -1,4 +1,5 @@
-//! Where the next image is looked for: the path of start through links, and another path that a restart names.
+//! The path of the next image: that of the start, with its symbolic links, or another one that
+//! `restart --exe` names.
 
 #![allow(clippy::expect_used)]
 
@@ -8,43 +9,44 @@ use std::path::{Path, PathBuf};
 
 use std::time::Duration;
 
-use unbroken_tests::bed::fixture_path;
-use unbroken_tests::{Bed, Child, Output, Report, eventually, program, skip};
+use unbroken_tests::sandbox::fixture_path;
+use unbroken_tests::{Child, Output, Report, Sandbox, eventually, program, skip};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// Releases `r/1`, `r/2`, …, and `current`, which leads to the first. The bed's own image is the first's.
-fn releases(fixtures: &[&str]) -> Bed {
-    let bed = Bed::empty();
+/// Creates a sandbox with the releases `r/1`, `r/2`, … and a link `current` to the first.
+fn releases(fixtures: &[&str]) -> Sandbox {
+    let sandbox = Sandbox::empty();
     for (at, fixture) in fixtures.iter().enumerate() {
-        install(&bed, fixture, &format!("r/{}/app", at + 1));
+        install(&sandbox, fixture, &format!("r/{}/app", at + 1));
     }
-    symlink("r/1", bed.path("current")).expect("a link");
-    bed
+    symlink("r/1", sandbox.path("current")).expect("a link");
+    sandbox
 }
 
-/// Puts a fixture at a path in the bed, by a child, as no other process may have it open for writing.
-fn install(bed: &Bed, fixture: &str, to: &str) -> PathBuf {
+/// Copies a fixture to a path in the sandbox. A child process copies it, because the program cannot be executed
+/// while any process has it open for writing.
+fn install(sandbox: &Sandbox, fixture: &str, to: &str) -> PathBuf {
     let script = "mkdir -p \"$(dirname \"$2\")\" && cp --reflink=auto \"$1\" \"$2\"";
-    let mut command = bed.command_of("sh", ["-c", script, "sh"]);
-    command.arg(fixture_path(fixture)).arg(bed.path(to));
+    let mut command = sandbox.command_of("sh", ["-c", script, "sh"]);
+    command.arg(fixture_path(fixture)).arg(sandbox.path(to));
     Child::spawn(&mut command).wait(SOON).expect_code(0);
-    bed.path(to)
+    sandbox.path(to)
 }
 
-fn switch(bed: &Bed, to: &str) {
-    symlink(to, bed.path("next")).expect("a link");
-    fs::rename(bed.path("next"), bed.path("current")).expect("the link replaced");
+fn switch(sandbox: &Sandbox, to: &str) {
+    symlink(to, sandbox.path("next")).expect("a link");
+    fs::rename(sandbox.path("next"), sandbox.path("current")).expect("the link replaced");
 }
 
-fn version(bed: &Bed) -> String {
-    let answer = bed.get("/").expect("an answer").text();
+fn version(sandbox: &Sandbox) -> String {
+    let answer = sandbox.get("/").expect("an answer").text();
     answer.trim().rsplit_once("version=").expect("a version").1.to_owned()
 }
 
-/// A verb of the program at that path.
-fn run(bed: &Bed, program: &Path, arguments: &[&str]) -> Output {
-    let mut command = bed.command_of(program, arguments);
+/// Runs a verb with the program at a path.
+fn run(sandbox: &Sandbox, program: &Path, arguments: &[&str]) -> Output {
+    let mut command = sandbox.command_of(program, arguments);
     Child::spawn(&mut command).wait(SOON)
 }
 
@@ -56,26 +58,26 @@ fn report(output: &Output) -> Report {
     serde_json::from_str(&output.stdout).expect("a report")
 }
 
-/// The directory of start is a link as well as any other part of the path.
+/// If the directory of the start is a symbolic link, switching the link deploys another image.
 #[test]
-fn a_link_that_leads_elsewhere_is_a_deployment() {
-    let bed = releases(&["http", "http-v2"]);
-    bed.shell("cd current && ./app start").expect_code(0);
-    assert_eq!(bed.status().image.path, text(&bed.path("current/app")));
-    assert_eq!(version(&bed), "1");
-    switch(&bed, "r/2");
-    let output = run(&bed, &bed.path("current/app"), &["restart"]).expect_code(0);
+fn switched_link_deploys_another_image() {
+    let sandbox = releases(&["http", "http-v2"]);
+    sandbox.shell("cd current && ./app start").expect_code(0);
+    assert_eq!(sandbox.status().image.path, text(&sandbox.path("current/app")));
+    assert_eq!(version(&sandbox), "1");
+    switch(&sandbox, "r/2");
+    let output = run(&sandbox, &sandbox.path("current/app"), &["restart"]).expect_code(0);
     assert!(!output.text().contains("--exe"), "it is what was asked for: {output}");
-    assert_eq!(version(&bed), "2");
-    let status = bed.status();
-    assert_eq!(status.image.path, text(&bed.path("current/app")));
-    assert_eq!(status.supervisor_image.expect("an image").path, text(&bed.path("current/app")));
-    bed.stop();
+    assert_eq!(version(&sandbox), "2");
+    let status = sandbox.status();
+    assert_eq!(status.image.path, text(&sandbox.path("current/app")));
+    assert_eq!(status.supervisor_image.expect("an image").path, text(&sandbox.path("current/app")));
+    sandbox.stop();
 }
 
-/// `PWD` is a word of whoever started it: only what leads to the same directory counts.
+/// The daemon uses `PWD` for its path only if it names the starting directory.
 #[test]
-fn a_name_of_another_directory_is_not_believed() {
+fn pwd_of_another_directory_is_ignored() {
     for (pwd, path) in [
         ("$PWD/r/2", "r/1/app"),
         ("r/1", "r/1/app"),
@@ -84,123 +86,132 @@ fn a_name_of_another_directory_is_not_believed() {
         ("", "r/1/app"),
         ("$PWD/current", "current/app"),
     ] {
-        let bed = releases(&["http", "http-v2"]);
-        bed.shell(&format!("pwd=\"{pwd}\"; cd r/1 && env PWD=\"$pwd\" ./app start")).expect_code(0);
-        assert_eq!(bed.status().image.path, text(&bed.path(path)), "{pwd}");
-        bed.stop();
+        let sandbox = releases(&["http", "http-v2"]);
+        sandbox
+            .shell(&format!("pwd=\"{pwd}\"; cd r/1 && env PWD=\"$pwd\" ./app start"))
+            .expect_code(0);
+        assert_eq!(sandbox.status().image.path, text(&sandbox.path(path)), "{pwd}");
+        sandbox.stop();
     }
 }
 
-/// As in a store that never replaces a file.
+/// After `restart --exe` the new path is that of the daemon, for respawns, restarts and the supervisor. Such
+/// paths are needed where files are never replaced.
 #[test]
-fn another_path_is_the_daemons_from_then_on() {
-    let mut bed = releases(&["http", "http-v2"]);
-    bed.set("DAEMON_BACKOFF_MIN", "10ms");
-    let [first, second] = ["r/1/app", "r/2/app"].map(|it| bed.path(it));
-    run(&bed, &first, &["start"]).expect_code(0);
-    // Who asks is another file: said, with both paths, and what to do.
-    let output = run(&bed, &second, &["restart"]).expect_code(0);
-    let advice = format!("`restart --exe {}` starts that one", second.display());
-    let said = format!("the image is {}, another file than {}", first.display(), second.display());
+fn restart_exe_changes_the_path_for_good() {
+    let mut sandbox = releases(&["http", "http-v2"]);
+    sandbox.set("DAEMON_BACKOFF_MIN", "10ms");
+    let [first, second] = ["r/1/app", "r/2/app"].map(|it| sandbox.path(it));
+    run(&sandbox, &first, &["start"]).expect_code(0);
+    // The command runs from another file than the daemon. It names both paths, and what to do.
+    let output = run(&sandbox, &second, &["restart"]).expect_code(0);
+    let advice = format!("to start that one, use `restart --exe {}`", second.display());
+    let said = format!(
+        "the image to start is {}, not {}, which you ran",
+        first.display(),
+        second.display()
+    );
     assert!(output.stderr.contains(&advice) && output.stderr.contains(&said), "{output}");
-    assert_eq!(version(&bed), "1");
+    assert_eq!(version(&sandbox), "1");
 
-    let output = run(&bed, &second, &["restart", "--exe", "r/2/app"]).expect_code(0);
+    let output = run(&sandbox, &second, &["restart", "--exe", "r/2/app"]).expect_code(0);
     assert!(!output.text().contains("another file"), "{output}");
-    assert_eq!(version(&bed), "2");
-    let here = |bed: &Bed| {
-        let status = bed.status();
+    assert_eq!(version(&sandbox), "2");
+    let here = |sandbox: &Sandbox| {
+        let status = sandbox.status();
         assert_eq!(status.image.path, text(&second));
         assert_eq!(status.on_disk.expect("the image on disk").path, text(&second));
         assert_eq!(status.known_good.expect("an image").path, text(&second));
-        // The supervisor runs it too, and remembers.
+        // The supervisor has upgraded to it too.
         assert_eq!(status.supervisor_image.expect("an image").path, text(&second));
     };
-    here(&bed);
-    // A respawn, and a restart that says nothing of it, by signal.
-    let worker = bed.worker();
+    here(&sandbox);
+    // A respawn, and a restart without the option.
+    let worker = sandbox.worker();
     worker.kill();
     eventually("it serves again", SOON, || {
-        bed.status().workers.iter().any(|it| it.pid != worker.pid() && it.state == "serving")
+        sandbox.status().workers.iter().any(|it| it.pid != worker.pid() && it.state == "serving")
     });
-    assert_eq!(version(&bed), "2");
-    here(&bed);
-    let output = run(&bed, &second, &["restart"]).expect_code(0);
+    assert_eq!(version(&sandbox), "2");
+    here(&sandbox);
+    let output = run(&sandbox, &second, &["restart"]).expect_code(0);
     assert!(!output.text().contains("another file"), "{output}");
-    assert_eq!(version(&bed), "2");
-    here(&bed);
-    bed.stop();
+    assert_eq!(version(&sandbox), "2");
+    here(&sandbox);
+    sandbox.stop();
 }
 
-/// The same refusals as of the daemon's own path; and what was refused is not tried again.
+/// `restart --exe` refuses the same images as any restart, and the daemon keeps its old path.
 #[test]
-fn a_bad_path_is_forgotten() {
-    let bed = releases(&["http", "http-v2", "exits"]);
-    let first = bed.path("r/1/app");
-    run(&bed, &first, &["start"]).expect_code(0);
-    let script = bed.path("script");
+fn failed_restart_exe_keeps_the_old_path() {
+    let sandbox = releases(&["http", "http-v2", "exits"]);
+    let first = sandbox.path("r/1/app");
+    run(&sandbox, &first, &["start"]).expect_code(0);
+    let script = sandbox.path("script");
     program::script(&script, "#!/bin/sh\nexec sleep 1000\n");
-    let foreign = install(&bed, "bare-http", "foreign");
+    let foreign = install(&sandbox, "bare-http", "foreign");
     for (path, reason) in [
-        (bed.path("none"), "No such file"),
-        (bed.path("r"), "is not a regular file"),
+        (sandbox.path("none"), "No such file"),
+        (sandbox.path("r"), "is not a regular file"),
         (script, "is a script"),
-        (bed.path("r/3/app"), "exited with code 1"),
+        (sandbox.path("r/3/app"), "exited with code 1"),
         (foreign, "did not reach its `#[daemon]` main"),
     ] {
         let exe = &text(&path);
-        let output = run(&bed, &first, &["restart", "--json", "--exe", exe]).expect_code(1);
+        let output = run(&sandbox, &first, &["restart", "--json", "--exe", exe]).expect_code(1);
         let reason_said = report(&output).reason.unwrap_or_default();
         assert!(reason_said.contains(reason), "{exe}: {output}");
-        assert_eq!(bed.status().on_disk.expect("the image on disk").path, text(&first));
+        assert_eq!(sandbox.status().on_disk.expect("the image on disk").path, text(&first));
     }
-    let output = run(&bed, &first, &["restart", "--json"]).expect_code(0);
+    let output = run(&sandbox, &first, &["restart", "--json"]).expect_code(0);
     assert_eq!(report(&output).result, "ok");
-    assert_eq!(version(&bed), "1");
-    bed.stop();
+    assert_eq!(version(&sandbox), "1");
+    sandbox.stop();
 }
 
-/// A root supervisor runs nothing that others could have written, wherever it is told to look.
+/// `restart --exe` refuses a file that others can write, if the supervisor runs as root.
 #[test]
-fn a_path_that_others_can_write_is_refused() {
+fn restart_exe_refuses_a_file_that_others_can_write() {
     if !rustix::process::geteuid().is_root() {
         skip("needs root");
         return;
     }
-    let bed = releases(&["http", "http-v2"]);
-    let [first, second] = ["r/1/app", "r/2/app"].map(|it| bed.path(it));
-    run(&bed, &first, &["start"]).expect_code(0);
+    let sandbox = releases(&["http", "http-v2"]);
+    let [first, second] = ["r/1/app", "r/2/app"].map(|it| sandbox.path(it));
+    run(&sandbox, &first, &["start"]).expect_code(0);
     fs::set_permissions(&second, fs::Permissions::from_mode(0o757)).expect("a mode");
     let exe = &text(&second);
-    let output = run(&bed, &first, &["restart", "--exe", exe]).expect_code(1);
-    assert!(output.text().contains("can be written by everybody"), "{output}");
-    assert_eq!(version(&bed), "1");
-    bed.stop();
+    let output = run(&sandbox, &first, &["restart", "--exe", exe]).expect_code(1);
+    assert!(output.text().contains("is writable by everybody"), "{output}");
+    assert_eq!(version(&sandbox), "1");
+    sandbox.stop();
 }
 
-/// The image is gone with its release: what to type is said beside why the restart fails.
+/// If the daemon's image has been removed with its release, the error of `restart` names the command that
+/// works.
 #[test]
-fn a_path_that_is_gone() {
-    let bed = releases(&["http", "http-v2"]);
-    let [first, second] = ["r/1/app", "r/2/app"].map(|it| bed.path(it));
-    run(&bed, &first, &["start"]).expect_code(0);
+fn removed_image_error_advises_restart_exe() {
+    let sandbox = releases(&["http", "http-v2"]);
+    let [first, second] = ["r/1/app", "r/2/app"].map(|it| sandbox.path(it));
+    run(&sandbox, &first, &["start"]).expect_code(0);
     fs::remove_file(&first).expect("the image removed");
-    let output = run(&bed, &second, &["restart"]).expect_code(1);
-    let advice = format!("`restart --exe {}` starts this one", second.display());
+    let output = run(&sandbox, &second, &["restart"]).expect_code(1);
+    let second_path = second.display();
+    let advice = format!("to start {second_path}, use `restart --exe {second_path}`");
     assert!(output.text().contains(&advice), "{output}");
-    run(&bed, &second, &["restart", "--exe", &text(&second)]).expect_code(0);
-    assert_eq!(version(&bed), "2");
-    bed.stop();
+    run(&sandbox, &second, &["restart", "--exe", &text(&second)]).expect_code(0);
+    assert_eq!(version(&sandbox), "2");
+    sandbox.stop();
 }
 
-/// A solo daemon cannot restart, from wherever.
+/// A solo daemon refuses `restart --exe`, as any restart.
 #[test]
-fn not_of_a_solo_daemon() {
-    let bed = Bed::new("hello-solo");
-    bed.start();
-    let image = bed.image();
+fn solo_daemon_refuses_restart_exe() {
+    let sandbox = Sandbox::new("hello-solo");
+    sandbox.start();
+    let image = sandbox.image();
     let exe = &text(&image);
-    let output = run(&bed, &image, &["restart", "--exe", exe]).expect_code(1);
+    let output = run(&sandbox, &image, &["restart", "--exe", exe]).expect_code(1);
     assert!(output.text().contains("runs without a supervisor"), "{output}");
-    bed.stop();
+    sandbox.stop();
 }

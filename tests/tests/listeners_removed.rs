@@ -1,5 +1,5 @@
-//! Listeners that the new generation does not have: who connects before they are closed is answered, who
-//! comes later is refused, and nobody is reset.
+//! Listeners that the new generation does not declare: clients that connect before they are closed are
+//! answered, later ones are refused, and none is reset.
 
 #![allow(clippy::expect_used)]
 
@@ -13,32 +13,32 @@ use std::time::{Duration, Instant};
 
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::{Ledger, Outcome, Progress};
-use unbroken_tests::{Bed, Load, Signal, eventually};
+use unbroken_tests::{Load, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A bed with this confirm window and configuration.
-fn bed(fixture: &str, window: &str, configuration: &str) -> Bed {
-    let mut bed = Bed::new(fixture);
-    bed.set("DAEMON_CONFIRM_WINDOW", window).set("DAEMON_DRAIN_TIMEOUT", "10s");
-    bed.set("DAEMON_CONFIG", bed.path("app.toml").display().to_string());
-    configure(&bed, configuration);
-    bed
+/// Creates a sandbox with this confirm window and configuration file.
+fn sandbox(fixture: &str, window: &str, configuration: &str) -> Sandbox {
+    let mut sandbox = Sandbox::new(fixture);
+    sandbox.set("DAEMON_CONFIRM_WINDOW", window).set("DAEMON_DRAIN_TIMEOUT", "10s");
+    sandbox.set("DAEMON_CONFIG", sandbox.path("app.toml").display().to_string());
+    configure(&sandbox, configuration);
+    sandbox
 }
 
-fn configure(bed: &Bed, text: &str) {
-    fs::write(bed.path("app.toml"), text).expect("a file");
+fn configure(sandbox: &Sandbox, text: &str) {
+    fs::write(sandbox.path("app.toml"), text).expect("a file");
 }
 
 fn unix(path: &Path) -> String {
     format!("unix:{}", path.display())
 }
 
-/// Everybody was answered, until everybody was refused.
+/// Asserts that clients were answered until they were refused, and that no request failed otherwise.
 #[track_caller]
 fn assert_answered_or_refused(ledger: &Ledger) {
     let refused = ledger.count(Outcome::ConnectRefused);
-    // A unix socket that is gone has no path either.
+    // The file of a unix socket that is closed is removed as well.
     let gone = |detail: &str| detail.contains("No such file");
     let nowhere = ledger
         .failures
@@ -49,20 +49,20 @@ fn assert_answered_or_refused(ledger: &Ledger) {
     assert!(ledger.count(Outcome::Ok) > 0 && ledger.failed() > 0, "{ledger}");
 }
 
-/// A restart under load that takes a listener away.
+/// Removes a listener by a restart under load.
 #[track_caller]
-fn through_a_restart(window: &str, configuration: impl Fn(&Bed) -> String) {
-    let bed = bed("http-v3-listeners", window, "");
-    configure(&bed, &configuration(&bed));
-    let status = bed.start();
+fn through_a_restart(window: &str, configuration: impl Fn(&Sandbox) -> String) {
+    let sandbox = sandbox("http-v3-listeners", window, "");
+    configure(&sandbox, &configuration(&sandbox));
+    let status = sandbox.start();
     let (http, admin) = (status.target("http"), status.target("admin"));
     let stays = Load::on(http).new_connections(4).start();
     let goes = Load::on(admin.clone()).new_connections(8).start();
     let rare = Load::on(admin.clone()).new_connections(1).rate(50.0).start();
     goes.wait_for(200);
-    bed.deploy("http");
-    configure(&bed, "");
-    let report = bed.restart();
+    sandbox.deploy("http");
+    configure(&sandbox, "");
+    let report = sandbox.restart();
     report.ledger().assert_balanced();
     assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
     assert!(!admin.accepts());
@@ -72,39 +72,39 @@ fn through_a_restart(window: &str, configuration: impl Fn(&Bed) -> String) {
         load.wait_for(5);
         assert_answered_or_refused(&load.stop());
     }
-    assert_eq!(bed.status().listeners.len(), 1);
-    bed.stop();
+    assert_eq!(sandbox.status().listeners.len(), 1);
+    sandbox.stop();
 }
 
 #[test]
-fn at_once() {
+fn clients_of_a_removed_listener_are_not_reset() {
     through_a_restart("0s", |_| String::new());
 }
 
 #[test]
-fn after_a_confirm_window() {
+fn clients_are_not_reset_after_a_confirm_window() {
     through_a_restart("1s", |_| String::new());
 }
 
 #[test]
-fn of_a_unix_socket() {
+fn clients_of_a_removed_unix_listener_are_not_reset() {
     for window in ["0s", "1s"] {
-        through_a_restart(window, |bed| {
-            format!("[listen]\nadmin = \"{}\"\n", unix(&bed.path("admin.sock")))
+        through_a_restart(window, |sandbox| {
+            format!("[listen]\nadmin = \"{}\"\n", unix(&sandbox.path("admin.sock")))
         });
     }
 }
 
-/// Until it is confirmed the new generation is not asked, and the old one serves what it has alone.
+/// Until the new generation is confirmed, the old one serves the listener that only it has.
 #[test]
-fn within_the_window() {
-    let bed = bed("http-v3-listeners", "60s", "");
-    let status = bed.start();
+fn old_worker_serves_a_removed_listener_until_confirm() {
+    let sandbox = sandbox("http-v3-listeners", "60s", "");
+    let status = sandbox.start();
     let (http, admin) = (status.target("http"), status.target("admin"));
-    bed.deploy("probation");
-    configure(&bed, "[app]\nmode = \"good\"\n");
-    let restart = bed.spawn(["restart", "--json"]);
-    eventually("it is committed", SOON, || bed.status().generation == Some(2));
+    sandbox.deploy("probation");
+    configure(&sandbox, "[app]\nmode = \"good\"\n");
+    let restart = sandbox.spawn(["restart", "--json"]);
+    eventually("it is committed", SOON, || sandbox.status().generation == Some(2));
     let asked = |target: &Target| {
         let response = Connection::open(target).and_then(|mut it| it.get("/"));
         response.expect("a response").number("generation")
@@ -112,56 +112,57 @@ fn within_the_window() {
     for _ in 0..50 {
         assert_eq!((asked(&http), asked(&admin)), (Some(2), Some(1)));
     }
-    bed.worker().kill();
+    sandbox.worker().kill();
     restart.wait(SOON).expect_code(1);
     assert_eq!((asked(&http), asked(&admin)), (Some(1), Some(1)));
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A restart that is undone within the window has cost nobody anything.
+/// A restart that is aborted in the confirm window does not affect the clients of the removed listener.
 #[test]
-fn undone() {
-    let bed = bed("http-v3-listeners", "2s", "");
-    let admin = bed.start().target("admin");
+fn aborted_restart_keeps_the_listener() {
+    let sandbox = sandbox("http-v3-listeners", "2s", "");
+    let admin = sandbox.start().target("admin");
     let load = Load::on(admin.clone()).new_connections(8).start();
     load.wait_for(200);
-    bed.deploy("probation");
+    sandbox.deploy("probation");
     for mode in ["sick", "check fails", "sick at start"] {
-        configure(&bed, &format!("[app]\nmode = \"{mode}\"\n"));
-        bed.restart_aborts();
+        configure(&sandbox, &format!("[app]\nmode = \"{mode}\"\n"));
+        sandbox.restart_aborts();
         load.wait_for(200);
     }
     let ledger = load.stop();
     ledger.assert_nothing_failed();
     assert!(ledger.seen.iter().all(|seen| seen.generation == 1), "{ledger}");
-    bed.deploy("http-v3-listeners");
-    bed.restart();
-    assert_eq!(bed.target("admin"), admin);
+    sandbox.deploy("http-v3-listeners");
+    sandbox.restart();
+    assert_eq!(sandbox.target("admin"), admin);
     assert!(admin.accepts());
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Who waits in the queue of a worker that does not get to run is answered when it does.
+/// Clients in the accept queue of a removed listener are answered although the worker was stopped when it
+/// should have drained.
 #[test]
-fn queued_at_a_stopped_worker() {
+fn queue_of_a_removed_listener_is_answered() {
     for window in ["0s", "1s"] {
         for socket in ["tcp", "unix"] {
-            let bed = bed("http-v3-listeners", window, "");
+            let sandbox = sandbox("http-v3-listeners", window, "");
             if socket == "unix" {
-                let path = unix(&bed.path("admin.sock"));
-                configure(&bed, &format!("[listen]\nadmin = \"{path}\"\n"));
+                let path = unix(&sandbox.path("admin.sock"));
+                configure(&sandbox, &format!("[listen]\nadmin = \"{path}\"\n"));
             }
-            let admin = bed.start().target("admin");
-            let old = bed.worker();
+            let admin = sandbox.start().target("admin");
+            let old = sandbox.worker();
             old.signal(Signal::STOP);
             let load = Load::on(admin.clone()).new_connections(100).requests(100).start();
             let all = |progress: &Progress| progress.connections() == 100;
             assert!(load.progress().wait(Instant::now() + SOON, all));
-            bed.deploy("http");
-            configure(&bed, "");
-            let restart = bed.spawn(["restart", "--json"]);
+            sandbox.deploy("http");
+            configure(&sandbox, "");
+            let restart = sandbox.spawn(["restart", "--json"]);
             let retired = || {
-                let workers = bed.status().workers;
+                let workers = sandbox.status().workers;
                 workers.iter().any(|worker| worker.generation == 1 && worker.state == "draining")
             };
             eventually("it is to drain", SOON, retired);
@@ -169,34 +170,35 @@ fn queued_at_a_stopped_worker() {
             load.join().assert_nothing_failed();
             restart.wait(SOON).expect_code(0);
             assert!(!admin.accepts());
-            bed.stop();
+            sandbox.stop();
         }
     }
 }
 
-/// The file of a unix socket is there as long as a generation that had it, and ours alone to remove.
+/// The file of a removed unix listener stays until the old generation ends. Another file in its place is not
+/// removed.
 #[test]
-fn the_path_of_a_unix_socket() {
-    let bed = bed("http-v3-listeners", "0s", "");
-    let path = bed.path("admin.sock");
+fn socket_file_is_removed_with_the_old_generation() {
+    let sandbox = sandbox("http-v3-listeners", "0s", "");
+    let path = sandbox.path("admin.sock");
     let declared = format!("[listen]\nadmin = \"{}\"\n", unix(&path));
-    configure(&bed, &declared);
+    configure(&sandbox, &declared);
     let refused = || {
         let error = UnixStream::connect(&path).err();
         error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     };
     for theirs in [false, true] {
-        bed.deploy("http-v3-listeners");
+        sandbox.deploy("http-v3-listeners");
         match theirs {
-            false => drop(bed.start()),
-            true => drop(bed.restart()),
+            false => drop(sandbox.start()),
+            true => drop(sandbox.restart()),
         }
-        let admin = bed.target("admin");
+        let admin = sandbox.target("admin");
         let slow = Load::on(admin).new_connections(1).paths(["/slow"]).requests(1).start();
-        eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
-        bed.deploy("http");
-        configure(&bed, "");
-        let restart = bed.spawn(["restart", "--json"]);
+        eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 1);
+        sandbox.deploy("http");
+        configure(&sandbox, "");
+        let restart = sandbox.spawn(["restart", "--json"]);
         eventually("it is closed", SOON, refused);
         assert!(path.exists());
         if theirs {
@@ -206,60 +208,60 @@ fn the_path_of_a_unix_socket() {
         restart.wait(SOON).expect_code(0);
         slow.join().assert_nothing_failed();
         assert_eq!(path.exists(), theirs);
-        configure(&bed, &declared);
+        configure(&sandbox, &declared);
     }
     assert_eq!(fs::read_to_string(&path).expect("a file"), "precious");
     fs::remove_file(&path).expect("a file");
-    configure(&bed, "");
-    bed.stop();
+    configure(&sandbox, "");
+    sandbox.stop();
 }
 
-/// At the same address under another name it is not removed, and the other one at its old address is.
+/// A listener that gets the address of another one keeps serving there; its own old address is closed.
 #[test]
-fn renamed() {
-    let bed = bed("http-v3-listeners", "1s", "");
-    let (a, b) = (bed.path("a.sock"), bed.path("b.sock"));
-    configure(&bed, &format!("[listen]\nhttp = \"{}\"\nadmin = \"{}\"\n", unix(&a), unix(&b)));
-    let status = bed.start();
+fn listener_takes_the_address_of_another() {
+    let sandbox = sandbox("http-v3-listeners", "1s", "");
+    let (a, b) = (sandbox.path("a.sock"), sandbox.path("b.sock"));
+    configure(&sandbox, &format!("[listen]\nhttp = \"{}\"\nadmin = \"{}\"\n", unix(&a), unix(&b)));
+    let status = sandbox.start();
     let goes = Load::on(status.target("http")).new_connections(4).start();
     let stays = Load::on(status.target("admin")).new_connections(4).start();
     stays.wait_for(100);
-    bed.deploy("http");
-    configure(&bed, &format!("[listen]\nhttp = \"{}\"\n", unix(&b)));
-    bed.restart();
+    sandbox.deploy("http");
+    configure(&sandbox, &format!("[listen]\nhttp = \"{}\"\n", unix(&b)));
+    sandbox.restart();
     stays.wait_for_generation(2);
     goes.wait_for(5);
     stays.stop().assert_nothing_failed();
     assert_answered_or_refused(&goes.stop());
     assert!(b.exists() && !a.exists());
-    bed.stop();
+    sandbox.stop();
 }
 
-/// It comes back, at the same address.
+/// A removed listener can be declared again at the same address.
 #[test]
-fn declared_again() {
-    let bed = bed("http-v3-listeners", "0s", "");
-    let path = bed.path("admin.sock");
+fn removed_listener_can_be_declared_again() {
+    let sandbox = sandbox("http-v3-listeners", "0s", "");
+    let path = sandbox.path("admin.sock");
     let declared = format!("[listen]\nadmin = \"{}\"\n", unix(&path));
     for _ in 0..3 {
-        bed.deploy("http-v3-listeners");
-        configure(&bed, &declared);
-        match bed.try_status() {
-            None => drop(bed.start()),
-            Some(_) => drop(bed.restart()),
+        sandbox.deploy("http-v3-listeners");
+        configure(&sandbox, &declared);
+        match sandbox.try_status() {
+            None => drop(sandbox.start()),
+            Some(_) => drop(sandbox.restart()),
         }
-        assert!(bed.target("admin").accepts());
-        bed.deploy("http");
-        configure(&bed, "");
-        bed.restart();
+        assert!(sandbox.target("admin").accepts());
+        sandbox.deploy("http");
+        configure(&sandbox, "");
+        sandbox.restart();
         assert!(!path.exists());
     }
-    bed.stop();
+    sandbox.stop();
 }
 
 // ---- without async ------------------------------------------------------------------------------
 
-/// Sends a line over a new connection and reads what comes back; `None` where nobody listens any more.
+/// Sends a line over a new connection and returns the answer, or `None` if the connection is refused.
 fn asked(target: &Target) -> io::Result<Option<String>> {
     fn exchange(stream: impl io::Read + Write) -> io::Result<String> {
         let mut stream = BufReader::new(stream);
@@ -288,7 +290,7 @@ fn asked(target: &Target) -> io::Result<Option<String>> {
     }
 }
 
-/// Asks over and over until nobody is there; how many answers came.
+/// Sends lines, each over a new connection, until a connection is refused. Returns the number of answers.
 fn asks(target: &Target) -> JoinHandle<io::Result<u64>> {
     let target = target.clone();
     std::thread::spawn(move || {
@@ -302,52 +304,53 @@ fn asks(target: &Target) -> JoinHandle<io::Result<u64>> {
 }
 
 #[test]
-fn of_a_blocking_listener() {
+fn clients_of_a_removed_blocking_listener_are_not_reset() {
     for window in ["0s", "1s"] {
         for socket in ["tcp", "unix"] {
-            let bed = bed("sync", window, "");
-            let (old, new) = (bed.path("old.sock"), bed.path("new.sock"));
+            let sandbox = sandbox("sync", window, "");
+            let (old, new) = (sandbox.path("old.sock"), sandbox.path("new.sock"));
             if socket == "unix" {
-                configure(&bed, &format!("[listen]\necho = \"{}\"\n", unix(&old)));
+                configure(&sandbox, &format!("[listen]\necho = \"{}\"\n", unix(&old)));
             }
-            let target = bed.start().target("echo");
+            let target = sandbox.start().target("echo");
             asked(&target).expect("an answer");
             let clients: Vec<_> = (0..8).map(|_| asks(&target)).collect();
-            configure(&bed, &format!("[listen]\necho = \"{}\"\n", unix(&new)));
-            let report = bed.restart();
+            configure(&sandbox, &format!("[listen]\necho = \"{}\"\n", unix(&new)));
+            let report = sandbox.restart();
             assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
-            // One may have had no turn before the end.
+            // A client may have had no answer before the listener was closed.
             for client in clients {
                 client.join().expect("a client").expect("no connection lost");
             }
             let answer = asked(&Target::Unix(new)).expect("an answer");
             assert_eq!(answer.as_deref(), Some("2 hello\n"));
-            bed.stop();
+            sandbox.stop();
         }
     }
 }
 
-/// Undone within the window, and quiesced again: it accepts when it should and only then.
+/// A removed blocking listener accepts again after each of several restarts that are aborted in the confirm
+/// window.
 #[test]
-fn of_a_blocking_listener_undone() {
-    let bed = bed("sync", "60s", "");
-    let target = bed.start().target("echo");
+fn blocking_listener_resumes_after_aborted_restarts() {
+    let sandbox = sandbox("sync", "60s", "");
+    let target = sandbox.start().target("echo");
     let clients: Vec<_> = (0..4).map(|_| asks(&target)).collect();
-    configure(&bed, &format!("[listen]\necho = \"{}\"\n", unix(&bed.path("new.sock"))));
+    configure(&sandbox, &format!("[listen]\necho = \"{}\"\n", unix(&sandbox.path("new.sock"))));
     for _ in 0..3 {
-        let restart = bed.spawn(["restart", "--json"]);
+        let restart = sandbox.spawn(["restart", "--json"]);
         eventually("it is committed", SOON, || {
-            bed.status().generation.is_some_and(|generation| generation > 1)
+            sandbox.status().generation.is_some_and(|generation| generation > 1)
         });
         assert_eq!(asked(&target).expect("an answer").as_deref(), Some("1 hello\n"));
-        bed.worker().kill();
+        sandbox.worker().kill();
         restart.wait(SOON).expect_code(1);
         assert_eq!(asked(&target).expect("an answer").as_deref(), Some("1 hello\n"));
     }
-    bed.verb(["stop"]).expect_code(0);
+    sandbox.verb(["stop"]).expect_code(0);
     for client in clients {
-        // The end of the daemon may have cut one that was queued.
+        // The stop may have cut a connection in the accept queue.
         let _ = client.join();
     }
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }

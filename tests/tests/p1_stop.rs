@@ -1,4 +1,4 @@
-//! P1: nothing is dropped at a stop either. Who has a connection is answered, who comes too late is refused.
+//! P1: nothing is dropped at a stop either. Established connections are answered, later ones are refused.
 
 #![allow(clippy::expect_used)]
 
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::{Ledger, Outcome};
-use unbroken_tests::{Bed, Load, Signal, eventually};
+use unbroken_tests::{Load, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Clients that wait in the queue while a daemon is told to stop.
+/// The number of clients in the accept queue when the daemon is stopped.
 const QUEUED: usize = 30;
 
 fn queued(target: &Target, say: &str) -> Vec<Connection> {
@@ -32,15 +32,15 @@ fn assert_answered(waiting: Vec<Connection>) {
     }
 }
 
-/// A worker that could not accept for a while has clients in its queue when it is told to drain.
+/// Stops a daemon whose worker, stopped by a signal, has clients in its accept queue.
 #[track_caller]
-fn stops_with_a_queue(bed: &Bed) {
-    let target = bed.start().target("http");
-    let worker = bed.worker();
+fn stops_with_a_queue(sandbox: &Sandbox) {
+    let target = sandbox.start().target("http");
+    let worker = sandbox.worker();
     worker.signal(Signal::STOP);
     let waiting = queued(&target, REQUEST);
-    let stop = bed.spawn(["stop", "--json"]);
-    eventually("it stops", SOON, || bed.status().state == "stopping");
+    let stop = sandbox.spawn(["stop", "--json"]);
+    eventually("it stops", SOON, || sandbox.status().state == "stopping");
     worker.signal(Signal::CONT);
     assert_answered(waiting);
     let output = stop.wait(SOON).expect_code(0);
@@ -48,65 +48,65 @@ fn stops_with_a_queue(bed: &Bed) {
     report.ledger().assert_balanced();
     assert_eq!(report.ledger().accepted, QUEUED as u64, "{report:?}");
     assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
 #[test]
-fn who_waits_in_the_queue_is_answered() {
-    stops_with_a_queue(&Bed::new("http"));
+fn queued_clients_are_answered() {
+    stops_with_a_queue(&Sandbox::new("http"));
 }
 
 #[test]
-fn who_waits_at_a_unix_socket_is_answered() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", bed.path("http.sock").display()));
-    stops_with_a_queue(&bed);
+fn queued_clients_of_a_unix_socket_are_answered() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", sandbox.path("http.sock").display()));
+    stops_with_a_queue(&sandbox);
 }
 
-/// Within the confirm window two workers have the listener, and one of them accepts.
+/// In the confirm window two workers have the listener, and one of them accepts.
 #[test]
-fn who_waits_within_the_confirm_window_is_answered() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_CONFIRM_WINDOW", "60s");
-    let target = bed.start().target("http");
-    let restart = bed.spawn(["restart"]);
-    eventually("the new one serves", SOON, || bed.status().generation == Some(2));
-    let worker = bed.worker();
+fn queued_clients_are_answered_in_the_confirm_window() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_CONFIRM_WINDOW", "60s");
+    let target = sandbox.start().target("http");
+    let restart = sandbox.spawn(["restart"]);
+    eventually("the new one serves", SOON, || sandbox.status().generation == Some(2));
+    let worker = sandbox.worker();
     worker.signal(Signal::STOP);
     let waiting = queued(&target, REQUEST);
-    let stop = bed.spawn(["stop"]);
-    eventually("it stops", SOON, || bed.status().state == "stopping");
+    let stop = sandbox.spawn(["stop"]);
+    eventually("it stops", SOON, || sandbox.status().state == "stopping");
     worker.signal(Signal::CONT);
     assert_answered(waiting);
     stop.wait(SOON).expect_code(0);
     restart.wait(SOON).expect_code(1);
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
-/// One process: it is told to stop in the moment in which it can accept again.
+/// A solo process, stopped by a signal, gets SIGTERM before it can accept again.
 #[test]
-fn who_waits_at_a_daemon_without_a_supervisor_is_answered() {
-    let bed = Bed::new("solo-http");
-    let target = bed.start().target("http");
-    let process = bed.supervisor();
+fn queued_clients_of_a_solo_daemon_are_answered() {
+    let sandbox = Sandbox::new("solo-http");
+    let target = sandbox.start().target("http");
+    let process = sandbox.supervisor();
     process.signal(Signal::STOP);
     let waiting = queued(&target, REQUEST);
     process.signal(Signal::TERM);
     process.signal(Signal::CONT);
     assert_answered(waiting);
-    bed.wait_empty(SOON);
-    bed.assert_nothing_left();
+    sandbox.wait_empty(SOON);
+    sandbox.assert_nothing_left();
 }
 
 #[test]
-fn who_waits_at_a_program_without_async_is_answered() {
-    let bed = Bed::new("sync");
-    let target = bed.start().target("echo");
-    let worker = bed.worker();
+fn queued_clients_of_a_sync_program_are_answered() {
+    let sandbox = Sandbox::new("sync");
+    let target = sandbox.start().target("echo");
+    let worker = sandbox.worker();
     worker.signal(Signal::STOP);
     let waiting = queued(&target, "hello\n");
-    let stop = bed.spawn(["stop"]);
-    eventually("it stops", SOON, || bed.status().state == "stopping");
+    let stop = sandbox.spawn(["stop"]);
+    eventually("it stops", SOON, || sandbox.status().state == "stopping");
     worker.signal(Signal::CONT);
     for mut connection in waiting {
         let mut said = [0; 8];
@@ -114,32 +114,32 @@ fn who_waits_at_a_program_without_async_is_answered() {
         assert_eq!(&said, b"1 hello\n");
     }
     stop.wait(SOON).expect_code(0);
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
-/// Everybody was answered, until everybody was refused.
+/// Asserts that clients were answered until they were refused, and that no request failed otherwise.
 #[track_caller]
 fn assert_answered_or_refused(ledger: &Ledger) {
     assert_eq!(ledger.failed(), ledger.count(Outcome::ConnectRefused), "{ledger}");
     assert!(ledger.count(Outcome::Ok) > 0 && ledger.failed() > 0, "{ledger}");
 }
 
-/// Again and again, in whatever moment it is.
+/// Stops the daemon repeatedly while clients connect: none is reset.
 #[test]
-fn nobody_is_reset_while_clients_connect() {
+fn no_client_is_reset_at_a_stop() {
     for round in 0..12 {
-        let bed = Bed::new(if round % 4 == 3 { "solo-http" } else { "http" });
-        let target = bed.start().target("http");
-        // Who asks while newcomers are kept out asks again a second later, and is refused by then, unless
-        // the machine is so busy that it takes the daemon longer to end.
+        let sandbox = Sandbox::new(if round % 4 == 3 { "solo-http" } else { "http" });
+        let target = sandbox.start().target("http");
+        // A client that connects while the daemon keeps new connections out sends its SYN again after a
+        // second, and is refused then, unless a busy machine delays the end of the daemon.
         let load = || Load::on(target.clone()).new_connections(6).connect_timeout(SOON * 3).start();
         let loads: Vec<_> = (0..2).map(|_| load()).collect();
         loads.iter().for_each(|load| load.wait_for(20));
-        let report = bed.stop();
+        let report = sandbox.stop();
         report.ledger().assert_balanced();
         assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
         for load in loads {
-            // Those that are refused, after the last that was answered.
+            // The first refusal comes after the last answer.
             eventually("refused", SOON, || load.progress().failed() > 0);
             assert_answered_or_refused(&load.stop());
         }

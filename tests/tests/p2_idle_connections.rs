@@ -1,4 +1,5 @@
-//! P2: connections without a request in flight go to the new worker, and the client sees nothing.
+//! P2: connections without a request in flight are handed off to the new worker, and the client does not
+//! notice.
 
 #![allow(clippy::expect_used)]
 
@@ -6,21 +7,21 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Load, eventually};
+use unbroken_tests::{Load, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Thousands of idle connections over many restarts: every one stays open and is answered.
+/// Each of thousands of idle connections stays open over 20 restarts and is answered.
 #[test]
-fn thousands_stay_open() {
+fn thousands_of_idle_connections_stay_open() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     setrlimit(Resource::Nofile, raised).expect("a limit of descriptors");
     let wanted = 5_000;
     assert!(limit.maximum.is_none_or(|limit| limit > 2 * wanted), "`ulimit -Hn` is too low");
 
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connections: Vec<_> = (0..wanted)
         .map(|_| {
             let mut connection = Connection::open(&target).expect("a connection");
@@ -29,8 +30,8 @@ fn thousands_stay_open() {
         })
         .collect();
     for restart in 1..=20 {
-        bed.deploy(if restart % 2 == 0 { "http" } else { "http-v2" });
-        let report = bed.restart();
+        sandbox.deploy(if restart % 2 == 0 { "http" } else { "http-v2" });
+        let report = sandbox.restart();
         let ledger = report.ledger();
         ledger.assert_balanced();
         let new = if restart == 1 { ledger.accepted } else { ledger.received };
@@ -42,21 +43,21 @@ fn thousands_stay_open() {
         assert_eq!(response.number("generation"), Some(21));
         assert!(response.keep_alive);
     }
-    assert_eq!(bed.status().serving().connections, wanted);
+    assert_eq!(sandbox.status().serving().connections, wanted);
     drop(connections);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Busy clients keep the connections they began with.
+/// Busy clients keep their connections over 20 restarts.
 #[test]
 fn busy_clients_never_reconnect() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let load = Load::on(target).keep_alive(64).start();
     for restart in 0..20 {
-        bed.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
+        sandbox.deploy(if restart % 2 == 0 { "http-v2" } else { "http" });
         load.wait_for(300);
-        let report = bed.restart();
+        let report = sandbox.restart();
         report.ledger().assert_balanced();
         load.wait_for_generation(report.generation.expect("a generation"));
     }
@@ -64,23 +65,24 @@ fn busy_clients_never_reconnect() {
     ledger.assert_nothing_failed();
     assert_eq!(ledger.connections, 64, "{ledger}");
     assert_eq!((ledger.told_to_close, ledger.idle_closed), (0, 0), "{ledger}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A connection that has not sent a request yet, one that sent half a head, and one in between.
+/// Connections without a request yet, with half a head, and with half a second request are handed off with
+/// the bytes that were read.
 #[test]
-fn half_a_request_travels_along() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn half_a_request_is_handed_off() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut silent = Connection::open(&target).expect("a connection");
     let mut halfway = Connection::open(&target).expect("a connection");
     halfway.send("GET / HTTP/1.1\r\nHos").expect("half a head");
     let mut again = Connection::open(&target).expect("a connection");
     assert_eq!(again.get("/").expect("a response").number("generation"), Some(1));
     again.send("GET / HT").expect("half a line");
-    eventually("all are accepted", SOON, || bed.status().serving().connections == 3);
+    eventually("all are accepted", SOON, || sandbox.status().serving().connections == 3);
 
-    let report = bed.restart();
+    let report = sandbox.restart();
     assert_eq!(report.ledger().handed_off, 3, "{report:?}");
     halfway.send("t: test\r\n\r\n").expect("the rest");
     again.send("TP/1.1\r\nHost: test\r\n\r\n").expect("the rest");
@@ -89,14 +91,14 @@ fn half_a_request_travels_along() {
         assert_eq!((response.number("generation"), response.keep_alive), (Some(2), true));
     }
     assert_eq!(silent.get("/").expect("a response").number("generation"), Some(2));
-    bed.stop();
+    sandbox.stop();
 }
 
-/// One byte at a time, across three restarts.
+/// A request that is sent one byte at a time across three restarts is answered.
 #[test]
-fn a_slow_writer() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn slow_writer_is_answered() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     let request = b"GET / HTTP/1.1\r\nHost: test\r\nX-Long: aaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n";
     let mut restarts = 0;
@@ -104,29 +106,29 @@ fn a_slow_writer() {
     for (index, byte) in request.iter().enumerate() {
         connection.send([*byte]).expect("a byte");
         if index > 0 && index % 20 == 0 {
-            bed.restart();
+            sandbox.restart();
             restarts += 1;
         }
-        // What is tested is a client that takes its time.
+        // The pause is the slowness under test.
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(restarts >= 3 && begun.elapsed() > Duration::from_secs(3));
     let response = connection.response().expect("a response");
     assert_eq!(response.number("generation"), Some(restarts + 1));
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Requests that were sent ahead are all answered, in order and once.
+/// Pipelined requests are all answered, in order and once, across restarts.
 #[test]
-fn a_pipelining_client() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn pipelined_requests_are_answered_in_order() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     let request = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
     for round in 1..=10 {
         let ahead: String = std::iter::repeat_n(request, 50).collect();
         connection.send(ahead).expect("requests");
-        let restart = bed.spawn(["restart"]);
+        let restart = sandbox.spawn(["restart"]);
         let mut last = 0;
         for _ in 0..50 {
             let response = connection.response().expect("a response");
@@ -136,32 +138,33 @@ fn a_pipelining_client() {
         }
         restart.wait(SOON).expect_code(0);
     }
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A request in flight is answered where it is; its connection goes on after that.
+/// A request in flight is answered by the old worker, and then its connection is handed off.
 #[test]
-fn in_flight_passes_after_its_response() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn connection_is_handed_off_after_its_response() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
-    let restart = bed.spawn(["restart", "--json"]);
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 1);
+    let restart = sandbox.spawn(["restart", "--json"]);
     let response = connection.response().expect("a response");
     assert_eq!((response.number("generation"), response.keep_alive), (Some(1), true));
     let output = restart.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     assert_eq!(report.ledger().handed_off, 1, "{report:?}");
     assert_eq!(connection.get("/").expect("a response").number("generation"), Some(2));
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Peers that asked to close are not passed, and uploads are read where they began.
+/// Connections that the peer asked to close are not handed off. An upload is read by the old worker, and its
+/// connection handed off afterwards.
 #[test]
-fn who_is_not_passed() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn closing_peers_are_not_handed_off() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut old = Connection::open(&target).expect("a connection");
     old.send("GET /slow HTTP/1.0\r\n\r\n").expect("a request");
     let mut closing = Connection::open(&target).expect("a connection");
@@ -172,9 +175,9 @@ fn who_is_not_passed() {
     upload
         .send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n01234")
         .expect("half a request");
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
-    let restart = bed.spawn(["restart", "--json"]);
-    eventually("it drains", SOON, || bed.status().generation == Some(2));
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 3);
+    let restart = sandbox.spawn(["restart", "--json"]);
+    eventually("it drains", SOON, || sandbox.status().generation == Some(2));
     upload.send("56789").expect("the rest");
     assert_eq!(upload.response().expect("a response").text(), "0123456789");
     for connection in [&mut old, &mut closing] {
@@ -186,49 +189,49 @@ fn who_is_not_passed() {
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     report.ledger().assert_balanced();
     assert_eq!((report.ledger().handed_off, report.ledger().accepted), (1, 3), "{report:?}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Who wants it otherwise gets it otherwise: one more response, and an end.
+/// With `pass_connections = false` an idle connection gets one more response with `Connection: close`.
 #[test]
-fn switched_off() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_PASS_CONNECTIONS", "false");
-    let target = bed.start().target("http");
+fn no_handoff_when_switched_off() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_HANDOFF", "false");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.get("/").expect("a response");
-    let restart = bed.spawn(["restart", "--json"]);
-    eventually("it drains", SOON, || bed.status().generation == Some(2));
+    let restart = sandbox.spawn(["restart", "--json"]);
+    eventually("it drains", SOON, || sandbox.status().generation == Some(2));
     let response = connection.get("/").expect("a response");
     assert_eq!((response.number("generation"), response.keep_alive), (Some(1), false));
     connection.closed().expect("an end");
     let output = restart.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     assert_eq!((report.ledger().handed_off, report.ledger().closed), (0, 1), "{report:?}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Over a unix socket as well.
+/// Connections over a unix socket are handed off.
 #[test]
-fn over_a_unix_socket() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", bed.path("http.sock").display()));
-    let target = bed.start().target("http");
+fn unix_connections_are_handed_off() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", sandbox.path("http.sock").display()));
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     for generation in 1..=5 {
         let response = connection.get("/").expect("a response");
         assert_eq!(response.number("generation"), Some(generation));
-        bed.restart();
+        sandbox.restart();
     }
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A successor that is killed in the middle: what it had not taken yet is served by the next.
+/// If the new worker is killed during the handoff, connections that it had not accepted yet are served.
 #[test]
-fn a_successor_is_killed_meanwhile() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_BACKOFF_MIN", "10ms");
-    let target = bed.start().target("http");
+fn death_of_the_new_worker_loses_only_what_it_accepted() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_BACKOFF_MIN", "10ms");
+    let target = sandbox.start().target("http");
     let mut connections: Vec<_> = (0..500)
         .map(|_| {
             let mut connection = Connection::open(&target).expect("a connection");
@@ -236,16 +239,18 @@ fn a_successor_is_killed_meanwhile() {
             connection
         })
         .collect();
-    let old = bed.worker();
-    let restart = bed.spawn(["restart", "--json"]);
-    eventually("another worker", SOON, || bed.status().workers.iter().any(|w| w.generation == 2));
-    let new = bed.status().workers.into_iter().find(|worker| worker.generation == 2);
+    let old = sandbox.worker();
+    let restart = sandbox.spawn(["restart", "--json"]);
+    eventually("another worker", SOON, || {
+        sandbox.status().workers.iter().any(|w| w.generation == 2)
+    });
+    let new = sandbox.status().workers.into_iter().find(|worker| worker.generation == 2);
     if let Some(new) = new.and_then(|worker| unbroken_tests::Process::open(worker.pid)) {
         new.kill();
     }
     restart.wait(SOON);
-    assert!(old.wait_gone(SOON) || bed.status().generation == Some(1));
-    // Those that the killed one had taken went down with it; all others are answered.
+    assert!(old.wait_gone(SOON) || sandbox.status().generation == Some(1));
+    // Connections that the killed worker had accepted are lost; all others are answered.
     let (mut answered, mut lost) = (0, 0);
     for connection in &mut connections {
         match connection.get("/") {
@@ -256,24 +261,24 @@ fn a_successor_is_killed_meanwhile() {
             Err(_) => lost += 1,
         }
     }
-    let taken = bed.log();
+    let taken = sandbox.log();
     assert_eq!(answered + lost, 500, "{taken}");
-    assert_eq!(bed.status().serving().connections, answered, "{taken}");
-    bed.stop();
+    assert_eq!(sandbox.status().serving().connections, answered, "{taken}");
+    sandbox.stop();
 }
 
-/// A client whose address cannot be written down is not passed, and keeps nobody else from it.
+/// A connection whose peer address is not UTF-8 is not handed off, and the others are.
 #[test]
-fn a_peer_with_an_odd_name() {
+fn peer_with_a_non_utf8_address_is_not_handed_off() {
     use std::os::unix::ffi::OsStrExt;
-    let mut bed = Bed::new("http");
-    let path = bed.path("http.sock");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
-    bed.set("DAEMON_DRAIN_TIMEOUT", "2s");
-    let target = bed.start().target("http");
+    let mut sandbox = Sandbox::new("http");
+    let path = sandbox.path("http.sock");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "2s");
+    let target = sandbox.start().target("http");
     let odd = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
     let odd = odd.expect("a socket");
-    let name = bed.dir().join(std::ffi::OsStr::from_bytes(b"\xff\xfe.sock"));
+    let name = sandbox.dir().join(std::ffi::OsStr::from_bytes(b"\xff\xfe.sock"));
     odd.bind(&socket2::SockAddr::unix(&name).expect("an address")).expect("a name");
     odd.connect(&socket2::SockAddr::unix(&path).expect("an address")).expect("a connection");
     std::io::Write::write_all(&mut &odd, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -286,7 +291,7 @@ fn a_peer_with_an_odd_name() {
             connection
         })
         .collect();
-    let report = bed.restart();
+    let report = sandbox.restart();
     let ledger = report.ledger();
     ledger.assert_balanced();
     assert_eq!((ledger.accepted, ledger.handed_off, ledger.forced), (11, 10, 1), "{ledger:?}");
@@ -294,5 +299,5 @@ fn a_peer_with_an_odd_name() {
         assert_eq!(connection.get("/").expect("a response").number("generation"), Some(2));
     }
     drop((odd, others));
-    bed.stop();
+    sandbox.stop();
 }

@@ -1,4 +1,4 @@
-//! P2 for what is not HTTP: a program passes its own connections, with what it knows of them.
+//! P2 for other protocols than HTTP: a program hands off its own connections with their state.
 
 #![allow(clippy::expect_used)]
 
@@ -7,17 +7,17 @@ use std::io::{BufRead, BufReader, Read};
 use std::time::{Duration, Instant};
 
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Process, Report, eventually};
+use unbroken_tests::{Process, Report, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn bed() -> Bed {
-    let mut bed = Bed::new("passes");
-    bed.set("DAEMON_APP__HOLD", bed.path("hold").display().to_string());
-    bed
+fn sandbox() -> Sandbox {
+    let mut sandbox = Sandbox::new("passes");
+    sandbox.set("DAEMON_APP__HOLD", sandbox.path("hold").display().to_string());
+    sandbox
 }
 
-/// Sends a line; returns the generation that answers and how many lines it has counted.
+/// Sends a line. Returns the generation that answers and the number of lines counted on the connection.
 #[track_caller]
 fn say(connection: &mut Connection) -> (u64, u64) {
     connection.send("x\n").expect("a line");
@@ -29,7 +29,7 @@ fn say(connection: &mut Connection) -> (u64, u64) {
     (number("generation="), number("count="))
 }
 
-/// A line, read byte by byte so that nothing is read ahead.
+/// Reads a line, byte by byte so nothing is read ahead.
 #[track_caller]
 fn hear(connection: &mut Connection) -> String {
     let mut line = String::new();
@@ -42,16 +42,16 @@ fn report(output: &unbroken_tests::Output) -> Report {
 }
 
 #[test]
-fn they_go_on_with_their_state() {
-    let bed = bed();
-    let target = bed.start().target("count");
+fn own_connections_keep_their_state() {
+    let sandbox = sandbox();
+    let target = sandbox.start().target("count");
     let mut connections: Vec<_> =
         (0..200).map(|_| Connection::open(&target).expect("a connection")).collect();
     for restart in 0..5 {
         for connection in &mut connections {
             assert_eq!(say(connection), (restart + 1, restart + 1));
         }
-        let report = bed.restart();
+        let report = sandbox.restart();
         let ledger = report.ledger();
         ledger.assert_balanced();
         assert_eq!(ledger.accepted + ledger.received, 200, "{report:?}");
@@ -60,105 +60,106 @@ fn they_go_on_with_their_state() {
     for connection in &mut connections {
         assert_eq!(say(connection), (6, 6));
     }
-    assert_eq!(bed.status().serving().connections, 200);
+    assert_eq!(sandbox.status().serving().connections, 200);
     drop(connections);
-    bed.stop();
+    sandbox.stop();
 }
 
 #[test]
-fn over_a_unix_socket() {
-    let mut bed = bed();
-    bed.set("DAEMON_LISTEN_COUNT", format!("unix:{}", bed.path("count.sock").display()));
-    let target = bed.start().target("count");
+fn own_unix_connections_keep_their_state() {
+    let mut sandbox = sandbox();
+    sandbox.set("DAEMON_LISTEN_COUNT", format!("unix:{}", sandbox.path("count.sock").display()));
+    let target = sandbox.start().target("count");
     let mut connection = Connection::open(&target).expect("a connection");
     for round in 1..=3 {
         assert_eq!(say(&mut connection), (round, round));
-        bed.restart();
+        sandbox.restart();
     }
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Nobody takes it: the program has it back, and says goodbye.
+/// A connection that is not accepted returns to the program with the reason. The fixture sends a farewell and
+/// closes it.
 #[test]
-fn refused_by_the_next() {
-    let refused = |bed: &Bed, reason: &str| {
-        let target = bed.start().target("count");
+fn refused_connection_returns_with_the_reason() {
+    let refused = |sandbox: &Sandbox, reason: &str| {
+        let target = sandbox.start().target("count");
         let mut connection = Connection::open(&target).expect("a connection");
         say(&mut connection);
-        let restart = bed.spawn(["restart", "--json"]);
+        let restart = sandbox.spawn(["restart", "--json"]);
         let farewell = hear(&mut connection);
         assert!(farewell.starts_with("bye: ") && farewell.contains(reason), "{farewell}");
         connection.closed().expect("an end");
         let report = report(&restart.wait(SOON).expect_code(0));
         report.ledger().assert_balanced();
         assert_eq!((report.ledger().handed_off, report.ledger().closed), (0, 1), "{report:?}");
-        bed.stop();
+        sandbox.stop();
     };
-    let mut other_version = bed();
+    let mut other_version = sandbox();
     other_version.set("DAEMON_APP__VERSION", "2");
-    refused(&other_version, "did not take it");
+    refused(&other_version, "did not accept it");
 
-    let mut too_much = bed();
+    let mut too_much = sandbox();
     too_much.set("DAEMON_APP__PADDING", "70000");
     refused(&too_much, "70008 bytes");
 
-    let mut off = bed();
-    off.set("DAEMON_PASS_CONNECTIONS", "false");
-    refused(&off, "`pass_connections` is off");
+    let mut off = sandbox();
+    off.set("DAEMON_HANDOFF", "false");
+    refused(&off, "`handoff` is off");
 }
 
-/// A program that knows nothing of such connections follows.
+/// If the new program has no handler for the name, the connection returns to the old one.
 #[test]
-fn a_stranger_follows() {
-    let bed = bed();
-    let target = bed.start().target("count");
+fn connection_returns_if_the_new_program_has_no_handler() {
+    let sandbox = sandbox();
+    let target = sandbox.start().target("count");
     let mut connection = Connection::open(&target).expect("a connection");
     say(&mut connection);
-    bed.deploy("echo");
-    let restart = bed.spawn(["restart", "--json"]);
+    sandbox.deploy("echo");
+    let restart = sandbox.spawn(["restart", "--json"]);
     assert!(hear(&mut connection).starts_with("bye: "));
     connection.closed().expect("an end");
     restart.wait(SOON);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// At a stop nobody follows, which is said at once.
+/// At a stop the handoff is refused at once, because no worker serves afterwards.
 #[test]
-fn nobody_follows() {
-    let bed = bed();
-    let target = bed.start().target("count");
+fn handoff_is_refused_at_a_stop() {
+    let sandbox = sandbox();
+    let target = sandbox.start().target("count");
     let mut connection = Connection::open(&target).expect("a connection");
     say(&mut connection);
     let begun = Instant::now();
-    let stop = bed.spawn(["stop", "--json"]);
+    let stop = sandbox.spawn(["stop", "--json"]);
     let farewell = hear(&mut connection);
-    assert!(farewell.contains("nobody serves after this worker"), "{farewell}");
+    assert!(farewell.contains("no generation follows this worker"), "{farewell}");
     let report = report(&stop.wait(SOON).expect_code(0));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     report.ledger().assert_balanced();
     assert_eq!(report.ledger().closed, 1, "{report:?}");
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
-/// A new worker is killed while it has the offers and has taken none: the next one gets them all.
+/// If the new worker is killed before it has accepted any offer, its replacement gets all connections.
 #[test]
-fn what_is_not_taken_is_not_lost() {
-    let bed = bed();
-    let target = bed.start().target("count");
+fn offers_that_were_not_accepted_are_not_lost() {
+    let sandbox = sandbox();
+    let target = sandbox.start().target("count");
     let mut connections: Vec<_> =
         (0..100).map(|_| Connection::open(&target).expect("a connection")).collect();
     for connection in &mut connections {
         assert_eq!(say(connection), (1, 1));
     }
-    fs::write(bed.path("hold"), "").expect("a file");
-    let restart = bed.spawn(["restart", "--json"]);
+    fs::write(sandbox.path("hold"), "").expect("a file");
+    let restart = sandbox.spawn(["restart", "--json"]);
     let holds = || {
-        let log = bed.verb(["status", "--json"]).stdout;
-        log.contains("holding").then(|| bed.status().serving().pid)
+        let log = sandbox.verb(["status", "--json"]).stdout;
+        log.contains("holding").then(|| sandbox.status().serving().pid)
     };
     eventually("the new worker holds them", SOON, || holds().is_some());
     let holder = Process::open(holds().expect("a worker")).expect("a worker");
-    fs::remove_file(bed.path("hold")).expect("a file");
+    fs::remove_file(sandbox.path("hold")).expect("a file");
     holder.kill();
     let report = report(&restart.wait(SOON).expect_code(0));
     report.ledger().assert_balanced();
@@ -166,21 +167,21 @@ fn what_is_not_taken_is_not_lost() {
     for connection in &mut connections {
         assert_eq!(say(connection), (2, 2));
     }
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A new worker that never answers keeps them, until they are forced at the drain deadline.
+/// If the new worker neither accepts nor refuses an offer, the connection is cut at the drain deadline.
 #[test]
-fn an_offer_that_is_never_answered() {
-    let mut bed = bed();
-    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
-    let target = bed.start().target("count");
+fn unanswered_offer_is_forced_at_the_deadline() {
+    let mut sandbox = sandbox();
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    let target = sandbox.start().target("count");
     let mut connection = Connection::open(&target).expect("a connection");
     say(&mut connection);
-    fs::write(bed.path("hold"), "").expect("a file");
-    let report = bed.restart();
+    fs::write(sandbox.path("hold"), "").expect("a file");
+    let report = sandbox.restart();
     report.ledger().assert_balanced();
     assert_eq!(report.ledger().forced, 1, "{report:?}");
     assert!(report.to_drained_ms.expect("a duration") < 4000.0, "{report:?}");
-    bed.stop();
+    sandbox.stop();
 }

@@ -4,18 +4,18 @@
 
 use std::time::Duration;
 
-use unbroken_tests::{Bad, Bed, Load};
+use unbroken_tests::{Bad, Load, Sandbox};
 
-/// Puts something bad on the image's path and restarts: the restart fails with a reason that says
-/// one of these, in time, and nobody has noticed. Then a good one goes through.
-fn survives(bed: &mut Bed, spoil: impl FnOnce(&Bed), reasons: &[&str]) {
-    bed.set("DAEMON_READY_TIMEOUT", "2s");
-    let status = bed.start();
+/// Restarts under load after `spoil` has replaced the image: the restart fails in time, with a reason that
+/// contains all of `reasons`, and no request fails. Then restarts with a good image.
+fn survives(sandbox: &mut Sandbox, spoil: impl FnOnce(&Sandbox), reasons: &[&str]) {
+    sandbox.set("DAEMON_READY_TIMEOUT", "2s");
+    let status = sandbox.start();
     let load = Load::on(status.target("http")).keep_alive(4).start();
     load.wait_for(50);
 
-    spoil(bed);
-    let output = bed.verb(["restart", "--json"]).expect_code(1);
+    spoil(sandbox);
+    let output = sandbox.verb(["restart", "--json"]).expect_code(1);
     assert!(output.elapsed < Duration::from_secs(5), "{output}");
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     assert_eq!(report.result, "aborted", "{output}");
@@ -24,14 +24,14 @@ fn survives(bed: &mut Bed, spoil: impl FnOnce(&Bed), reasons: &[&str]) {
     for wanted in reasons {
         assert!(said.contains(wanted), "`{wanted}` is not in: {said}");
     }
-    // For people the same, in words.
-    let output = bed.verb(["restart"]).expect_code(1);
+    // The output without `--json` has the same reasons.
+    let output = sandbox.verb(["restart"]).expect_code(1);
     for wanted in reasons {
         assert!(output.text().contains(wanted), "`{wanted}`\n{output}");
     }
 
     load.wait_for(50);
-    let now = bed.status();
+    let now = sandbox.status();
     assert_eq!(now.serving().pid, status.serving().pid);
     assert_eq!((now.pid, now.generation), (status.pid, status.generation));
     assert_eq!(now.workers.len(), 1, "{now:?}");
@@ -39,157 +39,158 @@ fn survives(bed: &mut Bed, spoil: impl FnOnce(&Bed), reasons: &[&str]) {
     assert_eq!(last.result, "aborted");
     assert!(last.reason.is_some());
 
-    if bed.image().is_dir() {
-        std::fs::remove_dir(bed.image()).expect("a directory");
+    if sandbox.image().is_dir() {
+        std::fs::remove_dir(sandbox.image()).expect("a directory");
     }
-    bed.deploy("http-v2");
-    let generation = bed.restart().generation.expect("a generation");
+    sandbox.deploy("http-v2");
+    let generation = sandbox.restart().generation.expect("a generation");
     load.wait_for_generation(generation);
     load.stop().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
 }
 
 fn survives_file(bad: Bad, reasons: &[&str]) {
-    survives(&mut Bed::new("http"), |bed| bed.deploy_bad(bad), reasons);
+    survives(&mut Sandbox::new("http"), |sandbox| sandbox.deploy_bad(bad), reasons);
 }
 
 fn survives_program(fixture: &str, reasons: &[&str]) {
-    survives(&mut Bed::new("http"), |bed| bed.deploy(fixture), reasons);
+    survives(&mut Sandbox::new("http"), |sandbox| sandbox.deploy(fixture), reasons);
 }
 
 #[test]
-fn missing() {
+fn missing_file_aborts() {
     survives_file(Bad::Missing, &["/app"]);
 }
 
 #[test]
-fn not_executable() {
+fn file_without_permission_aborts() {
     survives_file(Bad::NotExecutable, &["/app", "execut"]);
 }
 
 #[test]
-fn of_another_architecture() {
+fn other_architecture_aborts() {
     survives_file(Bad::WrongArchitecture, &["/app"]);
 }
 
 #[test]
-fn a_script() {
+fn script_aborts() {
     survives_file(Bad::Script, &["/app", "script"]);
 }
 
 #[test]
-fn empty() {
+fn empty_file_aborts() {
     survives_file(Bad::Empty, &["/app"]);
 }
 
 #[test]
-fn truncated() {
+fn truncated_file_aborts() {
     survives_file(Bad::Truncated, &[]);
 }
 
 #[test]
-fn a_directory() {
+fn directory_aborts() {
     survives_file(Bad::Directory, &["/app"]);
 }
 
 #[test]
-fn fails() {
+fn error_from_main_aborts() {
     survives_program("fails-at-start", &["cannot open the database"]);
 }
 
-/// Whatever a backtrace has behind it: the reason comes first, with what cures it.
+/// The reason of a worker that binds an address of the old one comes before its backtrace, and names the keys
+/// that help.
 #[test]
-fn binds_an_address_that_the_old_worker_has() {
-    let mut bed = Bed::new("own-address");
-    let metrics = bed.path("metrics.sock").display().to_string();
-    bed.set("RUST_BACKTRACE", "1").set("OWN_ADDRESS", metrics);
-    let pid = bed.start().serving().pid;
-    let report = bed.restart_aborts();
+fn own_bind_of_a_taken_address_aborts() {
+    let mut sandbox = Sandbox::new("own-address");
+    let metrics = sandbox.path("metrics.sock").display().to_string();
+    sandbox.set("RUST_BACKTRACE", "1").set("OWN_ADDRESS", metrics);
+    let pid = sandbox.start().serving().pid;
+    let report = sandbox.restart_aborts();
     let reason = report.reason.as_deref().unwrap_or_default();
-    assert!(reason.contains("declare it with `listen`, or set `exclusive`"), "{report:?}");
+    assert!(reason.contains("declare it with `listen` or set `exclusive`"), "{report:?}");
     let expected = ["Error: cannot export metrics", "", "Caused by:"].map(str::to_owned);
     assert_eq!(report.output.get(..3), Some(&expected[..]), "{report:?}");
-    // In the words of the C library.
+    // The text before the number is that of the C library.
     assert!(report.output[3].ends_with("(os error 98)"), "{report:?}");
-    let log = bed.log();
+    let log = sandbox.log();
     assert!(log.contains("tack backtrace:") && log.contains("set `exclusive`"), "{log}");
-    assert_eq!(bed.status().serving().pid, pid);
+    assert_eq!(sandbox.status().serving().pid, pid);
 
-    // Which is true.
-    bed.stop();
-    std::fs::remove_file(bed.path("metrics.sock")).expect("a socket");
-    bed.set("DAEMON_EXCLUSIVE", "true");
-    bed.start();
-    std::fs::remove_file(bed.path("metrics.sock")).expect("a socket");
-    bed.restart();
-    bed.stop();
+    // The advice is right: with `exclusive` the restart works.
+    sandbox.stop();
+    std::fs::remove_file(sandbox.path("metrics.sock")).expect("a socket");
+    sandbox.set("DAEMON_EXCLUSIVE", "true");
+    sandbox.start();
+    std::fs::remove_file(sandbox.path("metrics.sock")).expect("a socket");
+    sandbox.restart();
+    sandbox.stop();
 }
 
 #[test]
-fn exits() {
+fn exit_at_start_aborts() {
     survives_program("exits", &["1"]);
 }
 
 #[test]
-fn panics() {
+fn panic_at_start_aborts() {
     survives_program("panics-at-start", &["the schema is from the future"]);
 }
 
-/// A reason of any length comes through, and does not keep `status` from answering.
+/// A reason of nearly the size of a message is reported, and `status` continues to answer.
 #[test]
-fn panics_at_length() {
+fn panic_with_a_long_message_aborts() {
     survives_program("panics-at-length", &["the schema is from the future"]);
 }
 
 #[test]
-fn dies_of_a_signal() {
+fn signal_at_start_aborts() {
     survives_program("aborts-at-start", &["SIGABRT"]);
 }
 
 #[test]
-fn hangs() {
+fn hang_at_start_aborts() {
     survives_program("hangs-at-start", &["http", "never polled", "2 s"]);
 }
 
 #[test]
-fn hangs_without_a_runtime() {
+fn hang_of_a_sync_main_aborts() {
     survives_program("hangs-sync", &["http", "2 s"]);
 }
 
 #[test]
-fn names_a_configuration_that_is_not_there() {
+fn missing_configuration_file_aborts() {
     survives_program("bad-config", &["no-such-file.toml"]);
 }
 
-/// The configuration was good once.
+/// A configuration file that has become invalid aborts the restart, with the key and the file.
 #[test]
-fn configuration_now_invalid() {
-    let mut bed = Bed::new("http");
-    let file = bed.path("app.toml");
+fn invalid_configuration_aborts() {
+    let mut sandbox = Sandbox::new("http");
+    let file = sandbox.path("app.toml");
     std::fs::write(&file, "drain_timeout = \"5s\"\n").expect("a file");
-    bed.set("DAEMON_CONFIG", file.display().to_string());
-    let spoil = |_: &Bed| std::fs::write(&file, "drain_timeout = \"soon\"\n").expect("a file");
-    bed.set("DAEMON_READY_TIMEOUT", "2s");
-    let pid = bed.start().serving().pid;
-    spoil(&bed);
-    let output = bed.verb(["restart"]).expect_code(1);
+    sandbox.set("DAEMON_CONFIG", file.display().to_string());
+    let spoil = |_: &Sandbox| std::fs::write(&file, "drain_timeout = \"soon\"\n").expect("a file");
+    sandbox.set("DAEMON_READY_TIMEOUT", "2s");
+    let pid = sandbox.start().serving().pid;
+    spoil(&sandbox);
+    let output = sandbox.verb(["restart"]).expect_code(1);
     output.expect_text("drain_timeout").expect_text("app.toml");
-    assert_eq!(bed.status().serving().pid, pid);
+    assert_eq!(sandbox.status().serving().pid, pid);
     std::fs::write(&file, "drain_timeout = \"6s\"\n").expect("a file");
-    bed.restart();
-    bed.stop();
+    sandbox.restart();
+    sandbox.stop();
 }
 
-/// Another daemon's identity is not a matter of a restart.
+/// A changed `name` aborts the restart: it needs a stop and a start.
 #[test]
-fn a_changed_identity() {
-    let mut bed = Bed::new("http");
-    let file = bed.path("app.toml");
+fn changed_name_aborts() {
+    let mut sandbox = Sandbox::new("http");
+    let file = sandbox.path("app.toml");
     std::fs::write(&file, "").expect("a file");
-    bed.set("DAEMON_CONFIG", file.display().to_string());
-    let pid = bed.start().serving().pid;
+    sandbox.set("DAEMON_CONFIG", file.display().to_string());
+    let pid = sandbox.start().serving().pid;
     std::fs::write(&file, "name = \"other\"\n").expect("a file");
-    bed.verb(["restart"]).expect_code(1).expect_text("name").expect_text("start");
-    assert_eq!(bed.status().serving().pid, pid);
-    bed.stop();
+    sandbox.verb(["restart"]).expect_code(1).expect_text("name").expect_text("start");
+    assert_eq!(sandbox.status().serving().pid, pid);
+    sandbox.stop();
 }

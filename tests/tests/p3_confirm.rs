@@ -1,4 +1,4 @@
-//! P3: a binary that goes bad just after it was ready cannot take the service down either.
+//! P3: a binary that fails just after it was ready, in the confirm window, cannot take the service down.
 
 #![allow(clippy::expect_used)]
 
@@ -6,51 +6,51 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use unbroken_tests::load::Outcome;
-use unbroken_tests::{Bed, Load, Report, eventually};
+use unbroken_tests::{Load, Report, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A bed whose program proves itself as the file says that is read at each restart.
-fn bed(window: &str) -> Bed {
-    let mut bed = Bed::new("probation");
-    bed.set("DAEMON_CONFIRM_WINDOW", window);
-    bed.set("DAEMON_CONFIG", bed.path("app.toml").display().to_string());
-    becomes(&bed, "good");
-    bed
+/// Creates a sandbox with the fixture `probation`, which reads its behaviour from a file at each start.
+fn sandbox(window: &str) -> Sandbox {
+    let mut sandbox = Sandbox::new("probation");
+    sandbox.set("DAEMON_CONFIRM_WINDOW", window);
+    sandbox.set("DAEMON_CONFIG", sandbox.path("app.toml").display().to_string());
+    becomes(&sandbox, "good");
+    sandbox
 }
 
-fn becomes(bed: &Bed, mode: &str) {
-    fs::write(bed.path("app.toml"), format!("[app]\nmode = {mode:?}\n")).expect("a file");
+fn becomes(sandbox: &Sandbox, mode: &str) {
+    fs::write(sandbox.path("app.toml"), format!("[app]\nmode = {mode:?}\n")).expect("a file");
 }
 
-/// Restarts under load into a program that turns out bad within the window, and looks at what came of
-/// it.
+/// Restarts under load to a program that fails in the confirm window, and checks that the restart is aborted
+/// with `reasons`.
 #[track_caller]
 fn undone(mode: &str, window: &str, reasons: &[&str]) -> Report {
-    let bed = bed(window);
-    undone_in(&bed, mode, reasons)
+    let sandbox = sandbox(window);
+    undone_in(&sandbox, mode, reasons)
 }
 
 #[track_caller]
-fn undone_in(bed: &Bed, mode: &str, reasons: &[&str]) -> Report {
-    let before = bed.start();
+fn undone_in(sandbox: &Sandbox, mode: &str, reasons: &[&str]) -> Report {
+    let before = sandbox.start();
     let target = before.target("http");
     let kept = Load::on(target.clone()).keep_alive(16).rate(500.0).start();
     let new = Load::on(target).new_connections(8).rate(500.0).start();
     new.wait_for(100);
-    becomes(bed, mode);
-    let report = bed.restart_aborts();
+    becomes(sandbox, mode);
+    let report = sandbox.restart_aborts();
     let reason = report.reason.clone().expect("a reason");
     for wanted in reasons {
         assert!(reason.contains(wanted), "`{wanted}` not in `{reason}`");
     }
     new.wait_for(100);
-    let now = bed.status();
+    let now = sandbox.status();
     assert_eq!(now.generation, before.generation, "{now:?}");
     assert_eq!(now.serving().pid, before.serving().pid, "the old worker goes on");
     assert_eq!((now.pid, now.workers.len()), (before.pid, 1), "{now:?}");
 
-    // Nothing failed but what the new one had accepted and took down with it.
+    // Only requests on connections that the new worker had accepted have failed.
     let (kept, new) = (kept.stop(), new.stop());
     kept.assert_nothing_failed();
     let ledger = report.ledger();
@@ -59,197 +59,197 @@ fn undone_in(bed: &Bed, mode: &str, reasons: &[&str]) -> Report {
     assert_eq!(refused, 0, "{new}");
     assert!(new.failed() <= ledger.lost, "{ledger:?}\n{new}");
 
-    // The next one is good, and says so.
-    becomes(bed, "check passes");
-    let next = bed.restart();
+    // The next restart, to a program whose check passes, is confirmed.
+    becomes(sandbox, "check passes");
+    let next = sandbox.restart();
     assert_eq!(next.result, "ok");
-    bed.stop();
+    sandbox.stop();
     report
 }
 
 #[test]
-fn crashes() {
+fn crash_in_the_window_aborts() {
     undone("crashes", "60s", &["generation 2 was killed by SIGABRT before it was confirmed"]);
 }
 
 #[test]
-fn says_that_it_is_unhealthy() {
+fn unhealthy_in_the_window_aborts() {
     let report = undone("sick", "60s", &["generation 2 is unhealthy: the database is gone"]);
     assert!(report.ledger().accepted > 0, "it served for a while: {report:?}");
 }
 
 #[test]
-fn says_so_before_it_is_ready() {
-    let bed = bed("2s");
-    bed.start();
-    becomes(&bed, "sick at start");
-    let report = bed.restart_aborts();
+fn unhealthy_before_ready_aborts() {
+    let sandbox = sandbox("2s");
+    sandbox.start();
+    becomes(&sandbox, "sick at start");
+    let report = sandbox.restart_aborts();
     assert!(report.reason.expect("a reason").contains("generation 2 is unhealthy"));
-    bed.stop();
+    sandbox.stop();
 }
 
 #[test]
-fn its_check_fails() {
+fn failed_confirm_check_aborts() {
     undone("check fails", "60s", &["its confirm check failed: it answers 500"]);
 }
 
 #[test]
-fn its_check_panics() {
+fn panicking_confirm_check_aborts() {
     undone("check panics", "60s", &["its confirm check failed: it panicked"]);
 }
 
 #[test]
-fn its_check_takes_too_long() {
+fn slow_confirm_check_aborts() {
     undone("check hangs", "1s", &["confirm check of generation 2 did not pass within 1 s"]);
 }
 
 #[test]
-fn hangs() {
-    let mut bed = bed("60s");
-    bed.set("DAEMON_WATCHDOG", "500ms");
-    undone_in(&bed, "hangs", &["generation 2 does not answer its watchdog for 0.5 s"]);
+fn hang_in_the_window_aborts() {
+    let mut sandbox = sandbox("60s");
+    sandbox.set("DAEMON_WATCHDOG", "500ms");
+    undone_in(&sandbox, "hangs", &["generation 2 has not responded to its watchdog for 0.5 s"]);
 }
 
-/// Confirmed by the program itself: nobody waits for the rest of the window.
+/// A program that confirms itself ends the window early.
 #[test]
-fn confirms_ahead_of_time() {
-    let bed = bed("60s");
-    bed.start();
-    becomes(&bed, "check passes");
+fn program_confirms_early() {
+    let sandbox = sandbox("60s");
+    sandbox.start();
+    becomes(&sandbox, "check passes");
     let begun = Instant::now();
-    bed.restart();
+    sandbox.restart();
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Until it is confirmed the old worker is there, with its idle connections, and accepts nothing.
+/// In the confirm window the old worker is paused: it keeps its idle connections and accepts no new ones.
 #[test]
-fn the_old_one_waits_in_the_wings() {
-    let bed = bed("3s");
-    let target = bed.start().target("http");
+fn old_worker_is_paused_in_the_window() {
+    let sandbox = sandbox("3s");
+    let target = sandbox.start().target("http");
     let mut idle = unbroken_tests::http::Connection::open(&target).expect("a connection");
     idle.get("/").expect("a response");
-    let restart = bed.spawn(["restart", "--json"]);
+    let restart = sandbox.spawn(["restart", "--json"]);
     let state = |generation| {
-        let status = bed.status();
+        let status = sandbox.status();
         let worker = status.workers.iter().find(|worker| worker.generation == generation);
         worker.map(|worker| (worker.state.clone(), worker.connections))
     };
     eventually("it is quiesced", SOON, || state(1) == Some(("paused".into(), 1)));
     let begun = Instant::now();
-    assert_eq!(bed.get("/").expect("a response").number("generation"), Some(2));
+    assert_eq!(sandbox.get("/").expect("a response").number("generation"), Some(2));
     assert_eq!(idle.get("/").expect("a response").number("generation"), Some(1));
     let output = restart.wait(SOON).expect_code(0);
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
     let report: Report = serde_json::from_str(&output.stdout).expect("a report");
     assert_eq!(report.ledger().handed_off, 1, "{report:?}");
     assert_eq!(idle.get("/").expect("a response").number("generation"), Some(2));
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Nothing is dropped with a window as long as it is by default.
+/// No request fails over restarts with a confirm window of the default length.
 #[test]
-fn nothing_is_dropped() {
-    let bed = bed("2s");
-    let target = bed.start().target("http");
+fn no_request_fails_with_the_default_window() {
+    let sandbox = sandbox("2s");
+    let target = sandbox.start().target("http");
     let kept = Load::on(target.clone()).keep_alive(32).start();
     let new = Load::on(target).new_connections(8).start();
     for _ in 0..3 {
         new.wait_for(100);
         let begun = Instant::now();
-        bed.restart().ledger().assert_balanced();
+        sandbox.restart().ledger().assert_balanced();
         assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
     }
     let kept = kept.stop();
     kept.assert_nothing_failed();
     assert_eq!((kept.connections, kept.told_to_close), (32, 0), "{kept}");
     new.stop().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Both are gone: the old generation is started again from its own image.
+/// If both workers die in the confirm window, the old generation is respawned from its own image.
 #[test]
-fn the_old_one_is_respawned_if_it_has_died() {
-    let bed = bed("60s");
-    bed.start();
-    becomes(&bed, "good");
-    let restart = bed.spawn(["restart", "--json"]);
+fn old_generation_is_respawned_if_both_workers_die() {
+    let sandbox = sandbox("60s");
+    sandbox.start();
+    becomes(&sandbox, "good");
+    let restart = sandbox.spawn(["restart", "--json"]);
     let quiesced = || {
-        let workers = bed.status().workers;
+        let workers = sandbox.status().workers;
         workers.iter().find(|worker| worker.state == "paused").map(|worker| worker.pid)
     };
     eventually("it is quiesced", SOON, || quiesced().is_some());
     let old = quiesced().and_then(unbroken_tests::Process::open).expect("a worker");
-    let new = bed.worker();
+    let new = sandbox.worker();
     old.kill();
     new.kill();
     restart.wait(SOON).expect_code(1);
-    eventually("somebody serves", SOON, || bed.get("/").is_ok());
-    assert_eq!(bed.get("/").expect("a response").number("generation"), Some(1));
-    bed.stop();
+    eventually("somebody serves", SOON, || sandbox.get("/").is_ok());
+    assert_eq!(sandbox.get("/").expect("a response").number("generation"), Some(1));
+    sandbox.stop();
 }
 
-/// A confirmed worker whose runtime is blocked is replaced, and the log says what it was doing.
+/// The watchdog replaces a confirmed worker whose runtime is blocked, and logs what its threads were doing.
 #[test]
-fn a_watchdog_replaces_who_hangs() {
-    let mut bed = bed("0s");
-    bed.set("DAEMON_WATCHDOG", "500ms");
-    let target = bed.start().target("http");
-    let old = bed.worker();
+fn watchdog_replaces_a_blocked_worker() {
+    let mut sandbox = sandbox("0s");
+    sandbox.set("DAEMON_WATCHDOG", "500ms");
+    let target = sandbox.start().target("http");
+    let old = sandbox.worker();
     let mut blocked = unbroken_tests::http::Connection::open(&target).expect("a connection");
     blocked.send("GET /block HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
     assert!(old.wait_gone(SOON), "it is killed");
     eventually("another one serves", SOON, || {
-        bed.try_status().is_some_and(|status| {
+        sandbox.try_status().is_some_and(|status| {
             status.workers.iter().any(|worker| worker.state == "serving" && worker.pid != old.pid())
         })
     });
-    let response = bed.get("/").expect("a response");
+    let response = sandbox.get("/").expect("a response");
     assert_eq!(response.number("generation"), Some(1), "of the same generation");
-    let log = bed.log();
-    assert!(log.contains("does not answer its watchdog for 0.5 s"), "{log}");
+    let log = sandbox.log();
+    assert!(log.contains("has not responded to its watchdog for 0.5 s"), "{log}");
     let hint = format!("process {}, thread", old.pid());
     assert!(log.contains(&hint), "{log}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A program of which there must be one: connections wait while the old one ends and the new begins.
+/// With `exclusive` the old worker ends before the new one starts, and connections wait in the accept queue.
 #[test]
-fn exclusive_generations() {
-    let mut bed = bed("1s");
-    bed.set("DAEMON_EXCLUSIVE", "true");
-    bed.set("DAEMON_APP__STORE", bed.path("store").display().to_string());
-    let target = bed.start().target("http");
+fn exclusive_generations_do_not_overlap() {
+    let mut sandbox = sandbox("1s");
+    sandbox.set("DAEMON_EXCLUSIVE", "true");
+    sandbox.set("DAEMON_APP__STORE", sandbox.path("store").display().to_string());
+    let target = sandbox.start().target("http");
     let load = Load::on(target).new_connections(8).rate(300.0).start();
     for _ in 0..3 {
         load.wait_for(50);
-        let report = bed.restart();
+        let report = sandbox.restart();
         report.ledger().assert_balanced();
     }
-    // One that fails at its start, and one that does later: the old image begins again.
+    // After a failure at the start, or in the confirm window, the old image is started again.
     for (mode, reason) in [("fails", "no such table"), ("check fails", "it answers 500")] {
-        becomes(&bed, mode);
-        let report = bed.restart_aborts();
+        becomes(&sandbox, mode);
+        let report = sandbox.restart_aborts();
         let said = format!("{:?} {:?}", report.reason, report.output);
         assert!(said.contains(reason), "{report:?}");
-        becomes(&bed, "good");
+        becomes(&sandbox, "good");
         load.wait_for(50);
-        assert_eq!(bed.get("/").expect("a response").number("generation"), Some(4));
+        assert_eq!(sandbox.get("/").expect("a response").number("generation"), Some(4));
     }
     let ledger = load.stop();
-    // What the second one had accepted went down with it.
+    // Connections that the failed worker had accepted are lost, and none is refused.
     assert_eq!(ledger.count(Outcome::ConnectRefused), 0, "{ledger}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Without `exclusive` such a program cannot be restarted, and goes on.
+/// Without `exclusive` a restart of such a program is aborted, and the old worker continues.
 #[test]
-fn an_owner_that_is_not_exclusive() {
-    let mut bed = bed("1s");
-    bed.set("DAEMON_APP__STORE", bed.path("store").display().to_string());
-    bed.start();
-    let report = bed.restart_aborts();
+fn restart_without_exclusive_is_aborted() {
+    let mut sandbox = sandbox("1s");
+    sandbox.set("DAEMON_APP__STORE", sandbox.path("store").display().to_string());
+    sandbox.start();
+    let report = sandbox.restart_aborts();
     assert!(report.output.join("\n").contains("the store has an owner"), "{report:?}");
-    assert_eq!(bed.get("/").expect("a response").number("generation"), Some(1));
-    bed.stop();
+    assert_eq!(sandbox.get("/").expect("a response").number("generation"), Some(1));
+    sandbox.stop();
 }

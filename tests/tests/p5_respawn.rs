@@ -1,20 +1,20 @@
-//! P5: crashes heal with known-good code.
+//! P5: a crashed worker is respawned with known-good code.
 
 #![allow(clippy::expect_used)]
 
 use std::time::{Duration, Instant};
 
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bad, Bed, Load, Process, Signal, eventually};
+use unbroken_tests::{Bad, Load, Process, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Waits until another worker than this one serves.
+/// Waits until a worker other than `old` serves, and returns it.
 #[track_caller]
-fn respawned(bed: &Bed, old: &Process) -> Process {
+fn respawned(sandbox: &Sandbox, old: &Process) -> Process {
     let mut new = None;
     eventually("another worker serves", SOON, || {
-        let status = bed.status();
+        let status = sandbox.status();
         let serves = |worker: &&unbroken_tests::report::Worker| {
             worker.state == "serving" && worker.pid != old.pid()
         };
@@ -24,240 +24,245 @@ fn respawned(bed: &Bed, old: &Process) -> Process {
     new.expect("a worker")
 }
 
-/// Whatever lies on disk meanwhile: the respawned worker is of the image its generation ran.
-fn respawns_the_same(spoil: impl FnOnce(&Bed)) {
-    let bed = Bed::new("http");
-    let status = bed.start();
-    let old = bed.worker();
-    spoil(&bed);
+/// Asserts that a worker is respawned from the image of its generation after `spoil` has changed the file on
+/// disk.
+fn respawns_the_same(spoil: impl FnOnce(&Sandbox)) {
+    let sandbox = Sandbox::new("http");
+    let status = sandbox.start();
+    let old = sandbox.worker();
+    spoil(&sandbox);
     old.kill();
-    let new = respawned(&bed, &old);
-    let response = bed.get("/").expect("a response");
+    let new = respawned(&sandbox, &old);
+    let response = sandbox.get("/").expect("a response");
     assert_eq!(response.number("version"), Some(1));
     assert_eq!(response.number("generation"), status.generation);
     assert_eq!(response.number("pid"), Some(u64::from(new.pid())));
-    assert_eq!(bed.status().pid, status.pid);
-    bed.stop();
+    assert_eq!(sandbox.status().pid, status.pid);
+    sandbox.stop();
 }
 
 #[test]
-fn with_a_newer_binary_on_disk() {
-    respawns_the_same(|bed| bed.deploy("http-v2"));
+fn respawn_ignores_a_newer_binary_on_disk() {
+    respawns_the_same(|sandbox| sandbox.deploy("http-v2"));
 }
 
 #[test]
-fn with_a_bad_file_on_disk() {
-    respawns_the_same(|bed| bed.deploy_bad(Bad::WrongArchitecture));
+fn respawn_ignores_a_bad_file_on_disk() {
+    respawns_the_same(|sandbox| sandbox.deploy_bad(Bad::WrongArchitecture));
 }
 
 #[test]
-fn with_a_script_on_disk() {
-    respawns_the_same(|bed| bed.deploy_bad(Bad::Script));
+fn respawn_ignores_a_script_on_disk() {
+    respawns_the_same(|sandbox| sandbox.deploy_bad(Bad::Script));
 }
 
 #[test]
-fn with_nothing_on_disk() {
-    respawns_the_same(|bed| bed.deploy_bad(Bad::Missing));
+fn respawn_works_with_nothing_on_disk() {
+    respawns_the_same(|sandbox| sandbox.deploy_bad(Bad::Missing));
 }
 
-/// After a restart it is the new generation's image.
+/// After a restart a worker is respawned from the image of the new generation.
 #[test]
-fn after_a_restart() {
-    let bed = Bed::new("http");
-    bed.start();
-    bed.deploy("http-v2");
-    bed.restart();
-    let old = bed.worker();
-    bed.deploy("fails-at-start");
+fn respawn_runs_the_image_of_the_last_restart() {
+    let sandbox = Sandbox::new("http");
+    sandbox.start();
+    sandbox.deploy("http-v2");
+    sandbox.restart();
+    let old = sandbox.worker();
+    sandbox.deploy("fails-at-start");
     old.kill();
-    respawned(&bed, &old);
-    assert_eq!(bed.get("/").expect("a response").number("version"), Some(2));
-    bed.stop();
+    respawned(&sandbox, &old);
+    assert_eq!(sandbox.get("/").expect("a response").number("version"), Some(2));
+    sandbox.stop();
 }
 
-/// Its settings are its generation's, too: a respawn reads no file.
+/// A respawned worker has the settings of its generation: no file is read.
 #[test]
-fn reads_no_file() {
-    let mut bed = Bed::new("http");
-    let file = bed.path("app.toml");
+fn respawn_reads_no_configuration_file() {
+    let mut sandbox = Sandbox::new("http");
+    let file = sandbox.path("app.toml");
     std::fs::write(&file, "drain_timeout = \"5s\"\n").expect("a file");
-    bed.set("DAEMON_CONFIG", file.display().to_string());
-    bed.start();
-    let old = bed.worker();
+    sandbox.set("DAEMON_CONFIG", file.display().to_string());
+    sandbox.start();
+    let old = sandbox.worker();
     std::fs::write(&file, "nonsense\n").expect("a file");
     old.kill();
-    respawned(&bed, &old);
-    bed.stop();
+    respawned(&sandbox, &old);
+    sandbox.stop();
 }
 
-/// Connections in the kernel's queue are served by the next worker.
+/// Connections in the accept queue of a killed worker are served by the next one.
 #[test]
-fn queued_connections_survive() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
-    let old = bed.worker();
+fn queued_connections_survive_a_crash() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
+    let old = sandbox.worker();
     old.signal(Signal::STOP);
     let load = Load::on(target).new_connections(20).requests(20).start();
     let all = |progress: &unbroken_tests::load::Progress| progress.connections() == 20;
     assert!(load.progress().wait(Instant::now() + SOON, all));
     old.kill();
     load.join().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Each crash waits longer for its respawn than the one before.
+/// The pause before a respawn doubles with each crash.
 #[test]
-fn backs_off() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_BACKOFF_MIN", "300ms");
-    bed.start();
+fn respawns_back_off() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_BACKOFF_MIN", "300ms");
+    sandbox.start();
     let mut took = Vec::new();
     for _ in 0..3 {
-        let old = bed.worker();
+        let old = sandbox.worker();
         let begun = Instant::now();
         old.kill();
-        respawned(&bed, &old);
+        respawned(&sandbox, &old);
         took.push(begun.elapsed());
     }
     let least = [300, 600, 1200].map(Duration::from_millis);
     assert!(took.iter().zip(least).all(|(took, least)| *took >= least), "{took:?}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A worker that crashes again and again takes the daemon down, with its own exit code.
+/// A worker that crashes repeatedly ends the daemon at the start limit, with the worker's exit code.
 #[test]
-fn start_limit() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_BACKOFF_MIN", "10ms").set("DAEMON_START_LIMIT_BURST", "3");
-    let daemon = bed.foreground();
-    let target = bed.target("http");
-    let supervisor = bed.supervisor();
+fn start_limit_ends_the_daemon() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_BACKOFF_MIN", "10ms").set("DAEMON_START_LIMIT_BURST", "3");
+    let daemon = sandbox.foreground();
+    let target = sandbox.target("http");
+    let supervisor = sandbox.supervisor();
     let deadline = Instant::now() + SOON;
     while supervisor.is_alive() && Instant::now() < deadline {
-        // Queued while no worker is there; refused once the daemon is gone.
+        // The connection waits in the accept queue while there is no worker, and is refused once the daemon
+        // has ended.
         let Ok(mut connection) = Connection::open(&target) else { continue };
         connection.patience(Duration::from_secs(2)).expect("a timeout");
         let _ = connection.get("/exit/7");
     }
     daemon.wait(SOON).expect_code(7);
-    assert!(bed.log().contains("start limit"), "{}", bed.log());
-    bed.assert_nothing_left();
+    assert!(sandbox.log().contains("start limit"), "{}", sandbox.log());
+    sandbox.assert_nothing_left();
 }
 
-/// SIGTERM to a worker is a wish to replace it, not a crash.
+/// A worker that gets SIGTERM drains and is replaced, and that does not count as a crash.
 #[test]
-fn a_terminated_worker_drains_and_is_replaced() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_START_LIMIT_BURST", "1");
-    let target = bed.start().target("http");
+fn terminated_worker_drains_and_is_replaced() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_START_LIMIT_BURST", "1");
+    let target = sandbox.start().target("http");
     let load = Load::on(target.clone()).keep_alive(4).start();
     for _ in 0..3 {
-        let old = bed.worker();
+        let old = sandbox.worker();
         let slow = Load::on(target.clone()).new_connections(2).paths(["/slow"]).requests(2).start();
         load.wait_for(100);
-        eventually("slow requests", SOON, || bed.status().serving().requests_in_flight >= 2);
+        eventually("slow requests", SOON, || sandbox.status().serving().requests_in_flight >= 2);
         old.signal(Signal::TERM);
-        respawned(&bed, &old);
+        respawned(&sandbox, &old);
         slow.join().assert_nothing_failed();
         assert!(old.wait_gone(SOON));
     }
     load.stop().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Every way to crash is healed.
+/// A worker that aborts or exits with an error is respawned.
 #[test]
-fn from_inside() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn worker_that_aborts_or_exits_is_respawned() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     for path in ["/abort", "/exit/1", "/exit/0"] {
-        let old = bed.worker();
+        let old = sandbox.worker();
         let mut connection = Connection::open(&target).expect("a connection");
         connection.get(path).expect_err("the worker is gone");
         if path == "/exit/0" {
             break;
         }
-        respawned(&bed, &old);
+        respawned(&sandbox, &old);
     }
-    // An exit with success, unasked, is the end of the program.
-    bed.wait_empty(SOON);
-    bed.assert_nothing_left();
+    // An exit with code 0 that the supervisor did not order stops the daemon.
+    sandbox.wait_empty(SOON);
+    sandbox.assert_nothing_left();
 }
 
 #[test]
-fn never() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_RESTART", "no");
-    let daemon = bed.foreground();
-    bed.worker().kill();
+fn restart_no_ends_with_the_worker() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_RESTART", "no");
+    let daemon = sandbox.foreground();
+    sandbox.worker().kill();
     daemon.wait(SOON).expect_code(137);
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
 #[test]
-fn always() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_RESTART", "always");
-    bed.start();
-    let old = bed.worker();
-    let _ = bed.get("/exit/0");
-    respawned(&bed, &old);
-    bed.stop();
+fn restart_always_respawns_after_success() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_RESTART", "always");
+    sandbox.start();
+    let old = sandbox.worker();
+    let _ = sandbox.get("/exit/0");
+    respawned(&sandbox, &old);
+    sandbox.stop();
 }
 
-/// A confirmed generation that crashes again and again: its predecessor's image is tried once, and
-/// everybody is told.
+/// If a confirmed generation crashes repeatedly, the daemon rolls back to the image of the one before.
+/// `status`, the log and the next restart report it.
 #[test]
-fn back_to_the_known_good_image() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
-    bed.start();
-    bed.deploy("http-v2");
-    bed.restart();
-    // What it goes back to is not on disk any more.
-    bed.deploy("fails-at-start");
+fn crashing_generation_rolls_back() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
+    sandbox.start();
+    sandbox.deploy("http-v2");
+    sandbox.restart();
+    // The known-good image is no longer on disk.
+    sandbox.deploy("fails-at-start");
     let crash = |version: u64| {
-        let old = bed.worker();
-        assert_eq!(bed.get("/").expect("a response").number("version"), Some(version));
+        let old = sandbox.worker();
+        assert_eq!(sandbox.get("/").expect("a response").number("version"), Some(version));
         // The connection ends with the worker.
-        let _ = bed.get("/abort");
+        let _ = sandbox.get("/abort");
         old
     };
-    respawned(&bed, &crash(2));
-    respawned(&bed, &crash(2));
-    let status = bed.status();
+    respawned(&sandbox, &crash(2));
+    respawned(&sandbox, &crash(2));
+    let status = sandbox.status();
     assert_eq!(status.generation, Some(3));
     let note = status.note.expect("a note");
-    assert!(note.contains("generation 3 is the image of generation 1 again"), "{note}");
-    assert!(bed.log().contains(&note), "{}", bed.log());
-    let text = bed.verb(["status"]).expect_code(0).stdout;
+    assert!(
+        note.contains("rolled back to the known-good image of generation 1, now generation 3"),
+        "{note}"
+    );
+    assert!(sandbox.log().contains(&note), "{}", sandbox.log());
+    let text = sandbox.verb(["status"]).expect_code(0).stdout;
     assert!(text.contains(&note), "{text}");
 
-    // The next restart is told, also if it fails; when it is done, all is well.
-    assert_eq!(bed.restart_aborts().note.as_deref(), Some(note.as_str()));
-    assert_eq!(bed.get("/").expect("a response").number("version"), Some(1));
-    bed.deploy("http-v2");
-    assert_eq!(bed.restart().note.as_deref(), Some(note.as_str()));
-    assert_eq!(bed.status().note, None);
-    bed.stop();
+    // The next restart reports the rollback, even if it fails. After a good restart there is no note.
+    assert_eq!(sandbox.restart_aborts().note.as_deref(), Some(note.as_str()));
+    assert_eq!(sandbox.get("/").expect("a response").number("version"), Some(1));
+    sandbox.deploy("http-v2");
+    assert_eq!(sandbox.restart().note.as_deref(), Some(note.as_str()));
+    assert_eq!(sandbox.status().note, None);
+    sandbox.stop();
 }
 
-/// Once, and not again.
+/// The daemon rolls back once. If that generation reaches the start limit too, the daemon ends.
 #[test]
-fn the_known_good_image_is_tried_once() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
-    bed.start();
-    bed.restart();
+fn rollback_happens_once() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
+    sandbox.start();
+    sandbox.restart();
     for generation in [2, 3, 3] {
-        let old = bed.worker();
+        let old = sandbox.worker();
         // The connection ends with the worker.
-        let _ = bed.get("/abort");
-        respawned(&bed, &old);
-        assert_eq!(bed.status().generation, Some(generation));
+        let _ = sandbox.get("/abort");
+        respawned(&sandbox, &old);
+        assert_eq!(sandbox.status().generation, Some(generation));
     }
-    let _ = bed.get("/abort");
-    bed.wait_empty(SOON);
-    assert!(bed.log().contains("over the start limit of 1"), "{}", bed.log());
-    bed.assert_nothing_left();
+    let _ = sandbox.get("/abort");
+    sandbox.wait_empty(SOON);
+    assert!(sandbox.log().contains("over the start limit of 1"), "{}", sandbox.log());
+    sandbox.assert_nothing_left();
 }

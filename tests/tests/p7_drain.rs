@@ -1,4 +1,4 @@
-//! P7: draining is bounded, and accounted for.
+//! P7: a drain is bounded in time, and the ledger accounts for every connection.
 
 #![allow(clippy::expect_used)]
 
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Load, Signal, eventually};
+use unbroken_tests::{Load, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A connection that streams without an end.
-fn stream(bed: &Bed) -> Connection {
-    let mut connection = Connection::open(&bed.target("http")).expect("a connection");
+/// Opens a connection with a response without an end.
+fn stream(sandbox: &Sandbox) -> Connection {
+    let mut connection = Connection::open(&sandbox.target("http")).expect("a connection");
     connection.send("GET /stream HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
     let mut head = [0; 64];
     std::io::Read::read_exact(&mut connection, &mut head).expect("the stream");
@@ -21,14 +21,14 @@ fn stream(bed: &Bed) -> Connection {
 }
 
 #[test]
-fn every_connection_of_a_daemon_s_life() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn ledger_counts_every_connection() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let load = Load::on(target.clone()).new_connections(8).requests(1000).run();
     load.assert_nothing_failed();
     let kept = Load::on(target).keep_alive(10).requests(1000).run();
     kept.assert_nothing_failed();
-    let report = bed.stop();
+    let report = sandbox.stop();
     let ledger = report.ledger();
     ledger.assert_balanced();
     assert_eq!(ledger.accepted, load.connections + kept.connections, "{ledger:?}");
@@ -37,13 +37,13 @@ fn every_connection_of_a_daemon_s_life() {
 }
 
 #[test]
-fn the_deadline_forces() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
-    bed.start();
-    let mut streams: Vec<_> = (0..5).map(|_| stream(&bed)).collect();
+fn deadline_forces_open_streams() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    sandbox.start();
+    let mut streams: Vec<_> = (0..5).map(|_| stream(&sandbox)).collect();
     let begun = Instant::now();
-    let report = bed.restart();
+    let report = sandbox.restart();
     let took = begun.elapsed();
     assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
     let ledger = report.ledger();
@@ -56,37 +56,37 @@ fn the_deadline_forces() {
         let ended = std::io::copy(stream, &mut std::io::sink());
         assert!(ended.is_ok() || ended.is_err_and(|error| error.raw_os_error() == Some(104)));
     }
-    assert_eq!(bed.status().workers.len(), 1);
-    bed.stop();
+    assert_eq!(sandbox.status().workers.len(), 1);
+    sandbox.stop();
 }
 
 #[test]
 fn no_wait_does_not_wait() {
-    let bed = Bed::new("http");
-    bed.start();
-    let _stream = stream(&bed);
+    let sandbox = Sandbox::new("http");
+    sandbox.start();
+    let _stream = stream(&sandbox);
     let begun = Instant::now();
-    bed.verb(["restart", "--no-wait"]).expect_code(0);
+    sandbox.verb(["restart", "--no-wait"]).expect_code(0);
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
-    let status = bed.status();
+    let status = sandbox.status();
     let draining: Vec<_> =
         status.workers.iter().filter(|worker| worker.state == "draining").collect();
     assert_eq!((draining.len(), status.workers.len()), (1, 2), "{status:?}");
     assert_eq!((draining[0].generation, draining[0].connections), (1, 1));
-    bed.supervisor().signal(Signal::QUIT);
-    bed.wait_empty(SOON);
-    bed.assert_nothing_left();
+    sandbox.supervisor().signal(Signal::QUIT);
+    sandbox.wait_empty(SOON);
+    sandbox.assert_nothing_left();
 }
 
-/// A request in flight is finished, and its connection told to go.
+/// At a stop the request in flight is finished with `Connection: close`.
 #[test]
-fn in_flight_is_finished() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn request_in_flight_is_finished_at_a_stop() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
-    let stop = bed.spawn(["stop", "--json"]);
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 1);
+    let stop = sandbox.spawn(["stop", "--json"]);
     let response = connection.response().expect("a response");
     assert_eq!((response.status, response.number("generation")), (200, Some(1)));
     assert!(!response.keep_alive, "not told: {:?}", response.headers);
@@ -95,81 +95,81 @@ fn in_flight_is_finished() {
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     report.ledger().assert_balanced();
     assert_eq!((report.ledger().closed, report.ledger().forced), (1, 0), "{report:?}");
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
-/// No listener is open while the rest drains.
+/// After `stop` new connections are refused while the rest drains.
 #[test]
-fn nobody_is_let_in_after_a_stop() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn new_connections_are_refused_after_a_stop() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let slow = Load::on(target.clone()).new_connections(1).paths(["/slow"]).requests(1).start();
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
-    let stop = bed.spawn(["stop"]);
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 1);
+    let stop = sandbox.spawn(["stop"]);
     eventually("refused", Duration::from_secs(2), || !target.accepts());
     slow.join().assert_nothing_failed();
     stop.wait(SOON).expect_code(0);
 }
 
 #[test]
-fn a_program_that_ignores_it() {
-    let bed = Bed::new("ignores-drain");
-    bed.start();
+fn program_that_ignores_the_drain_is_killed() {
+    let sandbox = Sandbox::new("ignores-drain");
+    sandbox.start();
     for verb in ["restart", "stop"] {
         let begun = Instant::now();
-        let output = bed.verb([verb, "--json"]).expect_code(0);
+        let output = sandbox.verb([verb, "--json"]).expect_code(0);
         assert!(begun.elapsed() < Duration::from_secs(6), "{output}");
         let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("JSON");
         report.ledger().assert_balanced();
     }
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
-/// A runtime that is blocked can be told nothing; a stopped process not even SIGTERM.
+/// A worker that was stopped by a signal is killed at its deadline, and its connections count as lost.
 #[test]
-fn a_worker_that_does_not_answer() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
-    bed.start();
-    let old = bed.worker();
-    let streams: Vec<_> = (0..3).map(|_| stream(&bed)).collect();
+fn stopped_worker_is_killed_at_the_deadline() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    sandbox.start();
+    let old = sandbox.worker();
+    let streams: Vec<_> = (0..3).map(|_| stream(&sandbox)).collect();
     old.signal(Signal::STOP);
-    // What it cannot say itself its counters say.
-    assert_eq!(bed.status().serving().connections, 3);
-    let report = bed.restart();
+    // The supervisor reads the counters of a worker that cannot answer.
+    assert_eq!(sandbox.status().serving().connections, 3);
+    let report = sandbox.restart();
     report.ledger().assert_balanced();
     assert_eq!((report.ledger().accepted, report.ledger().lost), (3, 3), "{report:?}");
     assert!(!old.is_alive());
     drop(streams);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Several generations drain beside each other, each until its own deadline.
+/// Up to eight generations drain at the same time, and the oldest is forced when there are more.
 #[test]
-fn several_at_once() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_DRAIN_TIMEOUT", "60s");
-    bed.start();
+fn eight_generations_drain_at_once() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "60s");
+    sandbox.start();
     let mut streams = Vec::new();
     for _ in 0..11 {
-        streams.push(stream(&bed));
-        bed.verb(["restart", "--no-wait"]).expect_code(0);
+        streams.push(stream(&sandbox));
+        sandbox.verb(["restart", "--no-wait"]).expect_code(0);
     }
-    // Past eight the oldest is forced.
-    eventually("eight and the serving one", SOON, || bed.status().workers.len() <= 9);
-    let status = bed.status();
+    // Eight that drain, and the one that serves.
+    eventually("eight and the serving one", SOON, || sandbox.status().workers.len() <= 9);
+    let status = sandbox.status();
     assert_eq!(status.workers.len(), 9, "{status:?}");
     assert!(status.workers.iter().all(|worker| worker.generation >= 4), "{status:?}");
-    bed.supervisor().signal(Signal::QUIT);
-    bed.wait_empty(SOON);
-    bed.assert_nothing_left();
+    sandbox.supervisor().signal(Signal::QUIT);
+    sandbox.wait_empty(SOON);
+    sandbox.assert_nothing_left();
 }
 
-/// WebSockets are told to come again, not all at once.
+/// WebSockets get their close frames spread over time, not all at once.
 #[test]
-fn web_sockets_are_told_with_jitter() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn web_sockets_are_closed_with_jitter() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut sockets: Vec<_> = (0..40)
         .map(|_| {
             let connection = Connection::open(&target).expect("a connection");
@@ -180,8 +180,8 @@ fn web_sockets_are_told_with_jitter() {
             socket
         })
         .collect();
-    let restart = bed.spawn(["restart", "--json"]);
-    // The first ones are told while the last ones go on.
+    let restart = sandbox.spawn(["restart", "--json"]);
+    // The first ones are closed while the last ones are still open.
     let told = |socket: &WebSocket<Connection>| !socket.get_ref().is_quiet();
     eventually("somebody is told", SOON, || sockets.iter().any(told));
     assert!(!sockets.iter().all(told), "all were told at once");
@@ -195,14 +195,14 @@ fn web_sockets_are_told_with_jitter() {
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     report.ledger().assert_balanced();
     assert_eq!((report.ledger().closed, report.ledger().finished), (40, 0), "{report:?}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Lines over an accept loop of the program's own, with tasks that listen for the drain.
+/// Tasks of `Daemon::spawn` that wait for the drain can send a farewell before the worker ends.
 #[test]
 fn tracked_tasks_say_goodbye() {
-    let bed = Bed::new("echo");
-    let target = bed.start().target("echo");
+    let sandbox = Sandbox::new("echo");
+    let target = sandbox.start().target("echo");
     let mut connection = Connection::open(&target).expect("a connection");
     let line = |connection: &mut Connection, text: &str, answer: &str| {
         connection.send(text).expect("a line");
@@ -211,7 +211,7 @@ fn tracked_tasks_say_goodbye() {
         assert_eq!(String::from_utf8_lossy(&read), answer);
     };
     line(&mut connection, "hello\n", "1 hello\n");
-    let restart = bed.spawn(["restart", "--json"]);
+    let restart = sandbox.spawn(["restart", "--json"]);
     line(&mut connection, "", "bye\n");
     connection.closed().expect("an end");
     let output = restart.wait(SOON).expect_code(0);
@@ -221,14 +221,14 @@ fn tracked_tasks_say_goodbye() {
     let mut connection = Connection::open(&target).expect("a connection");
     line(&mut connection, "hello\n", "2 hello\n");
     drop(connection);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// The same without async: its threads end with their clients.
+/// The worker of a sync program drains until its threads have ended with their clients.
 #[test]
-fn without_async() {
-    let bed = Bed::new("sync");
-    let target = bed.start().target("echo");
+fn sync_worker_drains_until_its_threads_end() {
+    let sandbox = Sandbox::new("sync");
+    let target = sandbox.start().target("echo");
     let mut old = Connection::open(&target).expect("a connection");
     let line = |connection: &mut Connection, text: &str, answer: &str| {
         connection.send(text).expect("a line");
@@ -237,20 +237,20 @@ fn without_async() {
         assert_eq!(String::from_utf8_lossy(&read), answer);
     };
     line(&mut old, "a\n", "1 a\n");
-    bed.verb(["restart", "--no-wait"]).expect_code(0);
+    sandbox.verb(["restart", "--no-wait"]).expect_code(0);
     line(&mut old, "b\n", "1 b\n");
     let mut new = Connection::open(&target).expect("a connection");
     line(&mut new, "c\n", "2 c\n");
     drop((old, new));
-    eventually("the old worker is gone", SOON, || bed.status().workers.len() == 1);
-    bed.stop();
+    eventually("the old worker is gone", SOON, || sandbox.status().workers.len() == 1);
+    sandbox.stop();
 }
 
-/// A `main` that waits for none of its threads: the connections have until the deadline all the same.
+/// If a sync `main` returns without joining its threads, their connections may go on until the deadline.
 #[test]
-fn without_async_and_without_waiting() {
-    let bed = Bed::new("sync-hasty");
-    let target = bed.start().target("echo");
+fn unjoined_threads_have_until_the_deadline() {
+    let sandbox = Sandbox::new("sync-hasty");
+    let target = sandbox.start().target("echo");
     let mut old = Connection::open(&target).expect("a connection");
     let line = |connection: &mut Connection, text: &str| {
         connection.send(text).expect("a line");
@@ -259,8 +259,8 @@ fn without_async_and_without_waiting() {
         String::from_utf8_lossy(&read).into_owned()
     };
     assert_eq!(line(&mut old, "a\n"), "1 a\n");
-    bed.verb(["restart", "--no-wait"]).expect_code(0);
-    // The new one accepts, and the old one until it hears of it.
+    sandbox.verb(["restart", "--no-wait"]).expect_code(0);
+    // The old worker accepts until it has received its order.
     eventually("the new one has a connection", SOON, || {
         let mut new = Connection::open(&target).expect("a connection");
         let answer = line(&mut new, "b\n");
@@ -269,6 +269,6 @@ fn without_async_and_without_waiting() {
     });
     assert_eq!(line(&mut old, "c\n"), "1 c\n");
     drop(old);
-    eventually("the old worker is gone", SOON, || bed.status().workers.len() == 1);
-    bed.stop();
+    eventually("the old worker is gone", SOON, || sandbox.status().workers.len() == 1);
+    sandbox.stop();
 }

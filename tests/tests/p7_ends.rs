@@ -1,19 +1,19 @@
-//! P7: how `main` ends, and what is said of it.
+//! P7: the ways in which `main` ends, and the reports of them.
 
 #![allow(clippy::expect_used)]
 
 use std::time::Duration;
 
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Child, Report, Signal, Status, eventually};
+use unbroken_tests::{Child, Report, Sandbox, Signal, Status, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A daemon whose `main` ends like that.
-fn bed(mode: &str) -> Bed {
-    let mut bed = Bed::new("ends");
-    bed.set("DAEMON_APP__MODE", mode);
-    bed
+/// Creates a sandbox with the fixture `ends` in this mode.
+fn sandbox(mode: &str) -> Sandbox {
+    let mut sandbox = Sandbox::new("ends");
+    sandbox.set("DAEMON_APP__MODE", mode);
+    sandbox
 }
 
 #[track_caller]
@@ -21,46 +21,52 @@ fn open(status: &Status) -> Connection {
     Connection::open(&status.target("http")).expect("a connection")
 }
 
-/// A program that joins `serve` with an actor, which ends when its senders are dropped: one of them is in
-/// the service.
+/// The service is dropped with the future of `serve`. An actor that ends when the service drops its sender
+/// therefore ends at a drain.
 #[test]
-fn the_service_goes_with_the_future_that_serves() {
+fn service_is_dropped_with_its_future() {
     for mode in ["joined", "dropped"] {
-        let bed = bed(mode);
-        let status = bed.start();
+        let sandbox = sandbox(mode);
+        let status = sandbox.start();
         let mut idle = open(&status);
         idle.get("/").expect("a response");
-        let report = bed.restart();
+        let report = sandbox.restart();
         report.ledger().assert_balanced();
-        let log = bed.log();
+        let log = sandbox.log();
         let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no `{what}`\n{log}"));
-        assert!(at("the actor has ended") < at("generation 1 is gone"), "{mode}\n{log}");
-        let report = bed.stop();
+        assert!(at("the actor has ended") < at("generation 1 drained"), "{mode}\n{log}");
+        let report = sandbox.stop();
         assert_eq!((report.ledger().forced, report.ledger().lost), (0, 0), "{report:?}");
-        assert_eq!(bed.log().matches("the actor has ended").count(), 2, "{mode}\n{}", bed.log());
+        assert_eq!(
+            sandbox.log().matches("the actor has ended").count(),
+            2,
+            "{mode}\n{}",
+            sandbox.log()
+        );
     }
 }
 
-/// Its link is down a moment before its process is gone.
+/// A worker that ends does not report that its supervisor is gone, although its link closes a moment before
+/// its process ends.
 #[test]
-fn a_worker_that_ends_does_not_miss_its_supervisor() {
+fn ending_worker_does_not_report_a_lost_supervisor() {
     for (fixture, mode) in [("fails-at-start", "-"), ("ends", "fails"), ("ends", "returns")] {
-        let mut bed = Bed::new(fixture);
-        bed.set("DAEMON_APP__MODE", mode);
-        bed.set("DAEMON_LOG_FORMAT", "text");
-        bed.set("DAEMON_RESTART", "no");
-        bed.set("UNBROKEN_FAILPOINTS", "worker.before-exit=delay(150ms)");
+        let mut sandbox = Sandbox::new(fixture);
+        sandbox.set("DAEMON_APP__MODE", mode);
+        sandbox.set("DAEMON_LOG_FORMAT", "text");
+        sandbox.set("DAEMON_RESTART", "no");
+        sandbox.set("UNBROKEN_FAILPOINTS", "worker.before-exit=delay(150ms)");
         if fixture == "ends" {
-            let status = bed.start();
-            // Answered or cut.
+            let status = sandbox.start();
+            // The response may be cut.
             let _ = open(&status).get("/end");
-            bed.wait_empty(SOON);
+            sandbox.wait_empty(SOON);
         } else {
-            bed.verb(["start"]).expect_code(1);
+            sandbox.verb(["start"]).expect_code(1);
         }
-        let log = bed.log();
+        let log = sandbox.log();
         assert!(!log.contains("the supervisor is gone"), "{fixture} {mode}\n{log}");
-        bed.assert_nothing_left();
+        sandbox.assert_nothing_left();
     }
 }
 
@@ -75,162 +81,162 @@ fn report(output: &unbroken_tests::Output) -> Report {
     serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{output}"))
 }
 
-/// Has `main` end while a request is in flight, which is cut by that.
+/// Ends `main` while a request is in flight, which is cut.
 #[track_caller]
-fn ends_while_serving(bed: &Bed) {
-    let status = bed.start();
+fn ends_while_serving(sandbox: &Sandbox) {
+    let status = sandbox.start();
     let mut slow = open(&status);
     ask(&mut slow, "/stream");
     std::io::Read::read_exact(&mut slow, &mut [0; 64]).expect("the stream");
-    // Answered or cut.
+    // The response may be cut.
     let _ = open(&status).get("/end");
     let ended = std::io::copy(&mut slow, &mut std::io::sink());
     assert!(ended.is_ok() || ended.is_err_and(|error| error.raw_os_error() == Some(104)));
 }
 
-/// The worker that follows begins when this one is gone: what is open is lost, and everybody tells.
+/// If `main` fails, the open connections are lost. The log, `status` and the report count them.
 #[test]
-fn what_is_open_when_main_fails_is_lost() {
+fn connections_are_lost_when_main_fails() {
     for (mode, code) in [("fails", 1), ("panics", 101)] {
-        let bed = bed(mode);
-        ends_while_serving(&bed);
+        let sandbox = sandbox(mode);
+        ends_while_serving(&sandbox);
         eventually("it is respawned", SOON, || {
-            bed.try_status().is_some_and(|it| it.workers.iter().any(|it| it.state == "serving"))
+            sandbox.try_status().is_some_and(|it| it.workers.iter().any(|it| it.state == "serving"))
         });
-        let status = bed.status();
+        let status = sandbox.status();
         let ledger = status.ledger.clone().expect("the ledger of the generation");
         ledger.assert_balanced();
         assert!(ledger.lost >= 1, "{ledger:?}");
-        let log = bed.log();
+        let log = sandbox.log();
         let said = format!("the worker of generation 1 exited with code {code}");
         assert!(log.contains(&said), "{mode}\n{log}");
         let said = "lost with a worker of generation 1 that exited with code";
         assert!(log.contains(said), "{mode}\n{log}");
-        let text = bed.verb(["status"]).expect_code(0).stdout;
+        let text = sandbox.verb(["status"]).expect_code(0).stdout;
         assert!(text.contains(&format!("{} lost", ledger.lost)), "{text}");
-        let report = bed.stop();
+        let report = sandbox.stop();
         report.ledger().assert_balanced();
         assert_eq!((report.ledger().lost, report.ledger().forced), (ledger.lost, 0), "{report:?}");
     }
 }
 
-/// Where nobody is left to be asked, the log tells.
+/// If the daemon ends with its worker, the log reports the lost connections.
 #[test]
-fn what_is_lost_with_the_daemon_is_in_the_log() {
+fn connections_lost_with_the_daemon_are_logged() {
     for (mode, restart) in [("returns", "on-failure"), ("fails", "no")] {
-        let mut bed = bed(mode);
-        bed.set("DAEMON_RESTART", restart);
-        ends_while_serving(&bed);
-        bed.wait_empty(SOON);
-        let log = bed.log();
+        let mut sandbox = sandbox(mode);
+        sandbox.set("DAEMON_RESTART", restart);
+        ends_while_serving(&sandbox);
+        sandbox.wait_empty(SOON);
+        let log = sandbox.log();
         assert!(log.contains("lost with a worker of generation 1 that exited"), "{mode}\n{log}");
-        bed.assert_nothing_left();
+        sandbox.assert_nothing_left();
     }
 }
 
-/// Within the confirm window the new one serves already, so that what is open can be finished. Everybody
-/// tells.
+/// If the old `main` ends in the confirm window, its open requests are finished, because the new worker
+/// serves already. The log and the report mention it.
 #[test]
-fn an_old_main_that_fails_within_the_confirm_window() {
-    let ended = "`main` of generation 1 ended while it waited for the confirm window";
+fn requests_are_finished_when_the_old_main_ends_in_the_window() {
+    let ended = "`main` of generation 1 returned while it was paused in the confirm window";
     for (mode, code) in [("fails", 1), ("panics", 101), ("returns", 0)] {
-        let mut bed = bed(mode);
-        bed.set("DAEMON_CONFIRM_WINDOW", "60s");
-        let status = bed.start();
+        let mut sandbox = sandbox(mode);
+        sandbox.set("DAEMON_CONFIRM_WINDOW", "60s");
+        let status = sandbox.start();
         let (mut slow, mut kept) = (open(&status), open(&status));
         kept.get("/").expect("a response");
-        let restart = bed.spawn(["restart", "--json"]);
-        eventually("the new one serves", SOON, || bed.status().generation == Some(2));
+        let restart = sandbox.spawn(["restart", "--json"]);
+        eventually("the new one serves", SOON, || sandbox.status().generation == Some(2));
         let half = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhe";
         slow.send(half).expect("half a request");
         eventually("it is in flight", SOON, || {
-            let old = bed.status().workers.into_iter().find(|worker| worker.generation == 1);
+            let old = sandbox.status().workers.into_iter().find(|worker| worker.generation == 1);
             old.expect("the old worker").requests_in_flight == 1
         });
         ask(&mut kept, "/end");
-        eventually("main has ended", SOON, || bed.log().contains(ended));
+        eventually("main has ended", SOON, || sandbox.log().contains(ended));
         slow.send("llo").expect("the other half");
         assert_eq!(slow.response().expect("an answer of the old worker").status, 200);
         drop((slow, kept));
-        let exited = format!("generation 1 exited with code {code} while it drained");
-        eventually("the old worker is gone", SOON, || bed.status().workers.len() == 1);
-        let log = bed.log();
+        let exited = format!("generation 1 exited with code {code} while draining");
+        eventually("the old worker is gone", SOON, || sandbox.status().workers.len() == 1);
+        let log = sandbox.log();
         assert_eq!(log.contains(&exited), code != 0, "{mode}\n{log}");
-        // The window is as long as ever, and its end is not for this test to wait for.
-        bed.verb(["stop", "--json"]).expect_code(0);
+        // Stop, because the rest of the window is long.
+        sandbox.verb(["stop", "--json"]).expect_code(0);
         let report = report(&restart.wait(SOON).expect_code(1));
         assert!(report.warnings.iter().any(|it| it.contains(ended)), "{report:?}");
         let told = report.warnings.iter().any(|it| it.starts_with(&exited));
         assert_eq!(told, code != 0, "{report:?}");
-        bed.assert_nothing_left();
+        sandbox.assert_nothing_left();
     }
 }
 
-/// The restart is done, and says what happened.
+/// If the old worker is killed in the confirm window, the restart succeeds and reports it.
 #[test]
-fn a_restart_tells_of_an_old_worker_that_was_killed_meanwhile() {
-    let mut bed = bed("joined");
-    bed.set("DAEMON_CONFIRM_WINDOW", "3s");
-    let status = bed.start();
+fn restart_reports_an_old_worker_killed_in_the_window() {
+    let mut sandbox = sandbox("joined");
+    sandbox.set("DAEMON_CONFIRM_WINDOW", "3s");
+    let status = sandbox.start();
     let mut kept = open(&status);
     kept.get("/").expect("a response");
-    let old = bed.worker();
-    let restart = bed.spawn(["restart"]);
-    eventually("the new one serves", SOON, || bed.status().generation == Some(2));
+    let old = sandbox.worker();
+    let restart = sandbox.spawn(["restart"]);
+    eventually("the new one serves", SOON, || sandbox.status().generation == Some(2));
     old.kill();
     let output = restart.wait(SOON).expect_code(0);
-    let said = "generation 1 was killed by SIGKILL while it waited for the confirm window";
+    let said = "generation 1 was killed by SIGKILL while it was paused in the confirm window";
     assert!(output.stdout.contains(said) && output.stdout.contains("1 lost"), "{output}");
-    let log = bed.log();
+    let log = sandbox.log();
     assert!(log.contains(said), "{log}");
-    let text = bed.verb(["status"]).expect_code(0).stdout;
+    let text = sandbox.verb(["status"]).expect_code(0).stdout;
     assert!(text.contains(said), "{text}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A drain says what it waits for, and what it was over for at its deadline.
+/// The progress of a drain names what it waits for, and the log what was forced at the deadline.
 #[test]
-fn a_main_that_stays_is_told_of() {
+fn progress_names_what_a_drain_waits_for() {
     let held = "no connections, 1 task, `main` has not returned";
     for verb in ["restart", "stop"] {
-        let mut bed = bed("stays");
-        bed.set("DAEMON_DRAIN_TIMEOUT", "60s");
-        let status = bed.start();
+        let mut sandbox = sandbox("stays");
+        sandbox.set("DAEMON_DRAIN_TIMEOUT", "60s");
+        let status = sandbox.start();
         open(&status).get("/keep").expect("a response");
         let script = format!("exec ./app {verb} --json 2> progress");
-        let waits = Child::spawn(&mut bed.command_of("sh", ["-c", &script]));
-        eventually("main stays", SOON, || bed.log().contains("main stays"));
-        let told = || std::fs::read_to_string(bed.path("progress")).unwrap_or_default();
+        let waits = Child::spawn(&mut sandbox.command_of("sh", ["-c", &script]));
+        eventually("main stays", SOON, || sandbox.log().contains("main stays"));
+        let told = || std::fs::read_to_string(sandbox.path("progress")).unwrap_or_default();
         eventually("a line of progress", SOON, || told().contains(&format!("s: {held}")));
-        let status = bed.status();
+        let status = sandbox.status();
         let old = status.workers.iter().find(|worker| worker.state == "draining");
         let old = old.unwrap_or_else(|| panic!("nobody drains: {status:?}"));
         assert_eq!((old.connections, old.tasks, old.main_ended), (0, 1, Some(false)), "{old:?}");
-        let text = bed.verb(["status"]).expect_code(0).stdout;
+        let text = sandbox.verb(["status"]).expect_code(0).stdout;
         assert!(text.contains("in flight, 1 task, `main` has not returned"), "{text}");
-        // The deadline is now.
-        bed.supervisor().signal(Signal::QUIT);
+        // SIGQUIT makes the deadline now.
+        sandbox.supervisor().signal(Signal::QUIT);
         let ledger = report(&waits.wait(SOON).expect_code(0)).ledger().clone();
         ledger.assert_balanced();
         assert_eq!((ledger.forced_main, ledger.forced_tasks), (1, 1), "{ledger:?}");
-        bed.wait_empty(SOON);
-        let log = bed.log();
+        sandbox.wait_empty(SOON);
+        let log = sandbox.log();
         let said = format!("generation 1 was forced at its drain deadline: {held}");
         assert!(log.contains(&said), "{log}");
-        bed.assert_nothing_left();
+        sandbox.assert_nothing_left();
     }
 }
 
-/// Tasks of `tokio::spawn` that a handler left.
+/// The ledger counts tasks of `tokio::spawn` that a handler left running.
 #[test]
-fn tasks_that_are_left_are_counted() {
-    let bed = bed("joined");
-    let status = bed.start();
+fn dropped_tasks_are_counted() {
+    let sandbox = sandbox("joined");
+    let status = sandbox.start();
     let mut kept = open(&status);
     for _ in 0..3 {
         kept.get("/leave").expect("a response");
     }
-    let report = bed.restart();
+    let report = sandbox.restart();
     let ledger = report.ledger();
     ledger.assert_balanced();
     assert_eq!(
@@ -239,11 +245,11 @@ fn tasks_that_are_left_are_counted() {
         "{ledger:?}"
     );
     let said = "3 tasks of `tokio::spawn` dropped";
-    assert!(bed.log().contains(said), "{}", bed.log());
-    // Those of the daemon itself, for the connection that was passed to it, are not among them.
+    assert!(sandbox.log().contains(said), "{}", sandbox.log());
+    // The daemon's own tasks, here for the connection that was handed off, are not counted.
     kept.get("/leave").expect("a response");
     drop(kept);
-    let output = bed.verb(["stop"]).expect_code(0);
+    let output = sandbox.verb(["stop"]).expect_code(0);
     assert!(output.stdout.contains("1 task of `tokio::spawn` dropped"), "{output}");
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }

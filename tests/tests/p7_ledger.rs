@@ -1,21 +1,21 @@
-//! P7: the ledger of every connection, whatever happens to its worker.
+//! P7: the ledger counts every connection, whatever happens to its worker.
 
 #![allow(clippy::expect_used)]
 
 use std::time::Duration;
 
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Load, Report, eventually};
+use unbroken_tests::{Load, Report, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Under load, with restarts and killed workers in between: nobody is counted twice or not at all.
+/// The ledgers are balanced, and agree with the clients' counts, under load with restarts and killed workers.
 #[test]
-fn it_balances_under_load_and_kills() {
+fn ledger_balances_under_load_and_kills() {
     const KILLS: u64 = 4;
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_BACKOFF_MIN", "10ms").set("DAEMON_START_LIMIT_BURST", "100");
-    let target = bed.start().target("http");
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_BACKOFF_MIN", "10ms").set("DAEMON_START_LIMIT_BURST", "100");
+    let target = sandbox.start().target("http");
     let kept = Load::on(target.clone()).keep_alive(32).start();
     let new = Load::on(target).new_connections(8).start();
     let mut accounts = Vec::new();
@@ -23,55 +23,55 @@ fn it_balances_under_load_and_kills() {
         kept.wait_for(200);
         new.wait_for(50);
         if round % 2 == 1 {
-            let worker = bed.worker();
+            let worker = sandbox.worker();
             worker.kill();
-            // Respawned, and in use again, so that the generation has the figures of two workers.
+            // Wait until the respawned worker is in use, so the generation has the counters of two.
             eventually("another worker serves", SOON, || {
-                let status = bed.status();
+                let status = sandbox.status();
                 status.workers.iter().any(|it| it.state == "serving" && it.pid != worker.pid())
             });
             kept.wait_for(200);
         }
-        bed.deploy(if round % 2 == 0 { "http-v2" } else { "http" });
-        let report = bed.restart();
+        sandbox.deploy(if round % 2 == 0 { "http-v2" } else { "http" });
+        let report = sandbox.restart();
         report.ledger().assert_balanced();
         assert_eq!(report.ledger().open, 0, "{report:?}");
         accounts.push(report.ledger().clone());
     }
     let (kept, new) = (kept.stop(), new.stop());
-    let stop = bed.stop();
+    let stop = sandbox.stop();
     stop.ledger().assert_balanced();
     assert_eq!(stop.ledger().open, 0, "{stop:?}");
     assert!(stop.to_drained_ms.is_some(), "{stop:?}");
     accounts.push(stop.ledger().clone());
 
-    // Those that were killed had connections, and they were the only ones to lose any.
+    // Only generations with a killed worker have lost connections.
     for (round, ledger) in accounts.iter().enumerate() {
         assert_eq!(ledger.lost > 0, round % 2 == 1, "{round}: {ledger:?}");
     }
-    // What one has passed the next has received.
+    // Each generation has received what the one before handed off.
     for pair in accounts.windows(2) {
         assert_eq!(pair[0].handed_off, pair[1].received, "{pair:?}");
     }
     let accepted: u64 = accounts.iter().map(|ledger| ledger.accepted).sum();
-    // A worker that is killed while it accepts has counted that one, which the next may accept.
+    // A worker that is killed during accept has counted that connection, which the next one may accept.
     let made = kept.connections + new.connections;
     assert!((made..=made + KILLS).contains(&accepted), "{accepted}: {kept}{new}");
 }
 
-/// `status` has the last ten, the latest first.
+/// `status` shows the last ten restarts, the latest first.
 #[test]
 fn ten_restarts_are_remembered() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     for _ in 0..11 {
         connection.get("/").expect("a response");
-        bed.restart();
+        sandbox.restart();
     }
-    bed.deploy("fails-at-start");
-    bed.restart_aborts();
-    let status = bed.status();
+    sandbox.deploy("fails-at-start");
+    sandbox.restart_aborts();
+    let status = sandbox.status();
     let generations: Vec<_> = status.restarts.iter().map(|it| it.generation).collect();
     assert_eq!(generations, (4..=13).rev().collect::<Vec<_>>());
     let (aborted, done) = status.restarts.split_first().expect("restarts");
@@ -84,40 +84,38 @@ fn ten_restarts_are_remembered() {
         assert!(restart.at > 0 && restart.to_drained_ms.is_some(), "{restart:?}");
     }
     assert_eq!(status.serving().ledger.received, 1);
-    let text = bed.verb(["status"]).expect_code(0).stdout;
+    let text = sandbox.verb(["status"]).expect_code(0).stdout;
     let lines = text.lines().filter(|line| line.trim_start().starts_with("restart "));
     assert_eq!(lines.count(), 10, "{text}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// One line for people, wherever it is told.
+/// The text output of the verbs and the log show the ledger in one line.
 #[test]
-fn in_a_line() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn ledger_is_shown_in_one_line() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.get("/").expect("a response");
-    let said = bed.verb(["restart"]).expect_code(0).stdout;
-    let ledger =
-        "1 connections: 0 finished, 1 passed on, 0 told to go, 0 forced, 0 lost; 1 requests";
+    let said = sandbox.verb(["restart"]).expect_code(0).stdout;
+    let ledger = "1 connections: 0 finished, 1 handed off, 0 closed, 0 forced, 0 lost; 1 requests";
     assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
-    assert!(bed.log().contains(ledger), "{}", bed.log());
+    assert!(sandbox.log().contains(ledger), "{}", sandbox.log());
     drop(connection);
-    eventually("it is closed", SOON, || bed.status().serving().connections == 0);
-    let said = bed.verb(["stop"]).expect_code(0).stdout;
-    let ledger =
-        "1 connections: 1 finished, 0 passed on, 0 told to go, 0 forced, 0 lost; 0 requests";
+    eventually("it is closed", SOON, || sandbox.status().serving().connections == 0);
+    let said = sandbox.verb(["stop"]).expect_code(0).stdout;
+    let ledger = "1 connections: 1 finished, 0 handed off, 0 closed, 0 forced, 0 lost; 0 requests";
     assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
 }
 
-/// A daemon without a supervisor counts as well.
+/// A solo daemon has a balanced ledger too.
 #[test]
-fn alone() {
-    let bed = Bed::new("solo-http");
-    let target = bed.start().target("http");
+fn solo_daemon_has_a_ledger() {
+    let sandbox = Sandbox::new("solo-http");
+    let target = sandbox.start().target("http");
     let load = Load::on(target).new_connections(4).requests(100).run();
     load.assert_nothing_failed();
-    let report: Report = bed.stop();
+    let report: Report = sandbox.stop();
     report.ledger().assert_balanced();
     assert_eq!(report.ledger().accepted, load.connections, "{report:?}");
     assert!(report.to_drained_ms.is_some(), "{report:?}");

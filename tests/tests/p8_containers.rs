@@ -1,4 +1,4 @@
-//! P8: the daemon as the first process of a container, with nothing else in it.
+//! P8: the daemon as PID 1 of a container with nothing else in it.
 
 #![allow(clippy::expect_used)]
 
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use unbroken_tests::container::{self, Container};
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bad, Bed, Child, Load, Process, Signal, eventually, skip};
+use unbroken_tests::{Bad, Child, Load, Process, Sandbox, Signal, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -24,14 +24,14 @@ fn possible() -> bool {
     }
 }
 
-/// Starts, is asked from inside, and ends with TERM: requests in flight are finished.
+/// The daemon starts, answers verbs in the container, and finishes the requests in flight at SIGTERM.
 #[test]
-fn term_under_load() {
+fn term_finishes_requests_in_flight() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("http");
+    let container = Container::default().run(&mut sandbox);
     let status = container.status();
     assert_eq!((status.pid, status.state.as_str()), (1, "running"));
     assert_eq!(status.pidfile, "/run/app/app.pid");
@@ -40,7 +40,7 @@ fn term_under_load() {
     let load = Load::on(target()).keep_alive(8).paths(["/wait/1500"]).requests(8).start();
     let all = |progress: &unbroken_tests::load::Progress| progress.in_flight() == 8;
     assert!(load.progress().wait(Instant::now() + SOON, all));
-    // In flight for the client; in the worker too, once it says so.
+    // Sent by the client; received by the worker once its counter shows them.
     let accepted = || container.status().serving().requests_in_flight == 8;
     eventually("all requests are in flight", SOON, accepted);
     container.first.signal(Signal::TERM);
@@ -49,17 +49,17 @@ fn term_under_load() {
     assert_eq!(ledger.ok(), 8, "{ledger}");
     let output = container.child.wait(SOON).expect_code(0);
     assert!(output.elapsed < SOON, "{output}");
-    bed.wait_empty(SOON);
+    sandbox.wait_empty(SOON);
 }
 
-/// Grandchildren whose parents have ended are nobody else's.
+/// The supervisor, as PID 1, reaps grandchildren whose parents have ended.
 #[test]
 fn orphans_are_reaped() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("http");
+    let container = Container::default().run(&mut sandbox);
     let supervisor = container.first.pid();
     let reparented = || {
         let children = Process::open(supervisor).expect("it runs").children();
@@ -67,26 +67,26 @@ fn orphans_are_reaped() {
     };
     let response = Connection::open(&target()).expect("a connection").get("/orphans");
     assert_eq!(response.expect("a response").status, 200);
-    // They nap before they end, and belong to the first process while they do.
+    // The orphans sleep before they end, as children of PID 1.
     assert!(reparented(), "the orphans are somebody else's children");
     container.wait_alone_with_worker();
     container.first.signal(Signal::TERM);
     container.child.wait(SOON).expect_code(0);
 }
 
-/// The file is replaced by rename in a mounted directory: HUP brings it, and the supervisor becomes it
-/// too, as the same first process. A bad one changes nothing.
+/// SIGHUP restarts to the image that was renamed into a mounted directory. The supervisor upgrades too and
+/// remains PID 1. A bad image changes nothing.
 #[test]
-fn a_restart_in_place() {
+fn supervisor_upgrades_as_pid_1() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("http");
+    let container = Container::default().run(&mut sandbox);
     let load = Load::on(target()).keep_alive(4).start();
     let new = Load::on(target()).new_connections(4).start();
     load.wait_for(50);
-    bed.deploy("http-v2");
+    sandbox.deploy("http-v2");
     container.first.signal(Signal::HUP);
     load.wait_for_generation(2);
     new.wait_for_generation(2);
@@ -96,7 +96,7 @@ fn a_restart_in_place() {
         status.supervisor_image.as_ref().and_then(id) == id(&status.image) && status.pid == 1
     });
 
-    bed.deploy_bad(Bad::Script);
+    sandbox.deploy_bad(Bad::Script);
     let output = container.verb(&["restart"]).expect_code(1);
     assert!(output.text().contains("generation 2 keeps serving"), "{output}");
     load.wait_for(50);
@@ -104,19 +104,19 @@ fn a_restart_in_place() {
         ledger.assert_nothing_failed();
     }
     assert!(!container.first.wait_gone(Duration::ZERO), "another first process");
-    // From inside: the kernel ends whoever is in the container with its first process.
+    // The verb runs in the container, where the kernel kills all processes with PID 1.
     container.verb(&["stop"]).expect_code(128 + 9);
     container.child.wait(SOON).expect_code(0);
 }
 
-/// A worker that is killed, as by the kernel when the container's memory is used up.
+/// A worker that is killed, as by the kernel when the container is out of memory, is respawned.
 #[test]
-fn a_killed_worker_is_respawned() {
+fn killed_worker_is_respawned() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("http");
+    let container = Container::default().run(&mut sandbox);
     let worker = container.first.children().pop().expect("a worker");
     worker.kill();
     eventually("another one serves", SOON, || {
@@ -129,14 +129,15 @@ fn a_killed_worker_is_respawned() {
     container.child.wait(SOON).expect_code(0);
 }
 
-/// A client that cannot see the daemon's process: credentials name process 0 (unix(7)).
+/// A client in another PID namespace, for which the credentials of the socket name process 0 (unix(7)), can
+/// stop the daemon.
 #[test]
-fn a_client_of_another_process_namespace() {
+fn client_of_another_pid_namespace_can_stop() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("http");
+    let container = Container::default().run(&mut sandbox);
     let mut command = container.command(&[]);
     let target = container.first.pid().to_string();
     command = {
@@ -150,17 +151,17 @@ fn a_client_of_another_process_namespace() {
     container.child.wait(SOON).expect_code(0);
 }
 
-/// Another user than root, whose runtime directory is below /tmp.
+/// Without root the runtime directory is in /tmp.
 #[test]
-fn without_root_and_with_a_tmpfs_at_tmp() {
+fn runtime_directory_without_root_is_in_tmp() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
-    open_to_all(&bed);
+    let mut sandbox = Sandbox::new("http");
+    open_to_all(&sandbox);
     let it = Container { tmpfs: vec!["/tmp"], user: 65_532, ..Container::default() };
-    let container = it.run(&mut bed);
-    // Asked by root, who would have its own runtime directory.
+    let container = it.run(&mut sandbox);
+    // The client runs as root, whose default is another runtime directory.
     let dir = "runtime_dir=/tmp/app-65532";
     let output = container.verb(&["status", "--set", dir, "--json"]).expect_code(0);
     assert!(output.stdout.contains("/tmp/app-65532/app.pid"), "{output}");
@@ -169,58 +170,58 @@ fn without_root_and_with_a_tmpfs_at_tmp() {
 }
 
 #[test]
-fn nothing_writable_is_an_error_that_says_what_to_mount() {
+fn read_only_container_error_says_what_to_mount() {
     if !possible() {
         return;
     }
     for (user, dir) in [(0, "/run/app"), (65_532, "/tmp/app-65532")] {
-        let mut bed = Bed::new("http");
-        open_to_all(&bed);
+        let mut sandbox = Sandbox::new("http");
+        open_to_all(&sandbox);
         let it = Container { tmpfs: vec![], user, ..Container::default() };
-        let output = it.spawn(&mut bed, &[]).wait(SOON).expect_code(1);
+        let output = it.spawn(&mut sandbox, &[]).wait(SOON).expect_code(1);
         let parent = dir.rsplit_once('/').expect("a parent").0;
         let advice = format!("mount a tmpfs at {parent}, or set `runtime_dir`");
         assert!(output.stderr.contains(dir) && output.stderr.contains(&advice), "{output}");
     }
 }
 
-/// What is needed of /proc is said.
+/// Without /proc the start fails and says to mount it.
 #[test]
-fn without_proc() {
+fn missing_proc_is_reported() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
+    let mut sandbox = Sandbox::new("http");
     let it = Container { proc: None, ..Container::default() };
-    let output = it.spawn(&mut bed, &[]).wait(SOON).expect_code(1);
-    assert!(output.stderr.contains("mount /proc"), "{output}");
+    let output = it.spawn(&mut sandbox, &[]).wait(SOON).expect_code(1);
+    assert!(output.stderr.contains("/proc is not mounted"), "{output}");
 }
 
-/// A restart and the supervisor's own upgrade read it and write nothing.
+/// A restart with an upgrade of the supervisor works with a read-only /proc.
 #[test]
-fn with_a_read_only_proc() {
+fn restart_works_with_a_read_only_proc() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("http");
+    let mut sandbox = Sandbox::new("http");
     let it = Container { proc: Some("ro"), ..Container::default() };
-    let container = it.run(&mut bed);
-    bed.deploy("http-v2");
+    let container = it.run(&mut sandbox);
+    sandbox.deploy("http-v2");
     container.verb(&["restart"]).expect_code(0);
     assert_eq!(container.status().generation, Some(2));
     container.first.signal(Signal::TERM);
     container.child.wait(SOON).expect_code(0);
 }
 
-/// A daemon without a supervisor ends with TERM as well, which the kernel withholds from a first process
-/// that does not handle it.
+/// A solo daemon as PID 1 handles SIGTERM. The kernel does not deliver that signal to a PID 1 without a
+/// handler.
 #[test]
-fn solo() {
+fn solo_daemon_as_pid_1_handles_term() {
     if !possible() {
         return;
     }
-    let mut bed = Bed::new("solo-http");
-    let container = Container::default().run(&mut bed);
+    let mut sandbox = Sandbox::new("solo-http");
+    let container = Container::default().run(&mut sandbox);
     assert_eq!(container.status().pid, 1);
     let load = Load::on(target()).keep_alive(4).paths(["/wait/1000"]).requests(4).start();
     let accepted = || container.status().serving().requests_in_flight == 4;
@@ -230,9 +231,9 @@ fn solo() {
     container.child.wait(SOON).expect_code(0);
 }
 
-/// Others than root have to reach the image in it.
-fn open_to_all(bed: &Bed) {
+/// Makes the image accessible to other users.
+fn open_to_all(sandbox: &Sandbox) {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(bed.dir(), mode).expect("a directory of ours");
+    std::fs::set_permissions(sandbox.dir(), mode).expect("a directory of ours");
 }

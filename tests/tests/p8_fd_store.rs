@@ -1,4 +1,4 @@
-//! P8: a service manager keeps the listeners while the daemon is away (`FDSTORE=1` of sd_notify(3)).
+//! P8: the service manager's fd store keeps the listeners while the daemon is down (sd_notify(3)).
 
 #![allow(clippy::expect_used)]
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::{Ledger, Outcome};
-use unbroken_tests::{Bed, Child, Load, Manager, Signal, Status, eventually};
+use unbroken_tests::{Child, FakeServiceManager, Load, Sandbox, Signal, Status, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -21,7 +21,8 @@ fn source<'a>(status: &'a Status, name: &str) -> Option<&'a str> {
     status.listeners.iter().find(|it| it.name == name).and_then(|it| it.source.as_deref())
 }
 
-/// Kills may cost what a worker had accepted. Nobody is refused, and nobody who waited is reset.
+/// Asserts that no connection was refused, and that each kill lost at most the connections that a worker had
+/// accepted.
 fn assert_nobody_refused(ledger: &Ledger, kills: u64, connections: u64) {
     for outcome in [Outcome::ConnectRefused, Outcome::ConnectTimeout, Outcome::ConnectOther] {
         assert_eq!(ledger.count(outcome), 0, "{ledger:#?}");
@@ -29,27 +30,27 @@ fn assert_nobody_refused(ledger: &Ledger, kills: u64, connections: u64) {
     assert!(ledger.failed() <= kills * connections, "{ledger:#?}");
 }
 
-/// Stopped and started, and killed with everything, under load.
+/// Stops and starts the daemon, and kills all of it, under load.
 fn under_load(fixture: &str, addr: Option<&str>) {
-    let mut bed = Bed::new(fixture);
+    let mut sandbox = Sandbox::new(fixture);
     if let Some(addr) = addr {
-        let addr = addr.replace("BED", &bed.dir().display().to_string());
-        bed.set("DAEMON_LISTEN_HTTP", addr);
+        let addr = addr.replace("SANDBOX", &sandbox.dir().display().to_string());
+        sandbox.set("DAEMON_LISTEN_HTTP", addr);
     }
-    let manager = Manager::of(&mut bed, 4);
-    let mut child = manager.serve(&bed);
-    // It is kept by the time the daemon is ready.
+    let manager = FakeServiceManager::of(&mut sandbox, 4);
+    let mut child = manager.serve(&sandbox);
+    // The listener is stored before the daemon reports that it is ready.
     assert_eq!(manager.stored(), ["listen.http"]);
-    let status = bed.status();
+    let status = sandbox.status();
     let target = status.target("http");
     assert_eq!(source(&status, "http"), None);
     let load = Load::on(target.clone()).new_connections(8).start();
     load.wait_for(200);
     for _ in 0..3 {
         stop(child);
-        child = manager.serve(&bed);
+        child = manager.serve(&sandbox);
         load.wait_for(200);
-        let status = bed.status();
+        let status = sandbox.status();
         assert_eq!(
             (status.target("http"), source(&status, "http")),
             (target.clone(), Some("store"))
@@ -59,217 +60,225 @@ fn under_load(fixture: &str, addr: Option<&str>) {
     let load = Load::on(target.clone()).new_connections(8).start();
     load.wait_for(200);
     for _ in 0..3 {
-        bed.kill_all();
+        sandbox.kill_all();
         drop(child);
-        child = manager.serve(&bed);
+        child = manager.serve(&sandbox);
         load.wait_for(200);
-        assert_eq!(bed.status().target("http"), target);
+        assert_eq!(sandbox.status().target("http"), target);
     }
     assert_nobody_refused(&load.stop(), 3, 8);
-    // It was given once.
+    // The listener was stored once.
     let told = manager.told();
     let given = told.iter().filter(|told| told.contains("FDSTORE=1")).collect::<Vec<_>>();
     assert_eq!(given, ["FDSTORE=1\nFDNAME=listen.http\nFDPOLL=0\n"]);
     assert!(!told.iter().any(|told| told.contains("FDSTOREREMOVE")), "{told:#?}");
 
-    // Who waits while nobody is there is served by the next.
+    // A client that connects while the daemon is down is served after the next start.
     stop(child);
     let mut waits = Connection::open(&target).expect("a connection");
     waits.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
-    let child = manager.serve(&bed);
+    let child = manager.serve(&sandbox);
     assert!(waits.response().expect("a response").text().contains("pid="));
     stop(child);
-    // And the end is the end.
+    // When the service manager discards its store, the listener closes.
     manager.discard();
     eventually("the discarded listener is closed", SOON, || !target.accepts());
-    stop(manager.serve(&bed));
+    stop(manager.serve(&sandbox));
 }
 
 #[test]
-fn a_supervised_daemon() {
+fn store_keeps_the_listener_of_a_supervised_daemon() {
     under_load("http", None);
 }
 
 #[test]
-fn a_supervised_daemon_at_a_path() {
-    under_load("http", Some("unix:BED/http.sock"));
+fn store_keeps_the_unix_listener_of_a_supervised_daemon() {
+    under_load("http", Some("unix:SANDBOX/http.sock"));
 }
 
 #[test]
-fn a_solo_daemon() {
+fn store_keeps_the_listener_of_a_solo_daemon() {
     under_load("solo-http", None);
 }
 
 #[test]
-fn a_solo_daemon_at_a_path() {
-    under_load("solo-http", Some("unix:BED/http.sock"));
+fn store_keeps_the_unix_listener_of_a_solo_daemon() {
+    under_load("solo-http", Some("unix:SANDBOX/http.sock"));
 }
 
-/// Orphaned workers and the store have the same listener: together they lose nothing at all.
+/// With orphans and the store, which both have the listener, no request is lost when the supervisor is
+/// killed.
 #[test]
-fn orphans_have_it_too() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_ORPHAN_GRACE", "20s");
-    let path = bed.path("http.sock");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
-    let manager = Manager::of(&mut bed, 8);
-    let mut child = manager.serve(&bed);
-    let target = bed.status().target("http");
+fn orphans_and_store_lose_no_request() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_ORPHAN_GRACE", "20s");
+    let path = sandbox.path("http.sock");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
+    let mut child = manager.serve(&sandbox);
+    let target = sandbox.status().target("http");
     let load = Load::on(target.clone()).new_connections(8).start();
     load.wait_for(200);
     for generation in 2..=3 {
         child.process().kill();
         drop(child);
         load.wait_for(100);
-        child = manager.serve(&bed);
+        child = manager.serve(&sandbox);
         load.wait_for_generation(generation);
-        assert_eq!(source(&bed.status(), "http"), Some("store"));
+        assert_eq!(source(&sandbox.status(), "http"), Some("store"));
     }
     load.stop().assert_nothing_failed();
     stop(child);
     assert!(target.accepts() && path.exists());
 }
 
-/// Restarts change what is kept, also when the supervisor changes its image with it, and only then.
+/// After each restart the store has exactly the listeners of the serving generation.
 #[test]
-fn what_serves_is_what_is_kept() {
-    let mut bed = Bed::new("http-v3-listeners");
-    let manager = Manager::of(&mut bed, 8);
-    let child = manager.serve(&bed);
+fn store_follows_restarts() {
+    let mut sandbox = Sandbox::new("http-v3-listeners");
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
+    let child = manager.serve(&sandbox);
     manager.keeps(&["listen.admin", "listen.http"]);
-    let admin = bed.status().target("admin");
-    bed.deploy("http");
-    bed.restart();
+    let admin = sandbox.status().target("admin");
+    sandbox.deploy("http");
+    sandbox.restart();
     manager.keeps(&["listen.http"]);
     eventually("the removed listener is closed", SOON, || !admin.accepts());
-    bed.deploy("http-v3-listeners");
-    bed.restart();
+    sandbox.deploy("http-v3-listeners");
+    sandbox.restart();
     manager.keeps(&["listen.admin", "listen.http"]);
     let kept = manager.told().iter().filter(|told| told.contains("FDNAME=listen.http")).count();
     assert_eq!(kept, 1, "{:#?}", manager.told());
     stop(child);
-    // One that is not declared any more when the daemon comes again.
-    bed.deploy("http");
-    let child = manager.serve(&bed);
+    // A stored listener that the next start does not declare.
+    sandbox.deploy("http");
+    let child = manager.serve(&sandbox);
     assert_eq!(manager.stored(), ["listen.http"]);
-    assert!(bed.log().contains("`admin` was kept by the service manager in vain"), "{}", bed.log());
+    assert!(
+        sandbox.log().contains("closing the stored socket of listener `admin`"),
+        "{}",
+        sandbox.log()
+    );
     stop(child);
 }
 
-/// A listener that was moved while the daemon was away: the old one is closed before the new one is bound,
-/// as both could not be.
+/// If a listener's address was changed while the daemon was down, the stored socket is closed before the new
+/// one is bound, because they may conflict.
 #[test]
-fn a_moved_listener() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed, 8);
-    bed.set("DAEMON_LISTEN_HTTP", "0.0.0.0:0");
-    stop(manager.serve(&bed));
-    // The chosen port is kept, whoever asks for any.
-    let child = manager.serve(&bed);
-    let old = bed.status().target("http").tcp();
+fn moved_listener_replaces_the_stored_one() {
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
+    sandbox.set("DAEMON_LISTEN_HTTP", "0.0.0.0:0");
+    stop(manager.serve(&sandbox));
+    // With port 0 the stored socket keeps its port.
+    let child = manager.serve(&sandbox);
+    let old = sandbox.status().target("http").tcp();
     stop(child);
-    bed.set("DAEMON_LISTEN_HTTP", format!("127.0.0.1:{}", old.port()));
-    let child = manager.serve(&bed);
-    let status = bed.status();
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("127.0.0.1:{}", old.port()));
+    let child = manager.serve(&sandbox);
+    let status = sandbox.status();
     assert_eq!(status.target("http").tcp().to_string(), format!("127.0.0.1:{}", old.port()));
     assert_eq!(source(&status, "http"), None);
-    let said = format!("of {old}, it is declared at 127.0.0.1:{} now", old.port());
-    assert!(bed.log().contains(&said), "{}", bed.log());
+    let said =
+        format!("it is at {old}, and the listener is now declared at 127.0.0.1:{}", old.port());
+    assert!(sandbox.log().contains(&said), "{}", sandbox.log());
     manager.keeps(&["listen.http"]);
     stop(child);
-    let child = manager.serve(&bed);
-    assert_eq!(source(&bed.status(), "http"), Some("store"));
+    let child = manager.serve(&sandbox);
+    assert_eq!(source(&sandbox.status(), "http"), Some("store"));
     stop(child);
 }
 
-/// A path whose file is gone leads nowhere, whatever is kept; one that is there gets the mode of now.
+/// A stored unix socket whose file is gone is bound again. If its file exists, it gets the current mode.
 #[test]
-fn the_file_of_a_unix_socket() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed, 8);
-    let path = bed.path("http.sock");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
-    stop(manager.serve(&bed));
+fn stored_unix_socket_without_its_file_is_bound_again() {
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
+    let path = sandbox.path("http.sock");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    stop(manager.serve(&sandbox));
     assert!(path.exists());
-    bed.set("DAEMON_LISTEN_HTTP__MODE", "0600");
-    let child = manager.serve(&bed);
+    sandbox.set("DAEMON_LISTEN_HTTP__MODE", "0600");
+    let child = manager.serve(&sandbox);
     let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(source(&bed.status(), "http"), Some("store"));
+    assert_eq!(source(&sandbox.status(), "http"), Some("store"));
     stop(child);
     std::fs::remove_file(&path).expect("a file");
-    let child = manager.serve(&bed);
-    assert!(bed.log().contains("set RuntimeDirectoryPreserve=restart"), "{}", bed.log());
-    assert_eq!(source(&bed.status(), "http"), None);
-    assert!(bed.get("/").expect("a response").text().contains("generation=1"));
+    let child = manager.serve(&sandbox);
+    assert!(sandbox.log().contains("set RuntimeDirectoryPreserve=restart"), "{}", sandbox.log());
+    assert_eq!(source(&sandbox.status(), "http"), None);
+    assert!(sandbox.get("/").expect("a response").text().contains("generation=1"));
     manager.keeps(&["listen.http"]);
-    // One that moved away takes its file with it.
-    bed.unset("DAEMON_LISTEN_HTTP__MODE");
+    // The file of a socket whose listener got another address is removed.
+    sandbox.unset("DAEMON_LISTEN_HTTP__MODE");
     stop(child);
     assert!(path.exists());
-    bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
-    let child = manager.serve(&bed);
-    assert!(!path.exists(), "{}", bed.log());
+    sandbox.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
+    let child = manager.serve(&sandbox);
+    assert!(!path.exists(), "{}", sandbox.log());
     stop(child);
 }
 
-/// Without a store, or with too small a one.
+/// Without a store nothing is stored. If the store is too small, a warning says which limit to raise.
 #[test]
-fn a_store_without_room() {
-    let mut bed = Bed::new("http-v3-listeners");
-    let manager = Manager::of(&mut bed, 0);
-    let child = manager.serve(&bed);
-    let targets = ["http", "admin"].map(|name| bed.status().target(name));
+fn too_small_store_is_reported() {
+    let mut sandbox = Sandbox::new("http-v3-listeners");
+    let manager = FakeServiceManager::of(&mut sandbox, 0);
+    let child = manager.serve(&sandbox);
+    let targets = ["http", "admin"].map(|name| sandbox.status().target(name));
     stop(child);
     assert!(manager.told().iter().all(|told| !told.contains("FD")), "{:#?}", manager.told());
     assert!(!targets.iter().any(Target::accepts));
 
-    bed.set("FDSTORE", "1");
-    let child = manager.serve(&bed);
+    sandbox.set("FDSTORE", "1");
+    let child = manager.serve(&sandbox);
     assert_eq!(manager.stored(), ["listen.admin"]);
-    let said = "keeps 1 of 2 listeners: raise FileDescriptorStoreMax=";
-    assert_eq!(bed.log().matches(said).count(), 1, "{}", bed.log());
+    let said = "stores only 1 of 2 listeners; raise FileDescriptorStoreMax=";
+    assert_eq!(sandbox.log().matches(said).count(), 1, "{}", sandbox.log());
     stop(child);
 }
 
-/// What is in the store and is no listener that can be used.
+/// Stored descriptors that cannot be listeners are left alone, or replaced if they have a listener's name.
 #[test]
-fn what_else_is_stored() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed, 8);
+fn unusable_stored_descriptors_are_left_alone() {
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
     let file = std::fs::File::open("/dev/null").expect("a file");
     manager.store("listen.http", file.try_clone().expect("a file").into());
     manager.store("of-the-program", file.into());
-    // One that the store and a unit have: the unit's counts.
+    // If both the store and a unit have a socket for the name, that of the unit is used.
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = socket.local_addr().expect("an address");
-    let child = manager.serve(&bed);
-    assert!(bed.log().contains("passed no socket as `of-the-program`, which is not used"));
+    let child = manager.serve(&sandbox);
+    assert!(sandbox.log().contains(
+        "passed a descriptor that is not a socket as `of-the-program`, which is ignored"
+    ));
     manager.keeps(&["listen.http", "of-the-program"]);
-    assert!(bed.get("/").expect("a response").text().contains("generation=1"));
+    assert!(sandbox.get("/").expect("a response").text().contains("generation=1"));
     stop(child);
     let mut manager = manager;
     manager.units.push(("http".into(), socket.into()));
-    let child = manager.serve(&bed);
-    let status = bed.status();
+    let child = manager.serve(&sandbox);
+    let status = sandbox.status();
     assert_eq!((status.target("http"), source(&status, "http")), (addr.into(), Some("manager")));
     assert_eq!(manager.stored(), ["of-the-program"]);
     stop(child);
 }
 
-/// A start that fails leaves the store as it is, with the file of a unix socket.
+/// A start that fails leaves the store, and the file of a unix socket, as they were.
 #[test]
-fn a_start_that_fails() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed, 8);
-    let path = bed.path("http.sock");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
-    stop(manager.serve(&bed));
-    bed.deploy("fails-at-start");
-    let output = manager.run(&bed).wait(SOON);
+fn failed_start_keeps_the_store() {
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox, 8);
+    let path = sandbox.path("http.sock");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    stop(manager.serve(&sandbox));
+    sandbox.deploy("fails-at-start");
+    let output = manager.run(&sandbox).wait(SOON);
     assert_ne!(output.code(), 0, "{output}");
-    bed.deploy("http");
-    let child = manager.serve(&bed);
-    assert_eq!(source(&bed.status(), "http"), Some("store"));
+    sandbox.deploy("http");
+    let child = manager.serve(&sandbox);
+    assert_eq!(source(&sandbox.status(), "http"), Some("store"));
     stop(child);
 }

@@ -1,4 +1,4 @@
-//! P8: events in the format that was asked for, of the program and of the supervisor alike.
+//! P8: the events of the program and of the supervisor are written in the configured format.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -11,29 +11,29 @@ use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::Value as Json;
-use unbroken_tests::{Bed, Child, Terminal, eventually, skip};
+use unbroken_tests::{Child, Sandbox, Terminal, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
-fn nothing_is_installed_unless_it_is_asked_for() {
-    let bed = Bed::new("logs");
-    bed.start();
-    bed.get("/events").unwrap();
-    bed.stop();
-    assert!(!bed.log().contains("an error"), "{}", bed.log());
-    assert!(bed.log().contains("generation 1 serves"), "{}", bed.log());
+fn no_subscriber_is_installed_by_default() {
+    let sandbox = Sandbox::new("logs");
+    sandbox.start();
+    sandbox.get("/events").unwrap();
+    sandbox.stop();
+    assert!(!sandbox.log().contains("an error"), "{}", sandbox.log());
+    assert!(sandbox.log().contains("generation 1 serves"), "{}", sandbox.log());
 }
 
 #[test]
-fn as_text() {
-    let mut bed = Bed::new("logs");
-    bed.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "debug");
-    let status = bed.start();
+fn events_are_written_as_text() {
+    let mut sandbox = Sandbox::new("logs");
+    sandbox.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "debug");
+    let status = sandbox.start();
     let worker = status.serving().pid;
-    bed.get("/events").unwrap();
-    bed.stop();
-    let log = bed.log();
+    sandbox.get("/events").unwrap();
+    sandbox.stop();
+    let log = sandbox.log();
     for (level, text) in [
         ("ERROR", "fixture_logs::writes: request{id=7 user=jo}: an error listener=http"),
         ("WARN", "request{id=7 user=jo}: a warning\\nof two lines answer=42 ok=true"),
@@ -51,15 +51,15 @@ fn as_text() {
 }
 
 #[test]
-fn as_json() {
+fn events_are_written_as_json() {
     for solo in [false, true] {
-        let mut bed = Bed::new(if solo { "logs-solo" } else { "logs" });
-        bed.set("DAEMON_LOG_FORMAT", "json").set("RUST_LOG", "info,elsewhere=trace");
-        let status = bed.start();
+        let mut sandbox = Sandbox::new(if solo { "logs-solo" } else { "logs" });
+        sandbox.set("DAEMON_LOG_FORMAT", "json").set("RUST_LOG", "info,elsewhere=trace");
+        let status = sandbox.start();
         let worker = u64::from(status.serving().pid);
-        bed.get("/events").unwrap();
-        bed.stop();
-        let log = bed.log();
+        sandbox.get("/events").unwrap();
+        sandbox.stop();
+        let log = sandbox.log();
         let lines: Vec<Json> =
             log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
         let find = |text: &str| {
@@ -84,16 +84,17 @@ fn as_json() {
     }
 }
 
-/// With its backtrace it would be dozens of lines that no reader of JSON understands.
+/// A panic is logged as one event, including its backtrace. As plain text it would be dozens of lines that a
+/// JSON parser does not understand.
 #[test]
-fn a_panic_is_an_event() {
+fn panic_is_one_event() {
     for backtrace in ["0", "1"] {
-        let mut bed = Bed::new("logs");
-        bed.set("DAEMON_LOG_FORMAT", "json").set("RUST_BACKTRACE", backtrace);
-        let worker = u64::from(bed.start().serving().pid);
-        bed.get("/panic").unwrap();
-        bed.stop();
-        let log = bed.log();
+        let mut sandbox = Sandbox::new("logs");
+        sandbox.set("DAEMON_LOG_FORMAT", "json").set("RUST_BACKTRACE", backtrace);
+        let worker = u64::from(sandbox.start().serving().pid);
+        sandbox.get("/panic").unwrap();
+        sandbox.stop();
+        let log = sandbox.log();
         let lines: Vec<Json> =
             log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
         let text = "thread `unnamed` panicked: a thread's panic";
@@ -106,28 +107,28 @@ fn a_panic_is_an_event() {
         let frames = event["fields"].get("backtrace").map(|it| it.as_str().unwrap().to_owned());
         assert_eq!(frames.is_some_and(|it| it.contains("writes::panic")), backtrace == "1");
     }
-    let mut bed = Bed::new("logs");
-    bed.set("DAEMON_LOG_FORMAT", "text").set("RUST_BACKTRACE", "1");
-    bed.start();
-    bed.get("/panic").unwrap();
-    bed.stop();
-    let log = bed.log();
+    let mut sandbox = Sandbox::new("logs");
+    sandbox.set("DAEMON_LOG_FORMAT", "text").set("RUST_BACKTRACE", "1");
+    sandbox.start();
+    sandbox.get("/panic").unwrap();
+    sandbox.stop();
+    let log = sandbox.log();
     let stamped = |line: &str| line.starts_with("20") && line.contains("app[");
     assert!(log.lines().all(stamped), "{log}");
     assert_eq!(log.matches("panicked: a thread's panic").count(), 1, "{log}");
 }
 
-/// What the program does at a panic it does as well.
+/// The program's own panic hook runs, in addition to the event.
 #[test]
-fn a_hook_of_the_program_runs() {
+fn panic_hook_of_the_program_runs() {
     for (format, events) in [("none", 0), ("json", 1)] {
-        let mut bed = Bed::new("own-hook");
-        bed.set("DAEMON_LOG_FORMAT", format);
-        bed.start();
-        // The task that answers ends by it, and so does the connection.
-        bed.get("/panic").unwrap_err();
-        bed.stop();
-        let log = bed.log();
+        let mut sandbox = Sandbox::new("own-hook");
+        sandbox.set("DAEMON_LOG_FORMAT", format);
+        sandbox.start();
+        // The panic ends the task and its connection.
+        sandbox.get("/panic").unwrap_err();
+        sandbox.stop();
+        let log = sandbox.log();
         assert_eq!(log.matches("own hook: panicked at ").count(), 1, "{log}");
         assert_eq!(log.matches("` panicked: of the program").count(), events, "{log}");
         assert!(!log.contains("' panicked at "), "{log}");
@@ -135,36 +136,36 @@ fn a_hook_of_the_program_runs() {
 }
 
 #[test]
-fn the_level_holds_for_the_supervisor_too() {
-    let mut bed = Bed::new("logs");
-    bed.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "error");
-    bed.start();
-    bed.get("/events").unwrap();
-    bed.restart();
-    bed.stop();
-    assert_eq!(bed.log().lines().count(), 1, "{}", bed.log());
+fn log_level_applies_to_the_supervisor() {
+    let mut sandbox = Sandbox::new("logs");
+    sandbox.set("DAEMON_LOG_FORMAT", "text").set("DAEMON_LOG_LEVEL", "error");
+    sandbox.start();
+    sandbox.get("/events").unwrap();
+    sandbox.restart();
+    sandbox.stop();
+    assert_eq!(sandbox.log().lines().count(), 1, "{}", sandbox.log());
 }
 
 #[test]
 fn auto_is_text_on_a_terminal_and_json_elsewhere() {
-    let mut bed = Bed::new("logs");
-    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
-    // Of somebody else, and not connected to us.
-    bed.set("JOURNAL_STREAM", "1:1");
-    let terminal = Terminal::spawn(&bed.command(["run"]));
-    bed.wait_serving();
-    bed.get("/events").unwrap();
+    let mut sandbox = Sandbox::new("logs");
+    sandbox.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
+    // This variable names another file than the daemon's stderr.
+    sandbox.set("JOURNAL_STREAM", "1:1");
+    let terminal = Terminal::spawn(&sandbox.command(["run"]));
+    sandbox.wait_serving();
+    sandbox.get("/events").unwrap();
     terminal.wait_for(" ERROR app[", SOON);
     terminal.wait_for(" INFO app[", SOON);
-    bed.stop();
-    let child = bed.foreground();
-    bed.get("/events").unwrap();
+    sandbox.stop();
+    let child = sandbox.foreground();
+    sandbox.get("/events").unwrap();
     child.wait_for_stderr("\"message\":\"an error\"", SOON);
     child.wait_for_stderr("\"message\":\"generation 1 serves", SOON);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// What stands in for the journal: its socket, in a mount namespace with the daemon.
+/// A stand-in for the journal: a socket at the journal's path, in the daemon's mount namespace.
 struct Journal {
     socket: UnixDatagram,
 }
@@ -172,29 +173,29 @@ struct Journal {
 type Entry = BTreeMap<String, String>;
 
 impl Journal {
-    /// `None`, said loudly: there can be none.
-    fn of(bed: &Bed) -> Option<Self> {
+    /// Reports a skipped test and returns `None` without root.
+    fn of(sandbox: &Sandbox) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("a socket can be mounted at the journal's path by root alone");
             return None;
         }
-        fs::create_dir(bed.path("journal")).unwrap();
-        let socket = UnixDatagram::bind(bed.path("journal/socket")).unwrap();
+        fs::create_dir(sandbox.path("journal")).unwrap();
+        let socket = UnixDatagram::bind(sandbox.path("journal/socket")).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
         Some(Self { socket })
     }
 
-    /// Runs the daemon in the foreground with this journal; `script` is run before it.
-    fn run(&self, bed: &Bed, script: &str) -> Child {
+    /// Runs the daemon in the foreground with this journal, after `script`.
+    fn run(&self, sandbox: &Sandbox, script: &str) -> Child {
         let script = format!(
             "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
              mount --bind \"$1\" /run/systemd/journal && shift && {script} exec \"$@\""
         );
-        let mut command = bed.command_of("unshare", ["--mount", "--propagation", "private"]);
-        command.args(["sh", "-c", &script, "sh"]).arg(bed.path("journal"));
-        command.arg(bed.image()).arg("run");
+        let mut command = sandbox.command_of("unshare", ["--mount", "--propagation", "private"]);
+        command.args(["sh", "-c", &script, "sh"]).arg(sandbox.path("journal"));
+        command.arg(sandbox.image()).arg("run");
         let child = Child::spawn(&mut command);
-        bed.wait_serving();
+        sandbox.wait_serving();
         child
     }
 
@@ -223,7 +224,7 @@ impl Journal {
         }
     }
 
-    /// The entry with this message, beyond others.
+    /// Skips entries until the one with this message.
     fn until(&self, message: &str) -> Entry {
         loop {
             let entry = self.next();
@@ -258,12 +259,15 @@ fn parse(mut bytes: &[u8]) -> Entry {
 }
 
 #[test]
-fn to_the_journal_field_by_field() {
-    let mut bed = Bed::new("logs");
-    let Some(journal) = Journal::of(&bed) else { return };
-    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "journald").set("DAEMON_LOG_LEVEL", "trace");
-    let child = journal.run(&bed, "");
-    let status = bed.status();
+fn events_are_sent_to_the_journal_with_their_fields() {
+    let mut sandbox = Sandbox::new("logs");
+    let Some(journal) = Journal::of(&sandbox) else { return };
+    sandbox
+        .unset("DAEMON_LOG")
+        .set("DAEMON_LOG_FORMAT", "journald")
+        .set("DAEMON_LOG_LEVEL", "trace");
+    let child = journal.run(&sandbox, "");
+    let status = sandbox.status();
 
     let own = journal.until("generation 1 serves");
     let field = |entry: &Entry, name: &str| entry.get(name).cloned().unwrap_or_default();
@@ -272,7 +276,7 @@ fn to_the_journal_field_by_field() {
     assert_eq!(field(&own, "SYSLOG_PID"), status.pid.to_string());
     assert_eq!((field(&own, "GENERATION"), field(&own, "WORKER")), ("1".into(), String::new()));
 
-    bed.get("/events").unwrap();
+    sandbox.get("/events").unwrap();
     let worker = status.serving().pid.to_string();
     for (message, priority, level) in [
         ("an error", "3", "ERROR"),
@@ -299,58 +303,58 @@ fn to_the_journal_field_by_field() {
         }
     }
 
-    bed.get("/panic").unwrap();
+    sandbox.get("/panic").unwrap();
     let entry = journal.until("thread `unnamed` panicked: a thread's panic");
     assert_eq!((field(&entry, "PRIORITY"), field(&entry, "WORKER")), ("3".into(), worker));
     assert!(field(&entry, "CODE_FILE").ends_with("writes/mod.rs"), "{entry:?}");
 
-    // Larger than a datagram.
-    bed.get("/large").unwrap();
+    // An entry that is larger than a datagram is sent as a file.
+    sandbox.get("/large").unwrap();
     let entry = journal.until("large");
     assert_eq!(field(&entry, "LARGE").len(), 1024 * 1024);
 
-    bed.restart();
-    let entry = journal.until("generation 1 is gone");
+    sandbox.restart();
+    let entry = journal.until("generation 1 drained");
     assert_eq!((field(&entry, "GENERATION"), field(&entry, "TO")), ("1".into(), "2".into()));
     assert_eq!(field(&entry, "LOST"), "0");
-    bed.stop();
+    sandbox.stop();
     assert_eq!(child.stderr(), "");
 }
 
 #[test]
-fn a_journal_that_does_not_read_stops_nothing() {
-    let mut bed = Bed::new("logs");
-    let Some(journal) = Journal::of(&bed) else { return };
-    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "journald");
-    let child = journal.run(&bed, "");
-    // More than its queue holds.
+fn full_or_missing_journal_blocks_nothing() {
+    let mut sandbox = Sandbox::new("logs");
+    let Some(journal) = Journal::of(&sandbox) else { return };
+    sandbox.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "journald");
+    let child = journal.run(&sandbox, "");
+    // Fills the queue of the socket.
     let filler = UnixDatagram::unbound().unwrap();
     filler.set_nonblocking(true).unwrap();
-    while filler.send_to(b"MESSAGE=filler\n", bed.path("journal/socket")).is_ok() {}
-    bed.restart();
-    child.wait_for_stderr(&format!(" INFO app[{}]: ", bed.status().pid), SOON);
-    bed.get("/events").unwrap();
+    while filler.send_to(b"MESSAGE=filler\n", sandbox.path("journal/socket")).is_ok() {}
+    sandbox.restart();
+    child.wait_for_stderr(&format!(" INFO app[{}]: ", sandbox.status().pid), SOON);
+    sandbox.get("/events").unwrap();
     child.wait_for_stderr(" ERROR app[", SOON);
     drop(journal);
-    fs::remove_file(bed.path("journal/socket")).unwrap();
-    bed.restart();
+    fs::remove_file(sandbox.path("journal/socket")).unwrap();
+    sandbox.restart();
     eventually("what nobody takes is on stderr", SOON, || {
-        child.stderr().contains("generation 2 is gone")
+        child.stderr().contains("generation 2 drained")
     });
-    bed.stop();
+    sandbox.stop();
 }
 
 #[test]
-fn auto_is_the_journal_where_stderr_leads_to_it() {
-    let mut bed = Bed::new("logs");
-    let Some(journal) = Journal::of(&bed) else { return };
-    bed.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
-    let child = journal.run(&bed, "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2);");
+fn auto_is_the_journal_if_stderr_is_connected_to_it() {
+    let mut sandbox = Sandbox::new("logs");
+    let Some(journal) = Journal::of(&sandbox) else { return };
+    sandbox.unset("DAEMON_LOG").set("DAEMON_LOG_FORMAT", "auto");
+    let child = journal.run(&sandbox, "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2);");
     journal.until("generation 1 serves");
-    bed.get("/events").unwrap();
+    sandbox.get("/events").unwrap();
     journal.until("an error");
-    bed.restart();
-    journal.until("generation 1 is gone");
-    bed.stop();
+    sandbox.restart();
+    journal.until("generation 1 drained");
+    sandbox.stop();
     assert_eq!(child.stderr(), "");
 }

@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use nix::unistd::{Group, User};
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Child, Load, Process, eventually, program, skip};
+use unbroken_tests::{Child, Load, Process, Sandbox, eventually, program, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Nobody's user and group.
+/// The user and group ids of the account `nobody`.
 struct Nobody {
     uid: u32,
     gid: u32,
 }
 
-/// Who workers are here, where this can be tested.
+/// Returns the account as which workers run here. Reports a skipped test without root.
 #[track_caller]
 fn nobody() -> Option<Nobody> {
     if !rustix::process::geteuid().is_root() {
@@ -36,27 +36,27 @@ fn group(name: &str) -> u32 {
     Group::from_name(name).expect("a group database").expect(name).gid.as_raw()
 }
 
-/// A bed that other users can pass through.
-fn bed(fixture: &str) -> Bed {
-    let mut bed = Bed::new(fixture);
-    mode(bed.dir(), 0o711);
-    bed.set("DAEMON_USER", "nobody");
-    bed
+/// Creates a sandbox whose workers run as `nobody`, in a directory that they can search.
+fn sandbox(fixture: &str) -> Sandbox {
+    let mut sandbox = Sandbox::new(fixture);
+    mode(sandbox.dir(), 0o711);
+    sandbox.set("DAEMON_USER", "nobody");
+    sandbox
 }
 
 fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
-/// An address with a port that only root may bind, which no other test has.
+/// An address with port 80, which only root may bind, that no other test uses.
 fn low_port() -> String {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [high, low, ..] = std::process::id().to_be_bytes()[2..] else { unreachable!() };
     format!("127.{}.{high}.{low}:80", 100 + NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn says(bed: &Bed, path: &str) -> String {
-    bed.get(path).expect("a response").text().trim().to_owned()
+fn says(sandbox: &Sandbox, path: &str) -> String {
+    sandbox.get(path).expect("a response").text().trim().to_owned()
 }
 
 fn numbers(process: &Process, field: &str) -> Vec<u32> {
@@ -68,7 +68,7 @@ fn set(process: &Process, field: &str) -> u64 {
     u64::from_str_radix(&process.field(field).expect("a process"), 16).expect("a set")
 }
 
-/// Without any capability, and without a way to get one.
+/// Asserts that the worker runs as this account, without any capability, and cannot gain one.
 #[track_caller]
 fn assert_is(worker: &Process, who: &Nobody) {
     assert_eq!(numbers(worker, "Uid"), [who.uid; 4]);
@@ -80,54 +80,54 @@ fn assert_is(worker: &Process, who: &Nobody) {
     assert_eq!(numbers(worker, "NoNewPrivs"), [1]);
 }
 
-/// A port of root's, served by nobody, through restarts, upgrades of the supervisor and a crash.
+/// Workers that run as `nobody` serve port 80 across restarts, upgrades of the supervisor and a crash.
 #[test]
-fn port_80_is_served_by_nobody() {
+fn worker_as_nobody_serves_port_80() {
     let Some(nobody) = nobody() else { return };
-    let mut bed = bed("http");
-    bed.set("DAEMON_LISTEN_HTTP", low_port());
-    let target = bed.start().target("http");
-    let supervisor = bed.supervisor();
+    let mut sandbox = sandbox("http");
+    sandbox.set("DAEMON_LISTEN_HTTP", low_port());
+    let target = sandbox.start().target("http");
+    let supervisor = sandbox.supervisor();
     let load = Load::on(target.clone()).keep_alive(8).start();
     let mut idle = Connection::open(&target).expect("a connection");
     idle.get("/").expect("a response");
     for (restart, fixture) in ["http-v2", "http", "http-v2"].into_iter().enumerate() {
-        assert_is(&bed.worker(), &nobody);
+        assert_is(&sandbox.worker(), &nobody);
         load.wait_for(200);
-        bed.deploy(fixture);
-        let report = bed.restart();
+        sandbox.deploy(fixture);
+        let report = sandbox.restart();
         report.ledger().assert_balanced();
         assert!(report.ledger().handed_off > 0, "{report:?}");
         load.wait_for_generation(restart as u64 + 2);
     }
-    let status = bed.status();
+    let status = sandbox.status();
     eventually("the supervisor is upgraded", SOON, || {
-        bed.log().contains("the supervisor runs the image of generation 4")
+        sandbox.log().contains("the supervisor runs the image of generation 4")
     });
     assert_eq!((supervisor.pid(), numbers(&supervisor, "Uid")), (status.pid, vec![0; 4]));
     load.stop().assert_nothing_failed();
     assert_eq!(idle.get("/").expect("it stayed open").number("generation"), Some(4));
 
-    let worker = bed.worker();
+    let worker = sandbox.worker();
     worker.kill();
     eventually("it is replaced", SOON, || {
-        bed.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
+        sandbox.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
     });
-    assert_is(&bed.worker(), &nobody);
-    bed.stop();
+    assert_is(&sandbox.worker(), &nobody);
+    sandbox.stop();
 }
 
-/// What a worker may do, and what it may not do to its supervisor.
+/// A worker cannot signal, trace or read its supervisor, nor write its files.
 #[test]
-fn a_worker_has_no_power_over_its_supervisor() {
+fn worker_has_no_power_over_its_supervisor() {
     let Some(nobody) = nobody() else { return };
-    let bed = bed("privileges");
-    let spool = bed.path("spool");
+    let sandbox = sandbox("privileges");
+    let spool = sandbox.path("spool");
     fs::create_dir(&spool).expect("a directory");
     chown(&spool, Some(nobody.uid), None).expect("root");
-    bed.start();
-    let pid = bed.supervisor().pid();
-    assert_eq!(says(&bed, &format!("/touch{}/file", spool.display())), "ok");
+    sandbox.start();
+    let pid = sandbox.supervisor().pid();
+    assert_eq!(says(&sandbox, &format!("/touch{}/file", spool.display())), "ok");
     let file = fs::metadata(spool.join("file")).expect("a file");
     assert_eq!((file.uid(), file.gid()), (nobody.uid, nobody.gid));
 
@@ -136,87 +136,90 @@ fn a_worker_has_no_power_over_its_supervisor() {
         (format!("/signal/{pid}"), "EPERM"),
         (format!("/trace/{pid}"), "EPERM"),
         (format!("/memory/{pid}"), "Permission denied"),
-        (format!("/list{}", bed.runtime_dir().display()), "Permission denied"),
-        (format!("/touch{}", bed.pidfile().display()), "Permission denied"),
-        (format!("/touch{}", bed.image().display()), "Permission denied"),
+        (format!("/list{}", sandbox.runtime_dir().display()), "Permission denied"),
+        (format!("/touch{}", sandbox.pidfile().display()), "Permission denied"),
+        (format!("/touch{}", sandbox.image().display()), "Permission denied"),
         ("/bind/127.0.0.1:79".to_owned(), "Permission denied"),
     ] {
-        let said = says(&bed, &path);
+        let said = says(&sandbox, &path);
         assert!(said.contains(answer), "{path}: {said}");
     }
-    assert_eq!(bed.status().pid, pid);
-    bed.restart();
-    bed.stop();
+    assert_eq!(sandbox.status().pid, pid);
+    sandbox.restart();
+    sandbox.stop();
 }
 
 #[test]
-fn groups_are_those_that_are_named() {
+fn worker_has_exactly_the_configured_groups() {
     let Some(nobody) = nobody() else { return };
-    let mut bed = bed("http");
-    bed.set("DAEMON_GROUP", "daemon").set("DAEMON_GROUPS", "sys, 4000000, sys");
-    bed.start();
+    let mut sandbox = sandbox("http");
+    sandbox.set("DAEMON_GROUP", "daemon").set("DAEMON_GROUPS", "sys, 4000000, sys");
+    sandbox.start();
     for _ in 0..2 {
-        let worker = bed.worker();
+        let worker = sandbox.worker();
         assert_eq!(numbers(&worker, "Uid"), [nobody.uid; 4]);
         assert_eq!(numbers(&worker, "Gid"), [group("daemon"); 4]);
         assert_eq!(numbers(&worker, "Groups"), [group("sys"), 4_000_000]);
-        bed.restart();
+        sandbox.restart();
     }
-    bed.stop();
+    sandbox.stop();
 
-    // None at all, and a user without an entry.
-    bed.set("DAEMON_USER", "4000001").set("DAEMON_GROUP", "4000002").set("DAEMON_GROUPS", "none");
-    bed.start();
-    let worker = bed.worker();
+    // No supplementary groups, and a user without an account.
+    sandbox
+        .set("DAEMON_USER", "4000001")
+        .set("DAEMON_GROUP", "4000002")
+        .set("DAEMON_GROUPS", "none");
+    sandbox.start();
+    let worker = sandbox.worker();
     assert_eq!(numbers(&worker, "Uid"), [4_000_001; 4]);
     assert_eq!((numbers(&worker, "Gid"), numbers(&worker, "Groups")), (vec![4_000_002; 4], vec![]));
-    bed.stop();
+    sandbox.stop();
 }
 
-/// One capability is kept, also for what the worker executes, and may be used.
+/// A configured capability is kept, can be used, and is inherited by programs that the worker executes.
 #[test]
-fn capabilities_that_are_kept() {
+fn configured_capabilities_are_kept() {
     let Some(nobody) = nobody() else { return };
     const NET_BIND_SERVICE: u64 = 1 << 10;
-    let mut bed = bed("privileges");
-    bed.set("DAEMON_CAPABILITIES", "CAP_NET_BIND_SERVICE");
-    bed.start();
-    let worker = bed.worker();
+    let mut sandbox = sandbox("privileges");
+    sandbox.set("DAEMON_CAPABILITIES", "CAP_NET_BIND_SERVICE");
+    sandbox.start();
+    let worker = sandbox.worker();
     for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(set(&worker, field), NET_BIND_SERVICE, "{field}");
     }
     assert_eq!(numbers(&worker, "Uid"), [nobody.uid; 4]);
-    assert_eq!(says(&bed, &format!("/bind/{}", low_port())), "ok");
-    assert_eq!(says(&bed, "/root"), "EPERM: Operation not permitted");
-    bed.stop();
+    assert_eq!(says(&sandbox, &format!("/bind/{}", low_port())), "ok");
+    assert_eq!(says(&sandbox, "/root"), "EPERM: Operation not permitted");
+    sandbox.stop();
 
-    // Root with fewer of them, which it does not get back.
-    bed.unset("DAEMON_USER").set("DAEMON_CAPABILITIES", "chown,net_bind_service");
-    bed.start();
-    let worker = bed.worker();
+    // Root with fewer capabilities cannot regain the others.
+    sandbox.unset("DAEMON_USER").set("DAEMON_CAPABILITIES", "chown,net_bind_service");
+    sandbox.start();
+    let worker = sandbox.worker();
     assert_eq!(numbers(&worker, "Uid"), [0; 4]);
     for field in ["CapPrm", "CapEff", "CapBnd"] {
         assert_eq!(set(&worker, field), NET_BIND_SERVICE | 1, "{field}");
     }
     assert_eq!(numbers(&worker, "NoNewPrivs"), [0]);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A program that needs sudo or sendmail says so.
+/// With `no_new_privileges = false` a worker can gain privileges, as programs that run sudo or sendmail need.
 #[test]
-fn privileges_may_be_gained_where_that_is_said() {
+fn no_new_privileges_can_be_switched_off() {
     let Some(nobody) = nobody() else { return };
-    let mut bed = bed("http");
-    bed.set("DAEMON_NO_NEW_PRIVILEGES", "false");
-    bed.start();
-    let (worker, supervisor) = (bed.worker(), bed.supervisor());
+    let mut sandbox = sandbox("http");
+    sandbox.set("DAEMON_NO_NEW_PRIVILEGES", "false");
+    sandbox.start();
+    let (worker, supervisor) = (sandbox.worker(), sandbox.supervisor());
     assert_eq!(numbers(&worker, "Uid"), [nobody.uid; 4]);
     assert_eq!((numbers(&worker, "NoNewPrivs"), set(&worker, "CapEff")), (vec![0], 0));
     assert_eq!(set(&worker, "CapBnd"), set(&supervisor, "CapBnd"));
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Soft and hard, as `/proc/<pid>/limits` has them.
+/// The soft and hard limit in `/proc/<pid>/limits`.
 fn limit(process: &Process, name: &str) -> (String, String) {
     let text = fs::read_to_string(format!("/proc/{}/limits", process.pid())).expect("limits");
     let line = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
@@ -236,79 +239,81 @@ fn assert_limited(process: &Process, nofile: (&str, &str)) {
     assert_eq!(nice, Some("7"));
 }
 
-/// Also where a restart changes them; and a respawn has those of its generation.
+/// Limits apply to the workers and not to the supervisor. A restart changes them, and a respawned worker has
+/// those of its generation.
 #[test]
-fn limits_are_the_workers_alone() {
+fn limits_apply_to_workers_only() {
     if nobody().is_none() {
         return;
     }
-    let mut bed = bed("http");
-    let config = bed.path("app.toml");
+    let mut sandbox = sandbox("http");
+    let config = sandbox.path("app.toml");
     let write = |nofile: &str| {
         let text =
             format!("oom_score_adj = 300\nnice = 7\n[limits]\ncore = 0\nnofile = {nofile}\n");
         fs::write(&config, text).expect("a file");
     };
     write("'500:600'");
-    bed.set("DAEMON_CONFIG", config.display().to_string());
-    bed.start();
-    let untouched = limit(&bed.supervisor(), "Max open files");
+    sandbox.set("DAEMON_CONFIG", config.display().to_string());
+    sandbox.start();
+    let untouched = limit(&sandbox.supervisor(), "Max open files");
     assert_ne!(untouched.1, "600");
-    assert_limited(&bed.worker(), ("500", "600"));
+    assert_limited(&sandbox.worker(), ("500", "600"));
     write("800");
-    bed.restart();
-    assert_limited(&bed.worker(), ("800", "800"));
+    sandbox.restart();
+    assert_limited(&sandbox.worker(), ("800", "800"));
     write("900");
-    let worker = bed.worker();
+    let worker = sandbox.worker();
     worker.kill();
     eventually("it is replaced", SOON, || {
-        bed.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
+        sandbox.status().workers.iter().any(|w| w.state == "serving" && w.pid != worker.pid())
     });
-    assert_limited(&bed.worker(), ("800", "800"));
-    assert_eq!(limit(&bed.supervisor(), "Max open files"), untouched);
-    bed.stop();
+    assert_limited(&sandbox.worker(), ("800", "800"));
+    assert_eq!(limit(&sandbox.supervisor(), "Max open files"), untouched);
+    sandbox.stop();
 }
 
-/// The directory has nothing in it: no loader, no library, no `/proc`.
+/// A worker serves in a `chroot` with nothing in it: no loader, no library, no `/proc`.
 #[test]
-fn an_empty_root_directory() {
+fn worker_serves_in_an_empty_chroot() {
     let Some(nobody) = nobody() else { return };
-    let mut bed = bed("privileges");
-    let jail = bed.path("jail");
+    let mut sandbox = sandbox("privileges");
+    let jail = sandbox.path("jail");
     fs::create_dir_all(jail.join("spool")).expect("directories");
-    bed.set("DAEMON_CHROOT", jail.display().to_string()).set("DAEMON_WORKDIR", "/spool");
-    bed.start();
+    sandbox.set("DAEMON_CHROOT", jail.display().to_string()).set("DAEMON_WORKDIR", "/spool");
+    sandbox.start();
     let inode = fs::metadata(&jail).expect("a directory").ino();
-    assert_eq!(says(&bed, "/here"), format!("/spool {inode}"));
-    assert_eq!(says(&bed, "/list/."), "spool");
-    assert_is(&bed.worker(), &nobody);
-    let target = bed.target("http");
+    assert_eq!(says(&sandbox, "/here"), format!("/spool {inode}"));
+    assert_eq!(says(&sandbox, "/list/."), "spool");
+    assert_is(&sandbox.worker(), &nobody);
+    let target = sandbox.target("http");
     let load = Load::on(target).keep_alive(4).start();
     load.wait_for(100);
-    bed.deploy("http-v2");
-    bed.restart().ledger().assert_balanced();
+    sandbox.deploy("http-v2");
+    sandbox.restart().ledger().assert_balanced();
     load.wait_for_generation(2);
     load.stop().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Every step that fails has its sentence: at `check`, at the start, and at a restart, which changes nothing.
+/// A step of the privilege drop that would fail is reported by `check`, fails the start, and aborts a
+/// restart.
 #[test]
-fn each_step_that_fails_says_so() {
+fn failing_step_is_reported() {
     if nobody().is_none() {
         return;
     }
-    let mut bed = bed("http");
-    let config = bed.path("app.toml");
-    bed.set("DAEMON_CONFIG", config.display().to_string()).unset("DAEMON_USER");
+    let mut sandbox = sandbox("http");
+    let config = sandbox.path("app.toml");
+    sandbox.set("DAEMON_CONFIG", config.display().to_string()).unset("DAEMON_USER");
     fs::write(&config, "user = 'nobody'").expect("a file");
-    let target = bed.start().target("http");
-    let worker = bed.worker();
+    let target = sandbox.start().target("http");
+    let worker = sandbox.worker();
     let load = Load::on(target).keep_alive(2).pause(Duration::from_millis(1)).start();
-    let gone = bed.path("gone").display().to_string();
+    let gone = sandbox.path("gone").display().to_string();
     for (text, key, sentence) in [
         ("user = 'nobodi'", "user", "`user` nobodi does not exist on this host".to_owned()),
-        ("user = 4000000", "", "`user` 4000000 has no entry in the user database".into()),
+        ("user = 4000000", "", "`user` 4000000 is not in the user database".into()),
         (
             "user = 'nobody'\ngroup = 'none-such'",
             "group",
@@ -324,10 +329,10 @@ fn each_step_that_fails_says_so() {
         ("limits.nofile = 4000000000", "limits.nofile", "`limits.nofile`".into()),
     ] {
         fs::write(&config, text).expect("a file");
-        let reason = bed.restart_aborts().reason.expect("a reason");
+        let reason = sandbox.restart_aborts().reason.expect("a reason");
         assert!(reason.contains(&sentence), "{text}: {reason}");
-        assert_eq!(bed.status().serving().pid, worker.pid(), "{text}");
-        let checked = bed.verb(["check"]).expect_code(78).expect_text(&sentence);
+        assert_eq!(sandbox.status().serving().pid, worker.pid(), "{text}");
+        let checked = sandbox.verb(["check"]).expect_code(78).expect_text(&sentence);
         assert!(
             key.is_empty()
                 || checked.stderr.contains(
@@ -337,67 +342,75 @@ fn each_step_that_fails_says_so() {
         );
     }
     load.stop().assert_nothing_failed();
-    bed.stop();
+    sandbox.stop();
     fs::write(&config, "user = 'nobodi'").expect("a file");
-    bed.verb(["start"]).expect_code(78).expect_text("`user` nobodi does not exist on this host");
-    bed.assert_nothing_left();
+    sandbox
+        .verb(["start"])
+        .expect_code(78)
+        .expect_text("`user` nobodi does not exist on this host");
+    sandbox.assert_nothing_left();
 }
 
-/// What the program opens itself it opens as its worker's user, at each restart.
+/// `check` warns of a file in `[app]` that the worker's user cannot read, because the program opens it.
 #[test]
-fn a_key_that_the_worker_may_not_read_is_told() {
+fn unreadable_key_file_is_reported() {
     let Some(nobody) = nobody() else { return };
-    let mut bed = bed("http");
-    let key = bed.path("tls.key");
+    let mut sandbox = sandbox("http");
+    let key = sandbox.path("tls.key");
     fs::write(&key, "secret").expect("a file");
     mode(&key, 0o640);
-    bed.set("DAEMON_APP__TLS__KEY", key.display().to_string());
+    sandbox.set("DAEMON_APP__TLS__KEY", key.display().to_string());
     let sentence = format!(
-        "user {}, the worker's, may not read {}, which `app.tls.key` names",
+        "the worker's user {} may not read {}, named by `app.tls.key`",
         nobody.uid,
         key.display()
     );
-    bed.verb(["check"]).expect_code(0).expect_text(&sentence).expect_text("DAEMON_APP__TLS__KEY");
+    sandbox
+        .verb(["check"])
+        .expect_code(0)
+        .expect_text(&sentence)
+        .expect_text("DAEMON_APP__TLS__KEY");
     for allowed in ["capabilities", "groups"] {
         match allowed {
-            "capabilities" => bed.set("DAEMON_CAPABILITIES", "dac_read_search"),
-            _ => bed.unset("DAEMON_CAPABILITIES").set("DAEMON_GROUPS", "0"),
+            "capabilities" => sandbox.set("DAEMON_CAPABILITIES", "dac_read_search"),
+            _ => sandbox.unset("DAEMON_CAPABILITIES").set("DAEMON_GROUPS", "0"),
         };
-        let checked = bed.verb(["check"]).expect_code(0);
+        let checked = sandbox.verb(["check"]).expect_code(0);
         assert!(!checked.text().contains("may not read"), "{allowed}: {checked}");
     }
 }
 
-/// Root in a user namespace is not allowed to change its groups.
+/// The start fails with the reason where root cannot drop its groups, as in a user namespace.
 #[test]
-fn a_root_that_may_not_drop_is_told() {
+fn root_that_may_not_drop_is_reported() {
     if nobody().is_none() {
         return;
     }
-    let bed = bed("http");
-    let tried = Child::spawn(&mut bed.command_of("unshare", ["--user", "--map-root-user", "true"]));
+    let sandbox = sandbox("http");
+    let tried =
+        Child::spawn(&mut sandbox.command_of("unshare", ["--user", "--map-root-user", "true"]));
     if tried.wait(SOON).code() != 0 {
         return skip("user namespaces are not to be had here");
     }
     let arguments = ["--user", "--map-root-user"].map(AsRef::as_ref).into_iter();
-    let image = bed.image();
+    let image = sandbox.image();
     let arguments = arguments.chain([image.as_os_str(), "start".as_ref()]);
-    let output = Child::spawn(&mut bed.command_of("unshare", arguments)).wait(SOON);
+    let output = Child::spawn(&mut sandbox.command_of("unshare", arguments)).wait(SOON);
     output
         .expect_code(78)
-        .expect_text("cannot set the groups of `nobody` (setgroups); root here may not do that");
-    bed.assert_nothing_left();
+        .expect_text("cannot set the groups of `nobody` (setgroups); root may not do that here");
+    sandbox.assert_nothing_left();
 }
 
-/// Calls that succeed and do nothing are not believed.
+/// A worker notices that it still has privileges although every call to drop them has succeeded.
 #[test]
-fn what_was_not_dropped_is_noticed() {
+fn undropped_privileges_are_noticed() {
     let Some(nobody) = nobody() else { return };
-    let bed = bed("http");
+    let sandbox = sandbox("http");
     let test = std::env::current_exe().expect("this test");
     let deceived =
         test.parent().and_then(Path::parent).expect("a directory").join("fixture-deceived");
-    let target_file = bed.path("deceived");
+    let target_file = sandbox.path("deceived");
     program::copy(&deceived, &target_file);
     for (calls, sentence) in [
         ("setresuid", format!("the process is user 0, group {} ", nobody.gid)),
@@ -405,117 +418,120 @@ fn what_was_not_dropped_is_noticed() {
         ("setgroups", format!("user {}, group {} and in groups [", nobody.uid, nobody.gid)),
         ("setresuid,setresgid,setgroups", "the process is user 0, group 0".to_owned()),
     ] {
-        let image = bed.image();
+        let image = sandbox.image();
         let arguments = [calls.as_ref(), image.as_os_str(), "start".as_ref()];
-        let output = Child::spawn(&mut bed.command_of(&target_file, arguments)).wait(SOON);
+        let output = Child::spawn(&mut sandbox.command_of(&target_file, arguments)).wait(SOON);
         let output = output.expect_code(1);
         let output =
-            output.expect_text("privileges were not dropped, although every call succeeded");
+            output.expect_text("privileges were not dropped although every call succeeded");
         output.expect_text(&sentence);
-        bed.assert_nothing_left();
+        sandbox.assert_nothing_left();
     }
 }
 
-/// Who is not root stays who it is, and is told before it tries.
+/// Without root `user` may only name the current user, which `check` reports.
 #[test]
-fn a_user_cannot_become_another() {
+fn unprivileged_user_cannot_become_another() {
     let Some(nobody) = nobody() else { return };
-    let mut bed = bed("http");
-    let home = bed.path("home");
+    let mut sandbox = sandbox("http");
+    let home = sandbox.path("home");
     fs::create_dir(&home).expect("a directory");
     chown(&home, Some(nobody.uid), Some(nobody.gid)).expect("root");
     for (variable, file) in
         [("DAEMON_RUNTIME_DIR", ""), ("DAEMON_PIDFILE", "app.pid"), ("DAEMON_LOG", "app.log")]
     {
-        bed.set(variable, home.join(file).display().to_string());
+        sandbox.set(variable, home.join(file).display().to_string());
     }
-    let as_nobody = |bed: &Bed, verb: &str| {
-        let mut command = bed.command([verb]);
+    let as_nobody = |sandbox: &Sandbox, verb: &str| {
+        let mut command = sandbox.command([verb]);
         Child::spawn(command.uid(nobody.uid).gid(nobody.gid)).wait(SOON)
     };
-    // Itself is no other.
-    as_nobody(&bed, "check").expect_code(0);
-    as_nobody(&bed, "start").expect_code(0);
-    assert_eq!(numbers(&bed.worker(), "NoNewPrivs"), [1]);
-    as_nobody(&bed, "stop").expect_code(0);
+    // The current user is accepted.
+    as_nobody(&sandbox, "check").expect_code(0);
+    as_nobody(&sandbox, "start").expect_code(0);
+    assert_eq!(numbers(&sandbox.worker(), "NoNewPrivs"), [1]);
+    as_nobody(&sandbox, "stop").expect_code(0);
 
-    bed.set("DAEMON_USER", "daemon");
-    as_nobody(&bed, "check")
+    sandbox.set("DAEMON_USER", "daemon");
+    as_nobody(&sandbox, "check")
         .expect_code(78)
         .expect_text("cannot become `user` daemon")
         .expect_text("(DAEMON_USER)");
-    as_nobody(&bed, "start").expect_code(78).expect_text("start it as root");
+    as_nobody(&sandbox, "start").expect_code(78).expect_text("start it as root");
 
-    bed.set("DAEMON_USER", "nobody").set("DAEMON_LISTEN_HTTP", low_port());
-    bed.set("DAEMON_CAPABILITIES", "chown").set("DAEMON_LIMITS_NOFILE", "unlimited");
-    as_nobody(&bed, "check")
+    sandbox.set("DAEMON_USER", "nobody").set("DAEMON_LISTEN_HTTP", low_port());
+    sandbox.set("DAEMON_CAPABILITIES", "chown").set("DAEMON_LIMITS_NOFILE", "unlimited");
+    as_nobody(&sandbox, "check")
         .expect_code(78)
         .expect_text("which only root may bind")
         .expect_text("(DAEMON_LISTEN_HTTP)")
         .expect_text("does not have the `capabilities` chown")
         .expect_text("`limits.nofile` unlimited is above the hard limit");
-    bed.unset("DAEMON_CAPABILITIES").unset("DAEMON_LIMITS_NOFILE");
-    bed.set("DAEMON_LISTEN_HTTP", "192.0.2.7:8080");
-    as_nobody(&bed, "check").expect_code(78).expect_text("which no interface of this host has");
+    sandbox.unset("DAEMON_CAPABILITIES").unset("DAEMON_LIMITS_NOFILE");
+    sandbox.set("DAEMON_LISTEN_HTTP", "192.0.2.7:8080");
+    as_nobody(&sandbox, "check").expect_code(78).expect_text("which no interface of this host has");
 }
 
-/// A worker must not write what its supervisor will execute as root.
+/// An image that the worker's user can write is refused, because the supervisor executes it as root.
 #[test]
-fn an_image_of_the_workers_user_is_refused() {
+fn image_of_the_workers_user_is_refused() {
     let Some(nobody) = nobody() else { return };
-    let bed = bed("http");
-    bed.start();
-    let worker = bed.worker();
-    chown(bed.image(), Some(nobody.uid), None).expect("root");
-    let reason = bed.restart_aborts().reason.expect("a reason");
-    assert!(reason.contains("can be written by the user of its worker; `chown root"), "{reason}");
-    bed.verb(["check"]).expect_code(78).expect_text("by the user of its worker");
-    chown(bed.image(), Some(0), Some(nobody.gid)).expect("root");
-    mode(&bed.image(), 0o775);
-    let reason = bed.restart_aborts().reason.expect("a reason");
-    assert!(reason.contains("by a group of its worker; `chmod g-w"), "{reason}");
-    assert_eq!(bed.status().serving().pid, worker.pid());
-    bed.stop();
-    // The first start is told by the worker itself.
-    bed.verb(["start"]).expect_code(1).expect_text("by a group of its worker");
-    bed.assert_nothing_left();
+    let sandbox = sandbox("http");
+    sandbox.start();
+    let worker = sandbox.worker();
+    chown(sandbox.image(), Some(nobody.uid), None).expect("root");
+    let reason = sandbox.restart_aborts().reason.expect("a reason");
+    assert!(reason.contains("is writable by the user of its worker; run `chown root"), "{reason}");
+    sandbox.verb(["check"]).expect_code(78).expect_text("by the user of its worker");
+    chown(sandbox.image(), Some(0), Some(nobody.gid)).expect("root");
+    mode(&sandbox.image(), 0o775);
+    let reason = sandbox.restart_aborts().reason.expect("a reason");
+    assert!(reason.contains("by a group of its worker; run `chmod g-w"), "{reason}");
+    assert_eq!(sandbox.status().serving().pid, worker.pid());
+    sandbox.stop();
+    // At the first start the worker reports it.
+    sandbox.verb(["start"]).expect_code(1).expect_text("by a group of its worker");
+    sandbox.assert_nothing_left();
 }
 
-/// The next supervisor takes over what belongs to another user, and nobody notices.
+/// Orphans that run as another user are re-attached, and no request fails.
 #[test]
-fn orphans_of_another_user_are_taken_over() {
+fn orphans_of_another_user_are_reattached() {
     let Some(nobody) = nobody() else { return };
-    let mut bed = bed("http");
-    bed.set("DAEMON_ORPHAN_GRACE", "60s");
-    let target = bed.start().target("http");
+    let mut sandbox = sandbox("http");
+    sandbox.set("DAEMON_ORPHAN_GRACE", "60s");
+    let target = sandbox.start().target("http");
     let load = Load::on(target).keep_alive(8).start();
     load.wait_for(200);
-    let worker = bed.worker();
-    bed.supervisor().kill();
-    bed.start();
+    let worker = sandbox.worker();
+    sandbox.supervisor().kill();
+    sandbox.start();
     load.wait_for_generation(2);
     assert!(worker.wait_gone(SOON));
-    assert_is(&bed.worker(), &nobody);
+    assert_is(&sandbox.worker(), &nobody);
     let ledger = load.stop();
     ledger.assert_nothing_failed();
     assert_eq!(ledger.ended_by_server(), 0, "{ledger}");
-    bed.stop();
+    sandbox.stop();
 }
 
-/// One process: it drops after it bound.
+/// A solo daemon drops its privileges after it has bound its listeners.
 #[test]
-fn without_a_supervisor() {
+fn solo_daemon_drops_privileges() {
     let Some(nobody) = nobody() else { return };
-    let mut bed = bed("solo-http");
-    bed.set("DAEMON_LISTEN_HTTP", low_port());
-    let status = bed.start();
+    let mut sandbox = sandbox("solo-http");
+    sandbox.set("DAEMON_LISTEN_HTTP", low_port());
+    let status = sandbox.start();
     let process = Process::open(status.pid).expect("it");
     assert_is(&process, &nobody);
-    bed.get("/").expect("a response");
-    bed.verb(["stop"]).expect_code(0);
+    sandbox.get("/").expect("a response");
+    sandbox.verb(["stop"]).expect_code(0);
     assert!(!process.is_alive());
-    assert!(!bed.pidfile().exists() && !bed.socket().exists(), "something is left");
-    bed.set("DAEMON_USER", "nobodi");
-    bed.verb(["start"]).expect_code(78).expect_text("`user` nobodi does not exist on this host");
-    bed.assert_nothing_left();
+    assert!(!sandbox.pidfile().exists() && !sandbox.socket().exists(), "something is left");
+    sandbox.set("DAEMON_USER", "nobodi");
+    sandbox
+        .verb(["start"])
+        .expect_code(78)
+        .expect_text("`user` nobodi does not exist on this host");
+    sandbox.assert_nothing_left();
 }

@@ -1,4 +1,4 @@
-//! P8: probes are answered by command and by HTTP, and a lame duck is not ready while it still accepts.
+//! P8: probes are answered by command and by HTTP, and a lame duck is not ready although it still accepts.
 
 #![allow(clippy::expect_used)]
 
@@ -6,16 +6,16 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bed, Child, Load, Process, Signal, eventually};
+use unbroken_tests::{Child, Load, Process, Sandbox, Signal, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Exit codes of the three probes: live, ready, startup.
-fn by_command(bed: &Bed) -> [i32; 3] {
-    ["live", "ready", "startup"].map(|probe| bed.verb(["status", "--probe", probe]).code())
+/// The exit codes of the three probes: live, ready, startup.
+fn by_command(sandbox: &Sandbox) -> [i32; 3] {
+    ["live", "ready", "startup"].map(|probe| sandbox.verb(["status", "--probe", probe]).code())
 }
 
-/// The codes of the three answers by HTTP.
+/// The status codes of the three probes by HTTP.
 fn by_http(target: &Target) -> [u16; 3] {
     ["/livez", "/readyz", "/startupz"].map(|path| ask(target, path))
 }
@@ -28,14 +28,14 @@ fn ask(target: &Target, path: &str) -> u16 {
 }
 
 #[track_caller]
-fn probe(bed: &Bed) -> Target {
-    bed.status().probes[0].parse().expect("an address")
+fn probe(sandbox: &Sandbox) -> Target {
+    sandbox.status().probes[0].parse().expect("an address")
 }
 
-fn probing(fixture: &str) -> Bed {
-    let mut bed = Bed::new(fixture);
-    bed.set("DAEMON_PROBE", "127.0.0.1:0");
-    bed
+fn probing(fixture: &str) -> Sandbox {
+    let mut sandbox = Sandbox::new(fixture);
+    sandbox.set("DAEMON_PROBE", "127.0.0.1:0");
+    sandbox
 }
 
 const YES: [u16; 3] = [200, 200, 200];
@@ -43,53 +43,56 @@ const STARTING: [u16; 3] = [200, 503, 503];
 const LEAVING: [u16; 3] = [200, 503, 200];
 
 #[test]
-fn from_nothing_to_serving_and_away() {
-    let bed = probing("http");
-    assert_eq!(by_command(&bed), [1, 1, 1]);
-    let output = bed.verb(["status", "--probe", "ready"]).expect_code(1);
+fn probes_follow_start_and_stop() {
+    let sandbox = probing("http");
+    assert_eq!(by_command(&sandbox), [1, 1, 1]);
+    let output = sandbox.verb(["status", "--probe", "ready"]).expect_code(1);
     assert!(
         output.text().lines().count() == 1 && output.text().contains("is not running"),
         "{output}"
     );
-    bed.start();
-    assert_eq!(by_command(&bed), [0, 0, 0]);
-    assert_eq!(by_http(&probe(&bed)), YES);
-    let output = bed.verb(["status", "--probe", "ready", "--json"]).expect_code(0);
+    sandbox.start();
+    assert_eq!(by_command(&sandbox), [0, 0, 0]);
+    assert_eq!(by_http(&probe(&sandbox)), YES);
+    let output = sandbox.verb(["status", "--probe", "ready", "--json"]).expect_code(0);
     let told: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
     assert_eq!((&told["probe"], &told["ok"]), (&"ready".into(), &true.into()), "{output}");
-    bed.verb(["status", "--probe", "well"]).expect_code(2).expect_text("live, ready or startup");
-    bed.stop();
+    sandbox
+        .verb(["status", "--probe", "well"])
+        .expect_code(2)
+        .expect_text("live, ready or startup");
+    sandbox.stop();
 }
 
 #[test]
-fn before_the_first_generation_is_ready() {
-    let bed = probing("hangs-at-start");
-    let _child = bed.spawn(["run"]);
-    eventually("the daemon answers", SOON, || bed.try_status().is_some());
-    assert_eq!(by_command(&bed), [0, 1, 1]);
-    assert_eq!(by_http(&probe(&bed)), STARTING);
+fn starting_daemon_is_live_but_not_ready() {
+    let sandbox = probing("hangs-at-start");
+    let _child = sandbox.spawn(["run"]);
+    eventually("the daemon answers", SOON, || sandbox.try_status().is_some());
+    assert_eq!(by_command(&sandbox), [0, 1, 1]);
+    assert_eq!(by_http(&probe(&sandbox)), STARTING);
 }
 
 #[test]
-fn a_worker_that_is_being_respawned_is_not_ready() {
-    let mut bed = probing("http");
-    bed.set("DAEMON_BACKOFF_MIN", "30s");
-    bed.start();
-    let target = probe(&bed);
-    bed.worker().kill();
+fn respawning_worker_is_not_ready() {
+    let mut sandbox = probing("http");
+    sandbox.set("DAEMON_BACKOFF_MIN", "30s");
+    sandbox.start();
+    let target = probe(&sandbox);
+    sandbox.worker().kill();
     eventually("it is not ready", SOON, || by_http(&target) == LEAVING);
-    assert_eq!(by_command(&bed), [0, 1, 0]);
-    bed.stop();
+    assert_eq!(by_command(&sandbox), [0, 1, 0]);
+    sandbox.stop();
 }
 
-/// Readiness fails at once, clients are served for as long as it takes, and then the drain begins.
+/// At SIGTERM readiness fails at once, clients are served for `lame_duck`, and then the drain begins.
 #[test]
-fn a_lame_duck() {
+fn lame_duck_serves_but_is_not_ready() {
     for fixture in ["http", "solo-http"] {
-        let mut bed = probing(fixture);
-        bed.set("DAEMON_LAME_DUCK", "3s");
-        let child = bed.foreground();
-        let (status, target) = (bed.status(), probe(&bed));
+        let mut sandbox = probing(fixture);
+        sandbox.set("DAEMON_LAME_DUCK", "3s");
+        let child = sandbox.foreground();
+        let (status, target) = (sandbox.status(), probe(&sandbox));
         let load =
             Load::on(status.target("http")).new_connections(2).pause(Duration::from_millis(10));
         let load = load.start();
@@ -97,123 +100,123 @@ fn a_lame_duck() {
         let told = Instant::now();
         Process::open(status.pid).expect("it").signal(Signal::TERM);
         eventually("it is not ready", SOON, || by_http(&target) == LEAVING);
-        assert_eq!(by_command(&bed), [0, 1, 0], "{fixture}");
-        assert_eq!(bed.status().state, "lame-duck", "{fixture}");
-        bed.verb(["status"]).expect_code(0).expect_text("is a lame duck");
+        assert_eq!(by_command(&sandbox), [0, 1, 0], "{fixture}");
+        assert_eq!(sandbox.status().state, "lame-duck", "{fixture}");
+        sandbox.verb(["status"]).expect_code(0).expect_text("is a lame duck");
         load.wait_for(20);
-        // Whoever sends clients has heard of it.
+        // By now the load balancer has stopped sending clients.
         let ledger = load.stop();
         ledger.assert_nothing_failed();
         assert!(told.elapsed() < Duration::from_secs(3), "the machine is too slow for this test");
         child.wait(SOON).expect_code(0);
         assert!(told.elapsed() >= Duration::from_secs(3), "{fixture}: {:?}", told.elapsed());
-        bed.assert_nothing_left();
+        sandbox.assert_nothing_left();
     }
 }
 
 #[test]
-fn a_second_signal_ends_a_lame_duck() {
+fn second_signal_ends_a_lame_duck() {
     for fixture in ["http", "solo-http"] {
-        let mut bed = probing(fixture);
-        bed.set("DAEMON_LAME_DUCK", "1h");
-        let child = bed.foreground();
-        let daemon = Process::open(bed.status().pid).expect("it");
+        let mut sandbox = probing(fixture);
+        sandbox.set("DAEMON_LAME_DUCK", "1h");
+        let child = sandbox.foreground();
+        let daemon = Process::open(sandbox.status().pid).expect("it");
         daemon.signal(Signal::TERM);
-        eventually("it is a lame duck", SOON, || bed.status().state == "lame-duck");
-        bed.verb(["status", "--probe", "ready"]).expect_code(1).expect_text("lame duck");
+        eventually("it is a lame duck", SOON, || sandbox.status().state == "lame-duck");
+        sandbox.verb(["status", "--probe", "ready"]).expect_code(1).expect_text("lame duck");
         daemon.signal(Signal::TERM);
         child.wait(SOON).expect_code(0);
-        bed.wait_empty(SOON);
+        sandbox.wait_empty(SOON);
     }
 }
 
 #[test]
-fn stop_says_that_it_waits_for_a_lame_duck() {
+fn stop_reports_that_it_waits_for_a_lame_duck() {
     for fixture in ["http", "solo-http"] {
-        let mut bed = probing(fixture);
-        bed.set("DAEMON_LAME_DUCK", "2s");
-        bed.start();
-        let output = bed.verb(["stop"]).expect_code(0);
+        let mut sandbox = probing(fixture);
+        sandbox.set("DAEMON_LAME_DUCK", "2s");
+        sandbox.start();
+        let output = sandbox.verb(["stop"]).expect_code(0);
         assert!(output.stderr.contains("app: lame duck for 2"), "{output}");
         assert!(output.elapsed >= Duration::from_secs(2), "{output}");
-        bed.assert_nothing_left();
+        sandbox.assert_nothing_left();
     }
 }
 
 #[test]
-fn a_taken_address_fails_the_start() {
+fn taken_probe_address_fails_the_start() {
     for fixture in ["http", "solo-http"] {
-        let mut bed = Bed::new(fixture);
+        let mut sandbox = Sandbox::new(fixture);
         let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
         let addr = taken.local_addr().expect("an address").to_string();
-        bed.set("DAEMON_PROBE", addr.clone());
-        let output = bed.verb(["start"]).expect_code(1);
+        sandbox.set("DAEMON_PROBE", addr.clone());
+        let output = sandbox.verb(["start"]).expect_code(1);
         assert!(output.text().contains(&addr) && output.text().contains("`probe`"), "{output}");
-        bed.assert_nothing_left();
+        sandbox.assert_nothing_left();
     }
 }
 
-/// A restart moves it: the old address is answered until the new generation is confirmed. One that cannot
-/// be had undoes the restart.
+/// A restart changes the address of the probe. An address that cannot be bound aborts the restart, and the
+/// old one continues to answer.
 #[test]
-fn a_restart_changes_the_address() {
-    let mut bed = Bed::new("http");
-    let config = bed.path("app.toml");
-    bed.set("DAEMON_CONFIG", config.display().to_string());
+fn restart_changes_the_probe_address() {
+    let mut sandbox = Sandbox::new("http");
+    let config = sandbox.path("app.toml");
+    sandbox.set("DAEMON_CONFIG", config.display().to_string());
     let write = |text: &str| std::fs::write(&config, text).expect("a file");
     write("probe = \"127.0.0.1:0\"\n");
-    bed.start();
-    let first = probe(&bed);
+    sandbox.start();
+    let first = probe(&sandbox);
 
-    // The supervisor's own upgrade keeps it.
-    bed.deploy("http-v2");
-    bed.restart();
-    assert_eq!(probe(&bed), first);
+    // An upgrade of the supervisor keeps the address.
+    sandbox.deploy("http-v2");
+    sandbox.restart();
+    assert_eq!(probe(&sandbox), first);
     assert_eq!(by_http(&first), YES);
 
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = taken.local_addr().expect("an address");
     write(&format!("probe = \"{addr}\"\n"));
-    let reason = bed.restart_aborts().reason.expect("a reason");
+    let reason = sandbox.restart_aborts().reason.expect("a reason");
     assert!(reason.contains(&addr.to_string()), "{reason}");
-    assert_eq!((probe(&bed), by_http(&first)), (first.clone(), YES));
+    assert_eq!((probe(&sandbox), by_http(&first)), (first.clone(), YES));
     drop(taken);
 
-    bed.restart();
-    assert_eq!(probe(&bed), Target::Tcp(addr));
+    sandbox.restart();
+    assert_eq!(probe(&sandbox), Target::Tcp(addr));
     assert_eq!(by_http(&Target::Tcp(addr)), YES);
     eventually("the old address is left", SOON, || !first.accepts());
 
     write("");
-    bed.restart();
-    assert!(bed.status().probes.is_empty());
+    sandbox.restart();
+    assert!(sandbox.status().probes.is_empty());
     eventually("no address is left", SOON, || !Target::Tcp(addr).accepts());
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A connection that has asked half a question when the supervisor becomes another program gets its answer.
+/// A connection with half a request when the supervisor upgrades itself gets its answer.
 #[test]
-fn a_question_survives_the_supervisors_upgrade() {
-    let bed = probing("http");
-    bed.start();
-    let mut connection = Connection::open(&probe(&bed)).expect("a connection");
+fn half_a_request_survives_an_upgrade() {
+    let sandbox = probing("http");
+    sandbox.start();
+    let mut connection = Connection::open(&probe(&sandbox)).expect("a connection");
     connection.send("GET /readyz HT").expect("sent");
-    // Accepted, and read as far as it goes, once a later one is answered.
-    assert_eq!(by_http(&probe(&bed)), YES);
-    bed.deploy("http-v2");
-    bed.restart();
+    // Once a later connection is answered, this one has been accepted and read.
+    assert_eq!(by_http(&probe(&sandbox)), YES);
+    sandbox.deploy("http-v2");
+    sandbox.restart();
     connection.send("TP/1.1\r\nHost: a\r\n\r\n").expect("sent");
     assert_eq!(connection.response().expect("an answer").status, 200);
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Whoever connects and says nothing, or little at a time, or too much, costs neither probes nor restarts.
+/// Clients that send nothing, little or too much affect neither probes nor restarts.
 #[test]
-fn hostile_clients() {
+fn hostile_clients_affect_nothing() {
     for fixture in ["http", "solo-http"] {
-        let bed = probing(fixture);
-        bed.start();
-        let (target, supervisor) = (probe(&bed), bed.supervisor());
+        let sandbox = probing(fixture);
+        sandbox.start();
+        let (target, supervisor) = (probe(&sandbox), sandbox.supervisor());
         let descriptors = supervisor.descriptors_at_rest();
         let mut slow: Vec<Connection> = Vec::new();
         for round in 0..4 {
@@ -230,34 +233,34 @@ fn hostile_clients() {
         assert!(open <= descriptors + 64 + 3, "{fixture}: {open} after {descriptors}");
         let mut flood = Connection::open(&target).expect("a connection");
         let sent = flood.send(format!("GET /livez HTTP/1.1\r\nX: {}", "x".repeat(5000)));
-        // It may hang up before it has read all of it.
+        // The supervisor may close the connection before it has read everything.
         if sent.is_ok()
             && let Ok(response) = flood.response()
         {
             assert_eq!(response.status, 431);
         }
         if fixture == "http" {
-            bed.deploy("http-v2");
-            bed.restart();
+            sandbox.deploy("http-v2");
+            sandbox.restart();
             assert_eq!(supervisor.threads(), 1);
         }
         assert_eq!(by_http(&target), YES);
-        // Their time is over by itself.
+        // The supervisor closes the slow connections at their timeout.
         let gone = || supervisor.descriptors_at_rest() <= descriptors + 1;
         eventually("those who say nothing are gone", SOON, gone);
         drop(slow);
-        bed.stop();
+        sandbox.stop();
     }
 }
 
-/// Fast, as it is asked every few seconds.
+/// `status --probe` is fast, because a kubelet runs it every few seconds.
 #[test]
-fn a_probe_by_command_is_fast() {
-    let bed = Bed::new("http");
-    bed.start();
-    let mut command = bed.command(["status", "--probe", "ready"]);
+fn probe_by_command_is_fast() {
+    let sandbox = Sandbox::new("http");
+    sandbox.start();
+    let mut command = sandbox.command(["status", "--probe", "ready"]);
     let best = (0..10).map(|_| Child::spawn(&mut command).wait(SOON).expect_code(0).elapsed).min();
-    // A kubelet gives it a second, by default.
+    // The default timeout of a kubelet is one second.
     assert!(best.expect("ten") < Duration::from_millis(500), "{best:?}");
-    bed.stop();
+    sandbox.stop();
 }

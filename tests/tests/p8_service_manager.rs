@@ -1,4 +1,4 @@
-//! P8: a service manager is told how the daemon is, as sd_notify(3) has it.
+//! P8: the daemon notifies its service manager of its state (sd_notify(3)).
 
 #![allow(clippy::expect_used)]
 
@@ -6,26 +6,26 @@ use std::cell::RefCell;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use unbroken_tests::{Bad, Bed, Process, Signal};
+use unbroken_tests::{Bad, Process, Sandbox, Signal};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// What stands in for the manager: the socket that it has, and all it was told.
-struct Manager {
+/// A stand-in for the service manager: the notification socket and the notifications received.
+struct FakeServiceManager {
     socket: UnixDatagram,
     told: RefCell<Vec<String>>,
 }
 
-impl Manager {
-    fn of(bed: &mut Bed) -> Manager {
-        let path = bed.path("notify");
+impl FakeServiceManager {
+    fn of(sandbox: &mut Sandbox) -> FakeServiceManager {
+        let path = sandbox.path("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(SOON)).expect("a limit");
-        bed.set("NOTIFY_SOCKET", path.display().to_string());
-        Manager { socket, told: RefCell::new(Vec::new()) }
+        sandbox.set("NOTIFY_SOCKET", path.display().to_string());
+        FakeServiceManager { socket, told: RefCell::new(Vec::new()) }
     }
 
-    /// Waits for a message that says this, and returns all until then.
+    /// Waits for a notification that contains `wanted`, and returns all up to it.
     #[track_caller]
     fn hears(&self, wanted: &str) -> Vec<String> {
         let mut heard = Vec::new();
@@ -55,95 +55,96 @@ fn environment(pid: u32) -> Vec<String> {
 }
 
 #[test]
-fn a_supervised_daemon() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed);
-    let _child = bed.foreground();
+fn supervised_daemon_notifies_of_its_state() {
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox);
+    let _child = sandbox.foreground();
     let ready = manager.hears("READY=1");
     assert!(ready.last().expect("it").contains("STATUS=generation 1 serves\n"), "{ready:#?}");
-    let status = bed.status();
+    let status = sandbox.status();
     let private = |line: &String| line.starts_with("NOTIFY_SOCKET=");
     assert!(!environment(status.serving().pid).iter().any(private));
 
-    // One that succeeds, and changes the supervisor's image too.
-    bed.deploy("http-v2");
-    bed.restart();
+    // A restart that succeeds and upgrades the supervisor.
+    sandbox.deploy("http-v2");
+    sandbox.restart();
     let reload = manager.hears("READY=1");
     assert!(reload[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reload:#?}");
     let ready = reload.iter().filter(|text| text.contains("READY=1")).count();
     assert_eq!(ready, 1, "{reload:#?}");
     assert!(reload.last().expect("it").contains("STATUS=generation 2 serves"), "{reload:#?}");
 
-    // One that does not: it is ready again, and says why it is what it was.
-    bed.deploy_bad(Bad::Script);
-    let reason = bed.restart_aborts().reason.expect("a reason");
+    // A restart that is aborted: the daemon reports READY=1 again, with the reason.
+    sandbox.deploy_bad(Bad::Script);
+    let reason = sandbox.restart_aborts().reason.expect("a reason");
     let undone = manager.hears("READY=1");
     let told = format!("STATUS=generation 2 serves; last restart: {reason}");
     assert!(undone.iter().any(|text| text.contains("RELOADING=1")), "{undone:#?}");
     assert!(undone.last().expect("it").contains(&told), "`{told}`: {undone:#?}");
-    assert_eq!(bed.status().pid, status.pid);
+    assert_eq!(sandbox.status().pid, status.pid);
 
-    bed.stop();
+    sandbox.stop();
     let end = manager.hears("STOPPING=1");
     assert!(end.last().expect("it").contains("EXTEND_TIMEOUT_USEC=12000000"), "{end:#?}");
 }
 
 #[test]
-fn a_solo_daemon() {
-    let mut bed = Bed::new("solo-http");
-    let manager = Manager::of(&mut bed);
-    let _child = bed.foreground();
+fn solo_daemon_notifies_of_its_state() {
+    let mut sandbox = Sandbox::new("solo-http");
+    let manager = FakeServiceManager::of(&mut sandbox);
+    let _child = sandbox.foreground();
     manager.hears("READY=1");
-    let status = bed.status();
-    // What user code sees is not what the process was executed with.
-    assert!(!bed.get("/").expect("a response").text().is_empty());
+    let status = sandbox.status();
+    // The environment of user code differs from the one that the process was executed with.
+    assert!(!sandbox.get("/").expect("a response").text().is_empty());
     Process::open(status.pid).expect("it").signal(Signal::TERM);
     manager.hears("STOPPING=1");
-    bed.wait_empty(SOON);
+    sandbox.wait_empty(SOON);
 }
 
-/// As systemd does not while it reloads, and its queue is short and everybody's.
+/// The daemon starts although the queue of the notification socket is full. systemd does not read it while it
+/// reloads, and all services share it.
 #[test]
-fn a_manager_that_reads_late() {
+fn full_notification_queue_does_not_block() {
     for fixture in ["http", "solo-http"] {
-        let mut bed = Bed::new(fixture);
-        let manager = Manager::of(&mut bed);
+        let mut sandbox = Sandbox::new(fixture);
+        let manager = FakeServiceManager::of(&mut sandbox);
         let others = UnixDatagram::unbound().expect("a socket");
         others.set_nonblocking(true).expect("a flag");
-        while others.send_to(b"of another service", bed.path("notify")).is_ok() {}
-        let _child = bed.foreground();
-        bed.get("/").expect("a response");
+        while others.send_to(b"of another service", sandbox.path("notify")).is_ok() {}
+        let _child = sandbox.foreground();
+        sandbox.get("/").expect("a response");
         manager.hears("READY=1");
-        bed.stop();
+        sandbox.stop();
     }
 }
 
-/// The manager's watchdog is kept quiet by the supervisor.
+/// The supervisor notifies the service manager's watchdog, also after an upgrade.
 #[test]
-fn a_watchdog() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed);
-    bed.set("WATCHDOG_USEC", "200000");
-    let _child = bed.foreground();
+fn supervisor_notifies_the_watchdog() {
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox);
+    sandbox.set("WATCHDOG_USEC", "200000");
+    let _child = sandbox.foreground();
     for _ in 0..5 {
         manager.hears("WATCHDOG=1");
     }
-    bed.deploy("http-v2");
-    bed.restart();
+    sandbox.deploy("http-v2");
+    sandbox.restart();
     for _ in 0..5 {
         manager.hears("WATCHDOG=1");
     }
-    bed.stop();
+    sandbox.stop();
 }
 
-/// A daemon in the background is not what the manager waits for.
+/// A detached daemon sends no notifications, because the service manager does not wait for it.
 #[test]
-fn a_detached_daemon_is_silent() {
-    let mut bed = Bed::new("http");
-    let manager = Manager::of(&mut bed);
-    bed.start();
-    bed.deploy("http-v2");
-    bed.restart();
-    bed.stop();
+fn detached_daemon_is_silent() {
+    let mut sandbox = Sandbox::new("http");
+    let manager = FakeServiceManager::of(&mut sandbox);
+    sandbox.start();
+    sandbox.deploy("http-v2");
+    sandbox.restart();
+    sandbox.stop();
     manager.hears_nothing();
 }

@@ -1,4 +1,4 @@
-//! P8: sockets that a service manager passes become the listeners of their names (sd_listen_fds(3)).
+//! P8: sockets that the service manager passes become the listeners with their names (sd_listen_fds(3)).
 
 #![allow(clippy::expect_used)]
 
@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::Duration;
 
+use unbroken_tests::fake_service_manager::give;
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::manager::give;
-use unbroken_tests::{Bed, Load, Manager, Process, Signal, Status, eventually};
+use unbroken_tests::{FakeServiceManager, Load, Process, Sandbox, Signal, Status, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -18,14 +18,14 @@ fn tcp() -> (SocketAddr, OwnedFd) {
     (socket.local_addr().expect("an address"), socket.into())
 }
 
-/// What the unit of a service with two addresses and a path has under the name `http`.
-fn three(bed: &Bed, manager: &mut Manager) -> [Target; 3] {
+/// Adds three sockets named `http` to the units: two addresses and a path.
+fn three(sandbox: &Sandbox, manager: &mut FakeServiceManager) -> [Target; 3] {
     let (v4, socket) = tcp();
     manager.units.push(("http".into(), socket));
     let socket = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).expect("a port");
     let v6 = socket.local_addr().expect("an address");
     manager.units.push(("http".into(), socket.into()));
-    let path = bed.path("http.sock");
+    let path = sandbox.path("http.sock");
     let socket = UnixListener::bind(&path).expect("a path");
     manager.units.push(("http".into(), socket.into()));
     [v4.into(), v6.into(), path.as_path().into()]
@@ -42,16 +42,17 @@ fn listeners(status: &Status) -> Vec<(&str, Target, Option<&str>)> {
     listeners.map(|it| (it.name.as_str(), parsed(&it.addr), it.source.as_deref())).collect()
 }
 
-/// Sockets of several kinds under one name, across restarts of workers and of the supervisor's image.
+/// All sockets of one name are served across restarts, upgrades of the supervisor and a crash.
 #[test]
-fn all_sockets_of_a_name() {
-    let mut bed = Bed::new("http");
-    let mut manager = Manager::of(&mut bed, 8);
-    let targets = three(&bed, &mut manager);
-    // As for another process, which a worker is too.
-    bed.set("LISTEN_PID", "1");
-    let child = manager.serve(&bed);
-    let status = bed.status();
+fn all_sockets_of_a_name_are_served() {
+    let mut sandbox = Sandbox::new("http");
+    let mut manager = FakeServiceManager::of(&mut sandbox, 8);
+    let targets = three(&sandbox, &mut manager);
+    // For the verbs, which run in this environment too, the variable names another process. The fixture
+    // replaces it for the daemon.
+    sandbox.set("LISTEN_PID", "1");
+    let child = manager.serve(&sandbox);
+    let status = sandbox.status();
     assert_eq!(status.pid, child.pid());
     let expected: Vec<_> =
         targets.iter().map(|target| ("http", target.clone(), Some("manager"))).collect();
@@ -60,30 +61,30 @@ fn all_sockets_of_a_name() {
     loads.iter().for_each(|load| load.wait_for(50));
     let private =
         |line: &String| ["LISTEN_", "FDSTORE=", "NOTIFY_"].iter().any(|it| line.starts_with(it));
-    let environment = bed.worker().environment();
+    let environment = sandbox.worker().environment();
     assert!(!environment.iter().any(private), "{environment:#?}");
 
-    // One name is one listener, for readiness and all else; restarts change the supervisor's image.
+    // The sockets count as one listener. The restarts also upgrade the supervisor.
     for (generation, image) in [(2, "http-v2"), (3, "http")] {
-        bed.deploy(image);
-        bed.restart();
+        sandbox.deploy(image);
+        sandbox.restart();
         loads.iter().for_each(|load| load.wait_for_generation(generation));
-        let status = bed.status();
+        let status = sandbox.status();
         assert_eq!(listeners(&status), expected);
         assert_eq!((status.pid, status.note), (child.pid(), None));
     }
-    // A crashed worker is replaced by one that has them all.
+    // A respawned worker has all of them.
     loads.into_iter().for_each(|load| load.stop().assert_nothing_failed());
-    bed.worker().kill();
+    sandbox.worker().kill();
     let serves =
-        || bed.try_status().is_some_and(|it| it.workers.iter().any(|w| w.state == "serving"));
+        || sandbox.try_status().is_some_and(|it| it.workers.iter().any(|w| w.state == "serving"));
     eventually("a new worker serves", SOON, serves);
     targets.iter().for_each(|target| assert!(answers(target).contains("generation=3")));
-    // They are not ours to keep.
+    // Sockets of units are not put into the fd store.
     assert_eq!(manager.stored(), [""; 0]);
     assert!(manager.told().iter().all(|told| !told.contains("FDSTORE")), "{:#?}", manager.told());
 
-    // And not ours to end: who comes while nobody is there waits for the next.
+    // The sockets stay open when the daemon ends: clients wait for the next start.
     child.process().signal(Signal::TERM);
     child.wait(SOON).expect_code(0);
     let waiting = targets.each_ref().map(|target| {
@@ -91,40 +92,40 @@ fn all_sockets_of_a_name() {
         connection.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
         connection
     });
-    let child = manager.serve(&bed);
+    let child = manager.serve(&sandbox);
     for mut connection in waiting {
         assert!(connection.response().expect("a response").text().contains("generation=1"));
     }
     child.process().signal(Signal::TERM);
     child.wait(SOON).expect_code(0);
-    let said = ", passed by the service manager, and not at 127.0.0.1:0 as configured";
-    assert!(bed.log().contains(said), "{}", bed.log());
+    let said = ", as passed by the service manager, and not at 127.0.0.1:0 as configured";
+    assert!(sandbox.log().contains(said), "{}", sandbox.log());
 }
 
 #[test]
-fn a_solo_daemon() {
-    let mut bed = Bed::new("solo-http");
-    let mut manager = Manager::of(&mut bed, 0);
-    let targets = three(&bed, &mut manager);
-    let child = manager.serve(&bed);
+fn solo_daemon_serves_all_sockets_of_a_name() {
+    let mut sandbox = Sandbox::new("solo-http");
+    let mut manager = FakeServiceManager::of(&mut sandbox, 0);
+    let targets = three(&sandbox, &mut manager);
+    let child = manager.serve(&sandbox);
     let expected: Vec<_> =
         targets.iter().map(|target| ("http", target.clone(), Some("manager"))).collect();
-    assert_eq!(listeners(&bed.status()), expected);
+    assert_eq!(listeners(&sandbox.status()), expected);
     targets.iter().for_each(|target| assert!(answers(target).contains("version=solo")));
     child.process().signal(Signal::TERM);
     child.wait(SOON).expect_code(0);
-    assert!(bed.path("http.sock").exists(), "the file of the unit");
+    assert!(sandbox.path("http.sock").exists(), "the file of the unit");
     assert!(targets.iter().all(Target::accepts));
 }
 
-/// A `main` without async accepts from all of them too.
+/// A blocking listener accepts on all sockets of its name.
 #[test]
-fn a_blocking_listener() {
-    let mut bed = Bed::new("sync");
-    let mut manager = Manager::of(&mut bed, 0);
-    let targets = three(&bed, &mut manager);
+fn blocking_listener_accepts_on_all_sockets() {
+    let mut sandbox = Sandbox::new("sync");
+    let mut manager = FakeServiceManager::of(&mut sandbox, 0);
+    let targets = three(&sandbox, &mut manager);
     manager.units.iter_mut().for_each(|(name, _)| *name = "echo".into());
-    let child = manager.serve(&bed);
+    let child = manager.serve(&sandbox);
     for round in 1..=2 {
         for target in &targets {
             let mut connection = Connection::open(target).expect("a connection");
@@ -134,7 +135,7 @@ fn a_blocking_listener() {
             assert_eq!(line, *format!("{round} hello\n").as_bytes());
         }
         if round == 1 {
-            bed.restart();
+            sandbox.restart();
         }
     }
     child.process().signal(Signal::TERM);
@@ -142,148 +143,152 @@ fn a_blocking_listener() {
     assert!(targets.iter().all(Target::accepts));
 }
 
-/// What is not passed is bound as it is configured, and what no listener wants is told of.
+/// Listeners without a passed socket are bound as configured, and a socket without a listener is reported.
 #[test]
-fn some_are_passed() {
-    let mut bed = Bed::new("http-v3-listeners");
-    let mut manager = Manager::of(&mut bed, 0);
+fn other_listeners_are_bound_as_configured() {
+    let mut sandbox = Sandbox::new("http-v3-listeners");
+    let mut manager = FakeServiceManager::of(&mut sandbox, 0);
     let (addr, socket) = tcp();
     manager.units.push(("admin".into(), socket));
     let (idle, socket) = tcp();
     manager.units.push(("metrics".into(), socket));
-    let child = manager.serve(&bed);
+    let child = manager.serve(&sandbox);
     let said = format!(
-        "the service manager passed the socket {idle} as `metrics`, and no listener has that name \
+        "the service manager passed the socket {idle} as `metrics`, but no listener has that name \
          (`admin`, `http`)"
     );
-    assert!(bed.log().contains(&said), "{}", bed.log());
-    let status = bed.status();
+    assert!(sandbox.log().contains(&said), "{}", sandbox.log());
+    let status = sandbox.status();
     assert_eq!(status.target("admin"), addr.into());
     assert!(answers(&status.target("http")).contains("version=3"));
     assert!(answers(&addr.into()).contains("version=3"));
 
-    // One that a restart does not declare any more stays open, for one that does so again.
-    bed.deploy("http");
-    bed.restart();
-    assert!(bed.log().contains(&format!("does not declare `admin` at {addr}")), "{}", bed.log());
+    // A socket that a restart no longer declares stays open for a later restart that does.
+    sandbox.deploy("http");
+    sandbox.restart();
+    assert!(
+        sandbox.log().contains(&format!("does not declare `admin` at {addr}")),
+        "{}",
+        sandbox.log()
+    );
     let mut waits = Connection::open(&addr.into()).expect("a connection");
     waits.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
-    bed.deploy("http-v3-listeners");
-    bed.restart();
+    sandbox.deploy("http-v3-listeners");
+    sandbox.restart();
     assert!(waits.response().expect("a response").text().contains("generation=3"));
-    assert_eq!(bed.status().target("admin"), addr.into());
+    assert_eq!(sandbox.status().target("admin"), addr.into());
     child.process().signal(Signal::TERM);
     child.wait(SOON).expect_code(0);
 }
 
-/// A supervisor that is killed leaves workers with the manager's sockets, which the next one is passed too.
+/// Orphans have the passed sockets, and the next supervisor is passed the same ones: no request is lost.
 #[test]
-fn orphans_have_them_too() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_ORPHAN_GRACE", "20s");
-    let mut manager = Manager::of(&mut bed, 0);
-    let targets = three(&bed, &mut manager);
-    let child = manager.serve(&bed);
+fn orphans_keep_passed_sockets() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_ORPHAN_GRACE", "20s");
+    let mut manager = FakeServiceManager::of(&mut sandbox, 0);
+    let targets = three(&sandbox, &mut manager);
+    let child = manager.serve(&sandbox);
     let loads = targets.each_ref().map(|it| Load::on(it.clone()).new_connections(4).start());
     loads.iter().for_each(|load| load.wait_for(50));
     child.process().kill();
     drop(child);
     loads.iter().for_each(|load| load.wait_for(50));
-    let child = manager.serve(&bed);
+    let child = manager.serve(&sandbox);
     loads.iter().for_each(|load| load.wait_for_generation(2));
     loads.into_iter().for_each(|load| load.stop().assert_nothing_failed());
     child.process().signal(Signal::TERM);
     child.wait(SOON).expect_code(0);
     assert!(targets.iter().all(Target::accepts));
-    assert!(bed.path("http.sock").exists(), "the file of the unit");
+    assert!(sandbox.path("http.sock").exists(), "the file of the unit");
 }
 
-/// Each mistake in a unit is a sentence that says what to do.
+/// Each mistake in a unit is an error that says what to do.
 #[test]
-fn mistakes() {
-    let bed = Bed::new("http");
+fn mistakes_in_units_are_reported() {
+    let sandbox = Sandbox::new("http");
     let (addr, good) = tcp();
     let datagram: OwnedFd = UnixDatagram::unbound().expect("a socket").into();
     let connected = std::net::TcpStream::connect(addr).expect("a connection");
     let file = std::fs::File::open("/dev/null").expect("a file");
     let unnamed = |name: &str| {
         format!(
-            "the service manager passed the socket {addr} under the name `{name}`, so that it is not \
-             known for which listener (`http`): set FileDescriptorName="
+            "the service manager passed the socket {addr} as `{name}`, which is not the name of a \
+             listener (`http`); set FileDescriptorName="
         )
     };
     let no_listener = |what: &str| {
-        format!("the service manager passed {what} as listener `http`: its .socket unit needs")
+        format!("the service manager passed {what} as listener `http`; its .socket unit needs")
     };
     for (names, fd, said) in [
         ("", good.as_fd(), unnamed("unknown")),
         ("hello.socket", good.as_fd(), unnamed("hello.socket")),
         ("http", datagram.as_fd(), no_listener("a datagram socket")),
         ("http", connected.as_fd(), no_listener("a socket that does not listen")),
-        ("http", file.as_fd(), no_listener("no socket")),
+        ("http", file.as_fd(), no_listener("a descriptor that is not a socket")),
         ("http:more", good.as_fd(), "LISTEN_FDNAMES has 2 names for the 1 descriptors".into()),
     ] {
-        let output = give(&bed, &["run"], names, &[fd]).wait(SOON);
+        let output = give(&sandbox, &["run"], names, &[fd]).wait(SOON);
         output.expect_code(78).expect_text(&said);
     }
     for names in ["http", "http:http"] {
         let fds = vec![good.as_fd(); names.split(':').count()];
-        let output = give(&bed, &["start"], names, &fds).wait(SOON).expect_code(78);
-        output.expect_text("to a daemon that leaves it for the background: use `run`");
+        let output = give(&sandbox, &["start"], names, &fds).wait(SOON).expect_code(78);
+        output.expect_text("but a daemon that goes to the background loses them; use `run`");
     }
-    bed.assert_nothing_left();
+    sandbox.assert_nothing_left();
 }
 
-/// A tool of developers gives its sockets to whoever comes first, without their names: they are told by
-/// their addresses, and in the background they are none of ours.
+/// Sockets without `LISTEN_PID` and names, as tools for developers pass them, are matched by their addresses
+/// in the foreground. `start` ignores them.
 #[test]
-fn those_of_nobody_are_for_the_foreground() {
-    let mut bed = Bed::new("http");
-    bed.set("GIVEN_TO_ANYBODY", "1");
+fn unnamed_sockets_are_matched_by_address() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("GIVEN_TO_ANYBODY", "1");
     for chosen in [false, true] {
         let (addr, socket) = tcp();
-        // One at the address of the listener, and one that is the only one for the only one.
+        // First a socket at the address of the listener, then a single socket for a single listener.
         let declared = if chosen { "127.0.0.1:0".to_owned() } else { addr.to_string() };
-        bed.set("DAEMON_LISTEN_HTTP", declared);
-        let child = give(&bed, &["run"], "", &[socket.as_fd()]);
-        bed.wait_serving();
+        sandbox.set("DAEMON_LISTEN_HTTP", declared);
+        let child = give(&sandbox, &["run"], "", &[socket.as_fd()]);
+        sandbox.wait_serving();
         let expected = vec![("http", Target::from(addr), Some("manager"))];
-        assert_eq!(listeners(&bed.status()), expected);
+        assert_eq!(listeners(&sandbox.status()), expected);
         assert!(answers(&addr.into()).contains("version=1"));
-        let environment = bed.get("/env").expect("a response").text().to_owned();
+        let environment = sandbox.get("/env").expect("a response").text().to_owned();
         assert!(!environment.contains("LISTEN_"), "{environment}");
-        bed.restart();
+        sandbox.restart();
         assert!(answers(&addr.into()).contains("generation=2"));
         child.process().signal(Signal::TERM);
         child.wait(SOON).expect_code(0);
     }
     let (addr, socket) = tcp();
-    bed.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
-    give(&bed, &["start"], "", &[socket.as_fd()]).wait(SOON).expect_code(0);
-    let status = bed.status();
+    sandbox.set("DAEMON_LISTEN_HTTP", "127.0.0.1:0");
+    give(&sandbox, &["start"], "", &[socket.as_fd()]).wait(SOON).expect_code(0);
+    let status = sandbox.status();
     assert_eq!(status.listeners[0].source, None);
     assert_ne!(status.target("http"), addr.into());
-    bed.stop();
-    // Two that could be anybody's.
-    bed.set("DAEMON_LISTEN_HTTP", "127.0.0.2:0");
+    sandbox.stop();
+    // Two sockets that match no address are ambiguous.
+    sandbox.set("DAEMON_LISTEN_HTTP", "127.0.0.2:0");
     let (other, second) = tcp();
-    let output = give(&bed, &["run"], "", &[socket.as_fd(), second.as_fd()]).wait(SOON);
+    let output = give(&sandbox, &["run"], "", &[socket.as_fd(), second.as_fd()]).wait(SOON);
     output.expect_code(78).expect_text(&format!(
-        "was given the socket {addr} and the socket {other} without a name, which has the address of no \
-         listener (`http`)"
+        "was given the socket {addr} and the socket {other} without a name, and no listener has \
+         that address (`http`)"
     ));
 }
 
-/// What was meant for another process is none of ours: a shell that was activated itself, say.
+/// Sockets for another process, such as a shell that was itself activated, are ignored.
 #[test]
-fn those_of_another_process() {
-    let mut bed = Bed::new("http");
-    bed.set("LISTEN_PID", std::process::id().to_string());
-    bed.set("LISTEN_FDS", "1").set("LISTEN_FDNAMES", "http");
-    let status = bed.start();
+fn sockets_for_another_process_are_ignored() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("LISTEN_PID", std::process::id().to_string());
+    sandbox.set("LISTEN_FDS", "1").set("LISTEN_FDNAMES", "http");
+    let status = sandbox.start();
     assert_eq!(status.listeners[0].source, None);
     let leaks = |line: &String| line.starts_with("LISTEN_");
     let environment = Process::open(status.serving().pid).expect("a worker").environment();
     assert!(!environment.iter().any(leaks), "{environment:#?}");
-    bed.stop();
+    sandbox.stop();
 }

@@ -1,6 +1,6 @@
-//! P8: a daemon belongs on its host, under a real systemd: 252 (bookworm) and 257 (trixie).
+//! P8: the daemon under a real systemd: 252 (bookworm) and 257 (trixie).
 //!
-//! The units are those that `unit --install` writes, changed only where a scenario says so.
+//! The units are those that `unit --install` writes. A few scenarios change them.
 
 #![allow(clippy::expect_used)]
 
@@ -20,9 +20,9 @@ mod units;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use unbroken_tests::{Machine, eventually};
+use unbroken_tests::{SystemdHost, eventually};
 
-/// Each scenario is a test of each suite; one machine is booted for all of a suite.
+/// Makes each scenario a test for each Debian suite. One machine per suite is booted for all of them.
 macro_rules! scenarios {
     ($($module:ident: $($scenario:ident)*;)*) => {
         mod bookworm { $($(
@@ -41,24 +41,44 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    starts: start failing_start wrong_configuration drop_in_the_program solo odd_paths_and_values;
-    reloads: reload_under_load reload_with_a_bad_binary twenty_reloads reload_by_signal;
-    ends: stop_within_the_drain systemds_watchdog own_watchdog killed_for_memory;
-    units: verify_and_security install;
-    activation: socket_activation store_over_restarts store_over_a_kill store_of_a_unix_socket;
+    starts:
+        start_returns_when_serving
+        failing_start_is_reported
+        wrong_configuration_is_not_retried
+        program_drops_privileges
+        solo_daemon_starts_and_stops
+        odd_paths_and_values_arrive_unchanged;
+    reloads:
+        no_request_fails_over_reloads
+        reload_with_a_bad_binary_fails
+        reloads_keep_the_main_pid
+        notify_reload_returns_when_new_code_serves;
+    ends:
+        stop_finishes_requests_in_flight
+        systemd_watchdog_replaces_a_stopped_daemon
+        own_watchdog_replaces_a_hanging_worker
+        worker_killed_for_memory_is_replaced;
+    units:
+        units_pass_verify_and_security
+        install_asks_and_shows_the_difference;
+    activation:
+        first_connection_starts_the_service
+        store_survives_restarts
+        store_survives_a_kill
+        store_keeps_the_file_of_a_unix_socket;
 }
 
-static BOOKWORM: OnceLock<Option<Machine>> = OnceLock::new();
-static TRIXIE: OnceLock<Option<Machine>> = OnceLock::new();
+static BOOKWORM: OnceLock<Option<SystemdHost>> = OnceLock::new();
+static TRIXIE: OnceLock<Option<SystemdHost>> = OnceLock::new();
 
-/// Runs a scenario, where there can be a machine.
-fn on(machine: &OnceLock<Option<Machine>>, suite: &'static str, scenario: fn(&Machine)) {
-    if let Some(machine) = machine.get_or_init(|| Machine::boot(suite)) {
+/// Runs a scenario on a machine. Does nothing if no machine can be booted here.
+fn on(machine: &OnceLock<Option<SystemdHost>>, suite: &'static str, scenario: fn(&SystemdHost)) {
+    if let Some(machine) = machine.get_or_init(|| SystemdHost::boot(suite)) {
         scenario(machine);
     }
 }
 
-/// A machine ends with who uses it, and with its keeper.
+/// A machine ends when it is dropped, and when its keeper is killed.
 #[test]
 fn nothing_is_left_of_a_machine() {
     let cgroup = |init: u32| {
@@ -67,19 +87,19 @@ fn nothing_is_left_of_a_machine() {
             find.args(["/sys/fs/cgroup", "-name", &format!("unbroken-box.{init}")]).output();
         !found.expect("find").stdout.is_empty()
     };
-    let Some(machine) = Machine::boot("bookworm") else { return };
+    let Some(machine) = SystemdHost::boot("bookworm") else { return };
     let (init, keeper) = (machine.init(), machine.keeper());
     assert!(cgroup(init.pid()));
     drop(machine);
     assert!(init.wait_gone(service::SOON) && keeper.wait_gone(service::SOON));
     assert!(!cgroup(init.pid()));
 
-    let Some(machine) = Machine::boot("bookworm") else { return };
+    let Some(machine) = SystemdHost::boot("bookworm") else { return };
     let init = machine.init();
     machine.keeper().kill();
     assert!(init.wait_gone(service::SOON));
     drop(machine);
-    // The next one sweeps up.
-    let Some(_machine) = Machine::boot("bookworm") else { return };
+    // The next boot removes the cgroup that a killed keeper has left.
+    let Some(_machine) = SystemdHost::boot("bookworm") else { return };
     eventually("it is swept up", service::SOON, || !cgroup(init.pid()));
 }

@@ -1,18 +1,18 @@
-//! P9: accepting does not wait for the kernel to grow a table. The descriptor table is sized before a worker
+//! P9: accepting does not wait for the kernel to grow the descriptor table, which is sized before a worker
 //! has threads.
 
 #![allow(clippy::expect_used)]
 
 use std::time::Duration;
 
-use unbroken_tests::{Bed, Child, Process};
+use unbroken_tests::{Child, Process, Sandbox};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The most that a table is sized for, whatever the limit.
+/// The largest size of a table, whatever the limit.
 const MOST: u64 = 65_536;
 
-/// As large as the limit in force, and no larger than it may be.
+/// Asserts that the descriptor table is as large as the soft limit, but not larger than [`MOST`].
 #[track_caller]
 fn assert_sized(worker: &Process, what: &str) {
     assert!(worker.threads() > 1, "{what}: what does not have threads does not wait");
@@ -25,22 +25,22 @@ fn assert_sized(worker: &Process, what: &str) {
 }
 
 #[test]
-fn is_as_large_as_the_limit() {
+fn descriptor_table_is_as_large_as_the_limit() {
     for fixture in ["http", "sync", "hello-solo"] {
         for limit in ["-n 300", "-Sn 5000", "-n $(ulimit -Hn)"] {
-            let bed = Bed::new(fixture);
-            let image = bed.image();
+            let sandbox = Sandbox::new(fixture);
+            let image = sandbox.image();
             let script = format!("ulimit {limit} && exec \"$1\" start");
             let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
-            Child::spawn(&mut bed.command_of("sh", arguments)).wait(SOON).expect_code(0);
+            Child::spawn(&mut sandbox.command_of("sh", arguments)).wait(SOON).expect_code(0);
             let solo = fixture == "hello-solo";
-            let worker = if solo { bed.supervisor() } else { bed.worker() };
+            let worker = if solo { sandbox.supervisor() } else { sandbox.worker() };
             assert_sized(&worker, &format!("{fixture}, ulimit {limit}"));
             if !solo {
-                bed.restart();
-                assert_sized(&bed.worker(), &format!("{fixture}, ulimit {limit}, restarted"));
+                sandbox.restart();
+                assert_sized(&sandbox.worker(), &format!("{fixture}, ulimit {limit}, restarted"));
             }
-            bed.stop();
+            sandbox.stop();
         }
     }
 }

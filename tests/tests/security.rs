@@ -1,5 +1,5 @@
-//! The chapter on security: each claim has its test, each bound is that of the code; and what no other
-//! test shows.
+//! The chapter on security: each claim names an existing test, each bound is that of the code, and the claims
+//! that no other test covers hold.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,15 +14,16 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 use rustix::process::Uid;
-use unbroken_tests::{Bed, Child, skip};
+use unbroken_tests::{Child, Sandbox, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 
 // ---- the chapter --------------------------------------------------------------------------------
 
-/// Names such as `faults_workers::strangers`, or `runtime::link::…` of a module's own tests.
+/// Each claim in the chapter names a test that exists: `faults_workers::…` for one in `tests/tests`,
+/// `runtime::link::…` for a unit test of the runtime.
 #[test]
-fn each_claim_has_its_test() {
+fn each_claim_names_an_existing_test() {
     let chapter = chapter();
     let named = chapter.split('`').skip(1).step_by(2).filter(|name| {
         name.contains("::") && name.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
@@ -50,7 +51,7 @@ fn each_claim_has_its_test() {
 }
 
 #[test]
-fn each_bound_is_that_of_the_code() {
+fn each_bound_matches_the_code() {
     let chapter = chapter();
     let rows = chapter.lines().filter(|line| line.starts_with("| ") && line.contains(".rs` |"));
     let mut found = 0;
@@ -59,7 +60,10 @@ fn each_bound_is_that_of_the_code() {
         let [_, said, place] = cells[..] else { panic!("{row}") };
         let mut names = place.split('`').skip(1).step_by(2);
         let (constant, file) = (names.next().unwrap(), names.next().unwrap());
-        let source = fs::read_to_string(root().join("runtime/src").join(file)).unwrap();
+        let source = ["runtime/src", "runtime"]
+            .iter()
+            .find_map(|dir| fs::read_to_string(root().join(dir).join(file)).ok())
+            .unwrap_or_else(|| panic!("there is no {file}"));
         let declared = declared(&source, constant);
         let declared = declared.unwrap_or_else(|| panic!("{file} has no {constant}"));
         assert_eq!(as_said(said), of_code(declared, &source), "{row}");
@@ -68,7 +72,7 @@ fn each_bound_is_that_of_the_code() {
     assert!(found > 15, "only {found} bounds are there");
 }
 
-/// A number with its unit; times in milliseconds.
+/// Parses a number with its unit, as the chapter has it. Times are in milliseconds.
 fn as_said(text: &str) -> u64 {
     let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
     let unit = match unit {
@@ -81,14 +85,14 @@ fn as_said(text: &str) -> u64 {
     number.parse::<u64>().unwrap() * unit
 }
 
-/// The expression that a constant is declared with.
+/// The expression with which a constant is declared.
 fn declared<'a>(source: &'a str, constant: &str) -> Option<&'a str> {
     let declaration = format!("const {constant}: ");
     let (_, rest) = source.lines().find_map(|line| line.split_once(&declaration))?;
     Some(rest.strip_suffix(';')?.split_once(" = ")?.1)
 }
 
-/// The value of a constant: a product of numbers and other constants, or a duration in milliseconds.
+/// Evaluates a constant: a product of numbers and other constants, or a duration in milliseconds.
 fn of_code(expression: &str, source: &str) -> u64 {
     let call = |of: &str| expression.strip_prefix(of)?.strip_suffix(')');
     let factor = |text: &str| match declared(source, text) {
@@ -122,33 +126,34 @@ fn mode_of(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_control_socket_is_private() {
-    let bed = Bed::new("http");
-    bed.start();
-    assert_eq!(mode_of(&bed.runtime_dir()), 0o700);
-    assert_eq!(mode_of(&bed.socket()), 0o600);
-    bed.stop();
+fn control_socket_is_private() {
+    let sandbox = Sandbox::new("http");
+    sandbox.start();
+    assert_eq!(mode_of(&sandbox.runtime_dir()), 0o700);
+    assert_eq!(mode_of(&sandbox.socket()), 0o600);
+    sandbox.stop();
 }
 
-/// Who could write to it could take the place of everything in it.
+/// A runtime directory that others can write, or that another user owns, is refused: they could replace
+/// everything in it.
 #[test]
-fn a_runtime_directory_of_others() {
-    let bed = Bed::new("http");
-    let dir = bed.runtime_dir();
+fn runtime_directory_of_others_is_refused() {
+    let sandbox = Sandbox::new("http");
+    let dir = sandbox.runtime_dir();
     let refused = |why: &str| {
-        let said = bed.verb(["start"]).expect_code(1);
+        let said = sandbox.verb(["start"]).expect_code(1);
         assert!(said.stderr.contains(why) && said.stderr.contains("`runtime_dir`"), "{said}");
     };
     fs::create_dir_all(&dir).expect("a directory");
     mode(&dir, 0o777);
-    refused("can be written to by others");
+    refused("is writable by others");
     mode(&dir, 0o770);
-    refused("can be written to by others");
+    refused("is writable by others");
     if rustix::process::geteuid().is_root() {
         mode(&dir, 0o700);
         chown(&dir, Some(65_533), None).expect("another owner");
         refused("belongs to user 65533");
-        let real = bed.path("real");
+        let real = sandbox.path("real");
         fs::rename(&dir, &real).expect("moved");
         symlink(&real, &dir).expect("a link");
         lchown(&dir, Some(65_533), None).expect("another owner");
@@ -158,25 +163,25 @@ fn a_runtime_directory_of_others() {
         skip("a directory of another user needs root");
         mode(&dir, 0o700);
     }
-    bed.start();
-    bed.stop();
+    sandbox.start();
+    sandbox.stop();
 }
 
-/// Whoever made a pidfile and a socket where those of a daemon should be is asked nothing, and shows
-/// nothing.
+/// If another user has put a pidfile and a control socket at the daemon's paths, the verbs send no request to
+/// that socket and show no answer of it.
 #[test]
-fn somebody_who_pretends() {
+fn impostor_daemon_is_ignored() {
     if !rustix::process::geteuid().is_root() {
         return skip("other users need root");
     }
     let (pretender, victim) = (65_533, 65_534);
-    let bed = Bed::new("http");
-    let dir = bed.runtime_dir();
+    let sandbox = Sandbox::new("http");
+    let dir = sandbox.runtime_dir();
     fs::create_dir_all(&dir).expect("a directory");
-    mode(bed.dir(), 0o755);
+    mode(sandbox.dir(), 0o755);
     mode(&dir, 0o755);
     chown(&dir, Some(pretender), None).expect("another owner");
-    let mut pidfile = fs::File::create(bed.pidfile()).expect("a pidfile");
+    let mut pidfile = fs::File::create(sandbox.pidfile()).expect("a pidfile");
     writeln!(pidfile, "1").expect("written");
     let lock = libc::flock {
         l_type: libc::F_WRLCK as i16,
@@ -186,8 +191,8 @@ fn somebody_who_pretends() {
         l_pid: 0,
     };
     fcntl(&pidfile, FcntlArg::F_OFD_SETLK(&lock)).expect("the lock");
-    let path = bed.socket();
-    // The thread is another user then, and only it: the kernel notes who listens.
+    let path = sandbox.socket();
+    // The kernel records the user who calls listen(2). User ids are per thread, so only this thread changes.
     let listening = std::thread::spawn(move || {
         let uid = Uid::from_raw(pretender);
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
@@ -197,12 +202,12 @@ fn somebody_who_pretends() {
         Ok::<OwnedFd, rustix::io::Errno>(socket)
     });
     let socket = listening.join().expect("no panic").expect("a socket");
-    mode(&bed.socket(), 0o666);
+    mode(&sandbox.socket(), 0o666);
     for verb in ["status", "stop", "restart"] {
         let ids = [format!("--reuid={victim}"), format!("--regid={victim}")];
         let mut arguments: Vec<std::ffi::OsString> = ids.into_iter().map(Into::into).collect();
-        arguments.extend(["--clear-groups".into(), bed.image().into(), verb.into()]);
-        let client = Child::spawn(&mut bed.command_of("setpriv", arguments));
+        arguments.extend(["--clear-groups".into(), sandbox.image().into(), verb.into()]);
+        let client = Child::spawn(&mut sandbox.command_of("setpriv", arguments));
         let caller = rustix::net::accept(&socket).expect("it calls");
         let mut asked = [0; 1000];
         let heard = rustix::net::recv(&caller, &mut asked[..], RecvFlags::empty());

@@ -1,40 +1,40 @@
-//! Responses without an end: those that end with their worker are whole, and clients ask again.
+//! Responses without an end: at a drain they end as complete responses, and clients connect again.
 
 #![allow(clippy::expect_used)]
 
 use std::process::Command;
 use std::time::Duration;
 
-use unbroken_tests::{Bed, Browser, Child, eventually};
+use unbroken_tests::{Browser, Child, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// curl takes a body that was cut for a failure (18), and this one for what it is.
+/// At a restart an event stream ends as a complete body. curl would report one that was cut as an error (18).
 #[test]
-fn a_stream_ends_whole() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+fn event_stream_ends_complete_at_a_drain() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     for protocol in ["--http1.1", "--http2-prior-knowledge"] {
-        let before = bed.status().generation();
+        let before = sandbox.status().generation();
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--no-buffer", protocol, &format!("http://{target}/events")]);
         let curl = Child::spawn(&mut curl);
-        eventually("it listens", SOON, || bed.status().serving().requests_in_flight == 1);
-        let report = bed.restart();
+        eventually("it listens", SOON, || sandbox.status().serving().requests_in_flight == 1);
+        let report = sandbox.restart();
         let output = curl.wait(SOON).expect_code(0);
         assert!(output.stdout.ends_with(&format!("data: {before}\n\n")), "{output}");
         report.ledger().assert_balanced();
         assert_eq!(report.ledger().forced, 0, "{report:?}");
     }
-    bed.stop();
+    sandbox.stop();
 }
 
-/// The browser's own client goes on with the next generation by itself.
+/// A browser's `EventSource` reconnects to the next generation by itself.
 #[test]
-fn an_event_source_goes_on() {
+fn event_source_reconnects() {
     let Some(browser) = Browser::start() else { return };
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let mut page = browser.open(&format!("http://{target}/"));
     page.eval(
         "window.seen = new Set(); window.source = new EventSource('/events'); \
@@ -42,10 +42,10 @@ fn an_event_source_goes_on() {
     );
     for generation in 1..=3 {
         page.wait_for(&format!("seen.has('{generation}')"));
-        let report = bed.restart();
+        let report = sandbox.restart();
         assert_eq!(report.ledger().forced, 0, "{report:?}");
     }
     page.wait_for("seen.has('4') && source.readyState === EventSource.OPEN");
     drop((page, browser));
-    bed.stop();
+    sandbox.stop();
 }

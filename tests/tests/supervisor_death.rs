@@ -1,88 +1,88 @@
-//! The supervisor is killed: its workers do not stay behind.
+//! If the supervisor is killed, its workers drain and end.
 
 #![allow(clippy::expect_used)]
 
 use std::time::Duration;
 
 use unbroken_tests::http::Connection;
-use unbroken_tests::{Bed, Load, eventually};
+use unbroken_tests::{Load, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// What is in flight is finished, then the worker goes.
+/// The worker finishes its requests in flight, accepts no more, and ends.
 #[test]
-fn the_worker_drains() {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
-    let worker = bed.worker();
+fn worker_drains() {
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
+    let worker = sandbox.worker();
     let slow = Load::on(target.clone()).new_connections(3).paths(["/slow"]).requests(3).start();
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 3);
-    bed.supervisor().kill();
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 3);
+    sandbox.supervisor().kill();
     eventually("nobody is let in", SOON, || !target.accepts());
     slow.join().assert_nothing_failed();
     assert!(worker.wait_gone(SOON));
-    bed.verb(["status"]).expect_code(1);
-    bed.start();
-    bed.stop();
+    sandbox.verb(["status"]).expect_code(1);
+    sandbox.start();
+    sandbox.stop();
 }
 
-/// At its deadline at the latest.
+/// The worker ends at its drain deadline at the latest.
 #[test]
-fn by_its_deadline() {
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_DRAIN_TIMEOUT", "1s");
-    let target = bed.start().target("http");
-    let worker = bed.worker();
+fn worker_ends_at_its_deadline() {
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_DRAIN_TIMEOUT", "1s");
+    let target = sandbox.start().target("http");
+    let worker = sandbox.worker();
     let mut stream = Connection::open(&target).expect("a connection");
     stream.send("GET /stream HTTP/1.1\r\nHost: test\r\n\r\n").expect("a request");
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
-    bed.supervisor().kill();
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 1);
+    sandbox.supervisor().kill();
     assert!(worker.wait_gone(Duration::from_secs(5)));
 }
 
 #[test]
-fn one_that_ignores_it() {
-    let bed = Bed::new("ignores-drain");
-    bed.start();
-    let worker = bed.worker();
-    bed.supervisor().kill();
+fn worker_that_ignores_the_drain_is_ended() {
+    let sandbox = Sandbox::new("ignores-drain");
+    sandbox.start();
+    let worker = sandbox.worker();
+    sandbox.supervisor().kill();
     assert!(worker.wait_gone(Duration::from_secs(8)));
 }
 
-/// The next start does not wait for the old worker's end, and takes its socket.
+/// The next start does not wait for the end of the old worker, and replaces its unix socket.
 #[test]
-fn started_again_at_once() {
-    let mut bed = Bed::new("http");
-    let path = bed.path("http.sock");
-    bed.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
-    let target = bed.start().target("http");
-    let worker = bed.worker();
+fn daemon_can_be_started_again_at_once() {
+    let mut sandbox = Sandbox::new("http");
+    let path = sandbox.path("http.sock");
+    sandbox.set("DAEMON_LISTEN_HTTP", format!("unix:{}", path.display()));
+    let target = sandbox.start().target("http");
+    let worker = sandbox.worker();
     let slow = Load::on(target.clone()).new_connections(1).paths(["/slow"]).requests(1).start();
-    eventually("in flight", SOON, || bed.status().serving().requests_in_flight == 1);
-    bed.supervisor().kill();
+    eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 1);
+    sandbox.supervisor().kill();
     eventually("nobody is let in", SOON, || !target.accepts());
-    bed.start();
+    sandbox.start();
     assert!(worker.is_alive(), "it still has a request");
-    assert_eq!(bed.get("/").expect("a response").number("generation"), Some(1));
+    assert_eq!(sandbox.get("/").expect("a response").number("generation"), Some(1));
     slow.join().assert_nothing_failed();
     assert!(worker.wait_gone(SOON));
-    assert_eq!(bed.get("/").expect("a response").status, 200);
-    bed.stop();
+    assert_eq!(sandbox.get("/").expect("a response").status, 200);
+    sandbox.stop();
 }
 
-/// Killed in the middle of a restart: nobody stays, whichever generation.
+/// If the supervisor is killed during a restart, the workers of both generations end.
 #[test]
-fn during_a_restart() {
-    let bed = Bed::new("http");
-    bed.start();
-    bed.deploy("hangs-at-start");
-    let restart = bed.spawn(["restart"]);
-    eventually("two workers", SOON, || bed.status().workers.len() == 2);
-    bed.supervisor().kill();
+fn both_generations_end() {
+    let sandbox = Sandbox::new("http");
+    sandbox.start();
+    sandbox.deploy("hangs-at-start");
+    let restart = sandbox.spawn(["restart"]);
+    eventually("two workers", SOON, || sandbox.status().workers.len() == 2);
+    sandbox.supervisor().kill();
     let output = restart.wait(SOON).expect_code(1);
     assert!(!output.text().is_empty());
-    bed.wait_empty(SOON);
-    bed.deploy("http");
-    bed.start();
-    bed.stop();
+    sandbox.wait_empty(SOON);
+    sandbox.deploy("http");
+    sandbox.start();
+    sandbox.stop();
 }

@@ -1,5 +1,4 @@
-//! What the daemon owns in the file system comes back when it is removed, and what somebody else puts there
-//! stays.
+//! The daemon restores its files when they are removed, and leaves alone what others put in their place.
 
 #![allow(clippy::expect_used)]
 
@@ -12,27 +11,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use unbroken_tests::{Bed, Process, Signal, eventually, skip};
+use unbroken_tests::{Process, Sandbox, Signal, eventually, skip};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// A daemon with a unix listener in a directory of its own; supervised and solo.
-fn beds() -> [Bed; 2] {
-    ["http", "solo-http"].map(bed)
+/// Starts two daemons, supervised and solo, each with a unix listener in a directory of its own.
+fn sandboxes() -> [Sandbox; 2] {
+    ["http", "solo-http"].map(sandbox)
 }
 
-fn bed(fixture: &str) -> Bed {
-    let mut bed = Bed::new(fixture);
-    fs::create_dir(bed.path("sockets")).expect("a directory");
-    fs::set_permissions(bed.path("sockets"), fs::Permissions::from_mode(0o711)).expect("a mode");
-    let addr = format!("unix:{}", listener(&bed).display());
-    bed.set("DAEMON_LISTEN_HTTP", addr).set("DAEMON_LISTEN_HTTP__MODE", "0620");
-    bed.start();
-    bed
+fn sandbox(fixture: &str) -> Sandbox {
+    let mut sandbox = Sandbox::new(fixture);
+    fs::create_dir(sandbox.path("sockets")).expect("a directory");
+    fs::set_permissions(sandbox.path("sockets"), fs::Permissions::from_mode(0o711))
+        .expect("a mode");
+    let addr = format!("unix:{}", listener(&sandbox).display());
+    sandbox.set("DAEMON_LISTEN_HTTP", addr).set("DAEMON_LISTEN_HTTP__MODE", "0620");
+    sandbox.start();
+    sandbox
 }
 
-fn listener(bed: &Bed) -> PathBuf {
-    bed.path("sockets/app.sock")
+fn listener(sandbox: &Sandbox) -> PathBuf {
+    sandbox.path("sockets/app.sock")
 }
 
 fn ask(path: &Path) -> io::Result<UnixStream> {
@@ -70,17 +70,17 @@ fn stop(process: &Process) {
     });
 }
 
-/// Waits until something is there that was not there before.
+/// Waits until the file exists again and the log reports that it was restored.
 #[track_caller]
-fn comes_back(bed: &Bed, path: &Path) {
+fn comes_back(sandbox: &Sandbox, path: &Path) {
     eventually(&format!("{} is back", path.display()), SOON, || path.exists());
     eventually("it is said", SOON, || {
-        bed.log().contains(&format!("{} was gone and is restored", path.display()))
+        sandbox.log().contains(&format!("{} was missing and was restored", path.display()))
     });
 }
 
-fn files(bed: &Bed) -> Vec<(String, String)> {
-    let output = bed.verb(["status", "--json"]).expect_code(0);
+fn files(sandbox: &Sandbox) -> Vec<(String, String)> {
+    let output = sandbox.verb(["status", "--json"]).expect_code(0);
     let status: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
     let text = |it: &serde_json::Value, key: &str| it[key].as_str().expect("text").to_owned();
     let files = status["files"].as_array().expect("files");
@@ -88,48 +88,48 @@ fn files(bed: &Bed) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_listener() {
-    for bed in beds() {
-        let path = listener(&bed);
+fn removed_listener_is_restored() {
+    for sandbox in sandboxes() {
+        let path = listener(&sandbox);
         answer(ask(&path).expect("a connection"));
-        assert_eq!(files(&bed), []);
+        assert_eq!(files(&sandbox), []);
         fs::remove_file(&path).expect("a socket");
-        comes_back(&bed, &path);
+        comes_back(&sandbox, &path);
         answer(ask(&path).expect("a connection"));
         assert_eq!(mode(&path), 0o620);
-        assert_eq!(files(&bed), [(path.display().to_string(), "restored".to_owned())]);
-        bed.verb(["status"]).expect_code(0).expect_text("was gone and is restored since");
-        // Again, and by another way.
-        fs::rename(&path, bed.path("elsewhere")).expect("a socket");
+        assert_eq!(files(&sandbox), [(path.display().to_string(), "restored".to_owned())]);
+        sandbox.verb(["status"]).expect_code(0).expect_text("was missing and was restored at");
+        // Remove it again, by a rename.
+        fs::rename(&path, sandbox.path("elsewhere")).expect("a socket");
         eventually("it is back", SOON, || path.exists());
         answer(ask(&path).expect("a connection"));
-        bed.stop();
+        sandbox.stop();
         assert!(!path.exists(), "it goes with the daemon");
     }
 }
 
-/// Who was in the queue of the old socket is served, and so is who comes to the new one.
+/// Clients in the accept queue of the removed socket are served, as are those that connect to the new one.
 #[test]
-fn nobody_is_lost_in_the_queue() {
-    for bed in beds().into_iter().take(1) {
-        let path = listener(&bed);
-        let worker = bed.worker();
+fn clients_in_the_queue_are_served() {
+    for sandbox in sandboxes().into_iter().take(1) {
+        let path = listener(&sandbox);
+        let worker = sandbox.worker();
         stop(&worker);
         let queued: Vec<_> = (0..9).map(|_| ask(&path).expect("a connection")).collect();
         fs::remove_file(&path).expect("a socket");
-        comes_back(&bed, &path);
+        comes_back(&sandbox, &path);
         let more: Vec<_> = (0..9).map(|_| ask(&path).expect("a connection")).collect();
         worker.signal(Signal::CONT);
         queued.into_iter().chain(more).for_each(|stream| _ = answer(stream));
-        bed.stop();
+        sandbox.stop();
     }
 }
 
-/// Removed again and again under load: who was connected is served.
+/// Every client that could connect is served, although the socket is removed repeatedly under load.
 #[test]
-fn under_load() {
-    for bed in beds() {
-        let path = listener(&bed);
+fn connected_clients_are_served_under_load() {
+    for sandbox in sandboxes() {
+        let path = listener(&sandbox);
         let over = AtomicBool::new(false);
         let served: u64 = std::thread::scope(|scope| {
             let clients: Vec<_> = (0..4)
@@ -166,20 +166,20 @@ fn under_load() {
             clients.into_iter().map(|client| client.join().expect("a client")).sum()
         });
         assert!(served > 0);
-        bed.stop();
+        sandbox.stop();
     }
 }
 
 #[test]
-fn a_listener_without_async() {
-    let mut bed = Bed::new("sync");
-    let path = bed.path("echo.sock");
-    bed.set("DAEMON_LISTEN_ECHO", format!("unix:{}", path.display()));
-    bed.start();
+fn removed_blocking_listener_is_restored() {
+    let mut sandbox = Sandbox::new("sync");
+    let path = sandbox.path("echo.sock");
+    sandbox.set("DAEMON_LISTEN_ECHO", format!("unix:{}", path.display()));
+    sandbox.start();
     for _ in 0..3 {
         let waiting = UnixStream::connect(&path).expect("a connection");
         fs::remove_file(&path).expect("a socket");
-        comes_back(&bed, &path);
+        comes_back(&sandbox, &path);
         for mut stream in [waiting, UnixStream::connect(&path).expect("a connection")] {
             stream.set_read_timeout(Some(SOON)).expect("a timeout");
             stream.write_all(b"hello\n").expect("a line");
@@ -187,179 +187,182 @@ fn a_listener_without_async() {
             stream.read_exact(&mut line).expect("an answer");
             assert_eq!(&line, b"1 hello\n");
         }
-        fs::write(bed.log_file(), "").expect("the log");
+        fs::write(sandbox.log_file(), "").expect("the log");
     }
-    bed.stop();
+    sandbox.stop();
 }
 
 #[test]
-fn the_pidfile_and_the_control_socket() {
-    for bed in beds() {
-        let pid = fs::read_to_string(bed.pidfile()).expect("the pidfile");
-        let written = fs::metadata(bed.pidfile()).expect("a file").modified().expect("a time");
-        for path in [bed.pidfile(), bed.socket()] {
+fn pidfile_and_control_socket_are_restored() {
+    for sandbox in sandboxes() {
+        let pid = fs::read_to_string(sandbox.pidfile()).expect("the pidfile");
+        let written = fs::metadata(sandbox.pidfile()).expect("a file").modified().expect("a time");
+        for path in [sandbox.pidfile(), sandbox.socket()] {
             fs::remove_file(&path).expect("a file");
-            comes_back(&bed, &path);
+            comes_back(&sandbox, &path);
         }
-        assert_eq!(fs::read_to_string(bed.pidfile()).expect("the pidfile"), pid);
-        assert_eq!(fs::metadata(bed.pidfile()).expect("a file").modified().ok(), Some(written));
-        assert_eq!(mode(&bed.socket()), 0o600);
-        let mut start = bed.command(["start"]);
+        assert_eq!(fs::read_to_string(sandbox.pidfile()).expect("the pidfile"), pid);
+        assert_eq!(fs::metadata(sandbox.pidfile()).expect("a file").modified().ok(), Some(written));
+        assert_eq!(mode(&sandbox.socket()), 0o600);
+        let mut start = sandbox.command(["start"]);
         unbroken_tests::Child::spawn(&mut start)
             .wait(SOON)
             .expect_code(1)
             .expect_text("is already running as process");
-        bed.stop();
-        assert!(!bed.pidfile().exists() && !bed.socket().exists());
+        sandbox.stop();
+        assert!(!sandbox.pidfile().exists() && !sandbox.socket().exists());
     }
 }
 
-/// As by a logout, or a cleaner of temporary files.
+/// The daemon restores whole directories, which a logout or a cleaner of temporary files may remove.
 #[test]
-fn whole_directories() {
-    for bed in beds() {
-        // Or it would bring back what was removed before the directory itself is.
-        let supervisor = bed.supervisor();
+fn whole_directories_are_restored() {
+    for sandbox in sandboxes() {
+        // Stopped, the supervisor cannot restore a file before its directory is removed.
+        let supervisor = sandbox.supervisor();
         stop(&supervisor);
-        for dir in [bed.runtime_dir(), bed.path("sockets")] {
+        for dir in [sandbox.runtime_dir(), sandbox.path("sockets")] {
             fs::remove_dir_all(dir).expect("a directory");
         }
         supervisor.signal(Signal::CONT);
-        for path in [bed.pidfile(), bed.socket(), listener(&bed)] {
-            comes_back(&bed, &path);
+        for path in [sandbox.pidfile(), sandbox.socket(), listener(&sandbox)] {
+            comes_back(&sandbox, &path);
         }
-        assert_eq!(mode(&bed.runtime_dir()), 0o700);
-        assert_eq!(mode(&bed.path("sockets")), 0o711);
-        answer(ask(&listener(&bed)).expect("a connection"));
-        // And when they were moved away.
-        for dir in [bed.runtime_dir(), bed.path("sockets")] {
+        assert_eq!(mode(&sandbox.runtime_dir()), 0o700);
+        assert_eq!(mode(&sandbox.path("sockets")), 0o711);
+        answer(ask(&listener(&sandbox)).expect("a connection"));
+        // Move the directories away.
+        for dir in [sandbox.runtime_dir(), sandbox.path("sockets")] {
             fs::rename(&dir, dir.with_extension("old")).expect("a directory");
         }
-        for path in [bed.pidfile(), bed.socket(), listener(&bed)] {
+        for path in [sandbox.pidfile(), sandbox.socket(), listener(&sandbox)] {
             eventually("it is back", SOON, || path.exists());
         }
-        bed.stop();
+        sandbox.stop();
     }
 }
 
-/// The supervisor's next image looks after them as well, and the next generation has the new socket.
+/// After a restart with an upgrade the supervisor still restores its files, and the new generation serves the
+/// restored socket.
 #[test]
-fn after_a_restart() {
-    let bed = bed("http");
-    let path = listener(&bed);
+fn files_are_restored_after_a_restart() {
+    let sandbox = sandbox("http");
+    let path = listener(&sandbox);
     fs::remove_file(&path).expect("a socket");
-    comes_back(&bed, &path);
-    bed.deploy("http-v2");
-    bed.restart();
+    comes_back(&sandbox, &path);
+    sandbox.deploy("http-v2");
+    sandbox.restart();
     assert!(answer(ask(&path).expect("a connection")).contains("version=2"));
-    assert_eq!(files(&bed), [(path.display().to_string(), "restored".to_owned())]);
-    for path in [path.clone(), bed.pidfile(), bed.socket()] {
+    assert_eq!(files(&sandbox), [(path.display().to_string(), "restored".to_owned())]);
+    for path in [path.clone(), sandbox.pidfile(), sandbox.socket()] {
         let old = inode(&path);
         fs::remove_file(&path).expect("a file");
         eventually("another one", SOON, || inode(&path).is_some_and(|new| Some(new) != old));
     }
     eventually("it serves", SOON, || ask(&path).is_ok());
     assert!(answer(ask(&path).expect("a connection")).contains("version=2"));
-    bed.stop();
+    sandbox.stop();
 }
 
-/// Not while the daemon cannot do anything about it either.
+/// A second start is refused although the pidfile is gone and the stopped supervisor cannot restore it.
 #[test]
-fn no_second_daemon_while_the_pidfile_is_gone() {
-    for bed in beds() {
-        let supervisor = bed.supervisor();
+fn second_start_is_refused_without_the_pidfile() {
+    for sandbox in sandboxes() {
+        let supervisor = sandbox.supervisor();
         let start = || {
-            let mut command = bed.command(["start"]);
+            let mut command = sandbox.command(["start"]);
             unbroken_tests::Child::spawn(&mut command).wait(SOON).expect_code(1)
         };
         for dir in [false, true] {
             stop(&supervisor);
             match dir {
-                false => fs::remove_file(bed.pidfile()).expect("a file"),
-                true => fs::remove_dir_all(bed.runtime_dir()).expect("a directory"),
+                false => fs::remove_file(sandbox.pidfile()).expect("a file"),
+                true => fs::remove_dir_all(sandbox.runtime_dir()).expect("a directory"),
             }
             let said =
-                format!("is already running as process {}, without its pidfile", supervisor.pid());
+                format!("is already running as process {}, but its pidfile", supervisor.pid());
             start().expect_text(&said);
-            assert!(!bed.pidfile().exists());
+            assert!(!sandbox.pidfile().exists());
             supervisor.signal(Signal::CONT);
-            comes_back(&bed, &bed.pidfile());
+            comes_back(&sandbox, &sandbox.pidfile());
         }
-        assert_eq!(bed.status().pid, supervisor.pid());
-        bed.stop();
+        assert_eq!(sandbox.status().pid, supervisor.pid());
+        sandbox.stop();
     }
 }
 
 #[test]
-fn what_somebody_else_put_there_stays() {
-    for bed in beds() {
-        for path in [bed.pidfile(), bed.socket(), listener(&bed)] {
-            let next = bed.path("precious");
+fn files_of_others_stay() {
+    for sandbox in sandboxes() {
+        for path in [sandbox.pidfile(), sandbox.socket(), listener(&sandbox)] {
+            let next = sandbox.path("precious");
             fs::write(&next, "precious").expect("a file");
             fs::rename(&next, &path).expect("a file");
-            let said =
-                format!("{} was replaced by another file, which is left alone", path.display());
-            eventually("it is said", SOON, || bed.log().contains(&said));
-            if path != bed.socket() && path != bed.pidfile() {
-                assert!(files(&bed).contains(&(path.display().to_string(), "replaced".to_owned())));
+            let said = format!("{} was replaced by another file; remove that file", path.display());
+            eventually("it is said", SOON, || sandbox.log().contains(&said));
+            if path != sandbox.socket() && path != sandbox.pidfile() {
+                assert!(
+                    files(&sandbox).contains(&(path.display().to_string(), "replaced".to_owned()))
+                );
             }
             assert_eq!(fs::read_to_string(&path).expect("a file"), "precious");
             fs::remove_file(&path).expect("a file");
-            comes_back(&bed, &path);
+            comes_back(&sandbox, &path);
         }
-        let foreign = bed.socket();
+        let foreign = sandbox.socket();
         fs::remove_file(&foreign).expect("a file");
-        comes_back(&bed, &foreign);
-        let supervisor = bed.supervisor();
-        fs::write(bed.path("precious"), "precious").expect("a file");
-        fs::rename(bed.path("precious"), &foreign).expect("a file");
+        comes_back(&sandbox, &foreign);
+        let supervisor = sandbox.supervisor();
+        fs::write(sandbox.path("precious"), "precious").expect("a file");
+        fs::rename(sandbox.path("precious"), &foreign).expect("a file");
         supervisor.signal(Signal::TERM);
         assert!(supervisor.wait_gone(SOON));
         assert_eq!(fs::read_to_string(&foreign).expect("a file"), "precious");
     }
 }
 
-/// A supervisor that is root binds nothing in the directory of somebody else, whose link leads elsewhere.
+/// A supervisor that runs as root does not restore a socket through a link of another user.
 #[test]
-fn not_in_the_directory_of_a_stranger() {
+fn nothing_is_restored_in_a_directory_of_another_user() {
     if !rustix::process::geteuid().is_root() {
         skip("needs root");
         return;
     }
-    let bed = bed("http");
-    let (path, elsewhere) = (listener(&bed), bed.path("elsewhere"));
+    let sandbox = sandbox("http");
+    let (path, elsewhere) = (listener(&sandbox), sandbox.path("elsewhere"));
     fs::create_dir(&elsewhere).expect("a directory");
-    let link = bed.path("link");
+    let link = sandbox.path("link");
     symlink(&elsewhere, &link).expect("a link");
     std::os::unix::fs::lchown(&link, Some(65_534), Some(65_534)).expect("an owner");
-    // In one step, so that nothing can be restored between.
-    renameat_with(CWD, &link, CWD, bed.path("sockets"), RenameFlags::EXCHANGE).expect("exchanged");
-    eventually("it is said", SOON, || bed.log().contains("user 65534 can change"));
+    // In one step, so the supervisor cannot restore the socket in between.
+    renameat_with(CWD, &link, CWD, sandbox.path("sockets"), RenameFlags::EXCHANGE)
+        .expect("exchanged");
+    eventually("it is said", SOON, || sandbox.log().contains("user 65534 can change"));
     assert!(!elsewhere.join("app.sock").exists());
-    fs::remove_file(bed.path("sockets")).expect("a link");
+    fs::remove_file(sandbox.path("sockets")).expect("a link");
     eventually("it is back", SOON, || path.exists());
-    bed.stop();
+    sandbox.stop();
 }
 
-/// While nothing happens nothing is done; and what others do beside it concerns nobody.
+/// The supervisor is not woken by other files that are created in the watched directories.
 #[test]
-fn it_costs_nothing() {
-    let bed = bed("http");
-    let supervisor = bed.supervisor();
+fn other_files_do_not_wake_the_supervisor() {
+    let sandbox = sandbox("http");
+    let supervisor = sandbox.supervisor();
     let switches = || {
         let status =
             fs::read_to_string(format!("/proc/{}/status", supervisor.pid())).expect("proc");
         let line = status.lines().find(|it| it.starts_with("voluntary_ctxt_switches"));
         line.and_then(|line| line.split_whitespace().nth(1)).map(str::to_owned)
     };
-    // Something else may wake it once, and not again and again.
+    // Another event may wake the supervisor, but not every time.
     eventually("it sleeps on", SOON, || {
         let before = switches();
         for at in 0..100 {
-            fs::write(bed.path(&format!("sockets/{at}")), "").expect("a file");
-            fs::write(bed.runtime_dir().join(at.to_string()), "").expect("a file");
+            fs::write(sandbox.path(&format!("sockets/{at}")), "").expect("a file");
+            fs::write(sandbox.runtime_dir().join(at.to_string()), "").expect("a file");
         }
         switches() == before
     });
-    bed.stop();
+    sandbox.stop();
 }

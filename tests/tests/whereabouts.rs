@@ -1,94 +1,95 @@
-//! Where a daemon is that a verb does not find, and the directory in which `start` runs it.
+//! Hints at a daemon that a verb does not find, and at the working directory of a started daemon.
 
 #![allow(clippy::expect_used)]
 
 use std::time::Duration;
 
-use unbroken_tests::{Bed, Child, Output, Signal, skip};
+use unbroken_tests::{Child, Output, Sandbox, Signal, skip};
 
 const SOON: Duration = Duration::from_secs(60);
 
-fn start_in(bed: &Bed, dir: &std::path::Path) -> Output {
-    Child::spawn(bed.command(["start"]).current_dir(dir)).wait(SOON)
+fn start_in(sandbox: &Sandbox, dir: &std::path::Path) -> Output {
+    Child::spawn(sandbox.command(["start"]).current_dir(dir)).wait(SOON)
 }
 
-/// Said where it is another one than the caller's, and nowhere else.
+/// `start` names the daemon's working directory only if it differs from the caller's.
 #[test]
-fn the_directory_of_a_start() {
+fn start_names_another_working_directory() {
     for fixture in ["http", "solo-http"] {
-        let mut bed = Bed::new(fixture);
-        let dir = bed.dir().to_owned();
+        let mut sandbox = Sandbox::new(fixture);
+        let dir = sandbox.dir().to_owned();
         let said = |output: &Output, pid: u32, within: &str| {
             let line = format!("app started as process {pid}{within}, serving http 127.0.0.1:");
             assert!(output.stdout.starts_with(&line), "{line}\n{output}");
         };
-        let output = start_in(&bed, &dir).expect_code(0);
-        said(&output, bed.status().pid, ", in /");
-        bed.stop();
-        let output = start_in(&bed, "/".as_ref()).expect_code(0);
-        said(&output, bed.status().pid, "");
-        bed.stop();
-        bed.set("DAEMON_WORKDIR", dir.display().to_string());
-        let output = start_in(&bed, &dir).expect_code(0);
-        said(&output, bed.status().pid, "");
-        bed.stop();
-        let output = start_in(&bed, "/".as_ref()).expect_code(0);
-        said(&output, bed.status().pid, &format!(", in {}", dir.display()));
-        bed.stop();
+        let output = start_in(&sandbox, &dir).expect_code(0);
+        said(&output, sandbox.status().pid, ", in /");
+        sandbox.stop();
+        let output = start_in(&sandbox, "/".as_ref()).expect_code(0);
+        said(&output, sandbox.status().pid, "");
+        sandbox.stop();
+        sandbox.set("DAEMON_WORKDIR", dir.display().to_string());
+        let output = start_in(&sandbox, &dir).expect_code(0);
+        said(&output, sandbox.status().pid, "");
+        sandbox.stop();
+        let output = start_in(&sandbox, "/".as_ref()).expect_code(0);
+        said(&output, sandbox.status().pid, &format!(", in {}", dir.display()));
+        sandbox.stop();
     }
 }
 
-/// What a program cannot open is mostly a file of a relative path.
+/// If a program fails in another directory than the caller's, the error advises to set `workdir`: often it
+/// could not open a relative path.
 #[test]
-fn a_start_that_fails_in_another_directory() {
-    let advice = "it ran in /, where relative paths lead elsewhere than here: set `workdir`";
+fn failed_start_in_another_directory_advises_workdir() {
+    let advice = "it ran in the directory /; if it uses relative paths, set `workdir`";
     for fixture in ["fails-at-start", "exits", "panics-at-start"] {
-        let mut bed = Bed::new(fixture);
-        let dir = bed.dir().to_owned();
-        let failed = |bed: &Bed, dir: &std::path::Path| {
-            let output = start_in(bed, dir);
+        let mut sandbox = Sandbox::new(fixture);
+        let dir = sandbox.dir().to_owned();
+        let failed = |sandbox: &Sandbox, dir: &std::path::Path| {
+            let output = start_in(sandbox, dir);
             assert_ne!(output.code(), 0, "{output}");
             output.stderr
         };
-        let said = failed(&bed, &dir);
+        let said = failed(&sandbox, &dir);
         assert!(said.contains(advice), "{said}");
-        let said = failed(&bed, "/".as_ref());
+        let said = failed(&sandbox, "/".as_ref());
         assert!(!said.contains("workdir"), "{said}");
-        bed.set("DAEMON_WORKDIR", "/");
-        let said = failed(&bed, &dir);
+        sandbox.set("DAEMON_WORKDIR", "/");
+        let said = failed(&sandbox, &dir);
         assert!(!said.contains("workdir"), "somebody has thought of it: {said}");
     }
-    // Before the program began it is no matter.
-    let mut bed = Bed::new("http");
-    bed.set("DAEMON_LISTEN_HTTP", "unix:/no/such/directory/app.sock");
-    let said = start_in(&bed, bed.dir()).expect_code(1).stderr;
+    // An error before the program has started does not mention the directory.
+    let mut sandbox = Sandbox::new("http");
+    sandbox.set("DAEMON_LISTEN_HTTP", "unix:/no/such/directory/app.sock");
+    let said = start_in(&sandbox, sandbox.dir()).expect_code(1).stderr;
     assert!(!said.contains("workdir"), "{said}");
-    let bed = Bed::new("bad-config");
-    let said = start_in(&bed, bed.dir()).stderr;
+    let sandbox = Sandbox::new("bad-config");
+    let said = start_in(&sandbox, sandbox.dir()).stderr;
     assert!(!said.contains("workdir"), "{said}");
 }
 
-/// Runs a script in a bed with a `/run` of its own, and the image there for everybody.
-fn with_own_run(script: &str) -> Option<(Bed, Output)> {
+/// Runs a script in a mount namespace with its own `/run` and `/tmp`, and the image in `/run/bin`.
+fn with_own_run(script: &str) -> Option<(Sandbox, Output)> {
     if !rustix::process::geteuid().is_root() {
         skip("needs root");
         return None;
     }
-    let mut bed = Bed::new("http");
+    let mut sandbox = Sandbox::new("http");
     for variable in ["DAEMON_RUNTIME_DIR", "DAEMON_PIDFILE", "DAEMON_LOG"] {
-        bed.unset(variable);
+        sandbox.unset(variable);
     }
     let prelude = "set -e; mount -t tmpfs -o mode=755 none /run; mount -t tmpfs -o mode=1777 none /tmp; \
                    mkdir -p /run/bin /run/user/4007; chown 4007:4007 /run/user/4007; cp /proc/self/fd/3 /run/bin/app; \
                    export DAEMON_LOG=/dev/null; app=/run/bin/app; \
                    as() { setpriv --reuid=4007 --regid=4007 --clear-groups \"$@\"; }; ";
     let script = format!("{prelude}{script}");
-    let image = bed.image();
+    let image = sandbox.image();
     let outer = "exec 3<\"$1\"; exec unshare --mount --propagation private sh -c \"$2\"";
-    let mut command = bed.command_of("sh", ["-c", outer, "sh"]);
+    let mut command = sandbox.command_of("sh", ["-c", outer, "sh"]);
     command.arg(image).arg(script).current_dir("/");
     let output = Child::spawn(&mut command).wait(SOON);
-    Some((bed, output))
+    Some((sandbox, output))
 }
 
 fn says(output: &Output, what: &str) {
@@ -104,7 +105,7 @@ fn says(output: &Output, what: &str) {
 }
 
 #[test]
-fn where_another_environment_would_look() {
+fn hint_names_the_runtime_directory_of_another_environment() {
     let script = "\
         $app start; code=0; $app status --set runtime_dir=/run/elsewhere || code=$?; echo code $code; \
         $app status --set runtime_dir=/run/app --set pidfile=/run/app/app.pid > /dev/null; \
@@ -117,21 +118,22 @@ fn where_another_environment_would_look() {
     let output = output.expect_code(0);
     says(
         &output,
-        "app is not running here (nobody holds the pidfile /run/elsewhere/app.pid); process … of user 0 has \
-         /run/app/app.pid: to reach it, add `--set runtime_dir=/run/app --set pidfile=/run/app/app.pid`",
+        "app is not running here (the pidfile /run/elsewhere/app.pid is not locked); process … of \
+         user 0 holds /run/app/app.pid: to reach it, add `--set runtime_dir=/run/app --set \
+         pidfile=/run/app/app.pid`",
     );
     says(&output, "code 3");
     says(
         &output,
-        "app is not running here (nobody holds the pidfile /tmp/app-4007/app.pid); process … of user 4007 has \
-         /run/user/4007/app/app.pid: to reach it, add `--set runtime_dir=/run/user/4007/app --set \
-         pidfile=/run/user/4007/app/app.pid`",
+        "app is not running here (the pidfile /tmp/app-4007/app.pid is not locked); process … of \
+         user 4007 holds /run/user/4007/app/app.pid: to reach it, add `--set \
+         runtime_dir=/run/user/4007/app --set pidfile=/run/user/4007/app/app.pid`",
     );
     says(&output, ": app is not running here");
 }
 
 #[test]
-fn of_another_user() {
+fn hint_names_the_daemon_of_another_user() {
     let script = "\
         as env XDG_RUNTIME_DIR=/run/user/4007 $app start; $app status || true; \
         as env XDG_RUNTIME_DIR=/run/user/4007 $app stop > /dev/null; \
@@ -140,39 +142,41 @@ fn of_another_user() {
     let output = output.expect_code(0);
     says(
         &output,
-        "app is not running here (…/run/app/app.pid); process … of user 4007 has /run/user/4007/app/",
+        "app is not running here (…/run/app/app.pid is not locked); process … of user 4007 holds \
+         /run/user/4007/app/",
     );
-    says(&output, "app is not running here (…); root may run it in /run/app: ask with `sudo`");
+    says(&output, "app is not running here (…); it may be running as root in /run/app: use `sudo`");
 }
 
 #[test]
-fn by_another_name() {
+fn hint_names_the_daemon_of_another_name() {
     let script = "\
         DAEMON_NAME=other $app start; $app status || true; \
         DAEMON_NAME=other $app stop > /dev/null; $app status || true";
-    let Some((bed, output)) = with_own_run(script) else { return };
+    let Some((sandbox, output)) = with_own_run(script) else { return };
     let output = output.expect_code(0);
     says(
         &output,
-        "app is not running here (…); process … of user 0 has /run/other/other.pid: to reach it, add",
+        "app is not running here (…); process … of user 0 holds /run/other/other.pid: to reach it, \
+         add",
     );
-    says(&output, "app is not running (nobody holds the pidfile /run/app/app.pid); `start` it");
-    bed.wait_empty(SOON);
+    says(&output, "app is not running (the pidfile /run/app/app.pid is not locked); `start` it");
+    sandbox.wait_empty(SOON);
 }
 
-/// The daemon runs, though nothing that shows it is there.
+/// A verb finds out that the daemon is running although its pidfile is gone.
 #[test]
-fn one_without_its_pidfile() {
-    let bed = Bed::new("http");
-    bed.start();
-    let supervisor = bed.supervisor();
+fn daemon_without_its_pidfile_is_found() {
+    let sandbox = Sandbox::new("http");
+    sandbox.start();
+    let supervisor = sandbox.supervisor();
     supervisor.signal(Signal::STOP);
     unbroken_tests::eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
-    std::fs::remove_file(bed.pidfile()).expect("a pidfile");
-    let output = bed.verb(["restart"]).expect_code(1);
-    let said = format!("app runs as process {}, which has lost its pidfile", supervisor.pid());
+    std::fs::remove_file(sandbox.pidfile()).expect("a pidfile");
+    let output = sandbox.verb(["restart"]).expect_code(1);
+    let said = format!("app is running as process {}, but its pidfile", supervisor.pid());
     output.expect_text(&said);
     supervisor.signal(Signal::CONT);
-    unbroken_tests::eventually("it is back", SOON, || bed.pidfile().exists());
-    bed.stop();
+    unbroken_tests::eventually("it is back", SOON, || sandbox.pidfile().exists());
+    sandbox.stop();
 }

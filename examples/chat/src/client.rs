@@ -1,4 +1,4 @@
-//! One browser, from its handshake or its arrival from the generation before.
+//! One browser's connection, from its handshake or handoff until it closes or is handed off.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -17,25 +17,26 @@ use crate::BUILD;
 use crate::frame::{self, Received};
 use crate::room::{Heard, Message, Place, Room};
 
-/// How much may wait for a browser that reads slowly before it hears nothing new.
+/// The number of unsent bytes at which a slow browser gets no new messages. They are part of the state that
+/// is handed off, which may have 64 KiB.
 const MAX_WAITING: usize = 16 * 1024;
 
-/// Over what time browsers that cannot be passed are told to come again.
+/// The time over which browsers that cannot be handed off are asked to reconnect, each at a random moment.
 const JITTER: Duration = Duration::from_secs(5);
 
 pub(crate) struct Client {
     name: String,
-    /// It comes from the generation before.
+    /// Whether the connection was handed off by an older generation.
     passed: bool,
-    /// How much it has heard in its last generation.
+    /// The last message that the browser received in an older generation.
     upto: Option<Place>,
-    /// Read, but not yet a whole frame.
+    /// Bytes read that are not yet a complete frame.
     incoming: BytesMut,
-    /// Not yet written.
+    /// Bytes not yet written.
     outgoing: BytesMut,
 }
 
-/// The part of the state before the bytes.
+/// The header of the handoff state: a line of JSON before the bytes of `incoming` and `outgoing`.
 #[derive(Serialize, Deserialize)]
 struct Known {
     name: String,
@@ -43,11 +44,11 @@ struct Known {
     incoming: usize,
 }
 
-/// What the page is told.
+/// A message to the page.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Told<'a> {
-    /// Who serves it now.
+    /// The generation that serves the browser now.
     Served {
         generation: u32,
         build: &'a str,
@@ -61,13 +62,13 @@ enum Told<'a> {
 }
 
 impl Client {
-    /// One that has just joined; `read` came with its handshake.
+    /// A browser that has just joined; `read` are the bytes read after its handshake.
     pub(crate) fn new(name: String, read: &[u8]) -> Client {
         let (incoming, outgoing) = (BytesMut::from(read), BytesMut::new());
         Client { name, passed: false, upto: None, incoming, outgoing }
     }
 
-    /// One from an older generation.
+    /// A browser that an older generation hands off. Returns `None` if its state cannot be read.
     pub(crate) fn restore(saved: &HandoffState) -> Option<Client> {
         if saved.version != 1 {
             return None;
@@ -94,7 +95,7 @@ impl Client {
         Ok(HandoffState { version: 1, bytes })
     }
 
-    /// Talks with it until it leaves or the next generation has it.
+    /// Serves the browser until it leaves or the next generation has accepted its connection.
     pub(crate) async fn run(mut self, daemon: Daemon, room: Arc<Room>, stream: Stream) {
         let mut heard = match self.passed {
             true => room.heard(self.upto),
@@ -111,7 +112,7 @@ impl Client {
             Ok(None) => return,
             Err(error) => return eprintln!("{} is gone: {error}", self.name),
         };
-        // First the next generation learns what was said, then it gets those who have heard it.
+        // The next generation receives the messages before it receives the browsers that have seen them.
         room.wait_handed_over().await;
         self.queue_news(&room, &mut heard);
         self.upto = heard.upto;
@@ -121,7 +122,7 @@ impl Client {
         }
     }
 
-    /// Until the drain, in which case the stream is returned, or its end.
+    /// Serves the browser until it leaves, or until the drain begins: then returns the stream.
     async fn talk(
         &mut self,
         daemon: &Daemon,
@@ -138,12 +139,12 @@ impl Client {
             }
             let act_on = self.hear(room);
             if act_on.is_break() {
-                // It said goodbye or talks nonsense; the answer is the last it hears.
+                // The browser has closed or sent an invalid frame. `outgoing` ends with a close frame.
                 write.write_all_buf(&mut self.outgoing).await?;
                 write.shutdown().await?;
                 return Ok(None);
             }
-            // Each of these can be dropped and leaves the buffers as they are.
+            // All of these are cancel safe: dropping one leaves the buffers unchanged.
             tokio::select! {
                 () = draining.cancelled() => return Ok(Some(read.unsplit(write))),
                 changed = changes.changed(), if self.outgoing.len() < MAX_WAITING => {
@@ -161,7 +162,7 @@ impl Client {
         }
     }
 
-    /// Acts on every whole frame that has come. `Break`: this was the last one.
+    /// Acts on every complete frame in `incoming`. `Break` means that the connection ends.
     fn hear(&mut self, room: &Room) -> ControlFlow<()> {
         loop {
             let (length, received) = match frame::first(&self.incoming) {
@@ -176,7 +177,7 @@ impl Client {
                 Received::Text(text) => {
                     let message = Message { name: self.name.clone(), text };
                     if !room.say(message) {
-                        // It stays in the buffer, and is said in the next generation.
+                        // The message stays in the buffer, and the next generation reads it there.
                         return ControlFlow::Continue(());
                     }
                 }
@@ -204,7 +205,7 @@ impl Client {
         }
     }
 
-    /// Passes it to the next generation, or where that does not take it, tells it to come again.
+    /// Hands off the connection to the next generation. If that fails, asks the browser to reconnect.
     async fn leave(mut self, daemon: &Daemon, stream: Stream) -> anyhow::Result<()> {
         let saved = self.save()?;
         let Err(HandoffError { mut stream, reason, .. }) =

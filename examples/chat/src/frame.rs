@@ -1,5 +1,5 @@
-//! WebSocket frames (RFC 6455 §5) in buffers of our own, as a frame that has come or gone in part has to
-//! travel with its connection.
+//! WebSocket frames (RFC 6455 §5) in the program's own buffers: a frame that was read or written in part has
+//! to be handed off with its connection, which a WebSocket library does not support.
 
 use std::io::Cursor;
 
@@ -8,10 +8,10 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 
-/// The longest message.
+/// The longest message, in bytes. An incomplete one has to fit the state that is handed off.
 const MAX: u64 = 4096;
 
-/// What a browser sends.
+/// A frame from a browser.
 pub(crate) enum Received {
     Text(String),
     Ping(Bytes),
@@ -19,8 +19,8 @@ pub(crate) enum Received {
     Close,
 }
 
-/// The first frame of the buffer and its length there; `None` as long as it is not whole. The code of
-/// the close frame with which nonsense is answered.
+/// Returns the first frame of the buffer with its length; `None` while it is incomplete. The error is the
+/// code of the close frame to answer an invalid frame with.
 pub(crate) fn first(buffer: &[u8]) -> Result<Option<(usize, Received)>, CloseCode> {
     let mut cursor = Cursor::new(buffer);
     let parsed = FrameHeader::parse(&mut cursor).map_err(|_| CloseCode::Protocol)?;
@@ -55,14 +55,14 @@ pub(crate) fn pong(buffer: &mut BytesMut, payload: Bytes) {
     append(buffer, Frame::pong(payload));
 }
 
-/// Appends the end of the conversation.
+/// Appends a close frame.
 pub(crate) fn close(buffer: &mut BytesMut, code: CloseCode, reason: &'static str) {
     append(buffer, Frame::close(Some(CloseFrame { code, reason: reason.into() })));
 }
 
 fn append(buffer: &mut BytesMut, frame: Frame) {
     let mut bytes = Vec::with_capacity(frame.len());
-    // Writing to memory does not fail.
+    // Writing to a `Vec` does not fail.
     let _ = frame.format(&mut bytes);
     buffer.extend_from_slice(&bytes);
 }

@@ -1,8 +1,10 @@
 //! A chat over WebSockets whose browsers stay connected while the program is replaced.
 //!
-//! Open <http://localhost:8080/> in two browsers, change something, `cargo build -p chat`, and
-//! `cargo run -p chat -- restart`: both go on talking, with their names and what was said, over the
-//! connections they had.
+//! Open <http://localhost:8080/> in two browsers, change the program, and run `cargo run -p chat -- restart`:
+//! both browsers keep their connections, their names and the messages.
+//!
+//! At a restart the old worker first hands off the messages (`room`), then each connection (`client`). The
+//! program speaks WebSocket itself (`frame`) because half-read frames have to be handed off as well.
 
 mod client;
 mod frame;
@@ -21,10 +23,10 @@ use unbroken::{Daemon, daemon};
 use crate::client::Client;
 use crate::room::Room;
 
-/// What the page shows of the code that serves it.
+/// A text that the page shows: change it to see which build serves.
 const BUILD: &str = "build 1";
 
-/// Everything a connection needs.
+/// The state shared by all connections.
 #[derive(Clone)]
 struct Chat {
     daemon: Daemon,
@@ -35,7 +37,7 @@ struct Chat {
 async fn main(daemon: Daemon) -> anyhow::Result<()> {
     let room = Arc::new(Room::new(daemon.generation()));
     let chat = Chat { daemon: daemon.clone(), room };
-    // Before `serve`, which makes this worker ready: from then on connections may be passed to it.
+    // Before `serve`, which makes this worker ready: from then on connections are handed off to it.
     daemon.spawn(take_rooms(chat.clone(), daemon.handoffs("room")));
     daemon.spawn(take_clients(chat.clone(), daemon.handoffs("client")));
     daemon.spawn(hand_over(chat.clone()));
@@ -53,8 +55,8 @@ struct Join {
     name: String,
 }
 
-/// The WebSocket handshake (RFC 6455 §4.2). What follows it is spoken on the stream itself, so that the
-/// stream and every byte read from it can be passed on.
+/// Answers the WebSocket handshake (RFC 6455 §4.2). After it, the program uses the stream directly: only then
+/// can the stream be handed off together with every byte that was read from it.
 async fn join(
     State(chat): State<Chat>,
     Query(Join { name }): Query<Join>,
@@ -84,11 +86,11 @@ async fn join(
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
-/// When this worker drains: first what was said goes to the next generation, then each client follows.
+/// Waits for the drain and hands off the messages. The clients wait for that before they are handed off.
 async fn hand_over(chat: Chat) {
     chat.daemon.draining().await;
     let history = chat.room.close();
-    // What is passed is a socket with a state. Here only the state is of use.
+    // A handoff is a socket with a state. Only the state is used here, so any socket will do.
     let passed = async {
         let (socket, _) = tokio::net::UnixStream::pair()?;
         let saved = HandoffState { version: 1, bytes: serde_json::to_vec(&history)? };
@@ -100,9 +102,10 @@ async fn hand_over(chat: Chat) {
     chat.room.handed_over();
 }
 
+/// Accepts the messages of older generations.
 async fn take_rooms(chat: Chat, mut rooms: IncomingHandoffs) {
     while let Some(offer) = rooms.next().await {
-        // Another version is refused, by not taking it.
+        // Dropping the offer refuses a version that this build does not know.
         if let (1, Ok(history)) = (offer.state().version, room::History::read(offer.state())) {
             chat.room.add(history);
             if let Err(error) = offer.accept_socket().await {
@@ -112,6 +115,7 @@ async fn take_rooms(chat: Chat, mut rooms: IncomingHandoffs) {
     }
 }
 
+/// Accepts the clients of older generations.
 async fn take_clients(chat: Chat, mut clients: IncomingHandoffs) {
     while let Some(offer) = clients.next().await {
         let Some(client) = Client::restore(offer.state()) else { continue };

@@ -1,4 +1,4 @@
-//! What was said, in order.
+//! The chat room: its messages in order, which outlive a restart.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use unbroken::handoff::HandoffState;
 
-/// How much of it is kept, and goes to the next generation, in bytes of text.
+/// The bytes of text that are kept and handed off. The state of a handoff may have 64 KiB, as JSON.
 const KEPT: usize = 32 * 1024;
 
-/// The place of a message: its generation, and its number there. A later generation begins when the
-/// earlier one has said everything, so that this is the order in which it was said.
+/// The position of a message: its generation and its number there. An older generation accepts no more
+/// messages when it hands off its room, so this is the order in which messages were sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Place(u32, u64);
 
-/// Who said what.
+/// A chat message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) text: String,
 }
 
-/// What was said in earlier generations.
+/// The messages of older generations.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct History(Vec<(Place, Message)>);
 
@@ -35,7 +35,7 @@ impl History {
 pub(crate) struct Room {
     generation: u32,
     said: Mutex<Said>,
-    /// Counts changes, for those who wait for one.
+    /// The number of changes; clients wait for the next one.
     changes: watch::Sender<u64>,
     handed_over: watch::Sender<bool>,
 }
@@ -44,13 +44,13 @@ struct Said {
     messages: BTreeMap<Place, Message>,
     length: usize,
     last: u64,
-    /// Nothing is said here any more.
+    /// The room accepts no more messages: this worker drains.
     closed: bool,
-    /// What came from earlier generations after this one had begun, in order of arrival.
+    /// Messages received from older generations after this one had started, in order of arrival.
     late: Vec<Place>,
 }
 
-/// How much of a room somebody has heard.
+/// The messages that a browser has received: all up to a place, and a number of late ones.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Heard {
     pub(crate) upto: Option<Place>,
@@ -73,7 +73,7 @@ impl Room {
         self.generation
     }
 
-    /// Says something to everyone; false where the next generation has the word already.
+    /// Adds a message. Returns false if the room is closed because the next generation has taken over.
     pub(crate) fn say(&self, message: Message) -> bool {
         let mut said = self.said();
         if said.closed {
@@ -87,7 +87,7 @@ impl Room {
         true
     }
 
-    /// What somebody who heard this much has not heard yet.
+    /// Returns the messages that a browser has not received yet, and updates `heard`.
     pub(crate) fn news(&self, heard: &mut Heard) -> Vec<(Place, Message)> {
         let said = self.said();
         let place = |place: &Place| Some((*place, said.messages.get(place)?.clone()));
@@ -102,7 +102,8 @@ impl Room {
         news
     }
 
-    /// Somebody who heard up to this place in the generation before, from which everything has come.
+    /// Returns what a browser has received that was handed off and had received messages up to `upto`. The
+    /// older generation has handed off its room before the browser, so no late message is new to it.
     pub(crate) fn heard(&self, upto: Option<Place>) -> Heard {
         Heard { upto, late: self.said().late.len() }
     }
@@ -111,7 +112,7 @@ impl Room {
         self.changes.subscribe()
     }
 
-    /// Adds what earlier generations heard.
+    /// Adds the messages of older generations.
     pub(crate) fn add(&self, History(messages): History) {
         let mut said = self.said();
         for (place, message) in messages {
@@ -122,19 +123,21 @@ impl Room {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// The last word; returns what the next generation should know.
+    /// Closes the room and returns its messages for the next generation.
     pub(crate) fn close(&self) -> History {
         let mut said = self.said();
         said.closed = true;
         History(said.messages.iter().map(|(place, message)| (*place, message.clone())).collect())
     }
 
+    /// Notes that the messages were handed off, or are lost.
     pub(crate) fn handed_over(&self) {
         self.handed_over.send_replace(true);
     }
 
+    /// Waits for [`handed_over`](Self::handed_over).
     pub(crate) async fn wait_handed_over(&self) {
-        // Its sender lives as long as the room.
+        // Cannot fail: the sender lives as long as the room.
         let _ = self.handed_over.subscribe().wait_for(|done| *done).await;
     }
 

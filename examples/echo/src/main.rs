@@ -1,4 +1,4 @@
-//! A TCP service with an accept loop of its own: every connection gets back what it sends.
+//! A TCP service with its own accept loop: it sends back everything that a client sends.
 
 use tokio::io::{copy, split};
 use unbroken::{Daemon, daemon};
@@ -6,7 +6,7 @@ use unbroken::{Daemon, daemon};
 #[daemon(graceful_restart, listen(echo = "127.0.0.1:7000"))]
 async fn main(daemon: Daemon) -> anyhow::Result<()> {
     let mut listener = daemon.listener("echo")?;
-    // `next` ends when this worker drains: by then another one accepts.
+    // `next` returns `None` when this worker drains. At a restart, another worker accepts by then.
     while let Some(accepted) = listener.next().await {
         let (stream, peer) = match accepted {
             Ok(connection) => connection,
@@ -16,7 +16,7 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
             }
         };
         let draining = daemon.draining();
-        // A spawned task is waited for, up to the drain deadline.
+        // The drain waits for tasks of `Daemon::spawn`, until the drain deadline.
         daemon.spawn(async move {
             let (mut read, mut write) = split(stream);
             tokio::select! {
@@ -24,8 +24,8 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
                     Ok(bytes) => println!("{peer} sent {bytes} bytes"),
                     Err(error) => println!("{peer} failed: {error}"),
                 },
-                // An echo never ends by itself, so it says goodbye.
-                () = draining => println!("{peer} is told to go"),
+                // An echo does not end by itself: this closes the connection when the drain begins.
+                () = draining => println!("closing {peer}"),
             }
         });
     }

@@ -1,4 +1,4 @@
-//! A gRPC service whose answers say which generation gave them.
+//! A gRPC service whose answers contain the generation and the PID of the worker that served them.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use unbroken::Daemon;
 use proto::clock_server::{Clock, ClockServer};
 use proto::{Answer, Interval, Question};
 
-/// What was generated from `proto/clock.proto`.
+/// The code generated from `proto/clock.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod proto {
     tonic::include_proto!("clock");
 }
 
-/// The service, ready for `Daemon::serve`.
+/// Returns the routes of the service, for `Daemon::serve`.
 pub fn routes(daemon: &Daemon) -> Routes {
     let answer = Answer { generation: daemon.generation(), pid: std::process::id() };
     Routes::new(ClockServer::new(Generation { answer }))

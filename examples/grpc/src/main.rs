@@ -1,10 +1,10 @@
-//! A gRPC service that can be replaced while it is called: `grpc restart`.
+//! A gRPC service that can be replaced while clients call it: `grpc restart`.
 
 use unbroken::{Daemon, daemon};
 
 #[daemon(graceful_restart, listen(grpc = "127.0.0.1:50051"))]
 async fn main(daemon: Daemon) -> anyhow::Result<()> {
-    // HTTP/2 without TLS, which is what gRPC clients speak by default.
+    // `serve` detects HTTP/2 without TLS, as gRPC clients speak it.
     daemon.serve("grpc", grpc::routes(&daemon)).await?;
     Ok(())
 }

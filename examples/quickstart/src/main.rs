@@ -1,4 +1,4 @@
-//! A web service that can be replaced while it serves: `quickstart restart`.
+//! A web service that can be replaced while it serves requests: `quickstart restart`.
 
 use std::time::Duration;
 

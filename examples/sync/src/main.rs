@@ -1,4 +1,4 @@
-//! A service without async: a thread for each connection, answering each line with its length.
+//! A service without async: one thread per connection answers each line with its length.
 
 use std::io::{BufRead, BufReader, Write};
 
@@ -18,7 +18,7 @@ fn main(daemon: Daemon) -> anyhow::Result<()> {
             }
         }));
     }
-    // What is still talking has until the drain deadline, when the process ends.
+    // Open connections have until the drain deadline; then the process exits.
     for thread in threads {
         let _ = thread.join();
     }

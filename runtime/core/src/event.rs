@@ -1,4 +1,8 @@
-//! What the machine hears and what it says: its whole interface.
+//! The interface of the supervisor's [`machine`](crate::machine): [`Event`]s in, [`Action`]s out.
+//!
+//! The driver turns what happens in the process into events, passes each to the machine together with the
+//! current time, and carries out the actions that the machine returns, in their order. [`Policy`] holds the
+//! settings on which decisions depend.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,146 +14,259 @@ use crate::Ledger;
 use crate::json::{FromJson, ToJson};
 use crate::policy::Policy;
 
-/// Numbers a worker among all that a supervisor ever had.
+/// Identifies a worker: unique among all workers that a supervisor ever spawned, and never reused.
 pub type WorkerId = u64;
-/// Numbers a generation.
+/// The number of a generation. Each restart takes the next one, whether it succeeds or not.
 pub type Generation = u32;
-/// Numbers a connected control client: it asks for one thing and gets one answer.
+/// Identifies a connected control client. A client sends one request and gets one [`ClientAnswer`].
 pub type ClientId = u64;
 
-/// What happened.
+/// Something that happened, as the driver reports it to the machine.
+///
+/// Events about a worker that is unknown or has ended are ignored.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// The supervisor has its locks and sockets: the first generation may start.
     Begin,
-    /// The process asked for by [`Action::Spawn`] could not be made.
-    SpawnFailed { worker: WorkerId, reason: String },
-    /// The worker introduced itself and everything it declared is bound.
-    Hello { worker: WorkerId, policy: Policy },
-    /// The worker introduced itself with something that cannot be.
-    HelloRejected { worker: WorkerId, reason: String },
-    /// The worker could serve.
-    Ready { worker: WorkerId },
-    /// The worker says why it is about to end.
-    Failing { worker: WorkerId, reason: String },
-    /// The worker drains on its own: it was sent SIGTERM by somebody, or its `main` ended while it was
-    /// quiesced.
-    SelfDraining { worker: WorkerId, main_ended: bool },
-    /// The program says that it should not serve.
-    Unhealthy { worker: WorkerId, reason: String },
-    /// The program is content with itself: the confirm window may end.
-    ConfirmEarly { worker: WorkerId },
-    /// The program has a check that must pass within the confirm window, or that has passed.
-    HealthCheck { worker: WorkerId, passed: bool },
-    /// The worker's runtime has answered.
-    Pong { worker: WorkerId },
-    /// What a starting worker has not done yet, for the message of a timeout.
-    ReadinessBlockedBy { worker: WorkerId, what: String },
-    /// The link ended or was misused; the process may still be there.
-    LinkLost { worker: WorkerId, reason: String },
-    /// The process is gone and reaped.
-    Exited { worker: WorkerId, exit: Exit, ledger: Ledger },
-    /// A restart is asked for, by a client or by a signal.
-    Restart { client: Option<ClientId>, wait: bool },
-    /// As a restart, from another path: it is the daemon's from then on, if its generation is confirmed.
-    RestartFrom { exe: PathBuf, client: Option<ClientId>, wait: bool },
-    /// The daemon is asked to stop. A second one without a client means it.
-    Stop { client: Option<ClientId>, at_once: bool },
-    /// A client hung up; nobody waits for its answer.
-    ClientGone { client: ClientId },
-    /// The supervisor runs the image asked for by [`Action::Upgrade`], or keeps its own: why.
-    UpgradeFinished { kept: Option<String> },
-    /// Time has passed.
+    /// The process requested by [`Action::Spawn`] could not be created.
+    SpawnFailed {
+        /// The worker that was to be spawned.
+        worker: WorkerId,
+        /// The error, in words.
+        reason: String,
+    },
+    /// The worker sent *hello*; its settings are accepted and all listeners that it declares are bound.
+    Hello {
+        /// The sender.
+        worker: WorkerId,
+        /// The policy in the settings that it sent. A respawned worker has the policy of its generation.
+        policy: Policy,
+    },
+    /// The worker's start cannot go on: its *hello* is unacceptable, or it could not be sent its *welcome*.
+    HelloRejected {
+        /// The worker that sent the *hello*.
+        worker: WorkerId,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The worker is ready: it could serve.
+    Ready {
+        /// The sender.
+        worker: WorkerId,
+    },
+    /// The worker reports why it is about to exit.
+    Failing {
+        /// The sender.
+        worker: WorkerId,
+        /// The cause, which is more useful in reports than the exit code.
+        reason: String,
+    },
+    /// The worker began to drain without a [`WorkerCommand::Drain`].
+    SelfDraining {
+        /// The sender.
+        worker: WorkerId,
+        /// `true` if its `main` ended while it was paused; `false` if it got SIGTERM from outside the
+        /// supervisor.
+        main_ended: bool,
+    },
+    /// The program reported itself unhealthy. Within the confirm window this aborts the restart.
+    Unhealthy {
+        /// The sender.
+        worker: WorkerId,
+        /// The program's own words.
+        reason: String,
+    },
+    /// The program asks to be confirmed before the confirm window is over.
+    ConfirmEarly {
+        /// The sender.
+        worker: WorkerId,
+    },
+    /// A health check of the program began or passed. Each check that begins must pass before the worker's
+    /// generation is confirmed.
+    HealthCheck {
+        /// The sender.
+        worker: WorkerId,
+        /// `false` when a check begins, `true` when one has passed.
+        passed: bool,
+    },
+    /// The worker's runtime answered a [`WorkerCommand::Ping`].
+    Pong {
+        /// The sender.
+        worker: WorkerId,
+    },
+    /// What a starting worker has not done yet. Reported just before its `ready_timeout` is checked and
+    /// part of the message if it is over.
+    ReadinessBlockedBy {
+        /// The starting worker.
+        worker: WorkerId,
+        /// What is missing, in words.
+        what: String,
+    },
+    /// The supervisor link of the worker was closed or cannot be used; the process may still exist.
+    LinkLost {
+        /// The worker at the other end.
+        worker: WorkerId,
+        /// How the link was lost.
+        reason: String,
+    },
+    /// The worker's process ended and was reaped.
+    Exited {
+        /// The worker that ended.
+        worker: WorkerId,
+        /// Its exit code or signal.
+        exit: Exit,
+        /// What became of its connections.
+        ledger: Ledger,
+    },
+    /// A client or a signal requests a restart from the image on disk.
+    Restart {
+        /// The client to answer; `None` for a signal.
+        client: Option<ClientId>,
+        /// Whether the answer waits until the old generation has drained.
+        wait: bool,
+    },
+    /// A client requests a restart from an image at another path. If the new generation is confirmed,
+    /// later restarts use this path too.
+    RestartFrom {
+        /// The absolute path of the image.
+        exe: PathBuf,
+        /// The client to answer.
+        client: Option<ClientId>,
+        /// Whether the answer waits until the old generation has drained.
+        wait: bool,
+    },
+    /// A client or a signal asks the daemon to stop. Each further signal is more urgent: the second stops
+    /// at once, the third kills all workers.
+    Stop {
+        /// The client to answer; `None` for a signal.
+        client: Option<ClientId>,
+        /// Whether to skip the lame duck and the drain timeout.
+        at_once: bool,
+    },
+    /// A client disconnected; it can no longer be answered.
+    ClientGone {
+        /// The client that disconnected.
+        client: ClientId,
+    },
+    /// The upgrade requested by [`Action::Upgrade`] is over.
+    UpgradeFinished {
+        /// `None` if the supervisor now runs the new image; else the reason why it kept its own.
+        kept: Option<String>,
+    },
+    /// The time of [`Machine::deadline`](super::machine::Machine::deadline) has come.
     Tick,
 }
 
-/// The image a worker is started from.
+/// The image that a worker is started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageSource {
-    /// What the path names now: a new generation.
+    /// The file that the daemon's path names now, for a new generation.
     Disk,
-    /// What the generation has run since it began.
+    /// The image that the worker's generation has run from its beginning, for a respawn.
     Pinned,
-    /// What that generation ran, which was confirmed: a new generation of known code and settings.
+    /// The image and settings of the given earlier generation, which was confirmed, for a new generation
+    /// that rolls back to it.
     KnownGood(Generation),
 }
 
-/// What a worker is told.
+/// A command to a worker over its supervisor link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerCommand {
-    /// Accept.
+    /// Start to accept connections.
     Go,
-    /// Stop accepting; you may have to resume.
+    /// Pause: stop accepting, but be able to resume.
     Quiesce,
-    /// Accept again.
+    /// Accept again after a pause.
     Resume,
-    /// Finish what is in flight and exit.
+    /// Finish what is in flight, then exit.
     Drain {
+        /// The drain deadline: SIGTERM follows when it passes.
         deadline: Instant,
-        /// Nobody takes over what is idle.
+        /// Whether no other worker takes over, so that idle connections cannot be handed off.
         last: bool,
         /// Its listeners end with the daemon; else only those end that the generation that serves does not
         /// have.
         listeners_end: bool,
     },
-    /// Say that your runtime runs.
+    /// Have the runtime answer with a *pong*, for the watchdog.
     Ping,
 }
 
-/// What is to be done, in this order.
+/// Something that the driver must do. The actions of one event are carried out in their order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     Spawn {
+        /// The number of the new worker.
         worker: WorkerId,
+        /// The generation that it belongs to.
         generation: Generation,
+        /// Where its image comes from.
         source: ImageSource,
     },
+    /// Answer a worker's *hello* with its generation, settings and listeners.
     Welcome {
+        /// The receiver.
         worker: WorkerId,
     },
+    /// Send a command to a worker.
     SendToWorker {
+        /// The receiver.
         worker: WorkerId,
+        /// The command.
         command: WorkerCommand,
     },
-    /// Open a channel by which `from` passes its connections to `to`.
+    /// Give two workers a channel over which `from` hands off its connections to `to`.
     OpenHandoffChannel {
+        /// The worker that drains.
         from: WorkerId,
+        /// The worker that serves.
         to: WorkerId,
     },
-    /// Write down what a worker that does not answer is doing.
+    /// Log the state of each thread of a worker that does not answer its watchdog.
     DumpThreads {
+        /// The hung worker.
         worker: WorkerId,
     },
-    /// SIGTERM: the deadline is over.
+    /// Send SIGTERM to a worker that missed its drain deadline.
     Terminate {
+        /// The worker.
         worker: WorkerId,
     },
-    /// SIGKILL.
+    /// Send SIGKILL to a worker.
     Kill {
+        /// The worker.
         worker: WorkerId,
     },
-    /// The one answer to a client.
+    /// Send a client the only answer to its request.
     Answer {
+        /// The client, which has not disconnected.
         client: ClientId,
+        /// The answer.
         answer: ClientAnswer,
     },
-    /// A step worth showing to everyone who waits.
+    /// Show a step to all clients that wait for an answer.
     Progress {
+        /// The step, in words.
         text: String,
     },
-    /// A line for the log.
+    /// Write a line to the daemon's log.
     Log {
+        /// The severity.
         level: Level,
+        /// The line.
         text: String,
-        /// What it is about.
+        /// The generation that the line is about, if it is about one.
         generation: Option<Generation>,
     },
-    /// The first generation serves.
+    /// The first generation serves: report the daemon as ready.
     FirstReady {
+        /// The generation.
         generation: Generation,
     },
-    /// The image of this generation is to be the supervisor's own too.
+    /// Replace the supervisor's own image with that of a generation; [`Event::UpgradeFinished`] reports the
+    /// end, successful or not.
     Upgrade {
+        /// The generation, which is confirmed.
         generation: Generation,
     },
     /// A stop was asked for: workers of an earlier supervisor drain until `deadline`, and are killed
@@ -171,62 +288,81 @@ pub enum Action {
         generation: Generation,
         previous: Option<Generation>,
     },
-    /// The daemon ends: nobody new is let in while the rest drains.
+    /// The daemon stops: close the supervisor's copies of the listeners, except those that the service
+    /// manager keeps. The draining workers then hold the last ones.
     CloseListeners,
-    /// The last worker of a generation that was replaced has ended; the report is complete.
+    /// The last worker of a generation that was replaced has ended: log its completed report.
     Drained {
+        /// The report of the restart that replaced the generation.
         report: RestartReport,
     },
-    /// No worker of this generation is left and none will come.
+    /// Release what is held for a generation that has no workers and will get none.
     ReleaseGeneration {
+        /// The generation.
         generation: Generation,
-        /// Its image and settings may be needed again.
+        /// Whether to keep its image and settings for a rollback.
         keep: bool,
     },
-    /// All is done: leave with this code.
+    /// All workers have ended: exit. No action follows, and the machine ignores all further events.
     Exit {
+        /// The exit code of the supervisor.
         code: u8,
+        /// Why the daemon ends; `None` if it was asked to.
         reason: Option<String>,
     },
 }
 
-/// How much a log line matters.
+/// The severity of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     Info,
+    /// A fault that the daemon copes with.
     Warn,
+    /// A fault that an operator should look at.
     Error,
 }
 
-/// What a client is told in the end.
+/// The final answer to the request of a client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClientAnswer {
-    /// The new generation serves; where the client waited, the old one is gone.
+    /// The restart was confirmed; if the client waited for the drain, the old generation has ended.
     Restarted(RestartReport),
-    /// The restart was undone.
+    /// The restart was aborted; the old generation serves, or will once it is respawned.
     Aborted(RestartReport),
     /// The daemon stopped.
-    Stopped { ledger: Ledger, to_drained: Duration, warnings: Vec<String> },
-    /// Not now.
-    Refused { reason: String },
+    Stopped {
+        /// What became of the connections of all generations that were not released before the stop.
+        ledger: Ledger,
+        /// The time from the first request to stop until the last worker ended.
+        to_drained: Duration,
+        /// Workers that did not end as they should.
+        warnings: Vec<String>,
+    },
+    /// The request was not carried out.
+    Refused {
+        /// Why not.
+        reason: String,
+    },
 }
 
-/// A restart, told afterwards.
+/// The outcome of a restart.
 #[derive(Debug, Clone, PartialEq, ToJson, FromJson)]
 pub struct RestartReport {
     pub from: Option<Generation>,
     pub to: Generation,
     pub committed: bool,
     pub reason: Option<String>,
-    /// What whoever asks should know besides: that other code was served than was asked for.
+    /// A remark that is not about success: that a rolled-back image was running instead of the one asked
+    /// for, or that the supervisor kept its own image.
     pub note: Option<String>,
-    /// From the request to the commit.
+    /// The time from the request to the commit.
     pub to_commit: Option<Duration>,
-    /// From the request to the end of the old worker.
+    /// The time from the request to the end of the last worker of the old generation.
     pub to_drained: Option<Duration>,
-    /// What became of the old worker's connections.
+    /// What became of the connections: of the old generation, or, if the restart was aborted after its
+    /// commit, of the new one. `None` until the last worker of that generation has ended.
     pub ledger: Option<Ledger>,
-    /// What went wrong all the same: ends of workers that nobody had asked for.
+    /// Unexpected ends of workers during the restart; at most `MAX_WARNINGS`.
     #[json(default)]
     pub warnings: Vec<String>,
 }

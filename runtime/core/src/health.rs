@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use crate::json::{FromJson, ToJson};
 
-/// How a daemon is, in the eyes of a service manager.
+/// The daemon's state, as far as a service manager is notified of it.
 #[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 pub struct Health {
     pub phase: ServicePhase,
-    /// For people.
+    /// One line for people, shown by `systemctl status`.
     pub text: String,
-    /// The generation that a restart tries, while it does.
+    /// The new generation, during a restart.
     #[json(default)]
     pub reload: Option<u32>,
-    /// How long a stop may take that has begun.
+    /// How long a stop that has begun may take.
     pub ends_within: Duration,
 }
 
+/// The phases that the protocol distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub enum ServicePhase {
     Starting,
@@ -26,15 +27,15 @@ pub enum ServicePhase {
     Stopping,
 }
 
-/// What is asked.
+/// The kinds of probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 #[json(rename_all = "kebab-case")]
 pub enum Probe {
-    /// The supervisor answers, and no worker hangs of which nobody has taken the place.
+    /// Passes if the supervisor answers, and no worker hangs without being replaced.
     Live,
-    /// A worker accepts, and the daemon does not stop.
+    /// Passes if a worker accepts, and the daemon is not stopping.
     Ready,
-    /// The first generation was ready once.
+    /// Passes once the first generation has been ready.
     Startup,
 }
 
@@ -49,7 +50,7 @@ impl Probe {
         }
     }
 
-    /// Where it is asked by HTTP.
+    /// The path of the probe in HTTP.
     pub fn path(self) -> &'static [u8] {
         match self {
             Probe::Live => b"/livez",
@@ -63,7 +64,7 @@ impl Probe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbeResult {
     pub ok: bool,
-    /// Why, in a few words.
+    /// The reason in a few words.
     pub text: &'static str,
 }
 

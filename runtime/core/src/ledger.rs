@@ -3,35 +3,42 @@
 use crate::Remaining;
 use crate::json::{FromJson, ToJson};
 
-/// What became of the connections of one worker, or of several added up.
+/// The ledger: what became of the connections of one worker, or of several added up.
 ///
-/// `accepted + received = finished + passed + told + forced + lost + open`.
+/// `accepted + received = finished + handed_off + closed + forced + lost + open`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToJson, FromJson)]
 #[json(default)]
 pub struct Ledger {
+    /// Connections accepted from a listener.
     pub accepted: u64,
-    /// Taken over from the generation before.
+    /// Connections handed off to this worker by older generations.
     pub received: u64,
+    /// Connections that ended by themselves.
     pub finished: u64,
-    /// Taken over by the next generation.
+    /// Connections handed off to the next generation.
     pub handed_off: u64,
+    /// Connections that ended after the peer was asked to close.
     pub closed: u64,
+    /// Connections closed by force at the drain deadline.
     pub forced: u64,
-    /// Open in a worker when its process died.
+    /// Connections that were open when the process died.
     pub lost: u64,
+    /// Connections open now.
     pub open: u64,
+    /// HTTP requests begun.
     pub requests: u64,
+    /// HTTP requests begun and not ended.
     pub in_flight: u64,
     /// Workers whose `main` had not ended at the drain deadline.
     pub forced_main: u64,
     /// Tasks of `Daemon::spawn` that had not ended at the drain deadline.
     pub forced_tasks: u64,
-    /// Tasks of `tokio::spawn` that ended with the runtime, when the drain was over.
+    /// Tasks of `tokio::spawn` that were dropped with the runtime after the drain.
     pub dropped_tasks: u64,
 }
 
 impl Ledger {
-    /// What the drain deadline cut, if it cut anything.
+    /// Returns what was forced at the drain deadline; `None` if nothing was.
     pub fn forced(&self) -> Option<Remaining> {
         let (connections, tasks) = (self.forced, self.forced_tasks);
         let main = self.forced_main > 0;
@@ -79,7 +86,7 @@ impl std::fmt::Display for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} connections: {} finished, {} passed on, {} told to go, {} forced, {} lost; {} requests",
+            "{} connections: {} finished, {} handed off, {} closed, {} forced, {} lost; {} requests",
             sum([self.accepted, self.received]),
             self.finished,
             self.handed_off,

@@ -1,14 +1,14 @@
-//! What keeps a worker from ending.
+//! The work that a draining worker still has to finish.
 
 use std::fmt;
 
-/// What a worker that drains waits for, or what it was cut off from.
+/// The connections and tasks that a draining worker still waits for, or that were forced at the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remaining {
     pub connections: u64,
-    /// Of `Daemon::spawn`.
+    /// Tasks of `Daemon::spawn`.
     pub tasks: u64,
-    /// `main` has not returned. `None` where that is not known, of a worker of an earlier release.
+    /// Whether `main` is still running; `None` if unknown, in a worker of an earlier release.
     pub main: Option<bool>,
 }
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_words() {
+    fn display_lists_remaining_work() {
         let said = |connections, tasks, main| Remaining { connections, tasks, main }.to_string();
         assert_eq!(said(0, 0, Some(true)), "no connections, `main` has not returned");
         assert_eq!(said(1, 2, Some(false)), "1 connection, 2 tasks");

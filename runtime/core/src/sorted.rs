@@ -1,8 +1,8 @@
-//! Maps and sets of few entries, as sorted vectors; and sorting few values.
+//! Maps and sets for few entries, as sorted vectors, and a sort for few values.
 //!
-//! With the interface of those of the standard library, as far as it is needed here. A B-tree is code by
-//! the thousand lines for each type of key and value, which every program would carry; what is kept in
-//! these are workers, listeners, keys: a handful, and new ones mostly at the end.
+//! They have the part of the standard library's interface that is needed here. A B-tree would be
+//! instantiated for each type of key and value, thousands of lines of code that every program would carry.
+//! These collections hold workers, listeners and keys: a handful, and new ones mostly go to the end.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::iter::Map as Mapped;
 use std::ops::Index;
 use std::{slice, vec};
 
-/// A map, in the order of its keys.
+/// A map in the order of its keys, as [`BTreeMap`](std::collections::BTreeMap).
 #[derive(Clone, PartialEq, Eq)]
 pub struct SortedMap<K, V> {
     entries: Vec<(K, V)>,
@@ -59,6 +59,7 @@ impl<K, V> SortedMap<K, V> {
 }
 
 impl<K: Ord, V> SortedMap<K, V> {
+    /// Returns the index of a key, or the one at which to insert it.
     fn find<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
     where
         K: Borrow<Q>,
@@ -87,7 +88,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.find(key).is_ok()
     }
 
-    /// Sets a value, and returns the one before.
+    /// Sets the value of a key; returns the previous one.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         match self.find(&key) {
             Ok(at) => Some(std::mem::replace(&mut self.entries[at].1, value)),
@@ -110,7 +111,7 @@ impl<K: Ord, V> SortedMap<K, V> {
     }
 }
 
-/// The place of a key, whether it has a value or not.
+/// The place of a key in a map, whether it has a value or not.
 pub struct Entry<'a, K, V> {
     map: &'a mut SortedMap<K, V>,
     key: K,
@@ -213,7 +214,7 @@ impl<'a, K, V> IntoIterator for &'a mut SortedMap<K, V> {
     }
 }
 
-/// A set, in order.
+/// A set in order, as [`BTreeSet`](std::collections::BTreeSet).
 #[derive(Clone, PartialEq, Eq)]
 pub struct SortedSet<T> {
     entries: Vec<T>,
@@ -242,6 +243,7 @@ impl<T> SortedSet<T> {
 }
 
 impl<T: Ord> SortedSet<T> {
+    /// Returns the index of a value, or the one at which to insert it.
     fn find<Q: Ord + ?Sized>(&self, value: &Q) -> Result<usize, usize>
     where
         T: Borrow<Q>,
@@ -256,7 +258,7 @@ impl<T: Ord> SortedSet<T> {
         self.find(value).is_ok()
     }
 
-    /// Whether the value is new.
+    /// Adds a value; returns whether it is new.
     pub fn insert(&mut self, value: T) -> bool {
         match self.find(&value) {
             Ok(_) => false,
@@ -314,7 +316,7 @@ impl<'a, T> IntoIterator for &'a SortedSet<T> {
     }
 }
 
-/// Sorts few values, as `sort_by` does: by insertion, without what makes it fast for many.
+/// Sorts few values, stably. An insertion sort is slow for many values, but far less code than `sort_by`.
 pub fn sort_few<T>(values: &mut [T], is_before: impl Fn(&T, &T) -> bool) {
     for end in 1..values.len() {
         let mut at = end;
@@ -336,7 +338,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sorts_as_the_standard_library(mut values in proptest::collection::vec((0..5_u8, any::<u8>()), 0..20)) {
+        fn sort_few_sorts_as_the_standard_library(mut values in proptest::collection::vec((0..5_u8, any::<u8>()), 0..20)) {
             let mut sorted = values.clone();
             sorted.sort_by_key(|(key, _)| *key);
             sort_few(&mut values, |(a, _), (b, _)| a < b);
@@ -344,7 +346,7 @@ mod tests {
         }
 
         #[test]
-        fn is_a_set(values in proptest::collection::vec(0..8_u8, 0..32), gone: u8) {
+        fn set_behaves_as_the_standard_library_set(values in proptest::collection::vec(0..8_u8, 0..32), gone: u8) {
             let (mut set, mut model) = (SortedSet::new(), BTreeSet::new());
             for value in values {
                 prop_assert_eq!(set.insert(value), model.insert(value));
@@ -357,9 +359,8 @@ mod tests {
             prop_assert_eq!(model.into_iter().collect::<SortedSet<_>>(), set);
         }
 
-        /// Whatever is done to it, it is what the standard library's map would be.
         #[test]
-        fn is_a_map(steps in proptest::collection::vec((0..5_u8, 0..8_u8, any::<u32>()), 0..64)) {
+        fn map_behaves_as_the_standard_library_map(steps in proptest::collection::vec((0..5_u8, 0..8_u8, any::<u32>()), 0..64)) {
             let (mut map, mut model) = (SortedMap::new(), BTreeMap::new());
             for (step, key, value) in steps {
                 match step {

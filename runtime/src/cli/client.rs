@@ -1,5 +1,9 @@
-//! The verbs that talk to a running daemon.
+//! The verbs that talk to a running daemon: `status`, `stop` and `restart`.
+//!
+//! Each sends one request through the control socket and reads the replies: progress while the daemon works
+//! on it, and then the answer. The pidfile shows whether there is a daemon at all.
 
+use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,11 +26,13 @@ use crate::pidfile;
 use crate::probe::Probe;
 use crate::sys::process;
 
-/// How long a daemon may take to answer `status`, which it does without waiting for anything.
+/// How long a daemon may take to answer `status`, which it does without waiting for anything. After
+/// that it is taken for stopped by a signal; a shorter time would blame a busy machine.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a daemon that said farewell may take to be gone.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a daemon may take to exit after it reported that it stopped. Only the removal of its
+/// files is left to do, so more than a moment means that it hangs.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the verb; returns its exit code.
 pub(crate) fn run(settings: &Settings, inquiry: &ReadOnlyCommand) -> Result<ExitCode> {
@@ -43,7 +49,7 @@ pub(crate) fn run(settings: &Settings, inquiry: &ReadOnlyCommand) -> Result<Exit
 fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
     let running = pidfile::holder(&settings.pidfile)?.is_some();
     if !running {
-        // As the Linux Standard Base says of init scripts: 1 dead with a pidfile, 3 not running.
+        // The exit codes of the Linux Standard Base for init scripts: 1 dead with a pidfile, 3 not running.
         let dead = settings.pidfile.exists();
         let state = if dead { "dead" } else { "stopped" };
         if json {
@@ -52,7 +58,7 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
             }))?;
         } else if dead {
             super::print(&format!(
-                "{} is dead and left its pidfile {}; `start` will replace it",
+                "{} is dead, but its pidfile {} exists; `start` replaces it",
                 settings.name,
                 settings.pidfile.display()
             ))?;
@@ -70,7 +76,7 @@ fn status(settings: &Settings, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a running daemon says of itself.
+/// Asks a running daemon for its status.
 pub(super) fn ask_status(settings: &Settings) -> Result<Box<Status>> {
     let mut conversation = ControlClient::begin(settings, &Request::Status {})?;
     loop {
@@ -82,7 +88,7 @@ pub(super) fn ask_status(settings: &Settings) -> Result<Box<Status>> {
     }
 }
 
-/// Whatever keeps the daemon from answering is an answer as well: no.
+/// Runs `status --probe`. A probe that cannot be answered, for whatever reason, has failed.
 fn probe(settings: &Settings, json: bool, probe: Probe) -> Result<ExitCode> {
     let (ok, text) = asked(settings, probe).unwrap_or_else(|error| (false, error.to_string()));
     if json {
@@ -99,6 +105,7 @@ fn probe(settings: &Settings, json: bool, probe: Probe) -> Result<ExitCode> {
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Asks a running daemon for the result of a probe.
 fn asked(settings: &Settings, probe: Probe) -> Result<(bool, String)> {
     let mut conversation = ControlClient::begin(settings, &Request::Probe { probe })?;
     loop {
@@ -110,10 +117,10 @@ fn asked(settings: &Settings, probe: Probe) -> Result<(bool, String)> {
     }
 }
 
+/// Runs `stop`: shows what the drain waits for each second, and returns when the process is gone.
 fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     let mut conversation = ControlClient::begin(settings, &Request::Stop {})?;
-    let mut began = Instant::now();
-    let mut phase = "draining";
+    let mut phase = Phase::Draining { since: Instant::now() };
     let mut farewell = None;
     loop {
         match conversation.next(Some(Duration::from_secs(1))) {
@@ -121,25 +128,23 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
                 farewell = Some(render::StopReport { ledger, to_drained_ms, warnings });
                 break;
             }
-            // Who stops is told so without having asked; only what comes before it is news.
             Ok(Some(Reply::Progress { text })) => {
-                (phase, began) = match text.strip_prefix("lame duck") {
-                    Some(_) => {
-                        eprintln!("{}: {text}: not ready, and still accepting", settings.name);
-                        ("lame duck", Instant::now())
-                    }
-                    None => ("draining", Instant::now()),
-                };
+                phase = phase.of(ask_status(settings).ok().as_deref());
+                // That it stops is what was asked for; only what comes before it is news.
+                if let Phase::LameDuck { .. } = phase {
+                    eprintln!("{}: {text}", settings.name);
+                }
             }
             Ok(Some(reply)) => conversation.unexpected(reply)?,
             Ok(None) => {
-                // One that ends in this moment has no answer, and the next turn says so.
-                let waits = ask_status(settings).ok().and_then(|status| render::waits(&status));
+                // Fails if the daemon is ending at this moment; the next turn of the loop finds that out.
+                let status = ask_status(settings).ok();
+                phase = phase.of(status.as_deref());
+                let waits = status.and_then(|status| render::waits(&status));
                 let waits = waits.map_or(String::new(), |waits| format!(": {waits}"));
-                let seconds = began.elapsed().as_secs();
-                eprintln!("{}: {phase} for {seconds} s{waits}", settings.name);
+                eprintln!("{}: {phase}{waits}", settings.name);
             }
-            // It died instead of saying farewell, which is gone as well.
+            // The daemon died without a report, and is stopped as well.
             Err(error) if error.kind() == ErrorKind::Worker => break,
             Err(error) => return Err(error),
         }
@@ -159,6 +164,36 @@ fn stop(settings: &Settings, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a daemon that was asked to stop does, and since when.
+#[derive(Clone, Copy)]
+enum Phase {
+    LameDuck { since: Instant },
+    Draining { since: Instant },
+}
+
+impl Phase {
+    /// The phase by the daemon's state, which begins now if it is another one. Without a state it
+    /// stays.
+    fn of(self, status: Option<&Status>) -> Phase {
+        let Some(status) = status else { return self };
+        match (self, status.state == "lame-duck") {
+            (Phase::LameDuck { .. }, true) | (Phase::Draining { .. }, false) => self,
+            (Phase::Draining { .. }, true) => Phase::LameDuck { since: Instant::now() },
+            (Phase::LameDuck { .. }, false) => Phase::Draining { since: Instant::now() },
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, since) = match self {
+            Phase::LameDuck { since } => ("lame duck", since),
+            Phase::Draining { since } => ("draining", since),
+        };
+        write!(f, "{word} for {} s", since.elapsed().as_secs())
+    }
+}
+
 /// What `stop --json` prints.
 #[derive(ToJson)]
 struct Stopped {
@@ -168,6 +203,7 @@ struct Stopped {
     warnings: Vec<String>,
 }
 
+/// Runs `restart`: shows progress, and returns with the outcome.
 fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> Result<ExitCode> {
     let request = match exe {
         Some(exe) => Request::RestartFrom { exe: process::absolute(exe), wait },
@@ -184,14 +220,14 @@ fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> R
             Some(Reply::Progress { text }) => eprintln!("{}: {text}", settings.name),
             Some(reply) => conversation.unexpected(reply)?,
             None => {
-                // As above.
+                // Fails if the daemon is ending, as in `stop`.
                 let waits = ask_status(settings).ok().and_then(|status| render::waits(&status));
                 match (waits, draining) {
                     (Some(waits), Some(since)) => {
                         let seconds = since.elapsed().as_secs();
                         eprintln!("{}: draining for {seconds} s: {waits}", settings.name);
                     }
-                    // Most drains are over before there is anything to tell.
+                    // Print nothing in the first second of a drain: most are over by then.
                     (Some(_), None) => draining = Some(Instant::now()),
                     (None, _) => {}
                 }
@@ -214,9 +250,10 @@ fn restart(settings: &Settings, json: bool, wait: bool, exe: Option<&Path>) -> R
     Ok(ExitCode::FAILURE)
 }
 
-/// Who asks for a restart may mean the file that asks, which need not be the one that is started.
+/// Warns if the image that the daemon will start is another file than this program: the user may expect this
+/// one.
 fn tell_of_another_file(settings: &Settings) {
-    // A daemon that does not say what it would start will say why.
+    // If the status fails, so does the restart, with the reason.
     let Ok(status) = ask_status(settings) else { return };
     let Some(next) = status.on_disk.filter(|_| status.mode == "supervised") else { return };
     let own = process::initial_exe_path();
@@ -224,44 +261,48 @@ fn tell_of_another_file(settings: &Settings) {
     let (at, there, name) = (own.display(), next.path.display(), &settings.name);
     match image.compare(&next.path, &[]) {
         OnDisk::Other { .. } => eprintln!(
-            "{name}: the image is {there}, another file than {at}, which asks; `restart --exe {at}` \
-             starts that one"
+            "{name}: the image to start is {there}, not {at}, which you ran; to start that one, \
+             use `restart --exe {at}`"
         ),
         OnDisk::Missing => eprintln!(
-            "{name}: the image {there} is not there; `restart --exe {at}` starts this one"
+            "{name}: the image to start, {there}, does not exist; to start {at}, use `restart \
+             --exe {at}`"
         ),
         OnDisk::Same | OnDisk::SameBuild | OnDisk::Unusable { .. } => {}
     }
 }
 
+/// The error for a daemon that does not run; names a running one that may be meant.
 fn not_running(settings: &Settings) -> Error {
     let (name, pidfile) = (&settings.name, settings.pidfile.display());
     let text = match claim::holder(&settings.runtime_dir, &settings.pidfile) {
         Some(pid) => format!(
-            "{name} runs as process {pid}, which has lost its pidfile {pidfile}; see its log for what keeps it \
-             from restoring it, or end that process"
+            "{name} is running as process {pid}, but its pidfile {pidfile} is missing; see its log \
+             for why it is not restored, or end that process"
         ),
         None => match SearchPlaces::of_host().find(settings) {
             Some(elsewhere) => format!(
-                "{name} is not running here (nobody holds the pidfile {pidfile}); {elsewhere}"
+                "{name} is not running here (the pidfile {pidfile} is not locked); {elsewhere}"
             ),
             None => {
-                format!("{name} is not running (nobody holds the pidfile {pidfile}); `start` it")
+                format!("{name} is not running (the pidfile {pidfile} is not locked); `start` it")
             }
         },
     };
     Error::new(ErrorKind::NotRunning, text)
 }
 
-/// A connected daemon.
+/// A connection to a running daemon.
 struct ControlClient<'a> {
     settings: &'a Settings,
     socket: OwnedFd,
-    /// Opened while it is connected, so that the number is its own.
+    /// A pidfd of the daemon. It is opened while the daemon is connected, when the process id cannot belong to
+    /// another process yet.
     process: Option<OwnedFd>,
 }
 
 impl<'a> ControlClient<'a> {
+    /// Connects to the daemon and sends the request.
     fn begin(settings: &'a Settings, request: &Request) -> Result<ControlClient<'a>> {
         let Some(holder) = pidfile::holder(&settings.pidfile)? else {
             return Err(not_running(settings));
@@ -271,14 +312,14 @@ impl<'a> ControlClient<'a> {
         let (socket, pid) = connect(&path).map_err(|error| {
             let advice = match error.kind() {
                 std::io::ErrorKind::PermissionDenied => {
-                    "; it belongs to another user: use that user or root"
+                    "; it belongs to another user: run this as that user or root"
                 }
-                _ => "; is `runtime_dir` the same as when it was started?",
+                _ => "; check that `runtime_dir` is the same as when it was started",
             };
             Error::os(
                 ErrorKind::Io,
                 format!(
-                    "{} runs{who} but cannot be reached at {}{advice}",
+                    "{} is running{who} but cannot be reached at {}{advice}",
                     settings.name,
                     path.display()
                 ),
@@ -287,15 +328,16 @@ impl<'a> ControlClient<'a> {
         })?;
         let process = Pid::from_raw(pid)
             .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        crate::link::send(&socket, request, &[])
-            .map_err(|error| Error::io(format!("cannot ask {}", settings.name), error))?;
+        crate::link::send(&socket, request, &[]).map_err(|error| {
+            Error::io(format!("cannot send the request to {}", settings.name), error)
+        })?;
         Ok(ControlClient { settings, socket, process })
     }
 
-    /// The next reply; `None` when none came within `timeout`.
+    /// Waits for the next reply; `None` if none arrives within `timeout`.
     ///
     /// # Errors
-    /// [`ErrorKind::Worker`] where the daemon hung up.
+    /// [`ErrorKind::Worker`] if the daemon closed the connection.
     fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Reply>> {
         if !readable(&self.socket, timeout)? {
             return Ok(None);
@@ -304,16 +346,15 @@ impl<'a> ControlClient<'a> {
             Ok(Some((reply, _))) => Ok(Some(reply)),
             Ok(None) => Err(Error::new(
                 ErrorKind::Worker,
-                format!("{} ended before it answered; see its log", self.settings.name),
+                format!("{} exited before it answered; see its log", self.settings.name),
             )),
-            Err(error) => Err(Error::io(
-                format!("the answer of {} was not understood", self.settings.name),
-                error,
-            )),
+            Err(error) => {
+                Err(Error::io(format!("cannot parse the answer of {}", self.settings.name), error))
+            }
         }
     }
 
-    /// Any reply but the one waited for.
+    /// Handles a reply other than the expected one: a refusal is an error, other replies are ignored.
     fn unexpected(&self, reply: Reply) -> Result<()> {
         match reply {
             Reply::Refused { reason } => {
@@ -323,29 +364,34 @@ impl<'a> ControlClient<'a> {
         }
     }
 
+    /// The error for a daemon that does not answer in time.
     fn silent(&self) -> Error {
         Error::new(
             ErrorKind::Timeout,
             format!(
-                "{} does not answer; is it stopped by a signal? `kill -CONT` continues it",
+                "{} does not answer; if a signal has stopped it, `kill -CONT` continues it",
                 self.settings.name
             ),
         )
     }
 
-    /// Waits until the process is gone.
+    /// Waits until the daemon's process is gone.
     fn wait_gone(&self) -> Result<()> {
         let Some(process) = &self.process else { return Ok(()) };
-        if readable(process, Some(FAREWELL))? {
+        if readable(process, Some(EXIT_TIMEOUT))? {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::Timeout,
-            format!("{} said that it stopped but its process is still there", self.settings.name),
+            format!(
+                "{} reported that it stopped, but its process still exists",
+                self.settings.name
+            ),
         ))
     }
 }
 
+/// Waits until a descriptor is readable; `false` after `timeout`.
 fn readable(fd: impl AsFd, timeout: Option<Duration>) -> Result<bool> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     loop {

@@ -1,5 +1,5 @@
-//! Where else a daemon may run that is not where a verb looks: with another environment, of another user, or by
-//! another name.
+//! Searches for a daemon that does not run where a verb looked, for the error message: it may have been
+//! started with another environment, by another user, or under another name.
 
 use std::fmt;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::control::path_of;
 use crate::pidfile;
 
-/// Where daemons are when nothing is said of it.
+/// The directories in which runtime directories are by default.
 pub(super) struct SearchPlaces {
     run: PathBuf,
     tmp: PathBuf,
@@ -19,17 +19,17 @@ pub(super) struct SearchPlaces {
     uid: u32,
 }
 
-/// A daemon that was not looked for.
+/// A daemon that runs in another place.
 #[derive(Debug, PartialEq)]
 pub(super) enum Elsewhere {
     Running {
         pid: i32,
         uid: u32,
         pidfile: PathBuf,
-        /// What has to be added to the verb.
+        /// The options by which a verb finds it.
         options: String,
     },
-    /// A runtime directory of its name that only this user can look into.
+    /// A runtime directory with the daemon's name, of user `uid`, which this user cannot read.
     Hidden { uid: u32, dir: PathBuf },
 }
 
@@ -43,7 +43,7 @@ impl SearchPlaces {
         }
     }
 
-    /// The first daemon that may be meant.
+    /// Finds a daemon that may be meant: one with the same name, or else one that runs this program.
     pub(super) fn find(&self, settings: &Settings) -> Option<Elsewhere> {
         let name = &settings.name;
         let dirs = self.of_name(name);
@@ -57,7 +57,7 @@ impl SearchPlaces {
         hidden.or_else(|| self.of_this_program(settings))
     }
 
-    /// The runtime directories of daemons of this name.
+    /// The runtime directories that daemons of this name have by default.
     fn of_name(&self, name: &str) -> Vec<PathBuf> {
         let users = self.run.join("user");
         let mut dirs = vec![self.run.join(name)];
@@ -76,7 +76,7 @@ impl SearchPlaces {
         dirs
     }
 
-    /// A daemon of another name that runs this very file.
+    /// Finds a daemon under another name that runs the same executable file as this process.
     fn of_this_program(&self, settings: &Settings) -> Option<Elsewhere> {
         let own = file(Path::new("/proc/self/exe"))?;
         let bases = [Some(&self.run), self.user.as_ref()].into_iter().flatten();
@@ -94,6 +94,7 @@ impl SearchPlaces {
         })
     }
 
+    /// Returns the directory if it exists, belongs to another user, and cannot be read.
     fn hidden(&self, dir: &Path) -> Option<Elsewhere> {
         let meta = fs::metadata(dir).ok()?;
         let closed = self.uid != 0 && meta.uid() != self.uid && fs::read_dir(dir).is_err();
@@ -101,7 +102,7 @@ impl SearchPlaces {
     }
 }
 
-/// A pidfile with a daemon behind it, which has its control socket beside it.
+/// Returns the daemon that holds a pidfile, if the control socket is in the same directory.
 fn held(pidfile: PathBuf) -> Option<Elsewhere> {
     let dir = pidfile.parent()?;
     if !path_of(dir, &pidfile).exists() {
@@ -109,7 +110,7 @@ fn held(pidfile: PathBuf) -> Option<Elsewhere> {
     }
     let holder = pidfile::holder(&pidfile).ok()??;
     let uid = fs::metadata(&pidfile).ok()?.uid();
-    // Both, as either may be set to something else.
+    // Both options, because the configuration of the verb may set either.
     let options =
         format!("--set runtime_dir={} --set pidfile={}", dir.display(), pidfile.display());
     Some(Elsewhere::Running { pid: holder.pid?, uid, options, pidfile })
@@ -119,6 +120,7 @@ fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
+/// Device and inode of the file at a path.
 fn file(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
@@ -131,7 +133,7 @@ impl fmt::Display for Elsewhere {
                 let pidfile = pidfile.display();
                 write!(
                     f,
-                    "process {pid} of user {uid} has {pidfile}: to reach it, add `{options}`"
+                    "process {pid} of user {uid} holds {pidfile}: to reach it, add `{options}`"
                 )?;
                 match uid {
                     _ if *uid == own || own == 0 => Ok(()),
@@ -140,10 +142,14 @@ impl fmt::Display for Elsewhere {
                 }
             }
             Elsewhere::Hidden { uid: 0, dir } => {
-                write!(f, "root may run it in {}: ask with `sudo`", dir.display())
+                write!(f, "it may be running as root in {}: use `sudo`", dir.display())
             }
             Elsewhere::Hidden { uid, dir } => {
-                write!(f, "user {uid} may run it in {}: ask with `sudo -u '#{uid}'`", dir.display())
+                write!(
+                    f,
+                    "it may be running as user {uid} in {}: use `sudo -u '#{uid}'`",
+                    dir.display()
+                )
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The end of a log file, and what is written to it later, through rotations of either kind.
+//! Prints the end of a log file and, with `--follow`, what is written later, across rotations by renaming and
+//! by truncation.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,15 +15,18 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use super::logs::Options;
 use crate::error::{Error, Result};
 
-/// How long a file that was renamed is still read: its writers are told a moment later.
-const AFTERWARDS: Duration = Duration::from_secs(5);
+/// How long a renamed file is still read. Its writers reopen the log a moment after the rotation,
+/// and what they write until then would be missed with a shorter time.
+const RENAMED_READ_TIME: Duration = Duration::from_secs(5);
 
-/// The longest pause between two looks, for what is not announced: another directory at the path.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The time between two looks at the path when nothing is announced, as when another directory
+/// replaces the one of the log. It limits how late its lines appear.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The number of bytes that are read at once.
 const BLOCK: usize = 64 * 1024;
 
-/// Prints what is asked for. Ends with the reader.
+/// Prints the log. With `--follow`, returns when the reader of stdout is gone.
 pub(super) fn show(name: &str, path: &Path, options: &Options) -> Result<ExitCode> {
     let cannot =
         |error| Error::io(format!("cannot read the log {} of {name}", path.display()), error);
@@ -50,24 +54,26 @@ pub(super) fn show(name: &str, path: &Path, options: &Options) -> Result<ExitCod
             files.push(next);
             continue;
         }
-        files.retain(|file| file.replaced.is_none_or(|since| since.elapsed() < AFTERWARDS));
+        files.retain(|file| file.replaced.is_none_or(|since| since.elapsed() < RENAMED_READ_TIME));
         if !wait(watch.as_ref())? {
             return Ok(ExitCode::SUCCESS);
         }
     }
 }
 
-/// A file that is read as far as it goes.
+/// A file that is being followed.
 struct Followed {
     file: File,
+    /// Device and inode.
     id: (u64, u64),
-    /// Since when another one is at the path.
+    /// When another file was found at the path.
     replaced: Option<Instant>,
 }
 
+/// The outcome of [`Followed::copy`].
 enum Copied {
     All,
-    /// Nobody reads any more.
+    /// The reader of stdout is gone.
     Unread,
 }
 
@@ -77,11 +83,11 @@ impl Followed {
         Ok(Followed { file, id: (meta.dev(), meta.ino()), replaced: None })
     }
 
-    /// Prints what is new.
+    /// Prints what was added since the last call.
     fn copy(&mut self) -> io::Result<Copied> {
         let at = self.file.stream_position()?;
         if self.file.metadata()?.len() < at {
-            // Emptied, as a rotation by copying does.
+            // Truncated, as by logrotate's `copytruncate`.
             self.file.rewind()?;
         }
         let mut out = io::stdout().lock();
@@ -98,7 +104,7 @@ impl Followed {
     }
 }
 
-/// The file at the path, where that is another one than the last.
+/// Opens the file at the path, if it is another one than the last.
 fn successor(path: &Path, last: Option<&Followed>) -> io::Result<Option<Followed>> {
     match fs::metadata(path) {
         Ok(meta) if last.is_some_and(|last| last.id == (meta.dev(), meta.ino())) => Ok(None),
@@ -107,13 +113,13 @@ fn successor(path: &Path, last: Option<&Followed>) -> io::Result<Option<Followed
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         },
-        // Between the two steps of a rotation.
+        // Between the two steps of a rotation: renamed, and not created again.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Moves to where the last `lines` lines begin.
+/// Seeks to the beginning of the last `lines` lines.
 fn begin(file: &mut File, lines: u64) -> io::Result<()> {
     let mut at = file.metadata()?.len();
     let mut ends = 0;
@@ -126,7 +132,7 @@ fn begin(file: &mut File, lines: u64) -> io::Result<()> {
         file.read_exact(&mut block[..length])?;
         for (index, _) in block[..length].iter().enumerate().rev().filter(|(_, b)| **b == b'\n') {
             let after = from + index as u64 + 1;
-            // The end of the last line is not the beginning of another.
+            // The line break at the end of the file begins no other line.
             if after == whole && lines > 0 {
                 continue;
             }
@@ -143,7 +149,7 @@ fn begin(file: &mut File, lines: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Everything that happens to files of the directory is an event. Without that there is the pause.
+/// Watches the directory for changes to its files. Without a watch they are found after [`PAUSE`].
 fn watch_directory(watch: Option<&OwnedFd>, path: &Path) {
     if let (Some(watch), Some(dir)) = (watch, path.parent()) {
         let flags = WatchFlags::MODIFY
@@ -151,17 +157,17 @@ fn watch_directory(watch: Option<&OwnedFd>, path: &Path) {
             | WatchFlags::DELETE
             | WatchFlags::MOVED_FROM
             | WatchFlags::MOVED_TO;
-        // The same directory again changes nothing.
+        // Called in each turn, for a directory that was replaced; adding the same one again has no effect.
         let _ = inotify::add_watch(watch, dir, flags);
     }
 }
 
-/// Waits for something to happen. `false`: the reader is gone.
+/// Waits for a change, at most for [`PAUSE`]; `false`: the reader of stdout is gone.
 fn wait(watch: Option<&OwnedFd>) -> Result<bool> {
     let stdout = io::stdout();
     let mut fds = vec![PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty())];
     fds.extend(watch.map(|watch| PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN)));
-    let pause = Timespec::try_from(PAUSE).ok();
+    let pause = Timespec::try_from(LOOK_INTERVAL).ok();
     match poll(&mut fds, pause.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(Error::io("poll failed", error)),
@@ -170,7 +176,7 @@ fn wait(watch: Option<&OwnedFd>) -> Result<bool> {
         return Ok(false);
     }
     if let Some(watch) = watch {
-        // What happened does not matter: all is looked at again.
+        // The events are discarded: all files are looked at after each.
         let mut events = [0; 4096];
         while rustix::io::read(watch, &mut events).is_ok_and(|read| read > 0) {}
     }
@@ -182,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_lines() {
+    fn begin_seeks_to_last_lines() {
         let shown = |text: &str, lines: u64| {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(text.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! What `help` shows.
+//! The texts of `help`, from the table of verbs.
 
 use std::fmt::Write;
 
@@ -6,20 +6,19 @@ use super::options::{HELP, Opt, Takes};
 use super::verbs::{self, Behind, VERBS, Verb};
 use crate::config::Prefix;
 
-/// All verbs.
+/// The help of the program: all verbs.
 pub(super) fn of_program(name: &str, version: Option<&str>) -> String {
     let version = version.map_or(String::new(), |version| format!("{name} {version}\n\n"));
     let rows = VERBS.iter().map(|verb| (verb.name.to_owned(), verb.about));
-    let help = (verbs::HELP.to_owned(), "Shows this, or the options of a verb: help start");
+    let help = (verbs::HELP.to_owned(), "Show this help, or the options of a verb: help start");
     format!(
-        "{version}Without a verb the daemon runs in the foreground, and all arguments are the program's.\n\n\
-         Usage: {name} <VERB> [OPTIONS]\n\n\
-         Verbs:\n{}",
+        "{version}Without a verb, the daemon runs in the foreground and all arguments go to the \
+         program.\n\nUsage: {name} <VERB> [OPTIONS]\n\nVerbs:\n{}",
         table(rows.chain([help]))
     )
 }
 
-/// One verb with its options.
+/// The help of one verb: its options and notes.
 pub(super) fn of_verb(name: &str, verb: &Verb, prefix: Prefix<'_>) -> String {
     let arguments = match verb.behind {
         Behind::Program => " [-- ARGUMENTS]",
@@ -34,12 +33,13 @@ pub(super) fn of_verb(name: &str, verb: &Verb, prefix: Prefix<'_>) -> String {
     );
     let notes = (verb.notes)(prefix);
     if !notes.is_empty() {
-        // Nothing can go wrong with a string.
+        // Writing to a string cannot fail.
         let _ = write!(text, "\n{notes}");
     }
     text
 }
 
+/// An option with its short form and the name of its value.
 fn form(option: &Opt) -> String {
     let short = option.short.map_or("    ".to_owned(), |letter| format!("-{letter}, "));
     let value = match option.takes {
@@ -49,7 +49,7 @@ fn form(option: &Opt) -> String {
     format!("{short}--{}{value}", option.long)
 }
 
-/// Two columns.
+/// Aligns rows in two columns.
 fn table(rows: impl Iterator<Item = (String, &'static str)>) -> String {
     let rows: Vec<_> = rows.collect();
     let width = rows.iter().map(|(left, _)| left.len()).max().unwrap_or(0);

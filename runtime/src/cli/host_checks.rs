@@ -1,7 +1,7 @@
-//! What `check` can tell of this host before anything is started: what would be refused, and what is
-//! better known beforehand.
+//! The part of `check` that examines this host: what would make a start fail, and advice.
 //!
-//! It judges for the process that asks: run it as whoever starts the daemon.
+//! It uses the permissions and limits of this process, and so has to be run by the user who starts the
+//! daemon.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -14,20 +14,20 @@ use rustix::thread::CapabilitySet;
 
 use crate::config::{Address, Configuration, Settings};
 use crate::image::Image;
-use crate::privileges::accounts;
+use crate::privileges::accounts::{self, Unresolved};
 use crate::sys::privileges::Account;
 use crate::sys::{capabilities, limits, process};
 
-/// One sentence each.
+/// The results, in one sentence each.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// What makes a start fail.
+    /// Problems that make a start fail.
     pub(crate) errors: Vec<String>,
-    /// What it does not fail for.
+    /// Problems that do not.
     pub(crate) advice: Vec<String>,
 }
 
-/// Looks at the host with the eyes of this process.
+/// Examines the host with the permissions of this process.
 pub(crate) fn examine(configuration: &Configuration) -> Findings {
     let settings = &configuration.settings;
     let mut host = Host {
@@ -48,16 +48,19 @@ pub(crate) fn examine(configuration: &Configuration) -> Findings {
     } else if worker.as_ref() != host.own.as_ref() && worker.is_some() {
         let user = settings.user.as_deref().unwrap_or("another");
         host.advice(format!(
-            "without graceful_restart the whole daemon runs as `user` {user}: give it the log's \
-             directory if it is to be reopened"
+            "without graceful_restart the whole daemon runs as `user` {user}; let it write to the \
+             log's directory so that it can reopen the log"
         ));
     }
     host.findings
 }
 
+/// The examination in progress.
 struct Host<'a> {
     configuration: &'a Configuration,
+    /// The user and groups of this process.
     own: Option<Account>,
+    /// The effective capabilities of this process.
     effective: CapabilitySet,
     findings: Findings,
 }
@@ -67,7 +70,7 @@ impl Host<'_> {
         &self.configuration.settings
     }
 
-    /// Where the value of a key is from, at the end of a sentence about it.
+    /// Appends the source of a key's value to a sentence about it.
     fn sourced(&self, sentence: String, key: &str) -> String {
         match self.configuration.sources.get(key).map(String::as_str) {
             None | Some("default") => sentence,
@@ -88,14 +91,12 @@ impl Host<'_> {
         self.effective.contains(capability)
     }
 
-    /// Whom the worker will be, where the settings say and this process may.
+    /// Resolves the user and groups of the worker, and checks that this process may change to them.
     fn account(&mut self) -> Option<Account> {
         let wanted = match accounts::resolve(self.settings()) {
             Ok(wanted) => wanted?,
-            Err(error) => {
-                let text = error.to_string();
-                let key = text.split('`').nth(1).unwrap_or("user").to_owned();
-                self.error(&key, text);
+            Err(Unresolved { key, error }) => {
+                self.error(key, error.to_string());
                 return None;
             }
         };
@@ -127,7 +128,7 @@ impl Host<'_> {
         Some(wanted)
     }
 
-    /// `chroot` and `workdir`.
+    /// Checks `chroot` and `workdir`.
     fn paths(&mut self, worker: Option<&Account>) {
         let settings = self.settings().clone();
         if let Some(root) = &settings.chroot {
@@ -148,7 +149,8 @@ impl Host<'_> {
                 if let Some(worker) = worker.filter(|it| !allows(&meta, it, 0o1)) {
                     let (dir, uid) = (within.display(), worker.uid);
                     self.advice(format!(
-                        "user {uid}, the worker's, may not use its `workdir` {dir}; `chmod` or `chown` it"
+                        "the worker's user {uid} may not enter `workdir` {dir}; \
+                         `chmod` or `chown` it"
                     ));
                 }
             }
@@ -159,8 +161,8 @@ impl Host<'_> {
         }
     }
 
-    /// Files that the program's own section names, as of a key: each generation opens them again, and is not
-    /// root then.
+    /// Checks files that are named in the program's section `[app]`, such as the file of a TLS key: the
+    /// worker of each generation opens them after it has dropped its privileges.
     fn application(&mut self, worker: Option<&Account>) {
         let reads_all = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
         let kept = self.settings().capabilities.iter().flatten();
@@ -170,7 +172,8 @@ impl Host<'_> {
         let configuration = self.configuration;
         let mut texts = Vec::new();
         collect("app", &configuration.app, &mut texts);
-        // What only root reads is read before the worker is another user.
+        // Secrets and files whose content the configuration includes are read before the worker drops its
+        // privileges.
         let ours = |key: &str| configuration.hides(key) || configuration.has_content(key);
         for (key, text) in texts.into_iter().filter(|(key, _)| !ours(key)) {
             let Some(below) = text.strip_prefix('/') else { continue };
@@ -178,8 +181,8 @@ impl Host<'_> {
             let Ok(meta) = fs::metadata(root.join(below)) else { continue };
             if meta.is_file() && !allows(&meta, worker, 0o4) {
                 let advice = format!(
-                    "user {}, the worker's, may not read {text}, which `{key}` names; `chgrp` it to one of \
-                     the worker's groups",
+                    "the worker's user {} may not read {text}, named by `{key}`; \
+                     `chgrp` it to one of the worker's groups",
                     worker.uid
                 );
                 let advice = self.sourced(advice, &key);
@@ -210,14 +213,14 @@ impl Host<'_> {
         }
         let nice = rustix::process::getpriority_process(None).unwrap_or(0);
         if settings.nice.is_some_and(|it| it < nice) && !self.may(CapabilitySet::SYS_NICE) {
-            self.error("nice", format!("`nice` can only be lowered from {nice} by root"));
+            self.error("nice", format!("only root can set `nice` below {nice}"));
         }
         let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
         let score: i32 = score.trim().parse().unwrap_or(0);
         if settings.oom_score_adj.is_some_and(|it| it < score)
             && !self.may(CapabilitySet::SYS_RESOURCE)
         {
-            let text = format!("`oom_score_adj` can only be lowered from {score} by root");
+            let text = format!("only root can set `oom_score_adj` below {score}");
             self.error("oom_score_adj", text);
         }
     }
@@ -243,14 +246,15 @@ impl Host<'_> {
         for (name, listener) in listeners {
             let key = format!("listen.{name}");
             if let Some(foreign) = self.configuration.foreign(&name) {
-                let (source, unknown) = (foreign.source, "which the attribute does not know");
+                let (source, unknown) = (foreign.source, "which the attribute does not declare");
                 match foreign.meant {
                     Some(meant) => self.findings.errors.push(format!(
-                        "listener `{name}`, {unknown}, is declared by {source} alone: did you mean `{meant}`?"
+                        "listener `{name}`, {unknown}, is declared by {source} only: did you mean \
+                         `{meant}`?"
                     )),
                     None => self.findings.advice.push(format!(
-                        "listener `{name}`, {unknown}, is declared by {source} alone: the program is not \
-                         ready before it accepts on it"
+                        "listener `{name}`, {unknown}, is declared by {source} only: the program \
+                         is not ready until it accepts on it"
                     )),
                 }
             }
@@ -262,7 +266,7 @@ impl Host<'_> {
                         continue;
                     }
                 };
-                // A host without IPv6 does without that half.
+                // The second half of `localhost` is optional: a host without IPv6 lacks it.
                 if binding.half_of.is_none() && !is_here(addr.ip()) {
                     let text = format!(
                         "listener `{name}` has {}, which no interface of this host has; assign it or \
@@ -288,7 +292,7 @@ impl Host<'_> {
         }
     }
 
-    /// The daemon's own files: those of the supervisor, where there is one.
+    /// Checks the daemon's own files, which belong to the supervisor if there is one.
     fn files(&mut self) {
         let settings = self.settings().clone();
         self.writable("runtime_dir", "`runtime_dir`", &settings.runtime_dir.join("any"));
@@ -298,7 +302,7 @@ impl Host<'_> {
         }
     }
 
-    /// Whether a file can be created, with its directory if need be.
+    /// Checks that a file can be created, with its directory if that is missing.
     fn writable(&mut self, key: &str, what: &str, path: &Path) {
         let existing = path.ancestors().skip(1).find(|dir| dir.exists());
         let Some(dir) = existing.map(Path::to_owned) else { return };
@@ -315,7 +319,7 @@ impl Host<'_> {
         }
     }
 
-    /// Whether the supervisor would execute it for these workers.
+    /// Checks that the supervisor would execute the image for this worker.
     fn image(&mut self, worker: Option<&Account>) {
         let path: PathBuf = self.settings().exe.clone().unwrap_or_else(process::initial_exe_path);
         let workers: Vec<Account> = worker.into_iter().cloned().collect();
@@ -325,7 +329,7 @@ impl Host<'_> {
     }
 }
 
-/// Whether an address is one of this host's, so that it can be bound to.
+/// Returns whether an interface of this host has the address. Tries to bind it, to any port.
 fn is_here(ip: IpAddr) -> bool {
     match TcpListener::bind(SocketAddr::new(ip, 0)) {
         Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
@@ -333,13 +337,13 @@ fn is_here(ip: IpAddr) -> bool {
     }
 }
 
-/// Ports below need a capability (ip(7)).
+/// The lowest port that can be bound without a capability (ip(7)).
 fn first_free_port() -> u16 {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }
 
-/// The texts below a key, with the keys that they have.
+/// Collects all strings below a key, with their keys.
 fn collect<'a>(key: &str, value: &'a serde_json::Value, texts: &mut Vec<(String, &'a str)>) {
     match value {
         serde_json::Value::String(text) => texts.push((key.to_owned(), text)),
@@ -355,7 +359,7 @@ fn collect<'a>(key: &str, value: &'a serde_json::Value, texts: &mut Vec<(String,
     }
 }
 
-/// Whether permissions allow an account `bits` of `rwx` on a file.
+/// Returns whether the permissions of a file grant a user the bits `bits` of `rwx`.
 fn allows(meta: &Metadata, who: &Account, bits: u32) -> bool {
     let shift = match () {
         () if who.uid == 0 => return true,

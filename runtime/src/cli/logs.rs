@@ -1,4 +1,5 @@
-//! `logs`: what the daemon wrote, wherever it goes.
+//! `logs`: shows what the daemon wrote, wherever its output goes: a file, which is shown by [`follow`], or
+//! the journal, for which this process becomes journalctl(1).
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,19 +15,19 @@ use crate::pidfile;
 use crate::sys::holders::{self, Holder};
 use crate::systemd::journal;
 
-/// What is asked for.
+/// The options of the verb.
 #[derive(Debug)]
 pub(crate) struct Options {
-    /// The last lines to begin with.
+    /// The number of lines at the end of the log to begin with.
     pub(crate) lines: u32,
-    /// And whatever comes, until the reader is gone.
+    /// Whether to continue with what is written later, until the reader is gone.
     pub(crate) follow: bool,
 }
 
-/// The keys that say where a daemon writes to.
+/// The configuration keys that determine where a daemon writes to.
 pub(crate) const KEYS: [&str; 5] = ["name", "pidfile", "runtime_dir", "log", "log_format"];
 
-/// Where a daemon's output goes.
+/// The destination of a daemon's output.
 enum LogPlace {
     File(PathBuf),
     /// Matches and options for journalctl(1).
@@ -41,6 +42,8 @@ pub(crate) fn run(settings: &Settings, options: &Options) -> Result<ExitCode> {
     }
 }
 
+/// Finds out where the output goes: by asking a running daemon, and by the settings for one that does not
+/// run.
 fn place(settings: &Settings) -> Result<LogPlace> {
     let own_journal = settings.log_format == LogFormat::Journald;
     if pidfile::holder(&settings.pidfile)?.is_none() {
@@ -55,8 +58,8 @@ fn place(settings: &Settings) -> Result<LogPlace> {
             false => Err(Error::new(
                 ErrorKind::NotRunning,
                 format!(
-                    "{} is not running, and left no log at {}; if it ran under systemd, \
-                     `journalctl -u` with its unit has what it wrote",
+                    "{} is not running and left no log at {}; if it ran under systemd, `journalctl \
+                     -u` with its unit shows the log",
                     settings.name,
                     path.display()
                 ),
@@ -67,7 +70,7 @@ fn place(settings: &Settings) -> Result<LogPlace> {
     if own_journal {
         if let Some(log) = &status.log {
             let name = &settings.name;
-            eprintln!("{name}: events go to the journal, and what is printed to {}", log.display());
+            eprintln!("{name}: events go to the journal, printed output goes to {}", log.display());
         }
         return Ok(match unit(status.pid) {
             Some(unit) => LogPlace::Journal(unit),
@@ -80,12 +83,15 @@ fn place(settings: &Settings) -> Result<LogPlace> {
     }
 }
 
-/// Where the stderr of a daemon in the foreground goes.
+/// Finds out where stderr of a daemon in the foreground goes.
 fn of_stderr(name: &str, pid: u32) -> Result<LogPlace> {
     let stderr = format!("/proc/{pid}/fd/2");
     let cannot = |error| {
         Error::io(
-            format!("cannot see where process {pid} of {name} writes to; use its user or root"),
+            format!(
+                "cannot find out where process {pid} of {name} writes to; run this as its user or \
+                 root"
+            ),
             error,
         )
     };
@@ -110,23 +116,23 @@ fn of_stderr(name: &str, pid: u32) -> Result<LogPlace> {
             _ => what.to_owned(),
         }
     } else if target == Path::new("/dev/null") {
-        "/dev/null, which keeps nothing".to_owned()
+        "/dev/null, which discards it".to_owned()
     } else {
         format!("the terminal {}", target.display())
     };
     Err(Error::new(
         ErrorKind::Io,
         format!(
-            "{name} runs in the foreground as process {pid} and writes to {place}: look there, or set \
-             `log` to a file"
+            "{name} runs in the foreground as process {pid} and writes to {place}; look there or \
+             set `log` to a file"
         ),
     ))
 }
 
-/// How journalctl(1) finds the unit that a process belongs to: by its cgroup, or by the run of the unit.
+/// Options for journalctl(1) that select the unit of a process: by its cgroup, or else by the invocation id.
 fn unit(pid: u32) -> Option<Vec<OsString>> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    // `0::/system.slice/hello.service`, or `1:name=systemd:/…` of old.
+    // `0::/system.slice/hello.service`, or `1:name=systemd:/…` with cgroups of version 1.
     let lines = groups.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
         let controllers = parts.next()?;
@@ -135,7 +141,7 @@ fn unit(pid: u32) -> Option<Vec<OsString>> {
     let found = lines.filter_map(|group| {
         let units = group.split('/').filter(|part| part.ends_with(".service"));
         let unit = units.clone().next_back()?;
-        // One of a user's manager is below that manager's own.
+        // The units of a user's manager are below the unit of that manager, `user@….service`.
         let of_user = units.clone().any(|it| it.starts_with("user@")) && !unit.starts_with("user@");
         let option = if of_user { "--user-unit" } else { "--unit" };
         Some(vec![option.into(), unit.into()])
@@ -146,7 +152,7 @@ fn unit(pid: u32) -> Option<Vec<OsString>> {
     })
 }
 
-/// A variable that a process was started with.
+/// Reads a variable from the environment that a process was started with.
 fn variable(pid: u32, name: &str) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let of = |variable: &[u8]| {
@@ -156,7 +162,7 @@ fn variable(pid: u32, name: &str) -> Option<String> {
     bytes.split(|byte| *byte == 0).find_map(of)
 }
 
-/// Returns only with an error.
+/// Replaces this process by journalctl(1); returns only on failure.
 fn exec_journalctl(matches: Vec<OsString>, options: &Options) -> Error {
     let mut command = Command::new("journalctl");
     command.args(["--no-pager", "--lines"]).arg(options.lines.to_string());
@@ -164,5 +170,5 @@ fn exec_journalctl(matches: Vec<OsString>, options: &Options) -> Error {
         command.arg("--follow");
     }
     let error = command.args(matches).exec();
-    Error::io("cannot run journalctl, which reads the journal", error)
+    Error::io("cannot run journalctl to read the journal", error)
 }

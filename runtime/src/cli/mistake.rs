@@ -1,14 +1,16 @@
-//! What a wrong command line is told.
+//! The errors of wrong command lines, with what to write instead.
 
 use std::ffi::{OsStr, OsString};
+
+use unbroken_schema::nearest;
 
 use super::options::Wrong;
 use super::verbs::{Behind, Verb};
 use super::{shell, usage};
-use crate::config::nearest;
 use crate::error::Error;
 
-/// The mistake in the words behind a verb, and what to write instead. `theirs` stand behind `--`.
+/// Explains what is wrong with the words after a verb, and what to write instead. `ours` are the words before
+/// `--` and `theirs` those after it.
 pub(super) fn explain(
     wrong: &Wrong,
     program: &str,
@@ -29,19 +31,20 @@ pub(super) fn explain(
             format!("`{called}` takes no argument `{}`; {cure}", word(*at))
         }
         Wrong::Missing(option, value) => {
-            format!("`--{option}` has no value; write it as --{option} {value}")
+            format!("`--{option}` needs a value; write --{option} {value}")
         }
         Wrong::Idle(option) => format!("`--{option}` takes no value; write it without `=`"),
-        Wrong::Twice(option) => format!("`--{option}` was given twice; leave one out"),
+        Wrong::Twice(option) => format!("`--{option}` is given twice; remove one"),
         Wrong::Value { option, value, expected } => {
             format!("`--{option} {}`: expected {expected}", value.display())
         }
         Wrong::Alone(option, needs) => {
-            format!("`--{option}` means something only with `--{needs}`; add it")
+            format!("`--{option}` requires `--{needs}`; add it")
         }
     })
 }
 
+/// What to write instead of the word at `at`; `near` is an option with a similar name.
 fn cure(
     near: Option<&str>,
     at: usize,
@@ -59,12 +62,12 @@ fn cure(
     };
     match (near, verb.behind) {
         (Some(near), Behind::Program) => {
-            format!("did you mean `--{near}`? What is the program's goes behind `--`: {}", line())
+            format!("did you mean `--{near}`? Arguments for the program go after `--`: {}", line())
         }
         (Some(near), _) => format!("did you mean `--{near}`?"),
         (None, Behind::Program) => {
-            format!("the program's own arguments go behind `--`: {}", line())
+            format!("arguments for the program go after `--`: {}", line())
         }
-        (None, _) => format!("`{program} help {called}` shows what there is"),
+        (None, _) => format!("see `{program} help {called}`"),
     }
 }

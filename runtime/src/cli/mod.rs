@@ -1,4 +1,9 @@
-//! The command line: verbs in the first argument, everything else is the program's.
+//! The command line: if the first argument is a verb, it and its options are ours; all other arguments are
+//! the program's.
+//!
+//! [`verbs`] has the table of verbs and parses command lines by it, with [`options`], [`help`] and, for wrong
+//! ones, [`mistake`] and [`synonyms`]. [`client`] talks to a running daemon and [`render`] prints what it
+//! answers; [`logs`], [`unit`], and `check` with its [`host_checks`] need no running daemon.
 
 pub(crate) mod client;
 mod find_daemon;
@@ -24,7 +29,8 @@ use crate::config::Configuration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::{self, ToJson};
 
-/// `check`: the effective configuration with the source of each value, and whether this host is fit for it.
+/// Runs `check`: prints the effective configuration with the source of each value; fails if the daemon could
+/// not run with it on this host.
 pub(crate) fn check(configuration: &Configuration, json: bool) -> Result<ExitCode> {
     if json {
         print_json(&configuration.json())?;
@@ -42,6 +48,7 @@ pub(crate) fn check(configuration: &Configuration, json: bool) -> Result<ExitCod
     }
 }
 
+/// Prints text to stdout, and a line end if it has none.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())

@@ -1,4 +1,4 @@
-//! The options of the verbs, and how they are read.
+//! The options of the verbs, and their parser.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use lexopt::Arg;
 
 use crate::probe::Probe;
 
-/// What was given to a verb.
+/// The options that were given to a verb.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Given {
     pub(super) overrides: Vec<String>,
@@ -24,7 +24,7 @@ pub(super) struct Given {
     pub(super) help: bool,
 }
 
-/// An option, as it is read and as the help shows it.
+/// An option, for the parser and for the help.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Opt {
     pub(super) long: &'static str,
@@ -33,20 +33,21 @@ pub(super) struct Opt {
     pub(super) about: &'static str,
 }
 
-/// Whether an option has a value.
+/// Whether an option takes a value, and how it is stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Takes {
     Nothing(fn(&mut Given)),
     Value {
-        /// In the help.
+        /// The name of the value in the help.
         name: &'static str,
-        /// What it has to be.
+        /// The form of the value, for error messages.
         expected: &'static str,
-        /// Takes it, and says whether it was one.
+        /// Stores the value; returns whether it was valid.
         set: fn(&mut Given, &str) -> bool,
     },
 }
 
+/// An option without a value.
 const fn switch(long: &'static str, set: fn(&mut Given), about: &'static str) -> Opt {
     Opt { long, short: None, takes: Takes::Nothing(set), about }
 }
@@ -56,21 +57,21 @@ pub(super) const SET: Opt = Opt {
     short: None,
     takes: Takes::Value {
         name: "KEY=VALUE",
-        expected: "KEY=VALUE, as in drain_timeout=10s",
+        expected: "KEY=VALUE, such as drain_timeout=10s",
         set: |given, text| {
             given.overrides.push(text.to_owned());
             text.split_once('=').is_some_and(|(key, _)| !key.is_empty())
         },
     },
-    about: "Overrides a configuration key, as in --set drain_timeout=10s",
+    about: "Override a configuration key, such as --set drain_timeout=10s",
 };
 
-pub(super) const JSON: Opt = switch("json", |given| given.json = true, "Prints JSON");
+pub(super) const JSON: Opt = switch("json", |given| given.json = true, "Print JSON");
 
 pub(super) const NO_WAIT: Opt = switch(
     "no-wait",
     |given| given.no_wait = true,
-    "Returns when the new generation serves, not when the old is gone",
+    "Return when the new generation is confirmed, before the old one has drained",
 );
 
 pub(super) const EXE: Opt = Opt {
@@ -84,7 +85,7 @@ pub(super) const EXE: Opt = Opt {
             given.exe.is_some()
         },
     },
-    about: "Starts this program, which is the daemon's from then on",
+    about: "Start this program, and keep it as the daemon's image",
 };
 
 pub(super) const PROBE: Opt = Opt {
@@ -98,16 +99,12 @@ pub(super) const PROBE: Opt = Opt {
             given.probe.is_some()
         },
     },
-    about: "Asks only this: live, ready or startup. Exit code: 0 yes, 1 no",
+    about: "Run one probe: live, ready or startup. Exit code: 0 passed, 1 failed",
 };
 
 pub(super) const FOLLOW: Opt = Opt {
     short: Some('f'),
-    ..switch(
-        "follow",
-        |given| given.follow = true,
-        "Goes on with what is written, until it is interrupted",
-    )
+    ..switch("follow", |given| given.follow = true, "Keep printing new lines until interrupted")
 };
 
 pub(super) const LINES: Opt = Opt {
@@ -115,71 +112,64 @@ pub(super) const LINES: Opt = Opt {
     short: Some('n'),
     takes: Takes::Value {
         name: "N",
-        expected: "a whole number, as in -n 100",
+        expected: "a whole number, such as -n 100",
         set: |given, text| {
             given.lines = text.parse().ok();
             given.lines.is_some()
         },
     },
-    about: "The last lines to begin with; 10 if not said",
+    about: "Number of lines to print first, 10 by default",
 };
 
 pub(super) const SOCKET: Opt =
-    switch("socket", |given| given.socket = true, "With a .socket unit for each listener");
+    switch("socket", |given| given.socket = true, "Add a .socket unit for each listener");
 
 pub(super) const NOTIFY_RELOAD: Opt = switch(
     "notify-reload",
     |given| given.notify_reload = true,
-    "Reloads by signal (Type=notify-reload, systemd 253)",
+    "Reload by signal (Type=notify-reload, systemd 253 or later)",
 );
 
 pub(super) const INSTALL: Opt = switch(
     "install",
     |given| given.install = true,
-    "Writes to /etc/systemd/system, and enables it",
+    "Write the unit to /etc/systemd/system and enable it",
 );
 
-pub(super) const YES: Opt = switch("yes", |given| given.yes = true, "Does not ask; with --install");
+pub(super) const YES: Opt =
+    switch("yes", |given| given.yes = true, "Do not ask for confirmation; with --install");
 
-/// Every verb has it.
+/// The option that every verb has.
 pub(super) const HELP: Opt =
-    Opt { short: Some('h'), ..switch("help", |given| given.help = true, "Shows this") };
+    Opt { short: Some('h'), ..switch("help", |given| given.help = true, "Show this help") };
 
-/// Why words are none of a verb's options.
+/// What is wrong with the words after a verb. `at` is the index of a word.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wrong {
-    /// It has no option of this name. `at` is the place of the word.
-    Option {
-        at: usize,
-        name: String,
-    },
-    /// The word at this place is none.
-    Argument {
-        at: usize,
-    },
-    /// The option needs a value, called so.
+    /// The verb has no option of this name.
+    Option { at: usize, name: String },
+    /// The word is not an option.
+    Argument { at: usize },
+    /// The option, the first name, has no value, which the help calls by the second name.
     Missing(&'static str, &'static str),
-    /// The option has no value.
+    /// The option has a value and takes none.
     Idle(&'static str),
-    /// The option was given before.
+    /// The option was given twice.
     Twice(&'static str),
-    Value {
-        option: &'static str,
-        value: OsString,
-        expected: &'static str,
-    },
-    /// The first needs the second.
+    /// The value of the option is not of the expected form.
+    Value { option: &'static str, value: OsString, expected: &'static str },
+    /// The first option was given without the second, which it needs.
     Alone(&'static str, &'static str),
 }
 
-/// Reads the words as options of these, up to a `--help`, behind which nothing matters.
+/// Parses the words by a table of options. Words after `--help` are ignored.
 pub(super) fn read(options: &[Opt], words: &[OsString]) -> Result<Given, Wrong> {
     let mut given = Given::default();
     let mut seen: Vec<&str> = Vec::new();
     let mut parser = lexopt::Parser::from_args(words);
     let mut at = 0;
     while !given.help {
-        // None within a word of several, such as -fn10.
+        // Returns `None` within a word of several options, such as `-fn10`: the index stays the word's.
         if let Some(rest) = parser.try_raw_args() {
             at = words.len() - rest.as_slice().len();
         }
@@ -195,7 +185,7 @@ pub(super) fn read(options: &[Opt], words: &[OsString]) -> Result<Given, Wrong> 
                 found.ok_or_else(|| Wrong::Option { at, name: letter.into() })?
             }
             Ok(Some(Arg::Value(_))) => return Err(Wrong::Argument { at }),
-            // Of the option before, which has none.
+            // The only error here: the option before, which takes no value, has one.
             Err(_) => return Err(Wrong::Idle(seen.last().copied().unwrap_or_default())),
         };
         if seen.contains(&option.long) && option.long != SET.long {
@@ -229,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn values_in_all_their_forms() {
+    fn values_are_read_in_all_forms() {
         let ten = Given { lines: Some(10), ..Given::default() };
         for words in [&["--lines", "10"][..], &["--lines=10"], &["-n", "10"], &["-n10"], &["-n=10"]]
         {
@@ -242,20 +232,20 @@ mod tests {
     }
 
     #[test]
-    fn overrides_are_all_of_them_and_may_contain_anything() {
+    fn overrides_accumulate_and_may_contain_anything() {
         let given = read(&["--set", "a=b=c", "--set=d=", "--set", "e=--json"]).unwrap();
         assert_eq!(given.overrides, ["a=b=c", "d=", "e=--json"]);
         assert!(!given.json);
     }
 
     #[test]
-    fn nothing_matters_behind_help() {
+    fn words_after_help_are_ignored() {
         assert!(read(&["--help", "--frob"]).unwrap().help);
         assert!(read(&["-h"]).unwrap().help && read(&["--yes", "-h"]).unwrap().help);
     }
 
     #[test]
-    fn each_mistake() {
+    fn mistakes_are_recognized() {
         let wrong = |words: &[&str]| read(words).unwrap_err();
         let option = |at, name: &str| Wrong::Option { at, name: name.into() };
         assert_eq!(wrong(&["--frob"]), option(0, "frob"));
@@ -277,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_text() {
+    fn non_utf8_value_is_refused() {
         use std::os::unix::ffi::OsStringExt;
         let value = OsString::from_vec(b"a=\xff".to_vec());
         let wrong = super::read(&ALL, &["--set".into(), value.clone()]).unwrap_err();

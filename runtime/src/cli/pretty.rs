@@ -1,6 +1,6 @@
-//! JSON for people.
+//! Indents JSON for people.
 
-/// Compact JSON with its members on lines of their own.
+/// Formats compact JSON with each member on a line of its own.
 pub(super) fn pretty(compact: &str) -> String {
     let mut text = String::with_capacity(compact.len() * 2);
     let (mut depth, mut quoted, mut escaped) = (0, false, false);
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_what_serde_json_writes() {
+    fn output_equals_serde_json_pretty() {
         let value = serde_json::json!({
             "a": [1, -2.5, null, true, [], {}, [[1]]],
             "b{[,:\"\\": "x\\\\\"y\\", "c": {"d": {"e": "\u{1}ä\n"}}, "": "",

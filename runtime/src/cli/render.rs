@@ -1,4 +1,4 @@
-//! What the verbs print for people.
+//! The texts that the verbs print for people.
 
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
@@ -6,8 +6,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::control::{DiskStatus, ImageStatus, PastRestart, RestartOutcome, Status};
 use crate::counters::{Ledger, Remaining};
 use crate::owned_files::FileStatus;
+use crate::timestamp::rfc3339;
 
-/// `status`.
+/// The text of `status`.
 pub(super) fn status(status: &Status) -> String {
     let mut out = format!(
         "{} is {} as process {} since {} ({})\n",
@@ -31,15 +32,15 @@ pub(super) fn status(status: &Status) -> String {
     if let Some(good) = &status.known_good {
         let same = good.generation.is_some() && good.generation == status.image.generation;
         match (same, good.since) {
-            (true, Some(at)) => line("known good", &format!("the same, confirmed {}", time(at))),
-            (true, None) => line("known good", &"the same"),
-            (false, _) => line("known good", &image(good, "confirmed")),
+            (true, Some(at)) => line("known-good", &format!("the same, confirmed {}", time(at))),
+            (true, None) => line("known-good", &"the same"),
+            (false, _) => line("known-good", &image(good, "confirmed")),
         }
     }
     let build = |image: &ImageStatus| (image.build_id.clone(), image.size, image.modified);
     let other = |own: &&ImageStatus| build(own) != build(&status.image);
     if let Some(own) = status.supervisor_image.as_ref().filter(other) {
-        line("supervisor", &format!("runs another image: {}", image(own, "since")));
+        line("supervisor", &format!("runs a different image: {}", image(own, "since")));
     }
     if let Some(disk) = status.on_disk.as_ref().and_then(|disk| on_disk(disk, &status.mode)) {
         line("on disk", &disk);
@@ -89,7 +90,7 @@ pub(super) fn status(status: &Status) -> String {
         .map(|worker| worker.ledger)
         .sum();
     if let Some(ledger) = status.ledger.filter(|ledger| *ledger != alive) {
-        line("ledger", &format!("of the generation, with its crashed workers: {ledger}"));
+        line("ledger", &format!("of this generation, including crashed workers: {ledger}"));
     }
     if let Some(note) = &status.note {
         line("note", note);
@@ -103,7 +104,7 @@ pub(super) fn status(status: &Status) -> String {
     out
 }
 
-/// What workers that drain wait for; `None` where none does.
+/// What draining workers wait for; `None` if no worker drains.
 pub(super) fn waits(status: &Status) -> Option<String> {
     let draining: Vec<_> =
         status.workers.iter().filter(|worker| worker.state == "draining").collect();
@@ -120,24 +121,26 @@ pub(super) fn waits(status: &Status) -> Option<String> {
     (!said.is_empty()).then_some(said)
 }
 
-/// What became of a file of the daemon's.
+/// What happened to one of the daemon's files.
 fn file(file: &FileStatus) -> String {
     let (what, path, at) = (&file.what, file.path.display(), time(file.at));
     match (file.state.as_str(), &file.reason) {
-        ("restored", _) => format!("{what} {path} was gone and is restored since {at}"),
-        ("replaced", _) => format!("{what} {path} is another file since {at}: remove it"),
-        (_, Some(reason)) => format!("{what} {path} is gone since {at}: {reason}"),
-        (state, None) => format!("{what} {path} is {state} since {at}"),
+        ("restored", _) => format!("{what} {path} was missing and was restored at {at}"),
+        ("replaced", _) => {
+            format!("{what} {path} was replaced by another file at {at}; remove that file")
+        }
+        (_, Some(reason)) => format!("{what} {path} has been missing since {at}: {reason}"),
+        (state, None) => format!("{what} {path} has been {state} since {at}"),
     }
 }
 
-/// An image: path, build, and since when it is what it is.
+/// An image: its path and build, and the time since which it has its role, introduced by `since`.
 fn image(image: &ImageStatus, since: &str) -> String {
     let mut text = image.path.display().to_string();
     match (&image.build_id, image.size, image.modified) {
         (Some(id), ..) => text.push_str(&format!(", build id {}", short(id))),
         (None, Some(size), Some(at)) => {
-            text.push_str(&format!(", {size} bytes written {}, without build id", time(at)));
+            text.push_str(&format!(", {size} bytes, written {}, no build id", time(at)));
         }
         _ => {}
     }
@@ -147,26 +150,26 @@ fn image(image: &ImageStatus, since: &str) -> String {
     text
 }
 
-/// As much of a build id as people compare. It came over the wire.
+/// The first 12 digits of a build id, enough to compare. The id is from another process and may be any text.
 fn short(build_id: &str) -> &str {
     build_id.get(..12).unwrap_or(build_id)
 }
 
-/// How the next restart would differ from the code that runs, if it would.
+/// The difference between the image on disk and the code that runs, if there is one.
 fn on_disk(disk: &DiskStatus, mode: &str) -> Option<String> {
     let path = disk.path.display();
     let (verbs, would) = match mode {
         "solo" => ("`stop` and `start`", "`stop` and `start` would fail"),
-        _ => ("`restart`", "`restart` would be refused"),
+        _ => ("`restart`", "`restart` would fail"),
     };
     let build = disk.build_id.as_deref().map(|id| format!(" (build id {})", short(id)));
     let build = build.unwrap_or_default();
     match disk.state.as_str() {
         "other" => Some(format!(
-            "the image on disk differs from what runs: {verbs} would bring it, {path}{build}"
+            "the image on disk differs from the running one; {verbs} would switch to {path}{build}"
         )),
-        "same-build" => Some(format!("another file of the same build: {path}")),
-        "missing" => Some(format!("the image on disk is missing: {would} until {path} is there")),
+        "same-build" => Some(format!("a different file of the same build: {path}")),
+        "missing" => Some(format!("the image on disk is missing; {would} until {path} exists")),
         "unusable" => {
             let reason = disk.reason.as_deref().unwrap_or("the image on disk cannot be used");
             Some(format!("{would}: {reason}"))
@@ -175,6 +178,7 @@ fn on_disk(disk: &DiskStatus, mode: &str) -> Option<String> {
     }
 }
 
+/// One line about an earlier restart.
 fn past_restart(past: &PastRestart) -> String {
     let outcome = &past.outcome;
     let from = outcome.from.map(|from| format!("generation {from} to ")).unwrap_or_default();
@@ -191,14 +195,14 @@ fn past_restart(past: &PastRestart) -> String {
     text
 }
 
-/// A restart that was done.
+/// The text of a successful `restart`.
 pub(super) fn restarted(name: &str, outcome: &RestartOutcome) -> String {
     let mut text = format!("{name} serves generation {}", outcome.generation);
     if let Some(ms) = outcome.to_commit_ms {
         let _ = write!(text, " after {ms:.0} ms");
     }
     if let (Some(from), Some(ms)) = (outcome.from, outcome.to_drained_ms) {
-        let _ = write!(text, "; generation {from} is gone after {ms:.0} ms");
+        let _ = write!(text, "; generation {from} drained after {ms:.0} ms");
     }
     if let Some(ledger) = &outcome.ledger {
         let _ = write!(text, ": {ledger}");
@@ -208,20 +212,21 @@ pub(super) fn restarted(name: &str, outcome: &RestartOutcome) -> String {
     text
 }
 
-/// What went wrong all the same.
+/// Appends the warnings.
 fn warn(name: &str, warnings: &[String], text: &mut String) {
     for warning in warnings {
         let _ = write!(text, "\n{name}: {warning}");
     }
 }
 
+/// Appends the note of what happened before the restart.
 fn note(name: &str, outcome: &RestartOutcome, text: &mut String) {
     if let Some(note) = &outcome.note {
-        let _ = write!(text, "\n{name}: before this restart, {note}");
+        let _ = write!(text, "\n{name}: before this restart: {note}");
     }
 }
 
-/// A daemon that has ended; with what it said of its connections, if it said farewell.
+/// The text of `stop`; with the ledger, if the daemon reported it before it exited.
 pub(super) fn stopped(name: &str, farewell: Option<StopReport>) -> String {
     let mut text = format!("{name} stopped");
     if let Some(StopReport { ledger, to_drained_ms, warnings }) = farewell {
@@ -234,19 +239,19 @@ pub(super) fn stopped(name: &str, farewell: Option<StopReport>) -> String {
     text
 }
 
-/// What a daemon says of its end.
+/// What a daemon reports when it stops.
 pub(super) struct StopReport {
     pub(super) ledger: Ledger,
     pub(super) to_drained_ms: Option<f64>,
     pub(super) warnings: Vec<String>,
 }
 
-/// A restart that was undone.
+/// The text of a `restart` that was aborted.
 pub(super) fn aborted(name: &str, outcome: &RestartOutcome) -> String {
-    let reason = outcome.reason.as_deref().unwrap_or("no reason was given");
+    let reason = outcome.reason.as_deref().unwrap_or("no reason given");
     let kept =
         outcome.from.map_or(String::new(), |from| format!("; generation {from} keeps serving"));
-    let mut text = format!("{name}: the restart failed: {reason}{kept}");
+    let mut text = format!("{name}: restart aborted: {reason}{kept}");
     if let Some(ledger) = outcome.ledger.filter(|ledger| ledger.accepted > 0 || ledger.received > 0)
     {
         let _ = write!(text, "; generation {} had {ledger}", outcome.generation);
@@ -254,7 +259,7 @@ pub(super) fn aborted(name: &str, outcome: &RestartOutcome) -> String {
     note(name, outcome, &mut text);
     warn(name, &outcome.warnings, &mut text);
     if !outcome.output.is_empty() {
-        let _ = write!(text, "\n{name}: the last lines it wrote:");
+        let _ = write!(text, "\n{name}: the last lines of its log:");
         for line in &outcome.output {
             let _ = write!(text, "\n  {line}");
         }
@@ -263,11 +268,13 @@ pub(super) fn aborted(name: &str, outcome: &RestartOutcome) -> String {
 }
 
 fn time(unix: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix)).to_string()
+    // The number came over the wire.
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix)).unwrap_or(UNIX_EPOCH);
+    rfc3339(time, 0)
 }
 
 fn ago(seconds: f64) -> String {
-    // The number came over the wire.
+    // The number is from another process, and may be negative or not a number.
     let duration = Duration::try_from_secs_f64(seconds.floor().max(0.0)).unwrap_or_default();
-    humantime::format_duration(duration).to_string()
+    unbroken_schema::duration::format(duration)
 }

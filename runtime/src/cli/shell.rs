@@ -1,8 +1,8 @@
-//! Words as a shell reads them.
+//! Quotes words for a shell.
 
 use std::ffi::OsStr;
 
-/// A line that a shell splits into these words.
+/// Returns a line that a shell splits into these words.
 pub(super) fn words<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> String {
     let words = words.into_iter().map(|word| self::word(&word.as_ref().to_string_lossy()));
     words.collect::<Vec<_>>().join(" ")
@@ -21,7 +21,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_shell_reads_the_same_words() {
+    fn shell_reads_the_same_words() {
         let words = ["--greeting=x", "", "a b", "it's", "$HOME", "~", "a\nb", "*", "é", ";", "\\"];
         let line = format!("printf '%s\\0' {}", super::words(words));
         let out = Command::new("sh").args(["-c", &line]).output().unwrap();
@@ -30,7 +30,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_quotes_has_none() {
+    fn plain_words_are_not_quoted() {
         assert_eq!(
             super::words(["--set", "listen.http=[::1]:80", "-n1"]),
             "--set 'listen.http=[::1]:80' -n1"

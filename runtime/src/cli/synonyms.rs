@@ -1,7 +1,7 @@
-//! Words that are no verbs, and most likely meant as one.
+//! Words that are not verbs, but most likely meant as one.
 
-/// What other programs call a verb, and the verb. Nobody who types one of them wants a daemon with that
-/// word as its argument: it is refused.
+/// Names that other programs have for a verb, and our verb. Such a word as the first argument is refused: it
+/// is hardly ever meant as an argument of the program.
 const OF_OTHERS: [(&str, &str); 22] = [
     ("reload", "restart"),
     ("force-reload", "restart"),
@@ -27,17 +27,17 @@ const OF_OTHERS: [(&str, &str); 22] = [
     ("version", "help"),
 ];
 
-/// The verb, with its option, that other programs call so.
+/// The verb, with its options, that other programs call by this word.
 pub(super) fn of_others(word: &str) -> Option<&'static str> {
     OF_OTHERS.iter().find(|(theirs, _)| *theirs == word).map(|(_, ours)| *ours)
 }
 
-/// The verb that is one slip of the finger away.
+/// The verb that differs from the word by one typing error.
 pub(super) fn misspelt(
     word: &str,
     verbs: impl IntoIterator<Item = &'static str>,
 ) -> Option<&'static str> {
-    verbs.into_iter().find(|verb| strsim::osa_distance(word, verb) == 1)
+    verbs.into_iter().find(|verb| unbroken_schema::distance(word, verb) == 1)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! What releases have written, which today's code has to read: a supervisor may be of one release, its
-//! next image of another, and its workers of both.
+//! Compatibility with earlier releases: the present code must read what they have written. A supervisor,
+//! its next image and its workers may be of different releases.
 //!
-//! `recorded/<release>/` holds the messages of the link and of the control socket, one a line, and the
-//! state of a supervisor in the middle of a restart. A release that is out is never recorded again.
+//! `compat/<release>/` holds recorded messages of the supervisor link and the control socket, one per line,
+//! and the state of a supervisor in the middle of a restart. The files of a published release never change.
 
 use serde_json::{Value, json};
 
@@ -11,9 +11,10 @@ use crate::json::{self, FromJson, ToJson};
 use crate::link::{FromWorker, ToWorker};
 use crate::supervisor::upgrade::SupervisorState;
 
-/// Of the present release.
+/// The recorded state of the present release.
 pub(crate) const STATE: &str = include_str!("0.1.0/state.json");
 
+/// What a release has written.
 struct Release {
     from_worker: &'static str,
     to_worker: &'static str,
@@ -61,21 +62,21 @@ fn states_of_all_releases_are_understood() {
 }
 
 #[test]
-fn a_later_state_is_refused() {
+fn state_of_a_later_version_is_rejected() {
     let mut later: Value = serde_json::from_str(STATE).unwrap();
     later["version"] = json!(2);
     later["release"] = json!("7.1.0");
     later["machine"] = json!("of another kind");
     assert_eq!(
         SupervisorState::read(later.to_string().as_bytes()).unwrap_err().to_string(),
-        "the supervisor's state has version 2 (release 7.1.0), and this image understands none after 1: \
-         stop and start"
+        "the supervisor's state has version 2 (release 7.1.0), but this image supports versions up \
+         to 1; stop and start the daemon"
     );
     assert!(SupervisorState::read(b"{}").is_err());
     assert!(SupervisorState::read(b"").is_err());
 }
 
-/// Each line is a message that is known, and nothing that it says is lost.
+/// Checks that each line is a known message, of which no field is lost.
 #[track_caller]
 fn understood<M: ToJson + FromJson>(lines: &str) {
     let mut count = 0;
@@ -88,7 +89,7 @@ fn understood<M: ToJson + FromJson>(lines: &str) {
     assert!(count > 3, "{count} lines");
 }
 
-/// Whether `now` says all that was recorded; it may say more.
+/// Checks that `now` contains everything in `recorded`; it may contain more.
 #[track_caller]
 fn holds(now: &Value, recorded: &Value, at: &str) {
     match (now, recorded) {
@@ -106,7 +107,7 @@ fn holds(now: &Value, recorded: &Value, at: &str) {
     }
 }
 
-/// Writes the messages of the present release. The state is recorded by a test that has a supervisor.
+/// Records the messages of the present release. Its state is recorded by a test that runs a supervisor.
 #[test]
 #[ignore = "for a release that is not out yet"]
 fn record_the_messages() {

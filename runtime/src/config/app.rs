@@ -6,10 +6,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 
 use super::origin::Origin;
+use super::problem::{Problem, Subject};
 use super::values::datetime;
 use super::{Configuration, keys, typed};
 use crate::error::{Error, Result};
-use unbroken_core::sorted::SortedMap;
+use unbroken_core::sorted::{SortedMap, SortedSet};
 
 impl Configuration {
     /// The application's section as the application's type.
@@ -17,25 +18,28 @@ impl Configuration {
     /// Values from variables and `--set` are text, read as what `T` asks for; values from the file have
     /// the file's types. The error names the key path and where the value came from.
     pub(crate) fn app<T: DeserializeOwned>(&self) -> Result<T> {
-        typed::read(self).map_err(Error::config)
+        typed::read(self).map_err(|mistake| Error::config(mistake.to_string()))
     }
 }
 
-/// `[app]` as it travels, with the source of each leaf in `sources`.
+/// `[app]` as JSON. Notes the source of each leaf in `sources`, and in the set that is returned, which
+/// of them are text that the application's type parses.
 pub(super) fn section(
     figment: &Figment,
     section: &Value,
     sources: &mut SortedMap<String, String>,
-    problems: &mut Vec<String>,
-) -> Json {
-    let mut walk = Walk { figment, sources, problems };
-    walk.json(section, &mut vec!["app"])
+    problems: &mut Vec<Problem>,
+) -> (Json, SortedSet<String>) {
+    let mut walk = Walk { figment, sources, problems, untyped: SortedSet::new() };
+    let json = walk.json(section, &mut vec!["app"]);
+    (json, walk.untyped)
 }
 
 struct Walk<'a> {
     figment: &'a Figment,
     sources: &'a mut SortedMap<String, String>,
-    problems: &'a mut Vec<String>,
+    problems: &'a mut Vec<Problem>,
+    untyped: SortedSet<String>,
 }
 
 impl Walk<'_> {
@@ -44,10 +48,13 @@ impl Walk<'_> {
             Value::Dict(_, dict) if datetime(value).is_none() => dict,
             leaf => {
                 let origin = Origin::new(self.figment.get_metadata(leaf.tag()), path);
-                self.sources.insert(keys::join(path), origin.source());
+                let key = keys::join(path);
+                self.sources.insert(key.clone(), origin.source());
+                if origin.is_text() {
+                    self.untyped.insert(key.clone());
+                }
                 return leaf_json(leaf).unwrap_or_else(|| {
-                    let of = origin.of(&keys::join(path));
-                    self.problems.push(format!("{of} is a number that cannot be passed on"));
+                    self.problems.push(Problem::NotFinite(Subject::new(key, origin)));
                     Json::Null
                 });
             }

@@ -3,18 +3,18 @@
 use figment::value::{Dict, Value};
 use toml::de::{DeTable, DeValue};
 
-/// Why a text is no TOML document.
+/// Why a text is not a TOML document.
 #[derive(Debug)]
 pub(super) struct Mistake {
-    /// Where, counted from 1.
+    /// The line, counted from 1.
     pub(super) line: usize,
     pub(super) message: String,
 }
 
-/// The key of the table of one that a date or time is.
+/// The key of the one-entry table that represents a date or time.
 pub(super) const DATETIME: &str = "$__toml_private_datetime";
 
-/// What a document says.
+/// Parses a document.
 pub(super) fn parse(text: &str) -> Result<Dict, Mistake> {
     let document = DeTable::parse(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);

@@ -5,11 +5,14 @@
 use std::path::Path;
 
 use figment::value::Value;
+use unbroken_schema::{self as schema, Kind, Listen, duration as texts};
 
 use super::origin::{Origin, Rank};
+use super::problem::Problem;
 use super::values::Raw;
 use super::{Address, Configuration, Surroundings};
-use super::{defaults, env, layers, resolve, values};
+use super::{defaults, env, layers, mistakes, resolve};
+use crate::error::{Error, Result};
 use crate::json;
 use crate::spec::{Flavor, Spec};
 
@@ -34,7 +37,7 @@ pub(crate) fn configuration(text: &str) {
             let _ = configuration.app::<serde_json::Value>();
             let _ = configuration.app::<std::collections::BTreeMap<String, u16>>();
         }
-        Err(problems) => assert!(!problems.trim().is_empty(), "a mistake without a message"),
+        Err(error) => assert!(!error.to_string().trim().is_empty(), "a mistake without a message"),
     }
 }
 
@@ -45,7 +48,7 @@ pub(crate) fn example(text: &str) -> Configuration {
 }
 
 /// Lines that begin with `$` are variables, with `--set ` options, and the rest is a file.
-fn read_all(text: &str) -> Result<Configuration, String> {
+fn read_all(text: &str) -> Result<Configuration> {
     let mut around = Surroundings {
         start_dir: "/srv".into(),
         vars: Vec::new(),
@@ -67,11 +70,12 @@ fn read_all(text: &str) -> Result<Configuration, String> {
     load(&around, &file)
 }
 
-fn load(around: &Surroundings, text: &str) -> Result<Configuration, String> {
+fn load(around: &Surroundings, text: &str) -> Result<Configuration> {
     let mut problems = Vec::new();
+    let unread = |problem: Problem| -> Error { mistakes(&[problem]) };
     let attribute = layers::attribute(&SPEC, &mut problems);
     let line = layers::command_line(&around.overrides, &mut problems);
-    let file = layers::file(Path::new("/etc/hello.toml"), text, &mut problems)?;
+    let file = layers::file(Path::new("/etc/hello.toml"), text, &mut problems).map_err(unread)?;
     let below = [attribute.dict(), file.dict(), line.dict()];
     let prefix = env::Prefix::of(&SPEC);
     let vars = env::variables(&around.vars, &[], &mut problems);
@@ -79,32 +83,32 @@ fn load(around: &Surroundings, text: &str) -> Result<Configuration, String> {
     let environment = env::environment(prefix, &vars, &below, start_dir, &mut problems).layer;
     let defaults = layers::defaults(&defaults::name(&SPEC, &around.exe));
     let merged = layers::merge([defaults, attribute, file, environment, line]);
-    resolve::resolve(&SPEC, around, &merged, problems).map_err(|error| error.to_string())
+    resolve::resolve(&SPEC, around, &merged, problems)
 }
 
 /// An address that is taken is the same when it is read again.
 pub(crate) fn address(text: &str) {
-    let Ok((first, further)) = read(text, values::addresses) else { return };
-    for address in [&first].into_iter().chain(further.all()) {
-        assert_eq!(address.to_string().parse::<Address>().as_ref(), Ok(address));
+    let Some(listed) = read::<Vec<Listen>>(text, Kind::Addresses) else { return };
+    for address in listed.iter().flat_map(Listen::addresses) {
+        assert_eq!(address.to_string().parse::<Address>().as_ref(), Ok(&address));
     }
 }
 
 /// A duration that is taken is the same when it is sent, and clocks can be advanced by it.
 pub(crate) fn duration(text: &str) {
-    if let Ok(duration) = read(text, values::duration) {
-        let sent = humantime::format_duration(duration).to_string();
-        assert_eq!(humantime::parse_duration(&sent).ok(), Some(duration), "{sent}");
+    if let Some(duration) = read(text, Kind::Duration) {
+        let sent = texts::format(duration);
+        assert_eq!(texts::parse(&sent), Ok(duration), "{sent}");
         let _ = std::time::Instant::now() + duration;
     }
 }
 
-fn read<T>(text: &str, parse: impl Fn(&Raw<'_>) -> Result<T, String>) -> Result<T, String> {
+fn read<T: TryFrom<schema::Value>>(text: &str, kind: Kind) -> Option<T> {
     let value = Value::from(text);
     let of = |rank| Origin { rank, place: String::new(), spelled: "--set key".into() };
-    let from_file = Raw { value: &value, origin: &of(Rank::File), start_dir: Path::new("/srv") };
+    let start_dir = Path::new("/srv");
     // What kind of layer it is from decides what text may be.
-    let _ = parse(&from_file);
-    let origin = of(Rank::CommandLine);
-    parse(&Raw { value: &value, origin: &origin, start_dir: Path::new("/srv") })
+    let _ = Raw { value: &value, origin: &of(Rank::File), start_dir }.parse(kind);
+    let raw = Raw { value: &value, origin: &of(Rank::CommandLine), start_dir };
+    raw.parse(kind).ok()?.try_into().ok()
 }

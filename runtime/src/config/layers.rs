@@ -1,13 +1,19 @@
-//! The layers: each a figment provider that knows how a person finds its values.
+//! The layers: figment providers that know how people spell their keys.
 
 use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
+use unbroken_schema::{
+    Fallback, KEYS, LIMITS, LISTENER_FIELDS, SECTIONS, attribute_key, is_address_word,
+    is_listener_name, key, listener_field, nearest, suggested_address,
+};
+
 use super::document;
-use super::keys::{self, Fallback, join, nearest};
+use super::keys::join;
 use super::origin::{Origin, Rank};
+use super::problem::{Problem, Subject};
 use super::values::shown;
 use crate::spec::{Literal, Spec};
 use unbroken_core::sorted::SortedMap;
@@ -19,7 +25,7 @@ pub(super) struct Layer {
     rank: Rank,
     place: String,
     dict: Dict,
-    /// How this layer spells a key, where that is not the key itself.
+    /// How this layer spells a key, if not as the key itself.
     spelled: SortedMap<String, String>,
 }
 
@@ -29,22 +35,22 @@ impl Layer {
         Layer { rank, place: place.into(), dict: Dict::new(), spelled: SortedMap::new() }
     }
 
-    /// Forgets all but these keys.
+    /// Removes all other keys.
     pub(super) fn keep(&mut self, keys: &[&str]) {
         self.dict.retain(|key, _| keys.contains(&key.as_str()));
     }
 
-    /// What the layer says.
+    /// The values of the layer.
     pub(super) fn dict(&self) -> &Dict {
         &self.dict
     }
 
-    /// Where a value of this layer came from.
+    /// The origin of a value of this layer.
     pub(super) fn origin(&self, spelled: &str) -> Origin {
         Origin { rank: self.rank, place: self.place.clone(), spelled: spelled.to_owned() }
     }
 
-    /// The key already set that `path` would replace, include or be part of, as it was spelled.
+    /// The spelling of a key that is already set and that `path` would replace, contain or be part of.
     pub(super) fn rival(&self, path: &[&str]) -> Option<&str> {
         let path = join(&full(path));
         let within =
@@ -53,60 +59,48 @@ impl Layer {
         set.find(|(set, _)| within(set, &path) || within(&path, set)).map(|(_, s)| s.as_str())
     }
 
-    /// Sets a key, if it is one; else says why not.
-    pub(super) fn put(&mut self, path: &[&str], spelled: &str, value: Value) -> Result<(), String> {
-        let origin = self.origin(spelled);
-        let place = || origin.of(&join(path));
+    /// Sets the key at a path, or returns why there is no such key.
+    pub(super) fn put(
+        &mut self,
+        path: &[&str],
+        spelled: &str,
+        value: Value,
+    ) -> Result<(), Problem> {
+        let of = || Subject::new(join(path), self.origin(spelled));
+        let unknown = |near: Option<String>| Err(Problem::UnknownKey { of: of(), near });
         match path {
             ["app"] if !matches!(value, Value::Dict(..)) => {
-                return Err(format!("{} is not a table: put keys below it", place()));
+                return Err(Problem::NotASection(of()));
             }
             ["app", ..] => {}
-            ["listen", name] | ["listen", name, _] if !keys::is_listener_name(name) => {
-                return Err(format!(
-                    "{} is not a listener's name: use a-z, 0-9, `_` and `-`, \
-                beginning with a letter or digit",
-                    place()
-                ));
+            ["listen", name] | ["listen", name, _] if !is_listener_name(name) => {
+                return Err(Problem::NotAListenerName(of()));
             }
             ["listen", _] => {}
             ["listen", name, field] => {
-                if keys::listen_field(field).is_none() {
-                    let known = keys::LISTEN_FIELDS.iter().map(|k| join(&["listen", name, k.name]));
-                    return Err(unknown(&place(), nearest(&join(path), known)));
+                if listener_field(field).is_none() {
+                    let known =
+                        LISTENER_FIELDS.iter().map(|field| join(&["listen", name, field.name]));
+                    return unknown(nearest(&join(path), known));
                 }
             }
             ["limits", name] => {
-                if !keys::LIMITS.contains(name) {
-                    let known = keys::LIMITS.iter().map(|limit| join(&["limits", limit]));
-                    return Err(unknown(&place(), nearest(&join(path), known)));
+                if !LIMITS.contains(name) {
+                    let known = LIMITS.iter().map(|limit| join(&["limits", limit]));
+                    return unknown(nearest(&join(path), known));
                 }
             }
-            ["limits"] => {
-                return Err(format!("{} is not a table of limits: name one below it", place()));
-            }
-            ["config"] if self.rank == Rank::File => {
-                return Err(format!(
-                    "{}: a configuration file cannot name another, remove it",
-                    place()
-                ));
-            }
-            [key] if keys::ATTRIBUTE_ONLY.contains(key) && self.rank != Rank::Attribute => {
-                return Err(format!("{} belongs in the attribute", place()));
-            }
-            [key] if keys::key(key).is_some() => {}
-            ["listen"] => return Err(format!("{} is not a table of listeners", place())),
-            [key, ..] if keys::is_address_word(key) => {
-                let address = keys::suggested_address(value.as_str().unwrap_or(&shown(&value)));
-                return Err(format!(
-                    "{} is not a known key: an address is that of a listener, such as \
-                     `listen.http = \"{address}\"`",
-                    place()
-                ));
+            ["listen" | "limits"] => return Err(Problem::NotASection(of())),
+            ["config"] if self.rank == Rank::File => return Err(Problem::NestedFile(of())),
+            [name] if attribute_key(name).is_some() => return Err(Problem::AttributeOnly(of())),
+            [name] if key(name).is_some() => {}
+            [name, ..] if is_address_word(name) => {
+                let address = suggested_address(value.as_str().unwrap_or(&shown(&value)));
+                return Err(Problem::AddressKey { of: of(), address });
             }
             _ => {
-                let known = keys::KEYS.iter().map(|k| k.name).chain(["listen", "limits", "app"]);
-                return Err(unknown(&place(), nearest(&join(path), known).map(str::to_owned)));
+                let known = KEYS.iter().map(|key| key.name).chain(SECTIONS).chain(["app"]);
+                return unknown(nearest(&join(path), known).map(str::to_owned));
             }
         }
         let path = full(path);
@@ -134,11 +128,11 @@ impl Provider for Layer {
     }
 }
 
-/// What holds without any other layer: the table's values, and the name.
+/// The lowest layer: the default values of the table, and the name.
 pub(super) fn defaults(name: &str) -> Layer {
     let mut layer = Layer::new(Rank::Default, "");
-    for key in keys::KEYS {
-        if let Fallback::Value(text) = key.fallback {
+    for key in KEYS {
+        if let Fallback::Value(text) = key.default {
             insert(&mut layer.dict, &[key.name], Value::from(text));
         }
     }
@@ -146,28 +140,30 @@ pub(super) fn defaults(name: &str) -> Layer {
     layer
 }
 
-/// What the attribute says.
-pub(super) fn attribute(spec: &Spec, problems: &mut Vec<String>) -> Layer {
+/// The layer of the attribute.
+pub(super) fn attribute(spec: &Spec, problems: &mut Vec<Problem>) -> Layer {
     let mut layer = Layer::new(Rank::Attribute, spec.location);
-    for (key, literal) in spec.keys {
-        let path: Vec<&str> = key.split('.').collect();
+    for (path, literal) in spec.keys {
+        // No other layer can set these: they are read from the `Spec`.
+        if matches!(path, [name] if attribute_key(name).is_some()) {
+            continue;
+        }
         let value = match *literal {
             Literal::Str(text) => Value::from(text),
             Literal::Int(number) => Value::from(number),
             Literal::Bool(flag) => Value::from(flag),
+            Literal::List(items) => Value::from(items.to_vec()),
         };
-        if !keys::ATTRIBUTE_ONLY.contains(key) {
-            problems.extend(layer.put(&path, key, value).err());
-        }
+        problems.extend(layer.put(path, &join(path), value).err());
     }
     layer
 }
 
-/// What the text of a configuration file says; `Err` where it is not TOML.
-pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<String>) -> Result<Layer, String> {
+/// The layer of a configuration file.
+pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Result<Layer, Problem> {
     let place = path.display().to_string();
-    let dict = document::parse(text).map_err(|mistake| {
-        format!("{place} is not TOML: line {}: {}", mistake.line, mistake.message)
+    let dict = document::parse(text).map_err(|document::Mistake { line, message }| {
+        Problem::NotToml { path: place.clone(), line, message }
     })?;
     let mut layer = Layer::new(Rank::File, place);
     let mut put = |path: &[&str], value| problems.extend(layer.put(path, &join(path), value).err());
@@ -196,19 +192,19 @@ pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<String>) -> Resul
     Ok(layer)
 }
 
-/// What the command line says: the `key=value` of each `--set`, the last of a key winning.
-pub(super) fn command_line(overrides: &[String], problems: &mut Vec<String>) -> Layer {
+/// The layer of the command line: the `key=value` of each `--set`. The last one of a key wins.
+pub(super) fn command_line(overrides: &[String], problems: &mut Vec<Problem>) -> Layer {
     let mut layer = Layer::new(Rank::CommandLine, "");
     for text in overrides {
         let Some((key, value)) = text.split_once('=') else {
-            problems.push(format!("--set {text} has no value: write --set {text}=…"));
+            problems.push(Problem::OptionWithoutValue(text.clone()));
             continue;
         };
         let path: Vec<&str> = key.trim().split('.').collect();
         if path.len() > DEPTH || path.iter().any(|part| part.is_empty()) {
-            problems.push(format!("--set {text}: expected key=value, such as drain_timeout=30s"));
+            problems.push(Problem::OptionWithoutKey(text.clone()));
         } else if path == ["app"] {
-            problems.push("--set app: name a key below it, such as --set app.pool=10".into());
+            problems.push(Problem::OptionOfApp);
         } else {
             let spelled = format!("--set {}", key.trim());
             problems.extend(layer.put(&path, &spelled, Value::from(value)).err());
@@ -217,12 +213,12 @@ pub(super) fn command_line(overrides: &[String], problems: &mut Vec<String>) -> 
     layer
 }
 
-/// All layers, the later above the earlier.
+/// All layers merged; a later one wins.
 pub(super) fn merge(layers: impl IntoIterator<Item = Layer>) -> Figment {
     layers.into_iter().fold(Figment::new(), |figment, layer| figment.merge(layer))
 }
 
-/// How deep keys may nest where the layer's own format has no bound.
+/// How deep keys may nest in a layer whose format has no bound of its own.
 pub(super) const DEPTH: usize = 32;
 
 /// A listener's plain value is its address.
@@ -245,12 +241,5 @@ fn insert(dict: &mut Dict, path: &[&str], value: Value) {
     }
     if let Value::Dict(_, below) = below {
         insert(below, rest, value);
-    }
-}
-
-fn unknown(place: &str, suggestion: Option<String>) -> String {
-    match suggestion {
-        Some(suggestion) => format!("{place} is not a known key: did you mean `{suggestion}`?"),
-        None => format!("{place} is not a known key: remove it"),
     }
 }

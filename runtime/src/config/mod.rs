@@ -1,6 +1,5 @@
 //! Configuration: attribute, file, environment and command line become [`Settings`].
 
-mod address;
 mod addresses;
 mod app;
 mod defaults;
@@ -11,6 +10,7 @@ pub(crate) mod fuzz;
 mod keys;
 mod layers;
 mod origin;
+mod problem;
 mod relocate;
 mod report;
 mod resolve;
@@ -27,39 +27,39 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
-use crate::json::{FromJson, ToJson};
-use figment::value::Dict;
+use figment::value::{Dict, Value};
+use unbroken_schema::Kind;
 
 use crate::error::{Error, Result};
+use crate::json::{FromJson, ToJson};
 use crate::spec::Spec;
 use unbroken_core::sorted::{SortedMap, SortedSet};
 
 pub(crate) use addresses::{Binding, Further};
 pub(crate) use env::Prefix;
-#[cfg(test)]
-pub(crate) use keys::{Fallback, HTTP_FIELDS, KEYS, LIMITS, LISTEN_FIELDS};
-pub(crate) use keys::{nearest, reference};
 pub(crate) use settings::*;
+pub(crate) use unbroken_schema::{Address, Limit};
 
 use layers::Layer;
 use origin::{Origin, Rank};
+use problem::{Problem, ReadError};
 use secrets::{Content, Secrets};
 
-/// The keys that tell where a daemon is to be found.
+/// The keys by which a running daemon is found.
 pub(crate) const LOCATION: [&str; 3] = ["name", "pidfile", "runtime_dir"];
 
-/// Everything outside of the program that the configuration depends on.
+/// Everything outside the program that the configuration depends on.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
     /// The starting directory, absolute.
     pub(crate) start_dir: PathBuf,
     /// The environment.
     pub(crate) vars: Vec<(OsString, OsString)>,
-    /// Who runs the program.
+    /// The user that runs the program.
     pub(crate) uid: u32,
     /// The `key=value` of each `--set`.
     pub(crate) overrides: Vec<String>,
-    /// The path of start. Names the daemon where the compiler was not told the binary's name.
+    /// The path of start. Names the daemon if Cargo did not compile the program.
     pub(crate) exe: PathBuf,
 }
 
@@ -80,7 +80,10 @@ pub(crate) struct Configuration {
     /// The merged `[app]` section.
     #[json(default)]
     pub(crate) app: serde_json::Value,
-    /// What of it is not to be shown.
+    /// The keys of `app` whose values are text that the application's type parses.
+    #[json(default)]
+    pub(crate) untyped: SortedSet<String>,
+    /// The secrets in it.
     #[json(default)]
     pub(crate) secrets: Secrets,
     /// The program's own variables that its `env_file` sets.
@@ -95,7 +98,7 @@ impl Configuration {
         let Read { layers, readable, hidden, contents, environment } =
             read(spec, around, &mut problems);
         if !readable {
-            return Err(mistakes(problems));
+            return Err(mistakes(&problems));
         }
         let merged = layers::merge(layers);
         let mut configuration = resolve::resolve(spec, around, &merged, problems)?;
@@ -111,8 +114,8 @@ impl Configuration {
         Ok(configuration)
     }
 
-    /// Where the daemon is to be found, whatever else is wrong: one that runs can be stopped even when
-    /// the configuration no longer lets it start. Read are `keys`, as [`LOCATION`], alone.
+    /// Reads only `keys`, such as [`LOCATION`]: a running daemon is found, and can be stopped, even if the
+    /// rest of the configuration is wrong.
     pub(crate) fn locate(spec: &Spec, around: &Surroundings, keys: &[&str]) -> Result<Settings> {
         let Read { mut layers, .. } = read(spec, around, &mut Vec::new());
         // The lowest are the defaults.
@@ -124,7 +127,7 @@ impl Configuration {
     }
 }
 
-/// All that was read.
+/// The layers, and what was read with them.
 struct Read {
     /// The lowest first.
     layers: [Layer; 5],
@@ -134,11 +137,11 @@ struct Read {
     hidden: SortedSet<String>,
     /// Contents of files, by the source of their names.
     contents: SortedMap<String, Content>,
-    /// What files say to the program itself.
+    /// Variables for the program itself, from files.
     environment: Vec<(String, String)>,
 }
 
-fn read(spec: &Spec, around: &Surroundings, problems: &mut Vec<String>) -> Read {
+fn read(spec: &Spec, around: &Surroundings, problems: &mut Vec<Problem>) -> Read {
     let attribute = layers::attribute(spec, problems);
     let line = layers::command_line(&around.overrides, problems);
     let file = file(&attribute, &line, Prefix::of(spec), around, problems);
@@ -161,33 +164,31 @@ fn read(spec: &Spec, around: &Surroundings, problems: &mut Vec<String>) -> Read 
     }
 }
 
-/// The files of variables, which the highest layer names that names any: the command line, a variable, the
-/// file or the attribute. What is wrong with them is said later.
+/// The files of variables, as the highest layer names them: the command line, a variable, the file or the
+/// attribute. Problems with their names are reported later.
 fn env_files(prefix: Prefix<'_>, around: &Surroundings, layers: &[&Layer; 3]) -> Vec<env::EnvFile> {
     let [line, file, attribute] = layers;
     let start_dir = &around.start_dir;
-    let of = |layer: &Layer| {
-        let value = layer.dict().get("env_file")?;
-        let origin = layer.origin("env_file");
-        values::env_files(&values::Raw { value, origin: &origin, start_dir }).ok()
+    let files = |value: &Value, origin: &Origin| {
+        let paths = values::Raw { value, origin, start_dir }.parse(Kind::Paths).ok()?;
+        let paths: Vec<String> = paths.try_into().ok()?;
+        Some(paths.into_iter().map(env::EnvFile::from).collect())
     };
+    let of = |layer: &Layer| files(layer.dict().get("env_file")?, &layer.origin("env_file"));
     let variable = || {
         let text = env::var(&around.vars, &prefix.variable(&["env_file"]))?;
-        let value = figment::value::Value::from(text);
-        let origin = Layer::new(Rank::Environment, "").origin("");
-        let read = values::env_files(&values::Raw { value: &value, origin: &origin, start_dir });
-        read.ok().filter(|_| !text.is_empty())
+        files(&Value::from(text), &Layer::new(Rank::Environment, "").origin(""))
     };
     of(line).or_else(variable).or_else(|| of(file)).or_else(|| of(attribute)).unwrap_or_default()
 }
 
-/// The file's layer, empty if no layer names a file; `None` if it cannot be read.
+/// The layer of the file, empty if no layer names one; `None` if it cannot be read.
 fn file(
     attribute: &Layer,
     line: &Layer,
     prefix: Prefix<'_>,
     around: &Surroundings,
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> Option<Layer> {
     let text = |dict: &Dict| dict.get("config")?.as_str().map(str::to_owned);
     let variable = prefix.variable(&["config"]);
@@ -202,29 +203,30 @@ fn file(
         .or_else(|| text(attribute.dict()).map(|text| (text, attribute.origin("config"))));
     let Some((text, origin)) = named.filter(|(text, _)| !text.is_empty() && !text.contains('\0'))
     else {
-        return Some(Layer::new(Rank::File, "")); // What is wrong with an empty name is said later.
+        return Some(Layer::new(Rank::File, "")); // An empty name is reported later.
     };
     let path = values::absolute(&around.start_dir, text.as_ref());
+    let (name, named_by) = (path.display().to_string(), origin.source());
+    let unreadable =
+        |error| Problem::Unreadable { path: name.clone(), named_by: Some(named_by.clone()), error };
     let read = match path.to_str() {
-        Some(_) => fs::read(&path).map_err(|e| {
-            format!("cannot read {}, named by {}: {e}", path.display(), origin.source())
-        }),
-        None => Err(format!(
-            "{}, named by {}, is not UTF-8: give an absolute path that is",
-            path.display(),
-            origin.source()
-        )),
+        Some(_) => fs::read(&path).map_err(|error| unreadable(ReadError::Io(error))),
+        None => Err(Problem::PathNotUtf8 { path: name.clone(), named_by: named_by.clone() }),
     };
     let layer = read.and_then(|bytes| match String::from_utf8(bytes) {
         Ok(text) => layers::file(&path, &text, problems),
-        Err(_) => Err(format!("{} is not TOML: it is not UTF-8 text", path.display())),
+        Err(_) => Err(Problem::NotUtf8(path.clone())),
     });
     layer.map_err(|problem| problems.push(problem)).ok()
 }
 
 /// All mistakes, one per line.
-fn mistakes(mut problems: Vec<String>) -> Error {
-    let mut seen = SortedSet::new();
-    problems.retain(|problem| seen.insert(problem.clone()));
-    Error::config(problems.join("\n"))
+fn mistakes(problems: &[Problem]) -> Error {
+    let mut lines: Vec<String> = Vec::new();
+    for line in problems.iter().map(ToString::to_string) {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    Error::config(lines.join("\n"))
 }

@@ -1,13 +1,14 @@
-//! What was said relative to a starting directory, for a start from another one.
+//! Variables and options with absolute paths, for a start from another directory.
 
 use std::ffi::{OsStr, OsString};
 use unbroken_core::sorted::sort_few;
 
-use super::keys::{KEYS, Kind};
+use unbroken_schema::{Kind, key};
+
 use super::{Configuration, env};
 
 impl Configuration {
-    /// Whether a variable is configuration, which this is the whole of.
+    /// Whether a variable is configuration, and so was read.
     pub(crate) fn has_read(&self, name: &OsStr, value: &OsStr) -> bool {
         let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
         env::is_ours(self.settings.prefix(), &name, &value)
@@ -36,24 +37,23 @@ impl Configuration {
         overrides.iter().map(option).collect()
     }
 
-    /// The value that a variable or option has, where it was read as a path; else as it was given.
+    /// The absolute path that a variable or option set, or its value if that is no path.
     fn absolute(&self, spelled: &str, given: &str) -> String {
         let keys = self.sources.iter().filter(|(_, source)| *source == spelled);
         let path = keys.filter_map(|(key, _)| self.path_at(key)).next();
         path.unwrap_or_else(|| given.to_owned())
     }
 
-    fn path_at(&self, key: &str) -> Option<String> {
-        if KEYS.iter().any(|known| known.name == key && known.kind == Kind::Path) {
-            return self.settings.json().get(key)?.as_str().map(str::to_owned);
+    fn path_at(&self, name: &str) -> Option<String> {
+        if key(name).is_some_and(|key| key.kind == Kind::Path) {
+            return self.settings.json().get(name)?.as_str().map(str::to_owned);
         }
-        if let (true, Some(files)) = (key == "env_file", &self.settings.env_file) {
+        if let (true, Some(files)) = (name == "env_file", &self.settings.env_file) {
             let files: Vec<String> = files.iter().map(ToString::to_string).collect();
             return Some(files.join(","));
         }
         let mut listeners = self.settings.listen.iter();
-        let (_, listener) =
-            listeners.find(|(name, _)| super::keys::join(&["listen", name]) == key)?;
+        let (_, listener) = listeners.find(|(it, _)| super::keys::join(&["listen", it]) == name)?;
         let addrs: Vec<String> = listener.addrs().iter().map(ToString::to_string).collect();
         listener.is_unix().then(|| addrs.join(","))
     }

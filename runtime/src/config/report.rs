@@ -1,12 +1,13 @@
-//! What `check` prints: each key, its value and where it came from.
+//! The output of `check`: each key with its value and source.
 
 use serde_json::{Map, Value as Json, json};
 
-use super::keys::{self, Fallback};
-use super::{Configuration, Settings};
+use unbroken_schema::{Fallback, HTTP_FIELDS, KEYS, Needs, listener_field};
+
+use super::{Configuration, Settings, keys};
 use crate::json;
 
-/// One key. `value` is null where there is none; then `otherwise` says what happens.
+/// One key. `value` is null if there is none; `otherwise` is what happens then.
 struct Row {
     key: String,
     value: Json,
@@ -58,9 +59,9 @@ impl Configuration {
         let values = settings.json();
         let value = |key: &str| values.get(key).cloned().unwrap_or_default();
         let mut rows = Vec::new();
-        for key in keys::KEYS {
-            let solo = key.supervised && !settings.graceful_restart;
-            let (value, otherwise) = match (key.name, key.fallback) {
+        for key in KEYS {
+            let solo = key.needs == Needs::Supervisor && !settings.graceful_restart;
+            let (value, otherwise) = match (key.name, key.default) {
                 _ if solo => (Json::Null, "not used without graceful_restart".to_owned()),
                 ("umask", Fallback::Absent(otherwise)) => {
                     (octal(settings.umask), otherwise.to_owned())
@@ -85,7 +86,7 @@ impl Configuration {
             let (unix, ipv6) = (listener.is_unix(), listener.is_ipv6());
             let addrs: Vec<String> = listener.addrs().iter().map(ToString::to_string).collect();
             let mut push = |field: &str, value: Json, applies: bool| {
-                let absent = keys::listen_field(field).map(|k| k.fallback);
+                let absent = listener_field(field).map(|k| k.default);
                 let (otherwise, value) = match absent {
                     Some(Fallback::Absent(otherwise)) if applies => {
                         (Some(otherwise.to_owned()), if value == "0s" { Json::Null } else { value })
@@ -109,7 +110,7 @@ impl Configuration {
             push("group", json!(listener.group), unix);
             push("v6only", listener.v6only.into(), ipv6);
             let http = json::to_value(&listener.http).unwrap_or_default();
-            for field in keys::HTTP_FIELDS {
+            for field in HTTP_FIELDS {
                 let value = http.get(field).cloned().unwrap_or_default();
                 push(field, value, !unix || *field != "tcp_keepalive");
             }

@@ -1,50 +1,55 @@
-//! Values of the application that are not to be shown: contents of files that variables name
+//! Secrets of the application, which are never shown: contents of files that variables name
 //! (`DAEMON_APP__PASSWORD_FILE`), and a service manager's credentials (`$CREDENTIALS_DIRECTORY`).
 
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use super::problem::{Problem, ReadError};
 use super::{Configuration, keys};
 use crate::json::{FromJson, ToJson};
 use unbroken_core::sorted::{SortedMap, SortedSet};
 
-/// The end of the variable that names a file in place of a value.
+/// The suffix of a key that names a file with the value.
 pub(super) const SUFFIX: &str = "_file";
 
-/// A secret is shorter. What is longer is named as a file to the program.
+/// The longest secret. The program reads a longer file itself.
 const MOST: u64 = 16 * 1024;
 
-/// What is in a file that stands for a value.
+/// The content of a file that holds a value.
 #[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 #[json(rename_all = "kebab-case")]
 pub(crate) enum Content {
     /// Without the end of its last line.
     Text(String),
-    /// Why there is none: of interest only if the program asks for it.
+    /// Why it could not be read, which matters only if the program asks for the value.
     Missing(String),
 }
 
 impl Content {
     pub(super) fn of(path: &Path) -> Content {
-        read(path).map_or_else(Content::Missing, Content::Text)
+        match read(path) {
+            Ok(text) => Content::Text(text),
+            Err(error) => Content::Missing(unreadable(path, error).to_string()),
+        }
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    let cannot = |why: String| format!("cannot read {}: {why}", path.display());
-    // A pipe would be waited for.
-    let meta = fs::metadata(path).map_err(|error| cannot(error.to_string()))?;
-    if !meta.is_file() {
-        return Err(cannot("it is no regular file".into()));
+fn unreadable(path: &Path, error: ReadError) -> Problem {
+    Problem::Unreadable { path: path.display().to_string(), named_by: None, error }
+}
+
+fn read(path: &Path) -> Result<String, ReadError> {
+    // Opening a pipe would block.
+    if !fs::metadata(path)?.is_file() {
+        return Err(ReadError::NotAFile);
     }
-    let file = fs::File::open(path).map_err(|error| cannot(error.to_string()))?;
     let mut bytes = Vec::new();
-    file.take(MOST + 1).read_to_end(&mut bytes).map_err(|error| cannot(error.to_string()))?;
+    fs::File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {
-        return Err(cannot(format!("it has more than {MOST} bytes")));
+        return Err(ReadError::TooLong(MOST));
     }
-    let mut text = String::from_utf8(bytes).map_err(|_| cannot("it is not UTF-8 text".into()))?;
+    let mut text = String::from_utf8(bytes).map_err(|_| ReadError::NotUtf8)?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -55,12 +60,12 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 /// The credentials that are values of the application, `app.database.password`, by name.
-pub(super) fn credentials(dir: &Path, problems: &mut Vec<String>) -> SortedMap<String, String> {
+pub(super) fn credentials(dir: &Path, problems: &mut Vec<Problem>) -> SortedMap<String, String> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) => {
-            problems
-                .push(format!("cannot read $CREDENTIALS_DIRECTORY, {}: {error}", dir.display()));
+            let path = format!("$CREDENTIALS_DIRECTORY, {}", dir.display());
+            problems.push(Problem::Unreadable { path, named_by: None, error: error.into() });
             return SortedMap::new();
         }
     };
@@ -72,13 +77,13 @@ pub(super) fn credentials(dir: &Path, problems: &mut Vec<String>) -> SortedMap<S
         }
         match read(&entry.path()) {
             Ok(text) => _ = found.insert(name, text),
-            Err(problem) => problems.push(problem),
+            Err(error) => problems.push(unreadable(&entry.path(), error)),
         }
     }
     found
 }
 
-/// What is known of secrets, and travels with the configuration.
+/// The secrets of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, ToJson, FromJson)]
 #[json(default)]
 pub(crate) struct Secrets {
@@ -94,10 +99,10 @@ impl Secrets {
         self.hidden.contains(key) || self.files.contains_key(&format!("{key}{SUFFIX}"))
     }
 
-    /// Whether a text has one of them in it.
+    /// Whether a text contains one of them.
     pub(super) fn are_in(&self, text: &str, app: &serde_json::Value) -> bool {
         let is_in = |secret: &str| {
-            // What is so short is everywhere.
+            // A shorter text occurs everywhere.
             secret.len() > 2 && (text.contains(secret) || text.contains(&format!("{secret:?}")))
         };
         let hidden = self.hidden.iter().filter_map(|key| value_at(app, key)?.as_str());

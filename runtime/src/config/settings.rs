@@ -1,17 +1,17 @@
-//! The effective settings: what all layers together say, typed, with the defaults filled in.
+//! The effective settings of all layers, typed, with the defaults filled in.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use unbroken_schema::{Address, Limit};
 
 use super::addresses::Further;
 use super::env::{EnvFile, Prefix};
 pub(crate) use unbroken_core::policy::RestartPolicy;
 
-use crate::json::{self, FromJson, Mistake, ToJson, Writer};
+use crate::json::{self, FromJson, ToJson};
 use unbroken_core::sorted::SortedMap;
 
 /// The effective settings of one generation.
@@ -30,7 +30,7 @@ pub(crate) struct Settings {
     pub(crate) detach: bool,
     /// Run under a supervisor. Decided by the attribute alone.
     pub(crate) graceful_restart: bool,
-    /// What the names of the configuration's variables begin with. Decided by the attribute alone.
+    /// The prefix of the configuration's variables. Decided by the attribute alone.
     /// Default: `DAEMON`.
     #[json(default = env_prefix)]
     pub(crate) env_prefix: String,
@@ -39,50 +39,50 @@ pub(crate) struct Settings {
     /// How a worker becomes ready. Default: `auto`.
     pub(crate) ready: Ready,
     /// Default: 60 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) ready_timeout: Duration,
     /// Default: 30 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) drain_timeout: Duration,
     /// Default: 5 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) kill_timeout: Duration,
-    /// Accepts for so long after it was told to stop, while it is not ready. Default: zero.
-    #[json(default, with = humantime_text)]
+    /// Keeps accepting for this long after a stop request, while it is not ready. Default: zero.
+    #[json(default, with = duration_text)]
     pub(crate) lame_duck: Duration,
     /// Default: 2 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) confirm_window: Duration,
-    /// The old worker is gone before the new one's `main` begins. Default: false.
+    /// The old worker exits before the new one's `main` begins. Default: false.
     #[json(default)]
     pub(crate) exclusive: bool,
-    /// A worker whose runtime does not answer for so long is replaced. Default: zero, which is never.
-    #[json(default, with = humantime_text)]
+    /// A worker whose runtime does not answer for this long is replaced. Default: zero, which is never.
+    #[json(default, with = duration_text)]
     pub(crate) watchdog: Duration,
-    /// A worker serves on for so long after its supervisor was killed. Default: zero, it drains at once.
-    #[json(default, with = humantime_text)]
+    /// A worker keeps serving for this long after its supervisor was killed. Default: zero, it drains at once.
+    #[json(default, with = duration_text)]
     pub(crate) orphan_grace: Duration,
     /// At a restart idle HTTP connections go to the new worker. Default: `true`.
     #[json(default = yes)]
-    pub(crate) pass_connections: bool,
-    /// What an exit of a worker leads to. Default: `on-failure`.
+    pub(crate) handoff: bool,
+    /// Whether an exit of a worker is followed by a respawn. Default: `on-failure`.
     pub(crate) restart: RestartPolicy,
     /// Default: 100 ms.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) backoff_min: Duration,
     /// Default: 30 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) backoff_max: Duration,
     /// Default: 5.
     pub(crate) start_limit_burst: u32,
     /// Default: 60 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) start_limit_interval: Duration,
     /// Default: inherited.
     pub(crate) umask: Option<u32>,
     /// Default: `/` when detached, else the starting directory.
     pub(crate) workdir: Option<PathBuf>,
-    /// Whom the worker runs as: a name or a number. Default: whom the daemon runs as.
+    /// The worker's user: a name or a number. Default: the daemon's own.
     #[json(default)]
     pub(crate) user: Option<String>,
     /// Default: the user's group.
@@ -94,7 +94,7 @@ pub(crate) struct Settings {
     /// The worker's root directory. Default: that of the daemon.
     #[json(default)]
     pub(crate) chroot: Option<PathBuf>,
-    /// What the worker executes gains no privileges. Default: `true` with `user`.
+    /// Programs that the worker executes gain no privileges. Default: `true` with `user`.
     #[json(default)]
     pub(crate) no_new_privileges: Option<bool>,
     /// The capabilities that the worker keeps. Default: none with `user`, else all.
@@ -114,7 +114,7 @@ pub(crate) struct Settings {
     /// Permissions of a log file that is made. Default: `0640`.
     #[json(default = log_mode)]
     pub(crate) log_mode: u32,
-    /// How events are written. Default: `none`, as the program itself does it.
+    /// How events are written. Default: `none`, which leaves it to the program.
     #[json(default)]
     pub(crate) log_format: LogFormat,
     /// Events below this level are not written. Default: `info`.
@@ -136,7 +136,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// What the names of the configuration's variables begin with.
+    /// The prefix of the configuration's variables.
     pub(crate) fn prefix(&self) -> Prefix<'_> {
         Prefix::new(&self.env_prefix)
     }
@@ -160,7 +160,7 @@ impl Settings {
 pub(crate) struct ListenSettings {
     /// Where it listens.
     pub(crate) addr: Address,
-    /// And where else.
+    /// Its further addresses.
     #[json(default)]
     pub(crate) further: Further,
     /// Connections the kernel queues (capped by `net.core.somaxconn`). Default: 4096.
@@ -173,7 +173,7 @@ pub(crate) struct ListenSettings {
     pub(crate) group: Option<String>,
     /// Whether `[::]` refuses IPv4. Default: `true` (`IPV6_V6ONLY`, ipv6(7)).
     pub(crate) v6only: bool,
-    /// What an HTTP server on it heeds.
+    /// The limits of an HTTP server on it.
     #[json(default)]
     pub(crate) http: HttpSettings,
 }
@@ -182,26 +182,26 @@ pub(crate) struct ListenSettings {
 #[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 #[json(default)]
 pub(crate) struct HttpSettings {
-    /// The head of a request is whole by then. Default: 30 s.
-    #[json(with = humantime_text)]
+    /// Time for the head of a request. Default: 30 s.
+    #[json(with = duration_text)]
     pub(crate) header_timeout: Duration,
-    /// A connection without a request for so long is closed. Default: 75 s.
-    #[json(with = humantime_text)]
+    /// A connection without a request for this long is closed. Default: 75 s.
+    #[json(with = duration_text)]
     pub(crate) idle_timeout: Duration,
     /// Silence after which TCP asks whether the client is there. Default: 60 s.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) tcp_keepalive: Duration,
     /// Open connections of a worker, above which accepting waits. Default: no limit.
     pub(crate) max_connections: Option<u32>,
-    /// Of the head of a request. Default: 64 KiB.
+    /// Size of the head of a request. Default: 64 KiB.
     pub(crate) max_header_bytes: u32,
     /// An older connection ends with its next response. Default: zero.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) max_connection_age: Duration,
     /// Streams that a client of HTTP/2 may have open at once. Default: 200.
     pub(crate) http2_max_streams: u32,
     /// How often a client of HTTP/2 is pinged. Default: zero.
-    #[json(with = humantime_text)]
+    #[json(with = duration_text)]
     pub(crate) http2_keepalive: Duration,
 }
 
@@ -218,22 +218,6 @@ impl Default for HttpSettings {
             http2_keepalive: Duration::ZERO,
         }
     }
-}
-
-/// A literal address: `127.0.0.1:80`, `[::]:80` or `unix:/run/app/app.sock`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Address {
-    /// TCP over IPv4 or IPv6.
-    Tcp(SocketAddr),
-    /// A stream socket at an absolute path.
-    Unix(PathBuf),
-}
-
-/// A resource limit; `None` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limit {
-    pub(crate) soft: Option<u64>,
-    pub(crate) hard: Option<u64>,
 }
 
 /// How a worker becomes ready.
@@ -253,7 +237,7 @@ pub(crate) const LOG_MODE: u32 = 0o640;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToJson, FromJson)]
 #[json(rename_all = "kebab-case")]
 pub(crate) enum LogFormat {
-    /// Those of the program not at all, unless it installs a subscriber; the daemon's own as plain lines.
+    /// The program's only by a subscriber that it installs; the daemon's own as plain lines.
     #[default]
     None,
     /// Lines for people.
@@ -278,65 +262,12 @@ pub(crate) enum LogLevel {
     Trace,
 }
 
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(addr) => write!(f, "{addr}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |bound: Option<u64>| bound.map_or("unlimited".to_owned(), |it| it.to_string());
-        match self.soft == self.hard {
-            true => f.write_str(&text(self.soft)),
-            false => write!(f, "{}:{}", text(self.soft), text(self.hard)),
-        }
-    }
-}
-
-impl ToJson for Limit {
-    fn write(&self, out: &mut Writer) {
-        out.display(self);
-    }
-}
-
-impl FromJson for Limit {
-    fn read(value: Value) -> Result<Limit, Mistake> {
-        String::read(value)?.try_into().map_err(|error: String| Mistake::new(error))
-    }
-}
-
-impl TryFrom<String> for Limit {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Limit, String> {
-        const EXPECTED: &str =
-            "expected a limit such as \"4096\", \"1024:4096\" (soft and hard) or \"unlimited\"";
-        let bound = |text: &str| match text.trim() {
-            "unlimited" => Some(None),
-            // The largest number is how the kernel says that there is none.
-            number => number.parse().ok().filter(|it| *it != u64::MAX).map(Some),
-        };
-        let (soft, hard) = text.split_once(':').unwrap_or((&text, &text));
-        let (Some(soft), Some(hard)) = (bound(soft), bound(hard)) else {
-            return Err(EXPECTED.into());
-        };
-        match hard.is_some_and(|hard| soft.is_none_or(|soft| soft > hard)) {
-            true => Err("its soft limit is above the hard one: lower the first number".into()),
-            false => Ok(Limit { soft, hard }),
-        }
-    }
-}
-
 fn log_mode() -> u32 {
     LOG_MODE
 }
 
 fn env_prefix() -> String {
-    super::env::DEFAULT.to_owned()
+    unbroken_schema::DEFAULT_PREFIX.to_owned()
 }
 
 fn yes() -> bool {
@@ -344,24 +275,23 @@ fn yes() -> bool {
 }
 
 /// Durations as people write them: `30s`, `1m 30s`.
-mod humantime_text {
+mod duration_text {
     use std::time::Duration;
 
     use serde_json::Value;
+    use unbroken_schema::duration;
 
-    use super::super::values::LONGEST;
     use crate::json::{FromJson, Mistake, Writer};
 
     pub(super) fn write(duration: &Duration, out: &mut Writer) {
-        out.display(&humantime::format_duration(*duration));
+        out.text(&duration::format(*duration));
     }
 
     pub(super) fn read(value: Value) -> Result<Duration, Mistake> {
         let text = String::read(value)?;
-        let duration =
-            humantime::parse_duration(&text).map_err(|error| Mistake::new(error.to_string()))?;
+        let duration = duration::parse(&text).map_err(|error| Mistake::new(error.to_string()))?;
         // From another process: a deadline that overflows would take this one down.
-        if duration > LONGEST {
+        if duration > duration::LONGEST {
             return Err(Mistake::new(format!("{text} is longer than 365days")));
         }
         Ok(duration)

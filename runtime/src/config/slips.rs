@@ -1,8 +1,10 @@
-//! Listeners that the attribute does not have: meant so, or misspelt.
+//! Listeners that the attribute does not declare: intended, or misspelled.
+
+use unbroken_schema::nearest;
 
 use super::{Configuration, keys};
 
-/// A declared listener that is not the attribute's.
+/// A listener that only a later layer declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Foreign<'a> {
     /// The variable, the place in the file or the option.
@@ -12,37 +14,37 @@ pub(crate) struct Foreign<'a> {
 }
 
 impl Foreign<'_> {
-    /// What is said of it where nobody accepts.
+    /// The message for a listener on which the program does not accept.
     pub(crate) fn unclaimed(&self, name: &str) -> String {
         let source = self.source;
         match self.meant {
             Some(meant) => format!(
-                "listener `{name}`, which {source} alone declares, is accepted on by nobody: did you \
-                 mean `{meant}`?"
+                "the program does not accept on listener `{name}`, which only {source} declares: did \
+                 you mean `{meant}`?"
             ),
             None => format!(
-                "listener `{name}`, which {source} alone declares, is accepted on by nobody: take it \
-                 in the program, or remove it there"
+                "the program does not accept on listener `{name}`, which only {source} declares: take \
+                 it in the program, or remove it there"
             ),
         }
     }
 }
 
 impl Configuration {
-    /// What is known of a listener that the attribute does not declare; `None` for one that it does.
+    /// A listener that the attribute does not declare; `None` for one that it does.
     pub(crate) fn foreign(&self, name: &str) -> Option<Foreign<'_>> {
         if self.of_attribute.contains_key(name) {
             return None;
         }
         let source = self.sources.get(&keys::join(&["listen", name]))?;
-        // One that a later layer has moved was found by whoever did that.
+        // A listener that a later layer moved is spelled correctly there.
         let own = self.of_attribute.iter().filter(|(_, moved)| !**moved);
         let own = own.map(|(own, _)| own.as_str()).filter(|own| is_slip(name, own));
-        Some(Foreign { source, meant: keys::nearest(name, own) })
+        Some(Foreign { source, meant: nearest(name, own) })
     }
 }
 
-/// Whether one name cannot well be a sibling of the other, as `https` and `http` are, or `api1` and `api2`.
+/// Whether one name is unlikely to be a sibling of the other, as `https` is of `http` and `api2` of `api1`.
 fn is_slip(name: &str, other: &str) -> bool {
     let stem = |name: &'_ str| name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
     other.len() > 3

@@ -1,7 +1,9 @@
-//! The control socket: how `stop`, `restart` and `status` talk to a daemon.
+//! The control socket: the protocol of `stop`, `restart`, `status` and probes with a daemon.
 //!
-//! One JSON object a packet over a unix socket of mode 0600 in the runtime directory. Peers are checked
-//! by `SO_PEERCRED` (unix(7)); requests are bounded in size, number and time.
+//! It is a unix socket of mode 0600 in the runtime directory that carries one JSON object per packet. A
+//! client sends one [`Request`] and gets any number of [`Reply::Progress`], then one other [`Reply`]. Peers
+//! are checked by `SO_PEERCRED` (unix(7)); requests are limited in size, number and time. [`socket`] binds
+//! and connects, [`clients`] serves the connected clients.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,73 +27,79 @@ pub(crate) use socket::{ControlSocket, connect, path_of, prepare_directory};
 #[derive(Debug, ToJson, FromJson)]
 #[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum Request {
-    /// What is running?
+    /// Asks for everything that `status` shows.
     Status {},
-    /// A new generation from the image on disk.
+    /// Asks for a restart from the image on disk.
     Restart {
-        /// Answer when the old worker is gone, else when the transition ends.
+        /// Whether the answer comes when the old generation has drained; else at the end of the transition.
         #[json(default)]
         wait: bool,
     },
-    /// As a restart, from another path: it is the daemon's from then on, if its generation is confirmed.
+    /// Asks for a restart from an image at another path. If its generation is confirmed, later restarts use
+    /// this path too.
     RestartFrom {
+        /// The path, which must be absolute.
         exe: PathBuf,
+        /// As in [`Request::Restart`].
         #[json(default)]
         wait: bool,
     },
-    /// Is it alive, ready, started?
+    /// Asks whether the daemon is alive, ready or started.
     Probe { probe: Probe },
-    /// Drain and end.
+    /// Asks the daemon to drain and exit.
     Stop {},
     /// A request of a later release.
     #[json(other)]
     Unknown,
 }
 
-/// What a daemon replies: any number of `Progress`, then one of the others.
+/// A reply of a daemon: any number of `Progress`, then one of the others.
 #[derive(Debug, ToJson, FromJson)]
 #[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum Reply {
-    /// A step, for people.
+    /// A step, in words.
     Progress { text: String },
     /// The answer to `Status`.
     Status { status: Box<Status> },
     /// The answer to `Probe`.
     Probed {
+        /// Whether the probe passes.
         ok: bool,
         /// Why, in a few words.
         text: String,
     },
-    /// The end of a restart.
+    /// The restart is over, successful or not.
     Restarted {
         #[json(flatten)]
         outcome: RestartOutcome,
     },
-    /// All workers are gone; the process ends now.
+    /// All workers have ended; the process exits now.
     Stopped {
         ledger: Ledger,
-        /// From the request to the end of the last worker.
+        /// The time from the request to the end of the last worker.
         #[json(default)]
         to_drained_ms: Option<f64>,
         /// Workers that did not end as they should.
         #[json(default)]
         warnings: Vec<String>,
     },
-    /// Not done: why, and what to do.
+    /// The request was not carried out. The reason says what to do.
     Refused { reason: String },
     /// A reply of a later release.
     #[json(other)]
     Unknown,
 }
 
-/// How a restart ended.
+/// The outcome of a restart.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct RestartOutcome {
     /// `ok` or `aborted`.
     pub(crate) result: String,
+    /// Why it was aborted.
     #[json(default)]
     pub(crate) reason: Option<String>,
-    /// What should be known besides: that the daemon had gone back to an earlier image.
+    /// A remark that is not about success: that the daemon had rolled back to an earlier image, or that the
+    /// supervisor kept its own.
     #[json(default)]
     pub(crate) note: Option<String>,
     /// The generation that was started.
@@ -99,24 +107,29 @@ pub(crate) struct RestartOutcome {
     /// The generation that served before.
     #[json(default)]
     pub(crate) from: Option<u32>,
+    /// What became of the connections of the generation that ended: the old one or, if the restart was
+    /// aborted after its commit, the new one.
     #[json(default)]
     pub(crate) ledger: Option<Ledger>,
+    /// The time from the request to the commit.
     #[json(default)]
     pub(crate) to_commit_ms: Option<f64>,
+    /// The time from the request to the end of the last worker of the old generation.
     #[json(default)]
     pub(crate) to_drained_ms: Option<f64>,
-    /// What the failed worker wrote last.
+    /// The last lines that the failed worker wrote.
     #[json(default)]
     pub(crate) output: Vec<String>,
-    /// What went wrong all the same: ends of workers that nobody had asked for.
+    /// Unexpected ends of workers during the restart.
     #[json(default)]
     pub(crate) warnings: Vec<String>,
 }
 
-/// Everything `status` shows.
+/// Everything that `status` shows.
 #[derive(Debug, ToJson, FromJson)]
 pub(crate) struct Status {
     pub(crate) name: String,
+    /// The process id of the supervisor, or of the solo daemon.
     pub(crate) pid: u32,
     /// `supervised` or `solo`.
     pub(crate) mode: String,
@@ -124,74 +137,82 @@ pub(crate) struct Status {
     pub(crate) state: String,
     /// Seconds since the daemon began.
     pub(crate) uptime: f64,
-    /// Seconds since 1970.
+    /// When the daemon began, in seconds since 1970.
     pub(crate) since: u64,
+    /// The generation that serves.
     #[json(default)]
     pub(crate) generation: Option<u32>,
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) listeners: Vec<ListenerStatus>,
-    /// Where probes are answered.
+    /// The addresses at which probes are answered.
     #[json(default)]
     pub(crate) probes: Vec<SocketAddr>,
+    /// The image of the generation that serves.
     pub(crate) image: ImageStatus,
-    /// The image that last confirmed.
+    /// The image that was confirmed last.
     #[json(default)]
     pub(crate) known_good: Option<ImageStatus>,
-    /// What the supervisor itself runs.
+    /// The image that the supervisor itself runs.
     #[json(default)]
     pub(crate) supervisor_image: Option<ImageStatus>,
-    /// The image of the next generation, as it is now.
+    /// The file that the next restart would use, as it is now.
     #[json(default)]
     pub(crate) on_disk: Option<DiskStatus>,
     pub(crate) pidfile: PathBuf,
-    /// Files of the daemon's that were removed, restored or not.
+    /// The daemon's files that were removed, restored or not.
     #[json(default)]
     pub(crate) files: Vec<FileStatus>,
+    /// The path of the log file.
     #[json(default)]
     pub(crate) log: Option<PathBuf>,
-    /// Why other code runs than was asked for.
+    /// Why a rolled-back image runs instead of the one that was asked for.
     #[json(default)]
     pub(crate) note: Option<String>,
-    /// What became of the connections of the generation that serves so far, with those of its workers that
-    /// have crashed.
+    /// What became of the connections of the generation that serves so far, including those of its workers
+    /// that have ended.
     #[json(default)]
     pub(crate) ledger: Option<Ledger>,
+    /// The last restarts, the latest first.
     #[json(default)]
     pub(crate) restarts: Vec<PastRestart>,
 }
 
-/// One worker.
+/// A worker, as `status` shows it.
 #[derive(Debug, ToJson, FromJson)]
 pub(crate) struct WorkerStatus {
     pub(crate) pid: i32,
     pub(crate) generation: u32,
     /// `starting`, `serving`, `paused`, `draining` or `stopping`.
     pub(crate) state: String,
+    /// Seconds since it was spawned.
     pub(crate) uptime: f64,
+    /// The connections that are open.
     pub(crate) connections: u64,
     pub(crate) requests_in_flight: u64,
+    /// All requests so far.
     #[json(default)]
     pub(crate) requests: u64,
     /// What became of its connections so far.
     #[json(default)]
     pub(crate) ledger: Ledger,
-    /// Tasks of `Daemon::spawn` that run.
+    /// The tasks of `Daemon::spawn` that run.
     #[json(default)]
     pub(crate) tasks: u64,
-    /// `None` of a worker of an earlier release.
+    /// Whether its `main` has ended; `None` for a worker of an earlier release.
     #[json(default)]
     pub(crate) main_ended: Option<bool>,
-    /// What the program said by `Daemon::status`.
+    /// The program's last text from `Daemon::status`.
     #[json(default)]
     pub(crate) text: Option<String>,
 }
 
-/// One listener.
+/// A listener, as `status` shows it.
 #[derive(Debug, ToJson, FromJson)]
 pub(crate) struct ListenerStatus {
     pub(crate) name: String,
     pub(crate) addr: String,
-    /// `manager`: the service manager passed it. `store`: it kept it since an earlier start.
+    /// `manager` if the service manager passed it, `store` if it is from the service manager's fd store; left
+    /// out if the daemon bound it.
     #[json(default, skip_if = is_own)]
     pub(crate) source: ListenerSource,
 }
@@ -207,25 +228,26 @@ fn is_own(source: &ListenerSource) -> bool {
     *source == ListenerSource::Daemon
 }
 
-/// The image of a generation.
+/// An image, as `status` shows it.
 #[derive(Debug, Default, ToJson, FromJson)]
 pub(crate) struct ImageStatus {
     pub(crate) path: PathBuf,
-    /// The version of the program, where known.
+    /// The version of the program, if known.
     #[json(default)]
     pub(crate) release: Option<String>,
+    /// The generation that runs it.
     #[json(default)]
     pub(crate) generation: Option<u32>,
+    /// The build ID of the ELF file, if it has one.
     #[json(default)]
     pub(crate) build_id: Option<String>,
-    /// In bytes.
+    /// The size in bytes.
     #[json(default)]
     pub(crate) size: Option<u64>,
-    /// When the file was written, in seconds since 1970.
+    /// The modification time of the file, in seconds since 1970.
     #[json(default)]
     pub(crate) modified: Option<u64>,
-    /// When its generation began to serve, or was confirmed if that is what it is shown for; in seconds
-    /// since 1970.
+    /// When its generation began to serve or, for the known-good image, was confirmed; in seconds since 1970.
     #[json(default)]
     pub(crate) since: Option<u64>,
 }
@@ -248,13 +270,13 @@ impl ImageStatus {
     }
 }
 
-/// What the next restart would find.
+/// The file that the next restart would use, compared with the image that serves.
 #[derive(Debug, ToJson, FromJson)]
 pub(crate) struct DiskStatus {
     pub(crate) path: PathBuf,
     /// `same`, `same-build`, `other`, `missing` or `unusable`.
     pub(crate) state: String,
-    /// Where it is another program.
+    /// Its build ID, if the state is `other`.
     #[json(default)]
     pub(crate) build_id: Option<String>,
     /// Why it is unusable.
@@ -263,7 +285,8 @@ pub(crate) struct DiskStatus {
 }
 
 impl DiskStatus {
-    /// What the path leads to, compared with the image that serves.
+    /// Compares the file at `path` with the image that serves. It is unusable if one of the users in
+    /// `workers` could modify it.
     pub(crate) fn of(image: &Image, path: PathBuf, workers: &[Account]) -> DiskStatus {
         let (state, build_id, reason) = match image.compare(&path, workers) {
             OnDisk::Same => ("same", None, None),
@@ -276,16 +299,16 @@ impl DiskStatus {
     }
 }
 
-/// One of the last restarts.
+/// A restart in the past.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct PastRestart {
-    /// When it was asked for, in seconds since 1970.
+    /// When it was requested, in seconds since 1970.
     pub(crate) at: u64,
     #[json(flatten)]
     pub(crate) outcome: RestartOutcome,
 }
 
-/// A time as clients are told it: in seconds since 1970.
+/// Converts a time to seconds since 1970.
 pub(crate) fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

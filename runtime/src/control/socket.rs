@@ -1,4 +1,4 @@
-//! The control socket itself: binding, connecting, who may, and the directory it lives in.
+//! The control socket itself: binding, connecting, the check of peers, and the runtime directory.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,20 +13,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::owned_files::{Inode, at};
 use crate::sys::peer;
 
-/// Packets of a stranger that are read, so that it hears the answer.
-const MOST_UNHEARD: usize = 16;
+/// The most packets of a refused client that are read before its socket is closed. Unread ones
+/// would turn the refusal into a reset; without a limit the client could keep the supervisor busy.
+const MAX_DISCARDED: usize = 16;
 
 /// The listening control socket.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     path: PathBuf,
     socket: OwnedFd,
-    /// Of its file, so that only our own is removed.
+    /// The inode of its file, so that only the daemon's own file is removed.
     inode: Option<Inode>,
 }
 
 impl ControlSocket {
-    /// Binds the socket. The caller holds the pidfile, so that whatever is there is dead.
+    /// Binds the socket. The caller holds the lock of the pidfile, so a file at `path` is a dead socket.
     pub(crate) fn bind(path: &Path) -> Result<ControlSocket> {
         let cannot = |error: io::Error| {
             Error::io(format!("cannot bind the control socket {}", path.display()), error)
@@ -37,7 +38,7 @@ impl ControlSocket {
 
     /// Takes over a socket that this process bound before its last exec.
     pub(crate) fn adopt(path: PathBuf, socket: OwnedFd) -> ControlSocket {
-        // What cannot be seen is not there.
+        // A file that cannot be examined counts as removed.
         let inode = at(&path).ok().flatten();
         ControlSocket { path, socket, inode }
     }
@@ -46,8 +47,8 @@ impl ControlSocket {
         self.inode
     }
 
-    /// Binds anew where the file was removed. What is there by now stays. Who waits at the old socket should
-    /// have been accepted.
+    /// Binds the socket again after its file was removed. Fails if there is another file by now. The caller
+    /// should have accepted the clients that are queued at the old socket.
     pub(crate) fn restore(&mut self) -> Result<()> {
         let restored = bind_at(&self.path).map_err(|error| {
             Error::io(format!("cannot bind the control socket {}", self.path.display()), error)
@@ -56,7 +57,7 @@ impl ControlSocket {
         Ok(())
     }
 
-    /// The next client that may talk to us. Others are told so and turned away.
+    /// Accepts the next client, if one waits. A client of another user, except root, is refused.
     pub(crate) fn accept(&self) -> io::Result<Option<OwnedFd>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let client = match rustix::net::accept_with(&self.socket, flags) {
@@ -68,12 +69,14 @@ impl ControlSocket {
             return Ok(Some(client));
         }
         let own = rustix::process::geteuid();
-        let reason = format!("this daemon belongs to user {}", own.as_raw());
-        // The peer is about to be turned away: whether it listens is its affair.
+        let reason =
+            format!("this daemon belongs to user {}; run this as that user or root", own.as_raw());
+        // The peer is closed, whether it reads this or not.
         let _ = crate::link::send(&client, &super::Reply::Refused { reason }, &[]);
-        // What it has said is read, or the answer would be lost in a reset; more it cannot say.
+        // Its packets are read, because unread ones would make the close a reset that loses the answer; after
+        // the shutdown it cannot send more.
         let _ = rustix::net::shutdown(&client, rustix::net::Shutdown::Read);
-        for _ in 0..MOST_UNHEARD {
+        for _ in 0..MAX_DISCARDED {
             match crate::sys::seqpacket::receive(&client) {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
@@ -86,8 +89,8 @@ impl ControlSocket {
         &self.path
     }
 
-    /// Removes the file, if it is still ours.
-    pub(crate) fn remove(&self) {
+    /// Removes the file, if it is still the one that the daemon bound.
+    pub(crate) fn remove_file(&self) {
         if at(&self.path).ok().flatten() == self.inode {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -100,11 +103,11 @@ impl AsFd for ControlSocket {
     }
 }
 
-/// Connects to the daemon behind `path`; returns the socket and the daemon's process id, which is 0 for
-/// one in a pid namespace that this process cannot see.
+/// Connects to the daemon at `path`; returns the socket and the daemon's process id, which is 0 if it is in
+/// a pid namespace that this process cannot see.
 ///
-/// Where others can write, as in `/tmp`, somebody else may have been there first: who is not root asks a
-/// daemon of its own user or of root only.
+/// In a directory that others can write to, such as `/tmp`, another user may have bound the socket. So
+/// unless this process runs as root, the daemon must belong to its own user or to root.
 pub(crate) fn connect(path: &Path) -> io::Result<(OwnedFd, i32)> {
     let socket = socket()?;
     let (addr, _dir) = address(path)?;
@@ -113,13 +116,13 @@ pub(crate) fn connect(path: &Path) -> io::Result<(OwnedFd, i32)> {
     if !rustix::process::geteuid().is_root()
         && let Some(uid) = foreign_user(&socket)?
     {
-        let why = format!("it is user {uid} who listens");
+        let why = format!("user {uid} listens there");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     Ok((socket, peer.pid))
 }
 
-/// A listening socket of ours at `path`, in place of whatever was there.
+/// Binds a listening socket at `path`, in place of any file that is there.
 pub(crate) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     match std::fs::remove_file(path) {
         Ok(()) => {}
@@ -129,12 +132,12 @@ pub(crate) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     bind_at(path)
 }
 
-/// A listening socket of ours at `path`, where nothing may be.
+/// Binds a listening socket at `path`, where no file may be.
 fn bind_at(path: &Path) -> io::Result<OwnedFd> {
     let socket = socket()?;
     let (addr, _dir) = address(path)?;
-    // The new file takes the mode of the socket, so that there is no moment in which others may
-    // connect (unix(7)).
+    // The new file takes the mode of the socket (unix(7)): with a chmod after the bind, others could connect
+    // in between.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &addr)?;
     rustix::net::listen(&socket, 64)?;
@@ -142,13 +145,14 @@ fn bind_at(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The user of a peer that may not talk to us: one that is neither ours nor root.
+/// Returns the user of a peer if it is neither that of this process nor root.
 pub(crate) fn foreign_user(peer: impl AsFd) -> io::Result<Option<u32>> {
     let uid = peer::credentials(peer)?.uid;
     let own = rustix::process::geteuid().as_raw();
     Ok((uid != own && uid != 0).then_some(uid))
 }
 
+/// Creates an unbound socket.
 pub(crate) fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(
         AddressFamily::UNIX,
@@ -158,7 +162,8 @@ pub(crate) fn socket() -> io::Result<OwnedFd> {
     )?)
 }
 
-/// The address of `path`, through its open directory where it is too long for `sun_path`.
+/// Returns the address of `path`. If that is too long for `sun_path`, the address leads through the returned
+/// descriptor of its directory, which must stay open until the address was used.
 pub(crate) fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     if path.as_os_str().as_bytes().len() < 108 {
         return Ok((SocketAddrUnix::new(path)?, None));
@@ -171,17 +176,18 @@ pub(crate) fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd
     Ok((SocketAddrUnix::new(&short)?, Some(dir)))
 }
 
-/// Where the control socket of the daemon with this pidfile is.
+/// Returns the path of the control socket of the daemon with this pidfile.
 pub(crate) fn path_of(runtime_dir: &Path, pidfile: &Path) -> PathBuf {
     let mut name = pidfile.file_stem().unwrap_or(pidfile.as_os_str()).to_owned();
     name.push(".sock");
     runtime_dir.join(name)
 }
 
-/// Makes sure of the runtime directory: created with mode 0700, and nobody else may write to it.
+/// Creates the runtime directory with mode 0700, or checks that no other user could write to an existing
+/// one or replace it.
 pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
     let cannot = |error: io::Error| {
-        // As in a container with a read-only root.
+        // Typical for a container with a read-only root file system.
         let advice = match (error.kind(), path.parent()) {
             (io::ErrorKind::ReadOnlyFilesystem, Some(parent)) => {
                 format!("mount a tmpfs at {}, or set `runtime_dir`", parent.display())
@@ -191,7 +197,7 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
         Error::os(
             ErrorKind::Pidfile,
             format!(
-                "cannot use the runtime directory {}; {advice} to a directory of yours",
+                "cannot use the runtime directory {}; {advice} to a directory that you own",
                 path.display()
             ),
             error,
@@ -205,7 +211,8 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
     let mut meta = std::fs::symlink_metadata(path).map_err(cannot)?;
     let mut place = path.to_owned();
-    // Root's links lead where root wants: systemd makes one to a preserved directory of a dynamic user.
+    // A symlink of root, or of the own user, can be trusted: systemd makes one to the preserved directory
+    // of a dynamic user.
     if meta.is_symlink() && [0, own].contains(&meta.uid()) {
         place = std::fs::canonicalize(path).map_err(cannot)?;
         meta = std::fs::symlink_metadata(&place).map_err(cannot)?;
@@ -214,7 +221,7 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
         Error::new(
             ErrorKind::Pidfile,
             format!(
-                "the runtime directory {} {why}; set `runtime_dir` to a directory of yours",
+                "the runtime directory {} {why}; set `runtime_dir` to a directory that you own",
                 path.display()
             ),
         )
@@ -226,15 +233,16 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<()> {
         return Err(refused(&format!("belongs to user {}", meta.uid())));
     }
     if meta.permissions().mode() & 0o022 != 0 {
-        return Err(refused("can be written to by others"));
+        return Err(refused("is writable by others"));
     }
-    // Whoever may rename it could put another in its place; in a sticky directory only its owner may.
+    // A user who can write to the parent could rename the directory and put another in its place; not if the
+    // parent is sticky, as `/tmp`.
     let open = |path: &Path| {
         let parent = path.parent().and_then(|parent| std::fs::metadata(parent).ok());
         parent.is_some_and(|parent| parent.mode() & 0o1002 == 0o002)
     };
     if open(path) || open(&place) {
-        return Err(refused("can be replaced by everybody, who may write to its parent"));
+        return Err(refused("can be replaced by anyone, because its parent is writable by others"));
     }
     Ok(())
 }

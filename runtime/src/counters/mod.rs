@@ -1,7 +1,7 @@
-//! The figures of one worker, in memory it shares with its supervisor.
+//! The counters of one worker, in memory that it shares with its supervisor, and the ledger read from them.
 //!
-//! The worker writes them with atomics, the supervisor reads them: they survive a SIGKILL, and reading
-//! them waits for nobody.
+//! The worker writes them with atomic operations and the supervisor reads them. They survive a SIGKILL of the
+//! worker, and `status` never waits for a worker that hangs.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,39 +13,39 @@ pub(crate) use unbroken_core::{Ledger, Remaining};
 use crate::sys::memory::{Mapping, shared_file};
 use crate::sys::page::Page;
 
-/// How far a starting worker has come; 0 before the first.
+/// The progress of a starting worker. The counter is 0 before the first stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum StartupStage {
-    /// It has its settings and listeners.
+    /// The worker has received *welcome* with its settings and listeners.
     Welcomed = 1,
-    /// `main` runs.
+    /// `main` was called.
     Running = 2,
 }
 
-/// What is written of `main`, from when it runs on.
+/// The values of the counter `main`; 0 before `main` runs, and always in a worker of an earlier release.
 const MAIN_RUNNING: u64 = 1;
 const MAIN_ENDED: u64 = 2;
 
-/// How a connection ended.
+/// The way in which a connection ended, which is the line of the ledger that counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CloseReason {
-    /// Closed by the client, or by the program in the ordinary course of things.
+    /// Ended by itself: closed by the client, or by the program without a drain or limit as the reason.
     Finished,
-    /// Told to go while draining, and closed after that.
+    /// Closed after the worker or the program asked the peer to close.
     Closed,
-    /// Cut at the drain deadline.
+    /// Closed by force at the drain deadline.
     Forced,
-    /// Taken by the next generation.
+    /// Handed off to the next generation.
     HandedOff,
 }
 
-/// One worker's counters.
+/// The counters of one worker, mapped into this process.
 pub(crate) struct Counters {
     page: Mapping<Page>,
 }
 
 impl Counters {
-    /// Fresh counters and the descriptor by which another process maps them.
+    /// Creates counters. Returns them with the descriptor by which another process maps them.
     pub(crate) fn create() -> io::Result<(Counters, OwnedFd)> {
         let fd = shared_file("unbroken-counters", size_of::<Page>())?;
         Ok((Counters::open(&fd)?, fd))
@@ -56,26 +56,29 @@ impl Counters {
         Ok(Counters { page: Mapping::new(fd)? })
     }
 
-    /// To be called before accept(2), as a process that is killed right after it could not count any
-    /// more; what is accepted then is lost, and shall not be missing.
+    /// Counts an accepted connection. Call it before accept(2): a process that is killed right after
+    /// accept(2) could not count the connection, which is lost then and must not be missing in the ledger.
     pub(crate) fn begin_accept(&self) {
         self.page.connections.accepted.fetch_add(1, Relaxed);
     }
 
-    /// Nothing was accepted after all.
+    /// Takes back [`begin_accept`](Self::begin_accept): nothing was accepted.
     pub(crate) fn cancel_accept(&self) {
         self.page.connections.accepted.fetch_sub(1, Relaxed);
     }
 
+    /// Counts a connection received from an older generation. Call it before the acknowledgement is sent, for
+    /// the same reason as [`begin_accept`](Self::begin_accept).
     pub(crate) fn begin_receive(&self) {
         self.page.connections.received.fetch_add(1, Relaxed);
     }
 
-    /// The older generation keeps it after all.
+    /// Takes back [`begin_receive`](Self::begin_receive): the older generation keeps the connection.
     pub(crate) fn cancel_receive(&self) {
         self.page.connections.received.fetch_sub(1, Relaxed);
     }
 
+    /// Counts the end of a connection.
     pub(crate) fn end(&self, ending: CloseReason) {
         let connections = &self.page.connections;
         match ending {
@@ -87,13 +90,14 @@ impl Counters {
         .fetch_add(1, Relaxed);
     }
 
-    /// The process is about to end, and whatever is still open with it. Not counted one by one: some may
-    /// end by themselves in this moment.
+    /// Notes that the process is about to exit at the drain deadline: connections still open then count as
+    /// forced, not as lost. They are not counted one by one because some may end by themselves before the
+    /// exit.
     pub(crate) fn mark_exiting(&self) {
         self.page.connections.exiting.store(1, Relaxed);
     }
 
-    /// `main` has returned, or panicked, or was dropped.
+    /// Notes that `main` has returned, panicked or was dropped.
     pub(crate) fn main_ended(&self) {
         self.page.progress.main.store(MAIN_ENDED, Relaxed);
     }
@@ -106,7 +110,7 @@ impl Counters {
         self.page.progress.tasks.fetch_sub(1, Relaxed);
     }
 
-    /// The drain deadline is over: notes what beside connections it is over for.
+    /// Notes, at the drain deadline, whether `main` and how many tasks of `Daemon::spawn` are still running.
     pub(crate) fn record_forced(&self) {
         let progress = &self.page.progress;
         let runs = progress.main.load(Relaxed) == MAIN_RUNNING;
@@ -114,12 +118,12 @@ impl Counters {
         progress.forced_tasks.store(progress.tasks.load(Relaxed), Relaxed);
     }
 
-    /// The drain is over, and so many tasks of `tokio::spawn` end with the runtime.
+    /// Notes the number of tasks of `tokio::spawn` that are dropped with the runtime after the drain.
     pub(crate) fn record_dropped_tasks(&self, tasks: u64) {
         self.page.progress.dropped_tasks.store(tasks, Relaxed);
     }
 
-    /// What the worker would wait for.
+    /// Returns what the worker has to finish before it can exit.
     pub(crate) fn remaining(&self) -> Remaining {
         let progress = &self.page.progress;
         Remaining {
@@ -149,24 +153,27 @@ impl Counters {
         }
     }
 
-    /// Whether `main` was called.
+    /// Returns whether `main` was called.
     pub(crate) fn has_run(&self) -> bool {
         self.page.progress.stage.load(Relaxed) >= StartupStage::Running as u64
     }
 
-    /// Notes that the listener at `index` was polled for accept; returns whether all of `count` were.
+    /// Notes that the listener at `index` was polled for accept. Returns whether all `count` listeners were.
+    /// There are 64 bits: listeners beyond the first 64 are not waited for.
     pub(crate) fn polled(&self, index: usize, count: usize) -> bool {
         let bit = 1_u64.checked_shl(u32::try_from(index).unwrap_or(64)).unwrap_or(0);
         let all = self.page.progress.polled.fetch_or(bit, Relaxed) | bit;
         all.count_ones() as usize >= count.min(64)
     }
 
-    /// Whether the listener at `index` was polled for accept; of one that has no place, none is known to be.
+    /// Returns whether the listener at `index` was polled for accept. False for one beyond the first 64,
+    /// which has no bit.
     pub(crate) fn was_polled(&self, index: usize) -> bool {
         index < 64 && self.page.progress.polled.load(Relaxed) & (1 << index) != 0
     }
 
-    /// What a worker that is not ready has not done yet.
+    /// Describes what a worker that is not ready has not done yet, for the error message. `manual`: the
+    /// worker becomes ready only by `Daemon::ready`.
     pub(crate) fn missing(&self, listeners: &[&str], manual: bool) -> String {
         let stage = self.page.progress.stage.load(Relaxed);
         if stage < StartupStage::Welcomed as u64 {
@@ -186,16 +193,17 @@ impl Counters {
             .map(|(_, name)| format!("`{name}`"))
             .collect();
         match waiting.len() {
-            0 => "its message of being ready did not arrive".into(),
+            0 => "its readiness message was not received".into(),
             1 => format!("listener {} was never polled for accept", waiting.join("")),
             _ => format!("listeners {} were never polled for accept", waiting.join(", ")),
         }
     }
 
-    /// The figures as they are now.
+    /// Returns the ledger as of now.
     pub(crate) fn read(&self) -> Ledger {
         let connections = &self.page.connections;
-        // Endings first: a connection that begins and ends in between is then not counted as negative.
+        // Ends are read before begins: in the other order, a connection that begins and ends in between would
+        // be counted only as ended, and more would have ended than begun.
         let (finished, told, forced, passed) = (
             connections.finished.load(Relaxed),
             connections.closed.load(Relaxed),
@@ -224,7 +232,8 @@ impl Counters {
         }
     }
 
-    /// The figures after the worker's end: what was still open went down with it.
+    /// Returns the ledger of a worker that has exited: connections still open count as lost, or as forced
+    /// after [`mark_exiting`](Self::mark_exiting).
     pub(crate) fn final_ledger(&self) -> Ledger {
         let mut ledger = self.read();
         let open = std::mem::take(&mut ledger.open);
@@ -242,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_mapping_sees_the_figures() {
+    fn second_mapping_reads_the_same_counters() {
         let (worker, fd) = Counters::create().unwrap();
         let supervisor = Counters::open(&fd).unwrap();
         for _ in 0..5 {
@@ -263,9 +272,9 @@ mod tests {
         );
     }
 
-    /// One that ends by itself while the process is cut is counted once.
+    /// A connection that ends by itself after `mark_exiting` is counted once.
     #[test]
-    fn what_is_cut_is_counted_once() {
+    fn forced_connections_are_counted_once() {
         let (worker, fd) = Counters::create().unwrap();
         let supervisor = Counters::open(&fd).unwrap();
         for _ in 0..5 {
@@ -279,9 +288,9 @@ mod tests {
         assert_eq!((closed.lost, closed.open), (0, 0));
     }
 
-    /// A worker that is killed while it accepts may have taken a connection with it.
+    /// A worker that is killed during accept(2) may have taken a connection with it.
     #[test]
-    fn what_was_about_to_be_accepted_is_lost() {
+    fn connection_being_accepted_at_death_is_lost() {
         let (worker, fd) = Counters::create().unwrap();
         let supervisor = Counters::open(&fd).unwrap();
         worker.begin_accept();
@@ -294,10 +303,10 @@ mod tests {
     }
 
     #[test]
-    fn says_what_it_waits_for_and_what_was_forced() {
+    fn remaining_and_forced_work_are_reported() {
         let (worker, fd) = Counters::create().unwrap();
         let supervisor = Counters::open(&fd).unwrap();
-        // As of an earlier release.
+        // As a worker of an earlier release leaves the counters.
         assert_eq!(supervisor.remaining(), Remaining { connections: 0, tasks: 0, main: None });
         worker.set_stage(StartupStage::Running);
         worker.task_begun();
@@ -308,7 +317,7 @@ mod tests {
         assert_eq!(supervisor.remaining(), held);
         worker.record_forced();
         worker.end(CloseReason::Forced);
-        // Dropped because of that.
+        // The task is dropped because of the deadline.
         worker.task_ended();
         worker.main_ended();
         worker.record_dropped_tasks(3);
@@ -325,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_missing() {
+    fn missing_names_unpolled_listener() {
         let (counters, _fd) = Counters::create().unwrap();
         counters.set_stage(StartupStage::Running);
         assert!(!counters.polled(0, 2));
@@ -335,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_file_that_could_shrink() {
+    fn unsealed_file_is_rejected() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
         assert!(Counters::open(&file).is_err());

@@ -1,4 +1,4 @@
-//! What a test has asked for, and how it is done.
+//! Reads what a test has asked for, and does it when a step is reached.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -13,35 +13,39 @@ use rustix::process::Signal;
 
 use super::{Step, TABLE};
 
-/// The variable that says what to do, or where that is written.
+/// The environment variable with a list of entries, or with the path of a file that holds one.
 pub const VARIABLE: &str = "UNBROKEN_FAILPOINTS";
 
-/// A step as a test knows it.
+/// A step, for the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// `side.step`.
     pub name: &'static str,
-    /// In words.
+    /// The description of the step.
     pub what: &'static str,
+    /// The error with which the system call of the step can fail; empty if it has none.
     pub(super) errno: &'static [i32],
 }
 
 impl Point {
-    /// Whether the step can fail by itself.
+    /// Returns whether the step can be made to fail with `error`.
     pub fn can_fail(&self) -> bool {
         !self.errno.is_empty()
     }
 }
 
-/// All steps there are.
+/// All steps.
 pub fn points() -> &'static [Point] {
     TABLE
 }
 
+/// One entry of the list: `step[@generation][#time]=action`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     step: usize,
+    /// The first generation that it applies to.
     generation: u32,
+    /// The one time at which it applies; `None`: each time.
     time: Option<u64>,
     action: Action,
 }
@@ -57,11 +61,13 @@ enum Action {
     Signal(i32),
 }
 
+/// The origin of the entries.
 enum Source {
     List(Vec<Entry>),
     File(PathBuf),
 }
 
+/// Reads the variable once per process, because user code may change the environment later.
 fn source() -> Option<&'static Source> {
     static SOURCE: OnceLock<Option<Source>> = OnceLock::new();
     SOURCE
@@ -75,6 +81,7 @@ fn source() -> Option<&'static Source> {
         .as_ref()
 }
 
+/// Performs the action of the first entry that applies to this step, if there is one.
 pub(super) fn act(step: Step, generation: u32) -> io::Result<()> {
     let Some(source) = source() else { return Ok(()) };
     let read;
@@ -85,7 +92,7 @@ pub(super) fn act(step: Step, generation: u32) -> io::Result<()> {
                 read = parse(&text);
                 &read
             }
-            // Nothing is armed.
+            // Without the file no step is armed.
             Err(_) => return Ok(()),
         },
     };
@@ -98,7 +105,7 @@ pub(super) fn act(step: Step, generation: u32) -> io::Result<()> {
     if let Source::File(path) = source
         && std::fs::rename(path, beside(path, &format!("hit.{}", std::process::id()))).is_err()
     {
-        // Another process was there before.
+        // Another process has reached a step first and taken the file.
         return Ok(());
     }
     entry.action.perform(step)
@@ -131,7 +138,7 @@ impl Action {
     }
 }
 
-/// Needs more stack than there is.
+/// Recurses until the stack overflows.
 fn overflow(stack: [u8; 1024]) -> [u8; 1024] {
     match std::hint::black_box(stack[0]) {
         0 => std::hint::black_box(overflow(std::hint::black_box(stack))),
@@ -139,13 +146,14 @@ fn overflow(stack: [u8; 1024]) -> [u8; 1024] {
     }
 }
 
-/// The so many-th time that this process gets there while that matters.
+/// Counts how many times this process has reached a step for which an entry with a time is armed.
 fn count(step: Step) -> u64 {
     static COUNTS: [AtomicU64; TABLE.len()] = [const { AtomicU64::new(0) }; TABLE.len()];
     COUNTS[step as usize].fetch_add(1, Relaxed) + 1
 }
 
-/// What cannot be read is said, and left out: a test sees that nothing was hit.
+/// Parses a list of entries. A malformed entry is reported on stderr and left out; its test then fails
+/// because no step was hit.
 fn parse(text: &str) -> Vec<Entry> {
     let entries = text.split(';').map(str::trim).filter(|entry| !entry.is_empty());
     entries
@@ -177,7 +185,7 @@ fn entry(text: &str) -> Option<Entry> {
         "panic" => Action::Panic,
         "overflow" => Action::Overflow,
         _ => match action.strip_suffix(')')?.split_once('(')? {
-            ("delay", time) => Action::Delay(humantime::parse_duration(time).ok()?),
+            ("delay", time) => Action::Delay(unbroken_schema::duration::parse(time).ok()?),
             ("signal", number) => Action::Signal(number.parse().ok()?),
             _ => return None,
         },
@@ -185,7 +193,8 @@ fn entry(text: &str) -> Option<Entry> {
     Some(Entry { step, generation, time, action })
 }
 
-/// Appends `<pid> <peer>` to `<path>.peers`, as the last process named there has the connection.
+/// Appends `<pid> <peer>` to `<path>.peers`. The last process that the file names for a peer has the
+/// connection.
 pub(super) fn note_peer(socket: &impl AsFd) {
     static PEERS: OnceLock<Option<File>> = OnceLock::new();
     let peers = PEERS.get_or_init(|| {
@@ -197,7 +206,8 @@ pub(super) fn note_peer(socket: &impl AsFd) {
     else {
         return;
     };
-    // One write is one line, whoever else writes. A line that is missing is a failed test.
+    // One write per line: with O_APPEND the lines of several processes do not mix. A missing line fails the
+    // test.
     let _ = peers.write_all(format!("{} {peer}\n", std::process::id()).as_bytes());
 }
 
@@ -216,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_says_where_when_and_what() {
+    fn entries_are_parsed() {
         let worker = |text| entry(text).map(|entry| (entry.generation, entry.time, entry.action));
         assert_eq!(worker("worker.go=kill"), Some((0, None, Action::Kill)));
         assert_eq!(worker("worker.go@2=stop"), Some((2, None, Action::Stop)));
@@ -231,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_have_names_of_their_own() {
+    fn step_names_are_unique() {
         for (index, point) in TABLE.iter().enumerate() {
             assert!(point.name.starts_with("supervisor.") || point.name.starts_with("worker."));
             assert!(TABLE[..index].iter().all(|other| other.name != point.name), "{point:?}");

@@ -1,15 +1,15 @@
-//! Steps of the protocol at which a test can kill, stop, fail or delay the process, by name.
+//! Fail points: named steps of the protocol at which a test can kill, stop, fail or delay the process.
 //!
-//! Without the feature `failpoints`, which only this project's own tests switch on, the functions here
-//! are empty and the table does not exist. With it `UNBROKEN_FAILPOINTS` is either a list, such as
-//! `worker.before-ready=kill;supervisor.before-welcome@2=delay(50ms)`, or the path of a file that holds
-//! one. What a list says happens every time. A file may be put there at any time, and is good for one
-//! time in all processes: whoever gets there first renames it to `<path>.hit.<pid>` and then acts.
+//! Without the feature `failpoints`, which only the tests of this project enable, the functions here are
+//! empty and the table does not exist. With it, `UNBROKEN_FAILPOINTS` is either a list of entries, such as
+//! `worker.before-ready=kill;supervisor.before-welcome@2=delay(50ms)`, or the path of a file that holds one.
+//! The entries of a list apply every time. A file may be created at any time, and applies once in all
+//! processes: the first process that reaches one of its steps renames it to `<path>.hit.<pid>` and then acts.
 //!
-//! An entry is `step[@generation][#time]=action`: from this generation on, and only the so many-th time
-//! that one process gets there. The actions are `kill` (SIGKILL to itself), `stop` (SIGSTOP to itself,
-//! until somebody continues it), `error` (the step fails as its system call could), `delay(duration)`,
-//! `panic`, `overflow` (of the stack) and `signal(number)`, which it raises.
+//! An entry is `step[@generation][#time]=action`. It applies from this generation on, and with `#3` only the
+//! third time that the process reaches the step. The actions are `kill` (SIGKILL to itself), `stop` (SIGSTOP
+//! to itself, until the test sends SIGCONT), `error` (the step fails as its system call could),
+//! `delay(duration)`, `panic`, `overflow` (of the stack) and `signal(number)` (raises that signal).
 
 use std::io;
 
@@ -18,8 +18,8 @@ mod armed;
 #[cfg(feature = "failpoints")]
 pub use self::armed::{Point, VARIABLE, points};
 
-/// Makes the enumeration, which is all that the code can name, and the table, which is all that the
-/// tests go through.
+/// Defines the enumeration of steps, for the code, and the table of the same steps, for the tests: neither
+/// can have a step that the other lacks.
 macro_rules! steps {
     ($(#[doc = $what:literal] $(#[cfg_attr($($attribute:tt)*)])? $step:ident $name:literal $($errno:ident)?;)*) => {
         /// A step of the protocol.
@@ -127,15 +127,16 @@ steps! {
     WorkerBeforeExit "worker.before-exit";
 }
 
-/// This process is at a step. `generation`: of the worker it is about, 0 where it is about none.
+/// Marks that this process has reached a step. `generation` is that of the worker concerned, or 0 if there is
+/// none.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub(crate) fn hit(_: Step, _: u32) {}
 
-/// As [`reach`], at a step that can fail.
+/// Like [`hit`], for a step that can fail.
 ///
 /// # Errors
-/// Only where a test wants it.
+/// Only if a test asked for it.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 #[allow(clippy::unnecessary_wraps, reason = "with the feature it may fail")]
@@ -143,14 +144,14 @@ pub(crate) fn try_hit(_: Step, _: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Notes whose connection this process has now.
+/// Records for a test that this process now has the connection of the socket's peer.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub(crate) fn note_peer(_: &impl std::os::fd::AsFd) {}
 
 #[cfg(feature = "failpoints")]
 pub(crate) fn hit(step: Step, generation: u32) {
-    // What cannot fail is not asked to by a table that says so.
+    // Always `Ok`: a step without an error in the table refuses `error` when the entry is parsed.
     let _ = armed::act(step, generation);
 }
 

@@ -1,9 +1,9 @@
-//! The parsers of what comes from outside of a process, one function each, for fuzzing.
+//! Fuzz targets: one function for each parser of input from outside the process.
 //!
-//! Every function takes any bytes and panics where a property does not hold: nothing that was sent may
-//! panic, what is understood survives being sent again, a field of a later release changes nothing, and
-//! a message of a later release is known to be unknown. `tests/fuzz` drives them by coverage; the loop
-//! in [`stable`] needs no tools and is part of the tests.
+//! Every function takes arbitrary bytes and panics if a property does not hold: no input panics a parser, a
+//! message that is understood stays the same when it is sent again, a field of a later release is ignored,
+//! and a message of a later release is recognized as unknown. `tests/fuzz` drives the targets by coverage;
+//! the loop in [`stable`] needs no tools and is part of the tests.
 
 #![allow(clippy::expect_used, reason = "a property that does not hold is a panic")]
 
@@ -18,10 +18,11 @@ use crate::json::{self, FromJson, ToJson};
 use crate::launch::role;
 use crate::{config, control, image, link, pidfile};
 
-/// What a worker says to its supervisor.
+/// Messages of a worker to its supervisor.
 pub fn from_worker(bytes: &[u8]) {
     message::<link::FromWorker>(bytes, |read| matches!(read, link::FromWorker::Unknown));
-    // Deadlines are counted from the settings of a hello.
+    // The supervisor computes deadlines from the settings in a hello: adding them must not overflow the
+    // clock.
     if let Ok(link::FromWorker::Hello { configuration: Some(it), .. }) = link::decode(bytes) {
         let settings = it.settings;
         let mut deadline = std::time::Instant::now();
@@ -42,34 +43,34 @@ pub fn from_worker(bytes: &[u8]) {
     }
 }
 
-/// What a supervisor says to its worker.
+/// Messages of a supervisor to its worker.
 pub fn to_worker(bytes: &[u8]) {
     message::<link::ToWorker>(bytes, |read| matches!(read, link::ToWorker::Unknown));
 }
 
-/// What a control client asks.
+/// Requests of a control client.
 pub fn request(bytes: &[u8]) {
     message::<control::Request>(bytes, |read| matches!(read, control::Request::Unknown));
 }
 
-/// What a daemon answers to a control client.
+/// Replies of a daemon to a control client.
 pub fn reply(bytes: &[u8]) {
     message::<control::Reply>(bytes, |read| matches!(read, control::Reply::Unknown));
 }
 
-/// Connections on their way from one generation to the next, and the answers.
+/// Handoff messages between generations, and the answers to them.
 pub fn handoff(bytes: &[u8]) {
     crate::worker::handoff::roundtrip(bytes);
 }
 
-/// What a supervisor hands on to its next image.
+/// The state that a supervisor writes for its next image.
 pub fn state(bytes: &[u8]) {
     if let Ok(state) = crate::supervisor::upgrade::SupervisorState::read(bytes) {
         again(&state);
     }
 }
 
-/// The marker in the environment of a process that was just executed.
+/// The role marker in the environment of an exec'd process.
 pub fn marker(bytes: &[u8]) {
     use std::os::unix::ffi::OsStrExt;
     if let Some(marker) = role::parse(std::ffi::OsStr::from_bytes(bytes)) {
@@ -92,13 +93,13 @@ pub fn duration(bytes: &[u8]) {
     config::fuzz::duration(&String::from_utf8_lossy(bytes));
 }
 
-/// What is sent to the address of probes.
+/// Requests to the HTTP server for probes.
 pub fn probe(bytes: &[u8]) {
     use crate::probe::{ParsedProbe, ProbeResult, parse, response};
     let parsed = parse(bytes);
     let answer = response(parsed, |_| ProbeResult::passes("yes"));
     assert_eq!(answer.is_none(), parsed == ParsedProbe::Partial);
-    // More bytes change nothing of an answer that was given.
+    // Once there is an answer, further bytes do not change it.
     if parsed != ParsedProbe::Partial {
         let longer = [bytes, b"\r\n\r\n"].concat();
         assert_eq!(parse(&longer), parsed);
@@ -110,13 +111,14 @@ pub fn pid(bytes: &[u8]) {
     assert!(pidfile::pid(bytes).is_none_or(|pid| pid > 0));
 }
 
-/// A program, of which the build id is wanted.
+/// A program whose build id is read.
 pub fn elf(bytes: &[u8]) {
     if let Some(id) = image::build_id_of(bytes) {
         assert!(id.len() <= 128 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     }
 }
 
+/// Checks the properties of a message type.
 fn message<M: ToJson + FromJson>(bytes: &[u8], is_unknown: impl Fn(&M) -> bool) {
     let Ok(read) = link::decode::<M>(bytes) else { return };
     let sent = again(&read);
@@ -132,7 +134,7 @@ fn message<M: ToJson + FromJson>(bytes: &[u8], is_unknown: impl Fn(&M) -> bool) 
     assert!(is_unknown(&decoded(&fields)), "understood as something else");
 }
 
-/// Sends what was read, and reads it again: it is the same. Returns what was sent.
+/// Encodes a value, decodes it, and checks that it stays the same; returns the encoded form.
 fn again<M: ToJson + FromJson>(read: &M) -> Vec<u8> {
     let sent = json::to_vec(read).expect("what was read can be sent");
     let received = link::decode::<M>(&sent).expect("what was sent is understood");

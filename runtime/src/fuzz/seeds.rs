@@ -1,4 +1,4 @@
-//! Every message there is, and other input that is understood: what fuzzing begins with.
+//! Seeds for fuzzing: every message of the protocols, and valid input of the other parsers.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const FILE: &str = "name = \"hello\"\ndrain_timeout = \"1m 30s\"\numask = 0o027\
     pool = 7\n$DAEMON_KILL_TIMEOUT=2s\n$DAEMON_LISTEN_HTTP__V6ONLY=no\n$DAEMON_APP__DB__POOL=9\n\
     --set listen.http=[::]:8080\n--set app.size=1.5e3\n";
 
-/// What each target understands, with `text` and `number` in it.
+/// The seeds of a target, with `text` and `number` in them.
 pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
     match target {
         "from_worker" => written(&from_worker(text, number)),
@@ -27,7 +27,7 @@ pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
         "request" => written(&requests()),
         "reply" => written(&replies(text, number)),
         "marker" => written(&[
-            json!({ "pid": number % 65_536, "role": "solo", "luggage": 7 }),
+            json!({ "pid": number % 65_536, "role": "solo", "state": 7 }),
             json!({ "pid": 7, "role": "worker", "link": 3, "respawn": true, "exe": "/usr/bin/hello",
                     "start_dir": "/", "overrides": [text, "app.a=1"] }),
             json!({ "pid": 7, "role": "supervisor", "state": 9, "back": 4, "generation": 3 }),
@@ -47,7 +47,7 @@ pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
             let (header, read) = (header.to_string().into_bytes(), b"GET / HTTP/1.1\r\nHos");
             let lengths = [header.len(), read.len()].map(|it| u32::try_from(it).unwrap());
             let lengths = lengths.map(u32::to_le_bytes).concat();
-            // The same again: there may be many.
+            // Twice, because a packet may have several.
             [&lengths[..], &header, read].concat().repeat(2)
         })
         .chain([[&b"+"[..], &number.to_le_bytes(), b"\x02\0"].concat()])
@@ -81,7 +81,7 @@ fn loaded(text: &str, number: u64) -> Box<Configuration> {
     let mut loaded = config::fuzz::example(FILE);
     loaded.app["text"] = text.into();
     loaded.app["number"] = number.into();
-    // Whatever its bits mean.
+    // Any bit pattern, also an infinity or NaN.
     loaded.app["ratio"] = f64::from_bits(number).into();
     loaded.sources.insert("app.text".into(), text.into());
     Box::new(loaded)
@@ -220,9 +220,9 @@ fn replies(text: &str, number: u64) -> Vec<Reply> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever is in it, each message arrives as what was sent.
+    /// Every message is decoded as it was sent, whatever text and number it has.
     #[test]
-    fn every_message_survives_the_journey(text in "\\PC{0,60}|[\\x00-\\x7f]{0,20}", number: u64) {
+    fn messages_survive_round_trip(text in "\\PC{0,60}|[\\x00-\\x7f]{0,20}", number: u64) {
         for (name, target) in stable::TARGETS {
             for sent in of(name, &text, number) {
                 target(&sent);
@@ -246,9 +246,9 @@ proptest! {
         }
     }
 
-    /// Clocks can be advanced by whatever duration a worker names.
+    /// The clock can be advanced by any duration that a worker sends.
     #[test]
-    fn durations_have_a_bound(years in 1..u64::MAX / 31_557_600) {
+    fn durations_are_bounded(years in 1..u64::MAX / 31_557_600) {
         for hello in of("from_worker", "", 7) {
             let hello = String::from_utf8(hello).unwrap();
             let long = hello.replace("1m 30s", &format!("{years}years"));
@@ -256,16 +256,16 @@ proptest! {
         }
     }
 
-    /// And nothing that is not a message does harm.
+    /// Arbitrary bytes do not panic any parser.
     #[test]
-    fn garbage_is_answered(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn garbage_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         for (_, target) in stable::TARGETS {
             target(&bytes);
         }
     }
 }
 
-/// Writes what coverage-guided fuzzing begins with to `$FUZZ_CORPUS`.
+/// Writes the seeds for coverage-guided fuzzing to `$FUZZ_CORPUS`.
 #[test]
 #[ignore = "for .ci/run"]
 fn write_the_corpus() {

@@ -1,7 +1,7 @@
-//! A fuzz loop that needs nothing but the compiler in use: what is understood, changed at random.
+//! A fuzz loop for the stable compiler, without tools: it changes the seeds at random.
 //!
-//! `FUZZ_SECONDS` is how long each target runs, `FUZZ_SEED` what its random numbers begin with; a failure
-//! names the seed and shows the input.
+//! `FUZZ_SECONDS` is the time that each target runs, and `FUZZ_SEED` the seed of the random numbers. A
+//! failure names the seed and shows the input.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::seeds;
 
 type Target = fn(&[u8]);
 
-/// All targets, by the names they have in `tests/fuzz`.
+/// All targets, by their names in `tests/fuzz`.
 pub(super) const TARGETS: &[(&str, Target)] = &[
     ("from_worker", super::from_worker),
     ("to_worker", super::to_worker),
@@ -27,7 +27,7 @@ pub(super) const TARGETS: &[(&str, Target)] = &[
     ("state", super::state),
 ];
 
-/// What parsers stumble over.
+/// Fragments that parsers often mishandle.
 const TOKENS: &[&str] = &[
     "{",
     "}",
@@ -66,13 +66,14 @@ const TOKENS: &[&str] = &[
     "[[listen]]\n",
 ];
 
-/// The most an input grows to; a packet may be as long.
+/// The largest size of an input in bytes: that of the largest packet.
 const LONGEST: usize = 128 * 1024;
 
-/// More than all targets together may need.
+/// The bound on the memory of all targets together, in KiB: input must not make a parser allocate without
+/// limit.
 const MEMORY: u64 = 512 * 1024;
 
-/// Random numbers that a seed brings back (xorshift64*).
+/// Random numbers, reproducible by their seed (xorshift64*).
 struct Random(u64);
 
 impl Random {
@@ -122,7 +123,7 @@ fn variable(name: &str) -> Option<f64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
-/// The most memory this process ever had, in KiB.
+/// The peak memory of this process, in KiB.
 fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -159,4 +160,4 @@ macro_rules! targets {
         }
     )* };
 }
-targets!(from_worker to_worker request reply handoff marker configuration address duration pid probe elf);
+targets!(from_worker to_worker request reply state handoff marker configuration address duration pid probe elf);

@@ -1,17 +1,21 @@
-//! The build id: a note by which linkers tell one build of a program from another (elf(5)).
+//! Reads the build id: a note in an ELF file by which linkers identify a build of a program (elf(5)).
 
 use std::fmt::Write;
 use std::io;
 
-/// Bounds for what is read of a file that may hold anything.
+// The bounds of what is read of a file, whose content is arbitrary. Linked programs stay far below them.
+
+/// Number of program headers.
 const MAX_SEGMENTS: u16 = 64;
+/// Bytes of notes in one segment.
 const MAX_NOTES: u64 = 16 * 1024;
+/// Bytes of a build id; linkers write 8 to 20.
 const MAX_ID: usize = 64;
 
 const PT_NOTE: u64 = 4;
 const NT_GNU_BUILD_ID: u64 = 3;
 
-/// Reads at an offset, as much as is there.
+/// A file, or bytes in memory, to read from at an offset.
 pub(super) trait Source {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 }
@@ -31,7 +35,7 @@ impl Source for [u8] {
     }
 }
 
-/// The build id in hexadecimal; `None` where the program has none.
+/// Returns the build id in hexadecimal; `None` if the program has none.
 pub(super) fn read(program: &(impl Source + ?Sized)) -> io::Result<Option<String>> {
     let header = part(program, 0, 64)?;
     let Some((format, segments)) = Format::of(&header) else { return Ok(None) };
@@ -47,11 +51,11 @@ pub(super) fn read(program: &(impl Source + ?Sized)) -> io::Result<Option<String
     Ok(None)
 }
 
-/// What is there of a part; nothing of one that is out of all bounds.
+/// Reads a part of the file, as much of it as exists.
 fn part(program: &(impl Source + ?Sized), offset: u64, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
     let mut filled = 0;
-    // Where no file can have a byte, pread(2) fails.
+    // pread(2) fails for offsets beyond the range of `off_t`: no file has any bytes there.
     while filled < bytes.len() && i64::try_from(offset.saturating_add(length)).is_ok() {
         match program.read_at(&mut bytes[filled..], offset + filled as u64) {
             Ok(0) => break,
@@ -64,15 +68,15 @@ fn part(program: &(impl Source + ?Sized), offset: u64, length: u64) -> io::Resul
     Ok(bytes)
 }
 
-/// How numbers are written in a program.
+/// The encoding of numbers in an ELF file.
 #[derive(Debug, Clone, Copy)]
 struct Format {
-    /// 64 bits.
+    /// Whether addresses have 64 bits.
     wide: bool,
     big_endian: bool,
 }
 
-/// The table of segments.
+/// The program header table.
 struct Segments {
     offset: u64,
     size: u64,
@@ -96,7 +100,7 @@ impl Format {
         (segments.size >= if wide { 56 } else { 32 }).then_some((format, segments))
     }
 
-    /// Offset, length and alignment of the notes, if that is what the segment has.
+    /// Offset, length and alignment of the notes, if the segment has notes.
     fn notes(self, segment: &[u8]) -> Option<(u64, u64, usize)> {
         if self.number(segment, 0, 4)? != PT_NOTE {
             return None;
@@ -143,7 +147,8 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// A program that consists of its notes, for tests: an ABI tag, as linkers put it, and the id.
+/// An ELF file with nothing but notes, for tests: an ABI tag, as linkers write it, another note, and the
+/// build id.
 #[cfg(test)]
 pub(crate) fn example(wide: bool, big_endian: bool, align: u64, id: &[u8]) -> Vec<u8> {
     let number = |value: u64, length: usize| -> Vec<u8> {
@@ -189,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_any_format() {
+    fn build_id_is_found_in_any_format() {
         for (wide, big_endian, align) in
             [(true, false, 4), (true, true, 8), (false, false, 4), (false, true, 4)]
         {
@@ -197,7 +202,7 @@ mod tests {
                 let id: Vec<u8> = (0..length).map(|byte| byte * 7).collect();
                 let program = example(wide, big_endian, align, &id);
                 assert_eq!(read(&program[..]).unwrap(), Some(hexadecimal(&id)));
-                // Cut anywhere, it has none, or has it.
+                // A truncated file has the id or none, and never a wrong one.
                 for end in 0..program.len() {
                     let found = read(&program[..end]).unwrap();
                     assert!(found.is_none_or(|found| found == hexadecimal(&id)));
@@ -209,9 +214,9 @@ mod tests {
         assert_eq!(read(&b"#!/bin/sh\n"[..]).unwrap(), None);
     }
 
-    /// As another reader has it, where there is one.
+    /// Compares with `readelf`, where it is installed.
     #[test]
-    fn of_this_program() {
+    fn own_build_id_is_as_readelf_finds_it() {
         let own = std::fs::File::open("/proc/self/exe").unwrap();
         let id = read(&own).unwrap();
         let path = std::env::current_exe().unwrap();

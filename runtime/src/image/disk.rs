@@ -1,4 +1,4 @@
-//! What lies on disk while an image runs.
+//! Compares a running image with the file that is on disk now, for `status`.
 
 use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::path::Path;
@@ -8,27 +8,27 @@ use super::{Account, Identity, Image};
 /// The file at a path, compared with an image.
 #[derive(Debug)]
 pub(crate) enum OnDisk {
-    /// It is the image.
+    /// The file is the image.
     Same,
-    /// Another file, of the same build.
+    /// Another file with the same build id.
     SameBuild,
     /// Another program.
     Other {
         build_id: Option<String>,
     },
     Missing,
-    /// Nothing that could be the next image: why.
+    /// The file could not be the next image.
     Unusable {
         reason: String,
     },
 }
 
 impl Image {
-    /// What the path leads to now, as the next restart would find it. For the file that is running this
-    /// is one stat(2), and the little that is read at a restart else.
+    /// Compares with the file that the next restart would find at `path`. Costs one stat(2) if that is the
+    /// image, and else as much as opening an image.
     pub(crate) fn compare(&self, path: &Path, workers: &[Account]) -> OnDisk {
         match std::fs::metadata(path) {
-            // Where the mode was changed, the ctime was too.
+            // The ctime is part of the identity: a change of mode or owner does not go unnoticed.
             Ok(meta) if Identity::of(&meta) == self.identity => return OnDisk::Same,
             Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {
                 return OnDisk::Missing;
@@ -42,7 +42,8 @@ impl Image {
         let (theirs, ours) = (found.identity, self.identity);
         let written = theirs.mtime != ours.mtime || theirs.size != ours.size;
         if (theirs.dev, theirs.inode) == (ours.dev, ours.inode) && !written {
-            // Renamed, linked, or given another owner: the file is the same if its content is.
+            // Only the ctime differs: renamed, linked, given another owner, or rewritten under the old mtime,
+            // which changes the build id.
             return if found.build_id == self.build_id { OnDisk::Same } else { other(found) };
         }
         let same = found.build_id.is_some() && found.build_id == self.build_id;

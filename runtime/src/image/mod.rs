@@ -1,4 +1,9 @@
-//! Images: an executable held by an open descriptor, and what can be known of it before it runs.
+//! Images: executables held by an open descriptor, and checked before they run.
+//!
+//! An [`Image`] is opened from the path on disk, or from `/proc/self/exe` for the program that runs. It is
+//! executed by its descriptor, whatever happens to the path; [`Image::verify`] checks before each exec that
+//! the file was not written to. [`build_id`] identifies its build, [`trust`] who could change the file, and
+//! [`disk`] compares it with what is on disk.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -29,7 +34,7 @@ pub(crate) struct Image {
     build_id: Option<String>,
 }
 
-/// What must stay the same for an open file to be the program it was.
+/// The metadata by which a change of the file's content is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 struct Identity {
     dev: u64,
@@ -40,8 +45,8 @@ struct Identity {
 }
 
 impl Image {
-    /// Opens the program at `path` and refuses what could not run as a worker, or what one of `workers`
-    /// could change where this process has more privileges than they have.
+    /// Opens the program at `path`. Refuses a file that could not run as a worker, and, as root, one that the
+    /// users of `workers` could change.
     pub(crate) fn open(path: &Path, workers: &[Account]) -> Result<Image> {
         let file = std::fs::OpenOptions::new()
             .read(true)
@@ -69,7 +74,8 @@ impl Image {
         Ok(image)
     }
 
-    /// As at [`Image::open`], for workers that were not known then.
+    /// Repeats the check for files that `workers` could change, for users that were not known at
+    /// [`Image::open`].
     pub(crate) fn check_trust(&self, workers: &[Account]) -> Result<()> {
         let meta = self.file.metadata().map_err(|error| cannot("examine", &self.path, error))?;
         match rustix::process::geteuid().is_root() {
@@ -78,26 +84,27 @@ impl Image {
         }
     }
 
-    /// The program that this process runs, wherever it lies by now.
+    /// The program that this process runs, even if its file was moved or removed. `path` is where it was
+    /// started from.
     pub(crate) fn own(path: &Path) -> Result<Image> {
         let file = File::open("/proc/self/exe").map_err(|error| cannot("open", path, error))?;
         Image::held(path, file)
     }
 
-    /// An open file as what it is now.
+    /// Records the identity and the build id of an open file.
     fn held(path: &Path, file: File) -> Result<Image> {
-        // First, so that whatever is written from here on is noticed.
+        // Before anything else is read: a write from here on is noticed.
         let identity = identity(&file).map_err(|error| cannot("examine", path, error))?;
         let build_id = build_id::read(&file).map_err(|error| cannot("read", path, error))?;
         Ok(Image { path: path.to_owned(), file, identity, build_id })
     }
 
-    /// Fails where the file was changed since it was opened.
+    /// Fails if the file was written to since it was opened.
     ///
-    /// The ctime alone proves nothing: link(2), rename(2) and unlink(2) change it, which is how a
-    /// deployment replaces this file, and how one that is taken back puts it where it was. But where it
-    /// has changed the content may have too, under an mtime that was put back, as by `rsync --inplace
-    /// --times` or where all builds have the same one. So then the build id is read again.
+    /// A changed ctime alone proves nothing: link(2), rename(2) and unlink(2) change it, by which a
+    /// deployment replaces this file and a reverted deployment puts it back. But the content may have changed
+    /// as well, under an mtime that was set back (`rsync --inplace --times`) or that all builds share. If
+    /// only the ctime differs, the build id is therefore read again and compared.
     pub(crate) fn verify(&self) -> Result<()> {
         let now = identity(&self.file).map_err(|error| cannot("examine", &self.path, error))?;
         if now == self.identity {
@@ -112,21 +119,21 @@ impl Image {
         }
         Err(refused(
             &self.path,
-            "was written to while it was in use; deploy by renaming a new file over it",
+            "was written to while in use; deploy by renaming a new file over it",
         ))
     }
 
-    /// What its linker wrote to tell it from other builds, if it did.
+    /// The build id that the linker wrote into the program, in hexadecimal.
     pub(crate) fn build_id(&self) -> Option<&str> {
         self.build_id.as_deref()
     }
 
-    /// In bytes.
+    /// The size of the file in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.identity.size
     }
 
-    /// When it was written, in seconds since 1970.
+    /// The time of its last modification, in seconds since 1970.
     pub(crate) fn modified(&self) -> u64 {
         u64::try_from(self.identity.mtime.0).unwrap_or(0)
     }
@@ -136,7 +143,7 @@ impl Image {
     }
 }
 
-/// An image on its way to the next program.
+/// An image in the state for the next image of the supervisor.
 #[derive(Debug, ToJson, FromJson)]
 pub(crate) struct ImageState {
     path: PathBuf,
@@ -147,7 +154,7 @@ pub(crate) struct ImageState {
 }
 
 impl Image {
-    /// Whether both are the same file.
+    /// Returns whether both are the same file.
     pub(crate) fn is(&self, other: &Image) -> bool {
         let file = |image: &Image| (image.identity.dev, image.identity.inode);
         file(self) == file(other)
@@ -188,8 +195,8 @@ impl Identity {
     }
 }
 
-/// Refuses scripts (the kernel would give the interpreter a path that is no longer there) and programs
-/// for another machine (elf(5)).
+/// Refuses scripts, whose interpreter could not open a close-on-exec descriptor by its path, and programs for
+/// another architecture (elf(5)).
 fn check_header(path: &Path, header: &[u8]) -> Result<()> {
     if header.starts_with(b"#!") {
         return Err(refused(path, "is a script; the image must be the program itself"));
@@ -229,10 +236,7 @@ pub(crate) fn build_id_of(program: &[u8]) -> Option<String> {
 fn not_executable(path: &Path, file: &File) -> Error {
     let mount = rustix::fs::fstatvfs(file).map(|mount| mount.f_flag);
     if mount.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC)) {
-        return refused(
-            path,
-            "lies on a file system that is mounted noexec; move it to another one",
-        );
+        return refused(path, "is on a file system that is mounted noexec; move it to another one");
     }
     refused(path, "is not executable; `chmod +x` it")
 }
@@ -258,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_cannot_run() {
+    fn files_that_cannot_run_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let says = |path: &Path| Image::open(path, &[]).unwrap_err().to_string();
         assert!(says(&dir.path().join("none")).contains("No such file"));
@@ -273,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn notices_writing_but_not_renaming() {
+    fn writing_is_noticed_and_renaming_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let exe = std::fs::read("/proc/self/exe").unwrap();
         let path = file(dir.path(), "a", &exe, 0o755);
@@ -288,7 +292,7 @@ mod tests {
         assert!(image.verify().unwrap_err().to_string().contains("written to"));
     }
 
-    /// A program of this machine with such a build id, and nothing else.
+    /// An ELF file for this machine with nothing but a build id.
     fn build(dir: &Path, name: &str, id: u8) -> PathBuf {
         let mut bytes = build_id::example(true, false, 4, &[id; 20]);
         let mut own = [0; 20];
@@ -298,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn notices_another_build_under_the_old_time() {
+    fn other_build_with_old_mtime_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = build(dir.path(), "a", 1);
         let image = Image::open(&path, &[]).unwrap();
@@ -317,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_on_disk() {
+    fn file_on_disk_is_compared_with_image() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let link = |target: &str| {
@@ -341,7 +345,7 @@ mod tests {
         assert!(matches!(now(), OnDisk::Missing));
         link("1/program");
         assert!(matches!(now(), OnDisk::Missing));
-        // Taken away and put back, as by a deployment that is taken back.
+        // Moved away and back, as by a deployment that is reverted.
         std::fs::rename(at("1"), at("old")).unwrap();
         std::fs::rename(at("old"), at("1")).unwrap();
         link("1");

@@ -1,4 +1,5 @@
-//! Who could change an image: a privileged supervisor must not run what those without privileges wrote.
+//! Checks which users could change an image: a supervisor that is root must not run code that users without
+//! its privileges could have written.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -8,39 +9,39 @@ use super::refused;
 use crate::error::Result;
 use crate::sys::privileges::Account;
 
-/// Permissions (inode(7)).
+// Permission bits (inode(7)).
 const OTHERS_WRITE: u32 = 0o002;
 const GROUP_WRITES: u32 = 0o020;
 const STICKY: u32 = 0o1000;
 
 const ROOT: u32 = 0;
 
-/// Who that is in a message.
+/// The name for the user of a worker in messages.
 const USER: &str = "the user of its worker";
 
-/// Refuses an image that everybody, or the user of one of the `workers`, could write or replace: whoever
-/// could would have the supervisor run their code. Directories count where the image lies, and where a link
-/// to it does.
+/// Refuses an image that all users, or the user of one of the `workers`, could write or replace, and so have
+/// the supervisor run their code. Both the directory of the image and the directory of a link to it are
+/// checked.
 ///
-/// A worker that is root may do all of that anyway, so that then a file of any other user is fine: it is
-/// what a developer has in a container.
+/// Workers that are root gain nothing by it and are not considered. The owner of the file is not restricted
+/// otherwise: in a container, a developer's program often belongs to another user.
 pub(super) fn check(path: &Path, image: &Metadata, workers: &[Account]) -> Result<()> {
     if let Some((who, remedy)) = writer(image, workers) {
         let text = path.display();
-        return Err(refused(path, &format!("can be written by {who}; `{remedy} {text}`")));
+        return Err(refused(path, &format!("is writable by {who}; run `{remedy} {text}`")));
     }
     let replaced = |dir: &Path, who, remedy| {
         let text = dir.display();
-        Err(refused(path, &format!("can be replaced by {who}; `{remedy} {text}`")))
+        Err(refused(path, &format!("can be replaced by {who}; run `{remedy} {text}`")))
     };
-    // The owner of a link may replace it in a sticky directory, too.
+    // The owner of a link may replace it even in a sticky directory.
     if let Ok(link) = std::fs::symlink_metadata(path)
         && workers.iter().any(|worker| owns(&link, worker))
     {
         return replaced(path, USER, "chown -h root");
     }
     let directory = |path: &Path| path.parent().map(Path::to_owned);
-    // What cannot be resolved is gone already: the file that is open was examined above.
+    // A path that cannot be resolved no longer leads to the image; the open file was examined above.
     let real = std::fs::canonicalize(path).ok().as_deref().and_then(directory);
     for dir in [directory(path), real].into_iter().flatten() {
         let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir };
@@ -52,12 +53,13 @@ pub(super) fn check(path: &Path, image: &Metadata, workers: &[Account]) -> Resul
     Ok(())
 }
 
-/// Who without privileges may write a file, or rename what lies in a directory, and how to change that.
+/// Returns which users without privileges may write a file, or replace files in a directory, and the command
+/// that would prevent it.
 fn writer(meta: &Metadata, workers: &[Account]) -> Option<(&'static str, &'static str)> {
     if workers.iter().any(|worker| owns(meta, worker)) {
         return Some((USER, "chown root"));
     }
-    // In a sticky directory everybody may write, and replace what is theirs only.
+    // In a sticky directory users may only replace their own files.
     if meta.is_dir() && meta.mode() & STICKY != 0 {
         return None;
     }
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_everybody_can_write_or_replace() {
+    fn world_writable_image_is_refused() {
         let bed = tempfile::tempdir().unwrap();
         let (releases, links) = (bed.path().join("releases"), bed.path().join("links"));
         let (program, current) = (releases.join("1"), links.join("current"));
@@ -112,7 +114,7 @@ mod tests {
         assert_eq!(
             says(&program, ROOT).unwrap(),
             format!(
-                "the image {0} can be written by everybody; `chmod o-w {0}`",
+                "the image {0} is writable by everybody; run `chmod o-w {0}`",
                 program.display()
             )
         );
@@ -120,7 +122,7 @@ mod tests {
         for dir in [&releases, &links] {
             mode(dir, 0o777);
             let said = says(&current, ROOT).unwrap();
-            let advice = format!("can be replaced by everybody; `chmod o-w {}`", dir.display());
+            let advice = format!("can be replaced by everybody; run `chmod o-w {}`", dir.display());
             assert!(said.ends_with(&advice), "{said}");
             mode(dir, 0o1777);
             assert_eq!(says(&current, ROOT), None);
@@ -128,9 +130,9 @@ mod tests {
         }
     }
 
-    /// The owner may change the mode, whatever it is; a root worker needs no permission.
+    /// The owner of a file counts whatever its mode, which the owner may change; a root worker never counts.
     #[test]
-    fn what_its_worker_can_write() {
+    fn image_writable_by_worker_user_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("program");
         fs::write(&program, "").unwrap();
@@ -142,15 +144,15 @@ mod tests {
             std::os::unix::fs::chown(&program, Some(stranger), None).unwrap();
             assert_eq!(says(&program, ROOT), None);
             let said = says(&program, stranger).unwrap();
-            assert!(said.contains("written by the user of its worker; `chown root"), "{said}");
+            assert!(said.contains("writable by the user of its worker; run `chown root"), "{said}");
         } else {
             assert!(says(&program, owner).is_some());
         }
     }
 
-    /// A group counts where it may write, be it the first one or another.
+    /// The primary and the supplementary groups of a worker count alike.
     #[test]
-    fn what_a_group_of_its_worker_can_write() {
+    fn image_writable_by_worker_group_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("program");
         fs::write(&program, "").unwrap();
@@ -165,14 +167,14 @@ mod tests {
             mode(&program, 0o775);
             let said = says_of(&program, worker);
             assert_eq!(
-                said.is_some_and(|it| it.contains("by a group of its worker; `chmod g-w")),
+                said.is_some_and(|it| it.contains("by a group of its worker; run `chmod g-w")),
                 counts
             );
         }
     }
 
     #[test]
-    fn a_link_of_its_worker() {
+    fn link_owned_by_worker_user_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (program, link) = (dir.path().join("program"), dir.path().join("current"));
         fs::write(&program, "").unwrap();

@@ -1,8 +1,8 @@
-//! `start`: fork, setsid, fork, and a launcher that waits for the truth.
+//! `start`: fork, setsid, fork, and a launcher that waits until the daemon serves or has failed.
 //!
-//! The launcher becomes a subreaper (`PR_SET_CHILD_SUBREAPER`, prctl(2)), so that the daemon is its
-//! child until it returns: it learns the exit code of one that fails, and can end one that hangs. When
-//! it returns, the daemon is inherited by init as every daemon is.
+//! The launcher becomes a subreaper (`PR_SET_CHILD_SUBREAPER`, prctl(2)), which makes the daemon its child
+//! until it returns: the launcher learns the exit code of a daemon that fails, and can kill one that hangs.
+//! When the launcher exits, the daemon is re-parented to init like any other daemon.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -23,10 +23,11 @@ use crate::pidfile;
 use crate::sys::descriptors;
 use crate::sys::process::{self, Child, Forked};
 
-/// What the daemon has beyond its own limits before the launcher ends it.
-const MARGIN: Duration = Duration::from_secs(5);
+/// What the daemon gets beyond `ready_timeout` and `kill_timeout` before the launcher kills it.
+/// With less, a daemon that is about to report its own timeout would be killed without a reason.
+const EXIT_MARGIN: Duration = Duration::from_secs(5);
 
-/// Starts the daemon in the background; returns when it serves, or says why it does not.
+/// Starts the daemon in the background; returns when it serves, or after printing why it does not.
 pub(super) fn detach(outset: LaunchContext) -> Result<ExitCode> {
     let settings = outset.configuration.settings.clone();
     let log = outset.log.clone();
@@ -49,10 +50,11 @@ pub(super) fn detach(outset: LaunchContext) -> Result<ExitCode> {
     }
 }
 
-/// Leaves the session, and becomes a process that can never get a terminal again.
+/// Begins a session and forks again: the second child is no session leader, and can never get a controlling
+/// terminal again.
 fn second_fork(outset: LaunchContext, mut reporter: StartupNotifier) -> u8 {
     let forked = process::new_session()
-        .map_err(|error| Error::io("cannot begin a session", error))
+        .map_err(|error| Error::io("cannot create a session", error))
         .and_then(|()| process::fork());
     match forked {
         Ok(Forked::Parent(_)) => 0,
@@ -71,7 +73,7 @@ fn second_fork(outset: LaunchContext, mut reporter: StartupNotifier) -> u8 {
     }
 }
 
-/// Keeps neither the caller's directory nor its terminal nor its files.
+/// Lets go of the caller's open files, directory and stdin.
 fn let_go(reporter: &StartupNotifier) -> Result<()> {
     descriptors::close_inherited(reporter.descriptor())
         .map_err(|error| Error::io("cannot close inherited descriptors", error))?;
@@ -80,22 +82,23 @@ fn let_go(reporter: &StartupNotifier) -> Result<()> {
         .map_err(|error| Error::io("cannot take stdin from /dev/null", error))
 }
 
-/// What became of the daemon.
+/// What became of the daemon, for the caller of `start`.
 enum StartOutcome {
     Ready { pid: u32, listeners: Vec<String> },
     Failed { code: u8, reason: String, in_main: bool },
 }
 
+/// Waits until the daemon reports or dies, and kills it at the deadline.
 fn await_outcome(settings: &Settings, mut reports: StartupReader) -> Result<StartOutcome> {
-    let deadline = Instant::now() + settings.ready_timeout + settings.kill_timeout + MARGIN;
+    let deadline = Instant::now() + settings.ready_timeout + settings.kill_timeout + EXIT_MARGIN;
     let mut daemon = None;
     loop {
         if !reports.buffered() && !readable(&reports, deadline)? {
             end(daemon.as_ref());
             pidfile::remove_abandoned(&settings.pidfile);
-            let limit = humantime::format_duration(settings.ready_timeout);
+            let limit = unbroken_schema::duration::format(settings.ready_timeout);
             let reason = format!(
-                "{} neither became ready nor gave up within {limit} and was killed",
+                "{} was neither ready within {limit} nor reported a failure, and was killed",
                 settings.name
             );
             return Ok(StartOutcome::Failed { code: 1, reason, in_main: true });
@@ -111,7 +114,10 @@ fn await_outcome(settings: &Settings, mut reports: StartupReader) -> Result<Star
             }
             None => {
                 let Some(daemon) = &daemon else {
-                    return Err(Error::new(ErrorKind::Worker, "the daemon ended as it began"));
+                    return Err(Error::new(
+                        ErrorKind::Worker,
+                        "the daemon exited before it reported its process id",
+                    ));
                 };
                 let exit = daemon
                     .wait()
@@ -124,6 +130,7 @@ fn await_outcome(settings: &Settings, mut reports: StartupReader) -> Result<Star
     }
 }
 
+/// Waits until the pipe is readable; `false` at the deadline.
 fn readable(reports: &StartupReader, deadline: Instant) -> Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -138,15 +145,16 @@ fn readable(reports: &StartupReader, deadline: Instant) -> Result<bool> {
     }
 }
 
-/// A daemon that said why it ends is gone in a moment; the caller shall find nothing left of it.
+/// Waits for the end of a daemon that has reported its failure: when `start` returns, its pidfile and sockets
+/// are gone.
 fn reap(daemon: Option<&Child>) {
     if let Some(daemon) = daemon {
-        // Whatever its code is: the report said it.
+        // The exit code does not matter: the daemon has reported the one to use.
         let _ = daemon.wait();
     }
 }
 
-/// Kills the daemon and everything it leaves, which is ours as we are its subreaper.
+/// Kills the daemon, and then its orphaned children, which are re-parented to this subreaper.
 fn end(daemon: Option<&Child>) {
     if let Some(daemon) = daemon {
         let _ = daemon.signal(rustix::process::Signal::KILL);
@@ -160,6 +168,7 @@ fn end(daemon: Option<&Child>) {
     }
 }
 
+/// The children of this process; `None` if it has none.
 fn children() -> Option<Vec<Child>> {
     let own = std::process::id();
     let listed = std::fs::read_to_string(format!("/proc/self/task/{own}/children")).ok()?;
@@ -171,7 +180,9 @@ fn children() -> Option<Vec<Child>> {
     (!children.is_empty()).then_some(children)
 }
 
-/// Tells the person who started it.
+/// Prints the outcome for the caller of `start`; returns the exit code.
+///
+/// `already` is the length that the log had before the start: only what was written since is shown.
 fn tell(settings: &Settings, outcome: StartOutcome, log: Option<&Path>, already: u64) -> ExitCode {
     let name = &settings.name;
     match outcome {
@@ -180,31 +191,31 @@ fn tell(settings: &Settings, outcome: StartOutcome, log: Option<&Path>, already:
                 true => String::new(),
                 false => format!(", serving {}", listeners.join(", ")),
             };
-            // Somebody who closed stdout does not want to know.
+            // A failure to print, below, is ignored: the caller may have closed stdout.
             let within = other_directory(settings).map(|dir| format!(", in {dir}"));
             let within = within.unwrap_or_default();
             let _ = writeln!(std::io::stdout(), "{name} started as process {pid}{within}{on}");
             ExitCode::SUCCESS
         }
         StartOutcome::Failed { code, reason, in_main } => {
-            // As with stdout, above.
+            // A closed stderr is ignored as well.
             let mut err = std::io::stderr().lock();
             let _ = writeln!(err, "{name}: {reason}");
             let mut lines = log.and_then(|log| logs::tail(log, already).ok()).unwrap_or_default();
             lines.retain(|line| !logs::says(line, &reason));
             if let (Some(log), false) = (log, lines.is_empty()) {
-                let _ = writeln!(err, "{name}: the last lines it wrote to {}:", log.display());
+                let _ = writeln!(err, "{name}: the last lines of its log {}:", log.display());
                 for line in lines {
                     let _ = writeln!(err, "  {line}");
                 }
             }
-            // A program that runs in the foreground, and not in the background, mostly fails for this.
+            // The most frequent reason why a program runs in the foreground but not in the background.
             if let (true, None, Some(dir)) = (in_main, &settings.workdir, other_directory(settings))
             {
                 let _ = writeln!(
                     err,
-                    "{name}: it ran in {dir}, where relative paths lead elsewhere than here: set `workdir` if it \
-                     has some"
+                    "{name}: it ran in the directory {dir}; if it uses relative paths, set \
+                     `workdir`"
                 );
             }
             ExitCode::from(code)
@@ -212,7 +223,7 @@ fn tell(settings: &Settings, outcome: StartOutcome, log: Option<&Path>, already:
     }
 }
 
-/// The directory that the program runs in, if it is not the one of whoever starts it.
+/// The directory that the program runs in, if it is not the one that `start` was called in.
 fn other_directory(settings: &Settings) -> Option<String> {
     let dir = settings.workdir.as_deref().unwrap_or(Path::new("/"));
     if let Some(root) = &settings.chroot {

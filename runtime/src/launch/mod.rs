@@ -1,6 +1,11 @@
-//! Which role this process has: decided at the top of `main`, before any thread or user code exists.
+//! The top of `main`: decides which role this process has, before any thread or user code exists.
+//!
+//! A process that was exec'd by another process of the daemon finds its role in a marker in its environment
+//! (see [`role`]): worker, solo daemon, supervisor after an upgrade, or preflight. A process without a marker
+//! was started from outside, by a shell or a service manager, and does what its command line asks for: it
+//! runs a control command, or becomes the daemon in the foreground ([`begin`]) or in the background
+//! ([`detach`], which reports the outcome through a [`startup_pipe`]).
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io::Write;
@@ -8,35 +13,29 @@ use std::path::PathBuf;
 use std::process::{ExitCode, Termination};
 
 use nix::sys::signal::Signal;
-use rustix::fs::{Mode, OFlags};
 
+use self::begin::{LaunchContext, become_daemon};
 use self::role::{LaunchOrigin, Role, RoleMarker};
-use crate::claim::{Claim, Claimed};
 use crate::cli::{self, Command, Line, Parsed};
-use crate::config::{Configuration, LOCATION, Prefix, Settings, Surroundings};
-use crate::control::{ControlSocket, path_of, prepare_directory};
+use crate::config::{Configuration, LOCATION, Prefix, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::startup_pipe::StartupNotifier;
-use crate::listener;
-use crate::logs::{DaemonLog, LogFile};
-use crate::pidfile::{self, PidFile};
-use crate::probe;
 use crate::solo;
 use crate::spec::Spec;
-use crate::supervisor::driver::{Driver, DriverSetup};
+use crate::supervisor::driver::Driver;
 use crate::supervisor::upgrade::{preflight, takeover};
-use crate::sys::signals::SighupAction;
 use crate::sys::{descriptors, limits, process, signals};
-use crate::systemd::activation::{self, Sockets};
-use crate::systemd::notify::{self, Notifier};
+use crate::systemd::activation;
 use crate::worker::daemon::Daemon;
 use crate::worker::lifecycle::{self, WorkerRuntime};
 
+mod begin;
 mod detach;
 pub(crate) mod role;
 pub(crate) mod startup_pipe;
+pub(crate) mod until_started;
 
-/// Runs an `async fn main` under its daemon.
+/// Runs an `async fn main` as `#[daemon]` asks for it; returns the exit code of this process.
 pub fn run_async<F, Fut>(spec: &'static Spec, main: F) -> ExitCode
 where
     F: FnOnce(Daemon) -> Fut,
@@ -49,7 +48,7 @@ where
     }
 }
 
-/// Runs a `fn main` under its daemon.
+/// Runs a `fn main` without async as `#[daemon]` asks for it; returns the exit code of this process.
 pub fn run_sync<F, T>(spec: &'static Spec, main: F) -> ExitCode
 where
     F: FnOnce(Daemon) -> T,
@@ -61,7 +60,10 @@ where
     }
 }
 
-/// A process in which `main` is to run, or the exit code of one in which it is not.
+/// Plays the role of this process.
+///
+/// Returns only in a process in which the program's `main` has to run, or with the exit code of any other
+/// one.
 fn enter(spec: &Spec) -> Result<WorkerRuntime, ExitCode> {
     let role = descriptors::fill_standard_streams()
         .map_err(|error| Error::io("cannot open /dev/null", error))
@@ -74,7 +76,7 @@ fn enter(spec: &Spec) -> Result<WorkerRuntime, ExitCode> {
             name_process(spec, &origin);
             join(spec, link, respawn, &origin)
         }
-        Ok(Some(Role::Solo { luggage })) => solo::resume(luggage),
+        Ok(Some(Role::Solo { state })) => solo::resume(state),
         Ok(Some(Role::Supervisor { state, back, generation })) => {
             return Err(supervise(spec, takeover::take_over(state, back, generation)));
         }
@@ -91,9 +93,9 @@ fn enter(spec: &Spec) -> Result<WorkerRuntime, ExitCode> {
     })
 }
 
-/// Goes on as the supervisor that this process was before its last exec.
+/// Continues as the supervisor that this process was before its last exec.
 fn supervise(spec: &Spec, driver: Result<Driver>) -> ExitCode {
-    // The image before may have left it as it was.
+    // The previous image may be a release that did not raise the limit.
     limits::raise_descriptors();
     match driver {
         Ok(driver) => {
@@ -107,6 +109,8 @@ fn supervise(spec: &Spec, driver: Result<Driver>) -> ExitCode {
     }
 }
 
+/// Introduces this worker to its supervisor. A respawned worker computes no settings: it gets those of its
+/// generation in *welcome*.
 fn join(spec: &Spec, link: i32, respawn: bool, origin: &LaunchOrigin) -> Result<WorkerRuntime> {
     let link = role::adopt(link)?;
     if respawn {
@@ -115,12 +119,13 @@ fn join(spec: &Spec, link: i32, respawn: bool, origin: &LaunchOrigin) -> Result<
     lifecycle::handshake(link, Some((spec, &surroundings(origin))))
 }
 
-/// A process exec'd by descriptor is called by the descriptor's number until it says otherwise.
+/// Sets the process name (`comm`), which is the number of a descriptor after an exec by descriptor.
 fn name_process(spec: &Spec, origin: &LaunchOrigin) {
     let file = origin.exe.file_name().and_then(|name| name.to_str());
     process::set_name(file.or(spec.bin).unwrap_or("daemon"));
 }
 
+/// Everything outside the program that its configuration depends on.
 fn surroundings(origin: &LaunchOrigin) -> Surroundings {
     Surroundings {
         start_dir: origin.start_dir.clone(),
@@ -131,15 +136,15 @@ fn surroundings(origin: &LaunchOrigin) -> Surroundings {
     }
 }
 
-/// One line on stderr.
+/// Prints the error to stderr, each of its lines prefixed with the program's name.
 fn print_error(spec: &Spec, error: &Error) {
     for line in error.to_string().lines() {
-        // Nothing is left to do where nobody reads it.
+        // A closed stderr leaves no other place for the message.
         let _ = writeln!(std::io::stderr(), "{}: {line}", spec.bin.unwrap_or("daemon"));
     }
 }
 
-/// Does what the command line says.
+/// Runs the verb of the command line, or the daemon where there is none.
 fn command(spec: &Spec) -> ExitCode {
     let done = cli::parse(spec, process::arguments()).and_then(|line| match line {
         Line::Command(parsed) => run_verb(spec, parsed),
@@ -184,15 +189,17 @@ fn run_verb(spec: &Spec, parsed: Parsed) -> Result<ExitCode> {
     }
 }
 
-/// A service manager gives its sockets to the process that it watches.
+/// The error of a detached start with passed sockets: systemd passes them to the process that it watches, and
+/// that process is the launcher, which exits.
 fn cannot_detach(given: usize) -> Error {
     Error::config(format!(
-        "the service manager passed {given} sockets to a daemon that leaves it for the background: use \
-         `run`, and Type=notify in its unit"
+        "the service manager passed {given} sockets, but a daemon that goes to the background \
+         loses them; use `run`, and Type=notify in its unit"
     ))
 }
 
-/// A daemon that runs has its settings: a command can only say where to find it.
+/// Refuses `--set` options other than those in `location`: a command cannot change the settings of a running
+/// daemon, its options can only help to find it.
 fn refuse_settings(overrides: &[String], location: &[&str]) -> Result<()> {
     let keys = overrides.iter().filter_map(|text| Some(text.split_once('=')?.0.trim()));
     match keys.into_iter().find(|key| !location.contains(key)) {
@@ -200,7 +207,7 @@ fn refuse_settings(overrides: &[String], location: &[&str]) -> Result<()> {
         Some(key) => Err(Error::new(
             ErrorKind::Usage,
             format!(
-                "`--set {key}` changes nothing of a daemon that runs; write it to its configuration \
+                "`--set {key}` has no effect on a running daemon; write it to its configuration \
                  file and `restart`, or `stop` it and `start` it with the option"
             ),
         )),
@@ -209,11 +216,11 @@ fn refuse_settings(overrides: &[String], location: &[&str]) -> Result<()> {
 
 fn start_dir() -> Result<PathBuf> {
     process::current_directory().map_err(|error| {
-        Error::io("the current directory is gone; change to one that exists", error)
+        Error::io("the current directory no longer exists; change to one that does", error)
     })
 }
 
-/// Becomes the daemon, here or in a process of its own.
+/// Becomes the daemon, in this process or in a detached one.
 fn run(
     spec: &Spec,
     configuration: Configuration,
@@ -222,8 +229,8 @@ fn run(
     given: Vec<activation::Named>,
     detach: bool,
 ) -> ExitCode {
-    // Children of a process that ignores their end leave no exit code (wait(2)), and whoever started us
-    // may have done so.
+    // The parent may have left SIGCHLD ignored, and the children of a process that ignores it leave no exit
+    // code (wait(2)).
     if let Err(error) = signals::default_action(&[Signal::SIGCHLD]) {
         let error = Error::io("cannot reset signals", error);
         print_error(spec, &error);
@@ -241,200 +248,4 @@ fn run(
         };
     }
     ExitCode::from(become_daemon(outset, StartupNotifier::default()))
-}
-
-/// Everything a daemon starts from.
-pub(crate) struct LaunchContext {
-    pub(crate) configuration: Configuration,
-    pub(crate) origin: LaunchOrigin,
-    pub(crate) args: Vec<OsString>,
-    /// What a service manager gave to this process.
-    pub(crate) given: Vec<activation::Named>,
-    pub(crate) log: Option<PathBuf>,
-    pub(crate) detached: bool,
-}
-
-/// Runs the daemon in this process to its end; returns its exit code.
-fn become_daemon(outset: LaunchContext, mut reporter: StartupNotifier) -> u8 {
-    let say = DaemonLog::new(&outset.configuration.settings, outset.log.is_some());
-    // A detached daemon still has the caller's stderr until it has its log: the launcher will tell.
-    let mut own_output = !outset.detached;
-    match begin(outset, &mut reporter, &say, &mut own_output) {
-        Ok(driver) => driver.run(),
-        Err(error) => {
-            if own_output {
-                say.error(&error.to_string());
-            }
-            reporter.failed(error.exit_code(), &error.to_string());
-            error.exit_code()
-        }
-    }
-}
-
-/// Takes the locks and sockets; a solo daemon execs itself and does not return.
-fn begin(
-    outset: LaunchContext,
-    reporter: &mut StartupNotifier,
-    say: &DaemonLog,
-    own_output: &mut bool,
-) -> Result<Driver> {
-    let settings = &outset.configuration.settings;
-    require_procfs()?;
-    limits::raise_descriptors();
-    let hang_up = sighup_action(outset.detached)?;
-    let sockets = Sockets::sort(outset.given, &settings.listen)?;
-    prepare_directory(&settings.runtime_dir)?;
-    create_parent(settings)?;
-    let claim = claim(settings, say)?;
-    let pidfile = PidFile::acquire(&settings.pidfile, &settings.name)?;
-    // Not before: until then it is the log of the daemon that has the pidfile.
-    let log = match open_log(outset.log.as_deref(), settings.log_mode) {
-        Ok(log) => log,
-        Err(error) => {
-            pidfile.remove();
-            return Err(error);
-        }
-    };
-    *own_output = true;
-    let control_path = path_of(&settings.runtime_dir, &settings.pidfile);
-    let control = match ControlSocket::bind(&control_path) {
-        Ok(control) => control,
-        Err(error) => {
-            pidfile.remove();
-            return Err(error);
-        }
-    };
-    let probes = match probe::Server::bind(settings.probe) {
-        Ok(probes) => probes,
-        Err(error) => {
-            control.remove();
-            pidfile.remove();
-            return Err(error);
-        }
-    };
-    let mut vars = process::variables();
-    // They are taken.
-    vars.retain(|(name, _)| !activation::is_of_protocol(name));
-    if outset.detached {
-        // Whoever starts a daemon in the background is not what its service manager waits for.
-        vars.retain(|(name, _)| !notify::is_private(name));
-    }
-    let setup = DriverSetup {
-        configuration: outset.configuration,
-        origin: outset.origin,
-        args: outset.args,
-        notifier: Notifier::new(&vars, None, VecDeque::new()),
-        vars,
-        pidfile,
-        claim,
-        control,
-        log,
-        reporter: std::mem::take(reporter),
-        say: say.clone(),
-        hang_up,
-        probes,
-    };
-    sockets.remarks.iter().for_each(|remark| say.line(remark));
-    match setup.notifier.forget(&sockets.outdated) {
-        Ok(()) => sockets.left.iter().for_each(|(name, addr)| listener::clear_away(name, addr)),
-        Err(error) => {
-            say.line(&format!("the service manager may keep listeners in vain: {error}"));
-        }
-    }
-    if setup.configuration.settings.graceful_restart {
-        return Driver::new(setup, sockets);
-    }
-    match solo::start(&setup, sockets) {
-        Ok(never) => match never {},
-        Err(error) => {
-            setup.control.remove();
-            setup.pidfile.remove();
-            *reporter = setup.reporter;
-            Err(error)
-        }
-    }
-}
-
-/// A program finds its own image there, and without it every error is a riddle.
-fn require_procfs() -> Result<()> {
-    if std::path::Path::new("/proc/self").exists() {
-        return Ok(());
-    }
-    let what = "a daemon finds its own image below /proc, which is not there: mount /proc, read-only or not";
-    Err(Error::new(ErrorKind::Image, what))
-}
-
-fn open_log(path: Option<&std::path::Path>, mode: u32) -> Result<Option<LogFile>> {
-    let log = path.map(|path| LogFile::open(path, mode)).transpose()?;
-    if let Some(log) = &log {
-        log.become_output()?;
-    }
-    Ok(log)
-}
-
-/// The runtime directory is this daemon's, also while its pidfile is gone.
-fn claim(settings: &Settings, say: &DaemonLog) -> Result<Option<Claim>> {
-    let dir = settings.runtime_dir.display();
-    match Claim::take(&settings.runtime_dir, &settings.pidfile) {
-        Ok(Claimed::Ours(claim)) => Ok(Some(claim)),
-        Ok(Claimed::Running(pid)) => {
-            let holder = pidfile::holder_soon(&settings.pidfile)?;
-            let without_file = pid.filter(|_| holder.is_none());
-            Err(match without_file {
-                None => pidfile::already_running(&settings.name, &settings.pidfile, holder),
-                Some(pid) => Error::new(
-                    ErrorKind::AlreadyRunning,
-                    format!(
-                        "{} is already running as process {pid}, without its pidfile {}; end that process \
-                         first, or choose another `runtime_dir`",
-                        settings.name,
-                        settings.pidfile.display()
-                    ),
-                ),
-            })
-        }
-        // The lock of the pidfile has to do.
-        Ok(Claimed::Stranger(user)) => {
-            say.line(&format!("user {user} keeps this daemon from claiming {dir}"));
-            Ok(None)
-        }
-        Err(error) => {
-            say.line(&format!("cannot claim {dir}: {error}"));
-            Ok(None)
-        }
-    }
-}
-
-/// The pidfile's directory, where it is another one than the runtime directory.
-fn create_parent(settings: &Settings) -> Result<()> {
-    let Some(parent) = settings.pidfile.parent() else { return Ok(()) };
-    std::fs::create_dir_all(parent).map_err(|error| {
-        Error::os(
-            ErrorKind::Pidfile,
-            format!(
-                "cannot create {} for the pidfile; create it or set `pidfile` to another path",
-                parent.display()
-            ),
-            error,
-        )
-    })
-}
-
-/// What SIGHUP means to this daemon.
-fn sighup_action(detached: bool) -> Result<SighupAction> {
-    let cannot = |error| Error::io("cannot examine signals", error);
-    if detached || !has_terminal() {
-        // Whoever started us may have had them ignored.
-        signals::default_action(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT])
-            .map_err(cannot)?;
-        return Ok(SighupAction::Request);
-    }
-    let ignored = signals::is_ignored(Signal::SIGHUP).map_err(cannot)?;
-    Ok(if ignored { SighupAction::Ignored } else { SighupAction::End })
-}
-
-/// Whether this process has a controlling terminal, whose hang-up would be the end of its user.
-fn has_terminal() -> bool {
-    rustix::fs::open("/dev/tty", OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
-        .is_ok()
 }

@@ -1,4 +1,7 @@
-//! How a detached daemon tells its launcher what became of it.
+//! The pipe on which a detached daemon reports to its launcher whether it serves or why it failed.
+//!
+//! One JSON message per line. The daemon closes its end after the final one; the end of the pipe without a
+//! final message means that the daemon died.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -6,25 +9,25 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::json::{self, FromJson, ToJson};
 
-/// The daemon's end. In the foreground nobody listens.
+/// The daemon's end. Empty in the foreground, where there is no launcher, and after the final message.
 #[derive(Debug, Default)]
 pub(crate) struct StartupNotifier {
     pipe: Option<File>,
 }
 
-/// What is reported, a line each.
+/// The messages.
 #[derive(Debug, ToJson, FromJson)]
 #[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum StartupMessage {
-    /// The daemon's process.
+    /// The process id of the daemon, sent first: the launcher has to kill it if it hangs.
     Process { pid: i32 },
-    /// It serves.
+    /// The daemon serves. A final message.
     Ready { pid: u32, listeners: Vec<String> },
-    /// It will not: why, and the code to exit with.
+    /// The daemon failed to start: the exit code for `start`, and the reason. A final message.
     Failed {
         code: u8,
         reason: String,
-        /// `main` had begun.
+        /// Whether `main` had begun.
         #[json(default)]
         in_main: bool,
     },
@@ -35,12 +38,13 @@ impl StartupNotifier {
         StartupNotifier { pipe: Some(File::from(pipe)) }
     }
 
+    /// Reports the process id of the daemon, which is this process.
     pub(crate) fn process(&mut self) {
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         self.write(&StartupMessage::Process { pid });
     }
 
-    /// The daemon serves; the launcher returns.
+    /// Reports that the daemon serves; the launcher then returns.
     pub(crate) fn ready(&mut self, listeners: &[String]) {
         self.write(&StartupMessage::Ready {
             pid: std::process::id(),
@@ -49,16 +53,17 @@ impl StartupNotifier {
         self.pipe = None;
     }
 
-    /// The daemon ends before it served. Later calls say nothing, as nobody listens any more.
+    /// Reports that the daemon ends before it served. Does nothing after a final message.
     pub(crate) fn failed(&mut self, code: u8, reason: &str) {
         self.fail(code, reason, false);
     }
 
-    /// As [`failed`](Reporter::failed), in or after the program's own code.
+    /// Like [`failed`](StartupNotifier::failed), for a failure in or after the program's own code.
     pub(crate) fn failed_in_main(&mut self, code: u8, reason: &str) {
         self.fail(code, reason, true);
     }
 
+    /// An exit code of 0 is reported as 1: the daemon did not become ready.
     fn fail(&mut self, code: u8, reason: &str, in_main: bool) {
         self.write(&StartupMessage::Failed {
             code: code.max(1),
@@ -76,7 +81,7 @@ impl StartupNotifier {
         let Some(pipe) = &mut self.pipe else { return };
         if let Ok(mut line) = json::to_vec(report) {
             line.push(b'\n');
-            // A launcher that was interrupted no longer wants to know.
+            // The launcher may have been interrupted; the daemon goes on without it.
             let _ = pipe.write_all(&line);
         }
     }
@@ -92,7 +97,8 @@ impl StartupReader {
         StartupReader { pipe: BufReader::new(File::from(pipe)) }
     }
 
-    /// The next report; `None` when the daemon hung up. Waits for it: see [`Reports::as_fd`].
+    /// Waits for the next message; `None` when the daemon closed the pipe. To wait with a timeout, first
+    /// check [`buffered`](StartupReader::buffered) and then poll the descriptor.
     pub(crate) fn next(&mut self) -> Option<StartupMessage> {
         let mut line = String::new();
         match self.pipe.read_line(&mut line) {
@@ -101,7 +107,7 @@ impl StartupReader {
         }
     }
 
-    /// Whether a whole report was read ahead.
+    /// Returns whether a whole message was read ahead, for which a poll of the descriptor would wait forever.
     pub(crate) fn buffered(&self) -> bool {
         self.pipe.buffer().contains(&b'\n')
     }

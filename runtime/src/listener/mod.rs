@@ -1,4 +1,9 @@
 //! Listeners: named sockets, bound before user code runs and shared by all generations.
+//!
+//! A [`Bound`] is one such socket, with the settings it was declared with and the address it has. It is bound
+//! here (TCP) or in [`unix`], for each address of a listener by [`several::bind`]; or comes from a service
+//! manager ([`inherited`]), from before an exec ([`Bound::unpack`]), or from a supervisor that was killed
+//! ([`Bound::adopt`]).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,49 +23,50 @@ mod inherited;
 mod several;
 mod unix;
 
-pub(crate) use inherited::{InheritedSocket, clear_away, examine};
+pub(crate) use inherited::{InheritedSocket, Unsuitable, clear_away, examine};
 pub(crate) use several::bind;
 
 /// A bound, listening, non-blocking socket.
 ///
-/// `O_NONBLOCK` is set once, here: the flag belongs to the open file, which all workers share.
+/// `O_NONBLOCK` is set once, when it is bound, and never changed: the flag belongs to the open file, which
+/// all workers share.
 #[derive(Debug)]
 pub(crate) struct Bound {
     settings: ListenSettings,
     socket: Socket,
-    /// The address it has, with the port that the kernel chose.
+    /// The actual address, with the port that the kernel chose.
     addr: Address,
-    /// Of a unix socket that is ours to unlink.
+    /// The file of a unix socket, if it is ours to unlink.
     file: Option<SocketFile>,
     source: ListenerSource,
 }
 
-/// Who has bound a listener.
+/// The origin of a listener.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToJson, FromJson)]
 #[json(rename_all = "kebab-case")]
 pub(crate) enum ListenerSource {
-    /// This daemon.
+    /// Bound by this daemon.
     #[default]
     Daemon,
-    /// This daemon, in an earlier life: the service manager has kept it since.
+    /// Bound by this daemon in an earlier run, and kept by the service manager since.
     Store,
-    /// The service manager, which shares it with us. It is as its unit says, and never changed, ended or
-    /// unlinked by us.
+    /// Bound by the service manager, which shares it with us. Its unit determines its settings: it is never
+    /// changed, ended or unlinked by us.
     Manager,
 }
 
 impl ListenerSource {
-    /// For people; nothing where there is nothing to say.
+    /// The origin in words, where it is not the usual one.
     pub(crate) fn said(self) -> Option<&'static str> {
         match self {
             ListenerSource::Daemon => None,
-            ListenerSource::Store => Some("kept by the service manager"),
+            ListenerSource::Store => Some("stored by the service manager"),
             ListenerSource::Manager => Some("passed by the service manager"),
         }
     }
 }
 
-/// A listener on its way to the next program.
+/// A listener in the state for the next image.
 #[derive(Debug, ToJson, FromJson)]
 pub(crate) struct BoundState {
     settings: ListenSettings,
@@ -71,10 +77,10 @@ pub(crate) struct BoundState {
     source: ListenerSource,
 }
 
-/// What is known of the file of a unix socket.
+/// The file of a unix socket, as it was when it was bound or adjusted.
 #[derive(Debug, Clone, Copy, ToJson, FromJson)]
 struct SocketFile {
-    /// So that only our own is ever unlinked.
+    /// Identifies the file: a foreign one at the path is never changed or unlinked.
     inode: (u64, u64),
     mode: u32,
     user: u32,
@@ -82,7 +88,7 @@ struct SocketFile {
 }
 
 impl Bound {
-    /// Binds `name` as `settings` say.
+    /// Binds the listener `name` according to `settings`.
     pub(crate) fn bind(name: &str, settings: &ListenSettings) -> Result<Bound> {
         let (socket, addr, file) = match &settings.addr {
             Address::Tcp(addr) => {
@@ -100,7 +106,7 @@ impl Bound {
         Ok(Bound { settings: settings.clone(), socket, addr, file, source: ListenerSource::Daemon })
     }
 
-    /// Takes over a socket that this process had before its last exec, or a supervisor before this one.
+    /// Takes over a socket that was bound by a previous image or a previous supervisor.
     pub(crate) fn adopt(
         settings: ListenSettings,
         fd: OwnedFd,
@@ -130,24 +136,26 @@ impl Bound {
         Ok(Bound { settings, socket: Socket::from(socket), addr, file, source })
     }
 
-    /// Whether a declaration asks for this address. Port 0 asks for whatever port was chosen before.
+    /// Returns whether the listener was declared with the address `wanted`. A declared port 0 is compared as
+    /// it is, not by the port that the kernel chose.
     pub(crate) fn is_at(&self, wanted: &Address) -> bool {
         self.settings.addr == *wanted
     }
 
-    /// Whether the kernel chose the port.
+    /// Returns whether the kernel chose the port.
     pub(crate) fn has_chosen_port(&self) -> bool {
         matches!(&self.settings.addr, Address::Tcp(addr) if addr.port() == 0)
     }
 
-    /// Whether everything but the address is as `wanted` too.
+    /// Returns whether the listener was declared with the same settings as `wanted`.
     pub(crate) fn is_like(&self, wanted: &ListenSettings) -> bool {
         self.settings == *wanted
     }
 
-    /// The same socket with another backlog, mode or owner.
+    /// Returns the same socket with the backlog, mode and owner of `wanted`.
     ///
-    /// The old generation shares the socket, and so what changes here changes for it too.
+    /// The old generation shares the socket: the change affects it, too, until [`restore`](Bound::restore)
+    /// takes it back.
     pub(crate) fn adjusted(&self, name: &str, wanted: &ListenSettings) -> Result<Bound> {
         let cannot = |error: io::Error| cannot_bind(name, wanted, error);
         if self.settings.v6only != wanted.v6only {
@@ -166,7 +174,7 @@ impl Bound {
                 file::set_mode(path, mode).map_err(cannot)?;
             }
         }
-        // On a listening socket it changes the backlog alone (listen(2)).
+        // On a socket that listens, listen(2) only changes the backlog.
         socket.listen(backlog(wanted)).map_err(cannot)?;
         let (settings, addr) = (wanted.clone(), self.addr.clone());
         let file = match (&self.file, &wanted.addr) {
@@ -178,13 +186,13 @@ impl Bound {
         Ok(Bound { settings, socket, addr, file, source: self.source })
     }
 
-    /// Makes it as it was when this was bound or [`adjusted`](Bound::adjusted): the generation that
-    /// wanted the socket otherwise is gone.
+    /// Restores the backlog, mode and owner that the socket had when this was bound or
+    /// [`adjusted`](Bound::adjusted), after the generation that adjusted them is gone.
     pub(crate) fn restore(&self) {
         if self.is_managers() {
             return;
         }
-        // What fails here is worth no more than that: the socket is what the last generation made it.
+        // On failure the socket keeps the settings of that generation, and still serves.
         let _ = self.socket.listen(backlog(&self.settings));
         if let (Address::Unix(path), Some(file)) = (&self.addr, self.file)
             && inode(path) == Some(file.inode)
@@ -194,7 +202,7 @@ impl Bound {
         }
     }
 
-    /// The file of a unix socket that is ours to look after.
+    /// The path and inode of a unix socket, if the file is ours.
     pub(crate) fn file(&self) -> Option<(&Path, (u64, u64))> {
         match (&self.addr, self.file) {
             (Address::Unix(path), Some(file)) if !self.is_managers() => Some((path, file.inode)),
@@ -202,7 +210,7 @@ impl Bound {
         }
     }
 
-    /// Another socket in the place of this one, whose file was removed.
+    /// Binds a new socket in place of this one, whose file was removed.
     pub(crate) fn rebound(&self, name: &str) -> Result<Bound> {
         let Address::Unix(path) = &self.addr else { return self.beside(self) };
         let (socket, file) = unix::bind(name, path, &self.settings)?;
@@ -210,10 +218,11 @@ impl Bound {
         Ok(Bound { settings, socket, addr, file: Some(file), source: ListenerSource::Daemon })
     }
 
-    /// The socket of `other`, in the place of this one, with the settings of this one.
+    /// Returns the socket of `other` with the settings of this one.
     pub(crate) fn beside(&self, other: &Bound) -> Result<Bound> {
         let socket = other.socket.try_clone();
-        let socket = socket.map_err(|error| Error::io("cannot share a listener", error))?;
+        let socket = socket
+            .map_err(|error| Error::io("cannot duplicate the socket of a listener", error))?;
         let (settings, addr) = (self.settings.clone(), self.addr.clone());
         Ok(Bound { settings, socket, addr, file: other.file, source: other.source })
     }
@@ -230,19 +239,19 @@ impl Bound {
         self.source
     }
 
-    /// Whether it is the service manager's, and only shared with us.
+    /// Returns whether the socket belongs to the service manager, and is only shared with us.
     pub(crate) fn is_managers(&self) -> bool {
         self.source == ListenerSource::Manager
     }
 
-    /// Unlinks the path of a unix socket, if it is still ours. For the daemon's end only.
+    /// Unlinks the file of a unix socket, if it is still ours. Only for the end of the daemon.
     pub(crate) fn unlink(&self) {
         if let Some(place) = self.place() {
             place.unlink();
         }
     }
 
-    /// The file of a unix socket, which outlives the socket.
+    /// The file of a unix socket, to be unlinked after the socket is closed.
     pub(crate) fn place(&self) -> Option<SocketPlace> {
         match (&self.addr, self.file) {
             (Address::Unix(path), Some(file)) => {
@@ -253,7 +262,7 @@ impl Bound {
     }
 }
 
-/// The file of a unix socket that may be closed.
+/// The file of a unix socket, without the socket.
 #[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) struct SocketPlace {
     path: std::path::PathBuf,
@@ -261,10 +270,10 @@ pub(crate) struct SocketPlace {
 }
 
 impl SocketPlace {
-    /// Unlinks it, if it is still ours.
+    /// Unlinks the file, if it is still ours.
     pub(crate) fn unlink(&self) {
         if inode(&self.path) == Some(self.inode) {
-            // Somebody may be faster, or the directory read-only: the next start replaces it anyway.
+            // On failure the file stays, and is replaced by the next start.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -279,7 +288,7 @@ impl AsFd for Bound {
 fn tcp(addr: std::net::SocketAddr, settings: &ListenSettings) -> io::Result<Socket> {
     let socket =
         Socket::new(Domain::for_address(addr), Type::STREAM.cloexec().nonblocking(), None)?;
-    // Without it a restart of the machine's service would wait for TIME_WAIT (socket(7)).
+    // Without SO_REUSEADDR a stop and start would fail while old connections are in TIME_WAIT (socket(7)).
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(settings.v6only)?;
@@ -293,7 +302,8 @@ fn backlog(settings: &ListenSettings) -> i32 {
     i32::try_from(settings.backlog).unwrap_or(i32::MAX)
 }
 
-/// Whether a descriptor is a listening socket at `addr`, and that is what was `declared`.
+/// Returns whether a descriptor that another process sent is a listening socket at `addr`, and `addr` is what
+/// was `declared`.
 pub(crate) fn is(fd: impl AsFd, addr: &Address, declared: &ListenSettings) -> bool {
     let socket = SockRef::from(&fd);
     let listens = socket.is_listener().unwrap_or(false);
@@ -306,9 +316,9 @@ pub(crate) fn is(fd: impl AsFd, addr: &Address, declared: &ListenSettings) -> bo
             }
             (Address::Unix(path), Address::Unix(wanted)) => {
                 let file = std::fs::symlink_metadata(path);
-                // Not by its last part alone: somebody else's may have the same.
+                // The whole path: another directory may have a socket of the same name.
                 let bound = local.as_pathname() == Some(path);
-                // One that was replaced or removed is not ours to unlink.
+                // A missing file can be restored; a file that is no socket has replaced ours.
                 let is_socket = file.map_or(true, |file| file.file_type().is_socket());
                 path == wanted && bound && is_socket
             }
@@ -330,7 +340,7 @@ fn socket_file(path: &Path) -> io::Result<SocketFile> {
     })
 }
 
-/// Names the process that has the address, where that can be seen.
+/// The error for an address in use, which names the process that has it where that is visible.
 fn in_use(name: &str, addr: &Address, v6only: bool, error: io::Error) -> Error {
     let holder = match addr {
         Address::Tcp(addr) => holders::of_tcp(*addr, v6only),
@@ -338,7 +348,7 @@ fn in_use(name: &str, addr: &Address, v6only: bool, error: io::Error) -> Error {
     };
     let advice = match holder {
         Some(Holder::Process { pid, .. }) if pid == std::process::id() => {
-            "this daemon itself listens there; stop and start, or set another address".to_owned()
+            "this daemon itself listens there; stop and start it, or set another address".to_owned()
         }
         Some(Holder::Process { pid, command }) => {
             format!("process {pid} ({command}) listens there; stop it or set another address")
@@ -348,7 +358,7 @@ fn in_use(name: &str, addr: &Address, v6only: bool, error: io::Error) -> Error {
                                  another address"
                 .to_owned()
         }
-        None => "stop what listens there or set another address".to_owned(),
+        None => "stop the process that listens there or set another address".to_owned(),
     };
     let message = format!("cannot bind listener `{name}` to {addr}; {advice}");
     Error::os(ErrorKind::Listen, message, error)
@@ -360,8 +370,8 @@ fn cannot_bind(name: &str, settings: &ListenSettings, error: io::Error) -> Error
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => return in_use(name, addr, v6only, error),
         io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 and foreign directories need privileges: run as root or set another \
-             address"
+            "; ports below 1024 and directories of other users need privileges: run as root or set \
+             another address"
         }
         io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
         io::ErrorKind::NotFound => "; create its directory first",
@@ -389,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_use_is_named_with_its_listener() {
+    fn address_in_use_error_names_listener_and_address() {
         let first =
             Bound::bind("web", &settings(Address::Tcp(([127, 0, 0, 1], 0).into()))).unwrap();
         let taken = settings(first.addr().clone());
@@ -399,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_live_unix_socket_is_kept_and_a_dead_one_replaced() {
+    fn live_unix_socket_is_kept_and_dead_one_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         let wanted = settings(Address::Unix(path.clone()));
@@ -414,17 +424,17 @@ mod tests {
     }
 
     #[test]
-    fn another_file_is_never_removed() {
+    fn foreign_file_is_never_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("precious");
         std::fs::write(&path, "x").unwrap();
         let error = Bound::bind("a", &settings(Address::Unix(path.clone()))).unwrap_err();
-        assert!(error.to_string().contains("another file"), "{error}");
+        assert!(error.to_string().contains("a file that is not a socket"), "{error}");
         assert!(path.exists());
     }
 
     #[test]
-    fn only_its_own_inode_is_unlinked() {
+    fn replaced_socket_file_is_not_unlinked() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         let bound = Bound::bind("a", &settings(Address::Unix(path.clone()))).unwrap();
@@ -435,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_took_the_place_of_its_file_is_not_changed() {
+    fn link_in_place_of_socket_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let (path, precious) = (dir.path().join("a.sock"), dir.path().join("precious"));
         let bound = Bound::bind("a", &settings(Address::Unix(path.clone()))).unwrap();
@@ -450,9 +460,9 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
     }
 
-    /// A worker of another user could name what is its neighbour's, and have it unlinked.
+    /// A worker of another user could otherwise name the socket of its neighbour, and have it unlinked.
     #[test]
-    fn a_socket_elsewhere_is_not_what_is_declared() {
+    fn socket_in_other_directory_is_not_accepted() {
         let dir = tempfile::tempdir().unwrap();
         let [here, there] = ["here", "there"].map(|name| {
             std::fs::create_dir(dir.path().join(name)).unwrap();
@@ -465,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_is_as_asked() {
+    fn socket_file_has_configured_mode() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         let wanted = ListenSettings { mode: Some(0o640), ..settings(Address::Unix(path.clone())) };

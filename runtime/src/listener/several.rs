@@ -1,5 +1,5 @@
-//! Listeners of several addresses: the halves of `localhost:8080`, which have one port and of which a host
-//! may lack one.
+//! Listeners with several addresses: `localhost:8080` is bound in two halves, `127.0.0.1` and `[::1]`, with
+//! the same port. A host may lack one of them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,11 +11,12 @@ use super::Bound;
 use crate::config::{Address, Binding, ListenSettings};
 use crate::error::Result;
 
-/// How many ports the kernel may choose until one is free in both families.
-const ATTEMPTS: usize = 32;
+/// How many ports the kernel may choose for port 0 until one is free in both families. Even on a host with
+/// most of its ports in use one of them very probably is.
+const PORT_ATTEMPTS: usize = 32;
 
-/// Binds one address of the listener `name`; nothing where it is a half that this host lacks. `bound`: those
-/// of this listener that are bound already, by what was declared of them.
+/// Binds one address of the listener `name`; returns `None` for the half that this host lacks. `bound` are
+/// the sockets of this listener that are bound already.
 pub(crate) fn bind<'a>(
     name: &str,
     binding: &Binding,
@@ -35,10 +36,10 @@ pub(crate) fn bind<'a>(
         }
         let chosen = ListenSettings { addr: Address::Tcp(at), ..wanted.clone() };
         let bound = Bound::bind(name, &chosen)?;
-        // As it was declared: the next generation finds it by that.
+        // With the declared settings, by which the next generation finds it, and not with the chosen port.
         return Ok(Some(Bound { settings: wanted.clone(), ..bound }));
     }
-    let mut attempts = ATTEMPTS;
+    let mut attempts = PORT_ATTEMPTS;
     loop {
         let bound = Bound::bind(name, wanted)?;
         let half = match (&bound.addr, binding.half) {
@@ -56,7 +57,7 @@ pub(crate) fn bind<'a>(
     }
 }
 
-/// Whether an address could be bound to.
+/// Binds a socket to an address and closes it again, to learn whether that is possible.
 fn try_bind(addr: SocketAddr, v6only: bool) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM.cloexec(), None)?;
     socket.set_reuse_address(true)?;
@@ -66,7 +67,7 @@ fn try_bind(addr: SocketAddr, v6only: bool) -> io::Result<()> {
     socket.bind(&addr.into())
 }
 
-/// Whether the host has no such address at all.
+/// Returns whether the bind failed because the host has no such address.
 fn lacks(bound: io::Result<()>) -> bool {
     let error = bound.err().as_ref().and_then(Errno::from_io_error);
     matches!(error, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))

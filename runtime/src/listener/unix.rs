@@ -1,5 +1,5 @@
-//! Unix sockets: a dead one in the place of a new one is replaced, a live one is in use, and what is no
-//! socket is left alone.
+//! Binds unix sockets. At the path, a socket file without a listener is replaced; a live one means that the
+//! address is in use; any other file is left alone.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,11 +15,13 @@ use crate::config::ListenSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::privileges;
 
-/// How often, and how long in between, the lock of a directory is tried.
+/// How often the lock of a directory is tried, with [`LOCK_DELAY`] in between: 250 ms in all, more
+/// than another daemon takes to bind its socket there.
 const LOCK_ATTEMPTS: u32 = 25;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// The time between two such attempts.
+const LOCK_DELAY: Duration = Duration::from_millis(10);
 
-/// Binds a unix socket; a dead one in its place is replaced, a live one is in use.
+/// Binds a unix socket, and gives its file the owner and mode of the settings before it listens.
 pub(super) fn bind(
     name: &str,
     path: &Path,
@@ -33,7 +35,7 @@ pub(super) fn bind(
     let socket =
         Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None).map_err(cannot)?;
     if settings.mode.is_some() {
-        // The new file takes the mode of the socket: nobody may connect before it is as asked.
+        // The new file gets the mode of the socket: no process can connect before the owner and mode are set.
         rustix::fs::fchmod(&socket, Mode::empty()).map_err(|error| cannot(error.into()))?;
     }
     socket.bind(&sock_addr).map_err(cannot)?;
@@ -54,8 +56,7 @@ pub(super) fn bind(
     }
 }
 
-/// Locks the directory, which others of our kind do for a moment only. A supervisor has no time for those
-/// that do longer.
+/// Locks the directory of a socket against other daemons that bind there.
 pub(super) fn lock_directory(
     name: &str,
     path: &Path,
@@ -69,7 +70,7 @@ pub(super) fn lock_directory(
     for _ in 0..LOCK_ATTEMPTS {
         match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(dir),
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_DELAY),
             Err(error) => return Err(cannot(error.into())),
         }
     }
@@ -84,6 +85,8 @@ pub(super) fn lock_directory(
     ))
 }
 
+/// Removes the file of a unix socket on which no process listens; fails if one does, or if the file is no
+/// socket.
 pub(super) fn remove_dead(
     name: &str,
     path: &Path,
@@ -100,8 +103,8 @@ pub(super) fn remove_dead(
         return Err(Error::new(
             ErrorKind::Listen,
             format!(
-                "cannot bind listener `{name}` to {}: another file is there; remove it or choose \
-                 another path",
+                "cannot bind listener `{name}` to {}: a file that is not a socket exists there; \
+                 remove it or choose another path",
                 settings.addr
             ),
         ));
@@ -122,6 +125,7 @@ pub(super) fn remove_dead(
     }
 }
 
+/// Gives the file of a unix socket the owner and group of the settings, where they name any.
 pub(super) fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> Result<()> {
     let unknown = |kind: &str, who: &str| {
         Error::new(
@@ -140,7 +144,10 @@ pub(super) fn set_owner(name: &str, path: &Path, settings: &ListenSettings) -> R
         file::set_owner(path, user, group).map_err(|error| {
             Error::os(
                 ErrorKind::Listen,
-                format!("cannot give the socket {} of listener `{name}` away", path.display()),
+                format!(
+                    "cannot change the owner of the socket {} of listener `{name}`",
+                    path.display()
+                ),
                 error,
             )
         })?;

@@ -1,4 +1,4 @@
-//! The daemon's own lines.
+//! The log lines that the daemon writes itself, as opposed to those of the program.
 
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,15 +8,17 @@ use super::event::{Event, Field, Writer};
 use super::stderr::Stderr;
 use crate::config::{LogFormat, LogLevel, Settings};
 use crate::systemd::journal::{self, Journal};
+use crate::timestamp::rfc3339;
 
-/// Writes the daemon's own lines to stderr, `hello[812]: generation 2 serves`, or as `log_format` has it.
+/// Writes the daemon's own lines to stderr, as `hello[812]: generation 2 serves` or in the format that
+/// `log_format` asks for.
 ///
-/// It never waits: a stderr that is full, as a pipe that nobody reads or a terminal that is stopped, loses
-/// lines, and is told how many when it takes some again.
+/// Writing never waits. If stderr is full (a pipe whose reader is stuck, a stopped terminal), lines are
+/// dropped; their number is written when there is room again.
 #[derive(Debug, Clone)]
 pub(crate) struct DaemonLog {
     writer: Writer,
-    /// A file has no clock of its own.
+    /// Whether lines begin with the time: in a log file, which does not add one as the journal does.
     timestamps: bool,
     format: LogFormat,
     level: LogLevel,
@@ -26,17 +28,17 @@ pub(crate) struct DaemonLog {
 #[derive(Debug, Default)]
 struct Output {
     stderr: Stderr,
-    /// What `auto` means, once stderr is what it is going to be.
+    /// The resolved format; `auto` is resolved at the first line, when stderr is final.
     format: Option<LogFormat>,
     journal: Option<Journal>,
 }
 
-/// What a line is about.
+/// What is known about a line besides its text.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct EventContext<'a> {
     pub(crate) generation: Option<u32>,
     pub(crate) worker: Option<i32>,
-    /// The file and the line in the program.
+    /// The file and line in the program's source.
     pub(crate) place: Option<(&'a str, u32)>,
     pub(crate) fields: &'a [Field],
 }
@@ -52,33 +54,33 @@ impl DaemonLog {
         }
     }
 
-    /// Whether its lines begin with the time.
+    /// Returns whether lines begin with the time.
     pub(crate) fn has_timestamps(&self) -> bool {
         self.timestamps
     }
 
-    /// Whether this process wrote `line`.
+    /// Returns whether this process wrote `line`.
     pub(crate) fn said(&self, line: &str) -> bool {
         let Writer { name, pid } = &self.writer;
         line.contains(&format!("{name}[{pid}]: ")) || line.contains(&format!("\"pid\":{pid},"))
     }
 
-    /// A line of what is as it should be.
+    /// Writes a line of level info.
     pub(crate) fn line(&self, text: &str) {
         self.event(LogLevel::Info, text, EventContext::default());
     }
 
-    /// A line of what is not.
+    /// Writes a line of level warn.
     pub(crate) fn warn(&self, text: &str) {
         self.event(LogLevel::Warn, text, EventContext::default());
     }
 
-    /// A line of what ends something.
+    /// Writes a line of level error.
     pub(crate) fn error(&self, text: &str) {
         self.event(LogLevel::Error, text, EventContext::default());
     }
 
-    /// A line with what is known of it.
+    /// Writes a line with a level and a context.
     pub(crate) fn event(&self, level: LogLevel, message: &str, about: EventContext<'_>) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         let Output { stderr, format, journal } = &mut *output;
@@ -90,12 +92,14 @@ impl DaemonLog {
             return;
         }
         let notice = |dropped| {
-            let text = format!("{dropped} lines dropped, as stderr did not take them");
+            let text =
+                format!("{dropped} lines dropped because they could not be written to stderr");
             self.shaped(format, LogLevel::Warn, &text, EventContext::default())
         };
         stderr.line(self.shaped(format, level, message, about).as_bytes(), notice);
     }
 
+    /// Sends an entry to the journal.
     fn enter(
         &self,
         journal: &mut Option<Journal>,
@@ -110,6 +114,7 @@ impl DaemonLog {
         journal.send(&event(level, message, about).journal(&self.writer))
     }
 
+    /// Formats a line for stderr.
     fn shaped(
         &self,
         format: LogFormat,
@@ -125,7 +130,7 @@ impl DaemonLog {
             LogFormat::Journald => fallen_back(&event, &self.writer, now),
             LogFormat::None | LogFormat::Auto => {
                 let time = match self.timestamps {
-                    true => format!("{} ", humantime::format_rfc3339_millis(now)),
+                    true => format!("{} ", rfc3339(now, 3)),
                     false => String::new(),
                 };
                 format!("{time}{}[{}]: {text}\n", self.writer.name, self.writer.pid)
@@ -146,8 +151,8 @@ fn event<'a>(level: LogLevel, message: &'a str, about: EventContext<'a>) -> Even
     }
 }
 
-/// A line for stderr of what the journal did not take. Where that leads to the journal as well, it keeps
-/// its level (sd-daemon(3)).
+/// A line for stderr in place of an entry that the journal did not accept. If stderr leads to the journal as
+/// well, the line has a prefix with its level (sd-daemon(3)).
 pub(super) fn fallen_back(event: &Event<'_>, writer: &Writer, now: SystemTime) -> String {
     let level = match journal::is_stderr() {
         true => format!("<{}>", event.level.priority()),
@@ -156,7 +161,7 @@ pub(super) fn fallen_back(event: &Event<'_>, writer: &Writer, now: SystemTime) -
     format!("{level}{}\n", event.text(writer, now))
 }
 
-/// What `auto` means to this process.
+/// Resolves `auto` for this process: by where its stderr leads.
 pub(super) fn resolve(format: LogFormat) -> LogFormat {
     match format {
         LogFormat::Auto if journal::is_stderr() => LogFormat::Journald,

@@ -1,4 +1,5 @@
-//! One event, and the forms in which it is written. Workers and supervisor write the same.
+//! Log events, and their three formats: text, JSON and entries of the journal. Supervisor and workers write
+//! the same formats.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -6,11 +7,12 @@ use std::time::SystemTime;
 use serde_json::{Map, Value as Json, json};
 
 use crate::config::LogLevel;
+use crate::timestamp::rfc3339;
 
-/// A name and a value that an event has beside its message.
+/// The name and value of an additional field of an event.
 pub(crate) type Field = (String, Json);
 
-/// Whose events they are.
+/// The process that writes events.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
     /// The daemon's name.
@@ -19,19 +21,19 @@ pub(crate) struct Writer {
     pub(crate) pid: u32,
 }
 
-/// Something that happened.
+/// A log event.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Event<'a> {
     pub(crate) level: LogLevel,
     pub(crate) message: &'a str,
-    /// The generation and the worker that it is about, or that writes.
+    /// The generation and the worker that the event is about, or that write it.
     pub(crate) generation: Option<u32>,
     pub(crate) worker: Option<u32>,
-    /// The module it is from, and the place in its source.
+    /// The module that the event is from, and its file and line.
     pub(crate) target: Option<&'a str>,
     pub(crate) place: Option<(&'a str, u32)>,
     pub(crate) fields: &'a [Field],
-    /// The spans it happened in, the outermost first.
+    /// The spans that the event happened in, the outermost first.
     pub(crate) spans: &'a [(&'a str, Vec<Field>)],
 }
 
@@ -46,7 +48,7 @@ impl LogLevel {
         }
     }
 
-    /// The number that syslog(3) and the journal have for it.
+    /// The priority of syslog(3) and the journal.
     pub(crate) fn priority(self) -> u8 {
         match self {
             LogLevel::Error => 3,
@@ -58,9 +60,9 @@ impl LogLevel {
 }
 
 impl Event<'_> {
-    /// For people, without an end of line: `2026-05-01T10:00:00.123Z INFO hello[812]: app::db: slow ms=70`.
+    /// Text for people, without a line end: `2026-05-01T10:00:00.123Z INFO hello[812]: app::db: slow ms=70`.
     pub(crate) fn text(&self, writer: &Writer, now: SystemTime) -> String {
-        let time = humantime::format_rfc3339_millis(now);
+        let time = rfc3339(now, 3);
         let (level, name, pid) = (self.level.word(), &writer.name, writer.pid);
         let mut line = format!("{time} {level} {name}[{pid}]: ");
         let mut put = |text: &str| line.extend(text.chars().flat_map(printable));
@@ -79,11 +81,11 @@ impl Event<'_> {
         line
     }
 
-    /// One object, without an end of line.
+    /// A JSON object, without a line end.
     pub(crate) fn json(&self, writer: &Writer, now: SystemTime) -> String {
         let mut object = Map::new();
         let mut put = |key: &str, value: Json| object.insert(key.into(), value);
-        put("timestamp", humantime::format_rfc3339_micros(now).to_string().into());
+        put("timestamp", rfc3339(now, 6).into());
         put("level", self.level.word().into());
         put("name", writer.name.clone().into());
         put("pid", writer.pid.into());
@@ -112,7 +114,7 @@ impl Event<'_> {
         Json::from(object).to_string()
     }
 
-    /// As systemd's native journal protocol has it: a field a line, those of several lines by length.
+    /// An entry in the native journal protocol: one field per line, values with line breaks by length.
     pub(crate) fn journal(&self, writer: &Writer) -> Vec<u8> {
         let mut entry = Entry::default();
         entry.put("MESSAGE", self.message);
@@ -136,7 +138,7 @@ impl Event<'_> {
         for (name, value) in self.fields {
             entry.put_foreign(name, value);
         }
-        // The innermost is the nearest to the event.
+        // The innermost span first: of fields with the same name, the one nearest to the event keeps it.
         for (name, fields) in self.spans.iter().rev() {
             entry.add("SPAN", name);
             for (name, value) in fields {
@@ -147,7 +149,7 @@ impl Event<'_> {
     }
 }
 
-/// ` key=value` of each.
+/// The fields as ` key=value`, quoted where necessary.
 fn pairs(fields: &[Field]) -> String {
     fields.iter().fold(String::new(), |mut text, (name, value)| {
         // Writing to a string cannot fail.
@@ -162,27 +164,30 @@ fn pairs(fields: &[Field]) -> String {
     })
 }
 
-/// An event is one line, and no more than text on a terminal, whatever a client made the program write.
+/// Escapes control characters: a client whose input is logged must not be able to forge lines or to control
+/// the terminal.
 fn printable(c: char) -> impl Iterator<Item = char> {
     let escaped = c.is_control() && c != '\t';
     let (plain, escape) = if escaped { (None, Some(c.escape_default())) } else { (Some(c), None) };
     plain.into_iter().chain(escape.into_iter().flatten())
 }
 
-/// An entry of the journal.
+/// An entry of the journal under construction.
 #[derive(Default)]
 struct Entry {
     bytes: Vec<u8>,
+    /// The names that are in use: a second field of that name is renamed or left out.
     names: Vec<String>,
 }
 
 impl Entry {
+    /// Adds a field that has one value.
     fn put(&mut self, name: &str, value: &str) {
         self.add(name, value);
         self.names.push(name.to_owned());
     }
 
-    /// A field may have several values.
+    /// Adds a value to a field, which may have several.
     fn add(&mut self, name: &str, value: &str) {
         self.bytes.extend(name.as_bytes());
         if value.contains('\n') {
@@ -195,13 +200,14 @@ impl Entry {
         self.bytes.push(b'\n');
     }
 
-    /// A field that the program named: as the journal takes names, and no second value of one that is there.
+    /// Adds a field that the program named. The name is converted to what the journal accepts, and gets a
+    /// prefix if it is in use: a field of the program must not replace one of the daemon.
     fn put_foreign(&mut self, name: &str, value: &Json) {
         let mut name: String = name
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
             .collect();
-        // What begins with `_` is the journal's own, and with a digit is refused.
+        // The journal drops names that begin with a digit, and those with `_` are its own.
         let begins = name.bytes().next().is_some_and(|b| b.is_ascii_uppercase());
         if !begins || self.names.contains(&name) {
             name.insert_str(0, "F_");
@@ -240,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn as_text() {
+    fn text_is_one_printable_line() {
         let fields = fields();
         let spans = [("request", vec![("id".to_owned(), json!(7))]), ("query", vec![])];
         let event = Event {
@@ -259,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn as_json() {
+    fn json_is_one_object() {
         let fields = fields();
         let event = Event {
             message: "a \"b\"\n",
@@ -285,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn as_an_entry_of_the_journal() {
+    fn journal_entry_keeps_own_fields() {
         let fields = [
             ("http.method", json!("GET")),
             ("priority", json!(1)),
@@ -314,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_have_the_numbers_of_syslog() {
+    fn levels_have_syslog_priorities() {
         let levels =
             [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
         assert_eq!(levels.map(LogLevel::priority), [3, 4, 6, 7, 7]);

@@ -1,4 +1,5 @@
-//! Which events are written: `RUST_LOG`, as tracing's programs know it.
+//! Filters events by the directives of `RUST_LOG`, in the syntax of `tracing_subscriber::EnvFilter` without
+//! spans and values.
 
 use std::fmt;
 use unbroken_core::sorted::sort_few;
@@ -6,23 +7,23 @@ use unbroken_core::sorted::sort_few;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
 
-/// Levels by module: `info,hyper=warn,hello::db[{query}]=debug`.
+/// Levels by module, such as `info,hyper=warn,hello::db[{query}]=debug`.
 #[derive(Debug)]
 pub(super) struct Filter {
-    /// The most specific first: the first that matches decides.
+    /// The most specific directive first: the first one that matches decides.
     directives: Vec<Directive>,
 }
 
 #[derive(Debug)]
 struct Directive {
-    /// The beginning of the targets it is about.
+    /// The prefix of the targets that it applies to.
     target: String,
-    /// What an event has to have.
+    /// The field that an event must have.
     field: Option<String>,
     level: LevelFilter,
 }
 
-/// Why a text is no filter.
+/// Why a text is not a filter.
 #[derive(Debug)]
 pub(super) struct Mistake(&'static str);
 
@@ -33,13 +34,13 @@ impl fmt::Display for Mistake {
 }
 
 impl Filter {
-    /// One level for everything.
+    /// A filter with one level for all targets.
     pub(super) fn all(level: LevelFilter) -> Filter {
         let directive = Directive { target: String::new(), field: None, level };
         Filter { directives: vec![directive] }
     }
 
-    /// What a text says. Of two directives about the same the later holds.
+    /// Parses directives. Of two for the same target and field, the later one wins.
     pub(super) fn parse(text: &str) -> Result<Filter, Mistake> {
         let mut directives: Vec<Directive> = Vec::new();
         for part in text.split(',') {
@@ -53,14 +54,14 @@ impl Filter {
         Ok(Filter { directives })
     }
 
-    /// Whether what the metadata describes is written.
+    /// Returns whether a span or event with this metadata is enabled.
     pub(super) fn enables(&self, metadata: &Metadata<'_>) -> bool {
         let has = |name: &String| metadata.fields().field(name.as_str()).is_some();
         let fits = |it: &&Directive| !metadata.is_event() || it.field.iter().all(has);
         self.decides(metadata.target(), *metadata.level(), fits)
     }
 
-    /// Whether a record of a target is, which has no fields.
+    /// Returns whether a record of the crate `log`, which has no fields, is enabled.
     pub(super) fn enables_plain(&self, target: &str, level: Level) -> bool {
         self.decides(target, level, |it| it.field.is_none())
     }
@@ -70,14 +71,14 @@ impl Filter {
         about.filter(fits).map(|it| it.level).next().is_some_and(|most| level <= most)
     }
 
-    /// The level below which nothing is written.
+    /// The most verbose level that any directive enables.
     pub(super) fn most(&self) -> LevelFilter {
         self.directives.iter().map(|it| it.level).max().unwrap_or(LevelFilter::OFF)
     }
 }
 
 impl Directive {
-    /// `level`, `target`, `target=level`, `target[{field}]=level`.
+    /// Parses `level`, `target`, `target=level` or `target[{field}]=level`.
     fn parse(text: &str) -> Result<Directive, Mistake> {
         let (about, level) = match text.split_once('=') {
             None => match text.parse() {
@@ -86,7 +87,7 @@ impl Directive {
             },
             Some((about, level)) => {
                 let level = level.parse().map_err(|_| {
-                    Mistake("a level is off, error, warn, info, debug, trace or 0 to 5")
+                    Mistake("a level is one of off, error, warn, info, debug, trace and 0 to 5")
                 })?;
                 (about, level)
             }
@@ -96,7 +97,7 @@ impl Directive {
             Some((target, field)) => {
                 let field = field
                     .strip_suffix("}]")
-                    .ok_or(Mistake("a field is written in brackets, as in `app[{peer}]=debug`"))?;
+                    .ok_or(Mistake("a field needs brackets, as in `app[{peer}]=debug`"))?;
                 (target, Some(field.to_owned()))
             }
         };
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_specific_decides() {
+    fn most_specific_directive_decides() {
         let shows = |text: &str, target: &str, level: Level| {
             Filter::parse(text).unwrap().enables_plain(target, level)
         };
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes() {
+    fn malformed_directives_are_refused() {
         for text in ["app=loud", "app=info=debug", "app[{peer=debug", "app[{peer}=debug"] {
             assert!(Filter::parse(text).is_err(), "{text}");
         }

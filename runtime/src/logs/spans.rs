@@ -1,4 +1,4 @@
-//! The spans that are open, and which of them a thread is in.
+//! The registry of open `tracing` spans, and the stack of spans that each thread has entered.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,23 +23,24 @@ struct Open {
 struct Span {
     metadata: &'static Metadata<'static>,
     parent: Option<Id>,
-    /// Those of the program, and one for each span within.
+    /// The number of handles that the program has, plus one for each child span.
     handles: usize,
     fields: Vec<Field>,
 }
 
 thread_local! {
-    /// What this thread has entered, the innermost last. There is one subscriber in a process.
+    /// The spans that this thread has entered, the innermost last. A global suffices: a process has one
+    /// subscriber.
     static ENTERED: RefCell<Vec<Id>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Spans {
-    // Nothing of the program runs while it is held.
+    /// Locks the registry. Code of the program never runs while it is locked: values are formatted before.
     fn open(&self) -> MutexGuard<'_, Open> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a span.
+    /// Opens a span; it keeps its parent open.
     pub(super) fn add(&self, attributes: &Attributes<'_>, fields: Vec<Field>) -> Id {
         let parent = match attributes.is_contextual() {
             true => current(),
@@ -62,24 +63,24 @@ impl Spans {
         }
     }
 
-    /// One more handle of a span.
+    /// Counts one more handle of a span.
     pub(super) fn hold(&self, id: &Id) {
         self.open().hold(id);
     }
 
-    /// One handle less. Whether that was the last.
+    /// Counts one handle less; returns whether that closed the span.
     pub(super) fn release(&self, id: &Id) -> bool {
         self.open().release(id)
     }
 
-    /// The span that this thread is in.
+    /// The span that this thread entered last, with its metadata.
     pub(super) fn current(&self) -> Option<(Id, &'static Metadata<'static>)> {
         let id = current()?;
         let metadata = self.open().spans.get(&id.into_u64())?.metadata;
         Some((id, metadata))
     }
 
-    /// The names and fields of a span and of those around it, the outermost first.
+    /// The names and fields of a span and its ancestors, the outermost first.
     pub(super) fn scope(&self, innermost: Option<Id>) -> Vec<(&'static str, Vec<Field>)> {
         let open = self.open();
         let mut scope = Vec::new();
@@ -99,6 +100,7 @@ impl Open {
         span.map(|span| span.handles += 1).is_some()
     }
 
+    /// A closed span releases its parent, which may close in turn.
     fn release(&mut self, id: &Id) -> bool {
         let mut id = id.into_u64();
         let mut closed = false;
@@ -117,13 +119,13 @@ impl Open {
     }
 }
 
-/// This thread enters a span.
+/// Records that this thread enters a span.
 pub(super) fn enter(id: &Id) {
-    // A thread that is about to end has no use for it any more.
+    // Fails in a thread that is ending, whose thread-local values are destroyed.
     let _ = ENTERED.try_with(|entered| entered.borrow_mut().push(id.clone()));
 }
 
-/// This thread leaves a span, not always the innermost.
+/// Records that this thread leaves a span, which need not be the innermost.
 pub(super) fn exit(id: &Id) {
     let _ = ENTERED.try_with(|entered| {
         let mut entered = entered.borrow_mut();

@@ -1,4 +1,4 @@
-//! Lines to stderr that never wait: what cannot be written at once is dropped, and counted.
+//! Writes lines to stderr without ever waiting: lines that cannot be written at once are dropped and counted.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,33 +9,37 @@ use rustix::net::SendFlags;
 
 use crate::sys::descriptors;
 
-/// What is written to a pipe in one piece, and without waiting where poll(2) finds room (pipe(7)).
-const PIECE: usize = 4096;
+/// The most bytes that are written at once. A pipe for which poll(2) reports room takes as many
+/// without blocking (PIPE_BUF in pipe(7)).
+const PIPE_BUF: usize = 4096;
 
-/// This process' stderr, whatever it is at the time.
+/// Stderr of this process, which may be redirected at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Stderr {
-    /// How it is written to, and for which file that holds.
+    /// How it is written to, and the identity of the file for which that was determined.
     way: Option<((u64, u64), WriteMode)>,
-    /// What is left of a line of which the beginning was taken.
+    /// The rest of a line that was written in part.
     rest: Vec<u8>,
+    /// The number of lines dropped since the last one that was written.
     dropped: u64,
 }
 
 #[derive(Debug)]
 enum WriteMode {
-    /// A regular file takes what it is given, or fails.
+    /// A regular file: a write succeeds or fails at once.
     File,
+    /// A socket: sent to with a flag not to wait.
     Socket,
-    /// A pipe or a terminal, opened once more: to wait or not belongs to an open file, and that of stderr
-    /// is shared with other processes.
+    /// A pipe or a terminal, opened a second time: `O_NONBLOCK` belongs to the open file, and the one of
+    /// stderr is shared with other processes.
     Own(File),
-    /// One that cannot be opened again.
+    /// A pipe or a terminal that cannot be opened again: polled before each write.
     Polled,
 }
 
 impl Stderr {
-    /// Writes `line`, and before it, if lines were dropped, what `notice` says of so many.
+    /// Writes `line`. If lines were dropped before, first writes the line that `notice` makes of their
+    /// number.
     pub(crate) fn line(&mut self, line: &[u8], notice: impl FnOnce(u64) -> String) {
         if !self.finish() {
             self.dropped += 1;
@@ -53,7 +57,7 @@ impl Stderr {
         }
     }
 
-    /// Writes what is left of an earlier line. Whether nothing is left of it.
+    /// Writes the rest of an earlier line; returns whether that is complete now.
     fn finish(&mut self) -> bool {
         let rest = std::mem::take(&mut self.rest);
         rest.is_empty() || {
@@ -63,7 +67,7 @@ impl Stderr {
         }
     }
 
-    /// Whether at least the beginning was written; then the rest will be.
+    /// Writes a line; returns whether at least its beginning was written. The rest is then written later.
     fn put(&mut self, line: &[u8]) -> bool {
         let (written, _) = self.write(line);
         if written == 0 {
@@ -73,7 +77,7 @@ impl Stderr {
         true
     }
 
-    /// How much could be written.
+    /// Writes as much as possible without waiting; returns the number of bytes.
     fn write(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
         let mut written = 0;
         while written < bytes.len() {
@@ -91,7 +95,8 @@ impl Stderr {
         let stderr = io::stderr();
         let now = descriptors::identity(&stderr)?;
         if self.way.as_ref().is_none_or(|(then, _)| *then != now) {
-            // Nothing of an earlier file belongs into this one.
+            // Stderr was redirected: choose a way to write again, and drop the descriptor of the earlier
+            // file.
             self.way = Some((now, way(&stderr)?));
         }
         match &mut self.way {
@@ -101,7 +106,7 @@ impl Stderr {
                 Ok(rustix::net::send(&stderr, bytes, flags)?)
             }
             Some((_, WriteMode::Polled)) => match descriptors::takes_output(&stderr) {
-                true => stderr.lock().write(&bytes[..bytes.len().min(PIECE)]),
+                true => stderr.lock().write(&bytes[..bytes.len().min(PIPE_BUF)]),
                 false => Ok(0),
             },
             Some((_, WriteMode::File)) | None => stderr.lock().write(bytes),
@@ -109,6 +114,7 @@ impl Stderr {
     }
 }
 
+/// Determines how stderr can be written to without waiting.
 fn way(stderr: impl AsFd) -> io::Result<WriteMode> {
     let mode = rustix::fs::fstat(&stderr)?.st_mode;
     Ok(match FileType::from_raw_mode(mode) {

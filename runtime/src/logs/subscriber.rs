@@ -1,4 +1,5 @@
-//! The program's own events: a tracing subscriber, where the configuration asks for one.
+//! The subscriber for the program's own events of `tracing` and records of `log`, installed where
+//! `log_format` asks for one.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -20,14 +21,16 @@ use super::spans::{self, Spans};
 use crate::config::{LogFormat, LogLevel, Settings};
 use crate::systemd::journal::Journal;
 
-/// How long a program waits for a journal that is busy, before its line goes to stderr.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a line waits for a journal that is busy before it goes to stderr. The thread that logs
+/// waits as long: a longer time stalls the service when the journal hangs, a shorter one scatters
+/// lines under load.
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Variable of the filter that wins over `log_level`.
+/// The environment variable with a filter, which takes precedence over `log_level`.
 const FILTER: &str = "RUST_LOG";
 
-/// Installs the subscriber, if `log_format` asks for one. Before the program's own code, whose `init()`
-/// would find it: only what was asked for is there.
+/// Installs the subscriber, if `log_format` asks for one. Runs before the program's own code, whose `init()`
+/// fails if there is a subscriber already: none is installed unasked.
 pub(crate) fn install(settings: &Settings, generation: u32) {
     let format = resolve(settings.log_format);
     if format == LogFormat::None {
@@ -36,17 +39,17 @@ pub(crate) fn install(settings: &Settings, generation: u32) {
     let pid = std::process::id();
     let writer = Writer { name: settings.name.clone(), pid };
     let journal = match format {
-        LogFormat::Journald => Journal::new(Some(PATIENCE)).ok(),
+        LogFormat::Journald => Journal::new(Some(JOURNAL_TIMEOUT)).ok(),
         _ => None,
     };
     let (filter, mistake) = filter(settings.log_level, std::env::var(FILTER).ok().as_deref());
     let lines =
         Arc::new(Lines { writer, generation, format, journal, filter, spans: Spans::default() });
-    // A library that starts before `main` may have been faster; it has what it wanted.
+    // A library that runs before `main` has installed its own subscriber: leave it in place.
     if tracing::subscriber::set_global_default(Shared(Arc::clone(&lines))).is_err() {
         return;
     }
-    // Records of the crate `log`, unless something takes them already.
+    // Records of the crate `log`, unless there is a logger already.
     let most = match lines.filter.most().into_level() {
         None => log::LevelFilter::Off,
         Some(level) => record_level(level).to_level_filter(),
@@ -59,6 +62,7 @@ pub(crate) fn install(settings: &Settings, generation: u32) {
     }
 }
 
+/// The filter of the variable, or else of the configured level; with a warning if the variable is malformed.
 fn filter(level: LogLevel, variable: Option<&str>) -> (Filter, Option<String>) {
     let own = Filter::all(match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -71,13 +75,13 @@ fn filter(level: LogLevel, variable: Option<&str>) -> (Filter, Option<String>) {
         None => (own, None),
         Some((_, Ok(filter))) => (filter, None),
         Some((text, Err(error))) => {
-            let mistake = format!("{FILTER} is {text:?}: {error}; `log_level` holds");
+            let mistake = format!("ignoring {FILTER}={text:?}: {error}; `log_level` applies");
             (own, Some(mistake))
         }
     }
 }
 
-/// Writes each event.
+/// Formats and writes events.
 struct Lines {
     writer: Writer,
     generation: u32,
@@ -87,7 +91,7 @@ struct Lines {
     spans: Spans,
 }
 
-/// The one writer of events and of records.
+/// The [`Lines`], as both the subscriber of `tracing` and the logger of `log`.
 struct Shared(Arc<Lines>);
 
 impl Subscriber for Shared {
@@ -202,8 +206,8 @@ impl Lines {
             (LogFormat::Journald, None) => fallen_back(&event, &self.writer, now),
             _ => event.text(&self.writer, now) + "\n",
         };
-        // One write, so that lines of several threads and processes stay whole. What a full disk or a pipe
-        // without reader does not take is lost, and the program goes on.
+        // One write per line keeps the lines of several threads and processes whole. An error (a full disk, a
+        // pipe without a reader) loses the line and does not stop the program.
         let _ = io::stderr().lock().write_all(line.as_bytes());
     }
 }
@@ -238,7 +242,7 @@ fn record_level(level: Level) -> log::Level {
     }
 }
 
-/// What an event or a span has.
+/// The fields of an event or a span.
 #[derive(Default)]
 struct Fields {
     message: String,
@@ -301,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_variable_wins_where_it_is_understood() {
+    fn valid_variable_overrides_level() {
         let shows = |level, variable: Option<&str>, target: &str, at: Level| {
             filter(level, variable).0.enables_plain(target, at)
         };
@@ -311,6 +315,6 @@ mod tests {
         assert!(shows(LogLevel::Error, Some("warn,app::db=debug"), "app::db", Level::DEBUG));
         assert!(!shows(LogLevel::Trace, Some("warn,app::db=debug"), "app", Level::INFO));
         let (_, mistake) = filter(LogLevel::Info, Some("app=loud"));
-        assert!(mistake.unwrap().starts_with("RUST_LOG is \"app=loud\": "));
+        assert!(mistake.unwrap().starts_with("ignoring RUST_LOG=\"app=loud\": "));
     }
 }

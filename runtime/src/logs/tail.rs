@@ -1,4 +1,4 @@
-//! The end of a log: what a program that failed wrote last.
+//! Reads the end of a log: the last lines that a program wrote before it failed.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,28 +7,31 @@ use std::path::Path;
 
 use nix::libc;
 
-/// The most that is looked at.
+/// The most bytes at the end of a log that are searched for the last lines: reading a large log
+/// whole would delay the answer.
 const WINDOW: u64 = 128 * 1024;
 
-/// The most that is repeated to whoever asked for the start or the restart.
+/// The number of lines that are shown to the caller of `start` or `restart`.
 const TAIL_LINES: usize = 20;
+/// The number of bytes that these lines may have together: the answer to a `restart` has to fit into one
+/// packet.
 const TAIL_BYTES: usize = 16 * 1024;
 
-/// How many of these lines are what `main` returned.
+/// How many of these lines the error that `main` returned may take.
 const LINES_OF_ERROR: usize = 8;
 
-/// How the standard library begins what it prints of the error that `main` returned.
+/// What the standard library prints before the error that `main` returned.
 const RETURNED: &str = "Error: ";
 
-/// How long the file is now: what is written later starts there.
+/// The present length of the file: lines that are written later start there.
 pub(crate) fn length(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |meta| meta.len())
 }
 
-/// The last lines written since the file had `from` bytes: first the error that `main` returned, if it
-/// did, and no backtraces.
+/// Returns the last lines that were written since the file had `from` bytes, without backtraces; the error
+/// that `main` returned, if any, comes first.
 pub(crate) fn tail(path: &Path, from: u64) -> io::Result<Vec<String>> {
-    // Somebody may have put a pipe there, for whose writer nobody shall wait.
+    // Do not wait for the writer of a FIFO that is in the place of the log.
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY)
@@ -44,6 +47,7 @@ pub(crate) fn tail(path: &Path, from: u64) -> io::Result<Vec<String>> {
     Ok(select(&String::from_utf8_lossy(&bytes)))
 }
 
+/// Selects the lines to show.
 fn select(text: &str) -> Vec<String> {
     let lines = without_backtraces(text);
     let returned = lines.iter().rposition(|line| line.starts_with(RETURNED));
@@ -55,6 +59,7 @@ fn select(text: &str) -> Vec<String> {
     selected.into_iter().map(|line| cut(line, most)).collect()
 }
 
+/// Shortens a line to a number of bytes.
 fn cut(line: &str, bytes: usize) -> String {
     if line.len() <= bytes {
         return line.to_owned();
@@ -63,7 +68,7 @@ fn cut(line: &str, bytes: usize) -> String {
     format!("{}…", &line[..end])
 }
 
-/// All lines but those of backtraces, whose last frames say the least.
+/// All lines except backtraces, which would displace the other lines and whose last frames are the runtime's.
 fn without_backtraces(text: &str) -> Vec<&str> {
     let mut inside = false;
     let keep = |line: &&str| {
@@ -78,7 +83,8 @@ fn without_backtraces(text: &str) -> Vec<&str> {
     text.lines().filter(keep).collect()
 }
 
-/// Whether it is a line of a backtrace, as the standard library prints one: `12: main`, `at src/main.rs:7:5`.
+/// Returns whether a line is part of a backtrace as the standard library prints it: `12: main`, `at
+/// src/main.rs:7:5`.
 fn is_frame(line: &str) -> bool {
     let numbered = line.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
     numbered || line.starts_with("at ")
@@ -92,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_what_came_since() {
+    fn tail_begins_at_given_length() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.log");
         let mut log = File::options().append(true).create(true).open(&path).unwrap();
@@ -104,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_main_returned_comes_first() {
+    fn error_of_main_comes_first() {
         let text = "opening\nError: cannot export metrics\n\nCaused by:\n    0: bind\n    1: Address already \
             in use (os error 98)\n\nStack backtrace:\n   0: anyhow::error\n             at ./src/error.rs:10:5\n   \
             1: main\nclosing\n";
@@ -118,7 +124,7 @@ mod tests {
         ];
         assert_eq!(select(text), [&error[..], &["closing", "opening"]].concat());
 
-        // Whatever others write behind it.
+        // However much is written after it.
         let chatter: Vec<String> = (0..100).map(|n| format!("line {n}")).collect();
         let lines = select(&format!("{text}{}", chatter.join("\n")));
         assert_eq!((lines.len(), &lines[..6]), (TAIL_LINES, &error.map(str::to_owned)[..]));
@@ -126,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_there_twice() {
+    fn lines_are_never_repeated() {
         for before in 0..3 {
             for behind in 0..40 {
                 let mut text = "before\n".repeat(before) + "Error: it\n";
@@ -143,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_has_no_frames() {
+    fn backtrace_frames_are_left_out() {
         let text = "thread 'main' panicked at src/main.rs:7:5:\nno\nstack backtrace:\n   0: __rustc::rust_begin_unwind\n\
             \x20            at /rustc/1/library/std/src/panicking.rs:689:5\n  10: main\nnote: Some details are \
             omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.\n1: no frame\n";
@@ -154,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn it_fits_into_an_answer() {
+    fn selection_is_bounded() {
         let text = format!("{}\n", "ä".repeat(3000)).repeat(30);
         let lines = select(&text);
         assert_eq!(lines.len(), TAIL_LINES);

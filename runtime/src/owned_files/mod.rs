@@ -1,7 +1,9 @@
-//! What the daemon owns in the file system, kept there: pidfile, control socket, the files of unix listeners,
-//! and their directories.
+//! The files that the daemon owns: pidfile, control socket, the files of unix listeners, and their
+//! directories.
 //!
-//! What vanishes is restored, and what somebody else puts in its place is left alone; both is said.
+//! A file that vanishes is restored; a foreign file in its place is left alone. Both are logged and shown by
+//! `status`. A [`watch`] wakes the daemon when one of the paths may have changed. The daemon then inspects
+//! all of them: [`OwnedFiles::begin`], [`OwnedFiles::tend`] for each file, [`OwnedFiles::end`].
 
 mod watch;
 
@@ -21,16 +23,19 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::DaemonLog;
 use crate::owned_files::watch::Watch;
 
-/// How long what cannot be restored is left before it is tried again.
-const PAUSE: Duration = Duration::from_secs(2);
+/// The time between two attempts to restore a file. What prevents it, as a full disk, lasts; a
+/// shorter time only costs wake-ups, a longer one keeps the daemon unreachable after the cause is
+/// gone.
+const RESTORE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What was restored, as `status` shows it.
+/// The most files whose fate `status` shows. A file that vanishes again and again must not fill its
+/// packet.
 const MAX_REMEMBERED: usize = 8;
 
-/// A file, by device and inode.
+/// The identity of a file: device and inode.
 pub(crate) type Inode = (u64, u64);
 
-/// What is at a path. Fails where that cannot be seen.
+/// Returns the file at a path, if there is one. Fails if the path cannot be examined.
 pub(crate) fn at(path: &Path) -> io::Result<Option<Inode>> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
@@ -43,7 +48,7 @@ fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// What became of a file of the daemon's, for `status`.
+/// What happened to one of the files, for `status`.
 #[derive(Debug, Clone, PartialEq, ToJson, FromJson)]
 pub(crate) struct FileStatus {
     /// `the pidfile`, `the control socket` or `listener …`.
@@ -51,27 +56,29 @@ pub(crate) struct FileStatus {
     pub(crate) path: PathBuf,
     /// `restored`, `gone` or `replaced`.
     pub(crate) state: String,
-    /// In seconds since 1970.
+    /// When it happened, in seconds since 1970.
     pub(crate) at: u64,
-    /// Why it is not restored.
+    /// Why the file could not be restored.
     #[json(default)]
     pub(crate) reason: Option<String>,
 }
 
-/// Looks after the files.
+/// Watches and restores the files.
 pub(crate) struct OwnedFiles {
+    /// `None` if inotify failed: files are then inspected at restarts only.
     watch: Option<Watch>,
     runtime_dir: PathBuf,
-    /// Those that were looked after last.
+    /// The paths of the last inspection.
     paths: Vec<PathBuf>,
-    /// What has to be said of them, the latest last.
+    /// What happened to the files, the latest event last.
     known: Vec<FileStatus>,
-    /// As they were when their files were there.
+    /// The parent directories, as they were when the files were last seen there.
     directories: SortedMap<PathBuf, Directory>,
-    /// When what cannot be restored is tried again.
+    /// When to try again to restore a file.
     retry: Option<Instant>,
 }
 
+/// Permissions to restore a directory with.
 #[derive(Debug, Clone, Copy)]
 struct Directory {
     mode: u32,
@@ -92,12 +99,12 @@ impl OwnedFiles {
         }
     }
 
-    /// What has to be polled for.
+    /// The descriptor to poll.
     pub(crate) fn source(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().map(AsFd::as_fd)
     }
 
-    /// Reads what has happened to the files. Whether they should be looked at.
+    /// Reads the events of the watch; returns whether the files have to be inspected.
     pub(crate) fn hears(&mut self, say: &DaemonLog) -> bool {
         let Some(watch) = &mut self.watch else { return false };
         watch.hears().unwrap_or_else(|error| {
@@ -107,12 +114,13 @@ impl OwnedFiles {
         })
     }
 
-    /// When they should be looked at without having been heard of.
+    /// When the files have to be inspected without an event.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.retry
     }
 
-    /// Begins a look at the files at these paths.
+    /// Begins an inspection of the files at these paths. Watches them from now on: a change during the
+    /// inspection leads to another one.
     pub(crate) fn begin(&mut self, paths: Vec<PathBuf>, say: &DaemonLog) {
         if let Some(watch) = &mut self.watch
             && let Err(error) = watch.set(paths.iter().map(PathBuf::as_path))
@@ -125,12 +133,13 @@ impl OwnedFiles {
         self.retry = None;
     }
 
-    /// Whether these are the paths of the last look.
+    /// Returns whether these are the paths of the last inspection.
     pub(crate) fn knows(&self, paths: &[PathBuf]) -> bool {
         self.paths == paths
     }
 
-    /// Looks at one file, `ours` if it is that, and restores it. Whether it did.
+    /// Inspects one file, whose inode should be `ours`, and restores it if it is missing; returns whether it
+    /// was restored. `what` names the file in messages.
     pub(crate) fn tend(
         &mut self,
         what: &str,
@@ -139,7 +148,7 @@ impl OwnedFiles {
         say: &DaemonLog,
         restore: impl FnOnce() -> Result<()>,
     ) -> bool {
-        // What cannot be seen may be there.
+        // A path that cannot be examined may have its file.
         let Ok(found) = at(path) else { return false };
         let (state, reason) = match found {
             Some(_) if found == ours => {
@@ -147,7 +156,7 @@ impl OwnedFiles {
                 let wrong = |it: &FileStatus| it.path == path && it.state != RESTORED;
                 if self.known.iter().any(wrong) {
                     self.known.retain(|it| !wrong(it));
-                    say.line(&format!("{what} {} is there again", path.display()));
+                    say.line(&format!("{what} {} is back", path.display()));
                 }
                 return false;
             }
@@ -161,19 +170,20 @@ impl OwnedFiles {
         state == RESTORED
     }
 
-    /// Watches over what has come back, too.
+    /// Ends the inspection: watches the restored files, too.
     pub(crate) fn end(&mut self) {
         if let Some(watch) = &mut self.watch {
-            // What cannot be watched over was said at the beginning.
+            // The inspection began with a warning about paths that cannot be watched.
             let _ = watch.set(self.paths.iter().map(PathBuf::as_path));
         }
     }
 
-    /// What has to be said of the files.
+    /// What happened to the files, the latest event last.
     pub(crate) fn status(&self) -> Vec<FileStatus> {
         self.known.clone()
     }
 
+    /// Logs and remembers what happened to a file, unless it is known.
     fn note(
         &mut self,
         what: &str,
@@ -183,7 +193,7 @@ impl OwnedFiles {
         say: &DaemonLog,
     ) {
         if state != RESTORED {
-            self.retry = Some(Instant::now() + PAUSE);
+            self.retry = Some(Instant::now() + RESTORE_INTERVAL);
         }
         let before = self.known.iter().find(|it| it.path == path && it.state != RESTORED);
         if before.is_some_and(|it| it.state == state && it.reason == reason) {
@@ -191,12 +201,12 @@ impl OwnedFiles {
         }
         let at = path.display();
         say.warn(&match (state, &reason) {
-            (RESTORED, _) => format!("{what} {at} was gone and is restored"),
+            (RESTORED, _) => format!("{what} {at} was missing and was restored"),
             (REPLACED, _) => format!(
-                "{what} {at} was replaced by another file, which is left alone; remove it to have {what} back"
+                "{what} {at} was replaced by another file; remove that file to have {what} restored"
             ),
             (_, reason) => format!(
-                "{what} {at} is gone and cannot be restored: {}",
+                "{what} {at} is missing and cannot be restored: {}",
                 reason.as_deref().unwrap_or_default()
             ),
         });
@@ -212,6 +222,7 @@ impl OwnedFiles {
         self.known.drain(..excess);
     }
 
+    /// Remembers the owner and mode of the file's directory.
     fn remember_directory(&mut self, path: &Path) {
         let Some(parent) = path.parent() else { return };
         if let Ok(meta) = std::fs::metadata(parent) {
@@ -220,7 +231,8 @@ impl OwnedFiles {
         }
     }
 
-    /// Makes sure of the directory in which a file is to be restored.
+    /// Restores the directory of a file if it is missing, and checks that it is safe to create the file
+    /// there.
     fn prepare(&self, path: &Path) -> Result<()> {
         let Some(parent) = path.parent() else { return Ok(()) };
         if parent == self.runtime_dir {
@@ -238,8 +250,9 @@ impl OwnedFiles {
     }
 }
 
-/// Refuses a directory that others could change: while the daemon runs nobody else decides what it binds, as
-/// the user of its workers could by a link. At a start it is the operator who has chosen the place.
+/// Refuses a directory that other users could change: with a link in the path, the user of the workers, say,
+/// could have the supervisor create files elsewhere. A start does not check this: there the operator has
+/// chosen the path.
 fn check_owners(dir: &Path) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
     let cannot =
@@ -254,8 +267,8 @@ fn check_owners(dir: &Path) -> Result<()> {
             _ => continue,
         };
         let text = format!(
-            "{who} can change {}, so that nothing is made there but by a start: correct its owner and mode, \
-             or stop and start",
+            "{who} can change {}, so a running daemon creates nothing there; correct its owner and \
+             mode, or stop and start",
             place.display()
         );
         return Err(Error::new(ErrorKind::Refused, text));
@@ -263,20 +276,21 @@ fn check_owners(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// States of a file.
+/// The states of a file in [`FileStatus`].
 const RESTORED: &str = "restored";
 const GONE: &str = "gone";
 const REPLACED: &str = "replaced";
 
 impl Directory {
-    /// Makes a directory as it was. It was just created, and opened before it is changed: whoever may write
-    /// above it could put a link in its place.
+    /// Gives a directory that was just created its former owner and mode. It is changed through a descriptor,
+    /// opened without following links: a user who may write to the directory above could have replaced it by
+    /// a link.
     fn apply(self, path: &Path) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&dir)?;
         if stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other("another user was faster"));
+            return Err(io::Error::other("another user created it first"));
         }
         if (stat.st_uid, stat.st_gid) != (self.user, self.group) {
             let (user, group) = (Uid::from_raw(self.user), Gid::from_raw(self.group));
@@ -288,7 +302,7 @@ impl Directory {
 
 fn unwatched(error: &io::Error) -> String {
     format!(
-        "cannot watch over the daemon's files: {error}; one that is removed is restored at the next restart \
-         only; raise fs.inotify.max_user_instances or fs.inotify.max_user_watches"
+        "cannot watch the daemon's files: {error}; until the next restart, removed ones are not \
+         restored; raise fs.inotify.max_user_instances or fs.inotify.max_user_watches"
     )
 }

@@ -1,4 +1,7 @@
-//! Watching over paths by inotify(7): told as soon as one of them may be gone, and left alone else.
+//! Watches paths by inotify(7), and reports as soon as one of them may have gone or come back.
+//!
+//! Each directory on the way to a path is watched, since any of them may be moved or removed. Writes to the
+//! files themselves cause no events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -11,19 +14,19 @@ use std::path::{Path, PathBuf};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
-/// Of a directory on the way to a path: rare, whatever is done in it.
+/// Events of a directory on the way to a path. They are rare, whatever happens to the files in the directory.
 const ITSELF: WatchFlags =
     WatchFlags::DELETE_SELF.union(WatchFlags::MOVE_SELF).union(WatchFlags::ONLYDIR);
-/// Of the directory of a path that is there.
+/// Events of the directory of a file that exists.
 const GOES: WatchFlags =
     WatchFlags::DELETE.union(WatchFlags::MOVED_FROM).union(WatchFlags::MOVED_TO);
-/// Of the directory in which something is missing.
+/// Events of a directory in which the next part of a path is missing.
 const COMES: WatchFlags = WatchFlags::CREATE.union(WatchFlags::MOVED_TO);
 
-/// The directories of some paths.
+/// A watch on some paths.
 pub(crate) struct Watch {
     inotify: OwnedFd,
-    /// The names that matter in each.
+    /// The names that matter in each watched directory, by watch descriptor.
     names: BTreeMap<i32, BTreeSet<OsString>>,
 }
 
@@ -33,9 +36,10 @@ impl Watch {
         Ok(Watch { inotify, names: BTreeMap::new() })
     }
 
-    /// Watches over these paths, as they are now, and no others.
+    /// Watches these paths and no others. Has to be called again after each event, because which directories
+    /// are watched depends on which parts of the paths exist.
     ///
-    /// Fails where one of them cannot be watched over; the others are.
+    /// Fails if one of the paths cannot be watched; the others are.
     pub(crate) fn set<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) -> io::Result<()> {
         let mut wanted = BTreeMap::new();
         paths.for_each(|path| want(path, &mut wanted));
@@ -44,22 +48,23 @@ impl Watch {
         for (dir, Wanted { flags, names: its }) in wanted {
             match inotify::add_watch(&self.inotify, &dir, flags) {
                 Ok(watch) => names.entry(watch).or_default().extend(its),
-                // The directory above it will tell when it comes.
+                // The directory above is watched, and reports when this one is created.
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
-                // Nothing could be restored there either, or it is only on the way.
+                // A directory that cannot be read. Either no file could be restored there, or the directory
+                // is only on the way to one.
                 Err(Errno::ACCESS) => {}
                 Err(error) => failed = Err(error.into()),
             }
         }
         for old in self.names.keys().filter(|old| !names.contains_key(old)) {
-            // It is gone already where its directory is.
+            // Fails for a directory that was removed: the kernel has removed its watch.
             let _ = inotify::remove_watch(&self.inotify, *old);
         }
         self.names = names;
         failed
     }
 
-    /// Reads what has happened. Whether one of the paths may be concerned.
+    /// Reads the events; returns whether one of the paths may be concerned.
     pub(crate) fn hears(&mut self) -> io::Result<bool> {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
@@ -70,12 +75,13 @@ impl Watch {
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(concerned),
                 Err(error) => return Err(error.into()),
             };
-            // What was lost in an overflow could be anything (wd is -1 then).
+            // Lost events may have concerned any path (their wd is -1).
             concerned |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
             let itself = !event.events().contains(ReadFlags::IGNORED);
             concerned |= match (self.names.get(&event.wd()), event.file_name()) {
                 (Some(names), Some(name)) => names.contains(OsStr::from_bytes(name.to_bytes())),
-                // In a directory that went before the paths were set last: nothing else tells of it.
+                // An event of a watched directory itself, or of one that went before the last `set`, for
+                // which there will be no other event. IGNORED only confirms that a watch is removed.
                 (None, _) | (_, None) => itself,
             };
         }
@@ -88,13 +94,14 @@ impl AsFd for Watch {
     }
 }
 
-/// What is to be told of a directory.
+/// The events to watch for in a directory, and the names that matter.
 struct Wanted {
     flags: WatchFlags,
     names: BTreeSet<OsString>,
 }
 
-/// The directory of a path, those above it, and the last one that is there if it is not.
+/// Adds the directories of a path: each with the events of itself, the file's directory and the one where the
+/// path breaks off also with those of their entries.
 fn want(path: &Path, wanted: &mut BTreeMap<PathBuf, Wanted>) {
     let mut below = path;
     for dir in path.ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty()) {
@@ -123,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_of_its_path_only() {
+    fn other_paths_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let (ours, other) = (dir.path().join("ours"), dir.path().join("other"));
         fs::write(&ours, "").unwrap();
@@ -142,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_of_directories_that_go_and_come() {
+    fn moved_and_created_directories_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/c/file");
         let made = || {
@@ -170,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_of_a_directory_that_went_before_the_paths_were_set() {
+    fn directory_removed_before_set_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/file");
         fs::create_dir(dir.path().join("a")).unwrap();
@@ -183,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_when_it_has_lost_count() {
+    fn queue_overflow_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let ours = dir.path().join("ours");
         fs::write(&ours, "").unwrap();

@@ -1,9 +1,10 @@
-//! What a worker gives up before user code runs, and the proof that it did.
+//! Drops a worker's privileges before user code runs, and verifies that they are gone.
 //!
-//! The supervisor keeps what it is. Limits are set before the worker's image is executed, where the
-//! settings are known by then, and else as the first thing after; everything else in the worker, after
-//! the exec (before it the loader might be out of reach) and while it has one thread. Users and groups are
-//! looked up there too, as that may ask a server, for which a supervisor must not wait.
+//! The supervisor keeps its own. Limits are set before the worker's image is executed if the settings are
+//! known by then, and otherwise first thing in the worker. Everything else happens in the worker: after the
+//! exec, because in a `chroot` the dynamic loader might be out of reach, and while it has one thread. Users
+//! and groups are looked up there as well, because a lookup may ask a server, and a supervisor must not wait
+//! for one.
 
 pub(crate) mod accounts;
 
@@ -18,7 +19,7 @@ use crate::sys::{capabilities, limits};
 
 pub(crate) use accounts::Login;
 
-/// Whether what the worker executes is kept from gaining privileges.
+/// Returns whether `no_new_privileges` applies: it is the default if there is a `user`.
 fn gains_nothing(settings: &Settings) -> bool {
     settings.no_new_privileges.unwrap_or(settings.user.is_some())
 }
@@ -60,12 +61,12 @@ pub(crate) fn limit(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Makes this process what the settings say. Returns who it is now, where they say that, and the user's
-/// entry in the user database.
+/// Applies the settings to this process. Returns its new user and groups and the user's login values, if the
+/// settings have any.
 pub(crate) fn apply(settings: &Settings) -> Result<(Option<Account>, Option<Login>)> {
     limit(settings)?;
     let identity = accounts::resolve(settings)?;
-    // The database is out of reach in another root directory.
+    // Looked up before `enter`: within a `chroot` the user database is out of reach.
     let login = accounts::login(settings)?;
     enter(settings)?;
     if let Some(umask) = settings.umask {
@@ -99,18 +100,20 @@ fn enter(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Drops groups, group, user and capabilities, in this order, as each needs the ones after it.
+/// Drops groups, group, user and capabilities, in this order: each step needs privileges that a later one
+/// drops.
 fn drop_privileges(settings: &Settings, identity: Option<&Account>) -> Result<()> {
     let kept = kept(settings, identity)?;
     let effective = capabilities::effective().map_err(unknown)?;
-    // Who may not change its bounding set cannot gain by it either, with no_new_privileges.
+    // Without CAP_SETPCAP the bounding set cannot be changed; with `no_new_privileges` that does no harm,
+    // since no exec can gain what the set allows.
     let bounded = kept.filter(|_| {
         (settings.capabilities.is_some() || gains_nothing(settings))
             && effective.contains(CapabilitySet::SETPCAP)
     });
     if let Some(kept) = bounded {
         capabilities::bound(kept).map_err(|error| {
-            wrong("cannot take `capabilities` from the bounding set".into(), error)
+            wrong("cannot drop capabilities from the bounding set".into(), error)
         })?;
     }
     if let Some(identity) = identity {
@@ -131,7 +134,7 @@ fn drop_privileges(settings: &Settings, identity: Option<&Account>) -> Result<()
     verify(settings, identity, kept, bounded)
 }
 
-/// The capabilities that are to be left; `None`: as they are.
+/// The capabilities that the worker keeps; `None`: they are left unchanged.
 fn kept(settings: &Settings, identity: Option<&Account>) -> Result<Option<CapabilitySet>> {
     let Some(names) = &settings.capabilities else {
         let dropped = settings.user.is_some() && identity.is_some_and(|it| it.uid != 0);
@@ -140,7 +143,9 @@ fn kept(settings: &Settings, identity: Option<&Account>) -> Result<Option<Capabi
     let mut kept = CapabilitySet::empty();
     for name in names {
         kept |= capabilities::named(name).ok_or_else(|| {
-            Error::config(format!("`capabilities` has {name}, which this release does not know"))
+            Error::config(format!(
+                "`capabilities` contains {name}, which this release does not know"
+            ))
         })?;
     }
     let missing = kept - capabilities::permitted().map_err(unknown)?;
@@ -154,12 +159,14 @@ fn kept(settings: &Settings, identity: Option<&Account>) -> Result<Option<Capabi
     }
 }
 
+/// Changes groups, group and user. If the process `keeps` capabilities, they stay permitted across the change
+/// of user.
 fn change(settings: &Settings, wanted: &Account, keeps: bool) -> Result<()> {
     let own = Account::own().map_err(unknown)?;
     let user = settings.user.as_deref().unwrap_or("root");
     let refused = |what: &str, error: io::Error| {
         let who = match own.uid {
-            0 => "root here may not do that, as in a user namespace".to_owned(),
+            0 => "root may not do that here, as in a user namespace".to_owned(),
             uid => format!("this process is user {uid}; start it as root"),
         };
         wrong(format!("cannot {what}; {who}, or remove `user`, `group` and `groups`"), error)
@@ -178,7 +185,7 @@ fn change(settings: &Settings, wanted: &Account, keeps: bool) -> Result<()> {
     })
 }
 
-/// Looks at what the kernel says, as a call that succeeds need not have done anything.
+/// Verifies the result by what the kernel reports: some calls succeed without having any effect.
 fn verify(
     settings: &Settings,
     identity: Option<&Account>,
@@ -188,7 +195,7 @@ fn verify(
     let failed = |what: String| {
         Error::new(
             ErrorKind::Refused,
-            format!("privileges were not dropped, although every call succeeded: {what}"),
+            format!("privileges were not dropped although every call succeeded: {what}"),
         )
     };
     if let Some(wanted) = identity {
@@ -201,7 +208,7 @@ fn verify(
         }
         let may = kept.is_some_and(|kept| kept.contains(CapabilitySet::SETUID));
         if settings.user.is_some() && wanted.uid != 0 && !may && sys::can_regain_root() {
-            return Err(failed("the process can become root again".into()));
+            return Err(failed("the process can regain root".into()));
         }
     }
     let mut sets = Vec::new();
@@ -219,11 +226,11 @@ fn verify(
         }
     }
     if gains_nothing(settings) && !sys::has_no_new_privs().map_err(unknown)? {
-        return Err(failed("`no_new_privileges` does not hold".into()));
+        return Err(failed("`no_new_privileges` is not in effect".into()));
     }
     Ok(())
 }
 
 fn unknown(error: io::Error) -> Error {
-    Error::io("cannot examine the privileges of this process", error)
+    Error::io("cannot read the privileges of this process", error)
 }

@@ -1,22 +1,24 @@
-//! As much of HTTP/1 (RFC 9112) as a probe speaks: one GET or HEAD, one answer, and the connection ends.
+//! The part of HTTP/1 (RFC 9112) that probes use: one GET or HEAD request, one response, and the connection
+//! is closed.
 
 use super::{Probe, ProbeResult};
 
-/// The longest head of a request that is read.
-pub(crate) const LONGEST: usize = 4096;
+/// The most bytes of a request head. Probes send a few hundred; the limit keeps a client from
+/// filling the memory of the supervisor.
+pub(crate) const MAX_HEAD: usize = 4096;
 
-/// What the bytes so far amount to.
+/// The outcome of parsing the bytes received so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ParsedProbe {
-    /// The head has not ended yet.
+    /// The head is not complete yet.
     Partial,
-    /// A question, of which a HEAD wants no body.
+    /// A request for a probe; `head` if its method is HEAD and the response has no body.
     Asks { probe: Probe, head: bool },
-    /// Something else: the status to answer.
+    /// Any other request, and the status to respond with.
     Refused(HttpStatus),
 }
 
-/// Why a request is not answered.
+/// The statuses of refused requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HttpStatus {
     BadRequest,
@@ -38,7 +40,7 @@ impl HttpStatus {
     }
 }
 
-/// Reads the head of a request. What follows it is none of a probe's.
+/// Parses the head of a request; bytes after it are ignored.
 pub(crate) fn parse(bytes: &[u8]) -> ParsedProbe {
     let Some(line_end) = bytes.iter().position(|byte| *byte == b'\n') else {
         return partial(bytes);
@@ -48,7 +50,7 @@ pub(crate) fn parse(bytes: &[u8]) -> ParsedProbe {
         Ok(asked) => asked,
         Err(status) => return ParsedProbe::Refused(status),
     };
-    // The fields do not matter, only where they end.
+    // The header fields are not parsed, only their end is found.
     let rest = &bytes[line_end + 1..];
     let ends = rest.starts_with(b"\n")
         || rest.starts_with(b"\r\n")
@@ -58,7 +60,7 @@ pub(crate) fn parse(bytes: &[u8]) -> ParsedProbe {
 }
 
 fn partial(bytes: &[u8]) -> ParsedProbe {
-    match bytes.len() < LONGEST {
+    match bytes.len() < MAX_HEAD {
         true => ParsedProbe::Partial,
         false => ParsedProbe::Refused(HttpStatus::HeadTooLarge),
     }
@@ -86,7 +88,7 @@ fn request_line(line: &[u8]) -> Result<ParsedProbe, HttpStatus> {
     probe.map(|probe| ParsedProbe::Asks { probe, head }).ok_or(HttpStatus::NotFound)
 }
 
-/// The answer to a whole request.
+/// The response to a complete request; `None` for a partial one.
 pub(crate) fn response(
     parsed: ParsedProbe,
     verdict: impl FnOnce(Probe) -> ProbeResult,
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn questions() {
+    fn probes_are_recognized() {
         assert_eq!(parse(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"), asks(Probe::Live));
         assert_eq!(parse(b"GET /readyz?verbose HTTP/1.0\r\n\r\n"), asks(Probe::Ready));
         assert_eq!(parse(b"GET /startupz HTTP/1.1\n\n"), asks(Probe::Startup));
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_may_come_in_pieces() {
+    fn incomplete_head_is_partial() {
         let whole = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
         for length in 0..whole.len() {
             assert_eq!(parse(&whole[..length]), ParsedProbe::Partial, "{length}");
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused() {
+    fn other_requests_are_refused() {
         let refused = |bytes: &[u8]| match parse(bytes) {
             ParsedProbe::Refused(status) => status,
             other => panic!("{other:?}"),
@@ -156,13 +158,13 @@ mod tests {
         {
             assert_eq!(refused(line.as_bytes()), HttpStatus::BadRequest, "{line:?}");
         }
-        assert_eq!(refused(&[b'a'; LONGEST]), HttpStatus::HeadTooLarge);
-        let endless = [b"GET /livez HTTP/1.1\r\n".to_vec(), vec![b'a'; LONGEST]].concat();
+        assert_eq!(refused(&[b'a'; MAX_HEAD]), HttpStatus::HeadTooLarge);
+        let endless = [b"GET /livez HTTP/1.1\r\n".to_vec(), vec![b'a'; MAX_HEAD]].concat();
         assert_eq!(refused(&endless), HttpStatus::HeadTooLarge);
     }
 
     #[test]
-    fn answers() {
+    fn responses_have_status_length_and_body() {
         let text = |parsed, ok| {
             let verdict = if ok { ProbeResult::passes("yes") } else { ProbeResult::fails("no") };
             response(parsed, |_| verdict).map(|bytes| String::from_utf8(bytes).unwrap())

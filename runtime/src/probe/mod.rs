@@ -1,5 +1,7 @@
-//! Probes: is the daemon alive, ready, started? Asked over the control socket by `status --probe`, or by
-//! HTTP at the address that `probe` names.
+//! Probes: whether the daemon is alive, ready or started, as Kubernetes asks.
+//!
+//! They are asked by `status --probe` through the control socket, or by HTTP at the address in the key
+//! `probe`. The process that answers computes a [`ProbeResult`]; [`Server`] is the HTTP server for it.
 
 mod http;
 mod server;

@@ -1,37 +1,44 @@
-//! The little server that answers probes, in the poll loop of whoever minds the daemon.
+//! A small HTTP server for probes, driven by the poll loop of the supervisor or of a solo daemon's control
+//! thread.
 //!
-//! No call here waits. A client has one request, a few kilobytes and a few seconds for it; past
-//! [`MAX_CONNECTIONS`] the oldest makes room.
+//! No call here waits. A client may send one request, of a few kilobytes and within a few seconds; past
+//! [`MAX_CONNECTIONS`] the oldest connection is closed.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::http::{LONGEST, ParsedProbe, parse, response};
+use super::http::{MAX_HEAD, ParsedProbe, parse, response};
 use super::{Probe, ProbeResult};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::json::{FromJson, ToJson};
 use unbroken_core::sorted::SortedMap;
 
-/// Clients served beside each other.
+/// The most clients of probes that are connected at the same time. Each takes a descriptor of the
+/// supervisor.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How long a client may take to ask, and how long to hang up after it was answered.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long a client may take to send its request, and how long to close after the answer. Probes
+/// time out after 1 s by default in Kubernetes; a longer time only lets idle clients hold the few
+/// places.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long accepting rests after an error.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long no connection is accepted after an error. Most errors are a lack of descriptors, which
+/// lasts; without the delay the supervisor would poll in a busy loop, and a much longer one would
+/// fail probes.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Listens where it was told to, if anywhere.
+/// The server. Without a configured address it has no listener.
 #[derive(Debug, Default)]
 pub(crate) struct Server {
-    /// By the address that was asked for; more than one while a restart changes it.
+    /// By configured address; two while a restart changes the address.
     listeners: SortedMap<SocketAddr, TcpListener>,
     connections: SortedMap<u64, Connection>,
+    /// The number of the last connection.
     last: u64,
-    /// Until when accepting rests, as it failed.
+    /// The end of the pause after a failure to accept.
     rests: Option<Instant>,
 }
 
@@ -39,19 +46,20 @@ pub(crate) struct Server {
 struct Connection {
     socket: TcpStream,
     read: Vec<u8>,
-    /// What comes now is read, so that the answer is not lost to a reset, and not looked at.
+    /// Whether the response was sent. Further bytes are read and ignored: closing a socket with unread bytes
+    /// resets the connection, and the client could lose the response.
     answered: bool,
     deadline: Instant,
 }
 
-/// What of a server is readable.
+/// A descriptor of the server to poll.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ProbeSource {
     Listener(SocketAddr),
     Connection(u64),
 }
 
-/// A server on its way to the next program.
+/// A server in the state for the next image.
 #[derive(Debug, Default, ToJson, FromJson)]
 pub(crate) struct ProbeServerState {
     #[json(default)]
@@ -70,7 +78,7 @@ struct ProbeConnectionState {
 }
 
 impl Server {
-    /// One that listens at `addr`, or nowhere.
+    /// A server that listens at `addr`, if there is one.
     pub(crate) fn bind(addr: Option<SocketAddr>) -> Result<Server> {
         let mut server = Server::default();
         if let Some(addr) = addr {
@@ -79,7 +87,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Listens at `addr` too, unless it does.
+    /// Listens at `addr` in addition, unless it already does.
     pub(crate) fn listen(&mut self, addr: SocketAddr) -> Result<()> {
         if self.listeners.contains_key(&addr) {
             return Ok(());
@@ -89,7 +97,7 @@ impl Server {
         let listener = bound.map_err(|error| {
             let advice = match error.kind() {
                 io::ErrorKind::AddrInUse => {
-                    "; somebody else listens there: stop it or change `probe`"
+                    "; another process listens there: stop it or change `probe`"
                 }
                 _ => "; change `probe`",
             };
@@ -100,23 +108,23 @@ impl Server {
         Ok(())
     }
 
-    /// Takes over the listener that this process bound before its last exec.
+    /// A server with the listener that this process bound before its last exec.
     pub(crate) fn adopt(addr: SocketAddr, socket: OwnedFd) -> Server {
         let listeners = SortedMap::from([(addr, TcpListener::from(socket))]);
         Server { listeners, ..Server::default() }
     }
 
-    /// The listeners, by the address that was asked for.
+    /// The listeners, by configured address.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = (SocketAddr, BorrowedFd<'_>)> {
         self.listeners.iter().map(|(addr, listener)| (*addr, listener.as_fd()))
     }
 
-    /// Where it listens, with the port that the kernel chose.
+    /// The addresses of the listeners, with the ports that the kernel chose.
     pub(crate) fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners.iter().map(|(addr, it)| it.local_addr().unwrap_or(*addr))
     }
 
-    /// Listens no longer at any address but these.
+    /// Closes the listeners at all other addresses.
     pub(crate) fn keep(&mut self, wanted: &[SocketAddr]) {
         self.listeners.retain(|addr, _| wanted.contains(addr));
     }
@@ -152,7 +160,7 @@ impl Server {
         Ok(server)
     }
 
-    /// What to poll.
+    /// The descriptors to poll.
     pub(crate) fn sources(
         &self,
         now: Instant,
@@ -165,10 +173,10 @@ impl Server {
             .chain(connections.map(|(id, it)| (ProbeSource::Connection(*id), it.socket.as_fd())))
     }
 
-    /// Does what a readable source is readable for.
+    /// Accepts connections from a readable listener, or reads from a readable connection.
     ///
     /// # Errors
-    /// Accepting failed, and rests for a moment: it would be the same at once.
+    /// Fails if accepting failed, which then pauses for a moment.
     pub(crate) fn serve(
         &mut self,
         source: ProbeSource,
@@ -188,7 +196,7 @@ impl Server {
         }
     }
 
-    /// No more at a time than are served: others have to be heard as well.
+    /// Accepts at most [`MAX_CONNECTIONS`] in one call, to let the poll loop attend to other descriptors.
     fn accept(&mut self, addr: SocketAddr, now: Instant) -> io::Result<()> {
         self.rests = None;
         for _ in 0..MAX_CONNECTIONS {
@@ -196,10 +204,10 @@ impl Server {
             let socket = match listener.accept() {
                 Ok((socket, _)) => socket,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // One that has hung up before it was accepted is nobody's fault.
+                // The client closed its connection before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    self.rests = Some(now + PAUSE);
+                    self.rests = Some(now + ACCEPT_RETRY_DELAY);
                     return Err(error);
                 }
             };
@@ -208,30 +216,30 @@ impl Server {
                 self.connections.pop_first();
             }
             self.last += 1;
-            let deadline = now + LIMIT;
+            let deadline = now + CLIENT_TIMEOUT;
             let connection = Connection { socket, read: Vec::new(), answered: false, deadline };
             self.connections.insert(self.last, connection);
         }
         Ok(())
     }
 
-    /// Hangs up on those whose time is over.
+    /// Closes the connections that are past their deadline.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.connections.retain(|_, connection| connection.deadline > now);
         self.rests = self.rests.filter(|until| *until > now);
     }
 
-    /// When [`Server::expire`] or accepting is due next.
+    /// The next time at which [`Server::expire`] is due or accepting resumes.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.connections.values().map(|connection| connection.deadline).chain(self.rests).min()
     }
 }
 
 impl Connection {
-    /// Reads once, and answers when the request is whole. `None`: the connection is over.
+    /// Reads once, and responds if the request is complete. `None`: the connection is to be closed.
     fn read(&mut self, now: Instant, verdict: impl Fn(Probe) -> ProbeResult) -> Option<()> {
-        let mut bytes = [0; LONGEST];
-        let space = if self.answered { LONGEST } else { LONGEST - self.read.len() };
+        let mut bytes = [0; MAX_HEAD];
+        let space = if self.answered { MAX_HEAD } else { MAX_HEAD - self.read.len() };
         let length = match self.socket.read(&mut bytes[..space]) {
             Ok(0) => return None,
             Ok(length) => length,
@@ -245,14 +253,14 @@ impl Connection {
         }
         self.read.extend_from_slice(&bytes[..length]);
         let parsed = parse(&self.read);
-        debug_assert!(parsed != ParsedProbe::Partial || self.read.len() < LONGEST);
+        debug_assert!(parsed != ParsedProbe::Partial || self.read.len() < MAX_HEAD);
         let Some(answer) = response(parsed, verdict) else { return Some(()) };
-        // A new socket has room for so little; a client that broke it has no use for the answer.
+        // The send buffer of a new socket has room for a response. An error means that the client is gone.
         self.socket.write_all(&answer).ok()?;
         self.socket.shutdown(Shutdown::Write).ok()?;
         self.answered = true;
         self.read = Vec::new();
-        self.deadline = self.deadline.max(now + LIMIT);
+        self.deadline = self.deadline.max(now + CLIENT_TIMEOUT);
         Some(())
     }
 }
@@ -288,7 +296,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(50);
 
     #[test]
-    fn one_request_one_answer() {
+    fn each_connection_gets_one_response() {
         let (mut server, addr) = local();
         let mut client = TcpStream::connect(addr).unwrap();
         client.write_all(b"GET /livez HT").unwrap();
@@ -305,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_say_nothing_are_bounded_in_number_and_time() {
+    fn silent_clients_are_bounded_in_number_and_time() {
         let (mut server, addr) = local();
         let mut silent = Vec::new();
         for _ in 0..3 {
@@ -313,7 +321,7 @@ mod tests {
             turn(&mut server, SOON);
         }
         assert_eq!(server.connections.len(), MAX_CONNECTIONS);
-        // One that does say something is answered all the same.
+        // A client that sends a request is answered all the same.
         let mut client = TcpStream::connect(addr).unwrap();
         client.write_all(b"GET /readyz HTTP/1.1\r\n\r\n").unwrap();
         turn(&mut server, SOON);
@@ -321,14 +329,14 @@ mod tests {
         client.read_to_string(&mut text).unwrap();
         assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
         let due = server.deadline().unwrap();
-        assert!(due <= Instant::now() + LIMIT);
-        server.expire(Instant::now() + LIMIT);
+        assert!(due <= Instant::now() + CLIENT_TIMEOUT);
+        server.expire(Instant::now() + CLIENT_TIMEOUT);
         assert_eq!((server.connections.len(), server.deadline()), (0, None));
         drop(silent);
     }
 
     #[test]
-    fn a_taken_address_is_named() {
+    fn address_in_use_is_named() {
         let (_server, addr) = local();
         let error = Server::bind(Some(addr)).unwrap_err().to_string();
         assert!(error.contains(&addr.to_string()) && error.contains("`probe`"), "{error}");

@@ -1,7 +1,8 @@
-//! Workers of an earlier supervisor that was killed: found at the start, drained once this one serves.
+//! The supervisor's side of re-attaching: finds orphans at the start, and drains them when its own first
+//! generation serves.
 //!
-//! They are no children of this process. Each is held by its pidfd, which it sent itself, and takes orders
-//! by a link of its own.
+//! Orphans are not children of this process. Each has sent a pidfd of itself, by which it is watched and
+//! killed, and gets commands over its own link.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,64 +26,72 @@ use crate::sys::process;
 use crate::sys::readiness::readable;
 use unbroken_core::event::Generation;
 
-/// No daemon comes so far; from the latest generation of an orphan the next ones are counted on.
+/// The highest generation that an orphan may report. New generations are numbered after it: with a number
+/// near the end of the range they would overflow, and no daemon gets this far by itself.
 const MAX_GENERATION: Generation = 1 << 31;
 
-/// How long they may take to answer, all together: they are asked while nobody waits for anything else.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long all orphans together may take to answer, and a killed one to be gone. A live worker
+/// answers at once. The start of the supervisor waits for it, so a longer time delays the start
+/// when one worker hangs; with a shorter one a worker on a busy machine is not re-attached and
+/// keeps its listeners.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// All that are not gone yet, by the process id in the name of their socket.
+/// All orphans that have not ended, by the process ids in the names of their sockets.
 #[derive(Default)]
 pub(crate) struct Orphans {
     known: SortedMap<i32, Orphan>,
 }
 
+/// An orphan that this supervisor has taken over.
 struct Orphan {
     generation: Generation,
+    /// Whether it must end before another worker begins.
     exclusive: bool,
-    /// Until it was told to drain.
+    /// The listeners that it has; empty after an upgrade of this supervisor.
     listeners: Vec<(String, Address)>,
+    /// The path of its socket.
     path: PathBuf,
     link: OwnedFd,
+    /// Its pidfd.
     process: OwnedFd,
     counters: Counters,
     counters_fd: OwnedFd,
     told: Option<DrainOrder>,
 }
 
-/// An orphan was told to drain.
+/// A *drain* that was sent to an orphan.
 #[derive(Debug, Clone, Copy, ToJson, FromJson)]
 struct DrainOrder {
     #[json(with = crate::sys::clock::instant)]
     since: Instant,
-    /// Until it is killed.
+    /// When it gets SIGKILL.
     #[json(with = crate::sys::clock::instant)]
     kill_at: Instant,
 }
 
-/// What an orphan leaves.
+/// An orphan that has ended.
 pub(crate) struct ExitedOrphan {
     pub(crate) pid: i32,
-    /// Of its socket.
+    /// The path of its socket.
     pub(crate) path: PathBuf,
     pub(crate) generation: Generation,
     pub(crate) ledger: Ledger,
-    /// How long it drained.
+    /// The time since its *drain*; `None` if it ended before.
     pub(crate) took: Option<Duration>,
 }
 
-/// A listener that an orphan has, by its name.
+/// A listener that an orphan handed over, with its name.
 pub(crate) type InheritedListener = (String, Arc<Bound>);
 
-/// What an orphan said.
+/// The first message of an orphan, checked.
 struct OrphanHello {
     orphan: Orphan,
     inherited: Vec<InheritedListener>,
 }
 
 impl Orphans {
-    /// Finds those of the daemon with this pidfile, which the caller holds. The latest generation's
-    /// listeners come first.
+    /// Finds the orphans of the daemon with this pidfile, whose lock the caller holds, and connects to
+    /// them. The returned listeners begin with those of the latest generation.
     pub(crate) fn find(
         runtime_dir: &Path,
         pidfile: &Path,
@@ -91,7 +100,7 @@ impl Orphans {
         let mut called = SortedMap::new();
         let sockets = protocol::all(runtime_dir, pidfile).unwrap_or_else(|error| {
             let dir = runtime_dir.display();
-            say.warn(&format!("cannot look for workers in {dir}: {error}"));
+            say.warn(&format!("cannot look for orphans in {dir}: {error}"));
             Vec::new()
         });
         for (pid, path) in sockets {
@@ -108,7 +117,8 @@ impl Orphans {
         let (mut orphans, mut inherited) = (Orphans::default(), Vec::new());
         for (pid, OrphanHello { orphan, inherited: its }) in found {
             say.line(&format!(
-                "generation {} of an earlier supervisor still serves as process {pid}, until this one does",
+                "re-attached to the orphan of generation {}, process {pid}; it serves until this \
+                 supervisor's first worker does",
                 orphan.generation
             ));
             inherited.extend(its);
@@ -121,22 +131,23 @@ impl Orphans {
         self.known.is_empty()
     }
 
-    /// Whether there are some, and all of them drain.
+    /// Returns whether there are orphans and all of them drain.
     pub(crate) fn are_draining(&self) -> bool {
         !self.is_empty() && self.known.values().all(|orphan| orphan.told.is_some())
     }
 
-    /// Whether one of them has to be gone before another worker begins.
+    /// Returns whether an orphan must end before another worker begins.
     pub(crate) fn are_exclusive(&self) -> bool {
         self.known.values().any(|orphan| orphan.exclusive)
     }
 
+    /// Returns the latest generation of an orphan; 0 if there are none.
     pub(crate) fn last_generation(&self) -> Generation {
         self.known.values().map(|orphan| orphan.generation).max().unwrap_or_default()
     }
 
-    /// Gives each a channel for what is idle, to somebody who takes it. One that does not take its end has
-    /// none, and what it has stays where it is.
+    /// Gives each orphan a channel over which it hands off its connections. If an orphan does not take its
+    /// end, its connections stay where they are.
     pub(crate) fn redirect(&self, channel: impl Fn() -> Option<OwnedFd>) {
         for orphan in self.known.values() {
             let Some(channel) = channel() else { return };
@@ -144,16 +155,16 @@ impl Orphans {
         }
     }
 
-    /// Gives each the log that was opened again.
+    /// Hands the log that was opened again to each orphan.
     pub(crate) fn reopen(&self, log: BorrowedFd<'_>) {
         for orphan in self.known.values() {
-            // One that cannot be told is gone.
+            // An orphan to which nothing can be sent has ended.
             let _ = link::send(&orphan.link, &ToWorker::Reopen {}, &[log]);
         }
     }
 
-    /// Tells each to drain; what it then may take beyond `deadline` is `kill_timeout`. What it has at the
-    /// addresses in `gone` it finishes.
+    /// Has each orphan drain until `deadline` and kills it `kill_timeout` later. At the addresses in `gone`
+    /// an orphan has the last copies of listeners, and must accept what is queued.
     pub(crate) fn drain(
         &mut self,
         deadline: Instant,
@@ -173,7 +184,7 @@ impl Orphans {
                 finish_at: gone.to_vec(),
             };
             if link::send(&orphan.link, &order, &[]).is_err() {
-                // It is gone, or drains by itself.
+                // The orphan has ended, or drains on its own and reads no more commands.
                 orphan.signal(*pid, rustix::process::Signal::TERM, say);
             }
             let kill_at = deadline + kill_timeout;
@@ -182,17 +193,17 @@ impl Orphans {
             orphan.told = Some(DrainOrder { since, kill_at: kill_at.min(earlier) });
             if first {
                 let generation = orphan.generation;
-                say.line(&format!("generation {generation} of process {pid} drains"));
+                say.line(&format!("draining the orphan of generation {generation}, process {pid}"));
             }
         }
     }
 
-    /// Each as the descriptor that is readable once it has ended.
+    /// Returns the pidfds of all orphans, which become readable at their ends.
     pub(crate) fn processes(&self) -> impl Iterator<Item = (i32, BorrowedFd<'_>)> {
         self.known.iter().map(|(pid, orphan)| (*pid, orphan.process.as_fd()))
     }
 
-    /// Puts one away that has ended. Its path is the caller's to remove.
+    /// Removes an orphan that has ended. Its socket is left for the caller to remove.
     pub(crate) fn remove(&mut self, pid: i32) -> Option<ExitedOrphan> {
         let orphan = self.known.remove(&pid)?;
         Some(ExitedOrphan {
@@ -204,17 +215,17 @@ impl Orphans {
         })
     }
 
-    /// When [`Orphans::enforce`] is due.
+    /// Returns when [`Orphans::enforce`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.known.values().filter_map(|orphan| Some(orphan.told?.kill_at)).min()
     }
 
-    /// Kills those that are still there though they should not be.
+    /// Kills the orphans whose time is over.
     pub(crate) fn enforce(&mut self, now: Instant, say: &DaemonLog) {
         for (pid, orphan) in &mut self.known {
             if let Some(told) = orphan.told.as_mut().filter(|told| told.kill_at <= now) {
-                say.warn(&format!("process {pid} did not end in time: killed"));
-                told.kill_at = now + HELLO_TIMEOUT;
+                say.warn(&format!("killing orphan process {pid}, which did not exit in time"));
+                told.kill_at = now + ANSWER_TIMEOUT;
                 orphan.signal(*pid, rustix::process::Signal::KILL, say);
             }
         }
@@ -230,19 +241,19 @@ impl Orphan {
     }
 }
 
-/// Waits for what they say.
+/// Waits for the first messages of the orphans; returns those that can be taken over.
 fn receive_hellos(
     mut called: SortedMap<i32, (PathBuf, OwnedFd)>,
     say: &DaemonLog,
 ) -> Vec<(i32, OrphanHello)> {
-    let deadline = Instant::now() + HELLO_TIMEOUT;
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
     let mut found = Vec::new();
     while !called.is_empty() && Instant::now() < deadline {
         let links: Vec<_> = called.iter().map(|(pid, (_, link))| (*pid, link.as_fd())).collect();
         let ready = match readable(&links, Some(deadline)) {
             Ok(ready) => ready,
             Err(error) => {
-                say.warn(&format!("cannot wait for earlier workers: {error}"));
+                say.warn(&format!("cannot wait for orphans: {error}"));
                 break;
             }
         };
@@ -253,7 +264,7 @@ fn receive_hellos(
                     Ok(it) => found.push((pid, it)),
                     Err(error) => say.warn(&unreachable(pid, &path, &error.to_string())),
                 },
-                // It has ended, or drains.
+                // The orphan has ended, or drains.
                 Ok(None) => remove(&path),
                 Err(error) if is_dead(&error) => remove(&path),
                 Err(error) => say.warn(&unreachable(pid, &path, &error.to_string())),
@@ -266,6 +277,7 @@ fn receive_hellos(
     found
 }
 
+/// Checks the first message of an orphan and the descriptors that came with it.
 fn receive_hello(
     pid: i32,
     path: &Path,
@@ -275,31 +287,32 @@ fn receive_hello(
 ) -> Result<OrphanHello> {
     let odd = |what: String| Error::new(ErrorKind::Protocol, what);
     let FromWorker::Orphan { protocol, release, generation, exclusive, listeners } = message else {
-        return Err(odd("it said something else than that it is alone".into()));
+        return Err(odd("its first message is not the one of an orphan".into()));
     };
     if !Protocols::OURS.overlaps(protocol) {
-        return Err(odd(format!("it speaks the protocol of release {release}")));
+        return Err(odd(format!("it uses the protocol of release {release}")));
     }
     if generation > MAX_GENERATION {
-        return Err(odd(format!("its generation is said to be {generation}")));
+        return Err(odd(format!("it reports generation {generation}, which is impossible")));
     }
     let mut fds = fds.into_iter();
     let (Some(counters_fd), Some(process), true) =
         (fds.next(), fds.next(), fds.len() == listeners.len())
     else {
-        return Err(odd("it sent another number of descriptors than it named".into()));
+        return Err(odd("it sent a different number of descriptors than it announced".into()));
     };
-    // It may be of a user who has fewer privileges than this process, which will signal what it was handed
-    // as a process, and bind, unlink and give away what it was handed as a listener.
+    // The orphan may run as a user with fewer privileges than this process, which will send signals to the
+    // process that it was handed, and unlink and change the owner of the listeners that it was handed. So
+    // both must be what the orphan claims.
     if process::pid_of_pidfd(&process) != Some(pid) {
-        return Err(odd(format!("it handed over another process than {pid}")));
+        return Err(odd(format!("the process that it sent is not {pid}")));
     }
     let counters = Counters::open(&counters_fd)
-        .map_err(|error| Error::io("its counters cannot be shared", error))?;
+        .map_err(|error| Error::io("cannot map its counters", error))?;
     let fds: Vec<OwnedFd> = fds.collect();
     for (OrphanedListener { name, addr, settings, .. }, fd) in listeners.iter().zip(&fds) {
         if !listener::is(fd, addr, settings) {
-            return Err(odd(format!("what it handed over as listener `{name}` is not {addr}")));
+            return Err(odd(format!("the socket that it sent as listener `{name}` is not {addr}")));
         }
     }
     let adopt = |(listener, fd): (OrphanedListener, OwnedFd)| {
@@ -321,26 +334,28 @@ fn receive_hello(
     Ok(OrphanHello { orphan, inherited })
 }
 
-/// Whether nobody is behind the socket any more.
+/// Returns whether an error means that the process behind a socket has ended.
 fn is_dead(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
     matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | NotFound)
 }
 
+/// Returns the warning about an orphan that cannot be taken over.
 fn unreachable(pid: i32, path: &Path, why: &str) -> String {
     format!(
-        "process {pid} of an earlier supervisor cannot be taken over at {}: {why}; if it keeps a listener, \
-         end it",
+        "cannot re-attach to process {pid} of an earlier supervisor at {}: {why}; if it still \
+         holds a listener, kill it",
         path.display()
     )
 }
 
+/// Removes the socket of an orphan that has ended.
 pub(crate) fn remove(path: &Path) {
-    // What cannot be removed is found dead by the next start.
+    // A socket that cannot be removed is recognized as dead at the next start.
     let _ = std::fs::remove_file(path);
 }
 
-/// An orphan on its way to the supervisor's next image.
+/// An orphan in the state that a supervisor hands to its next image.
 #[derive(Debug, ToJson, FromJson)]
 pub(crate) struct OrphanState {
     pid: i32,
@@ -369,18 +384,17 @@ impl Orphans {
     pub(crate) fn unpack(packed: Vec<OrphanState>) -> Result<Orphans> {
         let mut orphans = Orphans::default();
         for it in packed {
-            let counters_fd = it.counters.duplicate("the counters of an earlier worker")?;
-            let counters = Counters::open(&counters_fd).map_err(|error| {
-                Error::io("cannot share the counters of an earlier worker", error)
-            })?;
+            let counters_fd = it.counters.duplicate("the counters of an orphan")?;
+            let counters = Counters::open(&counters_fd)
+                .map_err(|error| Error::io("cannot map the counters of an orphan", error))?;
             let orphan = Orphan {
                 generation: it.generation,
-                // That was decided when it was found.
+                // What this decides was decided at the start.
                 exclusive: false,
                 listeners: Vec::new(),
                 path: it.path,
-                link: it.link.duplicate("the link of an earlier worker")?,
-                process: it.process.duplicate("the process of an earlier worker")?,
+                link: it.link.duplicate("the link of an orphan")?,
+                process: it.process.duplicate("the process of an orphan")?,
                 counters,
                 counters_fd,
                 told: it.told,
@@ -401,7 +415,7 @@ mod tests {
     use crate::config::ListenSettings;
     use crate::sys::seqpacket;
 
-    /// What a worker says that has this process and listens there.
+    /// Checks the message of an orphan that hands over this process, and this socket as a listener at `addr`.
     fn says(process: Pid, socket: OwnedFd, addr: Address) -> Result<OrphanHello> {
         let pid = getpid().as_raw_nonzero().get();
         let (link, _theirs) = seqpacket::pair().unwrap();
@@ -432,9 +446,9 @@ mod tests {
         receive_hello(pid, Path::new("/nowhere"), link, message, vec![counters, process, socket])
     }
 
-    /// It may have fewer privileges than this process, and would use those of this one.
+    /// An orphan may have fewer privileges than the supervisor, and must not gain them through it.
     #[test]
-    fn what_is_not_its_own_is_not_taken() {
+    fn orphan_with_foreign_descriptors_is_rejected() {
         let bound = || TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = |listener: &TcpListener| Address::Tcp(listener.local_addr().unwrap());
         let why = |said: Result<OrphanHello>| said.err().map(|error| error.to_string());
@@ -446,17 +460,17 @@ mod tests {
         let listener = bound();
         let there = addr(&listener);
         let said = why(says(getppid().unwrap(), listener.into(), there)).unwrap();
-        assert!(said.contains("it handed over another process than"), "{said}");
+        assert!(said.contains("the process that it sent is not"), "{said}");
 
         let not_it = |said: Result<OrphanHello>| {
             let said = why(said).unwrap();
-            assert!(said.contains("what it handed over as listener `http` is not"), "{said}");
+            assert!(said.contains("the socket that it sent as listener `http` is not"), "{said}");
         };
         let (listener, other) = (bound(), bound());
         not_it(says(getpid(), listener.into(), addr(&other)));
         let file = std::fs::File::open("/dev/null").unwrap();
         not_it(says(getpid(), file.into(), addr(&other)));
-        // It would be unlinked at the end, and given away where the settings say so.
+        // The supervisor would unlink this path at the end, and change its owner if the settings say so.
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();

@@ -1,7 +1,7 @@
-//! Where a worker whose supervisor was killed waits for the next one.
+//! The socket at which an orphan waits for the next supervisor.
 //!
-//! The supervisor binds one socket for each worker, beside the control socket and as private, and gives it
-//! away: only the worker accepts on it, and only once its link has ended.
+//! The supervisor binds one for each worker, next to the control socket and with the same mode, and hands
+//! it to the worker. Only the worker accepts on it, and only after its link has ended.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,17 +12,17 @@ use rustix::net::SocketFlags;
 
 use crate::control::socket::{address, foreign_user, listen_at, socket};
 
-/// Between the pidfile's stem and the worker's process id.
+/// The part of the file name between the pidfile's stem and the worker's process id.
 const INFIX: &str = ".worker-";
 
-/// The socket of the worker `pid` of the daemon with this pidfile.
+/// Returns the path of the socket of worker `pid` of the daemon with this pidfile.
 pub(crate) fn path_of(runtime_dir: &Path, pidfile: &Path, pid: i32) -> PathBuf {
     let mut name = pidfile.file_stem().unwrap_or(pidfile.as_os_str()).to_owned();
     name.push(format!("{INFIX}{pid}.sock"));
     runtime_dir.join(name)
 }
 
-/// All such sockets, with the process ids in their names.
+/// Finds all such sockets; returns them with the process ids in their names.
 pub(crate) fn all(runtime_dir: &Path, pidfile: &Path) -> io::Result<Vec<(i32, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(runtime_dir)? {
@@ -42,12 +42,12 @@ pub(crate) fn all(runtime_dir: &Path, pidfile: &Path) -> io::Result<Vec<(i32, Pa
     Ok(found)
 }
 
-/// Binds the socket of a worker, for that worker to listen to.
+/// Binds the socket of a worker.
 pub(crate) fn bind(path: &Path) -> io::Result<OwnedFd> {
     listen_at(path)
 }
 
-/// Connects without waiting.
+/// Connects to the socket of a worker, without waiting for it to accept.
 pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
     let socket = socket()?;
     crate::sys::descriptors::set_nonblocking(&socket)?;
@@ -56,7 +56,8 @@ pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The next supervisor, if one is there. Others are turned away, with an error that says who it was.
+/// Accepts the next supervisor, if one waits. Peers of another user, except root, are rejected with a
+/// warning in the log.
 pub(crate) fn accept(socket: impl AsFd) -> io::Result<Option<OwnedFd>> {
     let peer = match rustix::net::accept_with(&socket, SocketFlags::CLOEXEC) {
         Ok(peer) => peer,
@@ -66,7 +67,7 @@ pub(crate) fn accept(socket: impl AsFd) -> io::Result<Option<OwnedFd>> {
     match foreign_user(&peer)? {
         None => Ok(Some(peer)),
         Some(uid) => {
-            tracing::warn!(uid, "another user wanted this worker: turned away");
+            tracing::warn!(uid, "refused another user that tried to re-attach this worker");
             Ok(None)
         }
     }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_are_found_by_their_names() {
+    fn sockets_are_found_by_their_names() {
         let dir = tempfile::tempdir().unwrap();
         let pidfile = dir.path().join("a.pid");
         let path = path_of(dir.path(), &pidfile, 17);

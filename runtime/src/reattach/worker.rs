@@ -1,4 +1,4 @@
-//! A worker without its supervisor: who may take it over, and what it hands to that one.
+//! The worker's side of re-attaching: how it accepts the next supervisor, and what it hands to that one.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,27 +11,30 @@ use crate::link::{self, FromWorker, Protocols};
 use crate::reattach::protocol;
 use crate::worker::state::SharedState;
 
-/// From whom a worker takes orders.
+/// The supervisor from which a worker takes commands.
 pub(crate) enum SupervisorLink {
     /// The supervisor that spawned it.
     Parent,
-    /// Nobody: the next one may come until then.
+    /// None: the worker is an orphan and serves until this time, unless the next supervisor comes.
     Orphan { until: Instant },
-    /// One that did not spawn it. If it is gone before it ordered a drain, it failed to start.
+    /// A later supervisor, which took it over. If the link ends before it sent *drain*, this supervisor
+    /// failed to start, and the worker is an orphan again until the same time.
     Adopted { link: OwnedFd, until: Instant },
-    /// Nobody, and nobody will come.
+    /// None, and none will come.
     Severed,
 }
 
-/// Where the worker can be found by the next supervisor, and what that one gets beside the listeners.
+/// The socket at which a worker waits for the next supervisor, and the descriptors that this one gets in
+/// addition to the listeners.
 pub(crate) struct ReattachSocket {
     socket: OwnedFd,
     counters: OwnedFd,
-    /// This process: whoever gets it sees it end, and can end it.
+    /// A pidfd of this process, by which the supervisor can watch and signal it.
     process: OwnedFd,
 }
 
 impl ReattachSocket {
+    /// Takes the socket and the counters that came with the *welcome*.
     pub(crate) fn new(socket: OwnedFd, counters: OwnedFd) -> Result<ReattachSocket> {
         let own = rustix::process::getpid();
         let process = rustix::process::pidfd_open(own, PidfdFlags::empty())
@@ -39,7 +42,8 @@ impl ReattachSocket {
         Ok(ReattachSocket { socket, counters, process })
     }
 
-    /// The next supervisor, which has been given everything, if there is one.
+    /// Accepts the next supervisor, if one waits, and sends it everything that it needs; returns the new
+    /// link.
     pub(crate) fn accept_supervisor(&self, state: &SharedState) -> io::Result<Option<OwnedFd>> {
         let Some(newcomer) = protocol::accept(&self.socket)? else { return Ok(None) };
         let sent = state.with_listeners(|listeners, sockets| {
@@ -56,7 +60,7 @@ impl ReattachSocket {
         });
         match sent {
             Ok(()) => Ok(Some(newcomer)),
-            // It did not wait for the answer, and there may be another.
+            // This supervisor has gone already; another one may come.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
             Err(error) => Err(error),
         }

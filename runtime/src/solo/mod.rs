@@ -1,8 +1,10 @@
-//! A daemon without a supervisor: one process, with the same pidfile, listeners, signals and drain.
+//! Solo: a daemon that is one process without a supervisor, with the same pidfile, listeners, signals and
+//! drain.
 //!
-//! It binds everything, then execs itself, so that user code runs with the program's own arguments and
-//! in a process that looks as if it had just been started. A thread stands in for the supervisor: the
-//! rest of the process is a worker like any other.
+//! [`start`] binds all listeners, then executes the program again, so that user code runs with the
+//! program's own arguments in a fresh process. [`resume`] continues after that exec: it starts the
+//! [`control_thread`], which does the work of a supervisor, and the rest of the process is a worker like
+//! any other.
 
 mod control_thread;
 
@@ -41,15 +43,15 @@ use crate::systemd::notify;
 use crate::worker::SignalOwner;
 use crate::worker::lifecycle::{WorkerRuntime, WorkerSetup};
 
-/// The one generation of a solo daemon.
+/// The only generation of a solo daemon.
 const GENERATION: u32 = 1;
 
-/// Everything that the process takes along through its own exec; descriptors by number.
+/// The state that the process takes along through its exec, with descriptors by number.
 #[derive(Debug, ToJson, FromJson)]
 struct SoloState {
     configuration: Configuration,
     origin: LaunchOrigin,
-    /// By name; one that the service manager passed may have several.
+    /// The listeners by name. A name may have several sockets.
     listeners: Vec<(String, SoloListenerState)>,
     pidfile: RawFd,
     claim: Option<RawFd>,
@@ -57,11 +59,11 @@ struct SoloState {
     reporter: Option<RawFd>,
     log: Option<PathBuf>,
     hang_up: SighupAction,
-    /// Where probes are answered.
+    /// The address and the socket for probes.
     probe: Option<(SocketAddr, RawFd)>,
 }
 
-/// A bound listener on its way through the exec.
+/// A bound listener in the state.
 #[derive(Debug, ToJson, FromJson)]
 struct SoloListenerState {
     settings: ListenSettings,
@@ -70,7 +72,8 @@ struct SoloListenerState {
     socket: RawFd,
 }
 
-/// Binds the listeners that are not there yet and execs the program again. Returns only with an error.
+/// Binds the listeners that the service manager did not pass or keep, and executes the program again.
+/// Returns only if this fails.
 pub(crate) fn start(setup: &DriverSetup, sockets: Sockets) -> Result<Infallible> {
     let declared = &setup.configuration.settings.listen;
     let Sockets { passed, stored, .. } = sockets;
@@ -95,14 +98,16 @@ pub(crate) fn start(setup: &DriverSetup, sockets: Sockets) -> Result<Infallible>
     exec(setup, &bound).inspect_err(|_| unlink(&bound))
 }
 
+/// Removes the files of the listeners that the daemon bound.
 fn unlink(bound: &[(String, Bound)]) {
     for (_, listener) in bound.iter().filter(|(_, it)| it.source() == ListenerSource::Daemon) {
         listener.unlink();
     }
 }
 
+/// Executes the program again with the state. Returns only if this fails.
 fn exec(setup: &DriverSetup, bound: &[(String, Bound)]) -> Result<Infallible> {
-    let luggage = SoloState {
+    let state = SoloState {
         configuration: setup.configuration.clone(),
         origin: setup.origin.clone(),
         listeners: bound
@@ -125,8 +130,8 @@ fn exec(setup: &DriverSetup, bound: &[(String, Bound)]) -> Result<Infallible> {
             None => None,
         },
     };
-    let packed = pack(&luggage)?;
-    let marker = RoleMarker::text(Role::Solo { luggage: keep(packed.as_fd())? })?;
+    let packed = pack(&state)?;
+    let marker = RoleMarker::text(Role::Solo { state: keep(packed.as_fd())? })?;
     let image = std::fs::File::open("/proc/self/exe").map_err(cannot_exec)?;
     let program = Program {
         image: image.as_fd(),
@@ -141,80 +146,82 @@ fn cannot_exec(error: std::io::Error) -> Error {
     Error::os(ErrorKind::Image, "cannot execute this program again", error)
 }
 
+/// Keeps a descriptor open across the exec; returns its number.
 fn keep(fd: BorrowedFd<'_>) -> Result<RawFd> {
     descriptors::keep_across_exec(fd)
         .map_err(|error| Error::io("cannot keep a descriptor across exec", error))?;
     Ok(fd.as_raw_fd())
 }
 
-fn pack(luggage: &SoloState) -> Result<std::fs::File> {
-    let cannot = |error: std::io::Error| Error::io("cannot write the state for the exec", error);
-    let fd = rustix::fs::memfd_create("unbroken-luggage", MemfdFlags::CLOEXEC)
+fn pack(state: &SoloState) -> Result<std::fs::File> {
+    let cannot = |error: std::io::Error| Error::io("cannot write the state for exec", error);
+    let fd = rustix::fs::memfd_create("unbroken-state", MemfdFlags::CLOEXEC)
         .map_err(|error| cannot(error.into()))?;
     let mut file = std::fs::File::from(fd);
-    let bytes = json::to_vec(luggage).map_err(|error| cannot(error.into()))?;
+    let bytes = json::to_vec(state).map_err(|error| cannot(error.into()))?;
     file.write_all(&bytes).and_then(|()| file.rewind()).map_err(cannot)?;
     Ok(file)
 }
 
+/// Reads the state from the memfd.
 fn unpack(number: RawFd) -> Result<SoloState> {
     let mut bytes = Vec::new();
     std::fs::File::from(adopt(number)?)
         .read_to_end(&mut bytes)
-        .map_err(|error| Error::io("cannot read the state of the exec", error))?;
-    json::from_slice(&bytes)
-        .map_err(|error| Error::io("the state of the exec is not understood", error))
+        .map_err(|error| Error::io("cannot read the state after exec", error))?;
+    json::from_slice(&bytes).map_err(|error| Error::io("cannot parse the state after exec", error))
 }
 
-/// After the exec: becomes the worker, with a thread that stands in for its supervisor.
-pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
-    let luggage = unpack(luggage)?;
-    let settings = luggage.configuration.settings.clone();
-    let file = luggage.origin.exe.file_name().and_then(|name| name.to_str());
+/// Continues after the exec: starts the control thread and returns the worker.
+pub(crate) fn resume(state: RawFd) -> Result<WorkerRuntime> {
+    let state = unpack(state)?;
+    let settings = state.configuration.settings.clone();
+    let file = state.origin.exe.file_name().and_then(|name| name.to_str());
     process::set_name(file.unwrap_or(&settings.name));
-    let pidfile = PidFile::adopt(settings.pidfile.clone(), adopt(luggage.pidfile)?);
+    let pidfile = PidFile::adopt(settings.pidfile.clone(), adopt(state.pidfile)?);
     let control_path = path_of(&settings.runtime_dir, &settings.pidfile);
-    let control = ControlSocket::adopt(control_path, adopt(luggage.control)?);
-    let reporter = match luggage.reporter {
+    let control = ControlSocket::adopt(control_path, adopt(state.control)?);
+    let reporter = match state.reporter {
         Some(number) => StartupNotifier::new(adopt(number)?),
         None => StartupNotifier::default(),
     };
     let mut bound = Vec::new();
-    for (name, packed) in luggage.listeners {
+    for (name, packed) in state.listeners {
         let SoloListenerState { settings, addr, source, socket } = packed;
         bound.push((name, Bound::adopt(settings, adopt(socket)?, addr, source)));
     }
-    let say = DaemonLog::new(&settings, luggage.log.is_some());
+    let say = DaemonLog::new(&settings, state.log.is_some());
     let open = |path| LogFile::open(path, settings.log_mode);
-    let log = luggage.log.as_deref().map(open).transpose()?;
+    let log = state.log.as_deref().map(open).transpose()?;
     let (ours, theirs) =
-        seqpacket::pair().map_err(|error| Error::io("cannot open a link", error))?;
-    let (counters, counters_fd) =
-        Counters::create().map_err(|error| Error::io("cannot share counters", error))?;
+        seqpacket::pair().map_err(|error| Error::io("cannot create a link", error))?;
+    let (counters, counters_fd) = Counters::create()
+        .map_err(|error| Error::io("cannot create the shared counters", error))?;
     let listeners = bound
         .iter()
         .map(|(name, listener)| {
             let socket = listener.as_fd().try_clone_to_owned();
-            let socket = socket.map_err(|error| Error::io("cannot hand over a listener", error))?;
+            let socket = socket
+                .map_err(|error| Error::io("cannot duplicate the socket of a listener", error))?;
             let (addr, source) = (listener.addr().clone(), listener.source());
             Ok((ListenerHandle { name: name.clone(), addr, source }, socket))
         })
         .collect::<Result<_>>()?;
-    let image = Image::own(&luggage.origin.exe)?;
+    let image = Image::own(&state.origin.exe)?;
     let mut notifier = notify::take()?;
     let stored = bound.iter().filter(|(_, listener)| listener.source() == ListenerSource::Store);
     let held = activation::store_names(stored.map(|(name, listener)| (name, listener)));
     let held = held.into_iter().map(|(stored, (_, bound))| (stored, bound.addr().clone()));
     notifier.set_held(held.collect());
     let control = SoloControl::new(control_thread::SoloParts {
-        configuration: luggage.configuration.clone(),
-        origin: luggage.origin,
+        configuration: state.configuration.clone(),
+        origin: state.origin,
         image,
         link: ours,
         bound,
         counters,
         pidfile,
-        claim: match luggage.claim {
+        claim: match state.claim {
             Some(number) => Some(Claim::adopt(adopt(number)?)),
             None => None,
         },
@@ -222,9 +229,9 @@ pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
         reporter,
         log,
         say,
-        hang_up: luggage.hang_up,
+        hang_up: state.hang_up,
         notifier,
-        probes: match luggage.probe {
+        probes: match state.probe {
             Some((addr, number)) => probe::Server::adopt(addr, adopt(number)?),
             None => probe::Server::default(),
         },
@@ -232,7 +239,7 @@ pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
     let handover = WorkerSetup {
         link: theirs,
         generation: GENERATION,
-        configuration: luggage.configuration,
+        configuration: state.configuration,
         counters: counters_fd,
         listeners,
         rendezvous: None,
@@ -245,7 +252,7 @@ pub(crate) fn resume(luggage: RawFd) -> Result<WorkerRuntime> {
         }
     };
     let thread = control.start()?;
-    // Set once, here.
+    // This is the only place that sets it, so it cannot fail.
     let _ = worker.state().solo_control.set(Mutex::new(Some(thread)));
     Ok(worker)
 }

@@ -1,16 +1,17 @@
-//! Since when an image serves, and since when it is known to be good: on the clock on the wall.
+//! The wall-clock times, for `status`, at which the generations shown there began to serve and were
+//! confirmed.
 
 use crate::control::unix_seconds;
 use crate::json::{FromJson, ToJson};
 use unbroken_core::event::Generation;
 
-/// The terms of the generations that are shown.
+/// The times of the serving and the confirmed generation.
 #[derive(Debug, Clone, Default, ToJson, FromJson)]
 pub(super) struct GenerationTimes {
     terms: Vec<Times>,
 }
 
-/// In seconds since 1970.
+/// The times of one generation, in seconds since 1970.
 #[derive(Debug, Clone, ToJson, FromJson)]
 struct Times {
     generation: Generation,
@@ -19,7 +20,8 @@ struct Times {
 }
 
 impl GenerationTimes {
-    /// To be called after whatever may have changed which generations these are.
+    /// Notes the current time for a generation that has become the serving or the confirmed one, and drops
+    /// all others. Must be called after each event that may have changed them.
     pub(super) fn note(&mut self, serving: Option<Generation>, confirmed: Option<Generation>) {
         self.terms.retain(|term| [serving, confirmed].contains(&Some(term.generation)));
         let now = || Some(unix_seconds(std::time::SystemTime::now()));
@@ -31,11 +33,12 @@ impl GenerationTimes {
         }
     }
 
-    /// When the generation began to serve.
+    /// Returns when the generation began to serve.
     pub(super) fn serves(&self, generation: Generation) -> Option<u64> {
         self.find(generation).and_then(|term| term.serves)
     }
 
+    /// Returns when the generation was confirmed.
     pub(super) fn confirmed(&self, generation: Generation) -> Option<u64> {
         self.find(generation).and_then(|term| term.confirmed)
     }
@@ -44,6 +47,7 @@ impl GenerationTimes {
         self.terms.iter().find(|term| term.generation == generation)
     }
 
+    /// Returns the entry of a generation; adds it if there is none.
     fn term(&mut self, generation: Generation) -> &mut Times {
         let place = self.terms.iter().position(|term| term.generation == generation);
         let place = place.unwrap_or_else(|| {

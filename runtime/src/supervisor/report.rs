@@ -1,4 +1,4 @@
-//! What the supervisor tells its control clients.
+//! What the supervisor reports: its status, the outcome of restarts, and what draining generations left.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,9 @@ use crate::control::{
 use crate::counters::Ledger;
 use unbroken_core::event::{Generation, RestartReport};
 
-/// Bytes of a reason; what is beyond is cut.
-const MAX_REASON: usize = 2000;
+use crate::link::{self, MAX_REASON, MAX_STATUS};
 
-/// Bytes of a status line.
-const MAX_STATUS: usize = 1000;
-
-/// Everything that `status` shows.
+/// Collects everything that `status` shows.
 pub(super) fn status(driver: &Driver) -> Status {
     let now = Instant::now();
     let generation = driver.machine.serving_generation();
@@ -96,40 +92,38 @@ pub(super) fn status(driver: &Driver) -> Status {
     }
 }
 
+/// Returns the image of a generation, as `status` shows it.
 fn image(driver: &Driver, generation: Generation, since: Option<u64>) -> Option<ImageStatus> {
     let holdings = driver.generations.get(generation)?;
     Some(ImageStatus::of(&holdings.image, generation, since))
 }
 
+/// Returns when a generation was begun, in seconds since 1970; 0 if that is forgotten.
 fn asked_at(driver: &Driver, generation: Generation) -> u64 {
     let asked = driver.asked.iter().find(|(asked, _)| *asked == generation);
     asked.map_or(0, |(_, at)| unix_seconds(*at))
 }
 
-/// What a worker says of its end, no longer than people read and a packet holds.
+/// Cuts a reason from a worker to [`MAX_REASON`] and makes it safe to print.
 pub(super) fn short(text: String) -> String {
     cut(text, MAX_REASON)
 }
 
-/// What a worker says of what it does: the text of each has a place in one packet.
+/// Cuts a status text from a worker to [`MAX_STATUS`] and makes it safe to print.
 pub(super) fn short_status(text: String) -> String {
     cut(text, MAX_STATUS)
 }
 
-/// What a worker says is shown on terminals, and has to fit into a packet with all that others say: as JSON
-/// a control character has six bytes.
+/// Cuts a text to so many bytes and replaces control characters: a terminal would interpret them, and in JSON
+/// each takes six bytes.
 fn cut(text: String, bytes: usize) -> String {
     let odd = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     let mut text = text.replace(odd, "\u{fffd}");
-    if text.len() > bytes {
-        let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or(0));
-        text.push('…');
-    }
+    link::cut(&mut text, bytes);
     text
 }
 
-/// How a restart ended, for people and programs.
+/// Converts a report to the form that clients get.
 pub(super) fn outcome(report: &RestartReport, output: Vec<String>) -> RestartOutcome {
     let ms = |duration: Option<Duration>| duration.map(|d| d.as_secs_f64() * 1000.0);
     RestartOutcome {
@@ -146,18 +140,19 @@ pub(super) fn outcome(report: &RestartReport, output: Vec<String>) -> RestartOut
     }
 }
 
-/// What cures a failure of which a worker wrote this.
+/// Returns advice for a failed restart whose worker wrote `output`.
 pub(super) fn advice(output: &[String], settings: &Settings) -> Option<&'static str> {
     let number = format!("(os error {})", rustix::io::Errno::ADDRINUSE.raw_os_error());
     let in_use = |line: &String| line.contains(&number) || line.contains("AddrInUse");
-    // Alone it has nobody to share its addresses with.
+    // An exclusive program never runs beside the generation that serves, so that cannot be the cause.
     (!settings.exclusive && output.iter().any(in_use)).then_some(
-        "an address that the program binds itself is in use, most likely by the generation that serves: \
-         declare it with `listen`, or set `exclusive`",
+        "an address that the program binds itself is in use, probably by the generation that \
+         serves; declare it with `listen` or set `exclusive`",
     )
 }
 
-/// Tells of a generation whose last worker has ended: as an event with fields, and in a line for people.
+/// Emits a tracing event for a generation whose last worker has ended, and returns the same as a log line;
+/// `None` if the report is not complete.
 pub(super) fn trace(report: &RestartReport) -> Option<String> {
     let (generation, ledger, took) = (report.from?, report.ledger?, report.to_drained?);
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
@@ -179,10 +174,10 @@ pub(super) fn trace(report: &RestartReport) -> Option<String> {
         to_drained_ms = ms(took),
         "generation drained"
     );
-    Some(format!("generation {generation} is gone after {:.0} ms: {ledger}", ms(took)))
+    Some(format!("generation {generation} drained after {:.0} ms: {ledger}", ms(took)))
 }
 
-/// The ledger of that generation, as fields of the line.
+/// Returns the ledger in a report as fields for the log line.
 pub(super) fn fields(report: &RestartReport) -> Vec<(String, serde_json::Value)> {
     let Some(ledger) = report.ledger else { return Vec::new() };
     [
@@ -225,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_says_is_short_and_harmless() {
+    fn text_of_a_worker_is_cut_and_safe_to_print() {
         assert_eq!(short("two\nlines\tof it".into()), "two\nlines\tof it");
         assert_eq!(short_status("\u{1b}[2J\u{9b}2J".into()), "\u{fffd}[2J\u{fffd}2J");
         let worst = json::to_string(&short("\u{1}\"ä".repeat(5_000))).unwrap();
@@ -256,8 +251,8 @@ mod tests {
         assert_eq!(
             text.as_deref(),
             Some(
-                "generation 3 is gone after 20 ms: 9 connections: 0 finished, 7 passed on, \
-                 0 told to go, 0 forced, 2 lost; 40 requests"
+                "generation 3 drained after 20 ms: 9 connections: 0 finished, 7 handed off, 0 \
+                 closed, 0 forced, 2 lost; 40 requests"
             )
         );
         let event: serde_json::Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The supervisor's processes: spawning them, their links and counters.
+//! The worker processes: spawning them, their links and their counters.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,11 +22,11 @@ use crate::systemd::notify;
 use unbroken_core::event::{Generation, WorkerId};
 use unbroken_core::sorted::SortedMap;
 
-/// How long a process may outlive its link before that is a failure of its own: an exit closes the link
-/// a moment before the process can be waited for.
+/// The time between the end of a link and its report as lost. An exit closes the link a moment before the
+/// process can be reaped; with a shorter time, normal exits would be reported as lost links.
 const EXIT_LAG: Duration = Duration::from_millis(200);
 
-/// All workers that are not reaped yet.
+/// All worker processes that are not reaped yet.
 #[derive(Default)]
 pub(crate) struct WorkerProcesses {
     workers: SortedMap<WorkerId, WorkerProcess>,
@@ -37,45 +37,49 @@ pub(crate) struct WorkerProcess {
     pub(crate) generation: Generation,
     pub(crate) child: Child,
     pub(crate) since: Instant,
-    /// What the program said of itself.
+    /// The program's last text for `status`.
     pub(crate) text: Option<String>,
+    /// Whether its *hello* arrived.
     pub(crate) said_hello: bool,
-    /// Why it may never be ready.
+    /// Why it may never be ready: a listener that only the operator declared and it has not claimed.
     pub(crate) unclaimed: Option<String>,
-    /// It has its listeners.
+    /// Whether its *welcome* was sent, and so its listeners.
     pub(crate) welcomed: bool,
-    /// The log was opened again since it was forked.
+    /// Whether the log was opened again between its fork and its *hello*: its output goes to the old file.
     pub(crate) old_output: bool,
-    /// Where the next supervisor finds it, should this one be killed.
+    /// The socket at which it waits for the next supervisor, should this one be killed.
     pub(crate) rendezvous: Option<PathBuf>,
     counters: Counters,
+    /// The shared memory of `counters`, to hand to the worker and to the supervisor's next image.
     counters_fd: OwnedFd,
+    /// The supervisor's end of the link, until it is closed.
     link: Option<OwnedFd>,
-    /// Since when the link is closed, until that has been told.
+    /// When the link was closed, until it is reported as lost.
     closed: Option<Instant>,
 }
 
 impl WorkerProcess {
-    /// The figures as they are now.
+    /// Returns its ledger so far.
     pub(crate) fn ledger(&self) -> Ledger {
         self.counters.read()
     }
 
-    /// What it would wait for, were it to drain.
+    /// Returns the work that it would have to finish in a drain.
     pub(crate) fn remaining(&self) -> Remaining {
         self.counters.remaining()
     }
 
-    /// The figures after its end.
+    /// Returns its ledger after its end, in which open connections are lost.
     pub(crate) fn final_ledger(&self) -> Ledger {
         self.counters.final_ledger()
     }
 
-    /// Whether it has called `main`.
+    /// Returns whether it has called `main`.
     pub(crate) fn has_run(&self) -> bool {
         self.counters.has_run()
     }
 
+    /// Returns what it has not done yet to be ready.
     pub(crate) fn missing(&self, listeners: &[&str], manual: bool) -> String {
         self.counters.missing(listeners, manual)
     }
@@ -88,7 +92,7 @@ impl WorkerProcess {
         self.link.as_ref().map(AsFd::as_fd)
     }
 
-    /// Sends an order. A worker that does not take it is as good as gone.
+    /// Sends a message. An error means that the link is of no more use.
     pub(crate) fn send(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         match &self.link {
             Some(link) => link::send(link, message, fds),
@@ -96,8 +100,8 @@ impl WorkerProcess {
         }
     }
 
-    /// The next message, if one is there.
-    pub(crate) fn receive(&mut self, now: Instant) -> Result<Option<FromWorker>, String> {
+    /// Receives the next message, if there is one. Notes when the link is closed.
+    pub(crate) fn receive(&mut self, now: Instant) -> Result<Option<FromWorker>> {
         let Some(link) = &self.link else { return Ok(None) };
         match link::receive::<FromWorker>(link) {
             Ok(Some((message, _))) => Ok(Some(message)),
@@ -107,12 +111,12 @@ impl WorkerProcess {
                 Ok(None)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(format!("its message was not understood: {error}")),
+            Err(error) => Err(Error::io("cannot parse its message", error)),
         }
     }
 }
 
-/// A process on its way to the supervisor's next image.
+/// A worker process in the state that a supervisor hands to its next image.
 #[derive(Debug, ToJson, FromJson)]
 pub(super) struct WorkerProcessState {
     generation: Generation,
@@ -154,7 +158,7 @@ impl WorkerProcess {
     fn unpack(packed: WorkerProcessState) -> Result<WorkerProcess> {
         let counters_fd = packed.counters.duplicate("the counters of a worker")?;
         let counters = Counters::open(&counters_fd)
-            .map_err(|error| Error::io("cannot share the counters of a worker", error))?;
+            .map_err(|error| Error::io("cannot map the counters of a worker", error))?;
         let pidfd = packed.pidfd.duplicate("the process of a worker")?;
         Ok(WorkerProcess {
             generation: packed.generation,
@@ -174,15 +178,16 @@ impl WorkerProcess {
     }
 }
 
-/// What a new worker is made of.
+/// What a new worker is started with.
 pub(crate) struct WorkerSpec<'a> {
     pub(crate) generation: Generation,
     pub(crate) image: &'a Image,
     pub(crate) args: &'a [std::ffi::OsString],
     pub(crate) vars: &'a [(std::ffi::OsString, std::ffi::OsString)],
     pub(crate) origin: &'a LaunchOrigin,
-    /// Where they are known before it says hello.
+    /// Its settings, if they are known before its *hello*: some limits are set before the exec.
     pub(crate) settings: Option<&'a Settings>,
+    /// Whether its generation has settings, so that it computes none itself.
     pub(crate) respawn: bool,
 }
 
@@ -199,7 +204,7 @@ impl WorkerProcesses {
         Ok(WorkerProcesses { workers: workers.collect::<Result<_>>()? })
     }
 
-    /// Forks a worker that execs the image.
+    /// Forks a worker that executes the image; returns its process id.
     pub(crate) fn spawn(
         &mut self,
         id: WorkerId,
@@ -211,16 +216,16 @@ impl WorkerProcesses {
             let what = format!("cannot {what} for a worker");
             move |error: io::Error| Error::io(what, error)
         };
-        let (ours, theirs) = seqpacket::pair().map_err(cannot("open a link"))?;
-        descriptors::set_nonblocking(&ours).map_err(cannot("open a link"))?;
-        let (counters, counters_fd) = Counters::create().map_err(cannot("share counters"))?;
+        let (ours, theirs) = seqpacket::pair().map_err(cannot("create a link"))?;
+        descriptors::set_nonblocking(&ours).map_err(cannot("create a link"))?;
+        let (counters, counters_fd) = Counters::create().map_err(cannot("create the counters"))?;
         failpoint::try_hit(Step::SupervisorBeforeFork, plan.generation)
             .map_err(|error| Error::io("cannot fork a process", error))?;
         match process::fork()? {
             Forked::Child => {
                 let error = become_worker(&theirs, plan);
                 let reason = error.to_string();
-                // If even this fails, the exit code tells the rest.
+                // If even this fails, the exit code has to do.
                 let _ = link::send(&theirs, &FromWorker::ExecFailed { reason }, &[]);
                 process::exit_now(127);
             }
@@ -248,8 +253,8 @@ impl WorkerProcesses {
         }
     }
 
-    /// Opens a channel by which one worker passes its connections to another. One that does not take
-    /// its end has none, and what it has stays where it is.
+    /// Opens a channel over which one worker hands off its connections to another. If a worker does not take
+    /// its end, connections stay where they are.
     pub(crate) fn connect(&self, from: WorkerId, to: WorkerId) -> io::Result<()> {
         let (Some(from), Some(to)) = (self.get(from), self.get(to)) else { return Ok(()) };
         let (sending, taking) = seqpacket::pair()?;
@@ -257,7 +262,7 @@ impl WorkerProcesses {
         from.send(&ToWorker::Successor {}, &[sending.as_fd()])
     }
 
-    /// As [`Fleet::connect`], to the worker of `generation`, from somebody who is given this end.
+    /// Opens a channel for handoffs to the worker of `generation`; returns the sending end.
     pub(crate) fn channel_to(&self, generation: Generation) -> io::Result<Option<OwnedFd>> {
         let Some((_, to)) = self.iter().find(|(_, it)| it.generation == generation) else {
             return Ok(None);
@@ -275,10 +280,11 @@ impl WorkerProcesses {
         self.workers.get_mut(&id)
     }
 
+    /// Removes a worker that was reaped, and its socket for the next supervisor.
     pub(crate) fn remove(&mut self, id: WorkerId) -> Option<WorkerProcess> {
         let process = self.workers.remove(&id)?;
         if let Some(path) = &process.rendezvous {
-            // What cannot be removed is found dead by the next start.
+            // A socket that cannot be removed is recognized as dead at the next start.
             let _ = std::fs::remove_file(path);
         }
         Some(process)
@@ -292,11 +298,12 @@ impl WorkerProcesses {
         self.workers.values_mut()
     }
 
+    /// Returns whether a process is one of the workers.
     pub(crate) fn owns(&self, pid: i32) -> bool {
         self.workers.values().any(|process| process.child.pid() == pid)
     }
 
-    /// Workers whose link has been closed for longer than an exit explains; each is named once.
+    /// Returns the workers whose links have been closed for longer than an exit takes, each once.
     pub(crate) fn expired_links(&mut self, now: Instant) -> Vec<WorkerId> {
         let mut mute = Vec::new();
         for (id, process) in &mut self.workers {
@@ -308,24 +315,24 @@ impl WorkerProcesses {
         mute
     }
 
-    /// When [`Fleet::mute`] is due.
+    /// Returns when [`expired_links`](Self::expired_links) is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.workers.values().filter_map(|process| process.closed).min().map(|at| at + EXIT_LAG)
     }
 }
 
-/// In the forked child: becomes the program, or returns why not.
+/// Becomes the program, in the forked child. Returns only if this fails.
 fn become_worker(link: &OwnedFd, plan: &WorkerSpec<'_>) -> Error {
     let attempt = || -> Result<std::convert::Infallible> {
         descriptors::keep_across_exec(link.as_fd())
-            .map_err(|error| Error::io("cannot hand over the link", error))?;
+            .map_err(|error| Error::io("cannot keep the link open across exec", error))?;
         let marker = RoleMarker::text(Role::Worker {
             link: std::os::fd::AsRawFd::as_raw_fd(link),
             respawn: plan.respawn,
             origin: plan.origin.clone(),
         })?;
         plan.settings.map_or(Ok(()), privileges::limit)?;
-        // What a service manager tells the daemon is no affair of its workers.
+        // The service manager's variables, such as `NOTIFY_SOCKET`, are for the supervisor only.
         let vars: Vec<_> =
             plan.vars.iter().filter(|(name, _)| !notify::is_private(name)).cloned().collect();
         let program = Program {

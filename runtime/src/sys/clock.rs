@@ -1,4 +1,5 @@
-//! `clock_gettime(2)`: deadlines that mean the same in every process and across `exec`.
+//! `clock_gettime(2)`: deadlines as `CLOCK_MONOTONIC`, valid in every process and across an exec, unlike
+//! [`Instant`].
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -11,13 +12,13 @@ fn monotonic_ns() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
-/// `CLOCK_MONOTONIC` in microseconds, as a service manager counts.
+/// `CLOCK_MONOTONIC` in microseconds, for the protocol of sd_notify(3).
 pub(crate) fn monotonic_us() -> u64 {
     monotonic_ns() / 1000
 }
 
-/// One moment on both clocks, the same for the life of this process: an instant is the same number
-/// however often it is converted.
+/// One moment on both clocks, fixed for the life of this process: converting an instant repeatedly gives the
+/// same number each time.
 fn anchor() -> (Instant, u64) {
     static ANCHOR: OnceLock<(Instant, u64)> = OnceLock::new();
     *ANCHOR.get_or_init(|| (Instant::now(), monotonic_ns()))
@@ -32,7 +33,7 @@ pub(crate) fn to_monotonic_ns(at: Instant) -> u64 {
     }
 }
 
-/// Nanoseconds of `CLOCK_MONOTONIC` as an instant; one beyond this process' reach is about now.
+/// Nanoseconds of `CLOCK_MONOTONIC` as an instant; about now for a number that no instant can represent.
 pub(crate) fn from_monotonic_ns(ns: u64) -> Instant {
     let (here, here_ns) = anchor();
     match ns.checked_sub(here_ns) {
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_the_same_there_and_back() {
+    fn number_survives_round_trip() {
         let now = to_monotonic_ns(Instant::now());
         for ns in [now, now + 30_000_000_123, now - 1_234_567] {
             assert_eq!(to_monotonic_ns(from_monotonic_ns(ns)), ns);
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn survives_the_round_trip() {
+    fn instant_survives_round_trip() {
         for offset in [0, 1, 1_000, 30_000] {
             let at = Instant::now() + Duration::from_millis(offset);
             let back = from_monotonic_ns(to_monotonic_ns(at));

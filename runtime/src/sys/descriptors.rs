@@ -1,4 +1,4 @@
-//! `fcntl(2)`, `dup2(2)`: which descriptors a program gets, and what its standard streams are.
+//! `fcntl(2)`, `dup2(2)`, `close_range(2)`: descriptors across an exec, and the standard streams.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -9,17 +9,19 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Resource, getrlimit};
 
-/// The most descriptors that the table is sized for.
-const MOST_SIZED: u64 = 65_536;
+/// The most descriptors that the table is sized for in advance: 65,536 take 512 KiB. Beyond that it
+/// grows as needed, which pauses a process with several threads.
+const MAX_TABLE: u64 = 65_536;
 
-/// Lets `fd` survive the next `exec`.
+/// Keeps `fd` open across the next exec.
 pub(crate) fn keep_across_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(fd, FdFlags::empty())?)
 }
 
-/// Takes ownership of a descriptor that `exec` handed over under a number, and marks it close-on-exec.
+/// Takes ownership of a descriptor that stayed open across the exec, by its number, and marks it
+/// close-on-exec.
 ///
-/// Fails where the number is not an open descriptor.
+/// Fails if the number is a standard stream, or not open.
 pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     if number < 3 {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -36,8 +38,8 @@ pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// A duplicate, marked close-on-exec, of a descriptor that `exec` handed over under a number. The number
-/// itself stays open.
+/// Duplicates a descriptor that stayed open across the exec, by its number, and marks the duplicate
+/// close-on-exec. The number itself stays open.
 pub(crate) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     if number < 3 {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -47,7 +49,7 @@ pub(crate) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(handed, 3)?)
 }
 
-/// Whether descriptors survive the next `exec`, by number; those that are not open are passed over.
+/// Sets whether descriptors stay open across the next exec; skips numbers that are not open.
 pub(crate) fn set_kept(numbers: &[RawFd], kept: bool) {
     let flags = if kept { FdFlags::empty() } else { FdFlags::CLOEXEC };
     for &number in numbers {
@@ -57,7 +59,7 @@ pub(crate) fn set_kept(numbers: &[RawFd], kept: bool) {
     }
 }
 
-/// Closes descriptors that were handed over and duplicated, by number.
+/// Closes descriptors that stayed open across the exec and were [duplicated](duplicate), by their numbers.
 pub(crate) fn close(mut numbers: Vec<RawFd>) {
     numbers.sort_unstable();
     numbers.dedup();
@@ -68,42 +70,43 @@ pub(crate) fn close(mut numbers: Vec<RawFd>) {
     }
 }
 
-/// Sizes this process' descriptor table for the limit in force (`RLIMIT_NOFILE`), and for 65,536 descriptors
-/// at most, by opening the last of them for a moment: a table does not shrink. To be called before there is
-/// a second thread.
+/// Sizes the descriptor table of this process for its limit (`RLIMIT_NOFILE`), at most for [`MOST_SIZED`]
+/// descriptors, by opening the last one for a moment: a table never shrinks. `any` is a descriptor to
+/// duplicate. Must be called before a second thread exists.
 ///
-/// A process with several threads that grows its table, at 64, 128, 256 … descriptors, waits each time for
-/// the kernel's RCU: 5 to 20 ms in which the thread that accepts does nothing. One with a single thread does
-/// not wait.
+/// When a process with several threads grows its table, at 64, 128, 256 … descriptors, it waits each time for
+/// the kernel's RCU: 5 to 20 ms in which the thread that accepts is blocked. A process with a single thread
+/// does not wait.
 ///
-/// It costs 8 bytes and two bits of kernel memory for each descriptor, rounded up to a power of two: 8 KiB
-/// for 1,024 of them and 528 KiB for 65,536. Beyond that the table grows as it has to.
+/// The table costs 8 bytes and two bits of kernel memory per descriptor, rounded up to a power of two: 8 KiB
+/// for 1,024 descriptors and 528 KiB for 65,536. Beyond that the table grows on demand.
 pub(crate) fn size_table(any: impl AsFd) -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile).current;
     match rustix::io::fcntl_dupfd_cloexec(any, last_sized(limit)) {
-        // The second: the last one is in use, so that the table is large enough.
+        // EMFILE: the last descriptor is in use, and so the table is large enough.
         Ok(_) | Err(Errno::MFILE) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The last descriptor that the table is sized for.
+/// The largest number of descriptors that [`size_table`] sizes the table for. Its documentation has the cost;
+/// a limit of millions, which containers have, would cost megabytes.
 fn last_sized(limit: Option<u64>) -> RawFd {
-    let count = limit.unwrap_or(MOST_SIZED).clamp(1, MOST_SIZED);
+    let count = limit.unwrap_or(MAX_TABLE).clamp(1, MAX_TABLE);
     RawFd::try_from(count - 1).unwrap_or(RawFd::MAX)
 }
 
-/// Makes `fd` this process' stdout and stderr.
+/// Makes `fd` stdout and stderr of this process.
 pub(crate) fn become_output(fd: impl AsFd) -> io::Result<()> {
     rustix::stdio::dup2_stdout(fd.as_fd())?;
     rustix::stdio::dup2_stderr(fd.as_fd())?;
     Ok(())
 }
 
-/// Whether a write of a line to `fd` returns at once.
+/// Returns whether writing a line to `fd` would return at once.
 ///
-/// Its flags are shared with other processes and cannot be made non-blocking, so that one of them may
-/// be faster in filling it.
+/// Other processes share the open file and may fill it after the check. Setting `O_NONBLOCK` instead would
+/// affect these processes.
 pub(crate) fn takes_output(fd: impl AsFd) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::OUT)];
     !matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
@@ -115,13 +118,14 @@ pub(crate) fn identity(fd: impl AsFd) -> io::Result<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
-/// Makes `/dev/null` this process' stdin.
+/// Makes `/dev/null` stdin of this process.
 pub(crate) fn stdin_from_null() -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     Ok(rustix::stdio::dup2_stdin(&null)?)
 }
 
-/// Opens `/dev/null` on the standard streams that are closed, so that no other file gets their numbers.
+/// Opens `/dev/null` as each standard stream that is closed: otherwise the next file that is opened would be
+/// written to as stdout or stderr.
 pub(crate) fn fill_standard_streams() -> io::Result<()> {
     loop {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -133,10 +137,10 @@ pub(crate) fn fill_standard_streams() -> io::Result<()> {
     }
 }
 
-/// Closes every descriptor above the standard streams but `kept` (close_range(2)).
+/// Closes every descriptor above the standard streams except `kept` (close_range(2)).
 ///
-/// For a daemon that has just left its caller: what it inherited is the caller's, and a pipe among it
-/// would keep the caller's caller waiting.
+/// For a daemon that has just detached: the descriptors that it inherited belong to its caller, and a pipe
+/// that stays open keeps the pipe's reader waiting.
 pub(crate) fn close_inherited(kept: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let close = |first: u32, last: u32| -> io::Result<()> {
         if first > last {
@@ -154,8 +158,8 @@ pub(crate) fn close_inherited(kept: Option<BorrowedFd<'_>>) -> io::Result<()> {
     }
 }
 
-/// Reads and writes return instead of waiting. The flag belongs to the open file, so that everyone who
-/// shares it is affected.
+/// Makes reads and writes return instead of waiting. The flag belongs to the open file and affects all
+/// processes that share it.
 pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(&fd)?;
     Ok(rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?)
@@ -165,9 +169,8 @@ pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A limit of millions costs no more than the most that is sensible.
     #[test]
-    fn the_table_follows_the_limit_up_to_a_point() {
+    fn table_size_follows_limit_up_to_maximum() {
         for (limit, last) in [(Some(1024), 1023), (Some(20_000), 19_999), (Some(1), 0)] {
             assert_eq!(last_sized(limit), last);
         }

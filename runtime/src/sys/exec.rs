@@ -1,4 +1,4 @@
-//! `execveat(2)`: becoming another program, by its open image.
+//! `execveat(2)`: replaces this process by a program, given by its open image.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsString, c_char};
@@ -12,25 +12,26 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::{alarm, signals};
 
-/// A program to become: an open image, its arguments and its environment.
+/// A program to execute: its open image, arguments and environment.
 #[derive(Clone, Copy)]
 pub(crate) struct Program<'a> {
     pub(crate) image: BorrowedFd<'a>,
     pub(crate) args: &'a [OsString],
     pub(crate) vars: &'a [(OsString, OsString)],
-    /// Added to the environment: the marker that tells the new program its role.
+    /// The name and value of one more environment variable: the role marker.
     pub(crate) marker: (&'a str, &'a str),
 }
 
-/// Replaces this process by the program, with default signals; those it will catch are blocked until then.
+/// Replaces this process by the program, with default actions for all signals. Signals that the program will
+/// catch are blocked until it does.
 pub(crate) fn exec(program: &Program<'_>) -> io::Result<Infallible> {
     let strings = Strings::of(program)?;
     signals::reset_for_exec();
     Err(execute(program.image.as_raw_fd(), &strings))
 }
 
-/// As [`exec`], but with all signals blocked, and with an alarm after `limit` that the program has to take
-/// care of. Where it fails, all is as it was.
+/// Like [`exec`], but with all signals blocked, and with an alarm after `limit` (none if zero) that the
+/// program has to disarm. On failure restores the signal mask and disarms the alarm.
 pub(crate) fn exec_blocked(program: &Program<'_>, limit: Duration) -> io::Result<Infallible> {
     let strings = Strings::of(program)?;
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
@@ -41,11 +42,11 @@ pub(crate) fn exec_blocked(program: &Program<'_>, limit: Duration) -> io::Result
     Err(error)
 }
 
-/// The program's strings as the kernel wants them.
+/// The arguments and environment of a program as lists of C strings, each ending with a null pointer.
+/// Prepared before a signal handler needs them: a handler must not allocate.
 pub(super) struct Strings {
-    /// The lists of pointers, each with a null pointer at its end.
     args: Vec<*mut c_char>,
-    /// The marker is the last one.
+    /// The marker is the last string.
     vars: Vec<*mut c_char>,
 }
 
@@ -68,7 +69,7 @@ impl Strings {
         Ok(strings)
     }
 
-    /// Where in the marker `text` stands.
+    /// The address of `text` within the marker.
     pub(super) fn place_in_marker(&self, program: &Program<'_>, text: &str) -> Option<*mut c_char> {
         let (name, value) = program.marker;
         let at = name.len() + 1 + value.rfind(text)?;
@@ -87,7 +88,7 @@ impl Drop for Strings {
     }
 }
 
-/// Becomes the program, or says why not. Fit for a signal handler: one system call and nothing else.
+/// Executes the program; returns only on failure. Async-signal-safe: one system call and nothing else.
 pub(super) fn execute(image: RawFd, strings: &Strings) -> io::Error {
     // SAFETY: the pointers lead to C strings, which live as long as `strings`, and both lists end with a
     // null pointer.

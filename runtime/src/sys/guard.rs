@@ -1,9 +1,9 @@
-//! `sigaction(2)`, `sigaltstack(2)`, `alarm(2)`: a way back for a program that has just taken over a process
-//! and may be broken.
+//! `sigaction(2)`, `sigaltstack(2)`, `alarm(2)`: executes the previous image from a signal handler if a new
+//! one crashes or hangs while it takes over the process.
 //!
-//! While a [`Guard`] stands, a fault, an abort or the alarm makes the process the program that the guard was
-//! given, from within the signal handler: nothing of the broken program is needed for that, neither its
-//! heap nor its stack.
+//! While a [`Guard`] is installed, a fault, an abort or the alarm makes the signal handler execute the
+//! fallback program. The handler uses neither the heap nor the stack of the broken program: its strings are
+//! prepared, and it has a stack of its own.
 
 use std::ffi::c_char;
 use std::io;
@@ -17,7 +17,7 @@ use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use super::alarm;
 use super::exec::{self, Program, Strings};
 
-/// What goes wrong with a program that is broken or hangs.
+/// The signals of a program that crashes or, by the alarm, hangs.
 const GUARDED: [Signal; 8] = [
     Signal::SIGSEGV,
     Signal::SIGBUS,
@@ -29,31 +29,34 @@ const GUARDED: [Signal; 8] = [
     Signal::SIGALRM,
 ];
 
-/// Stands in the marker of the program to go back to for the number of a signal, which the handler writes
-/// there.
+/// The placeholder in the fallback program's role marker that the handler overwrites with the number of the
+/// signal, in two digits.
 pub(crate) const NO_SIGNAL: &str = "00";
 
+/// The size of the handler's stack in bytes. The handler makes a few system calls; the kernel's signal frame,
+/// with the vector registers of the processor, takes some kilobytes more.
 const STACK: usize = 64 * 1024;
 
-/// What the handler needs, prepared while all was well.
+/// Everything that the handler needs, prepared when the guard is installed.
 struct FallbackProgram {
     image: OwnedFd,
     strings: Strings,
-    /// Where the two digits of the signal go.
+    /// The address of the two digits of the signal within the marker.
     digits: Option<*mut c_char>,
     _stack: Vec<u8>,
 }
 
+/// The program for the handler; null while no guard is installed.
 static WAY_BACK: AtomicPtr<FallbackProgram> = AtomicPtr::new(null_mut());
 
-/// Stands until it is lifted.
+/// An installed guard, with the signal actions and the signal stack from before. In force until it is lifted.
 pub(crate) struct Guard {
     actions: Vec<(Signal, SigAction)>,
     stack: libc::stack_t,
 }
 
 impl Guard {
-    /// From here on what is guarded against leads to `program`. Unblocks those signals.
+    /// Installs the guard with `program` as the fallback, and unblocks the guarded signals.
     pub(crate) fn install(program: &Program<'_>) -> io::Result<Guard> {
         let image = program.image.try_clone_to_owned()?;
         let strings = Strings::of(program)?;
@@ -78,24 +81,26 @@ impl Guard {
         Ok(Guard { actions, stack })
     }
 
-    /// The program stands on its own feet.
+    /// Removes the guard: the takeover has succeeded. Disarms the alarm and restores the signal actions and
+    /// stack.
     pub(crate) fn lift(self) {
         alarm::disarm();
         for (signal, action) in &self.actions {
-            // SAFETY: what was installed before, by the standard library or by nobody.
+            // SAFETY: restores the action from before: the standard library's, or the default.
             let _ = unsafe { signal::sigaction(*signal, action) };
         }
-        // SAFETY: the stack from before, which whoever made it still owns.
+        // SAFETY: restores the stack from before, which its owner, the standard library, has not freed.
         unsafe { libc::sigaltstack(&raw const self.stack, null_mut()) };
         let way = WAY_BACK.swap(null_mut(), Ordering::SeqCst);
         if !way.is_null() {
-            // SAFETY: it was made by `Box::into_raw` in `install`, and nobody else took it out.
+            // SAFETY: the pointer is from `Box::into_raw` in `install`, and the swap makes this its only
+            // taker.
             drop(unsafe { Box::from_raw(way) });
         }
     }
 }
 
-/// Becomes the program before. There is no way to return from here.
+/// The signal handler: executes the fallback program, and never returns.
 extern "C" fn go_back(number: libc::c_int) {
     let way = WAY_BACK.swap(null_mut(), Ordering::SeqCst);
     // SAFETY: only system calls that signal-safety(7) allows, on memory that `install` prepared and that
@@ -113,7 +118,7 @@ extern "C" fn go_back(number: libc::c_int) {
             }
             exec::execute(way.image.as_raw_fd(), &way.strings);
         }
-        // A second fault on the way, or the image is gone.
+        // A second fault within this handler, or the exec failed.
         libc::_exit(128 + number);
     }
 }

@@ -1,4 +1,4 @@
-//! `proc_net(5)`, `proc_pid_fd(5)`: which process has a socket or a pipe open.
+//! `proc_net(5)`, `proc_pid_fd(5)`: finds the process that has a socket or a pipe open, for messages.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -6,36 +6,37 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long is looked for a process. A supervisor has something else to do.
-const EFFORT: Duration = Duration::from_millis(100);
+/// How long a process is searched for in /proc. The supervisor does nothing else meanwhile, and the
+/// name is only a part of an error message.
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The state of a socket that listens, in `/proc/net/tcp`.
+/// The state of a listening socket in `/proc/net/tcp`.
 const LISTENS: &str = "0A";
 
-/// And its flag in `/proc/net/unix` (`SO_ACCEPTCON`).
+/// The flag of a listening socket in `/proc/net/unix` (`SO_ACCEPTCON`).
 const ACCEPTS: u32 = 1 << 16;
 
-/// Who has something.
+/// The process that has a socket or pipe open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Holder {
     Process {
         pid: u32,
         command: String,
     },
-    /// It is there, and we may not see whose it is.
+    /// A process whose descriptors this one may not see.
     Hidden,
 }
 
-/// Who listens at a TCP address, or at one that includes it or is included. `None`: nobody was found, or
-/// not soon enough.
+/// Finds the process that listens at a TCP address, or at one that overlaps with it. `None` if no socket
+/// listens there, or the search took too long.
 pub(crate) fn of_tcp(wanted: SocketAddr, v6only: bool) -> Option<Holder> {
-    let deadline = Instant::now() + EFFORT;
+    let deadline = Instant::now() + SEARCH_TIMEOUT;
     let mut found = Vec::new();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         let Ok(file) = File::open(table) else { continue };
         for line in BufReader::new(file).lines().skip(1).map_while(Result::ok) {
             let Some((address, state, inode)) = tcp_line(&line) else { continue };
-            // Those that listen come first, and connections may be very many.
+            // Listening sockets come first in the table; the connections after them may be very many.
             if state != LISTENS || Instant::now() > deadline {
                 break;
             }
@@ -44,15 +45,15 @@ pub(crate) fn of_tcp(wanted: SocketAddr, v6only: bool) -> Option<Holder> {
             }
         }
     }
-    // The address itself before one that includes it.
+    // Prefer a socket at the very address.
     found.sort_unstable();
     let (_, inode) = found.first()?;
     holder(&format!("socket:[{inode}]"), deadline)
 }
 
-/// Who listens at a path.
+/// Finds the process that listens on a unix socket at a path.
 pub(crate) fn of_unix(path: &Path) -> Option<Holder> {
-    let deadline = Instant::now() + EFFORT;
+    let deadline = Instant::now() + SEARCH_TIMEOUT;
     let file = File::open("/proc/self/net/unix").ok()?;
     let lines = BufReader::new(file).lines().skip(1).map_while(Result::ok);
     let mut lines = lines.take_while(|_| Instant::now() <= deadline);
@@ -60,17 +61,18 @@ pub(crate) fn of_unix(path: &Path) -> Option<Holder> {
     holder(&format!("socket:[{inode}]"), deadline)
 }
 
-/// Which process but `pid` has the pipe open that is stderr of `pid`: its reader, most likely.
+/// Finds the process that reads from the pipe that is stderr of `pid`.
 pub(crate) fn other_end(pid: u32) -> Option<Holder> {
     let link = fs::read_link(format!("/proc/{pid}/fd/2")).ok()?;
-    // Members of the daemon have it open to write to it.
-    let deadline = Instant::now() + 10 * EFFORT;
+    // Other processes of the daemon have the pipe open as well, but for writing. This is called by a command,
+    // which may take longer than a supervisor.
+    let deadline = Instant::now() + 10 * SEARCH_TIMEOUT;
     holder_where(deadline, |other, fd| {
         other != pid && fs::read_link(fd).is_ok_and(|at| at == link) && !writes(other, fd)
     })
 }
 
-/// Whether a descriptor is open for writing only.
+/// Returns whether a descriptor is open for writing only.
 fn writes(pid: u32, fd: &Path) -> bool {
     let number = fd.file_name().unwrap_or_default().to_string_lossy();
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
@@ -82,13 +84,14 @@ fn holder(link: &str, deadline: Instant) -> Option<Holder> {
     holder_where(deadline, |_, fd| fs::read_link(fd).is_ok_and(|at| at.as_os_str() == link))
 }
 
-/// The first process, by number, with a descriptor that `is` it: whoever made it, where children share it.
+/// The process with the lowest number that has a descriptor for which `is` is true: usually the one that
+/// created it, and not a child that shares it.
 fn holder_where(deadline: Instant, is: impl Fn(u32, &Path) -> bool) -> Option<Holder> {
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // Of others' processes nothing is seen.
+        // The descriptors of other users' processes are not visible.
         let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else { continue };
         for descriptor in descriptors.flatten() {
             if Instant::now() > deadline {
@@ -107,7 +110,7 @@ fn command(pid: u32) -> String {
     name.trim().chars().filter(|c| !c.is_control()).collect()
 }
 
-/// Address, state and inode of a line.
+/// Address, state and inode in a line of `/proc/net/tcp`.
 fn tcp_line(line: &str) -> Option<(SocketAddr, &str, u64)> {
     let mut columns = line.split_whitespace();
     let address = tcp_address(columns.nth(1)?)?;
@@ -115,7 +118,7 @@ fn tcp_line(line: &str) -> Option<(SocketAddr, &str, u64)> {
     Some((address, state, columns.nth(5)?.parse().ok()?))
 }
 
-/// `0100007F:1F90`: words as the processor has them, and the port as people write it.
+/// Parses `0100007F:1F90`: an address in words of native byte order, and a port in hexadecimal.
 fn tcp_address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -136,8 +139,8 @@ fn tcp_address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-/// Whether one of them cannot be bound beside the other. Of `[::]` it cannot be seen whether it has IPv4
-/// too: it may.
+/// Returns whether two addresses exclude each other. A socket `held` at `[::]` is assumed to accept IPv4 as
+/// well, which the table does not show.
 fn overlap(wanted: SocketAddr, held: SocketAddr, v6only: bool) -> bool {
     let (ours, theirs) = (wanted.ip().to_canonical(), held.ip().to_canonical());
     let any = ours.is_unspecified() || theirs.is_unspecified();
@@ -151,7 +154,7 @@ fn overlap(wanted: SocketAddr, held: SocketAddr, v6only: bool) -> bool {
         }
 }
 
-/// The inode of the socket that listens at `path`, if this line is its.
+/// The inode in a line of `/proc/net/unix`, if it is of a socket that listens at `path`.
 fn unix_line(line: &str, path: &Path) -> Option<u64> {
     let mut rest = line;
     let mut column = || {
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_of_each_kind_is_found() {
+    fn listeners_of_each_kind_are_found() {
         let four = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert_eq!(of_tcp(four, true), None, "closed");
         let four = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_overlaps() {
+    fn overlapping_addresses_are_recognized() {
         let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
         for (wanted, held, v6only, expected) in [
             ("127.0.0.1:80", "127.0.0.1:80", true, true),
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_the_tables() {
+    fn table_lines_are_parsed() {
         let line = "  12: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  \
                     1000        0 68011 1 0000000000000000 100 0 0 10 0";
         if cfg!(target_endian = "little") {

@@ -1,4 +1,4 @@
-//! `memfd_create(2)`, `mmap(2)`: memory shared between a supervisor and a worker.
+//! `memfd_create(2)`, `mmap(2)`: anonymous files, and memory shared between a supervisor and a worker.
 
 use std::ffi::c_void;
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// An anonymous file of `length` zero bytes whose size nobody can change.
+/// An anonymous file of `length` zero bytes whose size is sealed.
 pub(crate) fn shared_file(name: &str, length: usize) -> io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     rustix::fs::ftruncate(&fd, length as u64)?;
@@ -16,7 +16,7 @@ pub(crate) fn shared_file(name: &str, length: usize) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// An anonymous file that holds `bytes` and that nobody can change any more.
+/// An anonymous file with the content `bytes`, sealed against any change.
 pub(crate) fn sealed_file(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = std::fs::File::from(fd);
@@ -31,11 +31,12 @@ pub(crate) fn empty_file(name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?)
 }
 
-/// What an anonymous file holds, however far it was read or written; more than `limit` bytes are an error.
+/// Reads the whole content of an anonymous file, regardless of its file offset; fails if it has more than
+/// `limit` bytes.
 pub(crate) fn contents(fd: impl AsFd, limit: u64) -> io::Result<Vec<u8>> {
     let size = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
     if size > limit {
-        let why = format!("{size} bytes are more than {limit}");
+        let why = format!("{size} bytes exceed the limit of {limit}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
@@ -52,8 +53,8 @@ pub(crate) fn contents(fd: impl AsFd, limit: u64) -> io::Result<Vec<u8>> {
 
 /// A value of type `T` in a shared mapping.
 ///
-/// `T` must be a type for which any bytes are valid and that is only accessed atomically, as another
-/// process writes to it: see [`Shareable`].
+/// Another process writes to the memory: any bytes must be a valid `T`, and all accesses must be atomic,
+/// which [`Shareable`] promises.
 pub(crate) struct Mapping<T: Shareable> {
     at: NonNull<T>,
 }
@@ -66,8 +67,8 @@ pub(crate) struct Mapping<T: Shareable> {
 pub(crate) unsafe trait Shareable: Sync {}
 
 impl<T: Shareable> Mapping<T> {
-    /// Maps the start of `fd`, which must hold a whole `T` and be sealed against shrinking (otherwise a
-    /// peer could cut it under us, and an access would be a SIGBUS).
+    /// Maps the start of `fd`, which must hold a whole `T` and be sealed against shrinking: the peer could
+    /// otherwise truncate the file, and an access would raise SIGBUS.
     pub(crate) fn new(fd: impl AsFd) -> io::Result<Mapping<T>> {
         let seals = rustix::fs::fcntl_get_seals(&fd)?;
         let size = rustix::fs::fstat(&fd)?.st_size;
@@ -75,7 +76,7 @@ impl<T: Shareable> Mapping<T> {
         if !seals.contains(SealFlags::SHRINK) || usize::try_from(size).unwrap_or(0) < length {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "shared memory of the wrong size or unsealed",
+                "the shared memory has the wrong size or is not sealed",
             ));
         }
         // SAFETY: a fresh shared mapping at an address the kernel chooses aliases no Rust object; its

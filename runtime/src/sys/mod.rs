@@ -1,4 +1,6 @@
-//! System calls with the types of this crate. The only `unsafe` code lives here.
+//! System calls, with safe interfaces in the types of this crate. This is the only module with `unsafe` code.
+//!
+//! The first line of each file names the calls or files of the kernel that it wraps.
 
 pub(crate) mod alarm;
 pub(crate) mod capabilities;

@@ -1,4 +1,4 @@
-//! `SO_PEERCRED` of unix(7): who made the other end of a socket.
+//! `SO_PEERCRED` of unix(7): the process and user that created the other end of a socket.
 
 use std::io;
 use std::mem;
@@ -6,12 +6,14 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::libc;
 
-/// Process and user of the other end. A process that this one cannot see, of another PID namespace, is 0.
+/// Process and user of the other end. The process id is 0 if the process is not visible in this PID
+/// namespace.
 pub(crate) struct Credentials {
     pub(crate) pid: i32,
     pub(crate) uid: u32,
 }
 
+/// Returns the credentials of the other end, as they were when it connected or called listen(2).
 pub(crate) fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
     let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = mem::size_of::<libc::ucred>() as libc::socklen_t;
@@ -38,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_our_own_end() {
+    fn credentials_of_socketpair_are_own() {
         let (a, _b) = UnixStream::pair().unwrap();
         let peer = credentials(&a).unwrap();
         assert_eq!(peer.pid, std::process::id().cast_signed());

@@ -1,6 +1,7 @@
-//! `setgroups(2)`, `setresgid(2)`, `setresuid(2)`, `chroot(2)`: what a process is, and stops being.
+//! `setgroups(2)`, `setresgid(2)`, `setresuid(2)`, `chroot(2)`: the user, groups and root directory of this
+//! process.
 //!
-//! Of the calling process, which has one thread: the kernel changes threads one by one.
+//! For a process with one thread: the kernel changes the calling thread only.
 
 use std::ffi::CString;
 use std::io;
@@ -15,12 +16,12 @@ use rustix::process::DumpableBehavior;
 pub(crate) struct Account {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// The supplementary ones, sorted.
+    /// The supplementary groups, sorted.
     pub(crate) groups: Vec<u32>,
 }
 
 impl Account {
-    /// Of this process.
+    /// The effective user, effective group and supplementary groups of this process.
     pub(crate) fn own() -> io::Result<Account> {
         let groups = unistd::getgroups()?.into_iter().map(Gid::as_raw);
         Ok(Account {
@@ -30,7 +31,8 @@ impl Account {
         })
     }
 
-    /// Whether the real, effective and saved ids of this process are these, and its groups.
+    /// Returns whether this process has these supplementary groups, and these ids as its real, effective and
+    /// saved ones.
     pub(crate) fn is_own(&self) -> io::Result<bool> {
         let (uid, gid) = (unistd::getresuid()?, unistd::getresgid()?);
         let uids = [uid.real, uid.effective, uid.saved].map(Uid::as_raw);
@@ -40,7 +42,7 @@ impl Account {
     }
 }
 
-/// Sorted, and each once.
+/// Sorts groups and removes duplicates.
 pub(crate) fn sorted(groups: impl IntoIterator<Item = u32>) -> Vec<u32> {
     let mut groups: Vec<u32> = groups.into_iter().collect();
     groups.sort_unstable();
@@ -57,7 +59,7 @@ pub(crate) struct User {
     pub(crate) shell: PathBuf,
 }
 
-/// Looks a user up by name, or by number. May ask whatever nsswitch.conf(5) names.
+/// Looks up a user by name or number. May ask a server, as configured in nsswitch.conf(5).
 pub(crate) fn user(text: &str) -> io::Result<Option<User>> {
     let found = match text.parse() {
         Ok(number) => unistd::User::from_uid(Uid::from_raw(number))?,
@@ -72,12 +74,12 @@ pub(crate) fn user(text: &str) -> io::Result<Option<User>> {
     }))
 }
 
-/// Looks a group up by name.
+/// Looks up a group by name.
 pub(crate) fn group(name: &str) -> io::Result<Option<u32>> {
     Ok(unistd::Group::from_name(name)?.map(|it| it.gid.as_raw()))
 }
 
-/// The groups that the group database has a user in, with `gid`.
+/// The groups that a user is a member of according to the group database, and `gid`.
 pub(crate) fn groups_of(name: &str, gid: u32) -> io::Result<Vec<u32>> {
     let groups = unistd::getgrouplist(&CString::new(name)?, Gid::from_raw(gid))?;
     Ok(sorted(groups.into_iter().map(Gid::as_raw)))
@@ -101,7 +103,8 @@ pub(crate) fn set_user(uid: u32) -> io::Result<()> {
     Ok(unistd::setresuid(uid, uid, uid)?)
 }
 
-/// Whether this process can become root. If it can, it is root afterwards.
+/// Returns whether this process can become root. It tries: if the answer is true, the process is root
+/// afterwards.
 pub(crate) fn can_regain_root() -> bool {
     unistd::setuid(Uid::from_raw(0)).is_ok() || unistd::seteuid(Uid::from_raw(0)).is_ok()
 }
@@ -112,17 +115,18 @@ pub(crate) fn change_root(path: &Path) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// Nothing that is executed from now on gains privileges.
+/// Prevents this process and all programs that it executes from gaining privileges (`PR_SET_NO_NEW_PRIVS`).
 pub(crate) fn set_no_new_privs() -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
-/// Whether that is so.
+/// Returns whether `PR_SET_NO_NEW_PRIVS` is in force.
 pub(crate) fn has_no_new_privs() -> io::Result<bool> {
     Ok(rustix::thread::no_new_privs()?)
 }
 
-/// Whoever changed its user leaves no core and cannot be traced by its new user, unless this is said.
+/// Allows core dumps and tracing by the new user, which the kernel forbids after a change of user
+/// (`PR_SET_DUMPABLE`).
 pub(crate) fn set_dumpable() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?)
 }

@@ -1,4 +1,5 @@
-//! `fork(2)`, `pidfd_open(2)`, `waitid(2)`: processes, by descriptor wherever possible.
+//! `fork(2)`, `pidfd_open(2)`, `waitid(2)`: child processes, by pidfd wherever possible; and the arguments,
+//! environment and paths of this process.
 
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::io;
@@ -25,7 +26,7 @@ fn exit_of(status: &WaitIdStatus) -> Exit {
     }
 }
 
-/// A child of this process, held by pidfd: the number cannot be mistaken for another process.
+/// A child of this process, held by a pidfd: unlike its process id, that never refers to another process.
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
@@ -33,7 +34,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// The same child after an `exec`, which makes this process another program and not another parent.
+    /// Takes over a child that this process has since before its last exec, across which it stays the parent.
     pub(crate) fn adopt(number: i32, pidfd: OwnedFd) -> Result<Child> {
         Ok(Child { pid: pid_of(number)?, pidfd })
     }
@@ -42,7 +43,7 @@ impl Child {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Sends a signal; a process that is gone already is no error.
+    /// Sends a signal; succeeds if the process is already gone.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -50,12 +51,12 @@ impl Child {
         }
     }
 
-    /// Reaps it if it has ended.
+    /// Reaps the child if it has ended.
     pub(crate) fn try_wait(&self) -> io::Result<Option<Exit>> {
         self.wait_with(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
     }
 
-    /// Waits for its end and reaps it.
+    /// Waits until the child has ended, and reaps it.
     pub(crate) fn wait(&self) -> io::Result<Exit> {
         match self.wait_with(WaitIdOptions::EXITED)? {
             Some(exit) => Ok(exit),
@@ -77,14 +78,14 @@ impl AsFd for Child {
     }
 }
 
-/// Which of the two processes continues after [`fork`].
+/// The process in which [`fork`] returned.
 pub(crate) enum Forked {
     Parent(Child),
     Child,
 }
 
-/// `fork(2)`. Refused where this process has a second thread, as the child would have only one of them
-/// and the locks of all.
+/// Forks this process. Refuses to if there is a second thread: the child would have only the calling one, and
+/// the locks held by all.
 pub(crate) fn fork() -> Result<Forked> {
     require_single_thread()?;
     // SAFETY: this process has one thread, so that the child may do everything its parent could.
@@ -95,7 +96,7 @@ pub(crate) fn fork() -> Result<Forked> {
     }
 }
 
-/// Holds a process that is this process' child: forked by it, or inherited as a subreaper.
+/// Opens a pidfd for a child of this process, forked by it or inherited as a subreaper.
 pub(crate) fn child_of(number: i32) -> Result<Child> {
     let pid = pid_of(number)?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
@@ -103,7 +104,8 @@ pub(crate) fn child_of(number: i32) -> Result<Child> {
     Ok(Child { pid, pidfd })
 }
 
-/// The number of the process that a pidfd leads to, if it is one (pidfd_open(2)).
+/// The process id that a pidfd refers to, by `/proc/self/fdinfo` (pidfd_open(2)); `None` if the descriptor is
+/// no pidfd, or the process is gone or not visible.
 pub(crate) fn pid_of_pidfd(pidfd: impl AsFd) -> Option<i32> {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&pidfd.as_fd());
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
@@ -117,11 +119,12 @@ fn pid_of(number: i32) -> Result<Pid> {
         .ok_or_else(|| Error::new(ErrorKind::Protocol, format!("{number} is not a process id")))
 }
 
-/// Says which threads exist beside the calling one, if any.
+/// Fails if there are threads besides the calling one, and names them.
 fn require_single_thread() -> Result<()> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Ok(()) };
     let tasks: Vec<_> = tasks.flatten().collect();
-    // Counted rather than compared: /proc may show the numbers of another pid namespace.
+    // Counted, not compared with the own thread id: /proc may be of another PID namespace and have other
+    // numbers.
     if tasks.len() <= 1 {
         return Ok(());
     }
@@ -136,36 +139,36 @@ fn require_single_thread() -> Result<()> {
         .collect();
     let cure = match others.iter().any(|name| name == "`jemalloc_bg_thd`") {
         true => {
-            "leave the allocator's feature `background_threads` out and begin `main` with \
+            "remove the allocator's feature `background_threads` and begin `main` with \
              `tikv_jemalloc_ctl::background_thread::write(true)`"
         }
         false => {
-            "find the constructor or preloaded library that starts it and let it wait for `main`"
+            "find the constructor or preloaded library that starts it and make it wait for `main`"
         }
     };
     Err(Error::new(
         ErrorKind::Refused,
         format!(
-            "a daemon cannot begin beside other threads: {} started before `main`; {cure}",
+            "a daemon cannot start while it has other threads: {} started before `main`; {cure}",
             others.join(", ")
         ),
     ))
 }
 
-/// A session of its own, without a controlling terminal.
+/// Begins a session without a controlling terminal.
 pub(crate) fn new_session() -> io::Result<()> {
     rustix::process::setsid()?;
     Ok(())
 }
 
-/// Orphaned descendants become children of this process, so that their end can be waited for.
+/// Makes this process the parent of its orphaned descendants, to be able to wait for them.
 pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
-/// Reaps the children that ended and are not `known`: PID 1 and subreapers inherit strangers.
+/// Reaps children that have ended and are not `known`, which PID 1 and subreapers inherit.
 ///
-/// Stops at a known one, which its owner reaps by pidfd; call again after that.
+/// Stops at a known child, which its owner reaps by pidfd; has to be called again after that.
 pub(crate) fn reap_unknown_children(known: impl Fn(i32) -> bool) -> io::Result<()> {
     use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
@@ -183,22 +186,23 @@ pub(crate) fn reap_unknown_children(known: impl Fn(i32) -> bool) -> io::Result<(
     }
 }
 
-/// For a child that is about to become another program: it shall not outlive this process, nor take longer
-/// than `limit`, in whole seconds.
+/// Bounds the life of a child that is about to exec: it is killed when its parent dies, and gets SIGALRM
+/// after `limit`, in whole seconds.
 pub(crate) fn set_pdeathsig(limit: Duration) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     alarm::arm(limit);
     Ok(())
 }
 
-/// Ends this process at once: no destructors, no exit handlers, which may belong to another copy of
-/// this process (after a fork) or may hang (at a deadline).
+/// Ends this process at once, without exit handlers: after a fork they may belong to the parent, and at a
+/// deadline they may hang.
 pub(crate) fn exit_now(code: u8) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(i32::from(code)) }
 }
 
-/// Removes a variable from the environment. For the top of `main`, before a second thread exists.
+/// Removes a variable from the environment. Fails if there is a second thread: to be called at the top of
+/// `main`.
 pub(crate) fn remove_variable(name: &str) -> Result<()> {
     require_single_thread()?;
     // SAFETY: no other thread can read or write the environment, as there is none.
@@ -206,8 +210,8 @@ pub(crate) fn remove_variable(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes variables from the environment and sets others. For the top of `main`, before a second thread
-/// exists.
+/// Removes variables from the environment and sets others. Fails if there is a second thread: to be called at
+/// the top of `main`.
 pub(crate) fn change_environment(removed: &[OsString], set: &[(OsString, OsString)]) -> Result<()> {
     require_single_thread()?;
     for name in removed {
@@ -221,20 +225,21 @@ pub(crate) fn change_environment(removed: &[OsString], set: &[(OsString, OsStrin
     Ok(())
 }
 
-/// The process that started this one.
+/// The process id of the parent; 0 if it is not visible.
 pub(crate) fn parent() -> u32 {
     rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs())
 }
 
-/// The current directory, by the name that `PWD` has for it if it has one: who went through a link, such as
-/// `current`, means what it leads to later as well (as pwd(1) has it).
+/// The current directory, by its name in `PWD` if that leads there, as pwd(1) reports it. A user who entered
+/// the directory through a link, such as `current`, means whatever the link leads to later.
 pub(crate) fn current_directory() -> io::Result<PathBuf> {
     let physical = std::env::current_dir()?;
     let logical = std::env::var_os("PWD").map(PathBuf::from);
     Ok(logical.filter(|path| leads_to(path, &physical)).unwrap_or(physical))
 }
 
-/// Whether a path is another name of a directory, without steps back, which a later link may mislead.
+/// Returns whether an absolute path leads to a directory, without `.` and `..`, whose meaning changes with a
+/// link before them.
 fn leads_to(path: &Path, directory: &Path) -> bool {
     let steps =
         |bytes: &[u8]| bytes.split(|byte| *byte == b'/').any(|it| it == b"." || it == b"..");
@@ -245,11 +250,11 @@ fn leads_to(path: &Path, directory: &Path) -> bool {
     path.is_absolute() && !steps(path.as_os_str().as_bytes()) && same().unwrap_or(false)
 }
 
-/// The path this program was started by (`AT_EXECFN`, getauxval(3)), symlinks not resolved.
+/// The path that this program was started by (`AT_EXECFN`, getauxval(3)), with symbolic links unresolved.
 ///
-/// Made absolute against the current directory, which is the starting directory at the top of `main`.
+/// It is made absolute against the current directory, which at the top of `main` is the starting directory.
 pub(crate) fn initial_exe_path() -> PathBuf {
-    // The C library's own function: looked up by name, as rustix does, it is found in no static program.
+    // Not rustix, which looks up getauxval(3) by name at run time and does not find it in a static program.
     // SAFETY: getauxval(3) has no preconditions.
     let given = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const c_char;
     let given = match given.is_null() {
@@ -261,28 +266,28 @@ pub(crate) fn initial_exe_path() -> PathBuf {
     absolute(path)
 }
 
-/// A path made absolute against [`current_directory`], symlinks not resolved.
+/// Makes a path absolute against [`current_directory`], with symbolic links unresolved.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
     let from_here = current_directory().map_or_else(|_| path.to_owned(), |dir| dir.join(path));
     std::path::absolute(&from_here).unwrap_or(from_here)
 }
 
-/// This process' environment as it is now.
+/// The environment of this process.
 pub(crate) fn variables() -> Vec<(OsString, OsString)> {
     std::env::vars_os().collect()
 }
 
-/// This program's arguments, the name first.
+/// The arguments of this process, its name first, which is never missing.
 pub(crate) fn arguments() -> Vec<OsString> {
     let args: Vec<OsString> = std::env::args_os().collect();
     if args.is_empty() { vec![OsString::from_vec(b"daemon".to_vec())] } else { args }
 }
 
-/// Names the calling thread, which for the first one is the process' name in ps(1).
+/// Names the calling thread; the name of the first thread is the name of the process in ps(1).
 pub(crate) fn set_name(name: &str) {
     let short: String = name.bytes().take(15).map(char::from).filter(|c| *c != '\0').collect();
     if let Ok(name) = CString::new(short) {
-        // A name is a courtesy: without one the process runs as well.
+        // A failure only leaves the old name.
         let _ = rustix::thread::set_name(&name);
     }
 }
@@ -295,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_leads_to_its_directory_only() {
+    fn path_leads_to_its_directory_only() {
         let bed = tempfile::tempdir().unwrap();
         let [one, other, link] = ["one", "other", "link"].map(|name| bed.path().join(name));
         std::fs::create_dir(&one).unwrap();
@@ -316,9 +321,9 @@ mod tests {
         assert!(!leads_to(Path::new(""), Path::new(".")));
     }
 
-    /// The harness has threads of its own, which are named, too.
+    /// The threads of the test harness are named in the error, too.
     #[test]
-    fn other_threads_are_named_with_what_to_do() {
+    fn other_threads_are_named_with_advice() {
         let (begun, has_begun) = channel();
         let (end, ended) = channel::<()>();
         let named = thread::Builder::new().name("jemalloc_bg_thd".into()).spawn(move || {

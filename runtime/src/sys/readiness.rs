@@ -1,4 +1,4 @@
-//! `poll(2)`: sleeping until something is readable or a moment has come.
+//! `poll(2)`: waits until a descriptor is readable or a deadline has passed.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The names of the `sources` that are readable, or hung up. Waits for the first of them, until `deadline`
-/// at most; a signal may end the wait with none.
+/// Waits until one of the `sources` is readable or hung up, at most until `deadline`; returns the names of
+/// those that are. Returns none at the deadline, or after a signal.
 pub(crate) fn readable<T: Copy>(
     sources: &[(T, BorrowedFd<'_>)],
     deadline: Option<Instant>,
@@ -19,7 +19,7 @@ pub(crate) fn readable<T: Copy>(
     Ok(sources.iter().zip(ready).filter(|(_, ready)| *ready).map(|((name, _), _)| *name).collect())
 }
 
-/// Waits until a connected socket can send, until `deadline` at most. Whether it can.
+/// Waits until a connected socket can send, at most until `deadline`; returns whether it can.
 pub(crate) fn wait_for_room(socket: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
     loop {
         let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
@@ -30,10 +30,10 @@ pub(crate) fn wait_for_room(socket: BorrowedFd<'_>, deadline: Instant) -> io::Re
     }
 }
 
-/// A signal may end the wait.
+/// Polls until an event, a signal or the deadline.
 fn wait(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     let timeout = deadline.map(|at| {
-        // Rounded up, so that the deadline has passed on return.
+        // Rounded up: on a timeout the deadline has passed, and the caller does not poll again at once.
         let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
     });

@@ -1,4 +1,4 @@
-//! `AF_UNIX` `SOCK_SEQPACKET` sockets (unix(7)): whole packets, in order, with descriptors.
+//! `AF_UNIX` `SOCK_SEQPACKET` sockets (unix(7)): packets that arrive whole and in order, with descriptors.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -12,19 +12,20 @@ use rustix::net::{
 
 use tokio::io::unix::AsyncFd;
 
-/// The largest packet in bytes. A larger one is refused on both ends.
+/// The largest packet in bytes; both ends refuse a larger one. Has to be below the default send buffer of a
+/// socket (`net.core.wmem_default`, 208 KiB), into which a packet must fit.
 pub(crate) const MAX_PACKET: usize = 128 * 1024;
 
-/// The most descriptors in one packet (the kernel's `SCM_MAX_FD` is 253).
+/// The largest number of descriptors in a packet (the kernel's own limit, `SCM_MAX_FD`, is 253).
 pub(crate) const MAX_DESCRIPTORS: usize = 250;
 
-/// One packet.
+/// A received packet.
 pub(crate) struct Packet {
     pub(crate) bytes: Vec<u8>,
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
-/// A connected pair; both ends are close-on-exec.
+/// Creates a connected pair; both ends are close-on-exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -34,21 +35,21 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// Makes the socket non-blocking and watches it by the current Tokio runtime.
+/// Makes the socket non-blocking and registers it with the current Tokio runtime.
 pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     super::descriptors::set_nonblocking(&socket)?;
-    // Newer releases of Tokio want an unsafe call, as the descriptor could be another file's later. An
-    // `OwnedFd` is the same for as long as it lives, and the registration drops it.
+    // Newer releases of Tokio ask for an unsafe call, because a type could return another descriptor later.
+    // An `OwnedFd` always returns the same one, and is dropped with the registration.
     #[allow(deprecated, reason = "what replaces it is younger than the Tokio that is asked for")]
     AsyncFd::new(socket)
 }
 
-/// Sends one packet, whole or not at all.
+/// Sends one packet.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     send_flagged(socket, bytes, fds, SendFlags::NOSIGNAL)
 }
 
-/// As [`send`], without descriptors and without waiting for room, whatever the socket's flags.
+/// Like [`send`], without descriptors and without waiting for room, even on a blocking socket.
 pub(crate) fn try_send(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     send_flagged(socket, bytes, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
 }
@@ -64,12 +65,15 @@ fn send_flagged(
         return refused("an empty message looks like an end".into());
     }
     if bytes.len() > MAX_PACKET {
-        return refused(format!("the message has {} bytes and may have {MAX_PACKET}", bytes.len()));
+        return refused(format!(
+            "the message has {} bytes, more than the limit of {MAX_PACKET}",
+            bytes.len()
+        ));
     }
     if fds.len() > MAX_DESCRIPTORS {
         let count = fds.len();
         return refused(format!(
-            "{count} descriptors are more than the {MAX_DESCRIPTORS} of a message"
+            "{count} descriptors exceed the limit of {MAX_DESCRIPTORS} for a message"
         ));
     }
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -82,27 +86,28 @@ fn send_flagged(
     Ok(())
 }
 
-/// Receives one packet. `None`: the other end is gone, and all that it has sent was received.
+/// Receives one packet. `None`: the other end is closed, and all its packets were received.
 ///
-/// A packet or descriptor list that did not fit is an error: nothing is read in part.
+/// Fails if the packet or its descriptors did not fit: a part of a packet is never returned.
 pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     let Some((packet, whole)) = receive_some(socket)? else { return Ok(None) };
     if !whole {
-        let why = "its descriptors did not arrive: this process has too many open (RLIMIT_NOFILE), \
-                   or there were more than 250";
+        let why = "its descriptors were not received; this process has too many open \
+                   (RLIMIT_NOFILE), or more than 250 were sent";
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     Ok(Some(packet))
 }
 
-/// As [`receive`], but descriptors for which this process has no room are left out: the first ones arrive.
+/// Like [`receive`], but without an error if this process has too many descriptors open: as many as fit
+/// arrive, in order.
 pub(crate) fn receive_what_fits(socket: impl AsFd) -> io::Result<Option<Packet>> {
     Ok(receive_some(socket)?.map(|(packet, _)| packet))
 }
 
-/// One packet, and whether all its descriptors are there.
+/// Receives one packet; also returns whether it has all its descriptors.
 fn receive_some(socket: impl AsFd) -> io::Result<Option<(Packet, bool)>> {
-    // As long as the packet is: the supervisor lives long and its heap should stay small.
+    // Allocate the length of this packet, not the maximum: the heap of the long-lived supervisor stays small.
     let (_, length) = retry_after_reset(|| {
         rustix::net::recv(&socket, &mut [0_u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)
     })?;
@@ -138,10 +143,10 @@ fn receive_some(socket: impl AsFd) -> io::Result<Option<(Packet, bool)>> {
     Ok(Some((Packet { bytes, descriptors }, whole)))
 }
 
-/// Receives again where the socket reports a reset.
+/// Receives again after the socket has reported a reset.
 ///
-/// A peer that is gone and has left packets unread is reported before the packets that it had sent. The
-/// report is made once: what comes after it are these packets, and then the end.
+/// If the peer is gone and left packets unread, the kernel reports ECONNRESET before the packets that the
+/// peer had sent. It does so once: these packets follow, and then the end.
 fn retry_after_reset<T>(
     mut receive: impl FnMut() -> rustix::io::Result<T>,
 ) -> rustix::io::Result<T> {
@@ -151,7 +156,7 @@ fn retry_after_reset<T>(
     }
 }
 
-/// Whether the other end is gone, which an empty packet looks like.
+/// Returns whether the other end is closed, which otherwise looks like an empty packet.
 fn hung_up(socket: impl AsFd) -> io::Result<bool> {
     let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
     rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))?;
@@ -163,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn carries_bytes_and_descriptors() {
+    fn bytes_and_descriptors_arrive() {
         let (a, b) = pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
         send(&a, b"one", &[file.as_fd(), file.as_fd()]).unwrap();
@@ -175,9 +180,9 @@ mod tests {
         assert!(receive(&b).unwrap().is_none());
     }
 
-    /// What a peer said is heard, although it is gone and has not heard us out.
+    /// The packets of a peer are received although it is gone and has left ours unread.
     #[test]
-    fn the_last_words_of_a_dead_peer_come_first() {
+    fn packets_of_dead_peer_arrive_before_end() {
         for unheard in 1..=3 {
             let (a, b) = pair().unwrap();
             for _ in 0..=unheard {
@@ -194,9 +199,9 @@ mod tests {
         }
     }
 
-    /// A send is the first to hear of the peer's end, and does not take its last words away.
+    /// A failed send consumes the report of the reset, but not the packets of the peer.
     #[test]
-    fn the_last_words_come_after_a_failed_send() {
+    fn packets_of_dead_peer_arrive_after_failed_send() {
         let (a, b) = pair().unwrap();
         send(&a, b"asked", &[]).unwrap();
         send(&b, b"answered", &[]).unwrap();
@@ -207,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_packet_is_no_end() {
+    fn empty_packet_is_not_the_end() {
         let (a, b) = pair().unwrap();
         let empty = rustix::net::send(&a, b"", SendFlags::empty());
         assert_eq!(empty, Ok(0));
@@ -219,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit() {
+    fn oversized_and_empty_packets_are_refused() {
         let (a, _b) = pair().unwrap();
         assert!(send(&a, &vec![0; MAX_PACKET + 1], &[]).is_err());
         assert!(send(&a, b"", &[]).is_err());

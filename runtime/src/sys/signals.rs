@@ -1,4 +1,5 @@
-//! Signals: read from a descriptor by the supervisor (signalfd(2)), caught by workers (sigaction(2)).
+//! Signals: read from a descriptor by the supervisor (signalfd(2)), caught by a handler in workers
+//! (sigaction(2)).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -10,7 +11,7 @@ use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::pipe::PipeFlags;
 
-/// The signals a supervisor acts on.
+/// The signals that a supervisor acts on.
 const WATCHED: [Signal; 7] = [
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -21,7 +22,7 @@ const WATCHED: [Signal; 7] = [
     Signal::SIGCHLD,
 ];
 
-/// Signals as readable events. While it exists they have no other effect.
+/// The watched signals as a readable descriptor. They are blocked and have no other effect.
 pub(crate) struct Signals {
     fd: SignalFd,
 }
@@ -35,7 +36,7 @@ impl Signals {
         Ok(Signals { fd })
     }
 
-    /// The next pending signal.
+    /// Returns the next pending signal, if there is one.
     pub(crate) fn next(&mut self) -> io::Result<Option<Signal>> {
         match self.fd.read_signal()? {
             Some(info) => Ok(i32::try_from(info.ssi_signo)
@@ -55,15 +56,15 @@ impl AsFd for Signals {
 /// What SIGHUP means to a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub(crate) enum SighupAction {
-    /// It has no terminal: somebody asks for something.
+    /// A request, such as a restart: the daemon has no terminal that could hang up.
     Request,
-    /// Its terminal, in whose foreground it runs, is gone.
+    /// The end: the terminal that the daemon runs in is gone.
     End,
-    /// Its terminal is gone, and it was started so that it does not mind (`nohup`).
+    /// Nothing: the daemon was started to survive the end of its terminal (`nohup`).
     Ignored,
 }
 
-/// Whether the parent had `signal` ignored.
+/// Returns whether `signal` is ignored, as inherited from the parent.
 pub(crate) fn is_ignored(signal: Signal) -> io::Result<bool> {
     let mut now = std::mem::MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: with no new action, sigaction(2) only writes the present one to the place given.
@@ -76,7 +77,7 @@ pub(crate) fn is_ignored(signal: Signal) -> io::Result<bool> {
     Ok(unsafe { now.assume_init() }.sa_sigaction == libc::SIG_IGN)
 }
 
-/// Gives `signals` back their default action where the parent had them ignored (`nohup`, some shells).
+/// Restores the default action of `signals`, which a parent may have left ignored (`nohup`, some shells).
 pub(crate) fn default_action(signals: &[Signal]) -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for &signal in signals {
@@ -96,25 +97,27 @@ pub(crate) const HANDLED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// Default actions for all signals: what a fresh program expects. Those that it is going to catch wait
-/// until it does: see [`Caught::catch`].
+/// Restores the default actions of all signals for the program that is executed next. Blocks the signals that
+/// a worker catches: they stay pending until [`CaughtSignals::catch`].
 pub(crate) fn reset_for_exec() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator() {
-        // SAFETY: as above. KILL and STOP refuse, which is as it should be.
+        // SAFETY: the default action runs no code of ours. KILL and STOP cannot be changed, and need not be.
         let _ = unsafe { signal::sigaction(signal, &default) };
     }
     let _ = HANDLED.into_iter().collect::<SigSet>().thread_set_mask();
 }
 
-/// Where the handler writes. One catcher exists per process, for the process' life.
+/// The write end of the pipe for the handler. There is one [`CaughtSignals`] per process, which lives as long
+/// as the process.
 static CAUGHT: AtomicI32 = AtomicI32::new(-1);
 
+/// The signal handler: writes the number of the signal into the pipe.
 extern "C" fn note(number: libc::c_int) {
     let fd: RawFd = CAUGHT.load(Ordering::Relaxed);
     let byte = u8::try_from(number).unwrap_or(0);
-    // SAFETY: write(2) is async-signal-safe; the descriptor stays open for the process' life; errno is
-    // put back for the interrupted code. A full pipe drops the byte, when 64 Ki signals already wait.
+    // SAFETY: write(2) is async-signal-safe; the descriptor stays open for the life of the process; errno is
+    // restored for the interrupted code. A full pipe, with 64 Ki signals unread, drops the byte.
     unsafe {
         let errno = libc::__errno_location();
         let saved = *errno;
@@ -129,10 +132,10 @@ pub(crate) struct CaughtSignals {
 }
 
 impl CaughtSignals {
-    /// Catches `signals`, those too that have been waiting since before this program was exec'd. Not
-    /// `SIG_IGN`, which programs started by this one would inherit.
+    /// Catches `signals`, also those pending since before the exec. A handler is used even for signals that
+    /// are discarded, because `SIG_IGN` would be inherited by programs that this one executes.
     ///
-    /// To be called before a second thread or a child is started, which would inherit the mask.
+    /// To be called before a second thread or a child is started, which would inherit the blocked signals.
     pub(crate) fn catch(signals: &[Signal]) -> io::Result<CaughtSignals> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         CAUGHT.store(std::os::fd::IntoRawFd::into_raw_fd(write), Ordering::SeqCst);
@@ -146,7 +149,7 @@ impl CaughtSignals {
         Ok(CaughtSignals { pipe: read })
     }
 
-    /// The next caught signal.
+    /// Returns the next caught signal, if there is one.
     pub(crate) fn next(&mut self) -> io::Result<Option<Signal>> {
         let mut byte = [0];
         match rustix::io::retry_on_intr(|| rustix::io::read(&self.pipe, &mut byte)) {
@@ -165,8 +168,9 @@ impl AsFd for CaughtSignals {
 
 extern "C" fn ignore(_: libc::c_int) {}
 
-/// Makes a write past the size that a file may have (`RLIMIT_FSIZE`) an error, as one to a full disk is,
-/// and not the end of the process. By a handler, which programs started by this one do not inherit.
+/// Makes a write beyond the file size limit (`RLIMIT_FSIZE`) fail with an error, like a write to a full disk,
+/// instead of killing the process. Uses an empty handler, which executed programs do not inherit, unlike
+/// `SIG_IGN`.
 pub(crate) fn ignore_sigxfsz() -> io::Result<()> {
     let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing.
@@ -178,6 +182,6 @@ pub(crate) fn ignore_sigxfsz() -> io::Result<()> {
 pub(crate) fn die_by_signal(signal: Signal) -> ! {
     let _ = default_action(&[signal]);
     let _ = signal::raise(signal);
-    // The first process of a container is spared by signals without a handler (pid_namespaces(7)).
+    // Still here: a signal without a handler does not kill PID 1 of a PID namespace (pid_namespaces(7)).
     super::process::exit_now(128_u8.saturating_add(signal as u8))
 }

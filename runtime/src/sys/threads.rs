@@ -1,10 +1,10 @@
-//! `proc_pid_task(5)`: what the threads of another process are doing, as far as the kernel tells.
+//! `proc_pid_task(5)`: what the threads of another process are doing, as far as the kernel shows it.
 
 use std::fs;
 use std::path::Path;
 use unbroken_core::sorted::sort_few;
 
-/// A line for each thread: its name, its state and where in the kernel it waits.
+/// One line per thread: its name, its state, and the kernel function in which it waits.
 pub(crate) fn of(pid: i32) -> Vec<String> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let mut lines: Vec<String> = tasks.flatten().map(|task| line(pid, &task.path())).collect();
@@ -27,7 +27,7 @@ fn line(pid: i32, task: &Path) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn tells_of_our_own() {
+    fn own_threads_are_listed() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let lines = super::of(pid);
         assert!(!lines.is_empty());

@@ -1,48 +1,56 @@
-//! `sd_listen_fds(3)`: sockets that a service manager gives to the daemon that it starts.
+//! Socket activation, `sd_listen_fds(3)`: the sockets that a service manager passes to the daemon.
 //!
-//! They come from its `.socket` units, and from its store of what the daemon asked it to keep (see
-//! [`crate::systemd::notify`]). They are told apart, and matched to listeners, by their names: in what order they
-//! come is nobody's promise.
+//! They come from `.socket` units, and from the fd store, in which the daemon had the manager keep its
+//! listeners (see [`crate::systemd::notify`]). Stored sockets have names that begin with [`STORED`]; sockets
+//! of units have the name of their listener. Sockets are matched to listeners by name, never by their order,
+//! which is not guaranteed.
+//!
+//! [`take`] takes the descriptors at the top of `main`; [`Sockets::sort`] compares them with the
+//! configuration.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{OwnedFd, RawFd};
 
 use crate::config::{Address, ListenSettings};
 use crate::error::{Error, Result};
-use crate::listener::{self, Bound, InheritedSocket};
+use crate::listener::{self, Bound, InheritedSocket, Unsuitable};
 use crate::sys::{descriptors, process};
 use unbroken_core::sorted::{SortedMap, sort_few};
 
-/// The variables of the protocol: for the process that they name, and none that it starts.
+/// The variables of the protocol. They are meant for the process whose id they name, and not for its
+/// children.
 const VARIABLES: [&str; 5] =
     ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID", FIRST_NUMBER];
 
-/// Where a tool of developers says which number is the first.
+/// Set by the development tool `systemfd`: the number of the first descriptor, if it is not [`FIRST`].
 const FIRST_NUMBER: &str = "LISTEN_FDS_FIRST_FD";
 
-/// The number of the first descriptor.
+/// The number of the first descriptor (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
 
-/// More than a service manager passes.
-const MOST: usize = 1024;
+/// The most descriptors that `LISTEN_FDS` may announce. A service manager passes far fewer; a wrong
+/// number must not close descriptors of others.
+const MAX_PASSED: usize = 1024;
 
-/// How systemd names what its unit does not name.
+/// The name that systemd gives to a descriptor without a name.
 const UNNAMED: &str = "unknown";
 
-/// Whether a variable is of this protocol.
+/// Returns whether a variable belongs to this protocol.
 pub(crate) fn is_of_protocol(name: &OsStr) -> bool {
     VARIABLES.iter().any(|variable| name == *variable)
 }
 
-/// Before the name of a listener in the manager's store: sockets of units have the bare name.
+/// The prefix of the names in the fd store, which tells stored sockets from those of units.
 pub(crate) const STORED: &str = "listen.";
 
 /// A descriptor with its name, where it has one.
 pub(crate) type Named = (Option<String>, OwnedFd);
 
-/// Takes the descriptors that are meant for this process. For the top of `main`, before anything is opened
-/// that stays so. In the `foreground` also those that are for whoever comes first, as what restarts a
-/// program while it is written (`systemfd --no-pid`) has them.
+/// Takes the descriptors that are meant for this process. To be called at the top of `main`, before a
+/// descriptor of our own could have one of their numbers.
+///
+/// In the `foreground` it also takes descriptors that are announced without a process id, as `systemfd
+/// --no-pid` does during development.
 pub(crate) fn take(foreground: bool) -> Result<Vec<Named>> {
     let vars = process::variables();
     let (first, names) = announced(&vars, std::process::id(), foreground)?;
@@ -50,15 +58,15 @@ pub(crate) fn take(foreground: bool) -> Result<Vec<Named>> {
     let adopt = |(number, name)| {
         descriptors::adopt(number).map(|fd| (name, fd)).map_err(|error| {
             Error::config(format!(
-                "LISTEN_FDS promises descriptor {number}, which is not open ({error}): unset it, or \
-                 correct who sets it"
+                "LISTEN_FDS announces descriptor {number}, which is not open ({error}); unset it \
+                 or fix the program that sets it"
             ))
         })
     };
     numbered.map(adopt).collect()
 }
 
-/// The names of the descriptors that this process was given, in their order, and the number of the first.
+/// The number of the first descriptor meant for the process `own`, and the names of all of them.
 fn announced(
     vars: &[(OsString, OsString)],
     own: u32,
@@ -73,7 +81,8 @@ fn announced(
     let Some(count) = var("LISTEN_FDS").filter(|_| pid.is_some() || foreground) else {
         return Ok(NONE);
     };
-    // Who does not read them, as a shell, leaves them to processes that they are not for.
+    // Announced to another process: a shell in between that does not know the protocol, for example, leaves
+    // the variables in the environment of its children.
     if pid.as_ref().is_some_and(|pid| pid.parse() != Ok(own)) {
         return Ok(NONE);
     }
@@ -81,10 +90,10 @@ fn announced(
         Some(_) => (FIRST, Some(UNNAMED.to_owned())),
         None => (var(FIRST_NUMBER).and_then(|first| first.parse().ok()).unwrap_or(FIRST), None),
     };
-    let Some(count) = count.parse().ok().filter(|count| *count <= MOST) else {
+    let Some(count) = count.parse().ok().filter(|count| *count <= MAX_PASSED) else {
         return Err(Error::config(format!(
-            "LISTEN_FDS is `{count}`, and not a number of descriptors up to {MOST}: unset it, or correct \
-             who sets it"
+            "LISTEN_FDS is `{count}`, not a number of descriptors up to {MAX_PASSED}; unset it or \
+             fix the program that sets it"
         )));
     };
     let Some(names) = var("LISTEN_FDNAMES") else { return Ok((first, vec![unnamed; count])) };
@@ -93,29 +102,31 @@ fn announced(
         _ if count == 0 => Ok(NONE),
         named if named == count => Ok((first, names)),
         named => Err(Error::config(format!(
-            "LISTEN_FDNAMES has {named} names for the {count} descriptors of LISTEN_FDS: correct who sets \
-             them"
+            "LISTEN_FDNAMES has {named} names for the {count} descriptors of LISTEN_FDS; fix the \
+             program that sets them"
         ))),
     }
 }
 
-/// What a daemon was given, as its configuration sees it.
+/// The passed sockets, compared with the configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    /// Of units, by the name of the listener. A name may have several, and may be declared later.
+    /// Sockets of units, by the name of their listener. A listener may have several, and may be undeclared: a
+    /// later generation may declare it.
     pub(crate) passed: Vec<(String, Bound)>,
-    /// Bound by this daemon in an earlier life, and as they are declared now.
+    /// Sockets from the fd store that match what is declared now.
     pub(crate) stored: Vec<(String, Bound)>,
-    /// The names of what the manager keeps in vain.
+    /// Names in the fd store of sockets that are of no use and are to be removed from it.
     pub(crate) outdated: Vec<String>,
-    /// Where that is, with the name.
+    /// The listeners of sockets in the store that match no declaration, with their addresses: files of unix
+    /// sockets have to be removed.
     pub(crate) left: Vec<(String, Address)>,
-    /// What the operator should know.
+    /// Messages for the operator.
     pub(crate) remarks: Vec<String>,
 }
 
 impl Sockets {
-    /// Sorts what was given.
+    /// Sorts the passed descriptors by their names into those of units and those of the store.
     pub(crate) fn sort(
         given: Vec<Named>,
         declared: &SortedMap<String, ListenSettings>,
@@ -142,11 +153,11 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// One of a unit.
+    /// Takes a socket of a unit.
     fn accept(
         &mut self,
         name: String,
-        examined: Result<InheritedSocket, String>,
+        examined: Examined,
         declared: &SortedMap<String, ListenSettings>,
     ) -> Result<()> {
         let listeners = || listed(declared);
@@ -155,33 +166,32 @@ impl Sockets {
             Ok(given) => given,
             Err(what) if is_declared => {
                 return Err(Error::config(format!(
-                    "the service manager passed {what} as listener `{name}`: its .socket unit needs \
-                     ListenStream= with an address or a path, and Accept=no"
+                    "the service manager passed {what} as listener `{name}`; its .socket unit \
+                     needs ListenStream= with an address or a path, and Accept=no"
                 )));
             }
             Err(what) => {
                 self.remarks.push(format!(
-                    "the service manager passed {what} as `{name}`, which is not used: remove it from \
-                     the .socket unit"
+                    "the service manager passed {what} as `{name}`, which is ignored; remove it \
+                     from the .socket unit"
                 ));
                 return Ok(());
             }
         };
-        // By default it has the name of the unit.
+        // Without FileDescriptorName= a socket has the name of its unit.
         if name == UNNAMED || name.is_empty() || name.ends_with(".socket") {
             return Err(Error::config(format!(
-                "the service manager passed the socket {} under the name `{name}`, so that it is not \
-                 known for which listener ({}): set FileDescriptorName= in the .socket unit to the name \
-                 of the listener",
+                "the service manager passed the socket {} as `{name}`, which is not the name of a \
+                 listener ({}); set FileDescriptorName= in the .socket unit to that name",
                 given.addr(),
                 listeners()
             )));
         }
         if !is_declared {
             self.remarks.push(format!(
-                "the service manager passed the socket {} as `{name}`, and no listener has that name \
-                 ({}): who connects there waits in vain; declare it, correct FileDescriptorName=, or \
-                 disable the .socket unit",
+                "the service manager passed the socket {} as `{name}`, but no listener has that \
+                 name ({}) and connections to it are never accepted; declare the listener, correct \
+                 FileDescriptorName= or disable the .socket unit",
                 given.addr(),
                 listeners()
             ));
@@ -190,15 +200,16 @@ impl Sockets {
         Ok(())
     }
 
-    /// One of the store.
+    /// Takes a socket from the fd store, if it is what is declared now.
     fn take_back(
         &mut self,
         stored: &str,
-        examined: Result<InheritedSocket, String>,
+        examined: Examined,
         declared: &SortedMap<String, ListenSettings>,
     ) -> Result<()> {
         let name = stored.split(FURTHER).next().unwrap_or(stored);
-        // The one of its addresses that it has, or else what it is not.
+        // The declared address that this socket has; if it has none of them, the first one, to name the
+        // difference.
         let each: Vec<ListenSettings> =
             declared.get(name).into_iter().flat_map(|it| it.each()).map(|it| it.settings).collect();
         let is_it = |wanted: &&ListenSettings| matches!(&examined, Ok(given) if given.differs(wanted).is_none());
@@ -207,11 +218,11 @@ impl Sockets {
             (Err(what), _) => format!("it is {what}"),
             (Ok(given), None) => {
                 self.left.push((name.to_owned(), given.addr().clone()));
-                "it is not declared any more".into()
+                "the listener is no longer declared".into()
             }
             (Ok(given), Some(wanted)) => match given.differs(wanted) {
                 None if self.has_stored(name, given.addr(), wanted) => {
-                    "there is another of it".into()
+                    "another stored socket has the same address".into()
                 }
                 None => {
                     self.stored.push((name.to_owned(), given.of_store(name, wanted)?));
@@ -219,23 +230,23 @@ impl Sockets {
                 }
                 Some(why) => {
                     self.left.push((name.to_owned(), given.addr().clone()));
-                    format!("of {}, {why}", given.addr())
+                    format!("it is at {}, and {why}", given.addr())
                 }
             },
         };
-        self.remarks
-            .push(format!("listener `{name}` was kept by the service manager in vain: {why}"));
+        self.remarks.push(format!("closing the stored socket of listener `{name}`: {why}"));
         self.outdated.push(stored.to_owned());
         Ok(())
     }
 
-    /// Whether what is declared is there already.
+    /// Returns whether another stored socket already serves this address of the listener.
     fn has_stored(&self, name: &str, addr: &Address, wanted: &ListenSettings) -> bool {
         let mut its = self.stored.iter().filter(|(other, _)| other == name);
         its.any(|(_, bound)| bound.addr() == addr || bound.is_at(&wanted.addr))
     }
 
-    /// What of a listener's declaration does not count.
+    /// Gives the sockets of units precedence over what is declared for the listener `name`: stored ones are
+    /// outdated, and declared addresses that differ are remarked on.
     fn compare(&mut self, name: &str, wanted: &ListenSettings) {
         let passed = self.passed.iter().filter(|(its, _)| its == name);
         let addrs: Vec<&Address> = passed.map(|(_, bound)| bound.addr()).collect();
@@ -252,7 +263,8 @@ impl Sockets {
         if differs {
             let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
             self.remarks.push(format!(
-                "listener `{name}` is at {}, passed by the service manager, and not at {} as configured",
+                "listener `{name}` is at {}, as passed by the service manager, and not at {} as \
+                 configured",
                 addrs.join(" and "),
                 wanted.addrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
             ));
@@ -260,10 +272,12 @@ impl Sockets {
     }
 }
 
-/// Stands between a listener's name and the number of a further one of that name in the manager's store.
+/// Separates the name of a listener from a number, in the names of its second and further sockets in the fd
+/// store.
 const FURTHER: char = '+';
 
-/// The names under which the manager keeps listeners: a second one of a name is another.
+/// Names listeners for the fd store, where each name is unique: the first socket of a listener has the
+/// listener's name, further ones have a number appended.
 pub(crate) fn store_names<'a, B>(
     listeners: impl Iterator<Item = (&'a String, B)>,
 ) -> Vec<(String, (&'a String, B))> {
@@ -280,11 +294,11 @@ pub(crate) fn store_names<'a, B>(
     listeners.map(named).collect()
 }
 
-/// What was found under a descriptor.
-type Examined = Result<InheritedSocket, String>;
+/// A passed socket, or what the descriptor is instead.
+type Examined = Result<InheritedSocket, Unsuitable>;
 
-/// Gives each socket without a name that of the listener it has the address of; what is left over, where
-/// that is one on both sides, belongs together.
+/// Names the sockets that were passed without a name: after the listener with their address, and if then one
+/// socket and one listener are left over, after that listener.
 fn named(
     given: Vec<(Option<String>, Examined)>,
     declared: &SortedMap<String, ListenSettings>,
@@ -308,11 +322,11 @@ fn named(
         _ => {
             let what = left.iter().map(|examined| match examined {
                 Ok(given) => format!("the socket {}", given.addr()),
-                Err(what) => what.clone(),
+                Err(what) => what.to_string(),
             });
             return Err(Error::config(format!(
-                "this process was given {} without a name, which has the address of no listener ({}): \
-                 declare a listener there, or name it in LISTEN_FDNAMES",
+                "this process was given {} without a name, and no listener has that address ({}); \
+                 declare a listener there or name it in LISTEN_FDNAMES",
                 what.collect::<Vec<_>>().join(" and "),
                 listed(declared)
             )));
@@ -345,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_process_they_are_for_the_foreground() {
+    fn sockets_without_pid_are_for_the_foreground() {
         let given = [("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "http:admin"), (FIRST_NUMBER, "5")];
         let named = vec![Some("http".to_owned()), Some("admin".to_owned())];
         assert_eq!(announced_in(true, &given).unwrap(), (5, named));
@@ -356,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_of_this_process() {
+    fn names_are_read_for_own_pid_only() {
         let given = [("LISTEN_PID", "7"), ("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "http:admin")];
         assert_eq!(announced_by(&given).unwrap(), ["http", "admin"]);
         assert_eq!(announced_by(&given[..2]).unwrap(), ["unknown", "unknown"]);
@@ -368,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn malformed_variables_are_refused() {
         let pid = ("LISTEN_PID", "7");
         for count in ["", "two", "-1", "1025", "99999999999999999999"] {
             let error = announced_by(&[pid, ("LISTEN_FDS", count)]).unwrap_err();

@@ -1,4 +1,4 @@
-//! systemd's journal: one datagram an entry, to `/run/systemd/journal/socket`.
+//! The native protocol of systemd's journal: one datagram per entry, to `/run/systemd/journal/socket`.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -15,17 +15,19 @@ use crate::sys::{descriptors, memory};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Names, in the environment, the file that the manager connected stdout or stderr to.
+/// The environment variable with the device and inode of the stream that systemd connected to stdout or
+/// stderr.
 pub(crate) const STREAM: &str = "JOURNAL_STREAM";
 
-/// A way to the journal.
+/// A socket to send entries with.
 #[derive(Debug)]
 pub(crate) struct Journal {
     socket: UnixDatagram,
 }
 
 impl Journal {
-    /// `patience`: how long an entry may wait for a journal that is busy; without it, not at all.
+    /// `patience` is how long [`send`](Journal::send) may wait for a journal that is busy; without it, `send`
+    /// fails at once.
     pub(crate) fn new(patience: Option<Duration>) -> io::Result<Journal> {
         let socket = UnixDatagram::unbound()?;
         match patience {
@@ -35,11 +37,12 @@ impl Journal {
         Ok(Journal { socket })
     }
 
-    /// Sends one entry. It is addressed each time, so that a journal that was started again gets it.
+    /// Sends one entry. The socket is never connected: each entry is sent to the path, which also reaches a
+    /// journal that was restarted.
     pub(crate) fn send(&self, entry: &[u8]) -> io::Result<()> {
         match self.socket.send_to(entry, SOCKET) {
             Ok(_) => return Ok(()),
-            // Too large for a datagram: a sealed file goes in its place.
+            // Too large for a datagram: sent in a sealed memfd, as the protocol asks for.
             Err(error)
                 if matches!(
                     error.raw_os_error(),
@@ -59,13 +62,13 @@ impl Journal {
     }
 }
 
-/// Whether this process' stderr leads to the journal, as the manager says.
+/// Returns whether stderr of this process is the stream to the journal that systemd announced.
 pub(crate) fn is_stderr() -> bool {
     let named = std::env::var(STREAM).unwrap_or_default();
     descriptors::identity(io::stderr()).is_ok_and(|identity| is(&named, identity))
 }
 
-/// Whether the stderr of another process does.
+/// Returns whether stderr of another process is the stream `named` in its environment.
 pub(crate) fn is_stderr_of(pid: u32, named: &str) -> bool {
     let file = std::fs::metadata(format!("/proc/{pid}/fd/2"));
     file.is_ok_and(|file| is(named, (file.dev(), file.ino())))

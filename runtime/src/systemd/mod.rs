@@ -1,7 +1,7 @@
-//! What a service manager such as systemd gives the daemon, keeps for it and is notified of.
+//! The interfaces of systemd, or another service manager with the same protocols.
 //!
-//! - [`activation`]: sockets passed by `sd_listen_fds(3)`.
-//! - [`notify`]: `sd_notify(3)`: readiness, reloading, the watchdog, and its store of descriptors.
+//! - [`activation`]: `sd_listen_fds(3)`: sockets passed to the daemon.
+//! - [`notify`]: `sd_notify(3)`: readiness, reloading, the watchdog, and the fd store.
 //! - [`journal`]: the native protocol of journald.
 
 pub(crate) mod activation;

@@ -1,4 +1,8 @@
-//! One counted connection, from accept to the line of the account that it ends in.
+//! One counted connection, from accept or handoff to its entry in the ledger.
+//!
+//! [`AcceptGuard`] counts a connection before accept(2), [`Connection`] counts its end when dropped, and
+//! [`CloseNotice`] remembers whether the peer was asked to close, which decides between *finished* and
+//! *closed*.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -8,7 +12,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::state::SharedState;
 use crate::counters::CloseReason;
 
-/// How it ended is written when this is dropped.
+/// A connection of this worker in the counters. Dropping it records how the connection ended.
 pub(crate) struct Connection {
     state: Arc<SharedState>,
     farewell: Arc<CloseNotice>,
@@ -18,12 +22,13 @@ pub(crate) struct Connection {
     _alive: TaskTrackerToken,
 }
 
-/// Whether the peer was told to go because of the drain.
+/// Whether the peer was asked to close because of the drain (`Connection: close`, GOAWAY, a close frame).
 #[derive(Debug, Default)]
 pub(crate) struct CloseNotice(AtomicU8);
 
-/// One attempt to accept: counted before it is made, so that no connection is missing in the ledger of a
-/// process that is killed right after it. Killed in the middle, it may count one that was not accepted.
+/// One attempt to accept. It is counted before accept(2): otherwise the ledger of a process that is killed
+/// right after accept(2) would miss a connection. If the process is killed between the two, the ledger has
+/// one connection too many.
 pub(crate) struct AcceptGuard {
     state: Arc<SharedState>,
     succeeded: bool,
@@ -35,7 +40,7 @@ impl AcceptGuard {
         AcceptGuard { state: Arc::clone(state), succeeded: false }
     }
 
-    /// There is a connection: it counts until it is dropped.
+    /// Returns the accepted connection, which is counted as open until dropped.
     pub(crate) fn succeeded(mut self) -> Connection {
         self.succeeded = true;
         Connection::new(&self.state, fate::OURS)
@@ -50,15 +55,15 @@ impl Drop for AcceptGuard {
     }
 }
 
-/// What a connection is to this worker.
+/// The owner of a connection, from the view of this worker.
 mod fate {
-    /// It has one until it ends here.
+    /// This worker owns it.
     pub(super) const OURS: u8 = 0;
-    /// An older generation offers it, and has not heard that it is taken.
+    /// An older generation offers it, and this worker's acknowledgement is not sent yet.
     pub(super) const OFFERED: u8 = 1;
-    /// The next generation has it.
+    /// The next generation owns it.
     pub(super) const HANDED_OFF: u8 = 2;
-    /// Whether the next generation has it cannot be known.
+    /// It was sent to the next generation, and whether that one took it cannot be known.
     pub(super) const LOST: u8 = 3;
 }
 
@@ -66,18 +71,19 @@ const SENT: u8 = 1;
 const LEFT_TO_PROGRAM: u8 = 2;
 
 impl CloseNotice {
-    /// The peer was told.
+    /// Notes that the peer was asked to close.
     pub(crate) fn mark_sent(&self) {
         self.0.store(SENT, Relaxed);
     }
 
-    /// The program has it, and tells the peer when the drain begins.
+    /// Notes that the program owns the upgraded connection and asks the peer to close when the drain begins.
     #[cfg(feature = "http")]
     pub(crate) fn leave_to_program(&self) {
         self.0.store(LEFT_TO_PROGRAM, Relaxed);
     }
 
-    /// Whether it knows; `draining` says whether the drain has begun.
+    /// Returns whether the peer was asked to close. `draining`: whether the drain has begun, by which time a
+    /// program is assumed to have asked the peers of its own connections.
     pub(crate) fn was_sent(&self, draining: bool) -> bool {
         match self.0.load(Relaxed) {
             SENT => true,
@@ -99,32 +105,32 @@ impl Connection {
         }
     }
 
-    /// One that an older generation offers: counted before that hears of it, so that none is missing in the
-    /// ledger of a process that is killed right after it.
+    /// Returns a connection that an older generation offers. It is counted before the acknowledgement is
+    /// sent: otherwise the ledger of a process that is killed right after that would miss it.
     pub(super) fn offered(state: &Arc<SharedState>) -> Connection {
         state.counters.begin_receive();
         Connection::new(state, fate::OFFERED)
     }
 
-    /// The older generation has heard that it is taken.
+    /// Notes that the acknowledgement was sent: this worker owns the connection.
     pub(crate) fn mark_received(&self) {
         self.fate.store(fate::OURS, Relaxed);
     }
 
-    /// The next generation has it.
+    /// Notes that the next generation owns the connection.
     pub(crate) fn mark_handed_off(&self) {
         self.fate.store(fate::HANDED_OFF, Relaxed);
     }
 
-    /// Nobody knows whether the next generation has it.
+    /// Notes that whether the next generation took the connection cannot be known.
     pub(crate) fn mark_lost(&self) {
         self.fate.store(fate::LOST, Relaxed);
     }
 
-    /// Takes room among those of its listener for as long as it is open.
+    /// Holds a permit of the listener's `max_connections` for as long as the connection is open.
     #[cfg(feature = "http")]
     pub(crate) fn occupy(&self, seat: super::http::ConnectionPermit) {
-        // One that has a seat already keeps that.
+        // A connection that already has a permit keeps it.
         let _ = self.seat.set(seat);
     }
 
@@ -138,8 +144,9 @@ impl Drop for Connection {
         let fate = self.fate.load(Relaxed);
         match fate {
             fate::OFFERED => return self.state.counters.cancel_receive(),
-            // Its owner is not known, or the end of the process cuts it: the ledger has it as open until
-            // then, and as lost after that.
+            // Not counted as ended: the ledger keeps it as open while this process lives, and
+            // `Counters::final_ledger` turns that into *lost*. That is right for a connection whose owner is
+            // unknown, and for one that goes down with a process whose `main` ended unasked.
             fate::LOST => return,
             fate::OURS if self.state.is_abandoned() => return,
             _ => {}

@@ -1,7 +1,9 @@
-//! The thread that listens to the supervisor, beside user code and whatever blocks it.
+//! The control thread of a worker, which obeys the supervisor even while user code blocks every other thread.
 //!
-//! It sleeps in poll(2) on the link and on caught signals, turns orders into phases, and sees to it
-//! that the process ends soon after its drain deadline.
+//! It sleeps in poll(2) on the link and on caught signals. It turns the supervisor's messages into phases of
+//! [`SharedState`] and ends the process soon after the drain deadline. If the supervisor is gone, the worker
+//! drains, or with `orphan_grace` serves as an orphan until the next supervisor re-attaches or the time is
+//! over.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,32 +21,33 @@ use crate::reattach::worker::{ReattachSocket, SupervisorLink};
 use crate::sys::readiness::readable;
 use crate::sys::{clock, descriptors, process, signals};
 
-/// Signals that reach a worker by way of its terminal or process group and are the supervisor's to act
-/// on.
+/// Signals that reach a worker because of its terminal or process group and that only the supervisor acts on.
+/// They are caught and discarded, not ignored, because children inherit an ignored signal.
 const DISCARDED: [Signal; 5] =
     [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
-/// How user code takes the end.
+/// The way in which `main` ends in a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MainShutdown {
-    /// A runtime cancels it at the deadline.
+    /// The runtime drops an async `main`, at the drain deadline at the latest.
     Cancelled,
-    /// A blocking `main` that knows of the daemon returns, or is cut at the deadline.
+    /// A blocking `main` with a `Daemon` argument returns, or the process exits at the drain deadline.
     Returns,
-    /// A blocking `main` that knows nothing of the daemon ends by SIGTERM.
+    /// A blocking `main` without that argument does not learn of the drain: the process dies by SIGTERM when
+    /// the drain begins.
     Terminated,
 }
 
-/// Who acts on this process' signals.
+/// The thread that acts on the signals of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignalOwner {
-    /// This thread, for a worker with a supervisor.
+    /// This thread, in a worker with a supervisor.
     Worker,
-    /// Somebody else, in a solo daemon.
+    /// The solo control thread, in a solo daemon.
     Elsewhere,
 }
 
-/// What the thread waits for.
+/// A descriptor that the thread waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ControlSource {
     Link,
@@ -57,14 +60,15 @@ struct ControlThread {
     ending: MainShutdown,
     caught: Option<signals::CaughtSignals>,
     tie: SupervisorLink,
-    /// Until this worker drains.
+    /// The socket at which the next supervisor re-attaches; `None` if there is no such socket, and once this
+    /// worker drains.
     rendezvous: Option<ReattachSocket>,
-    /// Given up for each message, and taken again: an order that comes with a descriptor arrives also when
-    /// connections have used up all others.
+    /// A reserved descriptor, closed before each receive and reserved again after it: a message that carries
+    /// a descriptor can then be received even if connections have used up all others.
     spare: Option<OwnedFd>,
 }
 
-/// Starts the thread.
+/// Catches the signals and starts the control thread.
 pub(crate) fn start(
     state: Arc<SharedState>,
     ending: MainShutdown,
@@ -94,7 +98,7 @@ pub(crate) fn start(
         .stack_size(256 * 1024)
         .spawn(move || conductor.run())
         .map_err(|error| {
-            Error::io("cannot start the thread that listens to the supervisor", error)
+            Error::io("cannot start the thread that reads from the supervisor", error)
         })?;
     Ok(())
 }
@@ -107,14 +111,14 @@ impl ControlThread {
                     self.tie = SupervisorLink::Severed;
                     continue;
                 }
-                // Without the link this worker could neither be told to go nor to stop.
+                // A worker whose link fails can no longer be controlled, as if its supervisor were gone.
                 tracing::error!(%error, "the link to the supervisor failed");
                 self.supervisor_gone();
             }
         }
     }
 
-    /// Waits for the next event and acts on it.
+    /// Waits for the next event or deadline and acts on it.
     fn step(&mut self) -> io::Result<()> {
         let mut sources = Vec::with_capacity(2);
         if let Some(link) = self.link() {
@@ -145,7 +149,7 @@ impl ControlThread {
         Ok(())
     }
 
-    /// Where orders come from.
+    /// Returns the link to the current supervisor, if there is one.
     fn link(&self) -> Option<BorrowedFd<'_>> {
         match &self.tie {
             SupervisorLink::Parent => Some(self.state.link()),
@@ -200,17 +204,18 @@ impl ControlThread {
                 }
             }
             ToWorker::Error { message } => {
-                tracing::warn!(%message, "the supervisor did not understand");
+                tracing::warn!(%message, "the supervisor rejected a message");
             }
             ToWorker::Welcome { .. } | ToWorker::Unknown => {
-                let message = "not understood by this worker".to_owned();
+                let message = "message not known to this worker".to_owned();
                 self.state.send(&FromWorker::Error { message });
             }
         }
         Ok(())
     }
 
-    /// Without one, as when the last order kept its descriptor, the next message is another occasion.
+    /// Reserves a descriptor. If none is left, because the last message kept the one it brought, the next
+    /// message tries again.
     fn reserve_descriptor(&mut self) {
         self.spare = self.state.closed_gate().try_clone_to_owned().ok();
     }
@@ -219,7 +224,7 @@ impl ControlThread {
         let Some(socket) = fds.into_iter().next() else { return };
         let passage = &self.state.passage;
         match message {
-            ToWorker::Successor {} if self.state.configuration.settings.pass_connections => {
+            ToWorker::Successor {} if self.state.configuration.settings.handoff => {
                 passage.open_successor(socket);
             }
             ToWorker::Predecessor {} => passage.open_predecessor(socket),
@@ -240,7 +245,7 @@ impl ControlThread {
         Ok(())
     }
 
-    /// Somebody wants to be this worker's supervisor.
+    /// Lets the next supervisor re-attach to this orphan.
     fn accept_supervisor(&mut self) {
         let (SupervisorLink::Orphan { until }, Some(rendezvous)) = (&self.tie, &self.rendezvous)
         else {
@@ -248,22 +253,23 @@ impl ControlThread {
         };
         match rendezvous.accept_supervisor(&self.state) {
             Ok(Some(link)) => {
-                tracing::info!("a new supervisor has come");
+                tracing::info!("re-attached to a new supervisor");
                 self.tie = SupervisorLink::Adopted { link, until: *until };
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::error!(%error, "no new supervisor can come: draining when the time is over");
+                tracing::error!(%error,
+                    "cannot re-attach to a new supervisor; draining when `orphan_grace` is over");
                 self.rendezvous = None;
             }
         }
     }
 
-    /// The link is the supervisor's life: without it there is nobody to serve for, unless another one may
-    /// come.
+    /// Reacts to the end of the link, which means that the supervisor is gone: serves on as an orphan if the
+    /// next supervisor may re-attach, else drains.
     fn supervisor_gone(&mut self) {
         if self.state.is_disconnected() {
-            // It is this worker that goes.
+            // This worker has closed the link itself, because it exits.
             self.tie = SupervisorLink::Severed;
             return;
         }
@@ -273,16 +279,18 @@ impl ControlThread {
             SupervisorLink::Orphan { until } | SupervisorLink::Adopted { until, .. } => Some(until),
         };
         if let (Some(until), false) = (next, self.state.draining.is_cancelled()) {
-            tracing::warn!("the supervisor is gone: serving until the next one comes");
+            tracing::warn!("the supervisor is gone; serving until a new one re-attaches");
             self.tie = SupervisorLink::Orphan { until };
-            // In its confirm window an old worker too: whether the new one lasts is not known yet.
+            // A paused worker accepts again as well: it is in its successor's confirm window, and that worker
+            // may still fail.
             self.state.set_phase(WorkerPhase::Open);
             return;
         }
         self.stop_waiting_for_supervisor();
     }
 
-    /// How long a worker that serves, or could again, waits for the next supervisor.
+    /// Returns until when this worker waits for the next supervisor. `None` if it does not wait: without
+    /// `orphan_grace`, and if it neither accepts nor is paused.
     fn reattach_deadline(&self) -> Option<Instant> {
         let grace = self.state.configuration.settings.orphan_grace;
         let phase = *self.state.phase().borrow();
@@ -290,10 +298,12 @@ impl ControlThread {
         (serves && self.rendezvous.is_some() && !grace.is_zero()).then(|| Instant::now() + grace)
     }
 
+    /// Begins the drain of a worker without a supervisor.
     fn stop_waiting_for_supervisor(&mut self) {
         if !self.state.draining.is_cancelled() {
-            tracing::warn!("the supervisor is gone: draining");
-            // Should it be there all the same, deaf in one direction: this is not the program's end.
+            tracing::warn!("the supervisor is gone; draining");
+            // If the supervisor is alive and only this end of the link failed, the message keeps it from
+            // taking the exit for the end of `main`.
             self.state.send(&FromWorker::Leaving { main_ended: false });
             self.state.set_last();
             self.drain_for_timeout();
@@ -305,7 +315,8 @@ impl ControlThread {
     }
 
     fn drain(&mut self, deadline: Instant, finish: &[String], at: &[Address]) {
-        // Who drains is no longer to be had: whoever has connected meanwhile is hung up on.
+        // A draining worker cannot be re-attached: closing the socket rejects supervisors that have connected
+        // to it.
         self.rendezvous = None;
         self.state.drain(deadline, finish, at);
         if self.ending == MainShutdown::Terminated {
@@ -314,7 +325,8 @@ impl ControlThread {
         }
     }
 
-    /// At the deadline what is left is cancelled; a process that is still there after that is ended.
+    /// Acts on deadlines that have passed: an orphan drains when its time is over; at the drain deadline,
+    /// connections and tasks are forced; at the hard deadline, the process exits.
     fn enforce_deadline(&mut self) {
         if let SupervisorLink::Orphan { until } = self.tie
             && Instant::now() >= until
@@ -337,12 +349,15 @@ impl ControlThread {
         }
     }
 
-    /// Half of the time that the supervisor gives before SIGKILL.
+    /// Returns when the process exits by itself after the drain deadline: half of `kill_timeout` later, at
+    /// most two seconds. The supervisor sends SIGKILL only after the whole of it, so the ledger is complete
+    /// by then.
     fn hard_deadline(&self, deadline: Instant) -> Instant {
         let grace = self.state.configuration.settings.kill_timeout / 2;
         deadline + grace.min(Duration::from_secs(2))
     }
 
+    /// Returns the next time at which [`enforce_deadline`](Self::enforce_deadline) has something to do.
     fn next_deadline(&self) -> Option<Instant> {
         let Some(deadline) = self.state.deadline() else {
             let SupervisorLink::Orphan { until } = self.tie else { return None };

@@ -1,4 +1,4 @@
-//! The handle through which a program speaks to its daemon.
+//! The handle through which a program uses its daemon: listeners, readiness, draining, configuration.
 
 use std::fmt;
 use std::future::Future;
@@ -13,12 +13,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::net;
 use super::state::{ListenerClaim, SharedState, WorkerPhase};
 use crate::error::{Error, ErrorKind, Result};
-use crate::link::FromWorker;
+use crate::link::{self, FromWorker, MAX_STATUS};
 
-/// Characters of a status line; what is beyond is cut.
-const MAX_STATUS: usize = 1000;
-
-/// The program's handle of its daemon, given to `main`. Cheap to clone.
+/// The program's handle to its daemon, passed to `main`. Cheap to clone.
 ///
 /// ```no_run
 /// use unbroken::{Daemon, daemon};
@@ -42,50 +39,50 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The daemon's name: the key `name`, or the binary's.
+    /// Returns the daemon's name: the value of the key `name`, or the name of the binary.
     pub fn name(&self) -> &str {
         &self.state.configuration.settings.name
     }
 
-    /// The generation this process belongs to. 1 at first; each restart starts the next one.
+    /// Returns the generation of this process. The first is 1; each restart starts the next one.
     pub fn generation(&self) -> u32 {
         self.state.generation
     }
 
-    /// Says that the program could serve.
+    /// Reports that the program is ready to serve.
     ///
-    /// Needed with `ready = "manual"` only; otherwise the daemon is ready when every declared listener
-    /// has been polled for accept. Said more than once, it counts once.
+    /// Needed only with `ready = "manual"`. Otherwise the worker is ready when every declared listener has
+    /// been polled for accept. Only the first call has an effect.
     pub fn ready(&self) {
         self.state.ready();
     }
 
-    /// A declared listener.
+    /// Returns a handle to the declared listener `name`.
     ///
-    /// May be called again for further accept loops on the same socket.
+    /// Call it again for each further accept loop on the same listener.
     ///
     /// # Errors
-    /// [`ErrorKind::Listen`] where no listener of this name is declared.
+    /// [`ErrorKind::Listen`] if no listener of this name is declared.
     pub fn listener(&self, name: &str) -> Result<net::Listener> {
         net::Listener::new(&self.state, name)
     }
 
-    /// A declared listener for a `main` without async.
+    /// Returns a handle to the declared listener `name` for a `main` without async.
     ///
     /// # Errors
-    /// As [`Daemon::listener`].
+    /// Same as [`Daemon::listener`].
     pub fn blocking_listener(&self, name: &str) -> Result<net::blocking::Listener> {
         net::blocking::Listener::new(&self.state, name)
     }
 
-    /// Spawns a task that a drain waits for. At the drain deadline it is cancelled: dropped where it
-    /// awaits.
+    /// Spawns a task that the drain waits for. At the drain deadline the task is cancelled: its future is
+    /// dropped at its current await point.
     ///
-    /// A task of [`tokio::spawn`] is dropped as soon as the drain is over, that is when `main` has returned
-    /// and the connections and the tasks of this method have ended. The ledger says how many were.
+    /// The drain does not wait for tasks of [`tokio::spawn`]: they are dropped when `main` has returned and
+    /// all connections and all tasks of this method have ended. The ledger counts the dropped tasks.
     ///
     /// # Panics
-    /// Outside of a Tokio runtime, as [`tokio::spawn`] does.
+    /// If called outside of a Tokio runtime, like [`tokio::spawn`].
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -94,24 +91,24 @@ impl Daemon {
         self.state.tasks.spawn(TrackedTask { future, _count: TaskCount::begin(&self.state) })
     }
 
-    /// Completes when this process begins to drain: it accepts nothing more, and what is in flight has
-    /// until [`Daemon::drain_deadline`].
+    /// Returns a future that completes when this worker begins to drain: it accepts no more connections, and
+    /// what is in flight has until [`Daemon::drain_deadline`] to finish.
     pub fn draining(&self) -> Draining {
         Draining { inner: self.state.draining.clone().cancelled_owned() }
     }
 
-    /// As [`Daemon::draining`], up to `spread` later, and never later than half of the time to the drain
-    /// deadline.
+    /// Completes at a random time after [`Daemon::draining`]: at most `spread` later, and no later than
+    /// halfway to the drain deadline.
     ///
-    /// For telling many clients to connect again without all of them doing so in the same moment: each
-    /// call chooses its own delay at random.
+    /// Use it before asking a client to reconnect. Each call chooses its own delay, so many clients do not
+    /// reconnect all at once.
     ///
     /// ```no_run
     /// # async fn serve(daemon: unbroken::Daemon, mut socket: axum::extract::ws::WebSocket) {
     /// use axum::extract::ws::{CloseFrame, Message};
     ///
     /// daemon.draining_with_jitter(std::time::Duration::from_secs(5)).await;
-    /// // 1012 is "service restart": the client is to connect again (RFC 6455 §7.4, IANA registry).
+    /// // 1012 means "service restart": the client should reconnect (IANA WebSocket close code registry).
     /// let frame = CloseFrame { code: 1012, reason: "restart".into() };
     /// let _ = socket.send(Message::Close(Some(frame))).await;
     /// # }
@@ -123,9 +120,9 @@ impl Daemon {
         tokio::time::sleep(spread.mul_f64(random_part())).await;
     }
 
-    /// [`Daemon::draining`] as a token, to derive others from.
+    /// Returns a [`CancellationToken`] that is cancelled when [`Daemon::draining`] completes.
     ///
-    /// Cancelling it has no effect on the daemon: it is a child of the daemon's own.
+    /// It is a child of the daemon's own token: cancelling it has no effect on the daemon.
     pub fn draining_token(&self) -> CancellationToken {
         self.state.draining.child_token()
     }
@@ -135,38 +132,38 @@ impl Daemon {
         self.state.wait_phase(|phase| phase == WorkerPhase::Draining);
     }
 
-    /// Until when a drain may take. `None` before it begins.
+    /// Returns the drain deadline; `None` before the drain begins.
     pub fn drain_deadline(&self) -> Option<Instant> {
         self.state.deadline()
     }
 
-    /// The application's own section of the configuration: `[app]` in the file, `DAEMON_APP__*` in the
-    /// environment.
+    /// Returns the application's own section of the configuration: `[app]` in the file and `DAEMON_APP__*`
+    /// in the environment.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] with the key and the source of the value that does not fit.
+    /// [`ErrorKind::Config`] if a value does not fit `T`; the message names its key and source.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
         self.state.configuration.app()
     }
 
-    /// A line that `status` shows beside this worker, such as `replaying the journal, 40 %`.
+    /// Sets the text that the verb `status` shows for this worker, such as `replaying the journal, 40 %`.
     ///
-    /// Never waits: a supervisor that is hundreds of lines behind, as one that was stopped, misses it.
+    /// Never blocks: if the supervisor does not read the link, for example while it is stopped, and the link
+    /// is full, the text is discarded.
     pub fn status(&self, text: impl Into<String>) {
         let mut text = text.into();
-        if let Some((end, _)) = text.char_indices().nth(MAX_STATUS) {
-            text.truncate(end);
-        }
+        link::cut(&mut text, MAX_STATUS);
         self.state.try_send(&FromWorker::Status { text });
     }
 }
 
-/// A number from 0 to 1. A hasher with keys of its own is as random as a jitter needs.
+/// Returns a random number from 0 to 1. The random keys of a [`RandomState`](std::hash::RandomState) are
+/// random enough for jitter.
 pub(super) fn random_part() -> f64 {
     std::hash::RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
 }
 
-/// A handle on a declared listener.
+/// Claims the declared listener `name` for a handle.
 pub(super) fn claim_listener(state: &SharedState, name: &str) -> Result<ListenerClaim> {
     state
         .listener(name)
@@ -174,7 +171,7 @@ pub(super) fn claim_listener(state: &SharedState, name: &str) -> Result<Listener
         .map_err(|error| Error::io(format!("cannot use listener `{name}`"), error))
 }
 
-/// What is said of a listener that nobody declared.
+/// Returns the error for a listener name that is not declared; it lists the declared names.
 fn undeclared_error(state: &SharedState, name: &str) -> Error {
     let names = state.listener_names();
     let declared = if names.is_empty() {
@@ -201,7 +198,7 @@ impl fmt::Debug for Daemon {
     }
 }
 
-/// A task of [`Daemon::spawn`] in the worker's figures.
+/// Counts a task of [`Daemon::spawn`] in the worker's counters until dropped.
 struct TaskCount(Arc<SharedState>);
 
 impl TaskCount {
@@ -237,7 +234,7 @@ impl<F: Future> Future for TrackedTask<F> {
 }
 
 pin_project_lite::pin_project! {
-    /// The future of [`Daemon::draining`].
+    /// The future returned by [`Daemon::draining`].
     #[must_use = "futures do nothing unless awaited"]
     pub struct Draining {
         #[pin]

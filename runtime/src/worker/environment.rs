@@ -1,4 +1,4 @@
-//! The environment that user code finds: without what was read from it, and with that of its user.
+//! The environment of user code: without the configuration's variables, and with those of the worker's user.
 
 use std::ffi::{OsStr, OsString};
 
@@ -7,10 +7,11 @@ use crate::error::Result;
 use crate::privileges::Login;
 use crate::sys::process;
 
-/// Makes the environment of this process that of the program.
+/// Changes the environment of this process to the one that the program should see.
 ///
-/// The configuration's variables go: a child of the program that is such a program too would take them for
-/// its own. The supervisor keeps them for the next generation.
+/// The configuration's variables are removed: a child process that also uses this crate would take them for
+/// its own configuration. The supervisor keeps them for the next generation. If the key `user` is set,
+/// `HOME`, `USER`, `LOGNAME` and `SHELL` are set to those of the user.
 pub(super) fn apply(configuration: &Configuration, login: Option<&Login>) -> Result<()> {
     let vars = process::variables();
     let changes = changes(configuration, login, &vars, is_of_unit(&vars));
@@ -45,7 +46,7 @@ fn changes(
             continue;
         }
         match value {
-            // A unit without User= has none but its own.
+            // systemd does not set these variables in a unit without User=, so the unit sets them on purpose.
             _ if is_of_unit && is_set => {}
             Some(value) => changes.set.push((variable.into(), value.to_owned())),
             None => changes.removed.push(variable.into()),
@@ -54,11 +55,12 @@ fn changes(
     changes
 }
 
-/// Whether the variables are those of a unit, and nobody's who logged in (systemd.exec(5)).
+/// Returns whether systemd started this daemon, so that the variables are those of a unit and not of a login
+/// (systemd.exec(5)).
 fn is_of_unit(vars: &[(OsString, OsString)]) -> bool {
     let var = vars.iter().find(|(name, _)| name == "SYSTEMD_EXEC_PID");
     let started = var.and_then(|(_, value)| value.to_str()?.parse::<u32>().ok());
-    // The daemon itself, which is this process or the one that spawned it.
+    // systemd sets the PID of the process that it started: a solo daemon, or the supervisor of this worker.
     started.is_some_and(|pid| pid == std::process::id() || pid == process::parent())
 }
 
@@ -78,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_goes_and_nothing_else() {
+    fn only_configuration_variables_are_removed() {
         let vars = os(&[
             ("DAEMON_LOG", "a.log"),
             ("DAEMON_APP__PORT", "80"),
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_is_told_who_it_is() {
+    fn login_variables_are_those_of_the_user() {
         let configuration = Place::new(&[]).load();
         let vars = os(&[("HOME", "/root"), ("USER", "root")]);
         let set =

@@ -1,4 +1,4 @@
-//! What a program says of itself in the confirm window.
+//! The program's own part in the confirm window: reporting itself unhealthy, confirming early, and checks.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -7,37 +7,32 @@ use std::sync::Arc;
 
 use super::daemon::Daemon;
 use super::state::WorkerPhase;
-use crate::link::FromWorker;
-
-/// Characters of a reason; what is beyond is cut.
-const MAX_REASON: usize = 1000;
+use crate::link::{self, FromWorker, MAX_REASON};
 
 impl Daemon {
-    /// Says that this generation should not serve.
+    /// Reports that this generation should not serve.
     ///
-    /// Before it is ready, or within the `confirm_window` after that, the restart is undone: the old
-    /// generation accepts again, this process is killed, and whoever asked for the restart gets the
-    /// reason. Later it is only written to the log, as there is nothing to go back to.
+    /// Before this worker is ready, or within the `confirm_window` after that, the restart is aborted: the
+    /// old generation accepts again, the supervisor kills this process, and `restart` prints the reason and
+    /// fails. Later, the reason is only logged because the old generation can no longer resume.
     pub fn unhealthy(&self, reason: impl Into<String>) {
         let mut reason = reason.into();
-        if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
-            reason.truncate(end);
-        }
+        link::cut(&mut reason, MAX_REASON);
         self.state.send(&FromWorker::Unhealthy { reason });
     }
 
-    /// Says that this generation has proved itself: the confirm window ends now, or as soon as every
-    /// [`confirm_check`](Daemon::confirm_check) has passed.
+    /// Ends the confirm window early: now, or as soon as every [`confirm_check`](Daemon::confirm_check) has
+    /// passed. For a program that knows that it works.
     pub fn confirm(&self) {
         self.state.send(&FromWorker::Confirm {});
     }
 
-    /// A check that has to pass before the confirm window ends, or the restart is undone.
+    /// Adds a check that has to pass before the confirm window ends; otherwise the restart is aborted.
     ///
-    /// It is begun when this generation accepts connections, so that it can be a client of its own
-    /// listeners. An `Err` is the same as [`unhealthy`](Daemon::unhealthy), and so is a panic. To be
-    /// given before the worker is ready. With `confirm_window = "0s"`, at the first start and after a
-    /// crash there is nothing to go back to: a failure is only written to the log.
+    /// The check starts when this generation accepts connections, and can therefore connect to its own
+    /// listeners. An `Err` or a panic has the same effect as [`unhealthy`](Daemon::unhealthy). Call this
+    /// before the worker is ready. With `confirm_window = "0s"`, at the first start and after a crash there
+    /// is no old generation that could resume: a failure is only logged.
     ///
     /// ```no_run
     /// use unbroken::{Daemon, daemon};
@@ -46,7 +41,7 @@ impl Daemon {
     /// async fn main(daemon: Daemon) -> anyhow::Result<()> {
     ///     daemon.confirm_check(async {
     ///         let stream = tokio::net::TcpStream::connect("127.0.0.1:8080").await?;
-    ///         // Ask, and look at the answer.
+    ///         // Send a request and check the response.
     ///         # drop(stream);
     ///         std::io::Result::Ok(())
     ///     });
@@ -56,7 +51,7 @@ impl Daemon {
     /// ```
     ///
     /// # Panics
-    /// Outside of a Tokio runtime, as [`tokio::spawn`] does.
+    /// If called outside of a Tokio runtime, like [`tokio::spawn`].
     pub fn confirm_check<F, E>(&self, check: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -66,7 +61,7 @@ impl Daemon {
         let daemon = Daemon { state: Arc::clone(&self.state) };
         self.state.own.spawn(async move {
             let mut phase = daemon.state.phase();
-            // Its sender lives as long as the state.
+            // Cannot fail: the sender lives as long as the state.
             let _ = phase.wait_for(|phase| *phase == WorkerPhase::Open).await;
             let mut check = std::pin::pin!(check);
             let outcome = std::future::poll_fn(|cx| {

@@ -1,4 +1,8 @@
-//! A worker from *hello* to exit: settings, welcome, runtime, `main`, drain.
+//! A worker from *hello* to exit.
+//!
+//! [`handshake`] computes the settings, sends *hello* and waits for *welcome*. [`WorkerRuntime::new`] drops
+//! privileges and prepares the process. [`WorkerRuntime::run_async`] or [`WorkerRuntime::run_sync`] starts
+//! the control thread, runs `main`, and after it waits for connections and tasks until the drain deadline.
 
 use std::future::Future;
 use std::io;
@@ -19,7 +23,7 @@ use crate::config::{Configuration, Surroundings};
 use crate::counters::{Counters, StartupStage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
-use crate::link::{self, FromWorker, ListenerHandle, Protocols, ToWorker};
+use crate::link::{self, FromWorker, ListenerHandle, MAX_REASON, Protocols, ToWorker};
 #[cfg(feature = "log")]
 use crate::logs;
 use crate::logs::DaemonLog;
@@ -29,40 +33,41 @@ use crate::spec::{Flavor, Spec};
 use crate::sys::descriptors;
 use crate::sys::privileges::Account;
 
-/// How long the runtime's threads may take to drop what they hold.
+/// How long the threads of the runtime may take to drop their tasks. A blocking task may never end,
+/// and the exit of the worker must not wait for it.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often, a millisecond apart, it is looked whether tasks that ended are among the living no more: the
-/// runtime takes them off its list a moment after all that they held is dropped.
-const TASK_COUNT_ATTEMPTS: u32 = 50;
+/// How often the number of live tasks is read, a millisecond apart: the runtime removes a task from
+/// its list a moment after it dropped it, and a task that has ended must not be reported as
+/// dropped.
+const MAX_LOOKS: u32 = 50;
 
-/// Characters of the mistakes in a configuration that the supervisor is told of; stderr has them all.
-const MAX_REASON: usize = 10_000;
-
-/// The exit code of a program that panicked, as the standard library's.
+/// The exit code after a panic of `main`, the same as that of the standard library.
 const PANICKED: u8 = 101;
 
-/// A process that has its settings and sockets and is about to call `main`.
+/// A worker that has its settings and sockets and is about to call `main`.
 pub(crate) struct WorkerRuntime {
     state: Arc<SharedState>,
     duty: SignalOwner,
     rendezvous: Option<ReattachSocket>,
 }
 
-/// What a worker is handed, by *welcome* or by its own earlier image.
+/// The parts that a worker receives: by *welcome* from its supervisor, or in a solo daemon from the image
+/// that executed this one.
 pub(crate) struct WorkerSetup {
     pub(crate) link: OwnedFd,
     pub(crate) generation: u32,
     pub(crate) configuration: Configuration,
     pub(crate) counters: OwnedFd,
     pub(crate) listeners: Vec<(ListenerHandle, OwnedFd)>,
-    /// For what is to come if the supervisor is killed.
+    /// The socket at which the next supervisor re-attaches to this worker if its own is killed.
     pub(crate) rendezvous: Option<OwnedFd>,
 }
 
-/// Introduces this process to its supervisor and waits for the welcome.
+/// Sends *hello* to the supervisor and waits for *welcome*.
 ///
-/// `newcomer`: from what its settings are computed. A respawn has none and gets its generation's.
+/// `newcomer`: the sources of the settings, for the first worker of a generation. `None` for a respawned
+/// worker, which receives the settings of its generation and reads no file.
 pub(crate) fn handshake(
     link: OwnedFd,
     newcomer: Option<(&Spec, &Surroundings)>,
@@ -79,8 +84,8 @@ pub(crate) fn handshake(
     match introduced {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             let error = Error::config(format!(
-                "the configuration is too large to be passed on ({error}); name a file in \
-                 section `app` in place of what is large there"
+                "the configuration is too large to be sent to the supervisor ({error}); move large \
+                 values of section `app` to a file, and name that file"
             ));
             return Err(misconfigured(&link, error)?);
         }
@@ -88,17 +93,17 @@ pub(crate) fn handshake(
     }
     let odd = |what: &str| Error::new(ErrorKind::Protocol, format!("the supervisor {what}"));
     let Some((message, fds)) = link::receive::<ToWorker>(&link).map_err(link_error)? else {
-        return Err(odd("turned this worker away"));
+        return Err(odd("closed the link to this worker"));
     };
     let ToWorker::Welcome { generation, configuration, listeners: names, rendezvous } = message
     else {
-        return Err(odd("said something else than welcome"));
+        return Err(odd("did not send settings first"));
     };
     failpoint::hit(Step::WorkerAfterWelcome, generation);
     let mut fds = fds.into_iter();
     let counters = fds.next().ok_or_else(|| odd("sent no counters"))?;
     if fds.len() != names.len() + usize::from(rendezvous) {
-        return Err(odd("sent another number of listeners than it named"));
+        return Err(odd("sent a different number of listeners than it announced"));
     }
     let listeners = names.into_iter().zip(fds.by_ref()).collect();
     let (configuration, rendezvous) = (*configuration, fds.next());
@@ -106,22 +111,21 @@ pub(crate) fn handshake(
     WorkerRuntime::new(handover, SignalOwner::Worker)
 }
 
-/// Tells the supervisor of an error in the configuration, as much of it as a packet holds, and returns it.
+/// Sends an error of the configuration to the supervisor, truncated to [`MAX_REASON`], and returns it.
 fn misconfigured(link: &OwnedFd, error: Error) -> Result<Error> {
     let mut reason = error.to_string();
-    if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
-        reason.truncate(end);
-    }
+    link::cut(&mut reason, MAX_REASON);
     link::send(link, &FromWorker::Misconfigured { reason }, &[]).map_err(link_error)?;
     Ok(error)
 }
 
 fn link_error(error: io::Error) -> Error {
-    Error::io("cannot talk to the supervisor", error)
+    Error::io("cannot communicate with the supervisor", error)
 }
 
 impl WorkerRuntime {
-    /// Takes what was handed over and settles in as the settings say.
+    /// Prepares the process: maps the counters, drops privileges, sets the environment, installs the log
+    /// subscriber and sizes the descriptor table.
     pub(crate) fn new(handover: WorkerSetup, duty: SignalOwner) -> Result<WorkerRuntime> {
         let WorkerSetup {
             link,
@@ -146,7 +150,7 @@ impl WorkerRuntime {
                     .map_err(link_error)?;
             }
             Err(error) => {
-                // The supervisor may be gone, and stderr has it too.
+                // Fails if the supervisor is gone. The caller prints the error to stderr as well.
                 let reason = error.to_string();
                 let _ = link::send(&link, &FromWorker::Failing { reason }, &[]);
                 return Err(error);
@@ -154,9 +158,9 @@ impl WorkerRuntime {
         }
         #[cfg(feature = "log")]
         logs::subscriber::install(&configuration.settings, generation);
-        // Here there is one thread.
+        // The process still has one thread: with several, growing the table waits for the kernel's RCU.
         if let Err(error) = descriptors::size_table(&link) {
-            tracing::debug!(%error, "the descriptor table grows as it has to");
+            tracing::debug!(%error, "cannot grow the descriptor table in advance");
         }
         let state = SharedState::new(configuration, generation, counters, listeners, link)
             .map_err(|error| Error::io("cannot prepare the worker", error))?;
@@ -167,14 +171,16 @@ impl WorkerRuntime {
         &self.state
     }
 
-    /// Runs an `async fn main` on a runtime of the flavor that the attribute names.
+    /// Runs an `async fn main` on a runtime of the flavor that the attribute declares, then waits for the end
+    /// of the drain.
     pub(crate) fn run_async<F, Fut>(mut self, spec: &Spec, main: F) -> ExitCode
     where
         F: FnOnce(Daemon) -> Fut,
         Fut: Future,
         Fut::Output: Termination,
     {
-        // First, as it unblocks signals: threads of the runtime inherit that.
+        // Before the runtime: starting the control thread unblocks signals, and the runtime's threads inherit
+        // the signal mask.
         if let Err(error) = self.start_control_thread(MainShutdown::Cancelled) {
             return self.fail(&error);
         }
@@ -189,7 +195,8 @@ impl WorkerRuntime {
         panics::install_hook(state);
         state.mark_running();
         let daemon = Daemon { state: Arc::clone(state) };
-        // A `main` that does not know of the daemon cannot end by itself when it is asked to.
+        // A `main` without a `Daemon` argument does not learn of the drain, so it is dropped when the drain
+        // begins; one with the argument has until the drain deadline.
         let abandoned = match spec.takes_daemon {
             true => state.forced.clone(),
             false => state.draining.clone(),
@@ -219,14 +226,15 @@ impl WorkerRuntime {
         }
         runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
         if state.forced.is_cancelled() {
-            // Tasks that block could not be dropped, and what they hold ends with the process.
+            // Blocking tasks could not be cancelled: their connections count as forced when the process
+            // exits.
             state.counters.mark_exiting();
         }
         state.disconnect();
         ran.unwrap_or(ExitCode::from(PANICKED))
     }
 
-    /// Runs a `fn main`.
+    /// Runs a `fn main` without async, then waits for the end of the drain.
     pub(crate) fn run_sync<F, T>(mut self, spec: &Spec, main: F) -> ExitCode
     where
         F: FnOnce(Daemon) -> T,
@@ -243,8 +251,8 @@ impl WorkerRuntime {
         let daemon = Daemon { state: Arc::clone(state) };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| main(daemon).report()));
         if state.main_ended() {
-            // Threads that `main` did not wait for have connections: the conductor ends the process
-            // at the deadline.
+            // Threads that `main` did not join may still own connections. The control thread ends the process
+            // at the drain deadline.
             state.tasks.close();
             block_on(state.tasks.wait());
         }
@@ -256,7 +264,7 @@ impl WorkerRuntime {
         control_thread::start(Arc::clone(&self.state), ending, self.duty, self.rendezvous.take())
     }
 
-    /// Tells the supervisor why this worker cannot run, and what its exit code is.
+    /// Reports to the supervisor why this worker cannot run `main`, and returns the exit code.
     fn fail(self, error: &Error) -> ExitCode {
         self.state.send(&FromWorker::Failing { reason: error.to_string() });
         DaemonLog::new(&self.state.configuration.settings, false).error(&error.to_string());
@@ -265,14 +273,14 @@ impl WorkerRuntime {
     }
 }
 
-/// How many tasks of `tokio::spawn` are about to be dropped with the runtime.
+/// Returns how many of the program's tasks of `tokio::spawn` are about to be dropped with the runtime.
 async fn count_leftover_tasks(state: &SharedState, runtime: &tokio::runtime::Handle) -> u64 {
     let count = || {
         let alive = u64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(u64::MAX);
         let own = u64::try_from(state.own.len()).unwrap_or(u64::MAX);
         alive.saturating_sub(own).saturating_sub(state.counters.remaining().tasks)
     };
-    for _ in 0..TASK_COUNT_ATTEMPTS {
+    for _ in 0..MAX_LOOKS {
         if count() == 0 {
             break;
         }
@@ -292,7 +300,7 @@ fn build_runtime(spec: &Spec) -> io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
-/// Waits on this thread, which has no runtime.
+/// Runs a future on the calling thread, without a runtime.
 fn block_on(future: impl Future) {
     struct Unpark(std::thread::Thread);
     impl Wake for Unpark {

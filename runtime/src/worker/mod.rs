@@ -1,4 +1,8 @@
 //! The worker: the process in which `main` runs.
+//!
+//! [`lifecycle`] takes it from *hello* to its exit. [`control_thread`] receives the supervisor's messages and
+//! sets the phase in [`state`], which all other parts read. [`daemon`] is the program's handle, [`net`] has
+//! the listeners, `http` serves them, and [`handoff`] moves live connections to the serving generation.
 
 mod connection;
 mod control_thread;

@@ -1,5 +1,5 @@
-//! What is told of a panic: to the log an event, where `log_format` asks for events, and to the supervisor
-//! the reason of an end.
+//! The panic hook of a worker. It logs a panic as an event if `log_format` asks for events, and reports a
+//! panic of `main` to the supervisor as the reason of the exit.
 
 use std::backtrace::Backtrace;
 use std::panic::{self, PanicHookInfo};
@@ -15,13 +15,13 @@ use crate::logs::{DaemonLog, EventContext};
 
 type Hook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
 
-/// Installs the hook. It calls the one that it finds, unless that is the standard library's, whose lines
-/// would be no event.
+/// Installs the hook. It also calls the hook installed before, except for that of the standard library if
+/// panics are logged as events: its plain lines would not fit the log's format.
 pub(super) fn install_hook(state: &Arc<SharedState>) {
     let state = Arc::clone(state);
     let main = thread::current().id();
     let before = panic::take_hook();
-    // None is left, which is as if it were the standard library's.
+    // Without an installed hook, `take_hook` returns that of the standard library.
     let standard = panic::take_hook();
     let settings = &state.configuration.settings;
     let say = (settings.log_format != LogFormat::None).then(|| DaemonLog::new(settings, false));
@@ -41,8 +41,8 @@ pub(super) fn install_hook(state: &Arc<SharedState>) {
     }));
 }
 
-/// Of functions, which have no data, the type tells; a hook of which there are two copies of the type is
-/// called once too often.
+/// Returns whether two hooks are the same function. A function has no data, so its type identifies it. If the
+/// compiler has made two copies of it, this returns false, and the standard library's hook is called as well.
 fn are_same(one: &Hook, other: &Hook) -> bool {
     size_of_val(one) == 0 && std::ptr::eq(one, other)
 }
@@ -52,7 +52,7 @@ fn event(say: &DaemonLog, generation: u32, info: &PanicHookInfo<'_>) {
     if let Some(at) = info.location() {
         fields.push(("place".to_owned(), json!(at.to_string())));
     }
-    // As the standard library decides.
+    // The same condition as in the standard library.
     if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
         let backtrace = Backtrace::force_capture().to_string();
         fields.push(("backtrace".to_owned(), json!(backtrace)));

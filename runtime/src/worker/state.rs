@@ -1,4 +1,8 @@
-//! What all parts of a worker share: its phase, its listeners, its connections and tasks.
+//! The state that all parts of a worker share: its phase, listeners, connections and tasks.
+//!
+//! The control thread changes the phase when the supervisor sends *go*, *quiesce*, *resume* or *drain*.
+//! Accept loops read it through a [`watch`] channel in async code and through a [`Gate`] in blocking threads.
+//! The worker is ready when `main` has polled every listener, or calls `Daemon::ready`.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,16 +26,16 @@ use crate::link::{self, FromWorker, ListenerHandle, OrphanedListener};
 use crate::listener::ListenerSource;
 use unbroken_core::sorted::SortedMap;
 
-/// What a worker may do with its listeners.
+/// The phase of a worker, which decides whether it accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WorkerPhase {
-    /// Not yet told to go.
+    /// The supervisor has not sent *go* yet.
     Waiting,
-    /// Accepting.
+    /// The worker accepts.
     Open,
-    /// Told to stop accepting, may have to resume.
+    /// The worker is paused: it does not accept, and may have to resume.
     Quiesced,
-    /// Never accepts again.
+    /// The worker never accepts again. Final.
     Draining,
 }
 
@@ -40,109 +44,115 @@ pub(crate) struct SharedState {
     pub(crate) configuration: Configuration,
     pub(crate) generation: u32,
     pub(crate) counters: Counters,
-    /// Emptied of its sockets when the drain begins.
+    /// The declared listeners by name. They lose their sockets when the drain begins.
     listeners: Mutex<SortedMap<String, WorkerListener>>,
     listener_count: usize,
+    /// The link to the supervisor that spawned this worker.
     link: OwnedFd,
     phase: watch::Sender<WorkerPhase>,
-    /// For threads that wait without a runtime.
+    /// The phase for blocking threads.
     gate: Gate,
+    /// Tasks of `Daemon::spawn` and open connections: the drain waits for them.
     pub(crate) tasks: TaskTracker,
-    /// Those of this crate on the program's runtime, to tell them from the program's.
+    /// This crate's own tasks on the program's runtime: they are not counted as dropped tasks of the program.
     pub(crate) own: TaskTracker,
     /// Cancelled when the drain begins.
     pub(crate) draining: CancellationToken,
     /// Cancelled at the drain deadline.
     pub(crate) forced: CancellationToken,
+    /// The drain deadline; `None` before the drain begins.
     deadline: Mutex<Option<Instant>>,
     ready: AtomicBool,
-    /// Listeners without anybody who accepts were told of.
+    /// The supervisor was notified of listeners that the program does not accept on.
     unclaimed: AtomicBool,
+    /// No generation serves after this worker.
     last: AtomicBool,
-    /// `main` has ended without being asked to, and what is open goes down with the process.
+    /// `main` ended without being asked to, and the open connections are lost with the process.
     abandoned: AtomicBool,
-    /// It has hung up, and ends.
+    /// This worker has closed the link and is about to exit.
     parted: AtomicBool,
-    /// The token's state, for those who look at every request: a token takes a lock.
+    /// The same as the `draining` token, without its lock: it is read at every request.
     is_draining: AtomicBool,
-    /// Where a runtime is there to answer the watchdog.
+    /// Wakes the task that answers the watchdog; empty without such a task.
     pings: OnceLock<Arc<Notify>>,
-    /// The ways to other generations.
+    /// The handoff channels and handlers.
     pub(crate) passage: HandoffRegistry,
-    /// The thread that stands in for the supervisor of a solo daemon.
+    /// The control thread of a solo daemon, which plays the supervisor's part.
     pub(crate) solo_control: OnceLock<Mutex<Option<JoinHandle<()>>>>,
 }
 
-/// What a worker may do with one of its listeners.
+/// The use that a worker may make of one of its listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ListenerMode {
-    /// Others accept, or nobody does yet.
+    /// Wait: other workers accept, or none does yet.
     Wait,
     Accept,
-    /// Accept who is in the queue, and who gets into it until then; nobody else will.
+    /// Accept what is in the queue, and what still arrives there until `until`: no other worker will.
     Finish {
         until: Instant,
     },
-    /// Never again.
+    /// Never accept again.
     Over,
 }
 
-/// A listener as the worker got it.
+/// A declared listener, as received from the supervisor.
 struct WorkerListener {
-    /// Several, if the service manager passed several of one name. None once the worker drains.
+    /// Several if the service manager passed several under this name. Empty once the worker drains.
     sockets: Vec<WorkerSocket>,
-    /// Those whose files were removed while nobody had the listener: who waits there is not forgotten.
+    /// Sockets that were replaced, because their files were removed, while the program had no handle to the
+    /// listener. The first handle accepts what is left in their queues.
     former: Vec<WorkerSocket>,
-    /// Those who have it.
+    /// The program's handles to the listener, by the lists in which they receive new sockets.
     handles: Vec<Weak<Incoming>>,
-    /// The program has asked for it.
+    /// The program has claimed the listener.
     taken: bool,
-    /// Where the first of them is, or was.
+    /// The address of the first socket, also after the drain has begun.
     addr: Addr,
+    /// The listener's place among the declared ones, in the order of their names.
     index: usize,
-    /// Accepted on also while the worker is quiesced.
+    /// The worker goes on accepting on it while paused: no other worker does.
     kept: bool,
-    /// It is to be finished while the worker drains, until then.
+    /// While the worker drains, when [`ListenerMode::Finish`] ends; `None` if others accept on the listener.
     until: Option<Instant>,
-    /// Its sockets that end then; those of the others are somebody else's now.
+    /// The addresses of its sockets that this worker has to finish. Other workers accept on the rest.
     ends: Vec<Addr>,
 }
 
-/// A socket as the worker got it.
+/// A listening socket, as received from the supervisor.
 struct WorkerSocket {
     fd: OwnedFd,
     addr: Address,
     source: ListenerSource,
 }
 
-/// Sockets on their way to a handle, in turn, with the places of those that they replace.
+/// New sockets for a handle, in order, each with the place of the one it replaces.
 pub(crate) type Incoming = Mutex<Vec<(usize, OwnedFd)>>;
 
-/// A handle on a declared listener.
+/// The parts of a new handle to a declared listener.
 pub(crate) struct ListenerClaim {
-    /// None once the worker drains.
+    /// Copies of the sockets. Empty once the worker drains.
     pub(crate) sockets: Vec<(OwnedFd, Addr)>,
-    /// Nobody gets into their queues any more.
+    /// Replaced sockets with connections left in their queues.
     pub(crate) former: Vec<(OwnedFd, Addr)>,
-    /// Where the first of them is.
+    /// The address of the first socket.
     pub(crate) addr: Addr,
     pub(crate) index: usize,
-    /// What replaces them from now on.
+    /// The list in which the handle receives new sockets from now on.
     pub(crate) incoming: Arc<Incoming>,
 }
 
-/// The phase for blocking threads: a condition to wait for, and descriptors to wait for in poll(2).
+/// The phase for blocking threads: a condition variable to wait on, and eventfds for poll(2).
 struct Gate {
     phase: Mutex<WorkerPhase>,
     changed: Condvar,
-    /// Readable whenever the phase is not [`Phase::Open`].
+    /// Readable whenever the phase is not [`WorkerPhase::Open`].
     closed: OwnedFd,
-    /// Readable whenever the phase is not [`Phase::Quiesced`].
+    /// Readable whenever the phase is not [`WorkerPhase::Quiesced`].
     not_quiesced: OwnedFd,
 }
 
 impl WorkerListener {
-    /// For another handle.
+    /// Registers another handle; returns the list in which it receives new sockets.
     fn attach(&mut self) -> Arc<Incoming> {
         let incoming = Arc::default();
         self.handles.retain(|handle| handle.strong_count() > 0);
@@ -208,23 +218,25 @@ impl SharedState {
         self.link.as_fd()
     }
 
-    /// Tells the supervisor. One that is gone or does not listen is noticed by the conductor.
+    /// Sends a message to the supervisor, waiting for room if the link is full. Only logs a failure: the
+    /// control thread notices if the supervisor is gone.
     pub(crate) fn send(&self, message: &FromWorker) {
         if let Err(error) = link::send(&self.link, message, &[]) {
-            tracing::debug!(%error, "the supervisor did not take a message");
+            tracing::debug!(%error, "cannot send a message to the supervisor");
         }
     }
 
-    /// As [`State::say`], for what may be lost: never waits for a supervisor that does not listen.
+    /// Same as [`SharedState::send`], for messages that may be lost: it never waits for a supervisor that
+    /// does not read.
     pub(crate) fn try_send(&self, message: &FromWorker) {
         if let Err(error) = link::try_send(&self.link, message) {
-            tracing::debug!(%error, "the supervisor did not take a message");
+            tracing::debug!(%error, "cannot send a message to the supervisor");
         }
     }
 
     // ---- readiness ------------------------------------------------------------------------------
 
-    /// `main` is about to run.
+    /// Notes that `main` is about to run. Without listeners, the worker is then ready.
     pub(crate) fn mark_running(&self) {
         self.counters.set_stage(StartupStage::Running);
         if self.listener_count == 0 && self.configuration.settings.ready == Ready::Auto {
@@ -232,7 +244,7 @@ impl SharedState {
         }
     }
 
-    /// The listener at `index` was polled for accept.
+    /// Notes that the listener at `index` was polled for accept. With the last one, the worker is ready.
     pub(crate) fn mark_polled(&self, index: usize) {
         if self.ready.load(Ordering::Relaxed) {
             return;
@@ -247,8 +259,9 @@ impl SharedState {
         }
     }
 
-    /// Listeners that only the operator declared, when it comes to these alone: the program does not know
-    /// them, or not yet.
+    /// Notifies the supervisor, once, if the only listeners not polled yet are ones that the operator
+    /// declared and the program has not claimed. The program may not know them, in which case it is never
+    /// ready.
     fn report_unclaimed(&self) {
         let mut slip = true;
         let mut reasons = Vec::new();
@@ -267,18 +280,19 @@ impl SharedState {
         }
     }
 
-    /// The worker could serve; said once.
+    /// Reports the worker as ready. Only the first call has an effect.
     pub(crate) fn ready(&self) {
         if !self.ready.swap(true, Ordering::SeqCst) {
             if failpoint::try_hit(Step::WorkerBeforeReady, self.generation).is_err() {
-                // As where the message below is not taken.
+                // The fail point stands for a lost message.
                 return;
             }
             self.send(&FromWorker::Ready {});
         }
     }
 
-    /// The supervisor wants to know whether the runtime runs; without one, this thread has to do.
+    /// Answers the watchdog's ping: from a task of the runtime if [`answer_pings`](Self::answer_pings) was
+    /// called, else from the calling thread.
     pub(crate) fn handle_ping(&self) {
         match self.pings.get() {
             Some(pings) => pings.notify_one(),
@@ -286,7 +300,8 @@ impl SharedState {
         }
     }
 
-    /// Answers such questions from a task of the current runtime: one that is blocked does not.
+    /// Answers the watchdog's pings from a task of the current runtime: if the runtime is blocked, no answer
+    /// is sent, which is what the watchdog has to find out.
     pub(crate) fn answer_pings(self: &Arc<Self>) {
         let state = Arc::clone(self);
         let pings = Arc::clone(self.pings.get_or_init(Arc::default));
@@ -304,7 +319,7 @@ impl SharedState {
         self.phase.subscribe()
     }
 
-    /// Moves to a phase; draining is final.
+    /// Changes the phase, except that a draining worker keeps draining.
     pub(crate) fn set_phase(&self, phase: WorkerPhase) {
         self.phase.send_if_modified(|current| {
             let moves = *current != WorkerPhase::Draining && *current != phase;
@@ -316,7 +331,8 @@ impl SharedState {
         self.gate.set(*self.phase.borrow());
     }
 
-    /// Stops accepting, but on the listeners of these names. This worker may have to resume.
+    /// Pauses the worker: it stops accepting, except on the listeners named in `keep`, and may have to
+    /// resume.
     pub(crate) fn quiesce(&self, keep: &[String]) {
         for (name, handed) in lock(&self.listeners).iter_mut() {
             handed.kept = keep.contains(name);
@@ -324,7 +340,7 @@ impl SharedState {
         self.set_phase(WorkerPhase::Quiesced);
     }
 
-    /// What may be done in a phase with the listener at `index`.
+    /// Returns what the worker may do in `phase` with the listener at `index`.
     pub(crate) fn listener_mode(&self, phase: WorkerPhase, index: usize) -> ListenerMode {
         if phase == WorkerPhase::Open {
             return ListenerMode::Accept;
@@ -343,43 +359,45 @@ impl SharedState {
         }
     }
 
-    /// Whether the socket at `addr` of a listener that is to be finished ends with it.
+    /// Returns whether this worker has to finish the socket at `addr` of the listener at `index`.
     pub(crate) fn ends(&self, index: usize, addr: &Addr) -> bool {
         let listeners = lock(&self.listeners);
         let handed = listeners.values().find(|handed| handed.index == index);
         handed.is_some_and(|handed| handed.ends.contains(addr))
     }
 
-    /// Whether the drain has begun.
+    /// Returns whether the drain has begun.
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::SeqCst)
     }
 
-    /// Whether nobody serves after this worker.
+    /// Returns whether no generation serves after this worker: the daemon stops.
     pub(crate) fn is_last(&self) -> bool {
         self.last.load(Ordering::Relaxed)
     }
 
-    /// Nobody serves after this worker.
+    /// Notes that no generation serves after this worker.
     pub(crate) fn set_last(&self) {
         self.last.store(true, Ordering::Relaxed);
     }
 
-    /// Stops accepting for good, but on the listeners to `finish` (of several addresses on those in `at`), and
-    /// tells everyone until when they have time. An earlier deadline than the last one counts, a later one
-    /// does not.
+    /// Begins the drain: the worker stops accepting for good, except for what is left in the queues of the
+    /// listeners named in `finish`. If `at` is not empty, only their sockets at these addresses are finished.
+    ///
+    /// A second call may only bring the deadline forward.
     pub(crate) fn drain(&self, deadline: Instant, finish: &[String], at: &[Address]) {
         let mut current = lock(&self.deadline);
         *current = Some(current.map_or(deadline, |earlier| earlier.min(deadline)));
         drop(current);
-        // The supervisor has its own: what waits in the queue is the next generation's, and where
-        // there is none, newcomers are refused rather than left waiting.
+        // Dropping these copies does not close the listeners: the supervisor has its own. Connections in the
+        // queue belong to the next generation. On listeners without one, new connections are refused now:
+        // they would wait in the queue and then be reset.
         for (name, handed) in lock(&self.listeners).iter_mut() {
             let sockets = std::mem::take(&mut handed.sockets);
             if finish.contains(name) {
                 let ends = |it: &&WorkerSocket| at.is_empty() || at.contains(&it.addr);
                 let ends: Vec<&WorkerSocket> = sockets.iter().filter(ends).collect();
-                // A second order finds none.
+                // A second *drain* finds no sockets, and keeps `until`.
                 handed.ends.extend(ends.iter().map(|it| Addr::from(&it.addr)));
                 let outs =
                     ends.iter().map(|it| drain_listener::refuse_new(&it.fd, &Addr::from(&it.addr)));
@@ -387,17 +405,18 @@ impl SharedState {
             }
             handed.until = handed.until.map(|until| until.min(deadline));
         }
-        // Before the accept loops end: a `main` that returns because of that was asked to.
+        // Set before the accept loops end: a `main` that returns because of that must find itself draining,
+        // or `main_ended` takes its end for an unasked one.
         self.is_draining.store(true, Ordering::SeqCst);
         self.draining.cancel();
         self.set_phase(WorkerPhase::Draining);
     }
 
-    /// `main` has ended. Returns whether what is open is waited for, as in a drain.
+    /// Notes that `main` has ended. Returns whether to wait for open connections and tasks, as in a drain.
     ///
-    /// It is where a drain was asked for, and where another generation serves already, as nobody has to wait
-    /// for the end of this one. Else the next worker begins when this one is gone: its connections are lost,
-    /// as with any other crash.
+    /// True in a drain, and while paused, because another generation then serves already. Otherwise the next
+    /// worker starts only when this one has exited, so it exits at once and its connections are lost, as in a
+    /// crash.
     pub(crate) fn main_ended(&self) -> bool {
         self.counters.main_ended();
         if self.is_draining() {
@@ -407,13 +426,13 @@ impl SharedState {
             self.abandoned.store(true, Ordering::SeqCst);
             return false;
         }
-        // Before the drain: whoever resumes it would resume nobody.
+        // Sent before the drain begins: the supervisor must not count on resuming this worker.
         self.send(&FromWorker::Leaving { main_ended: true });
         self.drain(Instant::now() + self.configuration.settings.drain_timeout, &[], &[]);
         true
     }
 
-    /// Whether what is open goes down with the process.
+    /// Returns whether open connections are lost with the process.
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::SeqCst)
     }
@@ -422,23 +441,24 @@ impl SharedState {
         *lock(&self.deadline)
     }
 
-    /// Blocks until something may be done with the listener at `index`.
+    /// Blocks until the mode of the listener at `index` is not [`ListenerMode::Wait`].
     pub(crate) fn wait_listener_mode(&self, index: usize) -> ListenerMode {
         let phase = self.gate.wait(|phase| self.listener_mode(phase, index) != ListenerMode::Wait);
         self.listener_mode(phase, index)
     }
 
-    /// Blocks until the phase is one of those that `until` accepts.
+    /// Blocks until `until` returns true for the phase.
     pub(crate) fn wait_phase(&self, until: impl Fn(WorkerPhase) -> bool) -> WorkerPhase {
         self.gate.wait(until)
     }
 
-    /// Readable whenever accepting is not allowed on all listeners.
+    /// Returns an eventfd that is readable whenever the phase is not [`WorkerPhase::Open`].
     pub(crate) fn closed_gate(&self) -> BorrowedFd<'_> {
         self.gate.closed.as_fd()
     }
 
-    /// Becomes readable when what may be done with listeners is another thing than now.
+    /// Returns an eventfd that becomes readable when the phase changes from the one that allows accepting
+    /// now: [`WorkerPhase::Open`], or [`WorkerPhase::Quiesced`] for a kept listener.
     pub(crate) fn changed_gate(&self) -> BorrowedFd<'_> {
         match *self.phase.borrow() {
             WorkerPhase::Quiesced => self.gate.not_quiesced.as_fd(),
@@ -448,7 +468,7 @@ impl SharedState {
 
     // ---- listeners and connections --------------------------------------------------------------
 
-    /// A handle on the listener of this name; `None` if none is declared.
+    /// Claims the listener `name` for a new handle; `None` if it is not declared.
     pub(crate) fn listener(&self, name: &str) -> Option<io::Result<ListenerClaim>> {
         let mut listeners = lock(&self.listeners);
         let handed = listeners.get_mut(name)?;
@@ -462,28 +482,32 @@ impl SharedState {
         Some(sockets.map(|sockets| ListenerClaim { sockets, former, addr, index, incoming }))
     }
 
-    /// What replaces the sockets of another handle on the listener at `index` from now on.
+    /// Registers another handle to the listener at `index`; returns the list in which it receives new
+    /// sockets.
     pub(crate) fn attach(&self, index: usize) -> Arc<Incoming> {
         let mut listeners = lock(&self.listeners);
         let handed = listeners.values_mut().find(|handed| handed.index == index);
         handed.map_or_else(Arc::default, WorkerListener::attach)
     }
 
-    /// A socket comes in the place of the one at the same address, whose file was removed.
+    /// Replaces the unix socket at `addr`, whose file was removed, by the one that the supervisor bound
+    /// there.
     pub(crate) fn rebound(&self, name: &str, addr: &Address, new: OwnedFd) {
         let mut listeners = lock(&self.listeners);
         let Some(handed) = listeners.get_mut(name) else { return };
-        // None is left of a worker that drains.
+        // A draining worker has no sockets left.
         let Some(place) = handed.sockets.iter().position(|it| it.addr == *addr) else { return };
         let Some(socket) = handed.sockets.get_mut(place) else { return };
-        // First, so that a queue that is found empty stays empty. Wakes who polls it, too.
+        // Before the handles learn of it: a queue that they then find empty stays empty. This also wakes
+        // threads that poll the socket.
         drain_listener::refuse_new(&socket.fd, &Addr::from(addr));
         let old = std::mem::replace(&mut socket.fd, new);
         let handles: Vec<_> = handed.handles.iter().filter_map(Weak::upgrade).collect();
         for handle in &handles {
             match socket.fd.try_clone() {
                 Ok(fd) => lock(handle).push((place, fd)),
-                Err(error) => tracing::error!(%error, "a new socket is not taken"),
+                Err(error) => tracing::error!(%error,
+                    "cannot use the socket that replaces a removed one"),
             }
         }
         if handles.is_empty() {
@@ -494,12 +518,13 @@ impl SharedState {
         self.phase.send_modify(|_| {});
     }
 
-    /// Whether this worker has hung up by itself.
+    /// Returns whether this worker has closed the link by itself.
     pub(super) fn is_disconnected(&self) -> bool {
         self.parted.load(Ordering::SeqCst)
     }
 
-    /// Calls `with` with all listeners and their sockets, in the same order; none once the worker drains.
+    /// Calls `with` with all listeners and their sockets, in the same order; with none once the worker
+    /// drains. A worker without a supervisor sends them to the next one.
     pub(crate) fn with_listeners<T>(
         &self,
         with: impl FnOnce(Vec<OrphanedListener>, Vec<BorrowedFd<'_>>) -> T,
@@ -529,7 +554,7 @@ impl SharedState {
         lock(&self.listeners).keys().cloned().collect()
     }
 
-    /// Counts a connection that is about to be accepted.
+    /// Counts a connection before it is accepted.
     pub(crate) fn accepting(self: &Arc<Self>) -> AcceptGuard {
         AcceptGuard::begin(self)
     }
@@ -539,18 +564,20 @@ impl SharedState {
         Connection::offered(self)
     }
 
-    /// Hangs up and waits for the stand-in of a supervisor, if there is one, to put things away.
+    /// Closes the link, and in a solo daemon waits until the control thread has cleaned up, such as removed
+    /// the pidfile.
     pub(crate) fn disconnect(&self) {
-        // First: whoever listens to the link shall not take the end of it for the supervisor's.
+        // Set first: the control thread must not take the end of the link for the supervisor's death.
         self.parted.store(true, Ordering::SeqCst);
-        // A link that is down already is what is wanted.
+        // Fails if the link is already closed, which is the desired state.
         let _ = rustix::net::shutdown(&self.link, rustix::net::Shutdown::Both);
         failpoint::hit(Step::WorkerBeforeExit, self.generation);
         let Some(solo_control) = self.solo_control.get() else { return };
-        // Held while joining: whoever comes second may not end the process before that.
+        // The lock is held while joining: a second caller must not end the process before the cleanup is
+        // done.
         let mut solo_control = lock(solo_control);
         if let Some(handle) = solo_control.take() {
-            // A panic of the stand-in has been printed; there is nothing left to put away with.
+            // Fails if the thread panicked: that was printed, and there is nothing left to clean up with.
             let _ = handle.join();
         }
     }
@@ -572,7 +599,8 @@ impl Gate {
         for (event, not_in) in
             [(&self.closed, WorkerPhase::Open), (&self.not_quiesced, WorkerPhase::Quiesced)]
         {
-            // The counter is one or zero; both calls succeed in their state.
+            // The eventfd's counter is 1 (readable) or 0. Each call is made only in the state in which it
+            // succeeds.
             if phase == not_in && *current != not_in {
                 let _ = rustix::io::read(event, &mut [0; 8]);
             } else if phase != not_in && *current == not_in {
@@ -593,7 +621,7 @@ impl Gate {
     }
 }
 
-/// Of a listener what is declared of this one of its addresses.
+/// Returns the settings that a listener with several addresses declares for the one at `addr`.
 fn declared_at(settings: &ListenSettings, addr: &Address) -> ListenSettings {
     let is_it = |wanted: &Address| match (wanted, addr) {
         (Address::Tcp(wanted), Address::Tcp(addr)) => {
@@ -605,7 +633,8 @@ fn declared_at(settings: &ListenSettings, addr: &Address) -> ListenSettings {
     each.into_iter().find(|it| is_it(&it.addr)).unwrap_or_else(|| settings.clone())
 }
 
-/// Locks; what a panicking thread left behind is whole, as every change here is one assignment.
+/// Locks a mutex, even if a thread panicked while it held the lock: each change under these locks leaves
+/// valid data at every step.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! What the dependency costs whoever builds: two programs that differ in it alone.
+//! The cost of the dependency at build time: two programs that differ only in it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,11 +9,11 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 pub(crate) struct Build {
-    /// In the tree of the program, itself included.
+    /// The number of packages in the dependency tree, including the program.
     pub(crate) packages: usize,
-    /// From nothing, in release.
+    /// The time of a release build from scratch.
     pub(crate) seconds: f64,
-    /// Of the program, stripped.
+    /// The size of the stripped program.
     pub(crate) bytes: u64,
 }
 
@@ -40,7 +40,7 @@ async fn main(daemon: Daemon) -> Result<(), unbroken::Error> {
 }
 "#;
 
-/// Bare, and as a daemon.
+/// Builds both programs: bare, then as a daemon.
 pub(crate) fn compare() -> Result<[Build; 2], String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let runtime = workspace.join("runtime");
@@ -55,7 +55,7 @@ fn build(workspace: &Path, name: &str, main: &str, dependency: &str) -> Result<B
             fs::remove_dir_all(&dir)?;
         }
         fs::create_dir_all(dir.join("src"))?;
-        // The same releases, which are there already.
+        // The same releases of dependencies, which are downloaded already.
         fs::copy(workspace.join("Cargo.lock"), dir.join("Cargo.lock"))?;
         fs::write(dir.join("src/main.rs"), main)?;
         let manifest = format!(
@@ -77,7 +77,7 @@ tokio = {{ version = "1", features = ["rt-multi-thread", "macros", "net"] }}
         fs::write(dir.join("Cargo.toml"), manifest)
     };
     write().map_err(|error: std::io::Error| format!("{}: {error}", dir.display()))?;
-    // Names of the tree, each once.
+    // Each name and version counts once.
     let tree = cargo(&dir, &["tree", "--offline", "--prefix", "none", "--format", "{p}"])?;
     let name_and_version = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
     let packages: BTreeSet<String> = tree.lines().map(name_and_version).collect();

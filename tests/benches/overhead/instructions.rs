@@ -1,19 +1,19 @@
-//! Instructions per request, which no noise of the machine changes: counted by callgrind, as the
-//! difference between many requests and few.
+//! Instructions per request, which do not depend on the load of the machine. Callgrind counts them; the
+//! difference between many requests and few excludes the start.
 
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use unbroken_tests::{Bed, Load, Signal};
+use unbroken_tests::{Load, Sandbox, Signal};
 
 use super::server::Server;
 
 const FEW: u64 = 500;
 const MANY: u64 = 5500;
 
-/// Bare, and as a daemon: a solo one, as the connections of either are served by the same code, and
-/// valgrind knows none of the calls that a supervisor waits with.
+/// Counts for the bare application and the daemon. The daemon is a solo one: the same code serves its
+/// connections, and valgrind does not support the system calls with which a supervisor waits.
 pub(crate) fn per_request() -> Result<[f64; 2], String> {
     let valgrind = Command::new("valgrind").arg("--version").stdout(Stdio::null()).status();
     if valgrind.is_err() {
@@ -27,7 +27,7 @@ fn per_request_of(start: fn(&[&str]) -> Server) -> f64 {
     (many - few) / (MANY - FEW) as f64
 }
 
-/// All instructions of all processes of a server that answered so many requests.
+/// Counts all instructions of all processes of a server that answers this many requests.
 fn count(start: fn(&[&str]) -> Server, requests: u64) -> f64 {
     let server = start(&[
         "valgrind",
@@ -37,14 +37,14 @@ fn count(start: fn(&[&str]) -> Server, requests: u64) -> f64 {
     ]);
     let load = Load::on(server.target.clone()).keep_alive(1).requests(requests);
     load.timeout(Duration::from_secs(60)).run().assert_nothing_failed();
-    let Server { bed, child, .. } = server;
+    let Server { sandbox, child, .. } = server;
     child.process().signal(Signal::TERM);
     child.wait(Duration::from_secs(60));
-    total(&bed)
+    total(&sandbox)
 }
 
-fn total(bed: &Bed) -> f64 {
-    let entries = fs::read_dir(bed.dir()).expect("the bed's directory").flatten();
+fn total(sandbox: &Sandbox) -> f64 {
+    let entries = fs::read_dir(sandbox.dir()).expect("the sandbox's directory").flatten();
     let counted =
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("callgrind."));
     let texts = counted.filter_map(|entry| fs::read(entry.path()).ok());
@@ -54,6 +54,6 @@ fn total(bed: &Bed) -> f64 {
         line?.trim().parse::<f64>().ok()
     });
     let total = totals.sum();
-    assert!(total > 0.0, "callgrind wrote no totals in {:?}", bed.dir());
+    assert!(total > 0.0, "callgrind wrote no totals in {:?}", sandbox.dir());
     total
 }

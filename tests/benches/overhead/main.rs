@@ -1,8 +1,9 @@
-//! What a daemon costs while nothing happens: the same application under `#[tokio::main]` with
+//! The overhead of a daemon while it serves: the same application under `#[tokio::main]` with
 //! `axum::serve`, and under `#[daemon]` with `Daemon::serve`.
 //!
-//! `cargo bench -p unbroken-tests --bench overhead [-- [--json] [--no-build]]`. The environment sets
-//! `ROUNDS` (25), each of `ROUND_MS` (500) for either and for 1 and 64 connections, in turn.
+//! `cargo bench -p unbroken-tests --bench overhead [-- [--json] [--no-build]]`. The environment sets the
+//! number of `ROUNDS` (25). In each round both servers are measured in turn for `ROUND_MS` (500), with 1 and
+//! with 64 connections.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
@@ -19,7 +20,7 @@ use self::build::Build;
 use self::machine::Machine;
 use self::throughput::Comparison;
 
-/// What is wanted of the throughput, compared with the bare application's.
+/// The goal for the throughput, as a share of the bare application's.
 const GOAL: f64 = 0.98;
 
 fn main() {

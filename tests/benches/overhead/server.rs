@@ -1,26 +1,26 @@
-//! The two that are compared, as processes.
+//! The processes of the servers that are compared.
 
 use std::time::Duration;
 
 use unbroken_tests::http::Target;
-use unbroken_tests::{Bed, Child, Process};
+use unbroken_tests::{Child, Process, Sandbox};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server that runs, perhaps below another program.
+/// A server that runs, possibly under another program such as valgrind.
 pub(crate) struct Server {
-    pub(crate) bed: Bed,
+    pub(crate) sandbox: Sandbox,
     pub(crate) child: Child,
     pub(crate) target: Target,
 }
 
 impl Server {
     pub(crate) fn bare(under: &[&str]) -> Server {
-        let bed = Bed::new("bare-http");
-        let child = spawn(&bed, under, &[]);
+        let sandbox = Sandbox::new("bare-http");
+        let child = spawn(&sandbox, under, &[]);
         child.wait_for_stdout("\n", PATIENCE);
         let target = child.stdout().trim().parse().expect("an address");
-        Server { bed, child, target }
+        Server { sandbox, child, target }
     }
 
     pub(crate) fn daemon(under: &[&str]) -> Server {
@@ -32,23 +32,23 @@ impl Server {
     }
 
     fn daemon_of(fixture: &str, under: &[&str]) -> Server {
-        let bed = Bed::new(fixture);
-        let child = spawn(&bed, under, &["run"]);
-        bed.wait_serving();
-        let target = bed.target("http");
-        Server { bed, child, target }
+        let sandbox = Sandbox::new(fixture);
+        let child = spawn(&sandbox, under, &["run"]);
+        sandbox.wait_serving();
+        let target = sandbox.target("http");
+        Server { sandbox, child, target }
     }
 
-    /// The time of the processor that all its processes have had.
+    /// The processor time of all processes of the server.
     pub(crate) fn cpu_time(&self) -> Duration {
-        self.bed.processes().iter().filter_map(Process::cpu_time).sum()
+        self.sandbox.processes().iter().filter_map(Process::cpu_time).sum()
     }
 }
 
-/// The bed's program, or another one that runs it.
-fn spawn(bed: &Bed, under: &[&str], arguments: &[&str]) -> Child {
-    let image = bed.image().display().to_string();
+/// Starts the sandbox's program, under the program `under` if there is one.
+fn spawn(sandbox: &Sandbox, under: &[&str], arguments: &[&str]) -> Child {
+    let image = sandbox.image().display().to_string();
     let mut words = under.iter().copied().chain([image.as_str()]).chain(arguments.iter().copied());
     let program = words.next().expect("a program");
-    Child::spawn(&mut bed.command_of(program, words))
+    Child::spawn(&mut sandbox.command_of(program, words))
 }

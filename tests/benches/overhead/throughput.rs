@@ -1,4 +1,4 @@
-//! Requests per second, and the processor's time for each.
+//! Requests per second, and the processor time of a request.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use unbroken_tests::figures::{knob, quantile};
 use super::GOAL;
 use super::server::Server;
 
-/// Medians over all rounds.
+/// The results of all rounds. `rates` and `cpu` are medians.
 pub(crate) struct Comparison {
     connections: usize,
     /// Requests per second: bare, daemon.
     rates: [f64; 2],
-    /// Microseconds per request.
+    /// Microseconds of processor time per request: bare, daemon.
     cpu: [f64; 2],
-    /// Of the daemon to the bare one in each round, as what disturbs a round disturbs both.
+    /// The daemon's rate divided by the bare one's in each round. A disturbance of a round affects both.
     ratios: Vec<f64>,
 }
 
@@ -31,13 +31,13 @@ pub(crate) fn compare(connections: usize) -> Comparison {
         let requests = ledger.total() as f64;
         (requests / ledger.elapsed.as_secs_f64(), cpu.as_secs_f64() * 1e6 / requests)
     };
-    // To warm up.
+    // Warm up.
     for server in &servers {
         measure(server);
     }
     let (mut rates, mut cpu) = ([vec![], vec![]], [vec![], vec![]]);
     for round in 0..rounds as usize {
-        // Neither is always the first.
+        // The servers take turns at being the first.
         for which in [round % 2, 1 - round % 2] {
             let (rate, time) = measure(&servers[which]);
             rates[which].push(rate);

@@ -1,4 +1,4 @@
-//! Crates that make a program restartable, and a program without any.
+//! Peers that are crates for restartable programs, and a program without such a crate.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -37,12 +37,12 @@ pub(crate) const PLAIN: Kind = Kind {
     start: plain,
 };
 
-/// A program that replaces itself, and is asked in one way or another.
+/// A program that replaces itself upon a request, which differs from crate to crate.
 struct Program {
     name: &'static str,
-    /// The first process, then the serving one.
+    /// The serving process if the benchmark starts each release, otherwise the first process.
     child: Child,
-    /// Those that have not ended yet, where they are not ended by the restart.
+    /// Earlier processes that have not ended yet.
     before: Vec<Child>,
     restart: fn(&mut Program, &Place),
 }
@@ -61,7 +61,7 @@ impl Peer for Program {
     }
 }
 
-/// A program of its own for each release, renamed into its place.
+/// Deploys a release: a copy of the program with the number of the release appended, renamed into its place.
 fn deploy(name: &str, at: &Place, release: u64) {
     let program = program(name).display().to_string();
     let script =
@@ -80,8 +80,8 @@ fn start(
     Running::new(place, Program { name, child, before: Vec::new(), restart })
 }
 
-/// Started anew with `--upgrade`, and sent the sockets by the process before it, which is told to by SIGQUIT
-/// and serves for some seconds more.
+/// Starts pingora. At a restart a new process is started with `--upgrade`. The old one sends it the sockets
+/// at SIGQUIT, and serves for some seconds more.
 fn pingora() -> Running {
     let upgrade = |program: &mut Program, at: &Place| {
         let next = at.spawn("./app", &[&at.addr.to_string(), "--upgrade"]);
@@ -98,7 +98,7 @@ fn pingora() -> Running {
     start("peer-pingora", first, upgrade)
 }
 
-/// Until then SIGQUIT would end it.
+/// Waits until the process handles SIGQUIT, which would kill it before.
 fn wait_upgradable(child: &Child) {
     eventually("pingora handles SIGQUIT", PATIENCE, || {
         let caught = child.process().field("SigCgt").expect("a process that lives");
@@ -107,23 +107,23 @@ fn wait_upgradable(child: &Child) {
     });
 }
 
-/// At SIGHUP a child inherits the listener, and says when it is ready.
+/// Starts ecdysis. At SIGHUP it starts a child, which inherits the listener and reports that it is ready.
 fn ecdysis() -> Running {
     let newest = |_: &mut Program, at: &Place| {
-        let pid = std::fs::read_to_string(at.bed.path("pidfile")).expect("a pidfile");
+        let pid = std::fs::read_to_string(at.sandbox.path("pidfile")).expect("a pidfile");
         let pid = pid.trim().parse().expect("a process id");
         Process::open(pid).expect("a process that serves").signal(Signal::HUP);
     };
     start("peer-ecdysis", spawn, newest)
 }
 
-/// Asked over its socket, by its own program.
+/// Starts shellflip. Its own program requests a restart over a socket.
 fn shellflip() -> Running {
     let ask = |_: &mut Program, at: &Place| at.run("./app", &["restart"]);
     start("peer-shellflip", spawn_as_systemd, ask)
 }
 
-/// Stopped gracefully, waited for, started again.
+/// Starts the plain program. A restart stops it gracefully, waits for its end, and starts it again.
 fn plain() -> Running {
     let again = |program: &mut Program, at: &Place| {
         program.child.process().signal(Signal::TERM);
@@ -139,11 +139,11 @@ fn spawn(at: &Place) -> Child {
     at.spawn("./app", &[&at.addr.to_string()])
 }
 
-/// With the listener as descriptor 3, as systemd's socket activation has it.
+/// Starts the program with the listener as descriptor 3, as systemd's socket activation does.
 fn spawn_as_systemd(at: &Place) -> Child {
     let listener = TcpListener::bind(at.addr).expect("the address is free");
     let script = "export LISTEN_FDS=1 LISTEN_PID=$$; exec ./app 3<&0 0</dev/null";
-    let mut command = at.bed.command_of("sh", ["-c", script]);
+    let mut command = at.sandbox.command_of("sh", ["-c", script]);
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::inherit());
     Child::spawn_as_is(&mut command)
 }
@@ -152,12 +152,12 @@ fn program(name: &str) -> PathBuf {
     built().join("release").join(name)
 }
 
-/// Builds the programs, apart from the workspace, and tells which release of a crate is in them.
+/// Builds the programs, outside of the workspace, and returns the release of a crate in them.
 fn version(of: &str) -> Result<String, String> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/rust");
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     cargo.args(["build", "--quiet", "--release", "--locked", "--target-dir"]).arg(built());
-    // For cmake, where the machine has none.
+    // The virtual environment has cmake, if the machine has none.
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":");
     path.push(built().join("venv/bin"));

@@ -1,4 +1,4 @@
-//! On what machine, and when: figures without that say nothing.
+//! The machine and the date of a measurement, without which its figures mean nothing.
 
 use std::process::Command;
 

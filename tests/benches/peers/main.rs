@@ -1,11 +1,11 @@
-//! What a restart costs the clients of this crate's peers, and of this crate: the same service, the same
-//! load, and new code once a second.
+//! The cost of a restart for the clients of this crate and of its peers: the same service, the same load, and
+//! new code once a second.
 //!
-//! `cargo bench -p unbroken-tests --bench peers [-- [--json] [--svg FILE] [--publish] [PEER …]]`: tables,
-//! the same as JSON, the plot, and all of it into the readme and the book. The environment
-//! sets `PHASE_SECONDS` of each phase (12), `RATE` of the open loop (2000 requests per second), `CONNECTIONS`
-//! that are kept (64) and `NEW` connections at a time (16). `tests/benches/peers/install` installs what is
-//! not built here; without it those peers are reported as missing.
+//! `cargo bench -p unbroken-tests --bench peers [-- [--json] [--svg FILE] [--publish] [PEER …]]` prints
+//! tables or JSON, writes the plot, and with `--publish` updates the README and the book. The environment
+//! sets `PHASE_SECONDS` of each phase (12), `RATE` of the open loop (2000 requests per second), the number of
+//! kept `CONNECTIONS` (64), and the number of `NEW` connections at a time (16). `tests/benches/peers/install`
+//! installs the peers that cargo does not build; without it they are reported as missing.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use self::peer::{Kind, Memory};
 use self::phase::{Phase, Run};
 
-/// In the order of the table.
+/// The peers in the order of the tables.
 const PEERS: [Kind; 8] = [
     servers::NGINX,
     servers::HAPROXY,
@@ -36,11 +36,11 @@ const PEERS: [Kind; 8] = [
     own::UNBROKEN,
 ];
 
-/// What was measured of one peer.
+/// The measurement of one peer.
 struct Measured {
     name: &'static str,
     options: &'static str,
-    /// Or why there is nothing.
+    /// The figures, or the reason why there are none.
     found: Result<Figures, String>,
 }
 
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
             "--json" => as_json = true,
             "--svg" => svg = Some(arguments.next().expect("a file behind --svg")),
             "--publish" => publish = true,
-            // What cargo adds.
+            // Cargo adds this argument.
             "--bench" => {}
             name => wanted.push(name.to_owned()),
         }

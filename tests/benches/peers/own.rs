@@ -1,6 +1,6 @@
-//! This crate.
+//! This crate as one of the peers.
 
-use unbroken_tests::{Bed, Process};
+use unbroken_tests::{Process, Sandbox};
 
 use super::peer::{Kind, Peer, Place, Running};
 
@@ -14,20 +14,20 @@ pub(crate) const UNBROKEN: Kind = Kind {
 struct Unbroken;
 
 fn start() -> Running {
-    let bed = Bed::new("http");
-    let target = bed.start().target("http");
+    let sandbox = Sandbox::new("http");
+    let target = sandbox.start().target("http");
     let addr = target.to_string().parse().expect("a TCP address");
-    Running::new(Place { bed, addr }, Unbroken)
+    Running::new(Place { sandbox, addr }, Unbroken)
 }
 
 impl Peer for Unbroken {
-    /// Two programs in turn; generations are counted by the daemon.
+    /// Deploys two programs in turn. The daemon counts the generations itself.
     fn deploy(&mut self, at: &Place, release: u64) {
-        at.bed.deploy(if release.is_multiple_of(2) { "http-v2" } else { "http" });
+        at.sandbox.deploy(if release.is_multiple_of(2) { "http-v2" } else { "http" });
     }
 
     fn restart(&mut self, at: &Place) {
-        at.bed.restart();
+        at.sandbox.restart();
     }
 
     fn root(&self) -> Option<Process> {

@@ -1,4 +1,4 @@
-//! What all peers have in common.
+//! The parts that all peers share.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -7,63 +7,63 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Bed, Child, Process, Signal, eventually};
+use unbroken_tests::{Child, Process, Sandbox, Signal, eventually};
 
-/// How long a peer may take for anything.
+/// The time that a peer may take for any operation.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A peer that can be measured.
+/// The description of a peer.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
-    /// How it is run, as Markdown, where there was a choice.
+    /// The options with which it runs, as Markdown.
     pub(crate) options: &'static str,
-    /// Its version, or what is missing.
+    /// Returns its version, or what is missing.
     pub(crate) version: fn() -> Result<String, String>,
     /// Starts release 1.
     pub(crate) start: fn() -> Running,
 }
 
-/// What differs from peer to peer.
+/// The operations that differ from peer to peer.
 pub(crate) trait Peer {
-    /// Puts a release where the next restart finds it.
+    /// Installs a release for the next restart.
     fn deploy(&mut self, at: &Place, release: u64);
 
-    /// Asks for the restart, as its documentation says.
+    /// Requests a restart in the way that the peer's documentation describes.
     fn restart(&mut self, at: &Place);
 
-    /// The process that was started, where it is still the one to ask.
+    /// The process that was started, if it is still the root of the peer's processes.
     fn root(&self) -> Option<Process>;
 }
 
-/// Where a peer lives.
+/// The directory and the address of a peer.
 pub(crate) struct Place {
-    pub(crate) bed: Bed,
+    pub(crate) sandbox: Sandbox,
     pub(crate) addr: SocketAddr,
 }
 
 impl Place {
-    /// A directory, and an address that was free a moment ago: most peers cannot be given port 0.
+    /// Creates a directory and finds a free address. Most peers do not support port 0.
     pub(crate) fn new() -> Place {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        Place { bed: Bed::empty(), addr: listener.local_addr().expect("an address") }
+        Place { sandbox: Sandbox::empty(), addr: listener.local_addr().expect("an address") }
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.bed.path(name), text).expect("a file");
+        std::fs::write(self.sandbox.path(name), text).expect("a file");
     }
 
     /// Starts a program in the peer's directory.
     pub(crate) fn spawn(&self, program: &str, arguments: &[&str]) -> Child {
-        Child::spawn(&mut self.bed.command_of(program, arguments))
+        Child::spawn(&mut self.sandbox.command_of(program, arguments))
     }
 
-    /// Runs a program that has to succeed.
+    /// Runs a program, which must succeed.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) {
         self.spawn(program, arguments).wait(PATIENCE).expect_code(0);
     }
 }
 
-/// A peer that runs. Dropped, all its processes are killed.
+/// A peer that runs. Dropping it kills all its processes.
 pub(crate) struct Running {
     pub(crate) place: Place,
     pub(crate) peer: Box<dyn Peer>,
@@ -98,9 +98,10 @@ impl Running {
         self.peer.restart(&self.place);
     }
 
-    /// Those of its environment, and those of its family: some write over their environment.
+    /// The processes of the peer: those with its environment, and all descendants, because some programs
+    /// overwrite their environment.
     fn processes(&self) -> Vec<Process> {
-        let mut processes = self.place.bed.processes();
+        let mut processes = self.place.sandbox.processes();
         for process in self.peer.root().into_iter().flat_map(Process::family) {
             if processes.iter().all(|known| known.pid() != process.pid()) {
                 processes.push(process);
@@ -109,19 +110,19 @@ impl Running {
         processes
     }
 
-    /// Those that have not ended. One that has is there until somebody asked for its end.
+    /// The processes that have not ended. Zombies have no memory.
     fn living(&self) -> Vec<Process> {
         let mut processes = self.processes();
         processes.retain(|process| process.memory("Rss").is_some());
         processes
     }
 
-    /// How many processes it takes to serve.
+    /// The number of living processes.
     pub(crate) fn size(&self) -> usize {
         self.living().len()
     }
 
-    /// Waits for the end of the old code's processes, which some keep longer than their connections.
+    /// Waits for the end of the processes with old code, which some peers keep longer than their connections.
     pub(crate) fn settle(&self, size: usize) {
         let begun = Instant::now();
         while self.size() > size && begun.elapsed() < PATIENCE {
@@ -135,7 +136,7 @@ impl Running {
         Memory { processes: processes.len(), rss: sum("Rss"), pss: sum("Pss") }
     }
 
-    /// Kills it and waits for its end.
+    /// Kills the peer by dropping it.
     pub(crate) fn end(self) {}
 }
 
@@ -146,28 +147,28 @@ impl Drop for Running {
     }
 }
 
-/// Sums over all processes, in bytes.
+/// The memory of all processes together, in bytes.
 pub(crate) struct Memory {
     pub(crate) processes: usize,
     pub(crate) rss: u64,
     pub(crate) pss: u64,
 }
 
-/// Runs a program for what it says of its version.
+/// Runs a program and returns its output, in which its version is.
 pub(crate) fn ask(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// The first word that begins with a digit, as versions do.
+/// Returns the first word that begins with a digit, as versions do.
 pub(crate) fn version_in(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c == '/' || c == ')');
     let mut versions = words.filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
     versions.next().unwrap_or("?").to_owned()
 }
 
-/// What the benchmark builds and installs, beside what cargo builds.
+/// The directory of the peers that the benchmark builds or `install` installs.
 pub(crate) fn built() -> PathBuf {
     let program = std::env::current_exe().expect("the path of this program");
     program.ancestors().nth(3).expect("a target directory").join("peers")

@@ -1,4 +1,4 @@
-//! A load, and a restart every second while it lasts.
+//! A phase of the measurement: a load with a restart every second.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,15 +9,15 @@ use unbroken_tests::load::Ledger;
 
 use super::peer::Running;
 
-/// From one restart to the next.
+/// The time from one restart to the next.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// What is put on disk is there so long before the restart.
+/// The time from a deployment to the restart, in which a slow disk can settle.
 const DEPLOYING: Duration = Duration::from_millis(250);
 
 pub(crate) struct Phase {
     pub(crate) title: String,
-    /// As `--json` has it.
+    /// The name in the output of `--json`.
     pub(crate) key: &'static str,
     load: fn(Load, &Knobs) -> Load,
     knobs: Knobs,
@@ -31,7 +31,7 @@ struct Knobs {
     new: u64,
 }
 
-/// What happened to one peer in one phase.
+/// The result of one peer in one phase.
 pub(crate) struct Run {
     pub(crate) ledger: Ledger,
     pub(crate) restarts: Vec<Restart>,
@@ -39,9 +39,9 @@ pub(crate) struct Run {
 
 #[derive(Clone, Copy)]
 pub(crate) struct Restart {
-    /// When it was asked for, from the start of the load.
+    /// The time of the request, from the start of the load.
     pub(crate) at: Duration,
-    /// From then to the first response of the new code, as the clients had it.
+    /// The time from the request to the first response of the new code that a client received.
     pub(crate) new_code: Option<Duration>,
 }
 
@@ -88,10 +88,10 @@ impl Phase {
         load.wait_for(1);
         let begun = Instant::now();
         let mut asked = Vec::new();
-        // The last one has a second of the load to itself, as all the others.
+        // There is no restart in the last second, so the last one also has a second of load.
         for second in 1..self.knobs.seconds {
             let beat = begun + PERIOD * second as u32;
-            // Late, as the restart before may still be reading what is on disk.
+            // Shortly before the restart, because the one before may still be reading the files.
             sleep_until(beat - DEPLOYING);
             peer.deploy_next();
             sleep_until(beat);
@@ -110,7 +110,7 @@ impl Phase {
     }
 }
 
-/// The beat of the restarts, not a guess at how long something takes.
+/// Sleeps until the next restart is due.
 fn sleep_until(due: Instant) {
     thread::sleep(due.saturating_duration_since(Instant::now()));
 }

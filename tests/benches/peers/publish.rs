@@ -1,6 +1,6 @@
-//! The figures where people read them: in the readme, and in the book with its plot.
+//! Writes the figures into the README, and with the plot into the book.
 //!
-//! A part that is written here stands between `<!-- peers: NAME -->` and `<!-- peers: end -->`.
+//! The generated parts are between `<!-- peers: NAME -->` and `<!-- peers: end -->`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,16 +1,16 @@
-//! Servers that are no libraries: their configuration, or their application, is the new code.
+//! Peers that are servers, not libraries. Their new code is a configuration or an application.
 
 use unbroken_tests::{Child, Process, Signal};
 
 use super::peer::{Kind, PATIENCE, Peer, Place, Running, ask, built, version_in};
 
-/// A server that runs in the foreground.
+/// A server in the foreground.
 struct Server<P> {
     child: Child,
     product: P,
 }
 
-/// What differs between them.
+/// The operations that differ between the servers.
 trait Product {
     fn deploy(&self, at: &Place, release: u64);
     fn start(&self, at: &Place) -> Child;
@@ -42,7 +42,7 @@ fn missing(program: &str) -> String {
     format!("no {program}; tests/benches/peers/install installs it")
 }
 
-/// What `install` unpacked.
+/// The path of a program that `install` has unpacked.
 fn debian(program: &str) -> String {
     built().join("debian/usr/sbin").join(program).display().to_string()
 }
@@ -60,8 +60,8 @@ pub(crate) const NGINX: Kind = Kind {
 };
 
 impl Product for Nginx {
-    /// Workers and connections as Debian's file has them; a connection may carry any number of requests,
-    /// so that only a reload ends it. What is idle then is kept for another request.
+    /// Workers and connections as in Debian's configuration. A connection may carry any number of
+    /// requests, so only a reload ends it; an idle one is then kept for another request.
     fn deploy(&self, at: &Place, release: u64) {
         let addr = at.addr;
         at.write(
@@ -92,12 +92,12 @@ http {{
     }
 
     fn start(&self, at: &Place) -> Child {
-        let dir = at.bed.dir().display().to_string();
+        let dir = at.sandbox.dir().display().to_string();
         at.spawn(&debian("nginx"), &["-e", "stderr", "-p", &dir, "-c", "nginx.conf"])
     }
 
     fn restart(&self, at: &Place, _: &Child) {
-        let dir = at.bed.dir().display().to_string();
+        let dir = at.sandbox.dir().display().to_string();
         let options = ["-e", "stderr", "-p", &dir, "-c", "nginx.conf", "-s", "reload"];
         at.run(&debian("nginx"), &options);
     }
@@ -173,15 +173,16 @@ def app(environ, start_response):
 "#
         );
         at.write("app.next", &text);
-        std::fs::rename(at.bed.path("app.next"), at.bed.path("app.py")).expect("the app replaced");
+        std::fs::rename(at.sandbox.path("app.next"), at.sandbox.path("app.py"))
+            .expect("the app replaced");
     }
 
-    /// With threads, as its default worker closes a connection after each response.
+    /// Starts it with threads, because its default worker closes a connection after each response.
     fn start(&self, at: &Place) -> Child {
         let addr = at.addr.to_string();
         let workers = ["--workers", "2", "--worker-class", "gthread", "--threads", "4"];
-        let mut command = at.bed.command_of(gunicorn(), workers);
-        // Compiled files are told apart by the second in which their source changed.
+        let mut command = at.sandbox.command_of(gunicorn(), workers);
+        // Python compares the source of a compiled file by a time in seconds, which is too coarse here.
         command.args(["--bind", &addr, "app:app"]).env("PYTHONDONTWRITEBYTECODE", "1");
         let child = Child::spawn(&mut command);
         child.wait_for_stderr("Listening at", PATIENCE);

@@ -1,4 +1,4 @@
-//! The latency of every request of the last phase over time, a panel for each peer.
+//! The plot: the latency of the requests of the last phase over time, with a panel for each peer.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,11 +7,11 @@ use super::machine::Machine;
 use super::phase::Run;
 use super::{Figures, Measured};
 
-// A panel, in pixels; dots lie on a grid of these.
+// The size of a panel in pixels. Dots are on a grid of pixels.
 const WIDTH: u32 = 380;
 const HEIGHT: u32 = 110;
 const COLUMNS: usize = 2;
-/// Left of a panel, and above and below it.
+// The space to the left of a panel, above and below it, and around all panels.
 const LEFT: u32 = 52;
 const ABOVE: u32 = 30;
 const BELOW: u32 = 22;
@@ -19,7 +19,7 @@ const HEAD: u32 = 58;
 const FOOT: u32 = 26;
 const RIGHT: u32 = 16;
 
-/// The vertical scale, in powers of ten of a millisecond.
+/// The scales: latency on a logarithmic axis, in powers of ten of a millisecond, and time in seconds.
 struct Scale {
     from: i32,
     to: i32,
@@ -152,7 +152,7 @@ fn panel(svg: &mut String, scale: &Scale, name: &str, figures: &Figures, run: &R
     }
 }
 
-/// Each request is a dot; dots of one column that touch are one line, so that the file stays small.
+/// Draws a dot for each request. Adjacent dots of a column become one line, which keeps the file small.
 fn dots(scale: &Scale, run: &Run) -> String {
     let mut columns: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
     for sample in run.ledger.samples.iter().filter(|sample| sample.ok) {

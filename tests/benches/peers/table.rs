@@ -1,4 +1,4 @@
-//! The figures, to be read by people (as Markdown) and by programs.
+//! The figures as Markdown tables and as JSON.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 
-/// What one phase was to the clients.
+/// The table of one phase.
 pub(crate) fn phase_table(number: usize, measured: &[Measured]) -> String {
     let mut rows = vec![row([
         "",
@@ -44,7 +44,7 @@ pub(crate) fn phase_table(number: usize, measured: &[Measured]) -> String {
     aligned(&rows, NUMBERS)
 }
 
-/// All phases together.
+/// The table of all phases together.
 pub(crate) fn sums(measured: &[Measured]) -> String {
     let mut rows = vec![row([
         "",
@@ -61,7 +61,7 @@ pub(crate) fn sums(measured: &[Measured]) -> String {
     aligned(&rows, NUMBERS)
 }
 
-/// What was measured, and how it was run.
+/// The table of releases and options.
 pub(crate) fn releases(measured: &[Measured]) -> String {
     let mut rows = vec![row(["", "release", "run with"])];
     rows.extend(measured.iter().map(|Measured { name, options, found }| match found {
@@ -71,7 +71,7 @@ pub(crate) fn releases(measured: &[Measured]) -> String {
     aligned(&rows, TEXT)
 }
 
-/// The table of the readme: what matters most, of all phases or of the one called `open_loop`.
+/// The table of the README: the most important figures, of all phases or of phase `open_loop`.
 pub(crate) fn overview(open_loop: usize, measured: &[Measured]) -> String {
     let mut rows = vec![row([
         "",
@@ -84,11 +84,11 @@ pub(crate) fn overview(open_loop: usize, measured: &[Measured]) -> String {
     rows.extend(found(measured).map(|(it, figures)| {
         let [_, _, p999, _] = latency(&figures.runs[open_loop].ledger).map(ms);
         let [new_code, _] = new_code(&all_restarts(figures));
-        // Without the packager's part.
+        // Without the part of the package.
         let version = figures.version.split('-').next().unwrap_or_default();
         let name = match it.name {
             "unbroken" => "**unbroken**".to_owned(),
-            // Its version names the crate.
+            // The version includes the name of the crate.
             "stop and start" => format!("stop and start ({version})"),
             name => format!("{name} {version}"),
         };
@@ -152,7 +152,7 @@ fn all_restarts(figures: &Figures) -> Vec<Restart> {
     figures.runs.iter().flat_map(|run| run.restarts.iter().copied()).collect()
 }
 
-/// p50 and max; a restart whose code never answered counts as endless.
+/// The median and the maximum. A restart whose code never answered counts as infinite.
 fn new_code(restarts: &[Restart]) -> [String; 2] {
     new_code_times(restarts).map(|time| time.map_or("never".into(), ms))
 }
@@ -175,7 +175,7 @@ fn ms(time: Duration) -> String {
     if ms < 10.0 { format!("{ms:.2}") } else { format!("{ms:.0}") }
 }
 
-/// How the columns behind the first are set.
+/// The alignment of the columns after the first.
 #[derive(Clone, Copy, PartialEq)]
 enum Columns {
     Right,
@@ -183,7 +183,7 @@ enum Columns {
 }
 use Columns::{Left as TEXT, Right as NUMBERS};
 
-/// A table of Markdown whose source is one too.
+/// Renders a Markdown table whose source is aligned.
 fn aligned(rows: &[Vec<String>], columns: Columns) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or_default();
     let widths: Vec<usize> = (0..count)

@@ -1,26 +1,26 @@
-//! What can happen to a daemon, at random.
+//! Random faults of a daemon.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use unbroken_tests::load::Running;
-use unbroken_tests::{Bad, Bed, Process, Signal, eventually};
+use unbroken_tests::{Bad, Process, Sandbox, Signal, eventually};
 
 use crate::PATIENCE;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// None: a restart into a good program.
+    /// No fault: a restart to a good program.
     Restart,
-    /// A restart into a program with one more listener, and back.
+    /// A restart to a program with one more listener, and back.
     Listeners,
     /// The serving worker is killed.
     Kill,
-    /// The old worker is killed within a restart.
+    /// The old worker is killed during a restart.
     KillOld,
-    /// The new worker is killed within a restart, in whatever state it is by then.
+    /// The new worker is killed during a restart, in whatever state it is.
     KillNew,
-    /// The serving worker is sent SIGTERM.
+    /// The serving worker gets SIGTERM.
     Term,
     /// The serving worker is stopped for a moment.
     StopWorker,
@@ -28,9 +28,9 @@ pub(crate) enum Fault {
     StopSupervisor,
     /// A restart while the supervisor is stopped for a moment.
     StopAndRestart,
-    /// What lies on disk is no program.
+    /// The file on disk is not a program.
     BadFile,
-    /// The program fails, panics, aborts or ends at its start.
+    /// The program fails, panics, aborts or exits at its start.
     BadStart,
     /// The program is not ready in time.
     Slow,
@@ -55,9 +55,9 @@ impl Fault {
 
 pub(crate) struct Faults {
     state: u64,
-    /// In order.
+    /// The faults so far, in order.
     pub(crate) done: Vec<Fault>,
-    /// Processes that were killed.
+    /// The PIDs of the processes that were killed.
     pub(crate) killed: BTreeSet<u32>,
 }
 
@@ -66,15 +66,15 @@ impl Faults {
         Faults { state: seed, done: Vec::new(), killed: BTreeSet::new() }
     }
 
-    /// Restarts that were asked for, good or bad.
+    /// The number of restarts requested, successful or not.
     pub(crate) fn restarts(&self) -> usize {
         let none = [Fault::Kill, Fault::Term, Fault::StopWorker, Fault::StopSupervisor];
         self.done.iter().filter(|fault| !none.contains(fault)).count()
     }
 
-    /// One more, until the daemon has answered.
-    pub(crate) fn next(&mut self, bed: &Bed, loads: &[Running; 2]) {
-        // Every second one is good.
+    /// Causes one more fault, and waits until the daemon has answered requests afterwards.
+    pub(crate) fn next(&mut self, sandbox: &Sandbox, loads: &[Running; 2]) {
+        // Half of them are good restarts.
         let fault = match self.below(2) {
             0 => Fault::Restart,
             _ => Fault::ALL[self.below(Fault::ALL.len() as u64) as usize],
@@ -83,28 +83,28 @@ impl Faults {
         let held = Duration::from_millis(50 + self.below(300));
         match fault {
             Fault::Restart => {
-                self.deploy_good(bed);
-                bed.restart().ledger().assert_balanced();
+                self.deploy_good(sandbox);
+                sandbox.restart().ledger().assert_balanced();
             }
             Fault::Listeners => {
-                bed.deploy("http-v3-listeners");
-                bed.restart().ledger().assert_balanced();
-                self.deploy_good(bed);
-                bed.restart().ledger().assert_balanced();
+                sandbox.deploy("http-v3-listeners");
+                sandbox.restart().ledger().assert_balanced();
+                self.deploy_good(sandbox);
+                sandbox.restart().ledger().assert_balanced();
             }
-            Fault::Kill => self.kill(&bed.worker()),
-            Fault::KillOld | Fault::KillNew => self.kill_within(bed, fault),
+            Fault::Kill => self.kill(&sandbox.worker()),
+            Fault::KillOld | Fault::KillNew => self.kill_within(sandbox, fault),
             Fault::Term => {
-                let worker = bed.worker();
+                let worker = sandbox.worker();
                 worker.signal(Signal::TERM);
                 assert!(worker.wait_gone(PATIENCE), "{worker:?} does not drain");
             }
-            Fault::StopWorker => hold(&bed.worker(), held),
-            Fault::StopSupervisor => hold(&bed.supervisor(), held),
+            Fault::StopWorker => hold(&sandbox.worker(), held),
+            Fault::StopSupervisor => hold(&sandbox.supervisor(), held),
             Fault::StopAndRestart => {
-                self.deploy_good(bed);
-                let supervisor = bed.supervisor();
-                let restart = bed.spawn(["restart", "--json"]);
+                self.deploy_good(sandbox);
+                let supervisor = sandbox.supervisor();
+                let restart = sandbox.spawn(["restart", "--json"]);
                 hold(&supervisor, held);
                 restart.wait(PATIENCE).expect_code(0);
             }
@@ -117,27 +117,27 @@ impl Faults {
                     Bad::Truncated,
                     Bad::Missing,
                 ];
-                bed.deploy_bad(bad[self.below(bad.len() as u64) as usize]);
-                bed.restart_aborts();
-                self.deploy_good(bed);
+                sandbox.deploy_bad(bad[self.below(bad.len() as u64) as usize]);
+                sandbox.restart_aborts();
+                self.deploy_good(sandbox);
             }
             Fault::BadStart => {
                 let bad = ["fails-at-start", "panics-at-start", "aborts-at-start", "exits"];
-                bed.deploy(bad[self.below(bad.len() as u64) as usize]);
-                bed.restart_aborts();
-                self.deploy_good(bed);
+                sandbox.deploy(bad[self.below(bad.len() as u64) as usize]);
+                sandbox.restart_aborts();
+                self.deploy_good(sandbox);
             }
             Fault::Slow => {
-                bed.deploy("hangs-at-start");
-                bed.restart_aborts();
-                self.deploy_good(bed);
+                sandbox.deploy("hangs-at-start");
+                sandbox.restart_aborts();
+                self.deploy_good(sandbox);
             }
         }
         loads.iter().for_each(|load| load.wait_for(1));
     }
 
-    fn deploy_good(&mut self, bed: &Bed) {
-        bed.deploy(["http", "http-v2"][self.below(2) as usize]);
+    fn deploy_good(&mut self, sandbox: &Sandbox) {
+        sandbox.deploy(["http", "http-v2"][self.below(2) as usize]);
     }
 
     fn kill(&mut self, process: &Process) {
@@ -145,16 +145,16 @@ impl Faults {
         process.kill();
     }
 
-    fn kill_within(&mut self, bed: &Bed, fault: Fault) {
-        self.deploy_good(bed);
-        let old = bed.worker();
-        let restart = bed.spawn(["restart", "--json"]);
+    fn kill_within(&mut self, sandbox: &Sandbox, fault: Fault) {
+        self.deploy_good(sandbox);
+        let old = sandbox.worker();
+        let restart = sandbox.spawn(["restart", "--json"]);
         if fault == Fault::KillOld {
             self.kill(&old);
         } else {
             let mut new = None;
             eventually("the new worker is there", PATIENCE, || {
-                let workers = bed.status().workers;
+                let workers = sandbox.status().workers;
                 new = workers.iter().map(|it| it.pid).find(|pid| *pid != old.pid());
                 new.is_some()
             });
@@ -162,13 +162,13 @@ impl Faults {
                 self.kill(&process);
             }
         }
-        // Done or undone, as it happens; that it says which is what counts.
+        // The restart may succeed or be aborted, but it must report which.
         let output = restart.wait(PATIENCE);
         assert!(output.stdout.contains("\"result\""), "{output}");
     }
 
     fn below(&mut self, limit: u64) -> u64 {
-        // SplitMix64.
+        // The generator SplitMix64.
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -177,7 +177,7 @@ impl Faults {
     }
 }
 
-/// Stops a process for a time, which is the fault itself.
+/// Stops a process for a time.
 fn hold(process: &Process, time: Duration) {
     process.signal(Signal::STOP);
     std::thread::sleep(time);

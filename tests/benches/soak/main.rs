@@ -1,9 +1,9 @@
-//! Restarts and faults at random for a time, under load: nothing fails but what a killed process had
-//! accepted, and nothing grows.
+//! Random restarts and faults under load: only connections of killed processes may fail, and neither memory
+//! nor descriptors of the supervisor may grow.
 //!
-//! `cargo bench -p unbroken-tests --bench soak [-- --seconds 60] [--seed 1] [--json]`. The seed decides
-//! which faults come in which order; it is printed, so that they can be had again. The environment sets
-//! `RATE` (500 requests per second on kept connections) and `NEW` (200, each on a new one).
+//! `cargo bench -p unbroken-tests --bench soak [-- --seconds 60] [--seed 1] [--json]`. The seed determines
+//! the order of the faults, and is printed, so a run can be repeated. The environment sets `RATE` (500
+//! requests per second on kept connections) and `NEW` (200, each on a new one).
 
 #![allow(clippy::expect_used)]
 
@@ -18,18 +18,18 @@ use unbroken::failpoint::VARIABLE;
 use unbroken_tests::accepted::{Accepted, Explained};
 use unbroken_tests::figures::knob;
 use unbroken_tests::load::{Ledger, Running};
-use unbroken_tests::{Bed, Load, eventually};
+use unbroken_tests::{Load, Sandbox, eventually};
 
 use faults::{Fault, Faults};
 use table::{Figures, Sample};
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Between two looks at what the supervisor has.
+/// The time between two samples of the supervisor's memory and descriptors.
 const SAMPLE: Duration = Duration::from_secs(5);
 
-/// What the supervisor's memory may grow by, in bytes: the last restarts are remembered, and there are
-/// none in the beginning.
+/// The growth of the supervisor's memory that is allowed, in bytes. It grows at first, because the supervisor
+/// remembers the last restarts.
 const GROWTH: u64 = 1024 * 1024;
 
 fn main() -> ExitCode {
@@ -38,24 +38,24 @@ fn main() -> ExitCode {
     let seed = option("--seed").unwrap_or_else(fresh);
     eprintln!("cargo bench -p unbroken-tests --bench soak -- --seconds {seconds} --seed {seed}");
 
-    let mut bed = Bed::new("http");
-    // Not armed, ever: the fixtures write down what they accept.
-    let armed = bed.path("failpoint");
-    bed.set(VARIABLE, armed.display().to_string());
+    let mut sandbox = Sandbox::new("http");
+    // No failpoint is armed. With the variable the fixtures record the connections that they accept.
+    let armed = sandbox.path("failpoint");
+    sandbox.set(VARIABLE, armed.display().to_string());
     for (name, value) in [
         ("CONFIRM_WINDOW", "100ms"),
         ("READY_TIMEOUT", "1s"),
         ("DRAIN_TIMEOUT", "5s"),
         ("KILL_TIMEOUT", "1s"),
         ("BACKOFF_MIN", "10ms"),
-        // Kills are not the program's fault, and there are many.
+        // The many kills must not reach the start limit.
         ("START_LIMIT_BURST", "1000000"),
     ] {
-        bed.set(&format!("DAEMON_{name}"), value);
+        sandbox.set(&format!("DAEMON_{name}"), value);
     }
-    let target = bed.start().target("http");
-    bed.deploy("http-v2");
-    bed.restart();
+    let target = sandbox.start().target("http");
+    sandbox.deploy("http-v2");
+    sandbox.restart();
 
     let load = || Load::on(target.clone()).paths(["/", "/wait/20"]).timeout(PATIENCE);
     let loads = [
@@ -65,24 +65,24 @@ fn main() -> ExitCode {
     loads.iter().for_each(|load| load.wait_for(50));
 
     let mut faults = Faults::new(seed);
-    let mut samples = vec![sample(&bed, &loads, &faults, Instant::now())];
+    let mut samples = vec![sample(&sandbox, &loads, &faults, Instant::now())];
     let (began, mut looked) = (Instant::now(), Instant::now());
     while began.elapsed() < Duration::from_secs(seconds) {
-        faults.next(&bed, &loads);
+        faults.next(&sandbox, &loads);
         eventually("it serves, and is done", PATIENCE, || {
-            let status = bed.status();
+            let status = sandbox.status();
             status.workers.len() == 1 && status.workers[0].state == "serving"
         });
         loads.iter().for_each(|load| load.wait_for(20));
         if looked.elapsed() >= SAMPLE {
             looked = Instant::now();
-            samples.push(sample(&bed, &loads, &faults, began));
+            samples.push(sample(&sandbox, &loads, &faults, began));
         }
     }
-    samples.push(sample(&bed, &loads, &faults, began));
+    samples.push(sample(&sandbox, &loads, &faults, began));
     let ledgers = loads.map(Running::stop);
     let explained = ledgers.each_ref().map(|it| Accepted::read(&armed).explain(it, &faults.killed));
-    bed.stop();
+    sandbox.stop();
 
     let wrong = verdict(&ledgers, &explained, &faults.killed, &samples);
     let figures = Figures { seed, seconds, ledgers, explained, samples, done: faults.done };
@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(!wrong.is_empty()))
 }
 
-/// What is wrong, if anything.
+/// Returns everything that is wrong with the results.
 fn verdict(
     ledgers: &[Ledger; 2],
     explained: &[Explained; 2],
@@ -108,7 +108,7 @@ fn verdict(
             wrong.push(format!("{} found nobody who listened\n{ledger}", explained.refused));
         }
     }
-    // A process that is killed just after accept(2) has no time to write that down.
+    // A process that is killed right after accept(2) has not recorded the connection.
     let unaccepted: u64 = explained.iter().map(|it| it.unaccepted).sum();
     if unaccepted > killed.len() as u64 {
         wrong.push(format!("{unaccepted} failed that nobody had accepted"));
@@ -125,12 +125,12 @@ fn verdict(
     wrong
 }
 
-fn sample(bed: &Bed, loads: &[Running; 2], faults: &Faults, began: Instant) -> Sample {
-    // The pages of a freshly copied program are dirty until they are written, and count as private as
-    // long as nobody else has them mapped (proc_pid_smaps(5)).
+fn sample(sandbox: &Sandbox, loads: &[Running; 2], faults: &Faults, began: Instant) -> Sample {
+    // The pages of a freshly copied program count as private and dirty until they are written to disk,
+    // unless another process has them mapped (proc_pid_smaps(5)).
     let synced = std::process::Command::new("sync").status().expect("sync(1)");
     assert!(synced.success());
-    let supervisor = bed.supervisor();
+    let supervisor = sandbox.supervisor();
     Sample {
         at: began.elapsed(),
         requests: loads.iter().map(|load| load.progress().finished()).sum(),
@@ -139,7 +139,7 @@ fn sample(bed: &Bed, loads: &[Running; 2], faults: &Faults, began: Instant) -> S
         faults: faults.done.iter().filter(|fault| **fault != Fault::Restart).count(),
         memory: supervisor.private_memory().unwrap_or_default(),
         descriptors: supervisor.descriptors().len(),
-        of_worker: bed.worker().descriptors().len(),
+        of_worker: sandbox.worker().descriptors().len(),
     }
 }
 

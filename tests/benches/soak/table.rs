@@ -1,4 +1,4 @@
-//! The figures of a soak, for people and for programs.
+//! The figures of a soak, as text and as JSON.
 
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use unbroken_tests::load::Ledger;
 
 use crate::faults::Fault;
 
-/// Descriptors by which a listener more shows, with what is kept of the generation that had it.
+/// The additional descriptors of the supervisor that one more listener may leave, because the previous
+/// generation, which had it, is kept.
 pub(crate) const LISTENER: usize = 1;
 
-/// What there is at a moment.
+/// The state of the daemon and the loads at one time.
 pub(crate) struct Sample {
     pub(crate) at: Duration,
     pub(crate) requests: u64,
@@ -20,7 +21,7 @@ pub(crate) struct Sample {
     pub(crate) faults: usize,
     /// `Private_Dirty` of the supervisor, in bytes.
     pub(crate) memory: u64,
-    /// Of the supervisor.
+    /// Open descriptors of the supervisor.
     pub(crate) descriptors: usize,
     pub(crate) of_worker: usize,
 }

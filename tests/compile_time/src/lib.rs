@@ -1,3 +1,4 @@
-//! What the compiler says of the attribute: see `tests/p10_compile_time.rs`.
+//! The compiler's messages for mistakes in the attribute: see `tests/p10_compile_time.rs`.
 //!
-//! A package of its own, as all that its neighbour depends on would have to be compiled for it once more.
+//! This is a package of its own because trybuild compiles all dependencies of the package once more, and
+//! `unbroken-tests` has many.

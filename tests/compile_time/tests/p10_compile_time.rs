@@ -1,4 +1,5 @@
-//! P10: mistakes in the attribute are found by the compiler, at their place, with the fix.
+//! P10: the compiler reports mistakes in the attribute, with the span on the mistake and the fix in the
+//! message.
 //!
 //! The expected output is that of one release of rustc. After a change of messages, run with
 //! `TRYBUILD=overwrite` and read the difference.
@@ -6,11 +7,11 @@
 use std::io::{Write, stderr};
 use std::process::Command;
 
-/// The release of rustc whose output the files in `ui` hold.
+/// The release of rustc whose output the files in `ui` contain.
 const RUSTC: &str = "1.95.0";
 
 #[test]
-fn p10_mistakes_are_caught_at_compile_time() {
+fn mistakes_are_caught_at_compile_time() {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc).arg("--version").output().expect("rustc runs");
     let version = String::from_utf8_lossy(&output.stdout);
@@ -19,7 +20,7 @@ fn p10_mistakes_are_caught_at_compile_time() {
         let reason =
             format!("ui/*.stderr holds the output of rustc {RUSTC}, and this is {version}");
         assert!(std::env::var_os("CI").is_none(), "{reason}");
-        // Not by `eprintln!`, which the harness shows of failed tests only.
+        // `eprintln!` would be captured, and not shown for a test that passes.
         writeln!(stderr(), "SKIPPED: {reason}").expect("stderr takes a line");
         return;
     }

@@ -6,7 +6,7 @@ use unbroken::{Daemon, daemon};
     worker_threads = "4",
     listen(
         a(addr = "0.0.0.0:1", backlog = -1),
-        b(addr = "0.0.0.0:2", backlog = 65536),
+        b(addr = "0.0.0.0:2", backlog = 0x8000_0000),
         c(addr = "0.0.0.0:3", backlog = 1.5),
     ),
 )]

@@ -9,7 +9,7 @@ const PATH: &str = "/run/x.pid";
     workdir = '/',
     log = concat!("a", "b"),
     config = "a\0b",
-    listen(http(addr = "0.0.0.0:80", user = 33, group = "")),
+    listen(http(addr = "0.0.0.0:80", user = 3.3, group = "")),
     crate = "not a path",
 )]
 async fn main(daemon: Daemon) {

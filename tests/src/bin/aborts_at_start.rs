@@ -1,4 +1,4 @@
-//! Dies of a signal before it could serve.
+//! Dies of SIGABRT before it is ready.
 
 use unbroken::{Daemon, daemon};
 

@@ -1,4 +1,4 @@
-//! Answers with its own section of the configuration.
+//! Responds with values of its own section of the configuration, `[app]`.
 
 use axum::Router;
 use axum::routing::get;

@@ -1,4 +1,4 @@
-//! The application with a configuration file that nobody has written.
+//! The application with a configuration file that does not exist.
 
 mod app;
 

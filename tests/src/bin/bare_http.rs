@@ -1,6 +1,5 @@
-//! The same application without a daemon around it: what the others are measured against.
-//!
-//! Prints the address it listens on, and how long after the start of the process that was.
+//! The application of `hello.rs` without `unbroken`: the baseline of the benchmarks, and a server that no
+//! daemon runs. Prints the address on which it listens.
 
 use std::io::Write;
 

@@ -1,7 +1,7 @@
-//! What a container needs besides its program: the way in, and somebody who leaves orphans behind.
+//! The helper in the containers of the tests.
 //!
-//! `enter ROOT USER PROGRAM ARGUMENTS…` makes ROOT the root and nothing else be seen, and becomes the
-//! program. `orphans N` starts N processes and ends before them; `nap` is one of them.
+//! `enter ROOT USER PROGRAM ARGUMENTS…` changes the root directory to ROOT, unmounts everything else, and
+//! executes the program. `orphans N` starts N processes and exits before they do; `nap` is one of them.
 
 #![allow(clippy::expect_used)]
 
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["enter", root, user, program, ref arguments @ ..] => {
             let user: u32 = user.parse()?;
             chdir(root)?;
-            // The old root comes to lie on the new one, and goes (pivot_root(2)).
+            // The old root is stacked on the new one, and is then detached (pivot_root(2)).
             pivot_root(".", ".")?;
             unmount(".", UnmountFlags::DETACH)?;
             chdir("/")?;

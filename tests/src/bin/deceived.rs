@@ -1,6 +1,6 @@
 //! Runs a program for which some system calls succeed and do nothing: `deceived setresuid,… program …`.
 //!
-//! A sandbox that was set up badly is like that.
+//! A badly configured sandbox behaves like that. A worker must notice that it still has its privileges.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -22,7 +22,7 @@ fn main() -> anyhow::Result<()> {
     let filter = SeccompFilter::new(
         rules.collect::<Result<_, _>>()?,
         SeccompAction::Allow,
-        // With this error number the call returns 0.
+        // With error number 0 the call returns 0, which means success.
         SeccompAction::Errno(0),
         std::env::consts::ARCH.try_into()?,
     )?;

@@ -1,4 +1,4 @@
-//! Lines, over an accept loop of its own.
+//! Echoes lines, with an accept loop of its own instead of `Daemon::serve`.
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use unbroken::{Daemon, daemon};

@@ -1,4 +1,4 @@
-//! The application, whose `main` ends as section `app` says.
+//! The application with a `main` that ends in the way that `[app]` selects.
 
 mod app;
 
@@ -19,16 +19,16 @@ struct Settings {
 #[derive(Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Mode {
-    /// When everything has ended that it joins.
+    /// Joins the future that serves and an actor; ends when both have ended.
     #[default]
     Joined,
-    /// After it has dropped the future that serves.
+    /// Drops the future that serves at a drain, then waits for the actor.
     Dropped,
-    /// As `/end` is asked for.
+    /// Fails, returns or panics upon a request for `/end`.
     Fails,
     Returns,
     Panics,
-    /// Never.
+    /// Does not end.
     Stays,
 }
 
@@ -93,7 +93,7 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends with the last sender of its commands.
+/// Ends when the last sender of its commands is dropped. The router holds one.
 async fn actor(mut commands: mpsc::Receiver<()>) -> anyhow::Result<()> {
     while commands.recv().await.is_some() {}
     eprintln!("the actor has ended");

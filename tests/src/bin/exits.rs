@@ -1,4 +1,4 @@
-//! Exits before it could serve, with the code in `APP_EXIT` or 1.
+//! Exits before it is ready, with the code in `APP_EXIT` or 1.
 
 use unbroken::{Daemon, daemon};
 

@@ -1,4 +1,4 @@
-//! Fails before it could serve.
+//! Returns an error from `main` before it is ready.
 
 use unbroken::{Daemon, daemon};
 

@@ -1,5 +1,5 @@
-//! What a service manager's child does between fork and exec: it gets descriptors from its standard input,
-//! at the numbers that sd_listen_fds(3) promises, and becomes the program that they are for.
+//! The steps of a service manager between fork and exec: receives descriptors over its standard input, places
+//! them at the numbers of sd_listen_fds(3), from 3 on, and executes the program that they are for.
 
 use std::io::{IoSliceMut, stdin};
 use std::mem::MaybeUninit;
@@ -10,12 +10,12 @@ use std::process::{Command, Stdio};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 fn main() -> anyhow::Result<()> {
-    // What whoever runs the tests has left open.
+    // Descriptors that were inherited from the tests would take the numbers.
     let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     for number in open.into_iter().filter(|number| *number > 2) {
-        // That of the directory is closed already.
+        // The descriptor of the directory itself is closed already.
         let _ = nix::unistd::close(number);
     }
     let mut bytes = [0; 4096];
@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
     command.args(arguments).stdin(Stdio::null());
     if !fds.is_empty() {
         command.env("LISTEN_FDS", fds.len().to_string());
-        // As `systemfd --no-pid` does, which the next program may come and go under.
+        // Without LISTEN_PID, as `systemfd --no-pid` does for programs that it starts repeatedly.
         match std::env::var_os("GIVEN_TO_ANYBODY") {
             Some(_) => _ = command.env("LISTEN_FDS_FIRST_FD", "3"),
             None => _ = command.env("LISTEN_PID", std::process::id().to_string()),
@@ -49,7 +49,7 @@ fn main() -> anyhow::Result<()> {
             names => _ = command.env("LISTEN_FDNAMES", names),
         }
     }
-    // They are the program's.
+    // The descriptors must stay open for the program.
     fds.into_iter().for_each(|fd| _ = fd.into_raw_fd());
     Err(command.exec().into())
 }

@@ -1,4 +1,4 @@
-//! Never comes to accept.
+//! Never becomes ready: `main` waits forever before it accepts.
 
 use unbroken::{Daemon, daemon};
 

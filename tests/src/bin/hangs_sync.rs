@@ -1,4 +1,4 @@
-//! Never comes to accept, and never lets the thread go.
+//! Never becomes ready, without async: `main` blocks its thread forever before it accepts.
 
 use unbroken::{Daemon, daemon};
 

@@ -1,4 +1,4 @@
-//! The application of `bare_http.rs` as a daemon, and nothing more.
+//! The application of `bare_http.rs` as a daemon, with the defaults of every key.
 
 use unbroken::{Daemon, daemon};
 

@@ -1,4 +1,5 @@
-//! The application of `bare_http.rs` as a daemon without a supervisor: valgrind knows no pidfds.
+//! The application of `bare_http.rs` as a solo daemon. Valgrind does not support the pidfds that a supervisor
+//! needs.
 
 use unbroken::{Daemon, daemon};
 

@@ -1,4 +1,4 @@
-//! A worker that misuses its link to the supervisor, on request: `/link/{what}` says how.
+//! A worker that misuses its link to the supervisor. A request for `/link/{what}` selects how.
 
 mod app;
 
@@ -31,8 +31,8 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A descriptor of this process' link: the only socket that keeps packets apart. It has no name here,
-/// as to a program.
+/// Returns a copy of the link's descriptor. The API does not reveal it, so this searches for the only
+/// `SOCK_SEQPACKET` socket of the process, as a compromised program could.
 fn link() -> io::Result<OwnedFd> {
     let this = pidfd_open(getpid(), PidfdFlags::empty())?;
     for entry in std::fs::read_dir("/proc/self/fd")? {
@@ -46,7 +46,7 @@ fn link() -> io::Result<OwnedFd> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-/// Does it, and says how often the supervisor took it.
+/// Misuses the link, and returns how many of the messages could be sent.
 fn misuse(what: &str) -> String {
     let done = link().and_then(|link| {
         let file: OwnedFd = std::fs::File::open("/dev/null")?.into();
@@ -66,7 +66,7 @@ fn misuse(what: &str) -> String {
             }),
             "settings" => times(20, || say(r#"{"type":"hello","protocol":{"min":7,"max":9},"release":"9","configuration":{}}"#)),
             "error" => times(20, || say(r#"{"type":"error","message":"what?"}"#)),
-            // Longer, once it is written as JSON, than any packet may be.
+            // 21,800 characters, which as JSON have more bytes than a packet may have.
             "text" => {
                 let text = "\\u0001".repeat(21_800);
                 times(1, || say(&format!(r#"{{"type":"status","text":"{text}"}}"#)))
@@ -100,7 +100,7 @@ fn misuse(what: &str) -> String {
     }
 }
 
-/// Writes nonsense to the memory that is shared with the supervisor; says how many pieces there are.
+/// Overwrites the counters, which are shared with the supervisor, and returns the number of mappings.
 fn scribble() -> io::Result<usize> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     let ours = |line: &&str| line.contains("memfd:unbroken-counters");
@@ -109,7 +109,7 @@ fn scribble() -> io::Result<usize> {
     for line in maps.lines().filter(ours) {
         let (start, _) = line.split_once('-').ok_or(io::ErrorKind::InvalidData)?;
         let start = u64::from_str_radix(start, 16).map_err(io::Error::other)?;
-        // The figures of connections and requests, and what it did at its start.
+        // The counters of connections and requests, and the record of the start.
         memory.write_all_at(&[0xff; 192], start)?;
         pieces += 1;
     }

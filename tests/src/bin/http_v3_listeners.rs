@@ -1,4 +1,4 @@
-//! The application, version 3: one more listener, and less time to drain.
+//! The application, version 3: a second listener, and a shorter drain timeout.
 
 mod app;
 

@@ -1,4 +1,4 @@
-//! Serves, and has no ear for a drain: neither its `main` nor its tasks ever end.
+//! Serves and ignores a drain: neither its `main` nor its tasks ever end.
 
 mod app;
 

@@ -1,4 +1,4 @@
-//! Tells on `/self` what a worker was started with, and on `/child` what its children get.
+//! Shows what a worker inherits at its start, on `/self`, and what its children inherit, on `/child`.
 
 use std::fmt::Write;
 use std::process::Command;
@@ -25,7 +25,7 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Arguments, environment, signals and descriptors, one per line.
+/// The arguments, environment, signal masks and descriptors of this process, one per line.
 fn describe() -> anyhow::Result<String> {
     let mut text = String::new();
     for argument in std::env::args() {
@@ -49,7 +49,7 @@ fn describe() -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The same of a child, as far as a shell can tell.
+/// The environment, signal masks and descriptors of a child, as a shell shows them.
 fn child() -> String {
     let script = "env | sed 's/^/env /'; grep -E '^(Sig|Umask)' /proc/self/status; \
                   for fd in /proc/self/fd/*; do echo \"fd ${fd##*/} $(readlink $fd)\"; done";

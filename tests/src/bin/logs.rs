@@ -1,4 +1,4 @@
-//! Writes much.
+//! The application of `writes`, supervised.
 
 mod writes;
 

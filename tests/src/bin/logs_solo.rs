@@ -1,4 +1,4 @@
-//! Writes much, without a supervisor.
+//! The application of `writes`, solo.
 
 mod writes;
 

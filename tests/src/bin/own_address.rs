@@ -1,4 +1,4 @@
-//! Binds an address of its own, which only one of its generations can have.
+//! Binds an address itself, instead of declaring a listener, so only one generation at a time can have it.
 
 use anyhow::Context;
 use axum::Router;

@@ -1,4 +1,4 @@
-//! Has a panic hook of its own before the daemon begins, and panics in `main` or, asked to, in a thread.
+//! Installs a panic hook of its own before the daemon starts. A request for `/panic` panics.
 
 use axum::Router;
 use axum::routing::get;

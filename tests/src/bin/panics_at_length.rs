@@ -1,4 +1,4 @@
-//! Panics before it could serve, with more words than anybody wants to read.
+//! Panics before it is ready, with a message nearly as long as a packet of the link may be.
 
 use unbroken::{Daemon, daemon};
 

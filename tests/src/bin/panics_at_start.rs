@@ -1,4 +1,4 @@
-//! Panics before it could serve.
+//! Panics before it is ready.
 
 use unbroken::{Daemon, daemon};
 

@@ -1,4 +1,5 @@
-//! Counts the lines of each connection over all restarts, as it passes its connections by itself.
+//! Counts the lines of each connection. It hands off its connections with their counts, which therefore
+//! survive restarts.
 
 use std::path::PathBuf;
 
@@ -9,9 +10,9 @@ use unbroken::{Daemon, daemon};
 
 #[derive(serde::Deserialize)]
 struct App {
-    /// While this file exists, what is offered is neither taken nor refused.
+    /// While this file exists, offered connections are neither accepted nor refused.
     hold: PathBuf,
-    /// The version of the state.
+    /// The version of the state that is sent. Only version 1 is accepted.
     #[serde(default = "one")]
     version: u32,
     /// Bytes of padding in the state.

@@ -1,4 +1,4 @@
-//! The application with variables of its own.
+//! The application with an `env_prefix`, so its variables begin with `HELLO_`.
 
 mod app;
 

@@ -1,4 +1,5 @@
-//! The application with routes that say what its process may do, and that try what it may not.
+//! The application with routes that report the privileges of its process, and routes that attempt what it
+//! may not do.
 
 mod app;
 
@@ -28,7 +29,7 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each answers `ok`, or with the error.
+/// The routes of the attempts. Each responds with `ok` or the error.
 fn attempts() -> Router {
     Router::new()
         .route("/root", get(async || said(setuid(Uid::from_raw(0)))))

@@ -1,4 +1,5 @@
-//! A program that behaves as its configuration says when it is to prove itself.
+//! The application with a `mode` in `[app]` that selects its behaviour in the confirm window: it fails, turns
+//! unhealthy, or has a check that passes, fails, panics or hangs.
 
 mod app;
 
@@ -12,7 +13,7 @@ use unbroken::{Daemon, daemon};
 struct Settings {
     #[serde(default)]
     mode: String,
-    /// A file of which there must be one owner.
+    /// A file that the program locks, so only one generation at a time can have it.
     store: Option<PathBuf>,
 }
 
@@ -64,7 +65,7 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes the store, or fails where somebody has it.
+/// Locks the store, or fails if another process has locked it.
 fn own(path: PathBuf) -> anyhow::Result<File> {
     let file = File::create(path)?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)

@@ -1,4 +1,4 @@
-//! The application without a supervisor.
+//! The application as a solo daemon.
 
 mod app;
 

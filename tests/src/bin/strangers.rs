@@ -1,5 +1,5 @@
-//! An image that is no program of this library: it takes its link and misuses it, as the word in the
-//! file `stranger` of the starting directory says.
+//! An image that is not built with `unbroken`: it finds its link to the supervisor and misuses it, in the way
+//! that the file `stranger` in the starting directory selects.
 
 #![allow(clippy::expect_used)]
 
@@ -43,7 +43,7 @@ fn main() -> io::Result<()> {
             say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;
             std::process::abort();
         }
-        // As JSON each of its characters has two bytes.
+        // As JSON each of the characters has two bytes.
         "doubled-reason" => {
             let reason = r"\\".repeat(20_000);
             say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;
@@ -54,7 +54,7 @@ fn main() -> io::Result<()> {
             say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;
             std::process::abort();
         }
-        // The longest, once it is written as JSON.
+        // As JSON each of the characters has six bytes, the most there are.
         "odd-reason" => {
             let reason = "\\u0001".repeat(20_000);
             say(&link, &format!(r#"{{"type":"failing","reason":"{reason}"}}"#))?;
@@ -62,7 +62,7 @@ fn main() -> io::Result<()> {
         }
         other => panic!("no word `{other}`"),
     }
-    // Heard and not acted on, until the supervisor is tired of it.
+    // Ignores all messages until the supervisor closes the link.
     let mut buffer = vec![0; 256 * 1024];
     while rustix::net::recv(&link, &mut buffer[..], RecvFlags::empty())?.1 > 0 {}
     Ok(())

@@ -1,4 +1,4 @@
-//! Lines, without async: one thread per connection.
+//! Echoes lines, without async: one thread per connection, which `main` joins.
 
 use std::io::{BufRead, BufReader, Write};
 

@@ -1,4 +1,4 @@
-//! Lines, without async, by a `main` that waits for nobody.
+//! Echoes lines, without async, with a `main` that does not join its threads.
 
 use std::io::{BufRead, BufReader, Write};
 

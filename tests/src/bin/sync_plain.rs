@@ -1,4 +1,4 @@
-//! A program that knows nothing of its daemon.
+//! A sync `main` without a `Daemon` argument, in a solo daemon. It never returns.
 
 use unbroken::daemon;
 

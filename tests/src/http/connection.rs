@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::{Parser, Response, Target};
 
-/// How long a single read may take before the test gives up.
+/// The time that a connect or a single read may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One connection, blocking, in the test's own hands.
+/// One blocking connection that the test drives byte by byte.
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
@@ -24,7 +24,7 @@ enum Stream {
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects to `target`.
     pub fn open(target: &Target) -> io::Result<Self> {
         let stream = match target {
             Target::Tcp(addr) => {
@@ -39,7 +39,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// How long a read may take from now on.
+    /// Sets the time that a single read may take from now on.
     pub fn patience(&self, patience: Duration) -> io::Result<()> {
         match &self.stream {
             Stream::Tcp(stream) => stream.set_read_timeout(Some(patience)),
@@ -47,12 +47,12 @@ impl Connection {
         }
     }
 
-    /// Sends bytes as they are: half a head, a WebSocket frame.
+    /// Sends raw bytes, for example half a request head or a WebSocket frame.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.write_all(bytes.as_ref())
     }
 
-    /// Reads the next response. A connection that ends before is an
+    /// Reads the next response. If the connection ends first, the error is
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
     pub fn response(&mut self) -> io::Result<Response> {
         let mut bytes = std::mem::take(&mut self.leftover);
@@ -71,13 +71,13 @@ impl Connection {
         }
     }
 
-    /// One request that keeps the connection, and its response.
+    /// Sends a request that keeps the connection open, and reads the response.
     pub fn get(&mut self, path: &str) -> io::Result<Response> {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))?;
         self.response()
     }
 
-    /// Waits for the peer to close. Any byte before that is an error.
+    /// Waits until the peer closes the connection. Any byte before that is an error.
     pub fn closed(&mut self) -> io::Result<()> {
         let mut byte = [0];
         match self.read(&mut byte)? {
@@ -86,12 +86,12 @@ impl Connection {
         }
     }
 
-    /// Whether the peer has neither closed nor sent anything.
+    /// Returns whether the peer has neither closed the connection nor sent anything.
     pub fn is_quiet(&self) -> bool {
         self.leftover.is_empty() && super::connection::is_quiet(self.as_fd())
     }
 
-    /// Sends the end of what the client has to say.
+    /// Shuts down the sending direction.
     pub fn finish(&self) -> io::Result<()> {
         match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
@@ -107,7 +107,7 @@ impl Connection {
     }
 }
 
-/// What came behind the last response first, then the socket.
+/// Yields the bytes received after the last response first, then those of the socket.
 impl Read for Connection {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.leftover.is_empty() {
@@ -142,7 +142,7 @@ impl AsFd for Connection {
     }
 }
 
-/// Whether a read would block: no bytes, no end, no error.
+/// Returns whether a read would block: there is neither a byte nor an end of file nor an error.
 fn is_quiet(fd: BorrowedFd<'_>) -> bool {
     use rustix::net::{RecvFlags, recv};
     let mut byte = [0u8; 1];

@@ -1,4 +1,5 @@
-//! HTTP/1.1 as a client sees it, written here so that no library's retry can hide a loss.
+//! A minimal HTTP/1.1 client. It is written here because a library may retry a request on its own, which
+//! would hide the loss that the tests look for.
 
 mod connection;
 mod response;

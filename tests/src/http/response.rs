@@ -1,35 +1,35 @@
 use std::fmt;
 
-/// The most of a head and of a kept body; the rest of a body is counted and thrown away.
+/// The most bytes of a head, and of a body that are kept. The rest of a body is counted and discarded.
 const LIMIT: usize = 64 * 1024;
 
-/// A complete response.
+/// A complete HTTP response.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Response {
-    /// The status code.
+    /// The HTTP status code.
     pub status: u16,
-    /// Names in lower case, values trimmed, in order.
+    /// Names in lower case and trimmed values, in the order received.
     pub headers: Vec<(String, String)>,
     /// The first 64 KiB of the body.
     pub body: Vec<u8>,
-    /// The body's whole length.
+    /// The length of the whole body.
     pub body_len: u64,
-    /// Whether the connection may be used again.
+    /// Whether the connection may be used for another request.
     pub keep_alive: bool,
 }
 
 impl Response {
-    /// The first value of a header, asked for in lower case.
+    /// Returns the first value of a header. `name` is in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The body as text.
+    /// The body as text, as far as it was kept.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The number behind `<key>=` in the body, as in `generation=3 pid=4711`.
+    /// Returns the number after `<key>=` in the body, as in `generation=3 pid=4711`.
     pub fn number(&self, key: &str) -> Option<u64> {
         let words = self.body.split(|byte| byte.is_ascii_whitespace());
         words
@@ -38,7 +38,7 @@ impl Response {
     }
 }
 
-/// What a server sent is no HTTP/1.1 response.
+/// The error for bytes that are not an HTTP/1.1 response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed(String);
 
@@ -50,8 +50,8 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// Reads one response from the bytes of a connection. Interim responses (1xx) are skipped, but
-/// `101 Switching Protocols` is a response.
+/// Parses responses from the bytes of a connection. Interim responses (1xx) are skipped, except
+/// `101 Switching Protocols`.
 #[derive(Debug, Default)]
 pub struct Parser {
     buffer: Vec<u8>,
@@ -73,22 +73,22 @@ enum State {
 }
 
 impl Parser {
-    /// A parser that has seen nothing.
+    /// Creates a parser that expects the start of a response.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether any byte of the response has been seen.
+    /// Returns whether any byte of the response has been received.
     pub fn started(&self) -> bool {
         self.started
     }
 
-    /// Bytes behind the response, to be taken once it is complete.
+    /// Takes the bytes received after a complete response.
     pub fn leftover(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buffer)
     }
 
-    /// Takes bytes in; gives the response out when they complete it.
+    /// Adds bytes, and returns the response once they complete it.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Response>, Malformed> {
         self.started |= !bytes.is_empty();
         self.buffer.extend_from_slice(bytes);
@@ -146,7 +146,7 @@ impl Parser {
         }
     }
 
-    /// The end of the connection: it completes a response without a length, and no other.
+    /// Reports the end of the connection, which completes a response without a length, and no other.
     pub fn end(&mut self) -> Option<Response> {
         matches!(self.state, State::UntilClose).then(|| self.take())
     }
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Option<Response>, Malformed> {
-        // The same, whatever the pieces.
+        // The result must not depend on how the bytes are split.
         let mut whole = Parser::new();
         let whole = whole.feed(text.as_bytes());
         let mut parser = Parser::new();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_length() {
+    fn body_with_content_length_is_complete() {
         let response = parse("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\n\r\nhello").unwrap();
         let response = response.unwrap();
         assert_eq!((response.status, response.text().as_str()), (200, "hello"));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn in_chunks() {
+    fn chunked_body_is_decoded() {
         let text = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
                     3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nT: v\r\n\r\n";
         let response = parse(text).unwrap().unwrap();
@@ -261,13 +261,13 @@ mod tests {
     }
 
     #[test]
-    fn interim_and_empty() {
+    fn interim_response_is_skipped() {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
         assert_eq!(parse(text).unwrap().unwrap().status, 204);
     }
 
     #[test]
-    fn until_the_end() {
+    fn body_without_length_ends_with_the_connection() {
         let mut parser = Parser::new();
         assert!(!parser.started());
         assert_eq!(parser.end(), None);
@@ -279,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_follows() {
+    fn bytes_after_the_response_are_kept() {
         let mut parser = Parser::new();
         parser.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1").unwrap().unwrap();
         assert_eq!(parser.leftover(), b"HTTP/1.1");
     }
 
     #[test]
-    fn who_may_use_the_connection_again() {
+    fn keep_alive_follows_version_and_connection_header() {
         let keeps = |head: &str| {
             parse(&format!("{head}\r\nContent-Length: 0\r\n\r\n")).unwrap().unwrap().keep_alive
         };
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage() {
+    fn malformed_responses_are_errors() {
         assert!(parse("SSH-2.0-OpenSSH_9\r\n\r\n").is_err());
         assert!(parse("HTTP/1.1 2000 OK\r\n\r\n").is_err());
         assert!(parse("HTTP/1.1 200 OK\r\nnonsense\r\n\r\n").is_err());
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_in_a_body() {
+    fn numbers_are_found_in_the_body() {
         let response =
             Response { body: b"generation=3 pid=4711\nversion=2".to_vec(), ..Response::default() };
         assert_eq!(response.number("generation"), Some(3));

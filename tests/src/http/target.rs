@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Where a server listens, as `status --json` says it: `127.0.0.1:8080` or `unix:/path`.
+/// The address of a server, as `status --json` shows it: `127.0.0.1:8080` or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A TCP address.
@@ -13,11 +13,11 @@ pub enum Target {
 }
 
 impl Target {
-    /// The TCP address.
+    /// Returns the TCP address.
     ///
     /// # Panics
     ///
-    /// On a Unix socket.
+    /// If the target is a Unix socket.
     pub fn tcp(&self) -> SocketAddr {
         match self {
             Target::Tcp(addr) => *addr,
@@ -25,7 +25,7 @@ impl Target {
         }
     }
 
-    /// Whether a connection can be made now.
+    /// Returns whether a connection can be made now.
     pub fn accepts(&self) -> bool {
         match self {
             Target::Tcp(addr) => std::net::TcpStream::connect(addr).is_ok(),
@@ -71,7 +71,7 @@ mod tests {
     use super::Target;
 
     #[test]
-    fn round_trips() {
+    fn display_and_parse_round_trip() {
         for text in ["127.0.0.1:80", "[::1]:8080", "unix:/run/app/http.sock"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }

@@ -11,10 +11,11 @@ use tokio::time::timeout;
 use super::Outcome;
 use crate::http::{Parser, Response, Target};
 
-/// Loopback addresses the client comes from in turn, so that ports in TIME_WAIT cannot run out.
+/// The number of loopback addresses that the client connects from, in turn. With a single one, a load with
+/// a connection per request would run out of ports, which stay in TIME_WAIT for a minute.
 const SOURCES: u64 = 32;
 
-/// Why a request failed.
+/// A failed request: its outcome, and the error.
 #[derive(Debug)]
 pub(super) struct Lost {
     pub(super) outcome: Outcome,
@@ -27,7 +28,7 @@ impl Lost {
     }
 }
 
-/// What a kept connection was found to be before a request was written.
+/// The state of a kept connection before a request is written to it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Idle {
     Usable,
@@ -35,7 +36,7 @@ pub(super) enum Idle {
     Unsolicited,
 }
 
-/// How a connection ended after its last response.
+/// The end of a connection after its last response.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
     Closed,
@@ -48,7 +49,7 @@ pub(super) enum End {
 pub(super) struct Channel {
     stream: Stream,
     parser: Parser,
-    /// Requests written.
+    /// The number of requests written.
     pub(super) requests: u64,
 }
 
@@ -59,7 +60,7 @@ enum Stream {
 }
 
 impl Channel {
-    /// Connects; the `number` of the connection picks its source address.
+    /// Connects to `target`. `number`, the connection's place in the load, selects the source address.
     pub(super) async fn open(
         target: &Target,
         number: u64,
@@ -79,7 +80,7 @@ impl Channel {
         Ok(Self { stream, parser: Parser::new(), requests: 0 })
     }
 
-    /// This end's address, of a connection over TCP.
+    /// The client's own address, if the connection is over TCP.
     pub(super) fn local(&self) -> Option<SocketAddr> {
         match &self.stream {
             Stream::Tcp(stream) => stream.local_addr().ok(),
@@ -87,7 +88,8 @@ impl Channel {
         }
     }
 
-    /// Looks at the socket itself, not at what the runtime has heard of it so far.
+    /// Returns the state of the connection. Asks the socket itself, because the runtime may not have polled
+    /// it since the server closed it.
     pub(super) fn idle(&self) -> Idle {
         let mut byte = [0u8; 1];
         match recv(self.stream.as_fd(), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
@@ -97,10 +99,11 @@ impl Channel {
         }
     }
 
-    /// One request and its response.
+    /// Sends one request and reads its response.
     pub(super) async fn exchange(&mut self, request: &[u8]) -> Result<Response, Lost> {
         self.requests += 1;
-        // A server may answer and close before it has read everything: what it said still counts.
+        // A server may respond and close before it has read the whole request, so a failed write is
+        // not the end: the response still counts.
         let written = self.stream.write_all(request).await;
         let mut buffer = [0; 8192];
         loop {
@@ -135,7 +138,7 @@ impl Channel {
         }
     }
 
-    /// After the last response: reads to the end, as a correct client does.
+    /// Waits for the end of the connection after its last response, as a correct client does.
     pub(super) async fn linger(&mut self, patience: Duration) -> End {
         match timeout(patience, self.stream.read(&mut [0; 64])).await {
             Ok(Ok(0)) => End::Closed,

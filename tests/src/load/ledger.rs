@@ -6,16 +6,16 @@ use hdrhistogram::Histogram;
 
 use crate::http::Response;
 
-/// How a request ended. Each ends in exactly one way.
+/// The outcome of a request. Each request has exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// A complete response with a status below 400.
     Ok,
-    /// Nobody listened.
+    /// The connection was refused: no process listened.
     ConnectRefused,
-    /// No connection in time.
+    /// The connection was not established in time.
     ConnectTimeout,
-    /// No connection for another reason.
+    /// The connection failed for another reason.
     ConnectOther,
     /// The connection was reset before the first byte of a response.
     Reset,
@@ -25,16 +25,16 @@ pub enum Outcome {
     Truncated,
     /// A complete response with another status.
     BadStatus,
-    /// What came was no response.
+    /// The bytes received are not an HTTP response.
     Malformed,
-    /// No complete response in time.
+    /// The response was not complete in time.
     Timeout,
-    /// Another error of the socket.
+    /// Another error of the socket occurred.
     Io,
 }
 
 impl Outcome {
-    /// All of them, in the order of their declaration.
+    /// All outcomes, in the order of their declaration: the discriminant is the index.
     pub const ALL: [Outcome; 11] = [
         Outcome::Ok,
         Outcome::ConnectRefused,
@@ -50,79 +50,80 @@ impl Outcome {
     ];
 }
 
-/// The results of a load.
+/// The results of a load: every request by its outcome, and what became of the connections.
 #[derive(Clone)]
 pub struct Ledger {
     outcomes: [u64; Outcome::ALL.len()],
-    /// Connections opened.
+    /// The number of connections opened.
     pub connections: u64,
-    /// Kept connections that the server closed while no request was on them: seen before a request
-    /// was written, so nothing was lost.
+    /// The number of kept connections that the server closed while they were idle. The client noticed
+    /// before it wrote a request, so nothing was lost.
     pub idle_closed: u64,
-    /// Kept connections that the server ended properly, by `Connection: close` in a response.
+    /// The number of kept connections that the server ended by `Connection: close` in a response.
     pub told_to_close: u64,
-    /// Kept connections on which the server spoke unasked.
+    /// The number of kept connections on which the server sent bytes without a request.
     pub unsolicited: u64,
-    /// Connections reset after a complete response, where an end was due.
+    /// The number of connections that were reset, instead of closed, after a complete last response.
     pub reset_after_response: u64,
-    /// Connections that did not end in time after a complete last response.
+    /// The number of connections that did not end in time after a complete last response.
     pub never_closed: u64,
-    /// Who answered, in order of first appearance.
+    /// The processes that answered, in the order of their first response.
     pub seen: Vec<Seen>,
-    /// Microseconds from the start of a request (open loop: from when it was due) to its response,
-    /// or to its time out.
+    /// The latencies in microseconds, from the start of a request (open loop: from when it was due) to
+    /// its response or timeout.
     pub latency: Histogram<u64>,
-    /// A thinned series, where [`samples`](super::Load::samples) asked for it.
+    /// A thinned series of requests, if [`samples`](super::Load::samples) was set.
     pub samples: Vec<Sample>,
-    /// The first failures of each connection, in order of time.
+    /// The first failures of each of the load's clients, in order of time.
     pub failures: Vec<Failure>,
-    /// When the load began: what all times here count from.
+    /// The start of the load. All times in the ledger are relative to it.
     pub start: Instant,
-    /// From the first request to the last response.
+    /// The time from the start of the load to the last response.
     pub elapsed: Duration,
 }
 
 /// A process that answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// Its generation.
+    /// The generation of the process.
     pub generation: u64,
-    /// Its PID.
+    /// The PID of the process.
     pub pid: u64,
-    /// How many responses came from it.
+    /// The number of its responses.
     pub responses: u64,
-    /// When the first one came, from the start of the load.
+    /// The time of its first response, from the start of the load.
     pub first: Duration,
-    /// When the last one came.
+    /// The time of its last response, from the start of the load.
     pub last: Duration,
 }
 
 /// One request in a series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
-    /// When it started (open loop: was due), from the start of the load.
+    /// The time at which it started (open loop: was due), from the start of the load.
     pub at: Duration,
-    /// How long it took.
+    /// The time from start to end.
     pub latency: Duration,
-    /// Whether it ended well.
+    /// Whether the outcome was [`Outcome::Ok`].
     pub ok: bool,
 }
 
-/// One request that failed, for whoever reads the test's output.
+/// One failed request, for the message of a failing test.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// When, from the start of the load.
+    /// The time at which it started, from the start of the load.
     pub at: Duration,
-    /// How.
+    /// The outcome.
     pub outcome: Outcome,
-    /// The error, and where in the life of the connection it happened.
+    /// The error, and the number of the request on its connection.
     pub detail: String,
-    /// The client's own address, where there was a connection: the peer, for the server.
+    /// The client's own address, which is the peer's address for the server, if there was a connection.
     pub local: Option<SocketAddr>,
 }
 
 const SAMPLES: usize = 4096;
-/// Of those that had a connection, more are kept: each may be looked for among what the server accepted.
+/// The most failures that each client keeps. Failures with a connection have the higher limit: a test may
+/// look up each of them among the connections that the server accepted.
 const FAILURES: usize = 5;
 const CONNECTED_FAILURES: usize = 10_000;
 
@@ -145,50 +146,50 @@ impl Ledger {
         }
     }
 
-    /// How many requests ended in this way.
+    /// Returns the number of requests with this outcome.
     pub fn count(&self, outcome: Outcome) -> u64 {
         self.outcomes[outcome as usize]
     }
 
-    /// All requests.
+    /// Returns the number of all requests.
     pub fn total(&self) -> u64 {
         self.outcomes.iter().sum()
     }
 
-    /// Requests that ended well.
+    /// Returns the number of requests with the outcome [`Outcome::Ok`].
     pub fn ok(&self) -> u64 {
         self.count(Outcome::Ok)
     }
 
-    /// Requests that did not.
+    /// Returns the number of requests with any other outcome.
     pub fn failed(&self) -> u64 {
         self.total() - self.ok()
     }
 
-    /// The generations that answered, in order of first appearance.
+    /// Returns the generations that answered, in the order of their first response.
     pub fn generations(&self) -> Vec<u64> {
         let mut generations: Vec<u64> = self.seen.iter().map(|seen| seen.generation).collect();
         generations.dedup();
         generations
     }
 
-    /// Responses from a generation.
+    /// Returns the number of responses from a generation.
     pub fn responses_of(&self, generation: u64) -> u64 {
         let of = self.seen.iter().filter(|seen| seen.generation == generation);
         of.map(|seen| seen.responses).sum()
     }
 
-    /// The latency below which this share of the requests stayed.
+    /// Returns the latency at a quantile; 0.5 is the median.
     pub fn quantile(&self, quantile: f64) -> Duration {
         Duration::from_micros(self.latency.value_at_quantile(quantile))
     }
 
-    /// The longest latency.
+    /// Returns the longest latency.
     pub fn max(&self) -> Duration {
         Duration::from_micros(self.latency.max())
     }
 
-    /// How often the server ended a connection that the client would have kept, well or not.
+    /// Returns how often the server ended a connection that the client would have kept, properly or not.
     pub fn ended_by_server(&self) -> u64 {
         let lost = [Outcome::Reset, Outcome::Closed, Outcome::Truncated];
         self.idle_closed
@@ -199,7 +200,7 @@ impl Ledger {
 
     /// # Panics
     ///
-    /// If any request failed, with all results.
+    /// If any request failed, or none was made. The message has all results.
     pub fn assert_nothing_failed(&self) {
         assert!(self.failed() == 0 && self.ok() > 0, "requests failed\n{self}");
     }
@@ -220,7 +221,7 @@ impl Ledger {
         self.latency.saturating_record(latency.as_micros() as u64);
     }
 
-    /// Notes who answered. Returns the generation.
+    /// Records the process that answered, and returns its generation.
     pub(super) fn note(&mut self, response: &Response, at: Duration) -> Option<u64> {
         let generation = response.number("generation")?;
         let pid = response.number("pid")?;
@@ -269,7 +270,7 @@ impl Ledger {
     }
 }
 
-/// Keeps every n-th sample, with n doubled whenever there are too many.
+/// Keeps every n-th sample. Whenever there are too many samples, n doubles and every second one is dropped.
 #[derive(Debug)]
 pub(super) struct Thinned {
     samples: Vec<Sample>,

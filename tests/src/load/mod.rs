@@ -1,8 +1,12 @@
-//! A client that puts a server under load and accounts for every request.
+//! A client that puts a server under load and records the outcome of every request.
 //!
-//! Nothing is retried behind the ledger's back: every request ends in exactly one [`Outcome`].
-//! A connection the server closed while it was idle is seen before the request is written, and
-//! that request goes over a new connection, as any correct client does it.
+//! No request is retried: each ends in exactly one [`Outcome`]. Before the client writes a request to a kept
+//! connection, it checks whether the server has closed that connection. If so, it opens a new one, as any
+//! correct client does, and counts that in [`Ledger::idle_closed`].
+//!
+//! `worker` runs the clients, one connection at a time each; `pace` says when each request is due; `exchange`
+//! sends a request and classifies the failure; `progress` shows the running load to the test; `ledger` has
+//! the results.
 
 mod exchange;
 mod ledger;
@@ -19,7 +23,7 @@ pub use progress::Progress;
 
 use crate::http::Target;
 
-/// A load to be put on a server: closed loop over new connections, until told otherwise.
+/// The settings of a load. By default it is a closed loop with a new connection for each request.
 #[derive(Debug, Clone)]
 pub struct Load {
     target: Target,
@@ -37,7 +41,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// One connection at a time, each for one request to `/`, without an end.
+    /// Creates a load of one connection at a time, each for one request to `/`, without an end.
     pub fn on(target: impl Into<Target>) -> Self {
         Self {
             target: target.into(),
@@ -55,65 +59,65 @@ impl Load {
         }
     }
 
-    /// At most so many connections at a time, each kept for many requests.
+    /// Uses at most this many connections at a time, each kept for many requests.
     pub fn keep_alive(self, connections: usize) -> Self {
         Self { connections, keep_alive: true, ..self }
     }
 
-    /// At most so many connections at a time, each for one request.
+    /// Uses at most this many connections at a time, each for one request.
     pub fn new_connections(self, connections: usize) -> Self {
         Self { connections, keep_alive: false, ..self }
     }
 
-    /// Open loop: so many requests per second, whether or not the server keeps up. Latency counts
-    /// from the moment a request was due, so that a stalled server cannot hide its stall.
+    /// Makes the load an open loop: this many requests per second, whether or not the server keeps up.
+    /// Latency counts from the moment at which a request was due, so a stall delays all requests behind it.
     pub fn rate(self, per_second: f64) -> Self {
         Self { rate: Some(per_second), ..self }
     }
 
-    /// In a closed loop, what each connection waits after a response.
+    /// Sets the time that each connection of a closed loop waits after a response.
     pub fn pause(self, pause: Duration) -> Self {
         Self { pause, ..self }
     }
 
-    /// Ends after so many requests.
+    /// Ends the load after this many requests.
     pub fn requests(self, requests: u64) -> Self {
         Self { requests: Some(requests), ..self }
     }
 
-    /// Ends after so long.
+    /// Ends the load after this time.
     pub fn duration(self, duration: Duration) -> Self {
         Self { duration: Some(duration), ..self }
     }
 
-    /// The paths to ask for, in turn.
+    /// Sets the paths to request, in turn.
     pub fn paths<P: Into<String>>(self, paths: impl IntoIterator<Item = P>) -> Self {
         let paths: Vec<String> = paths.into_iter().map(Into::into).collect();
         assert!(!paths.is_empty(), "a load needs a path");
         Self { paths, ..self }
     }
 
-    /// How long a request may take, its connection included.
+    /// Sets the time a request may take, including its connection.
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
-    /// How long a connection may take.
+    /// Sets the time that establishing a connection may take.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         Self { connect_timeout, ..self }
     }
 
-    /// Keeps a thinned series of (time, latency) for plots.
+    /// Keeps a thinned series of requests with their times and latencies, for plots.
     pub fn samples(self) -> Self {
         Self { samples: true, ..self }
     }
 
-    /// Threads of the client.
+    /// Sets the number of threads of the client.
     pub fn threads(self, threads: usize) -> Self {
         Self { threads, ..self }
     }
 
-    /// Starts on threads of its own, so that a test may block meanwhile.
+    /// Starts the load on threads of its own.
     pub fn start(self) -> Running {
         let progress = Arc::new(Progress::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -132,18 +136,18 @@ impl Load {
         Running { progress, stop, thread: Some(thread) }
     }
 
-    /// Runs to its end.
+    /// Runs the load to its end.
     ///
     /// # Panics
     ///
-    /// If it has none.
+    /// If the load has neither a number of requests nor a duration.
     pub fn run(self) -> Ledger {
         assert!(self.requests.is_some() || self.duration.is_some(), "this load has no end");
         self.start().join()
     }
 }
 
-/// A load that is being put on a server. Dropped, it stops.
+/// A load that runs. Dropping it stops the load.
 #[derive(Debug)]
 pub struct Running {
     progress: Arc<Progress>,
@@ -152,12 +156,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// What happened so far.
+    /// The counters of the load so far.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// Waits until so many more requests have ended, well or not.
+    /// Waits until this many more requests have ended, with any outcome.
     ///
     /// # Panics
     ///
@@ -167,7 +171,7 @@ impl Running {
         self.wait(&format!("{more} more requests"), |progress| progress.finished() >= until);
     }
 
-    /// Waits until a response came from this generation or a newer one.
+    /// Waits until a response from this generation or a newer one has arrived.
     ///
     /// # Panics
     ///
@@ -183,13 +187,13 @@ impl Running {
         assert!(self.progress.wait(deadline, done), "no {what} in a minute: {:?}", self.progress);
     }
 
-    /// Starts no more requests, waits for those in flight and returns the results.
+    /// Starts no more requests, waits for those in flight, and returns the results.
     pub fn stop(self) -> Ledger {
         let _ = self.stop.send(true);
         self.join()
     }
 
-    /// Waits for the end of a load that has one and returns the results.
+    /// Waits for the end of a load that has one, and returns the results.
     pub fn join(mut self) -> Ledger {
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(ledger)) => ledger,

@@ -8,7 +8,7 @@ use rustix::time::{
 };
 use tokio::io::unix::AsyncFd;
 
-/// Deals requests out: which one is next, and when it is due.
+/// The schedule of a load, shared by its clients: the number of the next request, and when it is due.
 #[derive(Debug)]
 pub(super) struct Pace {
     pub(super) start: Instant,
@@ -34,7 +34,8 @@ impl Pace {
         }
     }
 
-    /// The next request's number and, in an open loop, when it is due. `None`: no more.
+    /// Returns the next request's number and, in an open loop, the time at which it is due. Returns `None` at
+    /// the end of the load.
     pub(super) fn deal(&self) -> Option<(u64, Option<Instant>)> {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
         let due = self
@@ -46,7 +47,7 @@ impl Pace {
     }
 }
 
-/// Sleeps to the microsecond, where the runtime's own timer sleeps to the millisecond.
+/// A timer with a resolution of microseconds; that of Tokio has a resolution of a millisecond.
 #[derive(Debug)]
 pub(super) struct Timer(AsyncFd<std::os::fd::OwnedFd>);
 

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-/// What happened so far, read while the load runs.
+/// The counters of a load, which a test can read and wait for while the load runs.
 #[derive(Debug, Default)]
 pub struct Progress {
     started: AtomicU64,
@@ -16,43 +16,43 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Requests begun.
+    /// The number of requests started.
     pub fn started(&self) -> u64 {
         self.started.load(Ordering::SeqCst)
     }
 
-    /// Requests that ended well.
+    /// The number of requests that succeeded.
     pub fn ok(&self) -> u64 {
         self.ok.load(Ordering::SeqCst)
     }
 
-    /// Requests that did not.
+    /// The number of requests that failed.
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::SeqCst)
     }
 
-    /// Requests that ended.
+    /// The number of requests that ended.
     pub fn finished(&self) -> u64 {
         self.ok() + self.failed()
     }
 
-    /// Requests begun and not ended.
+    /// The number of requests started and not ended.
     pub fn in_flight(&self) -> u64 {
         let finished = self.finished();
         self.started().saturating_sub(finished)
     }
 
-    /// Connections open now.
+    /// The number of connections open now.
     pub fn connections(&self) -> u64 {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// The newest generation that answered.
+    /// The newest generation that answered; 0 before the first response.
     pub fn newest_generation(&self) -> u64 {
         self.newest_generation.load(Ordering::SeqCst)
     }
 
-    /// Waits until something is the case. `false`: it was not, at the deadline.
+    /// Waits until `done` returns true. Returns `false` if it did not by the deadline.
     pub fn wait(&self, deadline: Instant, done: impl Fn(&Progress) -> bool) -> bool {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Against servers that behave and misbehave on purpose: each outcome is counted exactly.
+//! The load against small servers that misbehave on purpose: each outcome must be counted exactly.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use crate::http::Target;
 
 const BODY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\ngeneration=1 pid=42\n";
 
-/// Gives every connection, with its number from 0, to a thread of its own.
+/// Starts a server that handles every connection, numbered from 0, on a thread of its own.
 fn server(on_connection: impl Fn(u64, TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -28,7 +28,7 @@ fn server(on_connection: impl Fn(u64, TcpStream) + Send + Sync + 'static) -> Soc
     addr
 }
 
-/// Reads one request head. `None`: the client is done.
+/// Reads one request head. Returns `None` if the client has closed the connection.
 fn request(stream: &mut impl Read) -> Option<String> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -49,14 +49,14 @@ fn reset(stream: TcpStream) {
     rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
 }
 
-/// All requests of the load ended this way and no other.
+/// Asserts that the load made `count` requests, all with this outcome.
 #[track_caller]
 fn assert_all(ledger: &Ledger, outcome: Outcome, count: u64) {
     assert_eq!((ledger.count(outcome), ledger.total()), (count, count), "{outcome:?}\n{ledger}");
 }
 
 #[test]
-fn new_connections() {
+fn each_request_opens_a_connection() {
     let addr = server(|_, mut stream| {
         assert!(request(&mut stream).unwrap().contains("Connection: close"));
         say(&mut stream, BODY);
@@ -72,7 +72,7 @@ fn new_connections() {
 }
 
 #[test]
-fn kept_connections() {
+fn keep_alive_reuses_connections() {
     let addr = server(|_, mut stream| {
         while let Some(head) = request(&mut stream) {
             assert!(!head.contains("Connection"));
@@ -85,15 +85,16 @@ fn kept_connections() {
 }
 
 #[test]
-fn refused() {
+fn refused_connection_is_counted() {
     let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_all(&Load::on(addr).requests(7).run(), Outcome::ConnectRefused, 7);
     assert_all(&Load::on(addr).keep_alive(2).requests(7).run(), Outcome::ConnectRefused, 7);
 }
 
 #[test]
-fn no_connection_in_time() {
-    // A queue of one that nobody empties: the kernel drops what comes next.
+fn connect_timeout_is_counted() {
+    // The accept queue has room for one connection and no process accepts it: the kernel drops the SYN of
+    // the next.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     socket.listen(0).unwrap();
@@ -104,14 +105,14 @@ fn no_connection_in_time() {
 }
 
 #[test]
-fn no_such_socket() {
+fn missing_unix_socket_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("none.sock");
     assert_all(&Load::on(path.as_path()).requests(3).run(), Outcome::ConnectOther, 3);
 }
 
 #[test]
-fn reset_before_the_response() {
+fn reset_before_the_response_is_counted() {
     let addr = server(|_, mut stream| {
         request(&mut stream);
         reset(stream);
@@ -121,7 +122,7 @@ fn reset_before_the_response() {
 }
 
 #[test]
-fn closed_before_the_response() {
+fn close_before_the_response_is_counted() {
     let addr = server(|_, mut stream| {
         request(&mut stream);
     });
@@ -130,12 +131,12 @@ fn closed_before_the_response() {
 }
 
 #[test]
-fn truncated() {
+fn truncated_response_is_counted() {
     let addr = server(|number, mut stream| {
         request(&mut stream);
         say(&mut stream, &BODY[..BODY.len() - 1]);
         if number % 2 == 0 {
-            // A reset overtakes bytes the client has not read: wait until it has.
+            // A reset discards bytes that the client has not read yet, so the server waits before it resets.
             thread::sleep(Duration::from_millis(200));
             reset(stream);
         }
@@ -149,7 +150,7 @@ fn truncated() {
 }
 
 #[test]
-fn bad_status() {
+fn error_status_is_counted() {
     let addr = server(|_, mut stream| {
         request(&mut stream);
         say(&mut stream, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy");
@@ -160,7 +161,7 @@ fn bad_status() {
 }
 
 #[test]
-fn malformed() {
+fn malformed_response_is_counted() {
     let addr = server(|_, mut stream| {
         request(&mut stream);
         say(&mut stream, "220 mail.example ESMTP\r\n\r\n");
@@ -174,7 +175,7 @@ fn malformed() {
 }
 
 #[test]
-fn no_response_in_time() {
+fn response_timeout_is_counted() {
     let addr = server(|_, mut stream| while request(&mut stream).is_some() {});
     let load = Load::on(addr).timeout(Duration::from_millis(100));
     let ledger = load.clone().requests(3).run();
@@ -185,7 +186,7 @@ fn no_response_in_time() {
 
 #[test]
 fn closed_while_idle_is_no_failure() {
-    // Each connection serves one request and is closed, without a word, once its client idles.
+    // The server answers one request per connection, and closes or resets it once the client is idle.
     let addr = server(|number, mut stream| {
         request(&mut stream);
         say(&mut stream, BODY);
@@ -203,7 +204,7 @@ fn closed_while_idle_is_no_failure() {
 
 #[test]
 fn closed_on_a_written_request_is_a_failure() {
-    // Each connection serves one request, and ends upon the second.
+    // The server answers the first request of each connection, and closes it when it has read the second.
     let addr = server(|_, mut stream| {
         request(&mut stream);
         say(&mut stream, BODY);
@@ -216,7 +217,7 @@ fn closed_on_a_written_request_is_a_failure() {
 }
 
 #[test]
-fn told_to_close() {
+fn connection_close_is_counted() {
     let addr = server(|_, mut stream| {
         for _ in 0..4 {
             request(&mut stream);
@@ -232,7 +233,7 @@ fn told_to_close() {
 }
 
 #[test]
-fn spoken_to_unasked() {
+fn unsolicited_bytes_are_counted() {
     let addr = server(|_, mut stream| {
         request(&mut stream);
         say(&mut stream, BODY);
@@ -246,7 +247,7 @@ fn spoken_to_unasked() {
 }
 
 #[test]
-fn reset_after_the_response() {
+fn reset_after_the_response_is_counted() {
     let addr = server(|_, mut stream| {
         request(&mut stream);
         say(&mut stream, BODY);
@@ -259,7 +260,7 @@ fn reset_after_the_response() {
 }
 
 #[test]
-fn over_a_unix_socket() {
+fn load_runs_over_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("http.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -278,7 +279,7 @@ fn over_a_unix_socket() {
 }
 
 #[test]
-fn paths_in_turn() {
+fn paths_are_requested_in_turn() {
     let slow = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&slow);
     let addr = server(move |_, mut stream| {
@@ -294,7 +295,7 @@ fn paths_in_turn() {
 }
 
 #[test]
-fn who_answered_in_order() {
+fn generations_are_listed_in_order() {
     let answered = AtomicU64::new(0);
     let addr = server(move |_, mut stream| {
         request(&mut stream);
@@ -319,7 +320,7 @@ fn who_answered_in_order() {
 
 #[test]
 fn a_stalled_server_cannot_hide_its_stall() {
-    // Behind the one stalled request all that were due meanwhile are late.
+    // While one request stalls, all that are due on the same connection are late.
     let served = AtomicU64::new(0);
     let addr = server(move |_, mut stream| {
         while request(&mut stream).is_some() {

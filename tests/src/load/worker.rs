@@ -11,10 +11,11 @@ use super::pace::{Pace, Timer};
 use super::{Failure, Ledger, Load, Outcome, Progress, Sample};
 use crate::http::Response;
 
-/// What a closed loop waits after a connection failed, so as not to spin.
+/// The pause after a connection that could not be established. Without it a closed loop against an address
+/// at which no process listens would spin.
 const BREATH: Duration = Duration::from_millis(1);
 
-/// How long after its last response a connection may stay open.
+/// The time that a connection may stay open after its last response, before it counts as never closed.
 const LINGER: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(
@@ -55,7 +56,7 @@ fn request(path: &str, keep_alive: bool) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: test\r\n{close}\r\n").into_bytes()
 }
 
-/// One connection at a time.
+/// A client with at most one connection at a time.
 struct Worker {
     load: Arc<Load>,
     requests: Arc<[Vec<u8>]>,
@@ -92,7 +93,7 @@ impl Worker {
         self.ledger
     }
 
-    /// `false`: told to stop meanwhile.
+    /// Returns `false` if the load was stopped first.
     async fn sleep_until(&mut self, due: Instant) -> bool {
         tokio::select! {
             biased;
@@ -180,7 +181,7 @@ impl Worker {
         }
     }
 
-    /// After a response: keeps the connection, or ends it as a correct client does.
+    /// Keeps the connection after a response, or waits for its end, as the response requires.
     async fn settle(&mut self, response: &Response) {
         if self.load.keep_alive && response.keep_alive {
             return;

@@ -1,5 +1,5 @@
-"""Calls `clock.Clock/Now` from several threads over one channel until it is answered by a generation,
-and prints what became of the calls as JSON.
+"""Calls `clock.Clock/Now` from several threads over one channel until GENERATION or a later one answers,
+and prints the answers and failures as JSON.
 
 python3 call_clock.py ADDRESS GENERATION
 """
@@ -16,7 +16,7 @@ THREADS = 8
 
 
 def generation(answer):
-    """Field 1 of the answer, a varint."""
+    """Decodes field 1 of the answer, a varint."""
     assert answer[0] == 0x08, answer
     value = shift = 0
     for byte in answer[1:]:

@@ -1,23 +1,23 @@
-//! What is done at which step, and what is to come of it.
+//! The cells of the matrix: a scenario, a step and a fault, with the expected result.
 
 use std::fmt;
 
 use unbroken::failpoint::{Point, points};
 
-/// What goes on when a process gets to the step.
+/// The operation during which a process reaches the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scenario {
     /// A restart.
     Restart,
     /// A restart into a program with one more listener.
     Listener,
-    /// A restart whose new worker is killed in its confirm window.
-    Undone,
-    /// The worker was killed, and is respawned.
+    /// A restart whose new worker is killed in its confirm window, which aborts it.
+    Aborted,
+    /// The respawn of a killed worker.
     Respawn,
-    /// The worker serves, and nobody asks for anything.
+    /// A worker that serves, without any request to the supervisor.
     Serving,
-    /// The daemon is stopped.
+    /// A stop of the daemon.
     Stop,
 }
 
@@ -25,7 +25,7 @@ impl Scenario {
     pub(crate) const ALL: [Scenario; 6] = [
         Scenario::Restart,
         Scenario::Listener,
-        Scenario::Undone,
+        Scenario::Aborted,
         Scenario::Respawn,
         Scenario::Serving,
         Scenario::Stop,
@@ -35,7 +35,7 @@ impl Scenario {
         match self {
             Scenario::Restart => "A restart",
             Scenario::Listener => "A restart that adds a listener",
-            Scenario::Undone => "A restart that is undone in its confirm window",
+            Scenario::Aborted => "A restart that is aborted in its confirm window",
             Scenario::Respawn => "The respawn of a killed worker",
             Scenario::Serving => "A worker that serves",
             Scenario::Stop => "A stop",
@@ -54,7 +54,7 @@ pub(crate) enum Action {
 impl Action {
     pub(crate) const ALL: [Action; 4] = [Action::Kill, Action::Stop, Action::Delay, Action::Error];
 
-    /// As the failpoint has it.
+    /// The action in the syntax of failpoints.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Action::Kill => "kill",
@@ -65,18 +65,18 @@ impl Action {
     }
 }
 
-/// What whoever asked is told.
+/// The result that the caller of the verb gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// Done.
+    /// Success.
     Done,
-    /// The restart was undone.
-    Undone,
-    /// That the daemon is gone, as was wanted, without the ledger that went with it.
+    /// The restart was aborted.
+    Aborted,
+    /// The daemon has stopped as requested, but without a ledger, which the killed supervisor had.
     Ended,
-    /// Nothing: the supervisor is gone, and the verb says so.
+    /// No answer: the supervisor is gone, and the verb fails with that message.
     Nothing,
-    /// Nobody asked.
+    /// No verb was run.
     Unasked,
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Cell {
     }
 }
 
-/// Every step, in every scenario that gets there, with every action.
+/// Returns every step, in every scenario that reaches it, with every action.
 pub(crate) fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
     for scenario in Scenario::ALL {
@@ -109,13 +109,13 @@ pub(crate) fn cells() -> Vec<Cell> {
     cells
 }
 
-/// Where a step belongs.
+/// The scenarios that reach a step.
 ///
 /// # Panics
 ///
-/// At a step that nobody has thought of here.
+/// If the step is missing here.
 fn scenarios(step: &str) -> &'static [Scenario] {
-    use Scenario::{Listener, Respawn, Restart, Serving, Stop, Undone};
+    use Scenario::{Aborted, Listener, Respawn, Restart, Serving, Stop};
     match step {
         "supervisor.before-open"
         | "supervisor.after-open"
@@ -133,7 +133,7 @@ fn scenarios(step: &str) -> &'static [Scenario] {
         | "worker.handoff-received"
         | "worker.handoff-answered" => &[Restart],
         "supervisor.before-bind" => &[Listener],
-        "worker.resume" => &[Undone],
+        "worker.resume" => &[Aborted],
         "supervisor.before-fork"
         | "supervisor.after-fork"
         | "supervisor.before-exec"
@@ -148,7 +148,7 @@ fn scenarios(step: &str) -> &'static [Scenario] {
         | "worker.runtime-built"
         | "worker.before-ready"
         | "worker.go" => &[Restart, Respawn],
-        "supervisor.before-reap" | "supervisor.after-reap" => &[Restart, Undone, Respawn, Stop],
+        "supervisor.before-reap" | "supervisor.after-reap" => &[Restart, Aborted, Respawn, Stop],
         "supervisor.request-received"
         | "supervisor.before-answer"
         | "supervisor.before-drain"
@@ -161,49 +161,52 @@ fn scenarios(step: &str) -> &'static [Scenario] {
 }
 
 impl Cell {
-    /// Whether the supervisor is what gets there.
+    /// Returns whether the supervisor reaches the step.
     pub(crate) fn is_supervisor(&self) -> bool {
         self.point.name.starts_with("supervisor.") && !self.is_child()
     }
 
-    /// A forked child: a worker before it is one, or the rehearsal of the supervisor's upgrade.
+    /// Returns whether a forked child reaches the step: a worker before its exec, or the rehearsal of the
+    /// supervisor's upgrade.
     pub(crate) fn is_child(&self) -> bool {
         ["supervisor.before-exec", "supervisor.in-rehearsal"].contains(&self.point.name)
     }
 
-    /// Whether the supervisor keeps its image, which is one more than the two that are there at rest.
+    /// Returns whether the supervisor's upgrade fails. The supervisor then keeps its old image open, in
+    /// addition to the two images that it has open at rest.
     pub(crate) fn keeps_image(&self) -> bool {
         let upgrade = ["rehearsal", "upgrade", "takeover"];
         let fails = matches!(self.action, Action::Kill | Action::Error);
         fails && upgrade.iter().any(|part| self.point.name.ends_with(part))
     }
 
-    /// Whether only the new generation is meant, where the old one gets there too.
+    /// Returns whether the fault is armed for the new generation only. The old generation reaches the step
+    /// too.
     pub(crate) fn of_new(&self) -> bool {
         let both = ["worker.before-accept", "worker.after-accept", "worker.in-request"];
         self.scenario == Scenario::Restart && both.contains(&self.point.name)
     }
 
-    /// What whoever asked is to be told.
+    /// Returns the result that the caller of the verb must get.
     pub(crate) fn told(&self) -> Told {
         let killed = self.action == Action::Kill;
         match self.scenario {
             Scenario::Respawn | Scenario::Serving => Told::Unasked,
-            // It was told before.
+            // The answer was sent before this step.
             Scenario::Stop if self.point.name == "supervisor.before-removing-pidfile" => Told::Done,
             Scenario::Stop if killed && self.is_supervisor() => Told::Ended,
             _ if killed && self.is_supervisor() => Told::Nothing,
             Scenario::Stop => Told::Done,
-            Scenario::Undone => Told::Undone,
+            Scenario::Aborted => Told::Aborted,
             Scenario::Restart | Scenario::Listener => match self.action {
                 _ if self.keeps_image() => Told::Done,
-                Action::Kill if self.is_child() || self.of_new() => Told::Undone,
+                Action::Kill if self.is_child() || self.of_new() => Told::Aborted,
                 Action::Kill => match self.point.name {
                     "worker.before-hello"
                     | "worker.after-welcome"
                     | "worker.runtime-built"
                     | "worker.before-ready"
-                    | "worker.go" => Told::Undone,
+                    | "worker.go" => Told::Aborted,
                     _ => Told::Done,
                 },
                 Action::Error => match self.point.name {
@@ -213,7 +216,7 @@ impl Cell {
                     | "worker.before-accept"
                     | "worker.before-handoff"
                     | "worker.handoff-received" => Told::Done,
-                    _ => Told::Undone,
+                    _ => Told::Aborted,
                 },
                 Action::Stop | Action::Delay => Told::Done,
             },

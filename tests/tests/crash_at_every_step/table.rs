@@ -1,4 +1,4 @@
-//! The matrix as the book has it.
+//! The matrix as the tables in the book.
 
 use std::fmt::Write as _;
 
@@ -53,9 +53,9 @@ fn show(outcomes: Option<&Outcomes>) -> String {
     let Some(outcomes) = outcomes else { return "**wrong**".into() };
     let told = match outcomes.told {
         Some(Told::Done) => "done",
-        Some(Told::Undone) => "undone",
+        Some(Told::Aborted) => "aborted",
         Some(Told::Nothing) => "gone",
-        Some(Told::Ended) => "gone, as wanted",
+        Some(Told::Ended) => "stopped",
         Some(Told::Unasked) | None => "serves",
     };
     match outcomes.lost {

@@ -1,4 +1,5 @@
-//! One cell: a daemon under load, one fault, and what became of everything.
+//! The run of one cell: a daemon under load, one fault, and the checks of what became of processes,
+//! descriptors and requests.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,23 +8,23 @@ use std::time::Duration;
 use unbroken::failpoint::VARIABLE;
 use unbroken_tests::accepted::Accepted;
 use unbroken_tests::load::{Ledger, Running};
-use unbroken_tests::{Bed, Child, Load, Output, Process, Report, Signal, eventually};
+use unbroken_tests::{Child, Load, Output, Process, Report, Sandbox, Signal, eventually};
 
 use crate::cell::{Action, Cell, Scenario, Told};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// How long a stopped process stays so: the fault itself, and longer than anything here takes.
+/// The time for which a stopped process stays stopped. It is longer than a step of the protocol takes.
 const HELD: Duration = Duration::from_millis(150);
 
-/// What clients saw.
+/// The result of a cell, for the caller of the verb and for the clients.
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {
     pub(crate) told: Option<Told>,
     pub(crate) requests: u64,
-    /// Accepted by a process that was killed.
+    /// Failed requests whose connection a killed process had.
     pub(crate) lost: u64,
-    /// Accepted by nobody: the daemon had ended.
+    /// Failed requests whose connection no process had accepted, because the daemon had ended.
     pub(crate) turned_away: u64,
 }
 
@@ -35,15 +36,15 @@ impl Outcomes {
 
 struct Trial {
     cell: Cell,
-    bed: Bed,
+    sandbox: Sandbox,
     armed: PathBuf,
     load: Vec<Running>,
-    /// Those that were killed, by the step or by the trial.
+    /// The PIDs of the processes that the fault or the trial killed.
     killed: BTreeSet<u32>,
     generation: u64,
     supervisor: Process,
     worker: Process,
-    /// How many descriptors they have at rest.
+    /// The numbers of descriptors of supervisor and worker at rest.
     descriptors: (usize, usize),
 }
 
@@ -63,11 +64,11 @@ pub(crate) fn run(cell: Cell) -> Outcomes {
 
 impl Trial {
     fn begin(cell: Cell) -> Trial {
-        let mut bed = Bed::new("http");
-        let armed = bed.path("failpoint");
-        bed.set(VARIABLE, armed.display().to_string());
-        // Long where the trial needs to see the window, else as short as something can happen in it.
-        let window = if cell.scenario == Scenario::Undone { "10s" } else { "100ms" };
+        let mut sandbox = Sandbox::new("http");
+        let armed = sandbox.path("failpoint");
+        sandbox.set(VARIABLE, armed.display().to_string());
+        // Long enough to kill a worker in the window where the scenario does that, short otherwise.
+        let window = if cell.scenario == Scenario::Aborted { "10s" } else { "100ms" };
         for (name, value) in [
             ("CONFIRM_WINDOW", window),
             ("READY_TIMEOUT", "2s"),
@@ -75,19 +76,20 @@ impl Trial {
             ("KILL_TIMEOUT", "1s"),
             ("BACKOFF_MIN", "10ms"),
         ] {
-            bed.set(&format!("DAEMON_{name}"), value);
+            sandbox.set(&format!("DAEMON_{name}"), value);
         }
-        let target = bed.start().target("http");
-        if cell.scenario != Scenario::Undone {
-            // From the second generation on the image before is kept.
-            bed.deploy("http-v2");
-            bed.restart();
+        let target = sandbox.start().target("http");
+        if cell.scenario != Scenario::Aborted {
+            // From the second generation on the supervisor also keeps the previous image open, so the
+            // counts of descriptors can be compared.
+            sandbox.deploy("http-v2");
+            sandbox.restart();
         }
-        bed.get("/").expect("a response");
-        let (supervisor, worker) = (bed.supervisor(), bed.worker());
-        eventually("it is at rest", SOON, || bed.status().serving().connections == 0);
+        sandbox.get("/").expect("a response");
+        let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
+        eventually("it is at rest", SOON, || sandbox.status().serving().connections == 0);
         let descriptors = (supervisor.descriptors().len(), worker.descriptors().len());
-        let generation = bed.status().generation();
+        let generation = sandbox.status().generation();
         let load = || Load::on(target.clone()).paths(["/", "/wait/30"]).timeout(SOON);
         let load = vec![
             load().keep_alive(8).rate(300.0).start(),
@@ -95,56 +97,58 @@ impl Trial {
         ];
         load.iter().for_each(|load| load.wait_for(10));
         let killed = BTreeSet::new();
-        Trial { cell, bed, armed, load, killed, generation, supervisor, worker, descriptors }
+        Trial { cell, sandbox, armed, load, killed, generation, supervisor, worker, descriptors }
     }
 
-    /// Arms the step and begins what leads to it.
+    /// Arms the failpoint and starts the operation that reaches it.
     fn provoke(&mut self) -> Option<Child> {
         let Cell { scenario, point, action } = self.cell;
         let new = self.generation + 1;
         let from = if self.cell.of_new() { format!("@{new}") } else { String::new() };
-        self.bed.deploy(match scenario {
+        self.sandbox.deploy(match scenario {
             Scenario::Listener => "http-v3-listeners",
             _ => "http",
         });
         let arm = || {
-            let next = self.bed.path("failpoint.next");
+            let next = self.sandbox.path("failpoint.next");
             std::fs::write(&next, format!("{}{from}={}", point.name, action.word()))
                 .and_then(|()| std::fs::rename(&next, &self.armed))
                 .expect("an armed step");
         };
-        if scenario == Scenario::Undone {
-            let restart = self.bed.spawn(["restart", "--json"]);
-            // It serves on probation.
+        if scenario == Scenario::Aborted {
+            let restart = self.sandbox.spawn(["restart", "--json"]);
+            // The new worker serves in its confirm window, and the old one is paused.
             eventually("the new generation serves", SOON, || {
-                let status = self.bed.status();
+                let status = self.sandbox.status();
                 status.generation() == new && status.workers.iter().any(|it| it.state == "paused")
             });
             self.load.iter().for_each(|load| load.wait_for(10));
             arm();
-            let worker = self.bed.worker();
+            let worker = self.sandbox.worker();
             self.killed.insert(worker.pid());
             worker.signal(Signal::KILL);
             return Some(restart);
         }
         arm();
         match scenario {
-            Scenario::Restart | Scenario::Listener => Some(self.bed.spawn(["restart", "--json"])),
-            Scenario::Stop => Some(self.bed.spawn(["stop", "--json"])),
+            Scenario::Restart | Scenario::Listener => {
+                Some(self.sandbox.spawn(["restart", "--json"]))
+            }
+            Scenario::Stop => Some(self.sandbox.spawn(["stop", "--json"])),
             Scenario::Respawn => {
                 self.killed.insert(self.worker.pid());
                 self.worker.signal(Signal::KILL);
                 None
             }
-            Scenario::Serving | Scenario::Undone => None,
+            Scenario::Serving | Scenario::Aborted => None,
         }
     }
 
-    /// Waits until somebody has got there, and says who.
+    /// Waits until a process has reached the step, and returns its PID.
     fn wait_hit(&self) -> u32 {
         let mut pid = None;
         eventually(&format!("{}: it is reached", self.cell), SOON, || {
-            pid = hit(&self.bed.dir().join("failpoint"));
+            pid = hit(&self.sandbox.dir().join("failpoint"));
             pid.is_some()
         });
         let pid = pid.expect("it is there");
@@ -165,13 +169,13 @@ impl Trial {
                 let process = Process::open(*pid).expect("a process that is stopped");
                 eventually("it is stopped", SOON, || process.state() == Some('T'));
                 if !self.cell.is_supervisor() {
-                    // Whoever is asked does not wait for it.
-                    let _ = self.bed.status();
+                    // The supervisor answers without waiting for the stopped process.
+                    let _ = self.sandbox.status();
                 }
                 std::thread::sleep(HELD);
                 process.signal(Signal::CONT);
             }
-            // It takes no order, and so is killed in the end.
+            // The worker does not get the order to drain, and is killed at the deadline.
             Action::Error if self.cell.point.name == "supervisor.before-drain" => {
                 self.killed.insert(self.worker.pid());
             }
@@ -188,13 +192,13 @@ impl Trial {
             }
             Some("ok" | "stopped") => {
                 output.expect_code(0);
-                // What whoever asked is told is whole.
+                // The answer has a complete ledger.
                 parsed.expect("a report").ledger().assert_balanced();
                 Told::Done
             }
             Some("aborted") => {
                 output.expect_code(1);
-                Told::Undone
+                Told::Aborted
             }
             _ => {
                 assert!(output.code() != 0 && !output.text().is_empty(), "{}: {output}", self.cell);
@@ -203,12 +207,12 @@ impl Trial {
         }
     }
 
-    /// The supervisor is there: so is the service, and everything is as it was or as it was to be.
+    /// Checks a daemon whose supervisor is alive: the service runs, in the old or the new generation.
     fn goes_on(mut self, told: Told) -> Outcomes {
         let cell = self.cell;
         let expected = self.generation + u64::from(told == Told::Done);
         eventually(&format!("{cell}: it is settled"), SOON, || {
-            let status = self.bed.status();
+            let status = self.sandbox.status();
             status.state == "running"
                 && status.generation == Some(expected)
                 && status.workers.len() == 1
@@ -219,28 +223,29 @@ impl Trial {
         let outcomes = self.judge(&ledgers, told, false);
         self.assert_at_rest(expected);
 
-        // And the next one works.
-        self.bed.deploy("http-v2");
-        // Numbers are not used twice.
+        // The next restart works.
+        self.sandbox.deploy("http-v2");
+        // The number of an aborted generation is not used again.
         let next = self.generation + if told == Told::Unasked { 1 } else { 2 };
-        let report = self.bed.restart();
+        let report = self.sandbox.restart();
         assert_eq!(report.generation, Some(next), "{cell}: {report:?}");
-        let response = self.bed.get("/").expect("a response");
+        let response = self.sandbox.get("/").expect("a response");
         assert_eq!(response.number("generation"), Some(next), "{cell}");
-        self.bed.stop();
+        self.sandbox.stop();
         outcomes
     }
 
-    /// One supervisor, one worker, no zombie, no descriptor more, and a status that is true.
+    /// Asserts that there are one supervisor, one worker, no zombie and no leaked descriptor, and that the
+    /// status is true.
     fn assert_at_rest(&self, expected: u64) {
-        let (cell, bed) = (self.cell, &self.bed);
-        let status = bed.status();
+        let (cell, sandbox) = (self.cell, &self.sandbox);
+        let status = sandbox.status();
         assert_eq!(status.pid, self.supervisor.pid(), "{cell}");
-        let response = bed.get("/").expect("a response");
+        let response = sandbox.get("/").expect("a response");
         let answered = (response.number("generation"), response.number("pid"));
         let claimed = status.serving();
         assert_eq!(answered, (Some(expected), Some(claimed.pid.into())), "{cell}");
-        let pids: BTreeSet<u32> = bed.processes().iter().map(Process::pid).collect();
+        let pids: BTreeSet<u32> = sandbox.processes().iter().map(Process::pid).collect();
         assert_eq!(pids, [status.pid, claimed.pid].into(), "{cell}");
         let children: Vec<_> =
             self.supervisor.children().iter().map(|it| (it.pid(), it.state())).collect();
@@ -248,32 +253,32 @@ impl Trial {
         let worker = Process::open(claimed.pid).expect("the worker");
         let more = if cell.scenario == Scenario::Listener { 3 } else { 0 };
         let (ours, theirs) = self.descriptors;
-        let kept = usize::from(cell.scenario == Scenario::Undone || cell.keeps_image());
+        let kept = usize::from(cell.scenario == Scenario::Aborted || cell.keeps_image());
         eventually(&format!("{cell}: no descriptor is left open"), SOON, || {
             self.supervisor.descriptors().len() <= ours + more + kept
                 && worker.descriptors().len() <= theirs + more
         });
     }
 
-    /// The daemon has ended, as it was told or as it was killed: nobody stays behind, and it can be
-    /// started again.
+    /// Checks a daemon that has ended, by a stop or by the fault: no process is left, and it can be started
+    /// again.
     fn after_the_end(mut self, told: Told) -> Outcomes {
         let cell = self.cell;
-        self.bed.wait_empty(SOON);
+        self.sandbox.wait_empty(SOON);
         let ledgers: Vec<Ledger> = self.load.drain(..).map(Running::stop).collect();
         let outcomes = self.judge(&ledgers, told, true);
         if !self.killed.contains(&self.supervisor.pid()) {
-            self.bed.assert_nothing_left();
+            self.sandbox.assert_nothing_left();
         }
-        let status = self.bed.start();
+        let status = self.sandbox.start();
         assert_eq!((status.generation(), status.workers.len()), (1, 1), "{cell}");
-        self.bed.get("/").expect("a response");
-        self.bed.restart();
-        self.bed.stop();
+        self.sandbox.get("/").expect("a response");
+        self.sandbox.restart();
+        self.sandbox.stop();
         outcomes
     }
 
-    /// Whether each request that failed may have failed. `ended`: nobody serves any more.
+    /// Asserts that each failed request had a reason to fail. `ended` says that the daemon has ended.
     fn judge(&self, ledgers: &[Ledger], told: Told, ended: bool) -> Outcomes {
         let cell = self.cell;
         let accepted = Accepted::read(&self.armed);
@@ -292,7 +297,7 @@ impl Trial {
         if ended {
             outcomes.turned_away += unaccepted;
         } else {
-            // A process that is killed just after accept(2) has no time to write that down.
+            // A process that is killed right after accept(2) has not recorded the connection.
             let limit = u64::from(!self.killed.is_empty());
             assert!(unaccepted <= limit, "{cell}: {unaccepted} failed, and nobody accepted them");
             outcomes.lost += unaccepted;
@@ -301,12 +306,12 @@ impl Trial {
     }
 }
 
-/// The daemon was gone before it could give one.
+/// Returns whether the report lacks a ledger, because the daemon was gone before it could send one.
 fn parsed_without_account(report: &Option<Report>) -> bool {
     report.as_ref().is_some_and(|report| report.ledger.is_none())
 }
 
-/// Who got there, if anybody.
+/// The PID of the process that reached the step, if any has.
 fn hit(armed: &Path) -> Option<u32> {
     let dir = std::fs::read_dir(armed.parent()?).ok()?;
     let names = dir.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

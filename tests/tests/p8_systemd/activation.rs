@@ -1,13 +1,13 @@
-//! Sockets that outlive the service: those of `.socket` units, and those in systemd's store.
+//! Sockets that outlive the service: those of `.socket` units, and those in systemd's fd store.
 
 use unbroken_tests::http::{Connection, Target};
 use unbroken_tests::load::Outcome;
-use unbroken_tests::{Load, Machine, eventually};
+use unbroken_tests::{Load, SystemdHost, eventually};
 
 use super::service::{SOON, Service, without_reloads};
 
 /// The first connection starts the service, and none is refused from then on.
-pub(crate) fn socket_activation(machine: &Machine) {
+pub(crate) fn first_connection_starts_the_service(machine: &SystemdHost) {
     let service = Service::new(machine, "activated", "http");
     service.unit(&[], &["--install", "--yes", "--socket"]).expect_code(0);
     machine.run(["systemctl", "start", "activated-http.socket"]).expect_code(0);
@@ -21,7 +21,7 @@ pub(crate) fn socket_activation(machine: &Machine) {
         let main = service.show("MainPID");
         service.systemctl("restart").expect_code(0);
         assert_ne!(service.show("MainPID"), main, "restart {restart}");
-        // A reload in between, which has the same sockets.
+        // A reload in between has the same sockets.
         service.deploy(if restart % 2 == 1 { "http-v2" } else { "http" });
         service.systemctl("reload").expect_code(0);
         load.wait_for_generation(2);
@@ -31,8 +31,8 @@ pub(crate) fn socket_activation(machine: &Machine) {
     machine.run(["systemctl", "stop", "activated-http.socket", "activated"]).expect_code(0);
 }
 
-/// Without a `.socket` unit systemd keeps the listeners over its own restarts.
-pub(crate) fn store_over_restarts(machine: &Machine) {
+/// Without a `.socket` unit the fd store keeps the listeners across `systemctl restart`.
+pub(crate) fn store_survives_restarts(machine: &SystemdHost) {
     let service = Service::started(machine, "stored", "http");
     eventually("it is kept", SOON, || service.show("NFileDescriptorStore") == "1");
     let loads =
@@ -49,8 +49,8 @@ pub(crate) fn store_over_restarts(machine: &Machine) {
     assert!(service.connect().is_err(), "nobody listens after a stop");
 }
 
-/// All of it is killed: requests in flight are lost, but no connection is refused.
-pub(crate) fn store_over_a_kill(machine: &Machine) {
+/// If the whole service is killed, requests in flight are lost, but no connection is refused.
+pub(crate) fn store_survives_a_kill(machine: &SystemdHost) {
     let service = Service::started(machine, "killed", "http");
     eventually("it is kept", SOON, || service.show("NFileDescriptorStore") == "1");
     let load = service.load(|load| load.new_connections(8));
@@ -68,8 +68,8 @@ pub(crate) fn store_over_a_kill(machine: &Machine) {
     assert_eq!(ledger.count(Outcome::ConnectTimeout), 0, "{ledger}");
 }
 
-/// The file of a unix socket stays with the socket.
-pub(crate) fn store_of_a_unix_socket(machine: &Machine) {
+/// The file of a unix socket stays, with the socket in the fd store, across `systemctl restart`.
+pub(crate) fn store_keeps_the_file_of_a_unix_socket(machine: &SystemdHost) {
     let service = Service::new(machine, "unix-stored", "http");
     let path = "/run/unix-stored/http.sock";
     let listen = format!("unix:{path}");

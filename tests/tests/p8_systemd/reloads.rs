@@ -1,13 +1,13 @@
-//! Reloads: new code in the same service.
+//! `systemctl reload` brings new code into the running service.
 
 use std::time::Duration;
 
-use unbroken_tests::Machine;
+use unbroken_tests::SystemdHost;
 
 use super::service::Service;
 
-/// No request fails, over all kinds of connections.
-pub(crate) fn reload_under_load(machine: &Machine) {
+/// No request fails over reloads, on several kinds of connections.
+pub(crate) fn no_request_fails_over_reloads(machine: &SystemdHost) {
     let service = Service::started(machine, "load", "http");
     let main = service.show("MainPID");
     let loads = [
@@ -29,8 +29,8 @@ pub(crate) fn reload_under_load(machine: &Machine) {
     }
 }
 
-/// The reload fails and says why; the service is what it was.
-pub(crate) fn reload_with_a_bad_binary(machine: &Machine) {
+/// A reload with a bad binary fails with the reason, and the service is unchanged.
+pub(crate) fn reload_with_a_bad_binary_fails(machine: &SystemdHost) {
     let service = Service::started(machine, "bad-binary", "http");
     let main = service.show("MainPID");
     service.deploy("fails-at-start");
@@ -48,8 +48,8 @@ pub(crate) fn reload_with_a_bad_binary(machine: &Machine) {
     assert_eq!(service.show("NRestarts"), "0");
 }
 
-/// The main process is the same one, and runs the new program each time.
-pub(crate) fn twenty_reloads(machine: &Machine) {
+/// Over twenty reloads the main process keeps its PID, and runs the new program each time.
+pub(crate) fn reloads_keep_the_main_pid(machine: &SystemdHost) {
     let service = Service::started(machine, "twenty", "http");
     let main = service.show("MainPID");
     for reload in 1..=20 {
@@ -65,13 +65,13 @@ pub(crate) fn twenty_reloads(machine: &Machine) {
     assert_eq!(service.show("NRestarts"), "0");
 }
 
-/// `--notify-reload`: the reload returns when the new code serves, where systemd knows this type.
-pub(crate) fn reload_by_signal(machine: &Machine) {
+/// With `--notify-reload` a reload returns when the new code serves, if systemd supports that type.
+pub(crate) fn notify_reload_returns_when_new_code_serves(machine: &SystemdHost) {
     let service = Service::new(machine, "by-signal", "http");
     service.unit(&[], &["--install", "--yes", "--notify-reload"]).expect_code(0);
     service.systemctl("start").expect_code(0);
     if machine.suite() == "bookworm" {
-        // As the comment in the unit says.
+        // systemd 252 does not know `Type=notify-reload` and falls back to `simple`.
         assert_eq!(service.show("Type"), "simple");
         return;
     }

@@ -1,4 +1,4 @@
-//! One service on a machine.
+//! One systemd service on a machine of the tests.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -6,54 +6,59 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use unbroken_tests::http::{Connection, Response, Target};
-use unbroken_tests::{Load, Machine, Output, load};
+use unbroken_tests::{Load, Output, SystemdHost, load};
 
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// Machines have networks of their own: any port is free, and each is given once.
+/// The next port. Each machine has a network of its own, so any port is free; each is used once.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
 
-/// Held by whoever has systemd read its units again. 252 forgets then how often it has started a service.
+/// A lock that keeps `daemon-reload` apart from tests that rely on `NRestarts`: systemd 252 forgets that
+/// counter when it reads its units again.
 static RELOADS: RwLock<()> = RwLock::new(());
 
-/// For a `daemon-reload`.
+/// Locks for a `daemon-reload`.
 pub(crate) fn reloads() -> RwLockReadGuard<'static, ()> {
     RELOADS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps systemd from reading its units again, for who counts on what it has counted.
+/// Locks against `daemon-reload`, for a test that relies on `NRestarts`.
 pub(crate) fn without_reloads() -> RwLockWriteGuard<'static, ()> {
     RELOADS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A service, its program and its port. Dropped, it is stopped.
+/// A service with its program and its port. Dropping it stops the service.
 pub(crate) struct Service<'a> {
-    pub(crate) machine: &'a Machine,
+    pub(crate) machine: &'a SystemdHost,
     pub(crate) name: &'static str,
     pub(crate) port: u16,
-    /// Where the program lies: a link, so that a deployment is a rename.
+    /// The path of the program: a symbolic link, which a deployment replaces by a rename.
     pub(crate) image: String,
 }
 
 impl<'a> Service<'a> {
-    /// A program that is deployed and not yet installed.
-    pub(crate) fn new(machine: &'a Machine, name: &'static str, fixture: &str) -> Service<'a> {
+    /// Deploys a program without installing a unit.
+    pub(crate) fn new(machine: &'a SystemdHost, name: &'static str, fixture: &str) -> Service<'a> {
         let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
         let service = Service { machine, name, port, image: format!("/usr/bin/{name}") };
         service.deploy(fixture);
         service
     }
 
-    /// As `new`, installed by its own verb and started.
+    /// Deploys a program, installs its unit by `unit --install`, and starts the service.
     #[track_caller]
-    pub(crate) fn started(machine: &'a Machine, name: &'static str, fixture: &str) -> Service<'a> {
+    pub(crate) fn started(
+        machine: &'a SystemdHost,
+        name: &'static str,
+        fixture: &str,
+    ) -> Service<'a> {
         let service = Service::new(machine, name, fixture);
         service.unit(&[], &["--install", "--yes"]).expect_code(0);
         service.systemctl("start").expect_code(0);
         service
     }
 
-    /// Puts a fixture in the place of the program.
+    /// Replaces the program by a fixture.
     #[track_caller]
     pub(crate) fn deploy(&self, fixture: &str) {
         let image = &self.image;
@@ -62,7 +67,7 @@ impl<'a> Service<'a> {
         self.machine.shell(&script).expect_code(0);
     }
 
-    /// The program's verb `unit`, with these variables set beside name and address.
+    /// Runs the program's verb `unit` with these variables, in addition to those for name and address.
     #[track_caller]
     pub(crate) fn unit(&self, variables: &[(&str, &str)], options: &[&str]) -> Output {
         let mut command = vec!["env".to_owned(), format!("DAEMON_NAME={}", self.name)];
@@ -74,7 +79,7 @@ impl<'a> Service<'a> {
         self.machine.run(command)
     }
 
-    /// Changes the unit beside its file, as `systemctl edit` does.
+    /// Adds a drop-in to the unit, as `systemctl edit` does.
     #[track_caller]
     pub(crate) fn edit(&self, lines: &str) {
         let dir = format!("/etc/systemd/system/{}.service.d", self.name);
@@ -91,7 +96,7 @@ impl<'a> Service<'a> {
         self.machine.run(["systemctl", verb, self.name])
     }
 
-    /// A property, as systemd has it.
+    /// A property of the service in `systemctl show`.
     #[track_caller]
     pub(crate) fn show(&self, property: &str) -> String {
         let output = self.machine.run(["systemctl", "show", "--value", "-p", property, self.name]);
@@ -120,7 +125,7 @@ impl<'a> Service<'a> {
         self.machine.in_network(|| with(Load::on(self.target())).start())
     }
 
-    /// The version that answers, and of which generation.
+    /// The version and the generation that answer.
     #[track_caller]
     pub(crate) fn serves(&self) -> (String, u64) {
         let response = self.get("/");

@@ -1,11 +1,11 @@
-//! Starts, good and bad.
+//! Starts of services, good and bad.
 
-use unbroken_tests::{Machine, Status, eventually};
+use unbroken_tests::{Status, SystemdHost, eventually};
 
 use super::service::{SOON, Service, without_reloads};
 
-/// `systemctl start` returns when the daemon serves, as a user of its own in a strict sandbox.
-pub(crate) fn start(machine: &Machine) {
+/// `systemctl start` returns when the daemon serves, which runs as a dynamic user in a strict sandbox.
+pub(crate) fn start_returns_when_serving(machine: &SystemdHost) {
     let service = Service::started(machine, "start", "http");
     assert_eq!(service.serves(), ("1".into(), 1));
     assert_eq!(service.show("ActiveState"), "active");
@@ -13,7 +13,7 @@ pub(crate) fn start(machine: &Machine) {
     assert_eq!(service.show("DynamicUser"), "yes");
     assert_eq!(service.show("ProtectSystem"), "strict");
 
-    // Root's verbs find it where systemd made its directory.
+    // Verbs that root runs find the daemon in the runtime directory that systemd created.
     let main = service.show("MainPID");
     let status = machine.run(["env", "DAEMON_NAME=start", &service.image, "status", "--json"]);
     let status: Status = serde_json::from_str(&status.expect_code(0).stdout).expect("a status");
@@ -43,8 +43,8 @@ pub(crate) fn start(machine: &Machine) {
     machine.shell("test ! -e /run/start").expect_code(0);
 }
 
-/// One that fails is failed for systemd too, with its reason, and is not tried for ever.
-pub(crate) fn failing_start(machine: &Machine) {
+/// A start that fails is reported to systemd with its reason, and is retried only up to the start limit.
+pub(crate) fn failing_start_is_reported(machine: &SystemdHost) {
     let service = Service::new(machine, "failing-start", "fails-at-start");
     service.unit(&[], &["--install", "--yes"]).expect_code(0);
     service.edit("RestartSec=50ms");
@@ -60,8 +60,8 @@ pub(crate) fn failing_start(machine: &Machine) {
     assert!(journal.contains("Start request repeated too quickly"), "{journal}");
 }
 
-/// A wrong configuration is not tried again.
-pub(crate) fn wrong_configuration(machine: &Machine) {
+/// A start that fails because of its configuration is not retried.
+pub(crate) fn wrong_configuration_is_not_retried(machine: &SystemdHost) {
     let service = Service::new(machine, "wrong-configuration", "http");
     let output = service.unit(&[("DAEMON_DRAIN_TIMEOUT", "soon")], &[]).expect_code(78);
     assert!(output.stdout.is_empty(), "{output}");
@@ -75,8 +75,8 @@ pub(crate) fn wrong_configuration(machine: &Machine) {
     assert!(service.journal().contains("DAEMON_DRAIN_TIMEOUT is \"soon\""));
 }
 
-/// With `user` the program is started as root, and makes its workers another user itself.
-pub(crate) fn drop_in_the_program(machine: &Machine) {
+/// With `user` the unit starts the program as root, and the workers change their user themselves.
+pub(crate) fn program_drops_privileges(machine: &SystemdHost) {
     let service = Service::new(machine, "drops", "http");
     service.unit(&[("DAEMON_USER", "daemon")], &["--install", "--yes"]).expect_code(0);
     service.systemctl("start").expect_code(0);
@@ -98,8 +98,8 @@ pub(crate) fn drop_in_the_program(machine: &Machine) {
     assert_eq!(service.show("Result"), "success");
 }
 
-/// Without a supervisor it starts and stops as well, and systemd knows that it cannot be reloaded.
-pub(crate) fn solo(machine: &Machine) {
+/// A solo daemon starts and stops, and systemd knows that it cannot be reloaded.
+pub(crate) fn solo_daemon_starts_and_stops(machine: &SystemdHost) {
     let service = Service::started(machine, "solo", "solo-http");
     assert_eq!(service.serves().0, "solo");
     assert_eq!(service.show("CanReload"), "no");
@@ -108,8 +108,8 @@ pub(crate) fn solo(machine: &Machine) {
     assert_eq!(service.show("Result"), "success");
 }
 
-/// What is special to systemd in paths and values arrives as it was.
-pub(crate) fn odd_paths_and_values(machine: &Machine) {
+/// Characters in paths and values that are special to systemd arrive unchanged.
+pub(crate) fn odd_paths_and_values_arrive_unchanged(machine: &SystemdHost) {
     let mut service = Service::new(machine, "odd", "http");
     machine.shell("mkdir -p '/opt/my $app 100%'").expect_code(0);
     service.image = "/opt/my $app 100%/it is ödd".into();

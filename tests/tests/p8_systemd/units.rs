@@ -1,11 +1,11 @@
-//! The units themselves: what systemd thinks of them, and how they are installed.
+//! The generated units: the verdict of `systemd-analyze`, and their installation.
 
-use unbroken_tests::Machine;
+use unbroken_tests::SystemdHost;
 
 use super::service::{Service, reloads};
 
-/// systemd has nothing to say against them, and calls the exposure of the service OK or better.
-pub(crate) fn verify_and_security(machine: &Machine) {
+/// `systemd-analyze` finds no mistake in the units, and rates the exposure of the service as OK or better.
+pub(crate) fn units_pass_verify_and_security(machine: &SystemdHost) {
     let variants: [(&'static str, &str, &[&str]); 5] = [
         ("plain", "http", &[]),
         ("by-socket", "http", &["--socket"]),
@@ -22,7 +22,7 @@ pub(crate) fn verify_and_security(machine: &Machine) {
         let files = format!("/etc/systemd/system/{name}*.s*");
         let verify = format!("systemd-analyze verify $(ls -d {files})");
         let verified = machine.shell(&verify).expect_code(0);
-        // It looks at what is enabled beside, too, and that includes another scenario's.
+        // `verify` also looks at other enabled units, among them that of another scenario.
         let of_others = |line: &&str| line.contains("/by-signal.service:");
         let said: Vec<String> =
             verified.text().lines().filter(|line| !of_others(line)).map(str::to_owned).collect();
@@ -40,27 +40,27 @@ pub(crate) fn verify_and_security(machine: &Machine) {
     }
 }
 
-/// It asks, shows what changes, and replaces whole files.
-pub(crate) fn install(machine: &Machine) {
+/// `unit --install` asks for confirmation, shows the difference, and replaces the file atomically.
+pub(crate) fn install_asks_and_shows_the_difference(machine: &SystemdHost) {
     let service = Service::new(machine, "installed", "http");
     let file = "/etc/systemd/system/installed.service";
     service.unit(&[], &["--install"]).expect_code(2).expect_text("add --yes");
     machine.shell(&format!("test ! -e {file}")).expect_code(0);
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let refused = machine.run(nobody.into_iter().chain([&*service.image, "unit", "--install"]));
-    refused.expect_code(1).expect_text("be root");
+    refused.expect_code(1).expect_text("needs root");
 
     let first = service.unit(&[], &["--install", "--yes"]).expect_code(0);
     assert!(first.stdout.starts_with("--- /dev/null\n+++ /etc/systemd/system/"), "{first}");
     assert_eq!(service.systemctl("is-enabled").stdout.trim(), "enabled");
     let again = service.unit(&[], &["--install"]).expect_code(0);
-    assert!(again.stdout.starts_with("installed.service was installed already"), "{again}");
+    assert!(again.stdout.starts_with("installed.service was already installed"), "{again}");
 
     let other = service.unit(&[("DAEMON_DRAIN_TIMEOUT", "20s")], &["--install", "--yes"]);
     let other = other.expect_code(0);
     assert!(other.stdout.contains("\n+Environment=DAEMON_DRAIN_TIMEOUT=20s\n"), "{other}");
     assert!(other.stdout.contains("\n-TimeoutStopSec="), "{other}");
-    // systemd knows of it without being told again.
+    // The verb has run `daemon-reload`.
     assert_eq!(service.show("NeedDaemonReload"), "no");
     assert!(service.show("Environment").contains("DAEMON_DRAIN_TIMEOUT=20s"));
     let mode = machine.run(["stat", "-c", "%a %U", file]).expect_code(0);
@@ -68,7 +68,7 @@ pub(crate) fn install(machine: &Machine) {
     let left = machine.shell("ls -A /etc/systemd/system | grep '^[.]' || true").stdout;
     assert_eq!(left, "");
 
-    // What is printed is what is installed.
+    // `unit` without options prints the same text.
     let printed = service.unit(&[("DAEMON_DRAIN_TIMEOUT", "20s")], &[]).expect_code(0).stdout;
     let written = machine.run(["cat", file]).stdout;
     assert_eq!(printed, format!("# {file}\n{written}"));

@@ -1,32 +1,32 @@
-//! The messages in the sources of a crate: those of its string literals that are sentences.
+//! The messages in the sources of a crate: its string literals that are sentences.
 //!
-//! An error is built in many ways: by `Error::new`, by a closure that adds the kind, as the reason of
-//! an abort, as a line of the log. All have in common that their text is a literal, so all literals of
-//! some words are taken, whatever is done with them.
+//! Messages are built in many ways: by `Error::new`, by a closure that adds the kind, as the reason for an
+//! abort, as a line of the log. The text of all of them is a literal, so this takes every literal with enough
+//! words, whatever it is used for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// A text of fewer words is a name, a format or a piece of a sentence.
+/// The least number of words of a message. A shorter text is a name, a format or a piece of a sentence.
 const WORDS: usize = 3;
 
-/// The same, of what is given to `Error::…`.
+/// The least number of words of an argument of `Error::…`, which is a message even if it is short.
 const WORDS_OF_AN_ERROR: usize = 2;
 
 /// A text in the sources.
 pub(crate) struct Message {
-    /// Relative to the repository.
+    /// The path of the file, relative to the repository.
     pub(crate) file: String,
     pub(crate) line: usize,
-    /// With `…` for what varies.
+    /// The text, with `…` for values.
     pub(crate) text: String,
-    /// Whether it has enough words to tell somebody something.
+    /// Whether the text has enough words to be a message.
     pub(crate) is_sentence: bool,
 }
 
-/// All texts in the modules of a crate, except what is only built for tests.
+/// Returns all texts in the modules of a crate, except those that are compiled for tests only.
 pub(crate) fn of_crate(root: &Path, src: &Path) -> Vec<Message> {
     let mut messages = Vec::new();
     let mut files = vec![root.join(src).join("lib.rs")];
@@ -59,14 +59,14 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Takes the literals of at least so many words.
+    /// Collects the literals in `tokens`. Those with at least `words` words are sentences.
     fn read(&mut self, tokens: TokenStream, words: usize) {
         let mut tokens = tokens.into_iter().peekable();
         let mut before = [const { String::new() }; 4];
         while let Some(token) = tokens.next() {
             let text = token.to_string();
             match token {
-                // An attribute, a doc comment among them.
+                // An attribute, which includes doc comments.
                 TokenTree::Punct(punct) if punct.as_char() == '#' => {
                     tokens.next_if(|t| matches!(t, TokenTree::Punct(p) if p.as_char() == '!'));
                     let of_tests = match tokens.next() {
@@ -107,7 +107,8 @@ impl Found<'_> {
     }
 }
 
-/// What `--help` says begins with a capital, and nothing that goes wrong, unless with a variable's name.
+/// Returns whether the text is one of `--help`. Those begin with a capital letter; messages do not, unless
+/// the first word is the name of a variable.
 fn is_help(text: &str) -> bool {
     let first = text.split_whitespace().next().unwrap_or_default();
     first.starts_with(char::is_uppercase)
@@ -119,7 +120,7 @@ fn for_tests(attribute: &str) -> bool {
     ["cfg(test)", "cfg(any(test,fuzzing))"].contains(&attribute.as_str())
 }
 
-/// Up to the end of what an attribute stands at.
+/// Skips the item to which an attribute belongs.
 fn skip_item(tokens: &mut impl Iterator<Item = TokenTree>) {
     for token in tokens {
         match token {
@@ -130,7 +131,8 @@ fn skip_item(tokens: &mut impl Iterator<Item = TokenTree>) {
     }
 }
 
-/// A format string with `…` for each run of values, without what joins it to the text before.
+/// Replaces the values of a format string by `…`, and removes the punctuation that joins the text to one
+/// before it.
 fn without_values(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;

@@ -1,7 +1,10 @@
-//! What processes of this project tell each other and record, as JSON.
+//! JSON for the messages between processes of a daemon and for the state that they hand over.
 //!
-//! [`ToJson`] and [`FromJson`] are derived. Serde reads what is the program's own.
+//! [`ToJson`] and [`FromJson`] are derived, with attributes and a format like serde's. They work on
+//! [`serde_json::Value`] and write through `dyn` traits, which keeps the code for each type small. Serde
+//! itself is only used to read the application's own configuration.
 
+mod schema_types;
 mod std_types;
 
 use std::fmt;
@@ -11,32 +14,32 @@ use serde_json::{Map, Value};
 
 pub use unbroken_macros::{FromJson, ToJson};
 
-/// What can be written as JSON.
+/// A type that can be written as JSON.
 pub trait ToJson {
     fn write(&self, out: &mut Writer);
 }
 
-/// What is an object, or the part of one.
+/// A type that is an object in JSON, or part of one (`#[json(flatten)]`).
 pub trait ToFields {
     fn write_fields(&self, out: &mut Writer);
 }
 
-/// What can be read from JSON. Fields that nobody asks for are ignored: they are of a later release.
+/// A type that can be read from JSON. Unknown fields are ignored, because they are from a later release.
 pub trait FromJson: Sized {
     fn read(value: Value) -> Result<Self, Mistake>;
 
-    /// The value of a field that is not there; `None` where it has to be.
+    /// Returns the value of a field that is missing; `None` if that is a mistake.
     fn absent() -> Option<Self> {
         None
     }
 }
 
-/// What can be read from the fields of an object, among others.
+/// A type that can be read from some of the fields of an object (`#[json(flatten)]`).
 pub trait FromFields: Sized {
     fn read_fields(fields: &mut Fields) -> Result<Self, Mistake>;
 }
 
-/// A value as compact JSON. The error: a path in it is not UTF-8.
+/// Returns a value as compact JSON. Fails if a path in it is not UTF-8.
 pub fn to_string(value: &dyn ToJson) -> Result<String, Mistake> {
     let mut out = Writer { text: String::new(), mistake: None };
     value.write(&mut out);
@@ -46,17 +49,17 @@ pub fn to_string(value: &dyn ToJson) -> Result<String, Mistake> {
     }
 }
 
-/// As [`to_string`], for a message.
+/// Returns a value as the bytes of compact JSON. Fails as [`to_string`] does.
 pub fn to_vec(value: &dyn ToJson) -> Result<Vec<u8>, Mistake> {
     to_string(value).map(String::into_bytes)
 }
 
-/// As [`to_string`], to be looked into.
+/// Returns a value as a [`Value`]. Fails as [`to_string`] does.
 pub fn to_value(value: &dyn ToJson) -> Result<Value, Mistake> {
     parse(to_string(value)?.as_bytes())
 }
 
-/// What the JSON says.
+/// Reads a value from JSON.
 pub fn from_slice<T: FromJson>(json: &[u8]) -> Result<T, Mistake> {
     T::read(parse(json)?)
 }
@@ -65,45 +68,47 @@ fn parse(json: &[u8]) -> Result<Value, Mistake> {
     serde_json::from_slice(json).map_err(|error| Mistake::new(error.to_string()))
 }
 
-/// What JSON is written to.
+/// Collects the JSON that is written.
 pub struct Writer {
     text: String,
+    /// The first value that could not be written.
     mistake: Option<Mistake>,
 }
 
 impl Writer {
-    /// A string.
+    /// Writes a string.
     pub fn text(&mut self, text: &str) {
         self.value(&Value::from(text));
     }
 
-    /// A string that is what a value looks like.
+    /// Writes a value as the string that it displays.
     pub fn display(&mut self, value: &dyn fmt::Display) {
         self.text(&value.to_string());
     }
 
-    /// Any value.
+    /// Writes a value.
     fn value(&mut self, value: &Value) {
         self.raw(&value.to_string());
     }
 
-    /// What is JSON as it is.
+    /// Writes a piece of JSON as it is.
     fn raw(&mut self, json: &str) {
         self.text.push_str(json);
     }
 
+    /// Notes that a value cannot be written.
     fn fail(&mut self, mistake: Mistake) {
         self.mistake.get_or_insert(mistake);
     }
 
-    /// The object that has these fields.
+    /// Writes an object with these fields.
     pub fn object(&mut self, of: &dyn ToFields) {
         self.raw("{");
         of.write_fields(self);
         self.raw("}");
     }
 
-    /// The key of the value that comes next.
+    /// Writes the key of the value that comes next.
     pub fn key(&mut self, key: &str) {
         self.next_of('{');
         self.text(key);
@@ -120,7 +125,7 @@ impl Writer {
         self.text(text);
     }
 
-    /// A variant of an enum with what it holds.
+    /// Writes a variant of an enum that holds a value: an object with the variant's name as its only key.
     pub fn variant(&mut self, word: &str, of: &dyn ToJson) {
         self.raw("{");
         self.field(word, of);
@@ -136,7 +141,7 @@ impl Writer {
         self.raw("]");
     }
 
-    /// Whatever is not the first within what `open` began is behind a comma.
+    /// Writes a comma, unless what follows is the first item after `open`.
     fn next_of(&mut self, open: char) {
         if !self.text.ends_with(open) {
             self.raw(",");
@@ -144,7 +149,7 @@ impl Writer {
     }
 }
 
-/// The fields of an object that have not been read.
+/// The fields of an object that have not been taken yet.
 pub struct Fields(Map<String, Value>);
 
 impl Fields {
@@ -163,7 +168,7 @@ impl Fields {
         }
     }
 
-    /// Written out once, and not for each type.
+    // Not generic and not inlined, so that its code exists once and not for each type.
     #[inline(never)]
     fn remove(&mut self, key: &str) -> Option<Value> {
         self.0.remove(key)
@@ -181,7 +186,7 @@ impl Fields {
     }
 }
 
-/// An enum's variant by name, and what it holds.
+/// Splits a variant of an enum into its name and the value that it holds.
 pub fn variant(value: Value) -> Result<(String, Option<Value>), Mistake> {
     match value {
         Value::String(word) => Ok((word, None)),
@@ -193,10 +198,10 @@ pub fn variant(value: Value) -> Result<(String, Option<Value>), Mistake> {
     }
 }
 
-/// Why a text is not the JSON that was expected, or a value cannot be written as such.
+/// The reason why a text is not the expected JSON, or why a value cannot be written as JSON.
 #[derive(Debug)]
 pub struct Mistake {
-    /// The keys on the way to it, the innermost first.
+    /// The keys on the way to the value, the innermost first.
     path: Vec<&'static str>,
     what: String,
 }
@@ -206,7 +211,8 @@ impl Mistake {
         Mistake { path: Vec::new(), what: what.into() }
     }
 
-    /// Not what stands there, which may be a secret, but what kind of value it is.
+    /// Returns the mistake of a value of another kind. It names the kind and not the value, which may be a
+    /// secret.
     #[cold]
     #[inline(never)]
     pub fn expected(what: &str, found: &Value) -> Mistake {
@@ -231,6 +237,7 @@ impl Mistake {
         Mistake::new(format!("`{found}` is not one of `{}`", known.join("`, `")))
     }
 
+    /// Adds the key of the object that contains the mistake.
     #[cold]
     #[inline(never)]
     fn within(mut self, key: &'static str) -> Mistake {

@@ -1,4 +1,4 @@
-//! Types of the standard library in JSON: as serde writes them.
+//! JSON for types of the standard library, in the format of serde except for `Instant`, which serde lacks.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -137,13 +137,14 @@ impl FromJson for Duration {
     }
 }
 
-/// Without the panic of [`Duration::new`], should the nanoseconds be more than the seconds can take.
+/// Returns a duration. Unlike [`Duration::new`], an overflow is not a panic but an error, because the
+/// numbers come from outside.
 fn whole_duration(secs: u64, nanos: u32) -> Result<Duration, Mistake> {
     let duration = Duration::from_secs(secs).checked_add(Duration::from_nanos(nanos.into()));
     duration.ok_or_else(|| Mistake::new("a duration of too many seconds"))
 }
 
-/// The time since the epoch, before which there is none.
+/// Written as the time since the epoch; an earlier time becomes the epoch.
 impl ToJson for SystemTime {
     fn write(&self, out: &mut Writer) {
         struct Since(Duration);
@@ -274,7 +275,7 @@ impl<A: FromJson, B: FromJson> FromJson for (A, B) {
     }
 }
 
-/// What can be the key of an object.
+/// A type that can be the key of a map, and so of an object in JSON.
 pub trait Key: Ord + Sized {
     fn to_key(&self) -> String;
     fn from_key(text: String) -> Option<Self>;

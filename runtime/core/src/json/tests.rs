@@ -93,7 +93,7 @@ fn whole() -> Whole {
 }
 
 #[test]
-fn it_is_what_serde_would_write() {
+fn derived_json_has_the_format_of_serde() {
     let expected = json!({
         "name": "a \"b\" \u{1} ä", "count": 1, "other": -5, "at": 0.25,
         "kinds": ["Plain", { "Numbered": 4 }], "pairs": [["x", u64::MAX]],
@@ -105,7 +105,7 @@ fn it_is_what_serde_would_write() {
 }
 
 #[test]
-fn a_field_that_may_be_missing_has_its_default() {
+fn missing_field_has_its_default() {
     let mut value = to_value(&whole()).unwrap();
     let fields = value.as_object_mut().unwrap();
     for gone in ["count", "other", "at"] {
@@ -120,7 +120,7 @@ fn a_field_that_may_be_missing_has_its_default() {
 }
 
 #[test]
-fn a_variant_of_a_later_release_is_unknown() {
+fn variant_of_a_later_release_is_unknown() {
     assert_eq!(from_slice::<Part>(br#"{"type":"dance","word":1}"#).unwrap(), Part::Unknown);
     assert_eq!(to_string(&Part::Unknown).unwrap(), r#"{"type":"unknown"}"#);
     assert_eq!(from_slice::<Part>(br#"{"type":"not-much"}"#).unwrap(), Part::NotMuch {});
@@ -129,7 +129,7 @@ fn a_variant_of_a_later_release_is_unknown() {
 }
 
 #[test]
-fn a_mistake_names_the_field() {
+fn mistake_names_the_field() {
     let mistake = |json: &str| from_slice::<Whole>(json.as_bytes()).unwrap_err().to_string();
     assert_eq!(mistake("{}"), "the field `name` is missing");
     assert_eq!(mistake("[]"), "expected an object, found an array");
@@ -151,7 +151,7 @@ fn a_mistake_names_the_field() {
 }
 
 #[test]
-fn a_path_that_is_not_utf8_cannot_be_written() {
+fn path_that_is_not_utf8_is_not_written() {
     let path = PathBuf::from(std::ffi::OsString::from_vec(b"/a\xff".into()));
     let mistake = to_vec(&vec![path]).unwrap_err();
     assert_eq!(mistake.to_string(), "the path /a\u{fffd} is not UTF-8");
@@ -167,7 +167,7 @@ fn instants_are_numbers_that_mean_the_same_to_every_process() {
 
 proptest! {
     #[test]
-    fn whatever_is_written_is_read(
+    fn any_value_survives_a_round_trip(
         texts in prop::collection::vec(("\\PC*|[\\x00-\\x7f]*", any::<u64>()), 0..4),
         number: f64, numbers in prop::collection::btree_map(any::<u32>(), any::<Option<bool>>(), 0..4),
     ) {
@@ -179,7 +179,7 @@ proptest! {
         };
         let text = to_string(&sent).unwrap();
         prop_assert_eq!(&from_slice::<Whole>(text.as_bytes()).unwrap(), &sent);
-        // What is written is JSON to others, too.
+        // The text is also JSON for another parser.
         let value: Value = serde_json::from_str(&text).unwrap();
         prop_assert_eq!(Whole::read(value).unwrap(), sent);
     }

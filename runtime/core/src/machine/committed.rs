@@ -1,4 +1,4 @@
-//! The committed generation: what follows when its worker leaves or crashes.
+//! The committed generation: respawns of its worker, backoff and start limit.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,23 +14,29 @@ use crate::event::{Generation, ImageSource, Level, WorkerId};
 use crate::json::{FromJson, ToJson};
 use crate::policy::{Policy, RestartPolicy};
 
-/// The generation that is committed.
+/// The generation that was confirmed last.
+///
+/// During a confirm window it is paused, and the generation of the transition serves.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct CommittedGeneration {
+    /// Its number.
     pub(super) generation: Generation,
+    /// The policy in its settings; it does not change.
     pub(super) policy: Policy,
-    /// Serving, or respawned and starting.
+    /// The worker that serves, is paused, or starts after a respawn; `None` while a respawn is due.
     pub(super) worker: Option<WorkerId>,
+    /// The times of the crashes within the last `start_limit_interval`.
     pub(super) crashes: VecDeque<Instant>,
-    /// To be respawned once nobody else is there.
+    /// Whether a worker is to be spawned when no other worker is left.
     pub(super) respawn_when_alone: bool,
-    /// The generation that was replaced by this one, while its image may still be gone back to.
+    /// The generation that this one replaced, while a rollback to its image is possible.
     pub(super) rollback_to: Option<Generation>,
-    /// The start limit is used up: the code to leave with, and why.
+    /// Set when the start limit is used up: the exit code of the daemon, and why.
     pub(super) exhausted: Option<(u8, String)>,
 }
 
 impl Machine {
+    /// Handles a worker that began to drain without a command.
     pub(super) fn self_draining(
         &mut self,
         id: WorkerId,
@@ -40,9 +46,9 @@ impl Machine {
     ) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if self.life.transition().is_some_and(|t| t.worker == id) {
-            let reason = format!("the worker of generation {} got SIGTERM", worker.generation);
+            let reason = format!("the worker of generation {} received SIGTERM", worker.generation);
             if worker.state == WorkerState::Serving {
-                // Not confirmed, but with connections to finish.
+                // The restart is aborted, but the worker has connections to finish.
                 drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
             }
             self.abort(&reason, now, out);
@@ -51,7 +57,8 @@ impl Machine {
         }
         let Some(current) = self.current.as_mut().filter(|c| c.worker == Some(id)) else { return };
         match worker.state {
-            // It drains on its own: replaced without counting a crash, but not in an endless hurry.
+            // Replaced without counting a crash. The delay keeps workers that get SIGTERM as soon as they
+            // start from being respawned in a tight loop.
             WorkerState::Serving | WorkerState::Starting => {
                 current.worker = None;
                 if self.life.is_active() {
@@ -66,8 +73,8 @@ impl Machine {
         drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
         if main_ended {
             let text = format!(
-                "`main` of generation {generation} ended while it waited for the confirm window: what is \
-                 open is finished as in a drain"
+                "`main` of generation {generation} returned while it was paused in the confirm \
+                 window; its connections are finished as in a drain"
             );
             self.warn(generation, text, out);
         } else {
@@ -75,7 +82,8 @@ impl Machine {
                 generation,
                 Level::Info,
                 format!(
-                    "a worker of generation {generation} got SIGTERM: it drains and is replaced"
+                    "a worker of generation {generation} received SIGTERM; it drains and is \
+                     replaced"
                 ),
             ));
         }
@@ -83,7 +91,8 @@ impl Machine {
         self.tick(now, out);
     }
 
-    /// The worker of the committed generation is gone, unasked.
+    /// Handles the end of the committed generation's worker: as a crash, unless it was draining or the
+    /// restart policy says otherwise.
     pub(super) fn current_ended(
         &mut self,
         failure: &Option<String>,
@@ -99,10 +108,10 @@ impl Machine {
         }
         let generation = current.generation;
         if self.life.transition().is_some_and(Transition::is_committed) {
-            // The new generation serves already; if it fails, this one is respawned.
+            // The new generation serves already; if it fails, the abort respawns this one.
             let why = why(failure.as_ref());
             let text = format!(
-                "generation {generation} {exit} while it waited for the confirm window{why}"
+                "generation {generation} {exit} while it was paused in the confirm window{why}"
             );
             self.warn(generation, text, out);
             return;
@@ -111,11 +120,16 @@ impl Machine {
             Some(failure) => format!("the worker of generation {generation} {exit}: {failure}"),
             None => format!("the worker of generation {generation} {exit}"),
         };
-        // Before it served, or killed on the way, an exit with 0 is none of a program that is done.
+        // Exit code 0 means that the program is done only if its worker was serving, not if it was still
+        // starting or was killed.
         let finished = exit.success() && state == WorkerState::Serving;
         match current.policy.restart {
             RestartPolicy::OnFailure if finished => {
-                out.push(log_of(generation, Level::Info, format!("{what}: the program is done")));
+                out.push(log_of(
+                    generation,
+                    Level::Info,
+                    format!("{what}: the program has finished"),
+                ));
                 self.shut_down(0, what, now, out);
                 return;
             }
@@ -129,7 +143,8 @@ impl Machine {
         self.crashed(&what, exit, now, out);
     }
 
-    /// A worker of the committed generation has failed: it is respawned, or the daemon gives up.
+    /// Counts a crash of the committed generation: schedules its respawn or, past the start limit, rolls back
+    /// or stops the daemon.
     pub(super) fn crashed(&mut self, what: &str, exit: Exit, now: Instant, out: &mut Actions) {
         let Some(current) = self.current.as_mut() else { return };
         current.crashes.push_back(now);
@@ -160,10 +175,11 @@ impl Machine {
         out.push(log_of(
             current.generation,
             Level::Warn,
-            format!("{what}; respawn in {}", seconds(delay)),
+            format!("{what}; respawning in {}", seconds(delay)),
         ));
     }
 
+    /// Spawns a worker of the committed generation from its pinned image.
     pub(super) fn respawn(&mut self, now: Instant, out: &mut Actions) {
         self.timers.cancel(Timer::Respawn);
         let Some(current) = self.current.as_mut() else { return };
@@ -179,7 +195,8 @@ impl Machine {
     }
 }
 
-/// `backoff_min` doubled with every crash of the interval, up to `backoff_max`.
+/// Returns the delay before a respawn: `backoff_min`, doubled with each further crash of the interval, up to
+/// `backoff_max`.
 pub(super) fn backoff(policy: &Policy, crashes: u32) -> Duration {
     let factor = 2_u32.saturating_pow(crashes.saturating_sub(1).min(30));
     policy.backoff_min.saturating_mul(factor).min(policy.backoff_max)

@@ -1,4 +1,4 @@
-//! The confirm window: what a committed generation says of itself before it is confirmed.
+//! The confirm window: what the program reports about itself between the commit and the confirmation.
 
 use crate::Instant;
 
@@ -6,7 +6,8 @@ use super::{Actions, Machine, log_of, seconds};
 use crate::event::{Level, WorkerId};
 
 impl Machine {
-    /// The program says that it should not serve.
+    /// Handles a program that reports itself unhealthy: aborts the restart, or only logs it where none is in
+    /// progress.
     pub(super) fn unhealthy(
         &mut self,
         id: WorkerId,
@@ -20,19 +21,20 @@ impl Machine {
         if self.life.transition().is_some_and(|t| t.worker == id) {
             self.failed(id, text, now, out);
         } else {
-            // There is nothing to go back to; what is to be done is for others to decide.
+            // The old generation can no longer be resumed. Another worker of the same image would hardly be
+            // healthier, so that the operator has to decide.
             out.push(log_of(generation, Level::Warn, text));
         }
     }
 
-    /// The program does not need the rest of the window.
+    /// Handles a program that asks to be confirmed before the window is over.
     pub(super) fn confirm_early(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.confirms = true;
         self.confirm_if_content(id, now, out);
     }
 
-    /// A check of the program's own begins, or has passed.
+    /// Counts a health check of the program that begins or has passed.
     pub(super) fn check(&mut self, id: WorkerId, passed: bool, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if passed {
@@ -43,6 +45,7 @@ impl Machine {
         }
     }
 
+    /// Confirms the transition if its worker asked for that and has passed its checks.
     fn confirm_if_content(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let committed = self.life.transition().is_some_and(|t| t.worker == id && t.is_committed());
         if committed && self.can_confirm_early(id) {
@@ -50,7 +53,7 @@ impl Machine {
         }
     }
 
-    /// The window is over: confirmed, unless a check has not passed.
+    /// Handles the end of the window: confirms the transition, or aborts it if a check has not passed.
     pub(super) fn end_confirm_window(&mut self, now: Instant, out: &mut Actions) {
         let Some(transition) = self.life.transition() else { return };
         let (id, window) = (transition.worker, transition.policy.confirm_window);

@@ -1,4 +1,4 @@
-//! How the daemon is, for its service manager.
+//! The health of the daemon, as shown to its service manager and to probes.
 
 use std::time::Duration;
 
@@ -24,42 +24,44 @@ impl Machine {
         Health { phase, text: self.in_words(phase), reload, ends_within }
     }
 
-    /// Whether the service can be relied on: no worker hangs of which nobody has taken the place.
+    /// Returns whether the service manager's watchdog may be answered: some worker serves, or at least none
+    /// hangs.
     pub fn is_healthy(&self) -> bool {
         let serves = self.workers.values().any(|worker| worker.state == WorkerState::Serving);
         serves || !self.workers.values().any(|worker| worker.hung)
     }
 
-    /// What a probe is told: whether it passes, and why.
+    /// Answers a probe: whether it passes, and why.
     pub fn probe(&self, probe: Probe) -> ProbeResult {
         let serves = self.workers.values().any(|worker| worker.state == WorkerState::Serving);
         match probe {
-            Probe::Live if self.is_healthy() => ProbeResult::passes("the supervisor answers"),
-            Probe::Live => ProbeResult::fails("the worker does not answer its watchdog"),
+            Probe::Live if self.is_healthy() => ProbeResult::passes("the supervisor responds"),
+            Probe::Live => ProbeResult::fails("the worker does not respond to its watchdog"),
             Probe::Startup if self.serving_generation().is_some() => {
                 ProbeResult::passes("a generation has been ready")
             }
             Probe::Startup => ProbeResult::fails("no generation has been ready yet"),
-            Probe::Ready if !self.life.is_active() => ProbeResult::fails("the daemon stops"),
+            Probe::Ready if !self.life.is_active() => ProbeResult::fails("the daemon is stopping"),
             Probe::Ready if self.life.lame_duck().is_some() => {
                 ProbeResult::fails("the daemon is about to stop (lame duck)")
             }
-            Probe::Ready if serves => ProbeResult::passes("a generation serves"),
-            Probe::Ready => ProbeResult::fails("no worker serves"),
+            Probe::Ready if serves => ProbeResult::passes("a generation is serving"),
+            Probe::Ready => ProbeResult::fails("no worker is serving"),
         }
     }
 
-    /// The generations that the daemon is about: the committed one and the one that may follow.
+    /// Returns the committed generation and the one in transition.
     pub fn live_generations(&self) -> impl Iterator<Item = Generation> {
         let current = self.current.as_ref().map(|current| current.generation);
         let next = self.life.transition().map(|transition| transition.generation);
         current.into_iter().chain(next)
     }
 
+    /// Returns the status text for the service manager.
     fn in_words(&self, phase: ServicePhase) -> String {
         let mut text = match (phase, self.serving_generation()) {
             (ServicePhase::Stopping, Some(generation)) if self.life.lame_duck().is_some() => {
-                format!("lame duck: generation {generation} accepts a little longer")
+                format!("lame duck: generation {generation} is still accepting")
             }
             (ServicePhase::Stopping, _) => "stopping".to_owned(),
             (_, Some(generation)) => format!("generation {generation} serves"),
@@ -68,16 +70,16 @@ impl Machine {
         let draining = |worker: &&super::Worker| worker.state == WorkerState::Draining;
         match self.workers.values().filter(draining).count() {
             0 => {}
-            1 => text += ", one worker drains",
-            several => text += &format!(", {several} workers drain"),
+            1 => text += ", 1 worker draining",
+            several => text += &format!(", {several} workers draining"),
         }
         if let Some(transition) = self.life.transition()
             && self.current.is_some()
         {
             text += &match transition.committed_after {
-                None => format!("; generation {} starts", transition.generation),
+                None => format!("; generation {} is starting", transition.generation),
                 Some(_) => format!(
-                    "; it is on probation for {}",
+                    "; it is in its confirm window of {}",
                     seconds(transition.policy.confirm_window)
                 ),
             };

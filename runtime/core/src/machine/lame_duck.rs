@@ -1,8 +1,8 @@
-//! The lame duck: told to stop, the daemon says that it is not ready and accepts a little longer, until whoever
-//! sends clients has heard of it.
+//! The lame-duck phase: a daemon that is asked to stop first fails its readiness probe and keeps accepting
+//! for a while, until load balancers no longer send it clients.
 //!
-//! Nothing else changes meanwhile: a transition goes on, a crashed worker is respawned. Only restarts are
-//! refused, and a second signal is serious.
+//! Other than that, the daemon goes on: a transition continues, a crashed worker is respawned. New restarts
+//! are refused, and a second signal stops the daemon at once.
 
 use std::time::Duration;
 
@@ -15,30 +15,34 @@ use crate::event::{Action, ClientId, Event, Level};
 use crate::json::{FromJson, ToJson};
 use crate::policy::Policy;
 
-/// Told to stop, and still accepting.
+/// A lame-duck phase in progress.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct LameDuck {
+    /// When the daemon was asked to stop.
     since: Instant,
     clients: Vec<ClientId>,
 }
 
 impl LameDuck {
+    /// Returns when the daemon was asked to stop.
     pub(super) fn since(&self) -> Instant {
         self.since
     }
 
-    /// Who waits for the end.
+    /// Returns the clients that wait for the end of the stop.
     pub(super) fn clients(self) -> Vec<ClientId> {
         self.clients
     }
 
+    /// Forgets a client that disconnected.
     pub(super) fn forget(&mut self, client: ClientId) {
         self.clients.retain(|waiting| *waiting != client);
     }
 }
 
 impl Machine {
-    /// The daemon is told to stop. `None`: it is a lame duck first; else whether it stops at once.
+    /// Handles a request to stop. Returns `None` if it begins or continues a lame-duck phase; else the stop
+    /// begins now, and the value is whether it is one at once.
     pub(super) fn lame_duck_first(
         &mut self,
         client: Option<ClientId>,
@@ -47,7 +51,7 @@ impl Machine {
         out: &mut Actions,
     ) -> Option<bool> {
         if let Some(at_once) = self.stops_now(client, at_once) {
-            // Whoever waits for the end goes on waiting: `begin_stop` takes them over.
+            // The clients of the lame-duck phase keep waiting: `begin_stop` takes them over.
             return Some(at_once);
         }
         let length = self.lame_duck_of();
@@ -56,7 +60,7 @@ impl Machine {
             for waiter in active.pending.drain(..) {
                 refuse(waiter.client, "the daemon is stopping", out);
             }
-            let text = format!("lame duck for {}: not ready, and still accepting", seconds(length));
+            let text = format!("lame duck for {}: not ready, still accepting", seconds(length));
             out.push(log(Level::Info, text));
             self.timers.set(Timer::LameDuck, now + length);
         }
@@ -65,24 +69,24 @@ impl Machine {
         lame_duck.clients.extend(client);
         let until = self.timers.get(Timer::LameDuck).unwrap_or(now);
         let left = until.saturating_duration_since(now);
-        out.push(Action::Progress { text: format!("lame duck for {}", seconds(left)) });
+        out.push(Action::Progress { text: format!("lame duck for {}: not ready, still accepting", seconds(left)) });
         None
     }
 
-    /// Whether a stop that is asked for begins now, and then whether it is one at once.
+    /// Returns whether a requested stop is one at once, or `None` if it does not begin now.
     fn stops_now(&self, client: Option<ClientId>, at_once: bool) -> Option<bool> {
         if at_once || !self.life.is_active() {
             return Some(at_once);
         }
         match (self.life.lame_duck(), client) {
-            // The same signal again means that it is serious.
+            // A second signal stops at once.
             (Some(_), None) => Some(true),
             (Some(_), Some(_)) => None,
             (None, _) => self.lame_duck_of().is_zero().then_some(false),
         }
     }
 
-    /// How long the one that accepts is to go on; where nobody accepts, nobody is to be waited for.
+    /// Returns the length of a lame-duck phase, which is that of the worker that serves; zero if none does.
     fn lame_duck_of(&self) -> Duration {
         let accepts = self.workers.values().filter(|worker| worker.state == WorkerState::Serving);
         accepts.map(|worker| worker.policy.lame_duck).max().unwrap_or_default()
@@ -95,7 +99,8 @@ impl Machine {
         until.zip(since).map_or(Duration::ZERO, |(until, since)| until - since)
     }
 
-    /// Whether the event is one by which the daemon stops, or stops faster; then whether it does so at once.
+    /// Returns whether an event would make the daemon stop at once; `None` if it would neither begin nor
+    /// hasten a stop. The driver asks this before it passes the event on, to drain orphans too.
     fn stops_by(&self, event: &Event, now: Instant) -> Option<bool> {
         match event {
             Event::Stop { client, at_once } => {

@@ -1,7 +1,13 @@
-//! All decisions of the supervisor: pure, with time as an argument and no I/O.
+//! All decisions of the supervisor, as a state machine without I/O or a clock.
 //!
-//! The driver tells it what happened and does what it says, in order. What always holds is written
-//! down as assertions over random histories in `machine/invariants.rs`.
+//! The driver passes each [`Event`] with the current time to [`Machine::on`], carries out the returned
+//! [`Action`]s in their order, and sends [`Event::Tick`] when [`Machine::deadline`] has passed. The machine
+//! can be serialized: a supervisor that upgrades hands it to its next image.
+//!
+//! Each submodule handles one subject in an `impl Machine` of its own: `transition` goes through a restart,
+//! `committed` heals crashes of the generation that serves, `worker` follows single processes, `stop`
+//! ends the daemon. Methods push actions to their argument `out`. The invariants of the machine are listed
+//! and checked in `invariants`, over scenarios and random histories.
 
 mod committed;
 mod confirm_window;
@@ -50,43 +56,49 @@ use crate::json::{FromJson, ToJson};
 use crate::policy::Policy;
 use crate::sorted::SortedMap;
 
-/// How often a tick looks again for what became due by itself. Timeouts of zero need a few rounds;
-/// endless ones, which no history has shown, shall not keep the supervisor from its other events.
+/// The most rounds of one tick: handling what is due can make something else due at once, if timeouts are
+/// zero. A few rounds are enough; the limit is there so that an endless loop, which no simulated history has
+/// shown, could not keep the supervisor from its other events.
 const TICK_ROUNDS: usize = 16;
 
-/// Warnings that a report has, and characters of a worker's own words in each: ten reports have to fit into the
-/// packet that `status` is.
+/// The most warnings in a report. The reports of [`MAX_RESTARTS`] restarts have to fit into the
+/// packet that `status` answers with.
 const MAX_WARNINGS: usize = 3;
-const MAX_WORDS: usize = 100;
 
-/// Restarts that are remembered.
+/// The most characters of a worker's own failure text in a warning, for the same packet.
+const MAX_FAILURE_TEXT: usize = 100;
+
+/// The most restarts that `status` shows, the latest first.
 pub const MAX_RESTARTS: usize = 10;
 
-/// The state of the whole daemon. A supervisor hands it on to its next image.
+/// The state of the whole daemon. A supervisor that upgrades hands it to its next image.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub struct Machine {
-    /// Before a generation said otherwise.
+    /// The policy of the supervisor's own start, for the first worker until its *hello*.
     initial: Policy,
+    /// All workers whose processes are not reaped yet.
     workers: SortedMap<WorkerId, Worker>,
     timers: Timers,
-    /// The generation that is committed, if one ever was.
+    /// The generation that was confirmed last; `None` until the first start succeeds.
     current: Option<CommittedGeneration>,
     life: Lifecycle,
     #[json(default)]
     exe: Exe,
-    /// Generations that were replaced, while they have workers.
+    /// The generations that served, no longer do, and still have workers.
     retiring: Vec<Retiring>,
-    /// Other code runs than was asked for: why.
+    /// If a rolled-back image runs instead of the one that was asked for: why.
     rolled_back: Option<String>,
+    /// The number of the worker spawned last.
     last_worker: WorkerId,
+    /// The number of the generation begun last.
     last_generation: Generation,
-    /// The last one of an earlier supervisor, whose workers are still there.
+    /// The last generation of an earlier supervisor whose orphans this one re-attached, else 0. Until
+    /// `last_generation` exceeds it, the daemon has not begun.
     #[json(default)]
     before: Generation,
-    /// What became of the connections of generations that have or may get workers, as far as these have
-    /// ended.
+    /// The sum of the ledgers of a generation's workers that have ended, until the generation is released.
     ledgers: SortedMap<Generation, Ledger>,
-    /// The last ones, the latest first.
+    /// The reports of the last restarts, the latest first.
     restarts: VecDeque<RestartReport>,
 }
 
@@ -111,13 +123,13 @@ impl Machine {
         }
     }
 
-    /// Generations are counted on from that of an earlier supervisor.
+    /// Numbers generations after `generation`, the last one of an earlier supervisor.
     pub fn counting_from(mut self, generation: Generation) -> Machine {
         (self.last_generation, self.before) = (generation, generation);
         self
     }
 
-    /// Takes one event; returns what is to be done, in order.
+    /// Handles one event; returns what must be done, in order.
     pub fn on(&mut self, event: Event, now: Instant) -> Actions {
         let mut out = Actions::new();
         if matches!(self.life, Lifecycle::Exited) {
@@ -175,14 +187,14 @@ impl Machine {
         out
     }
 
-    /// When the next [`Event::Tick`] is due.
+    /// Returns when the next [`Event::Tick`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         self.timers.next()
     }
 
     // ---- time and clients -----------------------------------------------------------------------
 
-    /// Does what is due, and what becomes due by that.
+    /// Handles all that is due, and what becomes due by that.
     fn tick(&mut self, now: Instant, out: &mut Actions) {
         for _ in 0..TICK_ROUNDS {
             self.tick_once(now, out);
@@ -208,6 +220,7 @@ impl Machine {
         }
     }
 
+    /// Forgets a client that disconnected, wherever it waits.
     fn client_gone(&mut self, client: ClientId) {
         let gone = |waiter: &mut Waiter| {
             if waiter.client == Some(client) {
@@ -239,17 +252,17 @@ impl Machine {
 
     // ---- what is shown --------------------------------------------------------------------------
 
-    /// The state of a worker and the generation it belongs to.
+    /// Returns the state of a worker; `None` after its process was reaped.
     pub fn worker_state(&self, id: WorkerId) -> Option<WorkerState> {
         self.workers.get(&id).map(|worker| worker.state)
     }
 
-    /// Whether a worker's time is over.
+    /// Returns whether the deadline of a worker's state has passed.
     pub fn is_overdue(&self, id: WorkerId, now: Instant) -> bool {
         self.timers.is_due(Timer::Deadline(id), now)
     }
 
-    /// The generation that serves, or will once its worker is back.
+    /// Returns the generation that serves or, if its worker has crashed, will serve after the respawn.
     pub fn serving_generation(&self) -> Option<Generation> {
         match self.life.transition() {
             Some(transition) if transition.is_committed() => Some(transition.generation),
@@ -257,22 +270,23 @@ impl Machine {
         }
     }
 
-    /// The generation that was confirmed last: its image is the known-good one.
+    /// Returns the generation that was confirmed last: its image is the known-good one.
     pub fn confirmed_generation(&self) -> Option<Generation> {
         self.current.as_ref().map(|current| current.generation)
     }
 
-    /// The last restarts, the latest first.
+    /// Returns the reports of the last restarts, the latest first.
     pub fn restarts(&self) -> impl Iterator<Item = &RestartReport> {
         self.restarts.iter()
     }
 
-    /// What became of the connections of a generation's workers that have ended.
+    /// Returns the sum of the ledgers of a generation's workers that have ended.
     pub fn ledger_of(&self, generation: Generation) -> Ledger {
         self.ledgers.get(&generation).copied().unwrap_or_default()
     }
 
-    /// Tells of a worker that did not end as it should: in the log, and to whoever waits for its generation.
+    /// Logs that a worker did not end as it should, and adds the text to the warnings of the report or stop
+    /// to which its generation belongs.
     fn warn(&mut self, generation: Generation, text: String, out: &mut Actions) {
         out.push(log_of(generation, Level::Warn, text.clone()));
         let current = self.current.as_ref().map(|current| current.generation);
@@ -294,46 +308,50 @@ impl Machine {
         }
     }
 
+    /// Adds a report to those of the last restarts.
     fn record_restart(&mut self, report: RestartReport) {
         self.restarts.push_front(report);
         self.restarts.truncate(MAX_RESTARTS);
     }
 
-    /// Why other code runs than was asked for.
+    /// Returns why a rolled-back image runs instead of the one that was asked for, if so.
     pub fn rolled_back(&self) -> Option<&str> {
         self.rolled_back.as_deref()
     }
 }
 
+/// Answers `client`, if there is one.
 fn answer(client: Option<ClientId>, answer: ClientAnswer, out: &mut Actions) {
     if let Some(client) = client {
         out.push(Action::Answer { client, answer });
     }
 }
 
+/// Refuses the request of `client`, if there is one.
 fn refuse(client: Option<ClientId>, reason: &str, out: &mut Actions) {
     answer(client, ClientAnswer::Refused { reason: reason.to_owned() }, out);
 }
 
+/// Returns a log line that is not about one generation.
 fn log(level: Level, text: String) -> Action {
     Action::Log { level, text, generation: None }
 }
 
-/// A line about one generation.
+/// Returns a log line about one generation.
 fn log_of(generation: Generation, level: Level, text: String) -> Action {
     Action::Log { level, text, generation: Some(generation) }
 }
 
-/// Why a worker failed, behind what it did.
+/// Renders a worker's reason for its failure as the end of a sentence: `: reason`, or nothing.
 fn why(failure: Option<&String>) -> String {
     failure.map_or(String::new(), |failure| {
-        let words: String = failure.chars().take(MAX_WORDS).collect();
+        let words: String = failure.chars().take(MAX_FAILURE_TEXT).collect();
         let more = if words.len() < failure.len() { "…" } else { "" };
         format!(": {words}{more}")
     })
 }
 
-/// A duration as people read it: `0.042 s`, `30 s`.
+/// Renders a duration in seconds: `0.042 s`, `30 s`.
 fn seconds(duration: Duration) -> String {
     let text = format!("{:.3}", duration.as_secs_f64());
     format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))

@@ -1,4 +1,5 @@
-//! The end of a generation, and whoever waits for it.
+//! The end of a generation: its last worker ends, its report is completed, clients that waited are answered
+//! and its image is released.
 
 use crate::Instant;
 
@@ -9,19 +10,23 @@ use crate::Ledger;
 use crate::event::{Action, ClientAnswer, Generation, RestartReport};
 use crate::json::{FromJson, ToJson};
 
-/// A generation that was replaced, or undone after it had served, and has workers left.
+/// A generation that has stopped serving and still has workers: it was replaced, or its restart was
+/// aborted after the commit.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Retiring {
+    /// Its number.
     pub(super) generation: Generation,
-    /// Of its replacement or undoing, complete but for the end.
+    /// The report of the restart that ended its service, still without `to_drained` and `ledger`.
     pub(super) report: RestartReport,
+    /// When that restart was requested.
     requested: Instant,
+    /// The requests whose answers wait for the end of its last worker.
     pub(super) waiters: Vec<Waiter>,
 }
 
 impl Machine {
-    /// The restart that replaced a generation is done: answers those who do not wait for the end of its
-    /// last worker now, the others then.
+    /// Handles a confirmed restart: answers the clients that do not wait for the old generation to drain, and
+    /// keeps the others until then.
     pub(super) fn replaced(
         &mut self,
         report: RestartReport,
@@ -35,13 +40,13 @@ impl Machine {
         for Waiter { client, .. } in answered {
             self.restarted(client, report.clone(), out);
         }
-        // Even where nobody waits: `status` shows the figures of the last restart.
+        // Also without clients that wait: `status` shows the figures of the last restarts.
         if let Some(generation) = old {
             self.retiring.push(Retiring { generation, report, requested, waiters: waiting });
         }
     }
 
-    /// The restart was undone after its generation had begun to serve: who waits is answered at its end.
+    /// Handles a restart that was aborted after its commit: the answers wait for the end of the new worker.
     pub(super) fn aborted_after_commit(
         &mut self,
         report: RestartReport,
@@ -51,7 +56,7 @@ impl Machine {
         self.retiring.push(Retiring { generation: report.to, report, requested, waiters });
     }
 
-    /// A worker has ended.
+    /// Adds the ledger of a worker that has ended to that of its generation, and of the stop in progress.
     pub(super) fn add_to_ledger(&mut self, generation: Generation, ledger: Ledger) {
         if let Some(stopping) = self.life.stopping_mut() {
             stopping.ledger += ledger;
@@ -59,6 +64,8 @@ impl Machine {
         *self.ledgers.entry(generation).or_default() += ledger;
     }
 
+    /// Releases a generation that has no workers and will get none: completes its reports, sends the answers
+    /// that waited for its end, and keeps its image only for a possible rollback.
     pub(super) fn retire_if_unused(
         &mut self,
         generation: Generation,

@@ -1,4 +1,4 @@
-//! The end of the daemon: asked for, or its own.
+//! The stop of the daemon: requested, or because its program is done or cannot run.
 
 use std::time::Duration;
 
@@ -14,34 +14,45 @@ use crate::Ledger;
 use crate::event::{Action, ClientAnswer, ClientId, Level, RestartReport};
 use crate::json::{FromJson, ToJson};
 
-/// How long a worker that was told to stop at once may take before it is killed.
+/// How long a worker that has to stop at once may take before it is killed: enough to close what is
+/// open, and no more, because a stop at once is urgent.
 pub(super) const AT_ONCE_GRACE: Duration = Duration::from_secs(1);
 
-/// The daemon ends as soon as its last worker is gone.
+/// A stop in progress: the daemon exits when its last worker has ended.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Stopping {
+    /// The exit code of the supervisor.
     pub(super) code: u8,
+    /// Why the daemon ends by itself; `None` if it was asked to.
     pub(super) reason: Option<String>,
+    /// The clients that wait for the end.
     pub(super) clients: Vec<ClientId>,
+    /// The sum of the ledgers of all generations that were not released when the stop began.
     pub(super) ledger: Ledger,
+    /// When the daemon was asked to stop, or began to.
     since: Instant,
+    /// The highest urgency so far.
     pub(super) urgency: Urgency,
-    /// By somebody; else the daemon ends by itself.
+    /// Whether a client or a signal asked for the stop; `false` while the daemon ends by itself.
     asked: bool,
     /// Workers that did not end as they should.
     #[json(default)]
     pub(super) warnings: Vec<String>,
 }
 
-/// How much time the workers still get.
+/// The time that a stop leaves to the workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ToJson, FromJson)]
 pub(super) enum Urgency {
+    /// Each worker has its drain timeout.
     Drain,
+    /// Each worker gets SIGTERM now and SIGKILL after [`AT_ONCE_GRACE`].
     AtOnce,
+    /// Each worker gets SIGKILL now.
     Kill,
 }
 
 impl Machine {
+    /// Handles a request to stop: begins the stop, if no lame-duck phase comes first, or hastens it.
     pub(super) fn stop(
         &mut self,
         client: Option<ClientId>,
@@ -56,7 +67,7 @@ impl Machine {
                 self.begin_stop(0, None, wanted, now, out);
                 wanted
             }
-            // The same signal again means that it is serious.
+            // Each further signal is more urgent; a request of a client only counts as what it says.
             Some(stopping) => match (client, stopping.urgency) {
                 (None, Urgency::Drain) if stopping.asked => Urgency::AtOnce,
                 (None, Urgency::AtOnce | Urgency::Kill) => Urgency::Kill,
@@ -72,13 +83,14 @@ impl Machine {
         }
     }
 
-    /// The daemon ends by itself.
+    /// Begins a stop that was not requested, with an exit code and a reason.
     pub(super) fn shut_down(&mut self, code: u8, reason: String, now: Instant, out: &mut Actions) {
         if self.life.is_active() {
             self.begin_stop(code, Some(reason), Urgency::Drain, now, out);
         }
     }
 
+    /// Begins the stop: ends the transition and the upgrade, and has all workers drain.
     pub(super) fn begin_stop(
         &mut self,
         code: u8,
@@ -105,8 +117,8 @@ impl Machine {
         out.push(Action::Progress { text: "stopping".into() });
         out.push(Action::CloseListeners);
         let reason = match reason {
-            Some(reason) => format!("the daemon ends: {reason}"),
-            None => "the daemon was told to stop".into(),
+            Some(reason) => format!("the daemon is stopping: {reason}"),
+            None => "the daemon was asked to stop".into(),
         };
         if let Some(transition) = active.transition {
             self.abandon_transition(transition, &reason, out);
@@ -120,7 +132,8 @@ impl Machine {
         self.escalate(urgency, now, out);
     }
 
-    /// Ends a transition because the daemon stops: neither committed nor undone, all of it drains.
+    /// Ends the transition because the daemon stops. Its clients get it reported as aborted, but neither
+    /// worker is resumed or killed for it: both drain.
     fn abandon_transition(&mut self, transition: Transition, reason: &str, out: &mut Actions) {
         let report = RestartReport {
             from: self.current.as_ref().map(|current| current.generation),
@@ -139,6 +152,7 @@ impl Machine {
         self.record_restart(report);
     }
 
+    /// Gives all workers the time that `urgency` leaves them.
     fn escalate(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
         let timers = &mut self.timers;
         for (&id, worker) in &mut self.workers {
@@ -146,7 +160,7 @@ impl Machine {
                 (_, WorkerState::Killed) => {}
                 (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, timers, out),
                 (Urgency::AtOnce, state) => {
-                    // One without a deadline is beyond it already.
+                    // A draining worker without a deadline has passed it and got its SIGTERM.
                     let in_time = timers.get(Timer::Deadline(id)).is_some_and(|at| at > now);
                     if state != WorkerState::Draining || in_time {
                         drain(id, worker, now, timers, out);

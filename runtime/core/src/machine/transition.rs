@@ -1,4 +1,9 @@
-//! A transition to a new generation: start, commit, confirm or abort.
+//! The transition to a new generation.
+//!
+//! A restart goes through these steps: [`begin_generation`](Machine::begin_generation) spawns the worker,
+//! [`hello`](Machine::hello) welcomes it, [`ready`](Machine::ready) leads to [`commit`](Machine::commit), and
+//! the confirm window ends with [`confirm`](Machine::confirm). At each step before that,
+//! [`abort`](Machine::abort) returns to the old generation. The first start and a rollback take the same way.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -17,28 +22,36 @@ use crate::event::{
 use crate::json::{FromJson, ToJson};
 use crate::policy::Policy;
 
-/// A new generation on its way: from the request until it is confirmed or undone.
+/// A new generation from its request until it is confirmed or aborted.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Transition {
+    /// The new generation.
     pub(super) generation: Generation,
+    /// The policy of the old generation until the new worker's *hello*, then its own.
     pub(super) policy: Policy,
+    /// The only worker of the new generation. If it ends, the transition is aborted.
     pub(super) worker: WorkerId,
+    /// When the transition began.
     pub(super) since: Instant,
+    /// The requests that this transition serves.
     pub(super) waiters: Vec<Waiter>,
-    /// The old worker had to be gone before the new one began.
+    /// Whether the old worker had to end before the new one got its *welcome*.
     pub(super) exclusive: bool,
-    /// As asked for; else of a known-good image.
+    /// Whether the image is the one on disk; `false` for a rollback to a known-good image.
     pub(super) from_disk: bool,
+    /// The time from the request to the commit.
     pub(super) committed_after: Option<Duration>,
-    /// What went wrong meanwhile with the generation that is to be replaced.
+    /// Unexpected ends of workers of the old and the new generation during the transition.
     #[json(default)]
     pub(super) warnings: Vec<String>,
 }
 
-/// Who asked for a restart, if anybody wants the answer, and whether it waits for the old worker's end.
+/// A request for a restart.
 #[derive(Debug, Clone, Copy, ToJson, FromJson)]
 pub(super) struct Waiter {
+    /// The client to answer; `None` for a signal, and after the client disconnected.
     pub(super) client: Option<ClientId>,
+    /// Whether the answer waits for the end of the last worker that the restart replaces.
     pub(super) wait: bool,
 }
 
@@ -56,12 +69,14 @@ impl Machine {
         self.life.active_mut()?.transition.take()
     }
 
+    /// Starts the first generation, once.
     pub(super) fn begin(&mut self, now: Instant, out: &mut Actions) {
         if self.last_generation == self.before && self.life.is_active() {
             self.start_transition(Vec::new(), now, out);
         }
     }
 
+    /// Begins a restart, from `exe` or from the path used before, or queues it behind the one in progress.
     pub(super) fn restart(
         &mut self,
         exe: Option<PathBuf>,
@@ -76,18 +91,19 @@ impl Machine {
             return;
         }
         if self.last_generation == self.before {
-            refuse(client, "the daemon has not begun", out);
+            refuse(client, "the daemon has not started yet", out);
             return;
         }
         self.exe.pending = exe.or(self.exe.pending.take());
         if !self.life.changes() {
             self.start_transition(vec![waiter], now, out);
         } else if let Some(active) = self.life.active_mut() {
-            out.push(log(Level::Info, "a restart is in progress; one more follows it".into()));
+            out.push(log(Level::Info, "a restart is in progress; another one follows it".into()));
             active.pending.push(waiter);
         }
     }
 
+    /// Begins a generation from the image on disk.
     pub(super) fn start_transition(
         &mut self,
         waiters: Vec<Waiter>,
@@ -97,6 +113,7 @@ impl Machine {
         self.begin_generation(ImageSource::Disk, waiters, now, out);
     }
 
+    /// Begins the transition to a new generation and spawns its worker.
     pub(super) fn begin_generation(
         &mut self,
         source: ImageSource,
@@ -128,14 +145,14 @@ impl Machine {
         generation
     }
 
+    /// Handles the *hello* of a starting worker: sends its *welcome*, now or when the old worker has ended.
     pub(super) fn hello(&mut self, id: WorkerId, policy: Policy, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.state != WorkerState::Starting || self.timers.is_set(Timer::Kill(id)) {
             return;
         }
         if worker.said_hello {
-            let reason =
-                format!("the worker of generation {} introduced itself twice", worker.generation);
+            let reason = format!("the worker of generation {} sent hello twice", worker.generation);
             self.failed(id, reason, now, out);
             return;
         }
@@ -151,16 +168,18 @@ impl Machine {
         out.push(Action::Welcome { worker: id });
     }
 
+    /// Handles *ready*: commits the transition, or lets a respawned worker serve.
     pub(super) fn ready(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        // One whose link is lost is about to be killed.
+        // A worker that has lost its link is about to be killed.
         if worker.state != WorkerState::Starting || self.timers.is_set(Timer::Kill(id)) {
             return;
         }
         if !worker.said_hello || worker.deferred {
             let generation = worker.generation;
-            let when = if worker.deferred { "it was welcome" } else { "it introduced itself" };
-            let reason = format!("the worker of generation {generation} was ready before {when}");
+            let when = if worker.deferred { "it received its settings" } else { "it sent hello" };
+            let reason =
+                format!("the worker of generation {generation} reported ready before {when}");
             self.failed(id, reason, now, out);
             return;
         }
@@ -180,7 +199,8 @@ impl Machine {
         }
     }
 
-    /// The new generation becomes the one that serves: *quiesce* and *go* back to back.
+    /// Makes the new generation the one that serves: sends *quiesce* to the old worker and *go* to the new
+    /// one, back to back. Connections that arrive in between wait in the kernel.
     pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
         let exhausted = self.start_limit_reached();
         let Some(transition) = self.life.transition_mut() else { return };
@@ -195,7 +215,7 @@ impl Machine {
                     resumable = true;
                     out.push(Action::SendToWorker { worker: old, command: WorkerCommand::Quiesce });
                 }
-                // A respawn that came too late.
+                // A respawn of the old generation, which is no longer needed.
                 WorkerState::Starting => {
                     current.worker = None;
                     kill(old, worker, &mut self.timers, out);
@@ -219,7 +239,8 @@ impl Machine {
             out.push(Action::Progress { text: text.clone() });
             out.push(log_of(generation, Level::Info, text));
         }
-        // One that used up its start limit does not begin again.
+        // Without an old worker to resume, an abort could gain nothing, except by a respawn of an exclusive
+        // generation; and one that has used up its start limit is not respawned.
         let undoable = resumable || (transition.exclusive && !exhausted);
         if !undoable || at_once || self.can_confirm_early(worker) {
             self.confirm(now, out);
@@ -227,7 +248,8 @@ impl Machine {
         self.kill_hung(out);
     }
 
-    /// Lets every worker that drains, and the one that is about to, pass its connections to `to`.
+    /// Opens a channel over which each draining worker hands off its connections to `to`. `also` is a paused
+    /// worker that is about to drain.
     fn connect(&self, to: WorkerId, also: Option<WorkerId>, out: &mut Actions) {
         for (&from, worker) in &self.workers {
             let about_to = also == Some(from) && worker.state == WorkerState::Paused;
@@ -237,7 +259,8 @@ impl Machine {
         }
     }
 
-    /// The old generation can no longer be resumed: it drains, and the transition is over.
+    /// Confirms the new generation and ends the transition: the old generation drains and can no longer be
+    /// resumed.
     pub(super) fn confirm(&mut self, now: Instant, out: &mut Actions) {
         let Some(transition) = self.end_transition() else { return };
         self.timers.cancel(Timer::Respawn);
@@ -271,7 +294,7 @@ impl Machine {
             warnings: transition.warnings,
         };
         if let Some(old) = &old {
-            // Before it drains: a connection that is told to go could have been passed.
+            // Before the *drain*: a worker without a channel would close connections that it could hand off.
             self.connect(transition.worker, old.worker, out);
             if let Some(id) = old.worker
                 && let Some(worker) = self.workers.get_mut(&id)
@@ -292,7 +315,8 @@ impl Machine {
         self.start_pending(now, out);
     }
 
-    /// The restart is undone; the old generation is as it was.
+    /// Aborts the restart: kills the new worker and resumes the old generation, or respawns it if its worker
+    /// has ended. Without an old generation the daemon ends.
     pub(super) fn abort(&mut self, reason: &str, now: Instant, out: &mut Actions) {
         let Some(transition) = self.end_transition() else { return };
         self.exe.end(false);
@@ -303,7 +327,7 @@ impl Machine {
             kill(transition.worker, worker, &mut self.timers, out);
         }
         let Some(current) = self.current.as_mut() else {
-            // There is nothing to go back to: the daemon did not start.
+            // There is no old generation: the first start failed.
             self.retire_if_unused(transition.generation, now, out);
             for waiter in transition.waiters.into_iter().chain(self.life.take_pending()) {
                 refuse(waiter.client, reason, out);
@@ -338,11 +362,11 @@ impl Machine {
         };
         let kept = if current.worker.is_some() { "keeps serving" } else { "is kept" };
         let generation = current.generation;
-        let text = format!("the restart failed: {reason}; generation {generation} {kept}");
+        let text = format!("restart aborted: {reason}; generation {generation} {kept}");
         out.push(log_of(transition.generation, Level::Error, text));
         self.record_restart(report.clone());
         if committed {
-            // It had connections: whoever waits is told what became of them.
+            // The new worker had connections: the answer waits for their ledger.
             self.aborted_after_commit(report, transition.since, transition.waiters);
         } else {
             for waiter in transition.waiters {
@@ -358,6 +382,7 @@ impl Machine {
         self.start_pending(now, out);
     }
 
+    /// Begins the restart that was requested during the last transition or upgrade, if there is one.
     pub(super) fn start_pending(&mut self, now: Instant, out: &mut Actions) {
         if !self.life.changes() && self.life.has_pending() {
             let waiters = self.life.take_pending();

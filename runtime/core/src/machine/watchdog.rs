@@ -1,4 +1,4 @@
-//! The watchdog: a serving worker whose runtime does not answer is replaced.
+//! The watchdog: a worker whose runtime does not answer a *ping* in time is replaced.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use super::{Actions, Machine, log_of, seconds};
 use crate::Exit;
 use crate::event::{Action, Level, WorkerCommand, WorkerId};
 
-/// Questions come twice in the time that an answer may take.
+/// Returns the pause between an answer and the next *ping*: half the time that an answer may take.
 fn interval(watchdog: Duration) -> Duration {
     watchdog / 2
 }
 
-/// From here on, if its policy says so.
+/// Schedules the next *ping* to a worker, if its policy has a watchdog.
 pub(super) fn begin(id: WorkerId, worker: &Worker, now: Instant, timers: &mut Timers) {
     if let Some(limit) = worker.policy.watchdog {
         timers.set(Timer::Ping(id), now + interval(limit));
@@ -29,7 +29,7 @@ pub(super) fn end(id: WorkerId, timers: &mut Timers) {
 }
 
 impl Machine {
-    /// The runtime runs.
+    /// Handles the answer to a *ping*.
     pub(super) fn pong(&mut self, id: WorkerId, now: Instant) {
         if let Some(worker) = self.workers.get(&id)
             && self.timers.cancel(Timer::Pong(id))
@@ -54,7 +54,7 @@ impl Machine {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let limit = worker.policy.watchdog.unwrap_or_default();
         let what = format!(
-            "the worker of generation {} does not answer its watchdog for {}",
+            "the worker of generation {} has not responded to its watchdog for {}",
             worker.generation,
             seconds(limit)
         );
@@ -66,7 +66,7 @@ impl Machine {
         }
         let Some(current) = self.current.as_mut().filter(|c| c.worker == Some(id)) else { return };
         let undecided = worker.state == WorkerState::Paused;
-        // It keeps what it has until its successor serves: should it wake up, it finishes that.
+        // It keeps its connections until the next worker serves: should it wake up, it finishes them.
         worker.hung = true;
         worker.failure.get_or_insert(what.clone());
         if worker.policy.exclusive {
@@ -75,14 +75,14 @@ impl Machine {
             drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
         }
         current.worker = None;
-        // While a newer generation serves on probation, nobody needs a respawn yet.
+        // In a confirm window a newer generation serves: only an abort needs a respawn.
         if self.life.is_active() && !undecided {
             self.crashed(&what, Exit::Signal(9), now, out);
         }
         self.force_excess(now, out);
     }
 
-    /// Its successor serves: what still hangs will not wake up.
+    /// Kills the workers that still hang, now that another one serves.
     pub(super) fn kill_hung(&mut self, out: &mut Actions) {
         for (&id, worker) in &mut self.workers {
             if worker.hung && worker.state != WorkerState::Killed {

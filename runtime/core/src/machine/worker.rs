@@ -1,4 +1,4 @@
-//! Workers one by one: spawned, failing, draining, killed, gone.
+//! Single workers: from *spawn* over their deadlines to their end.
 
 use std::time::Duration;
 
@@ -14,43 +14,52 @@ use crate::event::{Action, Generation, ImageSource, Level, WorkerCommand, Worker
 use crate::exit::{Exit, SIGTERM};
 use crate::policy::Policy;
 
-/// Generations that may drain beside each other; past that the oldest is forced.
+/// The most generations that drain at the same time; past that the oldest is forced. Each holds its
+/// memory and descriptors for up to `drain_timeout`, and restarts in a loop must not add up.
 pub(super) const MAX_DRAINING: usize = 8;
 
-/// How long a process may outlive its link.
+/// How long a process may outlive its link before it is killed. It is exiting, or can no longer be
+/// controlled.
 pub(super) const LINK_GRACE: Duration = Duration::from_secs(1);
 
-/// One process.
+/// A worker whose process is not reaped yet.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct Worker {
+    /// The generation that it belongs to.
     pub(super) generation: Generation,
+    /// What it is doing.
     pub(super) state: WorkerState,
+    /// When it was spawned.
     pub(super) spawned: Instant,
-    /// It introduced itself.
+    /// Whether its *hello* arrived.
     pub(super) said_hello: bool,
-    /// Of its generation, or of the one before until it introduced itself.
+    /// The policy of its generation; in a transition, until its *hello*, that of the generation before.
     pub(super) policy: Policy,
-    /// Why it fails, in its own words or ours.
+    /// Why it fails: as it reported itself, or as the supervisor found out.
     pub(super) failure: Option<String>,
+    /// What it has not done yet to be ready, for the message about `ready_timeout`.
     pub(super) missing: Option<String>,
-    /// The program needs no confirm window.
+    /// Whether it asked to be confirmed before the confirm window is over.
     pub(super) confirms: bool,
-    /// Checks of the program's own that have not passed.
+    /// The number of its health checks that began and have not passed.
     pub(super) checks: u32,
-    /// It waits for its welcome until the old worker is gone.
+    /// Whether its *welcome* waits until the old worker has ended.
     pub(super) deferred: bool,
-    /// It did not answer its watchdog.
+    /// Whether it did not answer its watchdog.
     pub(super) hung: bool,
 }
 
-/// What a worker is doing, as far as it was told.
+/// The state of a worker, according to the last command sent to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
 pub enum WorkerState {
     Starting,
+    /// It accepts connections.
     Serving,
+    /// It does not accept, and can resume.
     Paused,
+    /// It finishes what is in flight and then exits.
     Draining,
-    /// Killed, not yet reaped.
+    /// It was sent SIGKILL and is not reaped yet.
     Killed,
 }
 
@@ -67,6 +76,7 @@ impl WorkerState {
 }
 
 impl Machine {
+    /// Adds a starting worker and has its process spawned.
     pub(super) fn spawn(
         &mut self,
         generation: Generation,
@@ -104,6 +114,7 @@ impl Machine {
         self.workers.get(&id).is_some_and(content) && !self.timers.is_set(Timer::Kill(id))
     }
 
+    /// Handles a *hello* that is unacceptable.
     pub(super) fn hello_rejected(
         &mut self,
         id: WorkerId,
@@ -116,7 +127,7 @@ impl Machine {
         }
     }
 
-    /// A worker that is still there must not go on.
+    /// Ends a worker that must not go on, and aborts the transition if it is the new one.
     pub(super) fn failed(&mut self, id: WorkerId, reason: String, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.failure = Some(reason.clone());
@@ -127,6 +138,7 @@ impl Machine {
         }
     }
 
+    /// Handles the loss of a worker's link: the worker is killed after [`LINK_GRACE`].
     pub(super) fn link_lost(&mut self, id: WorkerId, reason: String, now: Instant) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.state == WorkerState::Killed {
@@ -138,12 +150,12 @@ impl Machine {
         if self.life.transition().is_some_and(|t| t.worker == id)
             && let Some(confirm_at) = self.timers.get(Timer::Confirm)
         {
-            // Nothing is confirmed that may be dead: first it is seen what becomes of it.
+            // The worker may be dead: it is not confirmed before that is known.
             self.timers.set(Timer::Confirm, limit.max(confirm_at));
         }
     }
 
-    /// The process is gone.
+    /// Handles the end of a worker's process.
     pub(super) fn ended(
         &mut self,
         id: WorkerId,
@@ -168,7 +180,7 @@ impl Machine {
                 None => format!("{ended} {when}"),
             };
             if self.current.is_none() && self.life.is_active() {
-                // The first start: the daemon ends as its worker did, and success is none.
+                // The first start failed: the daemon exits with the worker's code, or 1 if that was 0.
                 self.end_transition();
                 self.retire_if_unused(generation, now, out);
                 for waiter in self.life.take_pending() {
@@ -187,7 +199,7 @@ impl Machine {
         self.start_deferred(now, out);
     }
 
-    /// Says what ended with a worker otherwise than by itself.
+    /// Logs what a worker's end cost: connections that were lost or forced, and an unexpected exit.
     fn log_worker_end(&mut self, worker: &Worker, exit: Exit, ledger: &Ledger, out: &mut Actions) {
         let generation = worker.generation;
         if ledger.lost > 0 {
@@ -204,16 +216,16 @@ impl Machine {
                 format!("generation {generation} was forced at its drain deadline: {forced}");
             out.push(log_of(generation, Level::Warn, text));
         }
-        // By SIGTERM a program ends that does not know of drains.
+        // A program that does not handle drains ends by the SIGTERM at its drain deadline.
         let asked = exit.success() || exit == Exit::Signal(SIGTERM);
         if worker.state == WorkerState::Draining && !asked {
             let why = why(worker.failure.as_ref());
-            let text = format!("generation {generation} {exit} while it drained{why}");
+            let text = format!("generation {generation} {exit} while draining{why}");
             self.warn(generation, text, out);
         }
     }
 
-    /// Past [`MAX_DRAINING`] the oldest is forced.
+    /// Sets the drain deadline of the oldest draining workers to now, so that [`MAX_DRAINING`] are left.
     pub(super) fn force_excess(&mut self, now: Instant, out: &mut Actions) {
         let draining: Vec<WorkerId> = self
             .workers
@@ -230,7 +242,8 @@ impl Machine {
                     worker.generation,
                     Level::Warn,
                     format!(
-                        "more than {MAX_DRAINING} workers drain: the one of generation {} is forced",
+                        "more than {MAX_DRAINING} workers are draining; forcing the one of \
+                         generation {}",
                         worker.generation
                     ),
                 ));
@@ -244,7 +257,7 @@ impl Machine {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.state == WorkerState::Draining && worker.failure.is_none() {
             let text = format!(
-                "the worker of generation {} is killed: it did not end at its drain deadline",
+                "killing the worker of generation {}, which did not exit by its drain deadline",
                 worker.generation
             );
             out.push(log_of(worker.generation, Level::Warn, text));
@@ -286,6 +299,7 @@ pub(super) fn serve(id: WorkerId, worker: &mut Worker, now: Instant, timers: &mu
     watchdog::begin(id, worker, now, timers);
 }
 
+/// Commands a worker to drain until `deadline`.
 pub(super) fn drain(
     id: WorkerId,
     worker: &mut Worker,
@@ -301,6 +315,7 @@ pub(super) fn drain(
     out.push(Action::SendToWorker { worker: id, command });
 }
 
+/// Sends SIGKILL to a worker.
 pub(super) fn kill(id: WorkerId, worker: &mut Worker, timers: &mut Timers, out: &mut Actions) {
     timers.forget(id);
     worker.state = WorkerState::Killed;

@@ -1,13 +1,15 @@
-//! What changes between two texts, as diff(1) shows it with `-u`.
+//! The difference between two texts, in the format of `diff -u`.
 
 use std::fmt::Write;
 
-/// Lines that are shown around what changed.
+/// The number of unchanged lines shown before and after a change.
 const CONTEXT: usize = 3;
 
-/// Beyond so many pairs of lines that may be the same, all of them count as changed.
+/// The largest table of pairs of lines that is compared, of 4 bytes each: 16 MB. Beyond it all lines count as
+/// changed; unit files, even of a thousand lines, stay below.
 const PAIRS: usize = 4_000_000;
 
+/// What happens to a line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Edit {
     Kept,
@@ -15,7 +17,7 @@ enum Edit {
     Added,
 }
 
-/// The difference, in hunks below a header; nothing where there is none.
+/// Returns the difference, in hunks below a header; empty if the texts are equal.
 pub(super) fn unified(old: &str, new: &str, before: &str, after: &str) -> String {
     let old: Vec<&str> = old.split_inclusive('\n').collect();
     let new: Vec<&str> = new.split_inclusive('\n').collect();
@@ -50,7 +52,7 @@ pub(super) fn unified(old: &str, new: &str, before: &str, after: &str) -> String
     text
 }
 
-/// Where the hunk that shows the change at `first` ends.
+/// The end of the hunk with the change at `first`: changes with little between them are in one hunk.
 fn end_of_hunk(edits: &[Edit], first: usize) -> usize {
     let mut last = first;
     for (at, edit) in edits.iter().enumerate().skip(first) {
@@ -63,12 +65,13 @@ fn end_of_hunk(edits: &[Edit], first: usize) -> usize {
     (last + 1 + CONTEXT).min(edits.len())
 }
 
-/// The lines of both texts after these edits.
+/// The line numbers in both texts after these edits.
 fn step((old, new): (usize, usize), edits: &[Edit]) -> (usize, usize) {
     let count = |not: Edit| edits.iter().filter(|edit| **edit != not).count();
     (old + count(Edit::Added), new + count(Edit::Removed))
 }
 
+/// A range of lines in the head of a hunk.
 fn range(from: usize, to: usize) -> String {
     match to - from {
         0 => format!("{from},0"),
@@ -77,7 +80,7 @@ fn range(from: usize, to: usize) -> String {
     }
 }
 
-/// The shortest way from one text to the other, what is removed before what is added.
+/// The shortest sequence of edits from one text to the other; removed lines come before added ones.
 fn edits(old: &[&str], new: &[&str]) -> Vec<Edit> {
     let same = |(a, b): &(&&str, &&str)| a == b;
     let head = old.iter().zip(new).take_while(same).count();
@@ -96,10 +99,10 @@ fn edits(old: &[&str], new: &[&str]) -> Vec<Edit> {
     edits
 }
 
-/// By the longest common subsequence.
+/// Appends the edits between two texts by their longest common subsequence.
 fn middle(old: &[&str], new: &[&str], edits: &mut Vec<Edit>) {
     let width = new.len() + 1;
-    // The length of what is common from these lines on.
+    // At each pair of lines, the length of the longest common subsequence from there on.
     let mut common = vec![0_u32; (old.len() + 1) * width];
     for i in (0..old.len()).rev() {
         for j in (0..new.len()).rev() {
@@ -130,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hunks() {
+    fn changes_are_shown_in_hunks() {
         let old = "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\nk\nl\nm\n";
         let new = "a\nB\nc\nd\ne\nf\ng\nh\ni\nj\nk\nl\nm\nn";
         assert_eq!(
@@ -145,21 +148,22 @@ mod tests {
     }
 
     #[test]
-    fn of_nothing() {
+    fn empty_texts_are_compared() {
         assert_eq!(unified("a\n", "a\n", "x", "y"), "");
         assert_eq!(unified("", "a\nb\n", "x", "y"), "--- x\n+++ y\n@@ -0,0 +1,2 @@\n+a\n+b\n");
         assert_eq!(unified("a\n", "", "x", "y"), "--- x\n+++ y\n@@ -1 +0,0 @@\n-a\n");
     }
 
     #[test]
-    fn what_moved_is_found() {
+    fn moved_line_is_removed_and_added() {
         let shown = unified("a\nb\nc\n", "b\nc\na\n", "x", "y");
         assert_eq!(shown, "--- x\n+++ y\n@@ -1,3 +1,3 @@\n-a\n b\n c\n+a\n");
     }
 
-    /// Short texts are shown whole: what is kept and removed is the old one, what is kept and added the new.
+    /// Short texts are shown as a whole: the kept and removed lines are the old text, the kept and added
+    /// lines the new one.
     #[test]
-    fn of_all_short_texts() {
+    fn diff_reproduces_both_texts() {
         let texts: Vec<String> = (0..3_usize.pow(4))
             .map(|number| {
                 let line = |place| ["a\n", "b\n", ""][number / 3_usize.pow(place) % 3];

@@ -1,4 +1,4 @@
-//! `unit --install`: writes what changed, as one step for each file, and has systemd know of it.
+//! `unit --install`: shows what would change, asks, writes the files, and has systemd read and enable them.
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -15,13 +15,16 @@ pub(super) fn install(units: &[Unit], prefix: Prefix<'_>, yes: bool) -> Result<(
     let refused = |message: String| Err(Error::new(ErrorKind::Refused, message));
     if !rustix::process::geteuid().is_root() {
         return refused(format!(
-            "`unit --install` writes to {DIRECTORY}, which is root's: be root (sudo keeps no {}_* \
-             variables by itself), or give an administrator what `unit` prints",
+            "`unit --install` writes to {DIRECTORY} and needs root; run it as root (sudo drops \
+             {}_* variables by default), or give the output of `unit` to an administrator",
             prefix.word()
         ));
     }
     if !Path::new("/run/systemd/system").is_dir() {
-        return refused("systemd does not run here: `unit` prints what could be installed".into());
+        return refused(
+            "systemd is not running on this host; `unit` prints the unit without installing it"
+                .into(),
+        );
     }
     let changes = units.iter().map(|unit| Change::of(unit, Path::new(DIRECTORY)));
     let changes = changes.collect::<Result<Vec<_>>>()?;
@@ -38,15 +41,15 @@ pub(super) fn install(units: &[Unit], prefix: Prefix<'_>, yes: bool) -> Result<(
     let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
     systemctl(&["daemon-reload"])?;
     systemctl(&[&["enable", "--"], names.as_slice()].concat())?;
-    let done = if changes.is_empty() { "was installed already" } else { "is installed" };
+    let done = if changes.is_empty() { "was already installed" } else { "is installed" };
     super::super::print(&format!(
-        "{} {done} and starts at boot; now: systemctl start {}\n",
+        "{} {done} and starts at boot; to start it now: systemctl start {}\n",
         names[0],
         names.join(" ")
     ))
 }
 
-/// What becomes of a file.
+/// The old and the new content of a file.
 struct Change<'a> {
     path: PathBuf,
     old: Option<String>,
@@ -59,7 +62,10 @@ impl Change<'_> {
         if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
             return Err(Error::new(
                 ErrorKind::Refused,
-                format!("{} is a link, to mask the unit perhaps; remove it", path.display()),
+                format!(
+                    "{} is a symbolic link, which may mask the unit; remove it",
+                    path.display()
+                ),
             ));
         }
         let old = match fs::read_to_string(&path) {
@@ -70,6 +76,7 @@ impl Change<'_> {
         Ok(Change { path, old, new: &unit.text })
     }
 
+    /// Returns whether the content differs.
     fn is_one(&self) -> bool {
         self.old.as_deref() != Some(self.new)
     }
@@ -80,7 +87,7 @@ impl Change<'_> {
         diff::unified(self.old.as_deref().unwrap_or(""), self.new, before, &path)
     }
 
-    /// Aside, then renamed: nobody ever reads half a unit.
+    /// Writes to a temporary file and renames it: a reader never sees half a unit.
     fn write(&self) -> Result<()> {
         let mut name = std::ffi::OsString::from(".");
         name.push(self.path.file_name().unwrap_or_default());
@@ -88,7 +95,7 @@ impl Change<'_> {
         let aside = self.path.with_file_name(name);
         let written = write(&aside, self.new).and_then(|()| fs::rename(&aside, &self.path));
         written.map_err(|error| {
-            // It may not be there, which is why.
+            // The temporary file may not exist, if creating it was what failed.
             let _ = fs::remove_file(&aside);
             Error::io(format!("cannot write {}", self.path.display()), error)
         })
@@ -101,16 +108,16 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Asks, where there is somebody to ask.
+/// Asks for consent on the terminal; fails if there is none.
 fn agreed(files: usize) -> Result<bool> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
-        return Err(usage("nothing was written, as there is no terminal to ask on: add --yes"));
+        return Err(usage("nothing was written because there is no terminal to ask on; add --yes"));
     }
     let what = if files == 1 { "this file" } else { "these files" };
     eprint!("write {what} to {DIRECTORY}? [y/N] ");
     let mut answer = String::new();
-    stdin.read_line(&mut answer).map_err(|error| Error::io("cannot read an answer", error))?;
+    stdin.read_line(&mut answer).map_err(|error| Error::io("cannot read the answer", error))?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
@@ -131,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_as_a_whole() {
+    fn unit_file_is_replaced_atomically() {
         let dir = tempfile::tempdir().unwrap();
         let unit = |text: &str| Unit { name: "a.service".into(), text: text.into() };
         let old = unit("[Unit]\nDescription=a\n");
@@ -155,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_masked_unit_stays_masked() {
+    fn masked_unit_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/dev/null", dir.path().join("a.service")).unwrap();
         let unit = Unit { name: "a.service".into(), text: String::new() };

@@ -1,4 +1,7 @@
-//! `unit`: the systemd units of this program, from its effective configuration.
+//! `unit`: generates the systemd units of this program from its effective configuration.
+//!
+//! [`plan`] derives what a unit has to provide for, [`service`] and [`socket`] write the units as [`text`],
+//! and [`install`] puts them in place.
 
 mod diff;
 mod install;
@@ -19,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 use plan::UnitPlan;
 
-/// Where an administrator's units are.
+/// The directory of the administrator's units.
 const DIRECTORY: &str = "/etc/systemd/system";
 
 /// The options of the verb.
@@ -38,14 +41,15 @@ struct Unit {
     text: String,
 }
 
-/// What a service started by systemd has around it: nothing but its configuration.
+/// The surroundings of a service started by systemd: of the caller's environment only the variables that are
+/// configuration, which become part of the unit.
 pub(crate) fn surroundings(prefix: Prefix<'_>, around: &Surroundings) -> Surroundings {
     let configures = |name: &OsString| prefix.strip(&name.to_string_lossy()).is_some();
     let vars = around.vars.iter().filter(|(name, _)| configures(name)).cloned().collect();
     Surroundings { vars, uid: 0, ..around.clone() }
 }
 
-/// Prints or installs the units. `around` and `configuration` are those of the service.
+/// Prints or installs the units. `around` and `configuration` are those of the service, see [`surroundings`].
 pub(crate) fn run(
     configuration: &Configuration,
     around: &Surroundings,
@@ -54,7 +58,10 @@ pub(crate) fn run(
 ) -> Result<ExitCode> {
     let arguments = args.iter().skip(1).map(|argument| {
         argument.to_str().map(str::to_owned).ok_or_else(|| {
-            usage(format!("{} is not UTF-8 text, which a unit is", argument.display()))
+            usage(format!(
+                "argument {} is not UTF-8, which a unit file requires",
+                argument.display()
+            ))
         })
     });
     let image = configuration.settings.exe.as_deref().unwrap_or(&around.exe);
@@ -76,26 +83,29 @@ pub(crate) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// One behind the other, each with its name.
+/// The units one after the other, each below its file name.
 fn printed(units: &[Unit]) -> String {
     let files = units.iter().map(|unit| format!("# {DIRECTORY}/{}\n{}", unit.name, unit.text));
     files.collect::<Vec<_>>().join("\n")
 }
 
-/// The service, and its sockets where systemd is to bind them.
+/// The `.service` and, where systemd is to bind the listeners, a `.socket` for each.
 fn units(plan: &UnitPlan) -> Result<Vec<Unit>> {
     let settings = &plan.settings;
     if plan.notify_reload && !settings.graceful_restart {
         return Err(usage(
-            "`--notify-reload` needs graceful_restart in the attribute: leave it out, as without a \
-             supervisor nothing can be reloaded",
+            "`--notify-reload` needs graceful_restart in the attribute; leave it out, because \
+             nothing can be reloaded without a supervisor",
         ));
     }
     let image = plan.image.to_string_lossy();
     if image.contains(|c: char| "\"'\\".contains(c) || c.is_control()) {
         return Err(Error::new(
             ErrorKind::Image,
-            format!("systemd runs no program whose path has quotes in it: rename {image}"),
+            format!(
+                "systemd cannot run a program whose path contains quotes, backslashes or control \
+                 characters; rename {image}"
+            ),
         ));
     }
     let name = text::escape(&settings.name);
@@ -103,12 +113,13 @@ fn units(plan: &UnitPlan) -> Result<Vec<Unit>> {
     let mut sockets = Vec::new();
     if plan.sockets {
         if settings.listen.is_empty() {
-            return Err(usage("`--socket` needs a listener, and none is declared: leave it out"));
+            return Err(usage("`--socket` needs a listener, but none is declared; leave it out"));
         }
         for (listener, at) in &settings.listen {
             if at.addrs().iter().any(|at| matches!(at, Address::Tcp(addr) if addr.port() == 0)) {
                 return Err(usage(format!(
-                    "`--socket` needs a port, and that of listener `{listener}` is 0: give it one"
+                    "`--socket` needs a fixed port, but the port of listener `{listener}` is 0; \
+                     set one"
                 )));
             }
             let text = socket::socket(&service, &settings.name, listener, at);
@@ -120,7 +131,7 @@ fn units(plan: &UnitPlan) -> Result<Vec<Unit>> {
     Ok(std::iter::once(Unit { name: service, text }).chain(sockets).collect())
 }
 
-/// The same path without `..`, which systemd refuses; links behind the last of them stay as they are.
+/// Resolves `..` in a path, which systemd refuses. Symbolic links after the last `..` stay unresolved.
 fn without_parents(path: &Path) -> Result<PathBuf> {
     let parts: Vec<Component<'_>> = path.components().collect();
     let Some(last) = parts.iter().rposition(|part| *part == Component::ParentDir) else {

@@ -1,4 +1,4 @@
-//! What a unit has to provide for, found in the settings.
+//! Derives from the settings what a unit has to provide for: directories, capabilities, the network.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -6,43 +6,43 @@ use std::path::{Path, PathBuf};
 use crate::config::{Address, ListenSettings, Settings};
 use unbroken_core::sorted::{SortedMap, SortedSet};
 
-/// All that a unit depends on.
+/// Everything that the units depend on.
 #[derive(Debug, Clone)]
 pub(crate) struct UnitPlan {
     pub(crate) settings: Settings,
-    /// Absolute, with its links as they are.
+    /// The absolute path of the program, with symbolic links unresolved.
     pub(crate) image: PathBuf,
-    /// The variables that are configuration.
+    /// The environment variables that are configuration.
     pub(crate) variables: Vec<(String, String)>,
     /// The `key=value` of each `--set`.
     pub(crate) overrides: Vec<String>,
     /// The program's own arguments, without its name.
     pub(crate) arguments: Vec<String>,
-    /// systemd binds the listeners.
+    /// Whether systemd binds the listeners.
     pub(crate) sockets: bool,
-    /// Reloads by signal.
+    /// Whether systemd reloads by signal (`Type=notify-reload`).
     pub(crate) notify_reload: bool,
 }
 
-/// Where what a service needs lies, in the eyes of a sandbox.
+/// The places that the service has to reach from within its sandbox.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ServicePlaces {
-    /// Below `/run`, made by systemd.
+    /// The runtime directory relative to `/run`, if systemd can create it (`RuntimeDirectory=`).
     pub(super) runtime: Option<String>,
-    /// Below `/var/log`, made by systemd.
+    /// The log's directory relative to `/var/log`, if systemd can create it (`LogsDirectory=`).
     pub(super) logs: Option<String>,
-    /// Directories it writes to, made by whoever installs it.
+    /// Other directories that it writes to, which the administrator has to create.
     pub(super) writes: SortedSet<PathBuf>,
-    /// Something is in a home directory.
+    /// Whether one of the paths is in a home directory.
     pub(super) in_home: bool,
-    /// Something is in a directory for temporary files.
+    /// Whether one of the paths is in a directory for temporary files.
     pub(super) in_tmp: bool,
 }
 
-/// Home directories, as `ProtectHome=` has them.
+/// The directories that `ProtectHome=` hides.
 const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 
-/// Temporary directories, as `PrivateTmp=` has them.
+/// The directories that `PrivateTmp=` replaces.
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 
 impl UnitPlan {
@@ -51,11 +51,12 @@ impl UnitPlan {
         self.settings.listen.values().filter(|_| !self.sockets)
     }
 
-    /// Where these are.
+    /// The addresses of these listeners.
     fn own_addrs(&self) -> impl Iterator<Item = Address> {
         self.own().flat_map(ListenSettings::addrs)
     }
 
+    /// Finds the places that the service has to reach.
     pub(super) fn places(&self) -> ServicePlaces {
         let settings = &self.settings;
         let mut places = ServicePlaces {
@@ -88,7 +89,7 @@ impl UnitPlan {
         places
     }
 
-    /// Whether the program changes users itself, and so has to be started as root.
+    /// Returns whether the program drops privileges itself, and so has to be started as root.
     pub(super) fn drops(&self) -> bool {
         let settings = &self.settings;
         settings.user.is_some()
@@ -97,13 +98,13 @@ impl UnitPlan {
             || settings.chroot.is_some()
     }
 
-    /// The capabilities it needs, and what for.
+    /// The capabilities that the service needs, each with the reason.
     pub(super) fn capabilities(&self) -> SortedMap<String, &'static str> {
         let settings = &self.settings;
         let mut needed: SortedMap<&str, &str> = SortedMap::new();
         if self.drops() {
             let change = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL"];
-            needed.extend(change.map(|name| (name, "a worker of another user")));
+            needed.extend(change.map(|name| (name, "workers of another user")));
             let changes = [
                 ("CAP_SYS_CHROOT", settings.chroot.is_some(), "`chroot`"),
                 ("CAP_SYS_RESOURCE", !settings.limits.is_empty(), "`limits`"),
@@ -117,7 +118,7 @@ impl UnitPlan {
             for addr in listener.addrs() {
                 match addr {
                     Address::Tcp(addr) if (1..1024).contains(&addr.port()) => {
-                        needed.insert("CAP_NET_BIND_SERVICE", "a port below 1024");
+                        needed.insert("CAP_NET_BIND_SERVICE", "ports below 1024");
                     }
                     Address::Unix(_) if listener.user.is_some() || listener.group.is_some() => {
                         needed.insert("CAP_CHOWN", "the owner of a unix socket");
@@ -132,13 +133,13 @@ impl UnitPlan {
         needed.into_iter().map(|(name, what)| (name.to_owned(), what)).chain(kept).collect()
     }
 
-    /// Whether it binds an address that a network has to bring.
+    /// Returns whether it binds an address that exists only when the network is configured.
     pub(super) fn needs_network(&self) -> bool {
         let own = |ip: IpAddr| !ip.is_unspecified() && !ip.is_loopback();
         self.own_addrs().any(|addr| matches!(addr, Address::Tcp(addr) if own(addr.ip())))
     }
 
-    /// Whether something in the runtime directory has to outlive the main process.
+    /// Returns whether files in the runtime directory have to outlive the main process.
     pub(super) fn keeps_runtime(&self) -> bool {
         let inside = |path: &Path| path.starts_with(&self.settings.runtime_dir);
         !self.settings.orphan_grace.is_zero()
@@ -146,11 +147,11 @@ impl UnitPlan {
     }
 }
 
-/// A directory in one where systemd makes them, relative to it.
+/// The path of a directory relative to `base`, if systemd can create it there.
 fn below(base: &str, dir: &Path) -> Option<String> {
     let relative = dir.strip_prefix(base).ok()?;
     let text = relative.to_str().filter(|text| !text.is_empty())?;
     let normal = relative.components().all(|c| matches!(c, std::path::Component::Normal(_)));
-    // Whoever may use it is not decided here: /run/user is the users'.
+    // Not below /run/user, which belongs to the users' managers.
     (normal && !HOMES.iter().any(|home| dir.starts_with(home))).then(|| text.to_owned())
 }

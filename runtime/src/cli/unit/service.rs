@@ -1,4 +1,4 @@
-//! The `.service`.
+//! The text of the `.service` unit.
 
 use std::time::Duration;
 
@@ -7,15 +7,19 @@ use super::text::{self, Text};
 use crate::config::{LOCATION, RestartPolicy};
 use unbroken_core::sorted::SortedSet;
 
-/// What is added to each limit of ours, so that ours is met first and can be told.
-const MARGIN: Duration = Duration::from_secs(10);
+/// What the timeouts of the unit exceed those of the daemon by. The daemon has to meet its own
+/// first, to report the reason; systemd would only kill it.
+const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 
-/// Starts that may fail one after the other.
-const BURST: u32 = 5;
+/// The number of starts after which systemd gives up. Its own default, for an interval that fits
+/// the timeouts.
+const START_LIMIT_BURST: u32 = 5;
 
-/// Descriptors that systemd keeps beyond those of today's listeners.
+/// The size of the fd store beyond the number of today's listeners, for those of later generations: the unit
+/// is not written again at a restart.
 const SPARE_DESCRIPTORS: usize = 16;
 
+/// The text of the unit. `sockets` are the names of the `.socket` units.
 pub(super) fn service(plan: &UnitPlan, sockets: &[String]) -> String {
     let places = plan.places();
     let mut text = Text::default();
@@ -40,14 +44,17 @@ fn head(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
         text.set("Requires", sockets.join(" ")).set("After", sockets.join(" "));
     }
     let one = text::seconds(start_limit(plan)) + 1;
-    text.group("So many starts may fail one after the other, each for as long as one may take.")
-        .set("StartLimitBurst", BURST)
-        .set("StartLimitIntervalSec", u64::from(BURST) * one);
+    text.group(
+        "Stop restarting after this many starts within the interval. It has room for\n\
+             that many starts that time out.",
+    )
+    .set("StartLimitBurst", START_LIMIT_BURST)
+    .set("StartLimitIntervalSec", u64::from(START_LIMIT_BURST) * one);
 }
 
 fn process(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
     let settings = &plan.settings;
-    // Variables are not replaced in a program's path.
+    // `path` and not `argument`: systemd expands no variables in the path of a program.
     let image = text::path(&plan.image);
     let options = |keys: &[&str]| -> String {
         let given = plan.overrides.iter().filter(|option| {
@@ -64,13 +71,16 @@ fn process(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
     text.section("Service");
     if plan.notify_reload {
         text.comment(
-            "The program tells when it serves, reloads and stops (sd_notify(3)). For systemd 253 or later:\n\
-             an older one does not know this type, and does not wait.",
+            "The program reports to systemd when it is ready, reloads and stops (sd_notify(3)).\n\
+             This type needs systemd 253: older versions do not know it and do not wait for\n\
+             the program to be ready.",
         )
         .set("Type", "notify-reload");
     } else {
-        text.comment("The program tells when it serves, reloads and stops (sd_notify(3)).")
-            .set("Type", "notify");
+        text.comment(
+            "The program reports to systemd when it is ready, reloads and stops (sd_notify(3)).",
+        )
+        .set("Type", "notify");
     }
     text.set("NotifyAccess", "main").set("ExecStart", run);
     if !sockets.is_empty() {
@@ -78,26 +88,30 @@ fn process(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
     }
     if !settings.graceful_restart {
         text.group(
-            "Nothing to reload: the program has no supervisor that could replace its code. With\n\
-             `graceful_restart` in its attribute there would be an ExecReload=.",
+            "No ExecReload=: this program has no supervisor that could replace its code. Add\n\
+             `graceful_restart` to its attribute to get one.",
         );
     } else if plan.notify_reload {
         text.group(
-            "A reload replaces the code by what is on disk. It is not told that it failed: the old code\n\
-             goes on then, and `systemctl status` says why.",
+            "A reload replaces the running code with the program on disk. If the new code\n\
+             fails, systemd reports no error: the old code keeps serving, and\n\
+             `systemctl status` shows the reason.",
         )
         .set("ReloadSignal", "SIGHUP");
     } else {
         text.group(
-            "A reload replaces the code by what is on disk. Where that does not serve, the reload fails\n\
-             with the reason, and the old code goes on.",
+            "A reload replaces the running code with the program on disk. If the new code\n\
+             fails, the reload fails with the reason and the old code keeps serving.",
         )
         .set("ExecReload", format!("{image} restart --no-wait{}", options(&LOCATION)));
     }
     if !plan.variables.is_empty() {
-        text.group("Configuration. Everybody can read this file: secrets belong elsewhere (systemd.exec(5)).");
+        text.group(
+            "Configuration. All users can read this file: pass secrets as credentials \
+             (systemd.exec(5)).",
+        );
         for (name, value) in &plan.variables {
-            // Quoted as a whole, as systemd writes it itself.
+            // The assignment is quoted as a whole, the form that systemd.exec(5) shows.
             text.set("Environment", text::word(&format!("{name}={value}")));
         }
     }
@@ -105,60 +119,66 @@ fn process(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
 
 fn ends(text: &mut Text, plan: &UnitPlan) {
     let settings = &plan.settings;
-    text.group("Longer than `ready_timeout`, and for a reload than the confirm window behind it.")
-        .set("TimeoutStartSec", text::seconds(start_limit(plan)));
+    text.group(
+        "Longer than `ready_timeout` and, for a reload, the time until the new code is confirmed.",
+    )
+    .set("TimeoutStartSec", text::seconds(start_limit(plan)));
     text.group("Longer than `lame_duck`, `drain_timeout` and `kill_timeout` together.")
         .set("TimeoutStopSec", text::seconds(stop_limit(plan)));
     if settings.orphan_grace.is_zero() {
         text.group(
-            "Only the main process gets the signal to stop; what is left in the end is killed.",
+            "Send SIGTERM to the main process only, and SIGKILL to all that are left afterwards.",
         )
         .set("KillMode", "mixed");
     } else {
-        text.group("Workers outlive a supervisor that is killed (`orphan_grace`).")
+        text.group("Workers keep serving if the supervisor is killed (`orphan_grace`).")
             .set("KillMode", "process");
     }
     if settings.graceful_restart {
         text.group(
-            "A worker that is killed for memory is replaced, and nothing else ends with it.",
+            "If the kernel kills a worker because memory is short, keep the service running:\n\
+             the supervisor replaces the worker.",
         )
         .set("OOMPolicy", "continue");
     }
-    // A hung worker keeps the supervisor silent until another has taken its place.
+    // While a worker hangs, the supervisor sends no keep-alive until the worker is replaced: the limit has to
+    // cover the replacement.
     let watchdog = match settings.watchdog {
         Duration::ZERO => Duration::from_secs(30),
-        _ => settings.kill_timeout + settings.ready_timeout + settings.backoff_min + MARGIN,
+        _ => settings.kill_timeout + settings.ready_timeout + settings.backoff_min + TIMEOUT_MARGIN,
     };
-    text.group("A main process that is silent for so long is replaced.")
+    text.group("Restart the service if the main process sends no watchdog ping for this long.")
         .set("WatchdogSec", text::seconds(watchdog));
     match (settings.graceful_restart, settings.restart) {
         (true, RestartPolicy::No) => {
-            text.group("As `restart` says.").set("Restart", "no");
+            text.group("As set by `restart` in the program's configuration.").set("Restart", "no");
         }
         _ => {
-            text.group("Not after a wrong configuration, which stays wrong.")
-                .set("Restart", "on-failure")
-                .set("RestartSec", 1)
-                .set("RestartPreventExitStatus", 78);
+            text.group(
+                "Do not restart after a configuration error (78), which would only occur again.",
+            )
+            .set("Restart", "on-failure")
+            .set("RestartSec", 1)
+            .set("RestartPreventExitStatus", 78);
         }
     }
 }
 
 fn resources(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
-    text.group("A connection is a descriptor, and a file may be one.").set("LimitNOFILE", 65536);
+    text.group("Every connection takes a file descriptor.").set("LimitNOFILE", 65536);
     if !plan.settings.listen.is_empty() {
         let listeners = plan.settings.listen.values().map(|listener| listener.addrs().len());
         let most = listeners.sum::<usize>() + SPARE_DESCRIPTORS;
         text.group(
-            "Listeners stay open over `systemctl restart`: systemd keeps so many. It says so itself from\n\
-             254 on.",
+            "The number of listening sockets that systemd stores, so that they stay open\n\
+             across `systemctl restart`. systemd 254 and later set FDSTORE themselves.",
         )
         .set("FileDescriptorStoreMax", most)
         .set("Environment", format_args!("FDSTORE={most}"))
         .set("NonBlocking", "yes");
     }
     if let Some(dir) = &places.runtime {
-        text.group("For pidfile and control socket.")
+        text.group("For the pidfile and the control socket.")
             .set("RuntimeDirectory", text::word(dir))
             .set("RuntimeDirectoryMode", "0700");
         if plan.keeps_runtime() {
@@ -170,41 +190,42 @@ fn resources(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
             .set("LogsDirectory", text::word(dir))
             .set("LogsDirectoryMode", "0750");
     }
-    text.group("For files of the program's own, which finds the path in STATE_DIRECTORY:")
+    text.group("For files of the program itself, which finds the path in STATE_DIRECTORY:")
         .comment(&format!("StateDirectory={}", text::word(&plan.settings.name)));
 }
 
 fn identity(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
     let user = text::user(&plan.settings.name);
     if plan.drops() {
-        // Without a line `User=root`, by which systemd 257 takes CAP_SETUID away.
+        // There must be no line `User=root`: with it systemd 257 removes CAP_SETUID.
         text.group(
-            "Started as root: the program itself makes its worker what `user` and its like say. The image\n\
-             must not be writable for that user.",
+            "Starts as root: the program itself drops the privileges of its workers (`user`\n\
+             and related keys). That user must not be able to write to the program's file.",
         );
     } else if places.writes.is_empty() && !places.in_tmp {
-        text.group("A user of its own for as long as it runs. For one that stays:")
+        text.group("Run as a transient user. To run as a permanent one, set this instead:")
             .comment(&format!("User={user}"))
             .set("DynamicUser", "yes");
     } else {
         text.group(&format!(
-            "A user that has to exist (`useradd --system {user}`), as somebody has to own what it writes to."
+            "This user must exist (`useradd --system {user}`) and own what the service \
+             writes to."
         ))
         .set("User", user);
     }
     if !places.writes.is_empty() {
         let dirs: Vec<String> = places.writes.iter().map(|dir| text::path(dir)).collect();
-        text.group("These have to exist, and it has to be able to write there.")
+        text.group("These directories must exist and be writable by the service.")
             .set("ReadWritePaths", dirs.join(" "));
     }
     let capabilities = plan.capabilities();
     let names: Vec<&str> = capabilities.keys().map(String::as_str).collect();
     if names.is_empty() {
-        text.group("No privileges, and none to be had.").set("CapabilityBoundingSet", "");
+        text.group("No capabilities, and no way to gain any.").set("CapabilityBoundingSet", "");
     } else {
         let what: SortedSet<&str> = capabilities.values().copied().collect();
         let what = what.into_iter().collect::<Vec<_>>().join(", ");
-        text.group(&format!("Privileges for {what}, and no others."))
+        text.group(&format!("Only the capabilities needed for {what}."))
             .set("CapabilityBoundingSet", names.join(" "));
         if !plan.drops() {
             text.set("AmbientCapabilities", names.join(" "));
@@ -214,27 +235,33 @@ fn identity(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
 }
 
 fn sandbox(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
-    text.group("The file system is there to be read. What else it writes to: ReadWritePaths=")
-        .set("ProtectSystem", "strict");
+    text.group(
+        "The file system is read-only. List other paths that the program writes to in \
+         ReadWritePaths=.",
+    )
+    .set("ProtectSystem", "strict");
     if places.in_home {
-        text.comment("Something of it lies in a home directory: better in /usr/local or /etc.")
-            .set("ProtectHome", "read-only");
+        text.comment(
+            "The service uses a file in a home directory; /usr/local or /etc would be safer.",
+        )
+        .set("ProtectHome", "read-only");
     } else {
         text.set("ProtectHome", "yes");
     }
     if places.in_tmp {
         text.comment(
-            "Something of it lies in a directory for temporary files, which it has to share.",
+            "No PrivateTmp=: the service uses a file in a shared directory for temporary files.",
         );
     } else {
         text.set("PrivateTmp", "yes");
     }
     text.set("PrivateDevices", "yes");
-    // A supervisor that is root sees its worker there.
+    // Only where all processes have one user: with ProtectProc=invisible a supervisor that is root, without
+    // CAP_SYS_PTRACE, would not see its workers in /proc.
     if !plan.drops() {
         text.set("ProtectProc", "invisible");
     }
-    text.group("The machine is not its affair.");
+    text.group("No access to kernel and hardware settings.");
     for key in ["Tunables", "Modules", "Logs"] {
         text.set(&format!("ProtectKernel{key}"), "yes");
     }
@@ -246,19 +273,22 @@ fn sandbox(text: &mut Text, plan: &UnitPlan, places: &ServicePlaces) {
     }
     text.set("LockPersonality", "yes").set("RemoveIPC", "yes");
     text.group(
-        "What it listens on and connects to. To list interfaces (getifaddrs(3)): AF_NETLINK, too.",
+        "Address families to listen on and connect to. getifaddrs(3) needs AF_NETLINK, too.",
     )
     .set("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6");
-    text.group("Not for a program that compiles at run time: WebAssembly, Lua, the JIT of PCRE.")
-        .set("MemoryDenyWriteExecute", "yes");
+    text.group(
+        "Remove this if the program generates code at run time (WebAssembly, LuaJIT, the JIT of \
+         PCRE).",
+    )
+    .set("MemoryDenyWriteExecute", "yes");
     let chroot = if plan.settings.chroot.is_some() { " chroot" } else { "" };
-    text.group("System calls of services. Others fail.")
+    text.group("Only system calls that services commonly need; others fail with EPERM.")
         .set("SystemCallArchitectures", "native")
         .set("SystemCallFilter", format_args!("@system-service{chroot}"))
         .set("SystemCallErrorNumber", "EPERM");
 }
 
-/// How long a start or a reload may take.
+/// The time limit of a start or a reload: both are bounded by `TimeoutStartSec=`.
 fn start_limit(plan: &UnitPlan) -> Duration {
     let settings = &plan.settings;
     let reload = match settings.graceful_restart {
@@ -268,10 +298,11 @@ fn start_limit(plan: &UnitPlan) -> Duration {
         true => settings.confirm_window,
         false => Duration::ZERO,
     };
-    settings.ready_timeout + reload + MARGIN
+    settings.ready_timeout + reload + TIMEOUT_MARGIN
 }
 
+/// The time limit of a stop.
 fn stop_limit(plan: &UnitPlan) -> Duration {
     let settings = &plan.settings;
-    settings.lame_duck + settings.drain_timeout + settings.kill_timeout + MARGIN
+    settings.lame_duck + settings.drain_timeout + settings.kill_timeout + TIMEOUT_MARGIN
 }

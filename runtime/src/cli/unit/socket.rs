@@ -1,4 +1,5 @@
-//! The `.socket` of a listener. One each: all sockets of a unit have one name.
+//! The text of a `.socket` unit. Each listener has its own, because all sockets of a unit have the same
+//! `FileDescriptorName=`.
 
 use super::text::{self, Text};
 use crate::config::{Address, ListenSettings};
@@ -8,7 +9,7 @@ pub(super) fn socket(service: &str, daemon: &str, name: &str, listener: &ListenS
     text.section("Unit")
         .set("Description", format_args!("{}, listener {name}", text::whole(daemon)));
     text.section("Socket").comment(
-        "systemd has the socket; connections that come while the service is away wait in it.",
+        "systemd holds this socket; connections queue in it while the service is not running.",
     );
     for addr in listener.addrs() {
         match addr {
@@ -22,7 +23,7 @@ pub(super) fn socket(service: &str, daemon: &str, name: &str, listener: &ListenS
     text.set("FileDescriptorName", name).set("Service", service).set("Backlog", listener.backlog);
     if listener.is_unix() {
         let mode = listener.mode.unwrap_or(0o600);
-        text.group("Who may connect is said by `mode`, `user` and `group` of the listener.")
+        text.group("Access, as set by `mode`, `user` and `group` of the listener.")
             .set("SocketMode", format_args!("{mode:04o}"));
         for (key, account) in [("SocketUser", &listener.user), ("SocketGroup", &listener.group)] {
             if let Some(account) = account {

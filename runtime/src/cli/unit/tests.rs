@@ -1,11 +1,11 @@
-//! What is in a unit, for which settings. What systemd thinks of it: tests/tests/p8_systemd.rs.
+//! Tests of the generated units. That systemd accepts them is tested in tests/tests/p8_systemd.rs.
 
 use crate::config::tests::place::{Keys, Place};
 use crate::spec::Literal;
 
 use super::*;
 
-/// A program, and who asks for its unit where.
+/// A program with these keys, for which a unit is asked for in `/start`.
 fn place(keys: Keys) -> Place {
     at_start(Place::new(keys))
 }
@@ -55,7 +55,7 @@ fn has_not(text: &str, keys: &[&str]) {
 }
 
 #[test]
-fn a_plain_service() {
+fn plain_service_has_defaults() {
     let text = service(&plan(&place(HTTP)));
     has(
         &text,
@@ -87,15 +87,15 @@ fn a_plain_service() {
     has_not(&text, &absent);
 }
 
-/// Whoever asks for a unit has an environment of his own, which the service will not have.
+/// The environment of the caller of `unit` is not the environment of the service.
 #[test]
-fn the_callers_directories_are_not_the_services() {
+fn callers_directories_are_not_used() {
     let place = place(HTTP).var("XDG_RUNTIME_DIR", "/run/user/1").var("LOGS_DIRECTORY", "/l");
     has(&service(&plan(&place)), &["RuntimeDirectory=hello"]);
 }
 
 #[test]
-fn privileges_that_the_listeners_need() {
+fn listeners_determine_capabilities() {
     const LOW: Keys = &[
         ("listen.http", Literal::Str("[::]:80")),
         ("listen.control", Literal::Str("unix:/run/hello/control")),
@@ -116,9 +116,9 @@ fn privileges_that_the_listeners_need() {
     has_not(&service(&plan), &["AmbientCapabilities", "RuntimeDirectoryPreserve"]);
 }
 
-/// Who drops privileges itself needs them first.
+/// A program that drops privileges itself is started with them.
 #[test]
-fn a_program_that_changes_users() {
+fn program_that_changes_users_is_started_as_root() {
     let mut plan = plan(&place(HTTP));
     plan.settings.user = Some("www-data".into());
     plan.settings.nice = Some(-5);
@@ -133,7 +133,7 @@ fn a_program_that_changes_users() {
 }
 
 #[test]
-fn what_it_writes_elsewhere_needs_an_owner() {
+fn paths_outside_standard_directories_need_a_user() {
     const PATHS: Keys = &[
         ("log", Literal::Str("/srv/log/hello.log")),
         ("listen.http", Literal::Str("unix:/run/web/hello.sock")),
@@ -149,7 +149,7 @@ fn what_it_writes_elsewhere_needs_an_owner() {
 }
 
 #[test]
-fn programs_in_homes_and_in_tmp_are_found_there() {
+fn image_in_home_or_tmp_stays_visible() {
     let mut plan = plan(&place(HTTP));
     plan.image = "/home/me/hello".into();
     has(&service(&plan), &["ProtectHome=read-only", "DynamicUser=yes", "PrivateTmp=yes"]);
@@ -159,7 +159,7 @@ fn programs_in_homes_and_in_tmp_are_found_there() {
 }
 
 #[test]
-fn configuration_comes_along_with_absolute_paths() {
+fn configuration_is_carried_over_with_absolute_paths() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("hello.toml"), "drain_timeout = '90s'").unwrap();
     let mut place = place(HTTP)
@@ -191,7 +191,7 @@ fn configuration_comes_along_with_absolute_paths() {
 }
 
 #[test]
-fn times_and_policies() {
+fn timeouts_and_policies_follow_settings() {
     let keys: Keys = &[
         ("exclusive", Literal::Bool(true)),
         ("watchdog", Literal::Str("5s")),
@@ -213,7 +213,7 @@ fn times_and_policies() {
 }
 
 #[test]
-fn a_solo_daemon_has_no_reload() {
+fn solo_daemon_has_no_reload() {
     let mut plan = plan(&solo(HTTP));
     let text = service(&plan);
     has(&text, &["Type=notify", "Restart=on-failure", "TimeoutStartSec=70"]);
@@ -223,7 +223,7 @@ fn a_solo_daemon_has_no_reload() {
 }
 
 #[test]
-fn reloads_by_signal() {
+fn notify_reload_replaces_exec_reload() {
     let mut plan = plan(&place(HTTP));
     plan.notify_reload = true;
     has(&service(&plan), &["Type=notify-reload", "ReloadSignal=SIGHUP"]);
@@ -231,7 +231,7 @@ fn reloads_by_signal() {
 }
 
 #[test]
-fn a_socket_for_each_listener() {
+fn each_listener_gets_a_socket_unit() {
     const BOTH: Keys = &[
         ("name", Literal::Str("my app")),
         ("listen.http", Literal::Str("[::]:80")),
@@ -252,9 +252,9 @@ fn a_socket_for_each_listener() {
     assert_eq!(
         units[1].text,
         "[Unit]\nDescription=my app, listener control\n\n[Socket]\n\
-         # systemd has the socket; connections that come while the service is away wait in it.\n\
+         # systemd holds this socket; connections queue in it while the service is not running.\n\
          ListenStream=/run/a b%%\nFileDescriptorName=control\nService=my\\x20app.service\nBacklog=7\n\n\
-         # Who may connect is said by `mode`, `user` and `group` of the listener.\n\
+         # Access, as set by `mode`, `user` and `group` of the listener.\n\
          SocketMode=0660\nSocketUser=www-data\nRemoveOnStop=yes\n\n\
          [Install]\nWantedBy=sockets.target\n"
     );
@@ -262,7 +262,7 @@ fn a_socket_for_each_listener() {
 }
 
 #[test]
-fn what_cannot_be() {
+fn rejects_unsupported_settings() {
     let refused = |place: Place, change: &dyn Fn(&mut UnitPlan)| {
         let mut plan = plan(&place);
         change(&mut plan);
@@ -277,7 +277,7 @@ fn what_cannot_be() {
 }
 
 #[test]
-fn an_image_is_named_without_parents_and_with_its_links() {
+fn image_path_keeps_links_but_not_parents() {
     let dir = tempfile::tempdir().unwrap();
     let at = |path: &str| dir.path().canonicalize().unwrap().join(path);
     std::fs::create_dir_all(at("a/b")).unwrap();
@@ -287,9 +287,10 @@ fn an_image_is_named_without_parents_and_with_its_links() {
     assert!(without_parents(&at("none/../hello")).is_err());
 }
 
-/// The book shows what is printed. To write it anew: `UPDATE_BOOK=1 cargo test -p unbroken --lib the_book`.
+/// The book shows the unit as it is printed. `UPDATE_BOOK=1 cargo test -p unbroken --lib book_shows` updates
+/// the book.
 #[test]
-fn the_book_has_the_unit_as_it_is_printed() {
+fn book_shows_the_printed_unit() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../book/src/systemd.md");
     let book = std::fs::read_to_string(path).unwrap();
     let (before, rest) = book.split_once("```text\n").unwrap();

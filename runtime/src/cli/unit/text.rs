@@ -1,21 +1,21 @@
-//! Unit files as text: lines, and what has to be escaped in them (systemd.syntax(7)).
+//! Writes the lines of unit files, and escapes what they contain (systemd.syntax(7)).
 
 use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
-/// A unit file that grows line by line.
+/// A unit file under construction.
 #[derive(Debug, Default)]
 pub(super) struct Text(String);
 
 impl Text {
-    /// The head of a section.
+    /// Begins a section.
     pub(super) fn section(&mut self, name: &str) -> &mut Text {
         self.gap();
         self.line(format_args!("[{name}]"))
     }
 
-    /// A comment that begins a group of lines; lines that begin without one belong to the group before.
+    /// Begins a group of lines, separated by an empty line, with a comment.
     pub(super) fn group(&mut self, comment: &str) -> &mut Text {
         if !self.0.ends_with("]\n") {
             self.gap();
@@ -23,6 +23,7 @@ impl Text {
         self.comment(comment)
     }
 
+    /// Adds a comment.
     pub(super) fn comment(&mut self, comment: &str) -> &mut Text {
         for line in comment.lines() {
             self.line(format_args!("# {line}"));
@@ -30,7 +31,7 @@ impl Text {
         self
     }
 
-    /// A directive whose value is written as it is.
+    /// Adds a directive; the value is not escaped.
     pub(super) fn set(&mut self, key: &str, value: impl Display) -> &mut Text {
         self.line(format_args!("{key}={value}"))
     }
@@ -51,7 +52,7 @@ impl Text {
     }
 }
 
-/// A word in a list: quoted where it has to be, with specifiers escaped.
+/// Escapes a word of a list: specifiers are escaped, and the word is quoted if necessary.
 pub(super) fn word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.,:=+@%".contains(c);
     let escaped = whole(text);
@@ -72,7 +73,8 @@ pub(super) fn word(text: &str) -> String {
     quoted + "\""
 }
 
-/// A word of a command line, in which variables are replaced, too. A lone `;` would begin another command.
+/// Escapes a word of a command line, in which systemd also expands variables. A `;` alone would begin another
+/// command.
 pub(super) fn argument(text: &str) -> String {
     match text {
         ";" => "\\;".to_owned(),
@@ -80,21 +82,22 @@ pub(super) fn argument(text: &str) -> String {
     }
 }
 
-/// A value that is one whole line: with specifiers escaped.
+/// Escapes a value that extends to the end of the line: only specifiers.
 pub(super) fn whole(text: &str) -> String {
     text.replace('%', "%%")
 }
 
+/// Escapes a path as a word.
 pub(super) fn path(path: &Path) -> String {
     word(&path.to_string_lossy())
 }
 
-/// In whole seconds, rounded up.
+/// A duration in whole seconds, rounded up.
 pub(super) fn seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-/// A name as a part of a unit's name (systemd.unit(5)).
+/// Escapes a name for use in the name of a unit (systemd.unit(5)).
 pub(super) fn escape(name: &str) -> String {
     let byte = |b: u8| match b {
         b if b.is_ascii_alphanumeric() || b":-_.".contains(&b) => char::from(b).to_string(),
@@ -103,7 +106,7 @@ pub(super) fn escape(name: &str) -> String {
     name.bytes().map(byte).collect()
 }
 
-/// A name as that of a user (useradd(8)).
+/// Converts a name to a valid user name (useradd(8)).
 pub(super) fn user(name: &str) -> String {
     let lower = name.to_ascii_lowercase();
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words() {
+    fn words_are_quoted_and_escaped() {
         for (text, written) in [
             ("/usr/bin/hello", "/usr/bin/hello"),
             ("", "\"\""),
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn names() {
+    fn names_are_valid_for_units_and_users() {
         assert_eq!(escape("my app@2"), "my\\x20app\\x402");
         assert_eq!(escape("a-b_c.d:e"), "a-b_c.d:e");
         assert_eq!(user("My.App"), "my_app");
@@ -146,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn times() {
+    fn seconds_are_rounded_up() {
         assert_eq!(seconds(Duration::from_millis(1)), 1);
         assert_eq!(seconds(Duration::from_secs(30)), 30);
         assert_eq!(seconds(Duration::from_millis(30_500)), 31);

@@ -1,4 +1,7 @@
-//! The verbs: what each takes, and what is left for the program.
+//! The table of verbs, and the parser of command lines.
+//!
+//! A command line without a verb runs the daemon with all arguments as the program's. After a verb, arguments
+//! up to `--` are its options, and those after `--` are the program's.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -6,20 +9,20 @@ use std::path::PathBuf;
 use super::options::{self, Given, Opt};
 use super::unit::Options;
 use super::{help, logs, mistake, shell, synonyms, usage};
-use crate::config::{Prefix, reference};
+use crate::config::Prefix;
 use crate::error::Result;
 use crate::probe::Probe;
 use crate::spec::Spec;
 
-/// A command line.
+/// A parsed command line.
 #[derive(Debug)]
 pub(crate) enum Line {
     Command(Parsed),
-    /// Nothing but this text.
+    /// A request for help: the text to print.
     Help(String),
 }
 
-/// What the command line asks for.
+/// A command with everything that belongs to it.
 #[derive(Debug)]
 pub(crate) struct Parsed {
     pub(crate) command: Command,
@@ -29,25 +32,23 @@ pub(crate) struct Parsed {
     pub(crate) args: Vec<OsString>,
 }
 
-/// The verbs.
+/// The commands.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// `run` (`Some(false)`), `start` (`Some(true)`), or no verb: as the configuration says.
+    /// `run` (`Some(false)`), `start` (`Some(true)`), or no verb (`None`: the key `detach` decides).
     Run {
         detach: Option<bool>,
     },
-    /// A verb for a daemon that runs.
+    /// A verb that talks to a running daemon.
     Client(ReadOnlyCommand),
     Check {
         json: bool,
     },
-    /// What a daemon wrote, whether it runs or not.
     Logs(logs::Options),
-    /// The units for systemd.
     Unit(Options),
 }
 
-/// What is asked of a running daemon.
+/// The verbs that talk to a running daemon and read no settings but where to find it.
 #[derive(Debug)]
 pub(crate) enum ReadOnlyCommand {
     Stop {
@@ -56,7 +57,7 @@ pub(crate) enum ReadOnlyCommand {
     Restart {
         json: bool,
         wait: bool,
-        /// Where the new image lies, if it is another place than before.
+        /// The path of the new image, if it is another one than before.
         exe: Option<PathBuf>,
     },
     Status {
@@ -68,33 +69,33 @@ pub(crate) enum ReadOnlyCommand {
     },
 }
 
-/// A verb, as it is parsed and as its help shows it.
+/// A verb, for the parser and for the help.
 pub(super) struct Verb {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
     pub(super) options: &'static [Opt],
     pub(super) behind: Behind,
-    /// What its help ends with.
+    /// The text at the end of its help.
     pub(super) notes: fn(Prefix<'_>) -> String,
     command: fn(&Given) -> Command,
 }
 
-/// What arguments behind `--` are to a verb.
+/// What a verb does with arguments after `--`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Behind {
-    /// The program's.
+    /// Passes them to the program.
     Program,
-    /// A mistake: the daemon that runs has its arguments.
+    /// Refuses them: the running daemon has its arguments already.
     Running,
-    /// A mistake: no program will run.
+    /// Refuses them: no `main` is called.
     Nothing,
 }
 
-/// All verbs but [`HELP`], which has nothing but words.
+/// All verbs except [`HELP`], which has no options.
 pub(super) static VERBS: [Verb; 8] = [
     Verb {
         name: "run",
-        about: "Runs the daemon in the foreground",
+        about: "Run the daemon in the foreground",
         options: &[options::SET],
         behind: Behind::Program,
         notes: |_| PROGRAM_ARGUMENTS.into(),
@@ -102,7 +103,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "start",
-        about: "Starts the daemon in the background; returns when it serves",
+        about: "Start the daemon in the background; return when it serves",
         options: &[options::SET],
         behind: Behind::Program,
         notes: |_| PROGRAM_ARGUMENTS.into(),
@@ -110,7 +111,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "stop",
-        about: "Drains and ends the daemon; returns when it is gone",
+        about: "Drain and stop the daemon; return when it has exited",
         options: &[options::SET, options::JSON],
         behind: Behind::Running,
         notes: |_| String::new(),
@@ -118,7 +119,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "restart",
-        about: "Replaces the running code by what is on disk, losing nothing",
+        about: "Replace the running code with the program on disk, without dropping connections",
         options: &[options::SET, options::JSON, options::NO_WAIT, options::EXE],
         behind: Behind::Running,
         notes: |_| String::new(),
@@ -129,7 +130,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "status",
-        about: "Shows what runs. Exit code: 0 running, 1 dead, 3 not running",
+        about: "Show the state of the daemon. Exit code: 0 running, 1 dead, 3 not running",
         options: &[options::SET, options::JSON, options::PROBE],
         behind: Behind::Running,
         notes: |_| String::new(),
@@ -142,7 +143,7 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "logs",
-        about: "Shows what the daemon wrote, wherever that goes",
+        about: "Show what the daemon wrote, from its log file or the journal",
         options: &[options::SET, options::FOLLOW, options::LINES],
         behind: Behind::Running,
         notes: |_| String::new(),
@@ -153,22 +154,23 @@ pub(super) static VERBS: [Verb; 8] = [
     },
     Verb {
         name: "check",
-        about: "Shows the effective configuration and where each value is from",
+        about: "Show the effective configuration and the source of each value",
         options: &[options::SET, options::JSON],
         behind: Behind::Nothing,
         notes: |prefix| {
             format!(
-                "Keys, in the file and in --set; as a variable {} or {}:\n{}",
+                "Keys, for the file and for --set; as variables, they are named like {} or {}:\n\
+                 {}",
                 prefix.variable(&["drain_timeout"]),
                 prefix.variable(&["listen", "http", "mode"]),
-                reference()
+                unbroken_schema::reference()
             )
         },
         command: |given| Command::Check { json: given.json },
     },
     Verb {
         name: "unit",
-        about: "Prints the unit for systemd, from the effective configuration",
+        about: "Print the systemd unit for the effective configuration",
         options: &[
             options::SET,
             options::SOCKET,
@@ -179,8 +181,8 @@ pub(super) static VERBS: [Verb; 8] = [
         behind: Behind::Program,
         notes: |prefix| {
             format!(
-                "{}_* variables and --set options become part of the unit, and so do the program's own \
-                 arguments, behind `--`.",
+                "{}_* variables, --set options and the program's own arguments after `--` become \
+                 part of the unit.",
                 prefix.word()
             )
         },
@@ -195,18 +197,18 @@ pub(super) static VERBS: [Verb; 8] = [
     },
 ];
 
-/// Shows the verbs, or one of them.
+/// The verb that shows all verbs, or one of them.
 pub(super) const HELP: &str = "help";
 
-const PROGRAM_ARGUMENTS: &str = "What follows `--` are the program's own arguments.";
+const PROGRAM_ARGUMENTS: &str = "Arguments after `--` go to the program.";
 
-/// The lines that `logs` shows, as tail(1) does.
+/// The number of lines that `logs` shows by default, the same as tail(1).
 const LINES: u32 = 10;
 
 /// Parses the arguments, the program's name first.
 ///
 /// # Errors
-/// Of the kind [`ErrorKind::Usage`](crate::ErrorKind::Usage): the arguments are wrong.
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if the arguments are wrong.
 pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Line> {
     let name = spec.bin.unwrap_or("daemon");
     let Some(first) = args.get(1).and_then(|arg| arg.to_str()) else {
@@ -240,6 +242,7 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Line> {
     }))
 }
 
+/// A command line without a verb: all arguments are the program's.
 fn plain(args: Vec<OsString>) -> Line {
     let command = Command::Run { detach: None };
     Line::Command(Parsed { command, overrides: Vec::new(), args })
@@ -249,18 +252,19 @@ fn verb(name: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.name == name)
 }
 
-/// The verb that a word stands for which is none itself, unless it is the program's.
+/// Returns the verb that is most likely meant by a first word that is none; `None` if the word is the
+/// program's.
 fn meant(word: &str, behind: &[OsString]) -> Option<&'static str> {
     if let Some(verb) = synonyms::of_others(word) {
         return Some(verb);
     }
     let name = synonyms::misspelt(word, VERBS.iter().map(|verb| verb.name).chain([HELP]))?;
-    // What the verb does not take may well be for the program, and then the word before it, too.
+    // If the words after it are no options of that verb, they and the word itself are probably the program's.
     let fits = verb(name).is_none_or(|verb| options::read(verb.options, behind).is_ok());
     fits.then_some(name)
 }
 
-/// Ours up to `--`, the program's after it.
+/// Splits arguments at `--` into ours and the program's.
 fn split(args: &[OsString]) -> (&[OsString], &[OsString]) {
     match args.iter().position(|arg| arg == OsStr::new("--")) {
         Some(at) => (&args[..at], &args[at + 1..]),
@@ -268,7 +272,7 @@ fn split(args: &[OsString]) -> (&[OsString], &[OsString]) {
     }
 }
 
-/// What `help` shows.
+/// The text that `help` shows, for these words after it.
 fn asked(name: &str, spec: &Spec, ours: &[OsString], theirs: &[OsString]) -> Result<String> {
     let words: Vec<&str> =
         ours.iter().chain(theirs).map(|word| word.to_str().unwrap_or_default()).collect();
@@ -277,27 +281,27 @@ fn asked(name: &str, spec: &Spec, ours: &[OsString], theirs: &[OsString]) -> Res
         [word] => match verb(word) {
             Some(verb) => Ok(help::of_verb(name, verb, Prefix::of(spec))),
             None => Err(usage(format!(
-                "there is no verb `{}`; `{name} help` shows those that there are",
+                "there is no verb `{}`; `{name} help` lists the verbs",
                 shell::words(ours.iter().chain(theirs))
             ))),
         },
         [_, ..] => Err(usage(format!(
-            "`help` takes one verb, and was given {}; `{name} help` shows those that there are",
+            "`help` takes one verb, not {}; `{name} help` lists the verbs",
             words.len()
         ))),
     }
 }
 
-/// What a verb cannot do is said, rather than ignored.
+/// Refuses arguments after `--` that would have no effect.
 fn refuse(verb: &Verb, theirs: &[OsString]) -> Result<()> {
     let given = shell::words(theirs);
     match verb.behind {
         Behind::Running if !theirs.is_empty() => Err(usage(format!(
-            "`-- {given}` changes nothing of a daemon that runs; `stop` it and `start` it with these \
+            "`-- {given}` has no effect on a running daemon; `stop` it and `start` it with these \
              arguments"
         ))),
         Behind::Nothing if !theirs.is_empty() => Err(usage(format!(
-            "`{}` calls no `main` that would see `-- {given}`; leave it out",
+            "`{}` does not run the program, so `-- {given}` has no effect; leave it out",
             verb.name
         ))),
         _ => Ok(()),

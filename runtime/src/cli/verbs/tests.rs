@@ -40,7 +40,7 @@ fn refused(words: &[&str]) -> String {
 }
 
 #[test]
-fn without_a_verb_everything_is_the_programs() {
+fn arguments_without_verb_are_the_programs() {
     for words in
         [&["--port", "80", "start"][..], &["serve", "--json"], &["--help"], &["--", "stop"], &[]]
     {
@@ -51,7 +51,7 @@ fn without_a_verb_everything_is_the_programs() {
 }
 
 #[test]
-fn after_a_verb_only_what_follows_the_dashes() {
+fn arguments_after_dashes_are_the_programs() {
     let it = parsed(&["start", "--set", "a=b", "--set=c=d", "--", "stop", "--", "x"]);
     assert!(matches!(it.command, Command::Run { detach: Some(true) }));
     assert_eq!(it.overrides, ["a=b", "c=d"]);
@@ -60,7 +60,7 @@ fn after_a_verb_only_what_follows_the_dashes() {
 }
 
 #[test]
-fn each_verb_with_its_options() {
+fn verbs_accept_their_options() {
     let command = |words: &[&str]| format!("{:?}", parsed(words).command);
     for (words, wanted) in [
         (&["run"][..], "Run { detach: Some(false) }"),
@@ -88,9 +88,9 @@ fn each_verb_with_its_options() {
     }
 }
 
-/// A verb is what it is called, and so are its options.
+/// No verb has two options of the same name, and none is a synonym of another.
 #[test]
-fn the_table_is_consistent() {
+fn verb_table_is_consistent() {
     for verb in &VERBS {
         let mut names: Vec<&str> = verb.options.iter().map(|option| option.long).collect();
         names.push("help");
@@ -101,7 +101,7 @@ fn the_table_is_consistent() {
 }
 
 #[test]
-fn help_of_the_program_and_of_each_verb() {
+fn help_covers_program_and_each_verb() {
     let all = help(&["help"]);
     assert!(all.starts_with("app 1.2.3\n") && all.contains("\n  help     "), "{all}");
     assert_eq!(help(&["help", "help"]), all);
@@ -118,13 +118,13 @@ fn help_of_the_program_and_of_each_verb() {
     }
     assert_eq!(
         help(&["logs", "--help"]),
-        "Shows what the daemon wrote, wherever that goes\n\n\
+        "Show what the daemon wrote, from its log file or the journal\n\n\
          Usage: app logs [OPTIONS]\n\n\
          Options:\n    \
-         --set <KEY=VALUE>  Overrides a configuration key, as in --set drain_timeout=10s\n  \
-         -f, --follow           Goes on with what is written, until it is interrupted\n  \
-         -n, --lines <N>        The last lines to begin with; 10 if not said\n  \
-         -h, --help             Shows this\n"
+         --set <KEY=VALUE>  Override a configuration key, such as --set drain_timeout=10s\n  \
+         -f, --follow           Keep printing new lines until interrupted\n  \
+         -n, --lines <N>        Number of lines to print first, 10 by default\n  \
+         -h, --help             Show this help\n"
             .replace("    --set", "      --set")
     );
     assert!(help(&["check", "--help"]).contains("drain_timeout"));
@@ -132,19 +132,16 @@ fn help_of_the_program_and_of_each_verb() {
 }
 
 #[test]
-fn help_of_what_is_no_verb() {
-    assert_eq!(
-        refused(&["help", "serve"]),
-        "there is no verb `serve`; `app help` shows those that there are"
-    );
+fn help_refuses_unknown_verbs() {
+    assert_eq!(refused(&["help", "serve"]), "there is no verb `serve`; `app help` lists the verbs");
     assert_eq!(
         refused(&["help", "start", "stop"]),
-        "`help` takes one verb, and was given 2; `app help` shows those that there are"
+        "`help` takes one verb, not 2; `app help` lists the verbs"
     );
 }
 
 #[test]
-fn a_slip_is_noticed() {
+fn suggests_similar_verb() {
     for (words, verb) in [
         (&["strat"][..], "start"),
         (&["restar"], "restart"),
@@ -166,9 +163,9 @@ fn a_slip_is_noticed() {
     assert_eq!(parsed(&["strat", "--port", "80"]).args, ["app", "strat", "--port", "80"]);
 }
 
-/// A daemon with the argument `reload` is what nobody wants.
+/// `hello reload` must not start a daemon with the argument `reload`.
 #[test]
-fn what_others_call_a_verb() {
+fn suggests_verb_for_foreign_name() {
     let mut seen = 0;
     for (word, verb) in synonyms::all_of_others() {
         seen += 1;
@@ -176,7 +173,7 @@ fn what_others_call_a_verb() {
             let text = refused(&[&[word], behind].concat());
             assert!(text.contains(&format!("did you mean `app {verb}`?")), "{text}");
         }
-        // The advice is good.
+        // The suggested command line is valid.
         match verb {
             "help" => drop(help(&[verb])),
             _ => drop(parsed(&verb.split(' ').collect::<Vec<_>>())),
@@ -187,22 +184,22 @@ fn what_others_call_a_verb() {
 }
 
 #[test]
-fn the_program_s_arguments_need_the_dashes() {
+fn program_arguments_need_dashes() {
     for (words, wanted) in [
         (
             &["start", "--greeting", "a b"][..],
-            "`start` has no option `--greeting`; the program's own arguments go behind `--`: \
+            "`start` has no option `--greeting`; arguments for the program go after `--`: \
              app start -- --greeting 'a b'",
         ),
         (
             &["run", "--set", "a=b", "file", "--json", "--", "x"],
-            "`run` takes no argument `file`; the program's own arguments go behind `--`: \
+            "`run` takes no argument `file`; arguments for the program go after `--`: \
              app run --set a=b -- file --json x",
         ),
         (
             &["unit", "--sockets"],
-            "`unit` has no option `--sockets`; did you mean `--socket`? What is the program's goes \
-             behind `--`: app unit -- --sockets",
+            "`unit` has no option `--sockets`; did you mean `--socket`? Arguments for the program \
+             go after `--`: app unit -- --sockets",
         ),
     ] {
         assert_eq!(refused(words), wanted);
@@ -210,37 +207,37 @@ fn the_program_s_arguments_need_the_dashes() {
 }
 
 #[test]
-fn options_that_are_none() {
+fn wrong_options_are_refused() {
     for (words, wanted) in [
         (&["status", "--jsno"][..], "`status` has no option `--jsno`; did you mean `--json`?"),
         (&["stop", "--jsn=1"], "`stop` has no option `--jsn=1`; did you mean `--json`?"),
-        (&["stop", "--now"], "`stop` has no option `--now`; `app help stop` shows what there is"),
-        (&["logs", "-x"], "`logs` has no option `-x`; `app help logs` shows what there is"),
-        (&["stop", "now"], "`stop` takes no argument `now`; `app help stop` shows what there is"),
+        (&["stop", "--now"], "`stop` has no option `--now`; see `app help stop`"),
+        (&["logs", "-x"], "`logs` has no option `-x`; see `app help logs`"),
+        (&["stop", "now"], "`stop` takes no argument `now`; see `app help stop`"),
         (&["stop", "--json=1"], "`--json` takes no value; write it without `=`"),
-        (&["restart", "--json", "--json"], "`--json` was given twice; leave one out"),
-        (&["start", "--set"], "`--set` has no value; write it as --set KEY=VALUE"),
-        (&["start", "--set", "--", "a=b"], "`--set` has no value; write it as --set KEY=VALUE"),
-        (&["start", "--set", "a"], "`--set a`: expected KEY=VALUE, as in drain_timeout=10s"),
-        (&["logs", "-n", "all"], "`--lines all`: expected a whole number, as in -n 100"),
+        (&["restart", "--json", "--json"], "`--json` is given twice; remove one"),
+        (&["start", "--set"], "`--set` needs a value; write --set KEY=VALUE"),
+        (&["start", "--set", "--", "a=b"], "`--set` needs a value; write --set KEY=VALUE"),
+        (&["start", "--set", "a"], "`--set a`: expected KEY=VALUE, such as drain_timeout=10s"),
+        (&["logs", "-n", "all"], "`--lines all`: expected a whole number, such as -n 100"),
         (&["status", "--probe", "well"], "`--probe well`: expected live, ready or startup"),
-        (&["unit", "--yes"], "`--yes` means something only with `--install`; add it"),
+        (&["unit", "--yes"], "`--yes` requires `--install`; add it"),
     ] {
         assert_eq!(refused(words), wanted);
     }
 }
 
 #[test]
-fn arguments_that_would_change_nothing() {
+fn arguments_without_effect_are_refused() {
     for verb in ["stop", "restart", "status", "logs"] {
         assert_eq!(
             refused(&[verb, "--", "--greeting", "a b"]),
-            "`-- --greeting 'a b'` changes nothing of a daemon that runs; `stop` it and `start` it with \
-             these arguments"
+            "`-- --greeting 'a b'` has no effect on a running daemon; `stop` it and `start` it \
+             with these arguments"
         );
     }
     assert_eq!(
         refused(&["check", "--", "x"]),
-        "`check` calls no `main` that would see `-- x`; leave it out"
+        "`check` does not run the program, so `-- x` has no effect; leave it out"
     );
 }

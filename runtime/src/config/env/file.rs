@@ -1,12 +1,13 @@
-//! Files of variables, as systemd's `EnvironmentFile=` and Docker's `--env-file` read them.
+//! Files of variables, in the format of systemd's `EnvironmentFile=` and Docker's `--env-file`.
 
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::config::problem::{Problem, ReadError};
 use crate::json::{FromJson, Mistake, ToJson, Writer};
 
 /// A file of variables; with `-` before its path it may be missing.
@@ -17,18 +18,22 @@ pub(crate) struct EnvFile {
 }
 
 impl EnvFile {
-    /// What it says, in order. What is wrong is told without what stands there, which may be a secret.
-    pub(super) fn read(&self) -> Result<Vec<(String, String)>, String> {
-        let path = self.path.display();
+    /// Its variables, in order. Errors do not quote the file, which may hold secrets.
+    pub(super) fn read(&self) -> Result<Vec<(String, String)>, Problem> {
+        let path = || self.path.display().to_string();
+        let unreadable = |error| {
+            let named_by = Some("`env_file`".to_owned());
+            Problem::Unreadable { path: path(), named_by, error }
+        };
         let text = match fs::read(&self.path) {
             Ok(bytes) => String::from_utf8(bytes),
             Err(error) if self.optional && error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Vec::new());
             }
-            Err(error) => return Err(format!("cannot read {path}, named by `env_file`: {error}")),
+            Err(error) => return Err(unreadable(error.into())),
         };
-        let text = text.map_err(|_| format!("{path}, named by `env_file`, is not UTF-8 text"))?;
-        parse(&text).map_err(|(line, wrong)| format!("{path}, line {line}: {wrong}"))
+        let text = text.map_err(|_| unreadable(ReadError::NotUtf8))?;
+        parse(&text).map_err(|(line, error)| Problem::EnvFile { path: path(), line, error })
     }
 }
 
@@ -60,18 +65,9 @@ impl fmt::Display for EnvFile {
     }
 }
 
-/// The same file below `base`.
-pub(in crate::config) fn below(
-    base: impl Fn(&Path) -> Result<PathBuf, String>,
-    text: &str,
-) -> Result<EnvFile, String> {
-    let EnvFile { path, optional } = EnvFile::from(text.to_owned());
-    Ok(EnvFile { path: base(&path)?, optional })
-}
-
-/// Lines of `NAME=value`, of which the last one counts; `#` and `;` begin comments. In single quotes all is
-/// as it stands, in double quotes `\` takes the meaning from what follows. Quoted text may have several
-/// lines. Nothing is expanded.
+/// Parses lines of `NAME=value`, of which the last one of a name counts; `#` and `;` begin comments. Text
+/// in single quotes is literal; in double quotes, `\` escapes the next character. Quoted text may have
+/// several lines. Nothing is expanded.
 fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
     let mut variables: Vec<(String, String)> = Vec::new();
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -97,7 +93,7 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
         }
         let (value, left) = value(behind).ok_or((line, "a quote begins and does not end"))?;
         if value.contains('\0') {
-            return Err((line, "a value has no NUL byte"));
+            return Err((line, "a value contains no NUL byte"));
         }
         variables.retain(|(other, _)| other != name);
         variables.push((name.to_owned(), value));
@@ -105,7 +101,7 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
     }
 }
 
-/// A value and what stands behind its line; `None` where a quote has no end.
+/// A value and the text after its line; `None` if a quote has no end.
 fn value(text: &str) -> Option<(String, &str)> {
     let (mut value, mut kept) = (String::new(), 0);
     let mut chars = text.char_indices();
@@ -119,7 +115,7 @@ fn value(text: &str) -> Option<(String, &str)> {
             }
             (None, '\'' | '"') => {
                 quote = Some(c);
-                // What is quoted is not trimmed.
+                // Quoted text is not trimmed.
                 kept = value.len();
             }
             (Some(open), c) if open == c => {
@@ -127,7 +123,7 @@ fn value(text: &str) -> Option<(String, &str)> {
                 kept = value.len();
             }
             (None | Some('"'), '\\') => match chars.next() {
-                // A line goes on behind it.
+                // It continues the line.
                 Some((_, '\n')) => {}
                 Some((_, next)) if quote.is_none() || "\"\\$`".contains(next) => value.push(next),
                 Some((_, next)) => value.extend(['\\', next]),
@@ -184,11 +180,11 @@ mod tests {
     #[test]
     fn one_that_may_be_missing_says_so() {
         let file = EnvFile::from("-/no/such/file".to_owned());
-        assert_eq!((file.to_string().as_str(), file.read()), ("-/no/such/file", Ok(vec![])));
+        assert_eq!(file.to_string(), "-/no/such/file");
+        assert_eq!(file.read().unwrap(), []);
         let file = EnvFile::from("/no/such/file".to_owned());
-        assert!(
-            file.read().unwrap_err().starts_with("cannot read /no/such/file, named by `env_file`")
-        );
+        let problem = file.read().unwrap_err().to_string();
+        assert!(problem.starts_with("cannot read /no/such/file, named by `env_file`"), "{problem}");
     }
 
     proptest::proptest! {

@@ -1,13 +1,12 @@
-//! What the names of the configuration's variables begin with, and what else begins so.
+//! The prefix of the configuration's variables, and other variables with that prefix.
 
 use std::net::IpAddr;
 
+use unbroken_schema::DEFAULT_PREFIX;
+
 use crate::spec::{Literal, Spec};
 
-/// The prefix of a program whose attribute says nothing of it.
-pub(crate) const DEFAULT: &str = "DAEMON";
-
-/// The word before the first `_` that is ours: `DAEMON`, or the attribute's `env_prefix`.
+/// The word before the first `_` of our variables: `DAEMON`, or the attribute's `env_prefix`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Prefix<'a>(&'a str);
 
@@ -16,36 +15,36 @@ impl<'a> Prefix<'a> {
         Prefix(word)
     }
 
-    /// That of a program.
+    /// The prefix of a program.
     pub(crate) fn of(spec: &Spec) -> Prefix<'static> {
-        let said = spec.keys.iter().find_map(|(key, literal)| match literal {
-            Literal::Str(word) if *key == "env_prefix" => Some(*word),
+        let set = spec.keys.iter().find_map(|(path, literal)| match literal {
+            Literal::Str(word) if *path == ["env_prefix"] => Some(*word),
             _ => None,
         });
-        Prefix(said.unwrap_or(DEFAULT))
+        Prefix(set.unwrap_or(DEFAULT_PREFIX))
     }
 
     pub(crate) fn word(self) -> &'a str {
         self.0
     }
 
-    /// Whether all that begins with it is configuration. One that the program chose may begin variables
-    /// of its own, too.
+    /// Whether all variables with it are configuration. The program may use a prefix that it chose for
+    /// variables of its own, too.
     pub(crate) fn is_ours_alone(self) -> bool {
-        self.0 == DEFAULT
+        self.0 == DEFAULT_PREFIX
     }
 
-    /// What stands behind the prefix and its `_`.
+    /// The rest of a name after the prefix and its `_`.
     pub(crate) fn strip(self, name: &str) -> Option<&str> {
         name.strip_prefix(self.0)?.strip_prefix('_')
     }
 
-    /// A variable by what stands behind the prefix.
+    /// The variable with this rest.
     pub(crate) fn with(self, rest: &str) -> String {
         format!("{}_{rest}", self.0)
     }
 
-    /// The variable that sets the key at `path`, if its name can be told back.
+    /// The variable that sets the key at `path`.
     pub(crate) fn variable(self, path: &[&str]) -> String {
         let upper = |part: &str| part.to_ascii_uppercase().replace('-', "_");
         let (head, rest) = path.split_first().unwrap_or((&"", &[]));
@@ -98,7 +97,7 @@ impl<'a> Prefix<'a> {
     }
 }
 
-/// What a service may speak.
+/// The protocols of a service.
 const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
 #[cfg(test)]
@@ -107,7 +106,7 @@ mod tests {
 
     #[test]
     fn services_of_any_name_are_told_by_their_form() {
-        let ours = Prefix::new(DEFAULT);
+        let ours = Prefix::new(DEFAULT_PREFIX);
         for (name, value) in [
             ("DAEMON_SERVICE_HOST", "10.96.0.7"),
             ("DAEMON_SERVICE_PORT", "80"),
@@ -136,7 +135,7 @@ mod tests {
 
     #[test]
     fn what_somebody_wrote_is_no_service() {
-        let ours = Prefix::new(DEFAULT);
+        let ours = Prefix::new(DEFAULT_PREFIX);
         for (name, value) in [
             ("DAEMON_PORT", "8080"),
             ("DAEMON_LISTEN_MY_SERVICE_HOST", "127.0.0.1:80"),

@@ -1,12 +1,32 @@
-//! Listeners: an address, and what may be said of it.
-
-use std::time::Duration;
+//! Listeners: an address, and the fields that go with it.
 
 use figment::value::Value;
+use unbroken_schema::{self as schema, Fallback, Input, LISTENER_FIELDS, Needs};
 
 use super::{Listeners, Reader};
 use crate::config::origin::Origin;
-use crate::config::{Address, HttpSettings, ListenSettings, keys, values};
+use crate::config::problem::{Problem, Subject};
+use crate::config::{HttpSettings, ListenSettings, addresses, keys};
+
+/// A listener whose address is known, which decides what fields it has.
+struct Addressed<'a> {
+    name: &'a str,
+    origin: &'a Origin,
+    has_unix: bool,
+    has_ipv6: bool,
+    has_tcp: bool,
+}
+
+impl Addressed<'_> {
+    fn has(&self, needs: Needs) -> bool {
+        match needs {
+            Needs::UnixSocket => self.has_unix,
+            Needs::Ipv6 => self.has_ipv6,
+            Needs::Tcp => self.has_tcp,
+            Needs::Nothing | Needs::Supervisor | Needs::Async => true,
+        }
+    }
+}
 
 impl Reader<'_> {
     pub(super) fn listeners(&mut self) -> Listeners {
@@ -17,107 +37,89 @@ impl Reader<'_> {
 
     fn listener(&mut self, name: &str) -> Option<(ListenSettings, Origin)> {
         let key = keys::join(&["listen", name]);
-        let field = |field: &str| keys::child(&key, field);
         let Some((_, origin)) = self.find(&["listen", name, "addr"]) else {
-            let fields = keys::LISTEN_FIELDS.iter();
-            let mut set = fields.filter_map(|f| {
-                let (_, origin) = self.find(&["listen", name, f.name])?;
-                Some(origin.of(&field(f.name)))
+            let set = LISTENER_FIELDS.iter().find_map(|field| {
+                let (_, origin) = self.find(&["listen", name, field.name])?;
+                Some(Subject::new(keys::child(&key, field.name), origin))
             });
-            let set = set.next().unwrap_or_else(|| format!("`{key}`"));
-            self.problems.push(format!("{set} is of a listener without address: set `{key}`"));
+            let problem = set.map(|of| Problem::ListenerWithoutAddress { of, listener: key });
+            self.problems.extend(problem);
             return None;
         };
-        // The address decides what else may be said.
-        let (addr, further) = self.read(&["listen", name, "addr"], &key, values::addresses)?;
-
-        let addrs: Vec<&Address> = [&addr].into_iter().chain(further.all()).collect();
-        let unix = addrs.iter().any(|addr| addr.is_unix());
-        let ipv6 = further.has_halves() || addrs.iter().any(|addr| addr.is_ipv6());
-        let at = |f| ["listen", name, f];
-        let backlog =
-            self.read(&at("backlog"), &field("backlog"), |raw| values::count(raw, i32::MAX as u32));
-        let mut of_unix = |f: &str| self.applies(name, f, &origin, unix, "a unix socket");
-        let (mode, user, group) = (of_unix("mode"), of_unix("user"), of_unix("group"));
-        let v6only = self.applies(name, "v6only", &origin, ipv6, "an IPv6 address");
-        let tcp = addrs.iter().any(|addr| !addr.is_unix());
-        let http = self.http(name, &origin, tcp);
-        let listener = ListenSettings {
+        let kind = schema::listener_field("addr")?.kind;
+        let listed = self.value(&["listen", name, "addr"], &key, kind)?;
+        let (addr, further) = addresses::together(listed.try_into().ok()?)?;
+        let addrs = || [&addr].into_iter().chain(further.all());
+        let listener = Addressed {
+            name,
+            origin: &origin,
+            has_unix: addrs().any(|addr| addr.is_unix()),
+            has_ipv6: further.has_halves() || addrs().any(|addr| addr.is_ipv6()),
+            has_tcp: addrs().any(|addr| !addr.is_unix()),
+        };
+        let settings = ListenSettings {
+            backlog: self.some_field(&listener, "backlog"),
+            mode: self.field(&listener, "mode"),
+            user: self.field(&listener, "user"),
+            group: self.field(&listener, "group"),
+            v6only: self.field(&listener, "v6only").unwrap_or(true),
+            http: HttpSettings {
+                header_timeout: self.some_field(&listener, "header_timeout"),
+                idle_timeout: self.some_field(&listener, "idle_timeout"),
+                tcp_keepalive: self.some_field(&listener, "tcp_keepalive"),
+                max_connections: self.field(&listener, "max_connections"),
+                max_header_bytes: self.some_field(&listener, "max_header_bytes"),
+                max_connection_age: self.some_field(&listener, "max_connection_age"),
+                http2_max_streams: self.some_field(&listener, "http2_max_streams"),
+                http2_keepalive: self.some_field(&listener, "http2_keepalive"),
+            },
             addr,
             further,
-            http,
-            backlog: backlog.unwrap_or(4096),
-            mode: mode.then(|| self.read(&at("mode"), &field("mode"), values::mode)).flatten(),
-            user: user.then(|| self.read(&at("user"), &field("user"), values::account)).flatten(),
-            group: group
-                .then(|| self.read(&at("group"), &field("group"), values::account))
-                .flatten(),
-            v6only: v6only
-                .then(|| self.read(&at("v6only"), &field("v6only"), values::flag))
-                .flatten()
-                .unwrap_or(true),
         };
-        if listener.further.has_halves() && !listener.v6only {
-            let key = field("v6only");
-            if let Some((_, its)) = self.find(&at("v6only")) {
-                let (of, removal) = (its.of(&key), its.removal());
-                self.problems.push(format!(
-                    "{of} is false, and the address is both families already: {removal}"
-                ));
-            }
+        if settings.further.has_halves()
+            && !settings.v6only
+            && let Some((_, origin)) = self.find(&["listen", name, "v6only"])
+        {
+            let of = Subject::new(keys::child(&key, "v6only"), origin);
+            self.problems.push(Problem::BothFamilies(of));
         }
-        Some((listener, origin))
+        Some((settings, origin))
     }
 
-    /// What an HTTP server on it heeds.
-    fn http(&mut self, name: &str, addr: &Origin, tcp: bool) -> HttpSettings {
-        let default = HttpSettings::default();
-        let keepalive = self.applies(name, "tcp_keepalive", addr, tcp, "TCP");
-        let key = keys::join(&["listen", name]);
-        let mut duration = |field: &str, default: Duration| {
-            self.read(&["listen", name, field], &keys::child(&key, field), values::duration)
-                .unwrap_or(default)
-        };
-        let header_timeout = duration("header_timeout", default.header_timeout);
-        let idle_timeout = duration("idle_timeout", default.idle_timeout);
-        let max_connection_age = duration("max_connection_age", default.max_connection_age);
-        let http2_keepalive = duration("http2_keepalive", default.http2_keepalive);
-        let tcp_keepalive = match keepalive {
-            true => duration("tcp_keepalive", default.tcp_keepalive),
-            false => Duration::ZERO,
-        };
-        let mut count = |field: &str| {
-            let most = |raw: &values::Raw<'_>| values::count(raw, u32::MAX);
-            self.read(&["listen", name, field], &keys::child(&key, field), most)
-        };
-        HttpSettings {
-            header_timeout,
-            idle_timeout,
-            tcp_keepalive,
-            max_connections: count("max_connections"),
-            max_header_bytes: count("max_header_bytes").unwrap_or(default.max_header_bytes),
-            max_connection_age,
-            http2_max_streams: count("http2_max_streams").unwrap_or(default.http2_max_streams),
-            http2_keepalive,
-        }
-    }
-
-    /// Whether a listener's field is to be read. One that does not fit the address is a mistake, unless
-    /// a later layer moved the listener elsewhere: then what was said of the old address is void.
-    fn applies(&mut self, name: &str, field: &str, addr: &Origin, fits: bool, what: &str) -> bool {
-        let path = ["listen", name, field];
+    /// A field of a listener, or its default in the table.
+    ///
+    /// It is a mistake to set one that does not go with the address, unless a later layer moved the
+    /// listener: a field of the old address has no effect then.
+    fn field<T: TryFrom<schema::Value>>(
+        &mut self,
+        listener: &Addressed<'_>,
+        field: &str,
+    ) -> Option<T> {
+        let field = schema::listener_field(field)?;
+        let path = ["listen", listener.name, field.name];
         let key = keys::join(&path);
-        if let Some((_, origin)) = self.find(&path).filter(|_| !fits) {
+        if !listener.has(field.needs) {
             self.sources.insert(key.clone(), "default".to_owned());
-            if origin.rank >= addr.rank {
-                let (of, removal) = (origin.of(&key), origin.removal());
-                self.problems.push(format!("{of} is only for {what}: {removal}"));
+            if let Some((_, origin)) = self.find(&path)
+                && origin.rank >= listener.origin.rank
+            {
+                let of = Subject::new(key, origin);
+                self.problems.push(Problem::NotApplicable { of, needs: field.needs });
             }
-            return false;
+            return None;
         }
-        if !fits {
-            self.sources.insert(key, "default".to_owned());
-        }
-        fits
+        let value = self.value(&path, &key, field.kind).or_else(|| match field.default {
+            Fallback::Value(text) => field.kind.parse(&Input::Untyped(text)).ok(),
+            Fallback::Computed(_) | Fallback::Absent(_) => None,
+        });
+        value?.try_into().ok()
+    }
+
+    fn some_field<T: TryFrom<schema::Value> + Default>(
+        &mut self,
+        listener: &Addressed<'_>,
+        field: &str,
+    ) -> T {
+        self.field(listener, field).unwrap_or_default()
     }
 }

@@ -1,4 +1,4 @@
-//! The merged layers to settings: types, defaults, and what does not go together.
+//! Turns the merged layers into settings: types, defaults and conflicts.
 
 mod listeners;
 
@@ -6,23 +6,27 @@ use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Value};
 use figment::{Figment, Profile, Provider};
+use unbroken_schema::{self as schema, KEYS, Kind, LIMITS, LISTENER_FIELDS, Needs};
 
+use super::env::EnvFile;
 use super::origin::{Origin, Rank};
+use super::problem::{Problem, Subject, ValueError};
 use super::values::{Raw, shown};
 use super::{
     Address, Configuration, LOG_MODE, Limit, ListenSettings, Prefix, Ready, RestartPolicy,
-    Settings, Surroundings, app, defaults, keys, mistakes, values,
+    Settings, Surroundings, app, defaults, keys, mistakes,
 };
 use crate::error::{Error, Result};
+use crate::json::FromJson;
 use crate::spec::Spec;
-use unbroken_core::sorted::SortedMap;
+use unbroken_core::sorted::{SortedMap, SortedSet, sort_few};
 
-/// The configuration that the merged layers amount to. `problems`: what is already known to be wrong.
+/// The configuration of the merged layers. `problems` are those found while the layers were read.
 pub(super) fn resolve(
     spec: &Spec,
     around: &Surroundings,
     figment: &Figment,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
 ) -> Result<Configuration> {
     let mut layers = figment.data().map_err(|e| Error::config(e.to_string()))?;
     let root = layers.remove(&Profile::Default).unwrap_or_default();
@@ -31,20 +35,20 @@ pub(super) fn resolve(
 
     let settings = reader.settings(spec, around);
     let listeners = reader.listeners();
-    reader.refuse_what_cannot_apply(spec);
+    reader.reject_inapplicable(spec);
     if reader.problems.is_empty() {
-        reader.combinations(&settings, &listeners);
+        reader.check_conflicts(&settings, &listeners);
     }
-    let app = match reader.root.get("app").cloned() {
+    let (app, untyped) = match reader.root.get("app").cloned() {
         Some(section) => app::section(figment, &section, &mut reader.sources, &mut reader.problems),
-        None => serde_json::json!({}),
+        None => (serde_json::json!({}), SortedSet::new()),
     };
     match reader.problems.is_empty() {
         true => {
-            let of_attribute = spec.keys.iter().filter_map(|(key, _)| {
-                let name = key.strip_prefix("listen.")?.split('.').next()?;
-                let (_, origin) = listeners.get(name)?;
-                Some((name.to_owned(), origin.rank > Rank::Attribute))
+            let of_attribute = spec.keys.iter().filter_map(|(path, _)| {
+                let ["listen", name, ..] = path else { return None };
+                let (_, origin) = listeners.get(*name)?;
+                Some(((*name).to_owned(), origin.rank > Rank::Attribute))
             });
             let of_attribute = of_attribute.collect();
             let listen = listeners.into_iter().map(|(name, (listener, _))| (name, listener));
@@ -54,20 +58,21 @@ pub(super) fn resolve(
                 sources: reader.sources,
                 of_attribute,
                 app,
+                untyped,
                 secrets: Default::default(),
                 environment: Vec::new(),
             })
         }
-        false => Err(mistakes(reader.problems)),
+        false => Err(mistakes(&reader.problems)),
     }
 }
 
-/// Reads values one by one, and keeps their sources and what is wrong with them.
+/// Reads values one by one, and collects their sources and problems.
 struct Reader<'a> {
     figment: &'a Figment,
     root: Dict,
     start_dir: &'a Path,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
     sources: SortedMap<String, String>,
 }
 
@@ -82,61 +87,52 @@ impl Reader<'_> {
         Some((value, Origin::new(self.figment.get_metadata(value.tag()), path)))
     }
 
-    /// The value at `path`, known as `key`, read by `parse`.
-    fn read<T>(
-        &mut self,
-        path: &[&str],
-        key: &str,
-        parse: impl Fn(&Raw<'_>) -> Result<T, String>,
-    ) -> Option<T> {
-        let mut parsed = None;
-        self.read_by(path, key, &mut |raw| {
-            parsed = Some(parse(raw)?);
-            Ok(())
-        });
-        parsed
-    }
-
-    /// As `read`, for any type.
-    fn read_by(
-        &mut self,
-        path: &[&str],
-        key: &str,
-        parse: &mut dyn FnMut(&Raw<'_>) -> Result<(), String>,
-    ) {
-        let read = self.find(path).map(|(value, origin)| {
-            let (of, removal) = (origin.of(key), origin.removal());
-            if value.as_str() == Some("") {
-                return Err(format!("{of} is empty: {removal}, or give it a value"));
+    /// Parses the value at `path`, and records its source or its problem under `key`.
+    fn value(&mut self, path: &[&str], key: &str, kind: Kind) -> Option<schema::Value> {
+        let Some((value, origin)) = self.find(path) else {
+            self.sources.insert(key.to_owned(), "default".to_owned());
+            return None;
+        };
+        let parsed = Raw { value, origin: &origin, start_dir: self.start_dir }.parse(kind);
+        let (shown, source) = (shown(value), origin.source());
+        let of = Subject::new(key, origin);
+        let problem = match parsed {
+            Ok(schema::Value::Choice(word)) if !is_built_in(key, word) => {
+                Problem::Value { of, shown, error: ValueError::NoLogFeature }
             }
-            parse(&Raw { value, origin: &origin, start_dir: self.start_dir })
-                .map(|()| origin.source())
-                .map_err(|expected| format!("{of} is {}: {expected}", shown(value)))
-        });
-        match read.unwrap_or_else(|| Ok("default".to_owned())) {
-            Ok(source) => {
+            Ok(value) => {
                 self.sources.insert(key.to_owned(), source);
+                return Some(value);
             }
-            Err(problem) => self.problems.push(problem),
-        }
+            Err(ValueError::Schema(schema::Error::Empty)) => Problem::Empty(of),
+            Err(error) => Problem::Value { of, shown, error },
+        };
+        self.problems.push(problem);
+        None
     }
 
-    fn get<T>(&mut self, key: &str, parse: impl Fn(&Raw<'_>) -> Result<T, String>) -> Option<T> {
-        self.read(&[key], key, parse)
+    fn get<T: TryFrom<schema::Value>>(&mut self, key: &str) -> Option<T> {
+        let kind = schema::key(key)?.kind;
+        self.value(&[key], key, kind)?.try_into().ok()
     }
 
-    /// As `get`, for keys that the table gives a default: without a value there is a problem.
-    fn some<T: Default>(&mut self, key: &str, parse: impl Fn(&Raw<'_>) -> Result<T, String>) -> T {
-        self.get(key, parse).unwrap_or_default()
+    /// As `get`, for keys with a default in the table, which have a value unless there is a problem.
+    fn some<T: TryFrom<schema::Value> + Default>(&mut self, key: &str) -> T {
+        self.get(key).unwrap_or_default()
+    }
+
+    fn choice<T: FromJson>(&mut self, key: &str) -> Option<T> {
+        let word: &'static str = self.get(key)?;
+        T::read(word.into()).ok()
     }
 
     fn settings(&mut self, spec: &Spec, around: &Surroundings) -> Settings {
-        let name = self.some("name", values::name);
+        let name = self.some::<String>("name");
         let dir = defaults::runtime_dir(around, &name);
         let runtime_dir = self.path_or("runtime_dir", dir);
         let pidfile = (runtime_dir.join(format!("{name}.pid")), "default".to_owned());
         let pidfile = self.path_or("pidfile", pidfile);
-        let log = self.get("log", values::path);
+        let log: Option<PathBuf> = self.get("log");
         let detached_log =
             log.clone().unwrap_or_else(|| defaults::detached_log(around, &name, &runtime_dir));
         let source = match spec.graceful_restart {
@@ -147,147 +143,144 @@ impl Reader<'_> {
         Settings {
             pidfile,
             runtime_dir,
-            detach: self.some("detach", values::flag),
+            detach: self.some("detach"),
             graceful_restart: spec.graceful_restart,
             env_prefix: Prefix::of(spec).word().to_owned(),
             listen: SortedMap::new(),
-            ready: self.get("ready", values::ready).unwrap_or(Ready::Auto),
-            ready_timeout: self.some("ready_timeout", values::positive_duration),
-            drain_timeout: self.some("drain_timeout", values::duration),
-            kill_timeout: self.some("kill_timeout", values::duration),
-            lame_duck: self.some("lame_duck", values::duration),
-            confirm_window: self.some("confirm_window", values::duration),
-            exclusive: self.some("exclusive", values::flag),
-            watchdog: self.get("watchdog", values::duration).unwrap_or_default(),
-            orphan_grace: self.some("orphan_grace", values::duration),
-            pass_connections: self.some("pass_connections", values::flag),
-            restart: self.get("restart", values::restart).unwrap_or(RestartPolicy::OnFailure),
-            backoff_min: self.some("backoff_min", values::duration),
-            backoff_max: self.some("backoff_max", values::duration),
-            start_limit_burst: self.some("start_limit_burst", |raw| values::count(raw, u32::MAX)),
-            start_limit_interval: self.some("start_limit_interval", values::duration),
-            umask: self.get("umask", values::mode),
-            workdir: self.get("workdir", values::path),
-            user: self.get("user", values::account),
-            group: self.get("group", values::account),
-            groups: self.get("groups", values::accounts),
-            chroot: self.get("chroot", values::path),
-            no_new_privileges: self.get("no_new_privileges", values::flag),
-            capabilities: self.get("capabilities", values::capabilities),
+            ready: self.choice("ready").unwrap_or(Ready::Auto),
+            ready_timeout: self.some("ready_timeout"),
+            drain_timeout: self.some("drain_timeout"),
+            kill_timeout: self.some("kill_timeout"),
+            lame_duck: self.some("lame_duck"),
+            confirm_window: self.some("confirm_window"),
+            exclusive: self.some("exclusive"),
+            watchdog: self.get("watchdog").unwrap_or_default(),
+            orphan_grace: self.some("orphan_grace"),
+            handoff: self.some("handoff"),
+            restart: self.choice("restart").unwrap_or(RestartPolicy::OnFailure),
+            backoff_min: self.some("backoff_min"),
+            backoff_max: self.some("backoff_max"),
+            start_limit_burst: self.some("start_limit_burst"),
+            start_limit_interval: self.some("start_limit_interval"),
+            umask: self.get("umask"),
+            workdir: self.get("workdir"),
+            user: self.get("user"),
+            group: self.get("group"),
+            groups: self.get("groups"),
+            chroot: self.get("chroot"),
+            no_new_privileges: self.get("no_new_privileges"),
+            capabilities: self.capabilities(),
             limits: self.limits(),
-            oom_score_adj: self.get("oom_score_adj", |raw| values::within(raw, -1000, 1000)),
-            nice: self.get("nice", |raw| values::within(raw, -20, 19)),
+            oom_score_adj: self.get("oom_score_adj"),
+            nice: self.get("nice"),
             log,
-            log_mode: self.get("log_mode", values::mode).unwrap_or(LOG_MODE),
-            log_format: self.some("log_format", values::log_format),
-            log_level: self.some("log_level", values::log_level),
+            log_mode: self.get("log_mode").unwrap_or(LOG_MODE),
+            log_format: self.choice("log_format").unwrap_or_default(),
+            log_level: self.choice("log_level").unwrap_or_default(),
             detached_log,
-            env_file: self.get("env_file", values::env_files).filter(|files| !files.is_empty()),
-            config: self.get("config", values::path),
-            exe: self.get("exe", values::path),
-            probe: self.get("probe", values::socket),
+            env_file: self.env_files(),
+            config: self.get("config"),
+            exe: self.get("exe"),
+            probe: self.get("probe"),
             name,
         }
     }
 
     fn limits(&mut self) -> SortedMap<String, Limit> {
         let mut limits = SortedMap::new();
-        for name in keys::LIMITS {
+        for name in LIMITS {
             let path = ["limits", name];
             if self.find(&path).is_some() {
-                let limit = self.read(&path, &keys::join(&path), values::limit);
+                let limit = self.value(&path, &keys::join(&path), Kind::Limit);
+                let limit = limit.and_then(|limit| limit.try_into().ok());
                 limits.extend(limit.map(|limit| ((*name).to_owned(), limit)));
             }
         }
         limits
     }
 
+    /// The capabilities, sorted.
+    fn capabilities(&mut self) -> Option<Vec<String>> {
+        let mut names: Vec<String> = self.get("capabilities")?;
+        sort_few(&mut names, |a, b| a < b);
+        names.dedup();
+        Some(names)
+    }
+
+    fn env_files(&mut self) -> Option<Vec<EnvFile>> {
+        let paths: Vec<String> = self.get("env_file")?;
+        (!paths.is_empty()).then(|| paths.into_iter().map(EnvFile::from).collect())
+    }
+
     fn path_or(&mut self, key: &str, (default, source): defaults::Found) -> PathBuf {
-        match self.get(key, values::path) {
+        match self.get(key) {
             Some(path) => path,
             None => {
-                // Also when the value is wrong: then nothing of this is used.
+                // Also if the value is wrong, when these settings are not used.
                 self.sources.insert(key.to_owned(), source);
                 default
             }
         }
     }
 
-    /// Keys that this program has no use for.
-    fn refuse_what_cannot_apply(&mut self, spec: &Spec) {
+    /// Rejects keys that have no effect in this program.
+    fn reject_inapplicable(&mut self, spec: &Spec) {
         let mut refused = Vec::new();
-        for key in keys::KEYS.iter().filter(|k| k.supervised && !spec.graceful_restart) {
+        let needs_supervisor = |key: &&schema::Key| key.needs == Needs::Supervisor;
+        for key in KEYS.iter().filter(needs_supervisor).filter(|_| !spec.graceful_restart) {
             if let Some((_, origin)) =
                 self.find(&[key.name]).filter(|(_, o)| o.rank > Rank::Default)
             {
-                refused.push(format!(
-                    "{} needs a supervisor: {}, or add graceful_restart to the attribute at {}",
-                    origin.of(key.name),
-                    origin.removal(),
-                    spec.location
-                ));
+                let of = Subject::new(key.name, origin);
+                refused.push(Problem::NeedsSupervisor { of, location: spec.location });
             }
         }
         let listeners = self.root.get("listen").and_then(Value::as_dict);
         for name in listeners.into_iter().flat_map(|l| l.keys()).filter(|_| !spec.takes_daemon) {
-            let key = keys::join(&["listen", name]);
-            let fields = keys::LISTEN_FIELDS.iter();
-            let set = fields.filter_map(|f| self.find(&["listen", name, f.name])).next();
-            let (of, removal) = match set {
-                Some((_, origin)) => (origin.of(&key), origin.removal()),
-                None => (format!("`{key}`"), "remove it"),
-            };
-            refused.push(format!(
-                "{of}: this program has no listeners, as its main takes no `Daemon`: {removal}"
-            ));
+            let mut set =
+                LISTENER_FIELDS.iter().filter_map(|f| self.find(&["listen", name, f.name]));
+            if let Some((_, origin)) = set.next() {
+                let of = Subject::new(keys::join(&["listen", name]), origin);
+                refused.push(Problem::NoDaemonArgument(of));
+            }
         }
         self.problems.extend(refused);
     }
 
-    /// Values that are well by themselves and wrong together.
-    fn combinations(&mut self, settings: &Settings, listeners: &Listeners) {
+    /// Rejects values that contradict each other.
+    fn check_conflicts(&mut self, settings: &Settings, listeners: &Listeners) {
+        let source = |key: &str| self.sources.get(key).cloned().unwrap_or("default".to_owned());
+        let of = |name: &str, origin: &Origin| {
+            Subject::new(keys::join(&["listen", name]), origin.clone())
+        };
+        let mut found = Vec::new();
         if settings.backoff_min > settings.backoff_max {
-            let source = |key: &str| self.sources.get(key).map_or("default", String::as_str);
-            self.problems.push(format!(
-                "`backoff_min` ({}, {}) is longer than `backoff_max` ({}, {}): \
-                it is where the pauses begin",
-                humantime::format_duration(settings.backoff_min),
-                source("backoff_min"),
-                humantime::format_duration(settings.backoff_max),
-                source("backoff_max"),
-            ));
+            let min = (settings.backoff_min, source("backoff_min"));
+            let max = (settings.backoff_max, source("backoff_max"));
+            found.push(Problem::Backoff { min, max });
         }
         for (i, (name, (listener, origin))) in listeners.iter().enumerate() {
             for (other, (earlier, other_origin)) in listeners.iter().take(i) {
-                if let Some(addr) = listener.collides(earlier) {
-                    self.problems.push(format!(
-                        "{} and {} have one address, {}: change one",
-                        other_origin.of(&keys::join(&["listen", other])),
-                        origin.of(&keys::join(&["listen", name])),
-                        addr
-                    ));
+                if let Some(address) = listener.collides(earlier) {
+                    let (one, other) = (of(other, other_origin), of(name, origin));
+                    found.push(Problem::SameAddress { one, other, address });
                 }
             }
-        }
-        if let Some(probe) = settings.probe {
-            for (name, (listener, origin)) in listeners {
-                if listener.addrs().iter().any(|addr| addr.collides(&Address::Tcp(probe))) {
-                    let of = origin.of(&keys::join(&["listen", name]));
-                    let source = self.sources.get("probe").map_or("default", String::as_str);
-                    self.problems.push(format!(
-                        "{of} and `probe` ({source}) have one address, {probe}: change one"
-                    ));
-                }
+            let probe = settings.probe.map(Address::Tcp);
+            let addrs = listener.addrs();
+            if let Some(address) = probe.filter(|probe| addrs.iter().any(|it| it.collides(probe))) {
+                let (of, probe) = (of(name, origin), source("probe"));
+                found.push(Problem::SameAddressAsProbe { of, probe, address });
+            }
+            if addrs.contains(&Address::Unix(settings.pidfile.clone())) {
+                found.push(Problem::ListenerOnPidfile(settings.pidfile.clone()));
             }
         }
-        let taken = |path: &Path| {
-            let mut addrs = listeners.values().flat_map(|(listener, _)| listener.addrs());
-            addrs.any(|addr| matches!(addr, Address::Unix(at) if at == path))
-        };
-        if taken(&settings.pidfile) {
-            let pidfile = settings.pidfile.display();
-            self.problems
-                .push(format!("a listener has the path of the pidfile, {pidfile}: change one"));
-        }
+        self.problems.extend(found);
     }
+}
+
+/// Whether the program was built with what a word asks for.
+fn is_built_in(key: &str, word: &str) -> bool {
+    key != "log_format" || word == "none" || cfg!(feature = "log")
 }

@@ -283,7 +283,7 @@ fn keys_of_the_file_keep_dots_and_dates() {
     assert_eq!((odd.when.as_str(), odd.dotted), ("2020-01-01", 7));
     assert_eq!(place.short(source(&place.load(), "app.\"a.b\"")), "FILE: app.\"a.b\"");
     let nan = Place::new(&[]).file("[app]\nx = nan");
-    assert_eq!(nan.error(), "`app.x` in FILE is a number that cannot be passed on");
+    assert_eq!(nan.error(), "`app.x` in FILE is not a finite number: change it");
 }
 
 proptest! {

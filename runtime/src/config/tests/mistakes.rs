@@ -35,14 +35,17 @@ fn wrong_values_name_key_source_and_what_is_allowed() {
         ("log = ''", "`log` in FILE is empty: remove it, or give it a value".into()),
         ("name = 'a/b'", "`name` in FILE is \"a/b\": expected at most 64 bytes that can name a file, without `/` and not beginning with `.`".into()),
         ("listen.a = 'example.org:80'", "`listen.a` in FILE is \"example.org:80\": host names are not resolved: expected a literal address such as \"127.0.0.1:80\"".into()),
-        ("listen.a.addr = 80", "`listen.a.addr` in FILE is 80: expected a literal address such as \"127.0.0.1:80\", \"[::1]:80\" or \"unix:/run/app.sock\"".into()),
+        ("listen.a.addr = 80", "`listen.a.addr` in FILE is 80: expected an address with its port: \"127.0.0.1:80\", or \"0.0.0.0:80\" for every interface".into()),
         ("listen.a = {addr = '127.0.0.1:80', backlog = 0}", "`listen.a.backlog` in FILE is 0: expected a whole number from 1 to 2147483647".into()),
+        ("listen.a = {addr = '127.0.0.1:80', backlog = 2147483648}", "`listen.a.backlog` in FILE is 2147483648: expected a whole number from 1 to 2147483647".into()),
+        ("listen.a = ':http'", "`listen.a` in FILE is \":http\": the port is no number from 0 to 65535: expected a literal address such as \"127.0.0.1:80\", \"[::1]:80\" or \"unix:/run/app.sock\"".into()),
+        ("restart = 'on_failure'", "`restart` in FILE is \"on_failure\": expected `no`, `on-failure` or `always`: did you mean `on-failure`?".into()),
         ("user = 'a b'", "`user` in FILE is \"a b\": expected a name or a number".into()),
         ("groups = [true]", "`groups` in FILE is an array: expected names or numbers, such as \"adm, ssl-cert\", or \"none\"".into()),
         ("capabilities = ['net_bind_servce']", "`capabilities` in FILE is an array: `net_bind_servce` is no capability: did you mean `net_bind_service`?".into()),
         ("nice = 20", "`nice` in FILE is 20: expected a whole number from -20 to 19".into()),
         ("oom_score_adj = '1'", "`oom_score_adj` in FILE is \"1\": expected a whole number from -1000 to 1000".into()),
-        ("limits.nofile = '5:4'", "`limits.nofile` in FILE is \"5:4\": its soft limit is above the hard one: lower the first number".into()),
+        ("limits.nofile = '5:4'", "`limits.nofile` in FILE is \"5:4\": its soft limit is above its hard limit: lower the first number".into()),
         ("limits.core = 'many'", "`limits.core` in FILE is \"many\": expected a limit such as \"4096\", \"1024:4096\" (soft and hard) or \"unlimited\"".into()),
         ("limits.nofiles = 1", "`limits.nofiles` in FILE is not a known key: did you mean `limits.nofile`?".into()),
         ("limits = 1", "`limits` in FILE is not a table of limits: name one below it".into()),
@@ -108,8 +111,10 @@ fn unknown_keys_are_answered_with_the_nearest() {
         ),
         (
             "listen.'My Api' = '127.0.0.1:80'",
-            "`listen.\"My Api\"` in FILE is not a listener's name: use a-z, 0-9, `_` and `-`, beginning with a letter or digit",
+            "`listen.\"My Api\"` in FILE is not a listener's name: use words of a-z and 0-9 with single `_` or `-` between them, as in `web_api`",
         ),
+        ("listen.a__b = '127.0.0.1:80'", "`listen.a__b` in FILE is not a listener's name: "),
+        ("listen.a_ = '127.0.0.1:80'", "`listen.a_` in FILE is not a listener's name: "),
         ("listen = '127.0.0.1:80'", "`listen` in FILE is not a table of listeners"),
         ("app = 1", "`app` in FILE is not a table: put keys below it"),
         ("config = 'x'", "`config` in FILE: a configuration file cannot name another, remove it"),
@@ -123,6 +128,10 @@ fn unknown_keys_are_answered_with_the_nearest() {
         (
             "drain.timeout=1s",
             "`drain.timeout` from --set drain.timeout is not a known key: did you mean `drain_timeout`?",
+        ),
+        (
+            "Drain-Timeout=1s",
+            "`Drain-Timeout` from --set Drain-Timeout is not a known key: did you mean `drain_timeout`?",
         ),
         ("listen.http.bakclog=1", "did you mean `listen.http.backlog`?"),
         ("worker_threads=2", "`worker_threads` from --set worker_threads belongs in the attribute"),
@@ -178,13 +187,13 @@ fn text_that_is_not_utf8_names_the_variable() {
 
 #[test]
 fn solo_daemons_have_no_supervisor_to_configure() {
-    for key in KEYS.iter().filter(|key| key.supervised) {
-        let value = match key.fallback {
+    for key in KEYS.iter().filter(|key| key.needs == Needs::Supervisor) {
+        let value = match key.default {
             Fallback::Value(text) => text,
             _ if key.name == "watchdog" => "10s",
             _ => "/bin/true",
         };
-        let name = env::Prefix::new(env::DEFAULT).variable(&[key.name]);
+        let name = env::Prefix::new(DEFAULT_PREFIX).variable(&[key.name]);
         let error = Place::solo(&[]).var(&name, value).error();
         let answer = format!(
             "`{}` from {name} needs a supervisor: unset it, or add graceful_restart to the attribute at src/main.rs:3",
@@ -192,10 +201,11 @@ fn solo_daemons_have_no_supervisor_to_configure() {
         );
         assert_eq!(error, answer);
     }
-    let supervised: Vec<_> = KEYS.iter().filter(|k| k.supervised).map(|k| k.name).collect();
+    let supervised: Vec<_> =
+        KEYS.iter().filter(|k| k.needs == Needs::Supervisor).map(|k| k.name).collect();
     assert_eq!(
         supervised.join(" "),
-        "confirm_window exclusive watchdog orphan_grace pass_connections restart backoff_min backoff_max start_limit_burst start_limit_interval exe"
+        "confirm_window exclusive watchdog orphan_grace handoff restart backoff_min backoff_max start_limit_burst start_limit_interval exe"
     );
     Place::solo(&[]).load();
 }
@@ -206,7 +216,7 @@ fn programs_without_a_daemon_have_no_listeners() {
     place.spec.takes_daemon = false;
     assert_eq!(
         place.error(),
-        "`listen.http` from DAEMON_LISTEN_HTTP: this program has no listeners, as its main takes no `Daemon`: unset it"
+        "`listen.http` from DAEMON_LISTEN_HTTP: `main` takes no `Daemon`, so the program has no listeners: unset it"
     );
 }
 
@@ -215,22 +225,22 @@ fn what_does_not_go_together() {
     let place = Place::new(&[]).file("backoff_min = '40s'");
     assert_eq!(
         place.short(&place.error()),
-        "`backoff_min` (40s, FILE: backoff_min) is longer than `backoff_max` (30s, default): it is where the pauses begin"
+        "`backoff_min` (40s, FILE: backoff_min) is longer than `backoff_max` (30s, default): shorten it"
     );
 
     let place = Place::new(HTTP).var("DAEMON_LISTEN_WEB", "127.0.0.1:80");
     assert_eq!(
         place.error(),
-        "`listen.http` in the attribute at src/main.rs:3 and `listen.web` from DAEMON_LISTEN_WEB have one address, 127.0.0.1:80: change one"
+        "`listen.http` in the attribute at src/main.rs:3 and `listen.web` from DAEMON_LISTEN_WEB have the same address, 127.0.0.1:80: change one"
     );
     Place::new(&[]).file("listen = {a = '127.0.0.1:0', b = '127.0.0.1:0'}").load();
     let place = Place::new(&[]).file("listen = {a = 'unix:s', b = 'unix:./s'}");
-    assert!(place.error().contains("have one address, unix:"));
+    assert!(place.error().contains("have the same address, unix:"));
 
     let place = Place::new(HTTP).var("DAEMON_PROBE", "127.0.0.1:80");
     assert_eq!(
         place.error(),
-        "`listen.http` in the attribute at src/main.rs:3 and `probe` (DAEMON_PROBE) have one address, 127.0.0.1:80: change one"
+        "`listen.http` in the attribute at src/main.rs:3 and `probe` (DAEMON_PROBE) have the same address, 127.0.0.1:80: change one"
     );
     let place = Place::new(&[]).set("probe=unix:/run/probe.sock");
     assert_eq!(
@@ -255,16 +265,16 @@ fn what_does_not_go_together() {
     let place = Place::new(&[]).set("listen.a=:80").set("listen.a.v6only=no");
     assert_eq!(
         place.error(),
-        "`listen.a.v6only` from --set listen.a.v6only is false, and the address is both families already: leave it out"
+        "`listen.a.v6only` from --set listen.a.v6only is false, but the address is both families already: leave it out"
     );
     let place = Place::new(HTTP).var("DAEMON_LISTEN_WEB", "10.0.0.1:81,127.0.0.1:80");
     assert!(
-        place.error().ends_with("have one address, 127.0.0.1:80: change one"),
+        place.error().ends_with("have the same address, 127.0.0.1:80: change one"),
         "{}",
         place.error()
     );
     let place = Place::new(&[]).file("listen.a = ['[::1]:1', '[::1]:1']");
-    assert!(place.error().ends_with("[::1]:1 is there twice: remove one"), "{}", place.error());
+    assert!(place.error().ends_with("[::1]:1 is listed twice: remove one"), "{}", place.error());
     let place = Place::new(&[]).file("listen.a = {addr = 'unix:/s', tcp_keepalive = '9s'}");
     assert_eq!(place.error(), "`listen.a.tcp_keepalive` in FILE is only for TCP: remove it");
     let place = Place::new(HTTP).var("DAEMON_LISTEN_HTTP__MODE", "0660");
@@ -276,7 +286,7 @@ fn what_does_not_go_together() {
     let place = Place::new(HTTP).var("DAEMON_LISTEN_HTPP__BACKLOG", "9");
     assert_eq!(
         place.error(),
-        "`listen.htpp.backlog` from DAEMON_LISTEN_HTPP__BACKLOG is of a listener without address: set `listen.htpp`"
+        "`listen.htpp.backlog` from DAEMON_LISTEN_HTPP__BACKLOG belongs to a listener without an address: set `listen.htpp`"
     );
 
     let place = Place::new(&[]).set("pidfile=/x").set("listen.a=unix:/x");

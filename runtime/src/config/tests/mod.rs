@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use unbroken_schema::{DEFAULT_PREFIX, Fallback, HTTP_FIELDS, KEYS, Kind, LISTENER_FIELDS, Needs};
+
 use self::place::{Keys, Place};
 use super::*;
 use crate::json::{self, FromJson};
@@ -44,7 +46,7 @@ fn defaults_hold_where_nothing_is_said() {
         exclusive,
         watchdog,
         orphan_grace,
-        pass_connections,
+        handoff,
         restart,
         backoff_min,
         backoff_max,
@@ -80,7 +82,7 @@ fn defaults_hold_where_nothing_is_said() {
     assert_eq!(drain_timeout, Duration::from_secs(30));
     assert_eq!(kill_timeout, Duration::from_secs(5));
     assert_eq!(confirm_window, Duration::from_secs(2));
-    assert!(pass_connections && !exclusive && watchdog.is_zero() && orphan_grace.is_zero());
+    assert!(handoff && !exclusive && watchdog.is_zero() && orphan_grace.is_zero());
     assert_eq!(restart, RestartPolicy::OnFailure);
     assert_eq!(backoff_min, Duration::from_millis(100));
     assert_eq!(backoff_max, Duration::from_secs(30));
@@ -154,7 +156,7 @@ fn every_key_can_be_set_by_every_layer() {
         ("exclusive", Literal::Bool(true)),
         ("watchdog", Literal::Str("1m 9s")),
         ("orphan_grace", Literal::Str("1m 10s")),
-        ("pass_connections", Literal::Bool(false)),
+        ("handoff", Literal::Bool(false)),
         ("restart", Literal::Str("always")),
         ("backoff_min", Literal::Str("1m 5s")),
         ("backoff_max", Literal::Str("1m 6s")),
@@ -192,6 +194,7 @@ fn every_key_can_be_set_by_every_layer() {
         Literal::Int(n) if key.ends_with("mask") || key.ends_with("mode") => format!("{n:04o}"),
         Literal::Int(n) => n.to_string(),
         Literal::Bool(flag) => flag.to_string(),
+        Literal::List(items) => items.join(","),
     };
     for key in KEYS.iter().filter(|k| k.name != "config") {
         assert!(VALUES.iter().any(|(name, _)| *name == key.name), "{}", key.name);
@@ -205,7 +208,7 @@ fn every_key_can_be_set_by_every_layer() {
         let value = text(key, literal);
         line = line.set(&format!("{key}={value}"));
         let path: Vec<&str> = key.split('.').collect();
-        vars = vars.var(&env::Prefix::new(env::DEFAULT).variable(&path), &value);
+        vars = vars.var(&env::Prefix::new(DEFAULT_PREFIX).variable(&path), &value);
         // A dotted key cannot both be a string and a table.
         let key = if *key == "listen.http" { "listen.http.addr" } else { key };
         match literal {
@@ -226,6 +229,32 @@ fn every_key_can_be_set_by_every_layer() {
     assert_eq!(attribute.settings.umask, Some(0o27));
     assert_eq!(attribute.settings.listen["http"].mode, Some(0o660));
     assert!(!attribute.settings.listen["six"].v6only);
+}
+
+#[test]
+fn every_choice_of_the_schema_has_a_setting() {
+    for key in KEYS {
+        let Kind::Choice(words) = key.kind else { continue };
+        for word in words.iter().filter(|_| key.name != "log_format" || cfg!(feature = "log")) {
+            let settings = Place::new(&[]).set(&format!("{}={word}", key.name)).load().settings;
+            assert_eq!(settings.json()[key.name], **word, "{}", key.name);
+        }
+    }
+}
+
+#[test]
+fn a_list_of_the_attribute_is_not_split() {
+    let place = Place::new(&[
+        ("env_file", Literal::List(&["-/no/such,file", "-/other"])),
+        ("listen.http", Literal::List(&["unix:/a,b.sock", "127.0.0.1:80"])),
+        ("groups", Literal::List(&[])),
+    ]);
+    let settings = place.load().settings;
+    let files = settings.env_file.unwrap();
+    assert_eq!(files[0].path, Path::new("/no/such,file"));
+    assert_eq!(files.len(), 2);
+    assert_eq!(settings.listen["http"].addr, Address::Unix("/a,b.sock".into()));
+    assert_eq!(settings.groups, Some(vec![]));
 }
 
 #[test]
@@ -374,9 +403,9 @@ fn kubernetes_service_links_and_strangers_are_ignored() {
 #[test]
 fn listener_fields_default_as_the_table_says() {
     let listen = Place::new(&[("listen.a", Literal::Str("[::]:80"))]).load().settings.listen;
-    let parsed = |text: &str| humantime::parse_duration(text).unwrap();
-    for field in LISTEN_FIELDS {
-        match (field.name, field.fallback) {
+    let parsed = |text: &str| unbroken_schema::duration::parse(text).unwrap();
+    for field in LISTENER_FIELDS {
+        match (field.name, field.default) {
             ("backlog", Fallback::Value(text)) => assert_eq!(text, listen["a"].backlog.to_string()),
             ("v6only", Fallback::Value(text)) => assert_eq!(text, listen["a"].v6only.to_string()),
             (name, Fallback::Value(text)) if HTTP_FIELDS.contains(&name) => {

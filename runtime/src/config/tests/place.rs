@@ -8,7 +8,15 @@ use tempfile::TempDir;
 use crate::config::{Configuration, Surroundings};
 use crate::spec::{Flavor, Literal, Spec};
 
+/// Keys as `listen.http.addr`.
 pub(crate) type Keys = &'static [(&'static str, Literal)];
+
+/// The same by their paths, as an attribute has them: for as long as the program lives.
+fn paths(keys: Keys) -> &'static [(&'static [&'static str], Literal)] {
+    let path =
+        |key: &'static str| -> &'static [&'static str] { Vec::leak(key.split('.').collect()) };
+    Vec::leak(keys.iter().map(|(key, literal)| (path(key), *literal)).collect())
+}
 
 /// A supervised program with a `Daemon`.
 const SPEC: Spec = Spec {
@@ -39,7 +47,7 @@ impl Place {
             overrides: vec![],
             exe: "/usr/bin/hello".into(),
         };
-        Place { dir, spec: Spec { keys, ..SPEC }, around }
+        Place { dir, spec: Spec { keys: paths(keys), ..SPEC }, around }
     }
 
     pub(crate) fn solo(keys: Keys) -> Place {

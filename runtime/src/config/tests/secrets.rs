@@ -129,7 +129,7 @@ fn a_secret_is_in_no_error() {
     ] {
         let error = app(&place).unwrap_err();
         assert!(error.starts_with("`app.pin` from ") && !error.contains("hush"), "{error}");
-        assert!(error.ends_with("expected: a whole number from 0 to 65535"), "{error}");
+        assert!(error.ends_with(": expected a whole number from 0 to 65535"), "{error}");
     }
     #[derive(Debug, Deserialize)]
     struct Flat {

@@ -53,7 +53,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
         match self.next.take() {
             Some(node) => {
-                // Also of a type that finds its mistake when it has the whole value, as an untagged enum.
+                // Also for a type that fails only once it has the whole value, such as an untagged enum.
                 let (path, value) = (node.path.clone(), node.value.clone());
                 seed.deserialize(node).map_err(|fault: Fault| fault.at(path, &value))
             }

@@ -1,4 +1,4 @@
-//! What is wrong with a value of the application, and how to say it.
+//! Errors in values of the application, and their messages.
 
 use std::fmt::{self, Display};
 use std::path::Path;
@@ -6,15 +6,17 @@ use std::path::Path;
 use serde::de::{self, Expected, Unexpected};
 use serde_json::Value as Json;
 
-use crate::config::env::{DEFAULT, Prefix};
+use unbroken_schema::{DEFAULT_PREFIX, nearest, one_of};
+
+use crate::config::env::Prefix;
 use crate::config::{keys, values};
 use unbroken_core::sorted::SortedMap;
 
-/// An error of deserialization; where it happened is added on the way out.
+/// A deserialization error. Its place is added on the way out.
 #[derive(Debug)]
 pub(super) struct Fault {
     what: What,
-    /// Key path, and the value as a message shows it where it is short.
+    /// The key path, and the value as a message shows it, if it is short.
     place: Option<(String, Option<String>)>,
 }
 
@@ -31,7 +33,7 @@ impl Fault {
         Fault { what, place: None }
     }
 
-    /// The same fault at a place, unless an inner one is known.
+    /// The fault at a place, unless it has an inner one.
     pub(super) fn at(mut self, path: String, value: &Json) -> Self {
         let shown = || match value {
             Json::String(text) => Some(values::shown_text(text)),
@@ -42,25 +44,25 @@ impl Fault {
         self
     }
 
-    /// The same fault at another place, which is better known.
+    /// The fault at a more precise place.
     pub(super) fn moved(mut self, path: String, value: &Json) -> Self {
         self.place = None;
         self.at(path, value)
     }
 
-    /// Whether it could be about the key at `path`: it is so, or about a table that has it.
+    /// Whether it could be about the key at `path`: its place is the key or a table around it.
     pub(super) fn may_be_at(&self, path: &str) -> bool {
         let Some((place, _)) = &self.place else { return true };
         let rest = path.strip_prefix(place.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
-    /// Whether it is about a value that is there.
+    /// Whether it is about a value that exists.
     pub(super) fn is_of_a_value(&self) -> bool {
         matches!(self.what, What::Expected { .. } | What::Other(_))
     }
 
-    /// Whether it says the same, wherever.
+    /// Whether it is the same fault, at any place.
     pub(super) fn is_like(&self, other: &Fault) -> bool {
         self.what == other.what
     }
@@ -97,21 +99,21 @@ impl Fault {
 }
 
 impl Fault {
-    /// The sentence of a secret: what is said of a value may have it in it.
+    /// The sentence for a secret, without text that could quote its value.
     pub(super) fn without_value(&self, sources: &SortedMap<String, String>) -> String {
         let path = self.place.as_ref().map_or("app", |(path, _)| path.as_str());
         let of = subject(path, sources);
         match &self.what {
             What::Expected { expected, .. } if self.place.is_some() => {
-                format!("{of}, which is not shown, is something else than expected: {expected}")
+                format!("{of} has a wrong value, which is not shown: expected {expected}")
             }
-            _ => format!("{of}, which is not shown, is not what the program expects"),
+            _ => format!("{of} has a value, which is not shown, that the program does not take"),
         }
     }
 }
 
-/// The key and where its value came from: its own source, that of what it is part of, or that of all
-/// that is in it, if there is but one.
+/// The key and the source of its value: its own, that of a table around it, or the only source of the
+/// values in it.
 fn subject(path: &str, sources: &SortedMap<String, String>) -> String {
     let part_of = |whole: &str| {
         let rest = path.strip_prefix(whole);
@@ -149,23 +151,14 @@ fn missing(path: &str, file: Option<&Path>, prefix: Prefix<'_>) -> String {
 
 fn unknown(of: &str, path: &str, fields: &[&str]) -> String {
     let (parent, word) = path.rsplit_once('.').unwrap_or(("app", path));
-    let near = keys::nearest(word, fields.iter().copied());
+    let near = nearest(word, fields.iter().copied());
     match (near, fields) {
         (Some(near), _) => {
             let near = keys::child(parent, near);
             format!("{of} is not a known key: did you mean `{near}`?")
         }
-        (None, []) => format!("{of} is not a known key: there are none here"),
+        (None, []) => format!("{of} is not a known key: the program takes none here"),
         (None, fields) => format!("{of} is not a known key: expected {}", one_of(fields)),
-    }
-}
-
-fn one_of(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-    match quoted.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
-        None => "nothing".into(),
     }
 }
 
@@ -209,7 +202,7 @@ fn found(unexpected: &Unexpected<'_>) -> String {
 
 impl Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence(&SortedMap::new(), None, Prefix::new(DEFAULT), |_| false))
+        f.write_str(&self.sentence(&SortedMap::new(), None, Prefix::new(DEFAULT_PREFIX), |_| false))
     }
 }
 
@@ -234,7 +227,10 @@ impl de::Error for Fault {
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         Fault::new(What::Expected {
-            expected: one_of(expected),
+            expected: match expected {
+                [] => "nothing".into(),
+                words => one_of(words),
+            },
             found: values::shown_text(variant),
         })
     }

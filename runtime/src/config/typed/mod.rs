@@ -1,34 +1,36 @@
 //! The application's section as a type of the application, with errors that name key and source.
 //!
-//! Text from variables and the command line is parsed by what the type asks for, which no format's
-//! own deserializer knows.
+//! Text from variables and the command line is parsed as the type asks, which no format's own
+//! deserializer does.
 
 mod access;
 mod fault;
 mod scalar;
 mod search;
 
+use std::fmt;
+
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde_json::{Map, Value as Json};
 
 use super::secrets::{Content, SUFFIX, Secrets};
-use super::{Configuration, Prefix, env, keys};
+use super::{Configuration, env, keys};
 use access::{Fields, Items, Variant};
 use fault::Fault;
 use search::Choices;
-use unbroken_core::sorted::SortedMap;
+use unbroken_core::sorted::{SortedMap, SortedSet};
 
-/// The application's section as a `T`; the error is one sentence.
-pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result<T, String> {
+/// The application's section as a `T`.
+pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result<T, Mistake> {
     let Configuration { app, secrets, sources, settings, .. } = configuration;
     let section = match app {
         Json::Null => Json::Object(Map::new()),
         section => section.clone(),
     };
     let prefix = settings.prefix();
-    let sources = with_values_of_files(sources, secrets, prefix);
+    let (sources, untyped) = with_values_of_files(sources, &configuration.untyped, secrets);
     let attempt = |choices: &Choices| {
-        let scope = Scope { sources: &sources, secrets, prefix, choices };
+        let scope = Scope { sources: &sources, untyped: &untyped, secrets, choices };
         let root = Node {
             value: section.clone(),
             path: "app".into(),
@@ -40,52 +42,56 @@ pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result
     };
     search::read(&section, attempt).map_err(|fault| {
         let file = settings.config.as_deref();
-        let said = fault.sentence(&sources, file, prefix, |key| secrets.hides(key));
-        match secrets.are_in(&said, app) {
+        let sentence = fault.sentence(&sources, file, prefix, |key| secrets.hides(key));
+        Mistake(match secrets.are_in(&sentence, app) {
             true => fault.without_value(&sources),
-            false => said,
-        }
+            false => sentence,
+        })
     })
 }
 
-/// A value that a file has is from where the file's name is.
-fn with_values_of_files(
-    sources: &SortedMap<String, String>,
-    secrets: &Secrets,
-    prefix: Prefix<'_>,
-) -> SortedMap<String, String> {
-    let mut sources = sources.clone();
-    for key in secrets.files.keys() {
-        if let (Some(of), Some(source)) = (key.strip_suffix(SUFFIX), sources.get(key).cloned()) {
-            let value = sources.entry(of.to_owned()).or_insert_with(|| source.clone());
-            if !is_text(prefix, value) {
-                *value = source;
-            }
-        }
+/// Why the section is not a `T`: one sentence, without secrets.
+#[derive(Debug)]
+pub(super) struct Mistake(String);
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
-    sources
 }
 
-/// Whether serde keeps a value in this type until it knows what is wanted. A wrong answer, should it call
-/// the type otherwise one day, makes text of what may be a number and no mistake.
+/// Sources and untyped keys, with those of values that are in a file: they are those of the file's name.
+fn with_values_of_files(
+    sources: &SortedMap<String, String>,
+    untyped: &SortedSet<String>,
+    secrets: &Secrets,
+) -> (SortedMap<String, String>, SortedSet<String>) {
+    let (mut sources, mut untyped) = (sources.clone(), untyped.clone());
+    for key in secrets.files.keys() {
+        if let (Some(of), Some(source)) = (key.strip_suffix(SUFFIX), sources.get(key).cloned())
+            && !untyped.contains(of)
+        {
+            sources.insert(of.to_owned(), source);
+            untyped.insert(of.to_owned());
+        }
+    }
+    (sources, untyped)
+}
+
+/// Whether this is the type in which serde buffers a value whose type it does not know yet. If serde ever
+/// renames it, text that could be a number stays text, which is no mistake.
 fn is_buffer<T>() -> bool {
     let name = std::any::type_name::<T>();
     name.starts_with("serde") && name.contains("private") && name.contains("::Content")
 }
 
-/// Whether a source has but text, which the type parses.
-fn is_text(prefix: Prefix<'_>, source: &str) -> bool {
-    prefix.strip(source).is_some()
-        || source.starts_with("--set ")
-        || source.starts_with(env::CREDENTIAL)
-}
-
 #[derive(Clone, Copy)]
 struct Scope<'a> {
     sources: &'a SortedMap<String, String>,
+    /// The keys whose values are text, which the type parses.
+    untyped: &'a SortedSet<String>,
     secrets: &'a Secrets,
-    prefix: Prefix<'a>,
-    /// What text is where the type does not say.
+    /// The reading of text if the type does not ask for a type of value.
     choices: &'a Choices,
 }
 
@@ -93,7 +99,7 @@ struct Scope<'a> {
 struct Node<'a> {
     value: Json,
     path: String,
-    /// Whether it came as text, to be parsed by what is asked for.
+    /// Whether it is text to be parsed as the type asks.
     text: bool,
     /// Whether it is the key of a value.
     is_key: bool,
@@ -103,9 +109,9 @@ struct Node<'a> {
 impl<'a> Node<'a> {
     fn child(&self, part: &str, value: Json) -> Node<'a> {
         let path = keys::child(&self.path, part);
-        let text = match self.scope.sources.get(&path) {
-            Some(source) => is_text(self.scope.prefix, source),
-            None => self.text,
+        let text = match self.scope.sources.contains_key(&path) {
+            true => self.scope.untyped.contains(&path),
+            false => self.text,
         };
         Node { value, path, text, is_key: false, scope: self.scope }
     }
@@ -126,7 +132,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The text to parse, where the value came as text.
+    /// The text to parse, if the value is text to be parsed.
     fn as_text(&self) -> Option<&str> {
         self.value.as_str().filter(|_| self.text)
     }
@@ -191,7 +197,7 @@ impl<'a> Node<'a> {
         Ok(Some(nodes.collect()))
     }
 
-    /// Puts what is in a file in the place of its name, where the type wants the one and not the other.
+    /// Replaces the name of a file by its content, if the type has a field for the latter only.
     fn read_files(&self, fields: &[&str], table: &mut Map<String, Json>) -> Result<(), Fault> {
         let named = |key: &str| fields.iter().find(|field| env::same(field, key));
         let wanted: Vec<(String, String)> = table
@@ -256,7 +262,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Parses text by the asked-for type; what did not come as text is visited as it is.
+/// Parses text as the type asks; visits any other value as it is.
 macro_rules! parsed {
     ($($method:ident => $visit:ident),* $(,)?) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -268,7 +274,7 @@ macro_rules! parsed {
     )*};
 }
 
-/// Visits a value without regard to what is asked for: text stays text.
+/// Visits a value as it is: text stays text.
 macro_rules! as_it_is {
     ($($method:ident),* $(,)?) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -300,7 +306,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
                 choices.note(&node.path);
             }
             match read {
-                // What is in it is read already.
+                // Its items are parsed already.
                 Some(value) => Node { value, text: false, ..node }.visit_json(visitor),
                 None => node.visit_json(visitor),
             }
@@ -308,7 +314,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.at(|node| match node.as_text().and_then(super::values::bool_text) {
+        self.at(|node| match node.as_text().and_then(unbroken_schema::flag_text) {
             Some(flag) => visitor.visit_bool(flag),
             None => node.visit_json(visitor),
         })

@@ -1,10 +1,10 @@
-//! Text that may be something else.
+//! Text that may stand for a value of another type.
 
 use serde_json::Value as Json;
 
 use crate::config::{app, document};
 
-/// What a piece of text may be, where the type does not say what it wants: the likeliest first.
+/// The values that a text may stand for if the type does not ask for one: the likeliest first.
 pub(super) fn readings(text: &str) -> Vec<Json> {
     let trimmed = text.trim();
     let mut readings = vec![guess(text), Json::from(text)];
@@ -13,7 +13,7 @@ pub(super) fn readings(text: &str) -> Vec<Json> {
             let parsed = serde_json::from_str(trimmed).ok().or_else(|| toml(trimmed));
             readings.splice(0..0, parsed);
         }
-        // A list, as `a,b` is one where the type says so.
+        // `a,b` may be a list.
         false => {
             let items = || trimmed.split(',').map(str::trim).filter(|_| !trimmed.is_empty());
             readings.push(items().map(guess).collect());
@@ -29,7 +29,7 @@ pub(super) fn readings(text: &str) -> Vec<Json> {
     readings
 }
 
-/// What a piece of text looks like.
+/// The value that a text looks like.
 fn guess(text: &str) -> Json {
     let trimmed = text.trim();
     let whole = || trimmed.parse::<i64>().map(Json::from).ok();

@@ -1,8 +1,8 @@
-//! Types that do not say what they want: `#[serde(flatten)]`, untagged and internally tagged enums.
+//! Types that do not ask for a type of value: `#[serde(flatten)]`, untagged and internally tagged enums.
 //!
-//! Serde reads them into a buffer of its own, where text can no longer become a number and nobody knows
-//! which key a value is of. So what a text may be is tried until the type takes it, and the key that a
-//! mistake is about is the one without which the mistake is gone.
+//! Serde reads their content into a buffer of its own, in which text cannot become a number and the keys
+//! of values are lost. The search tries the values that a text may stand for until the type takes one,
+//! and blames the key without which the error disappears.
 
 use std::cell::RefCell;
 
@@ -13,17 +13,17 @@ use super::scalar;
 use crate::config::keys;
 use unbroken_core::sorted::{SortedMap, sort_few};
 
-/// The most combinations that are tried where no single key is to blame.
+/// The most combinations that are tried if no single key is to blame.
 const MOST: usize = 4096;
 
 /// How the values are to be read this time.
 #[derive(Debug, Default)]
 pub(super) struct Choices {
-    /// Which of its readings a text has, by key path; the first where nothing is said.
+    /// The index of the reading of a text, by key path. Default: the first.
     picked: SortedMap<String, usize>,
-    /// Left out, to see whether that makes a difference.
+    /// The key that is left out, to see whether that makes a difference.
     removed: Option<String>,
-    /// How many readings each value has that was asked for without a type.
+    /// The number of readings of each value that was asked for without a type.
     seen: RefCell<SortedMap<String, usize>>,
 }
 
@@ -32,13 +32,13 @@ impl Choices {
         self.removed.as_deref() == Some(path)
     }
 
-    /// Notes a value that has but one reading.
+    /// Notes a value with a single reading.
     pub(super) fn note(&self, path: &str) {
         self.seen.borrow_mut().insert(path.to_owned(), 1);
     }
 
-    /// The reading of a text for a type that does not say what it wants: one that `buffers` decides later,
-    /// any other takes text for text.
+    /// The reading of a text for a type that does not ask for a type of value. One that `buffers` decides
+    /// later; any other takes text first.
     pub(super) fn read(&self, path: &str, text: &str, buffers: bool) -> Json {
         let mut readings = scalar::readings(text);
         if !buffers {
@@ -60,7 +60,8 @@ impl Choices {
     }
 }
 
-/// Reads `section` as often as it takes. The fault is the first that no reading helps, at its key.
+/// Reads `section` until a combination of readings succeeds. The fault is the first that no reading
+/// avoids, at its key.
 pub(super) fn read<T>(
     section: &Json,
     attempt: impl Fn(&Choices) -> Result<T, Fault>,
@@ -82,7 +83,7 @@ pub(super) fn read<T>(
         };
         let at = search.culprit(&mut choices, &fault);
         next = at.clone().or_else(|| Some(path.clone()));
-        // One that comes behind a key that can be read is what is left to tell.
+        // A fault at a later key, once this one can be read, is the one to report.
         if at.as_ref() != Some(&path) {
             told = (fault, at);
         }
@@ -98,7 +99,7 @@ pub(super) fn read<T>(
 }
 
 struct Search<'a, F> {
-    /// All values that are no tables.
+    /// All values except tables.
     leaves: Vec<(String, &'a Json)>,
     attempt: F,
 }
@@ -110,7 +111,7 @@ impl<T, F: Fn(&Choices) -> Result<T, Fault>> Search<'_, F> {
             return None;
         }
         let mut culprits = Vec::new();
-        // The mistake in any other value is told with its key.
+        // A fault in any other value has its key already.
         let buffered: Vec<String> = choices.seen.borrow().keys().cloned().collect();
         for (path, _) in self.leaves.iter().filter(|(path, _)| fault.may_be_at(path)) {
             if !buffered.contains(path) {

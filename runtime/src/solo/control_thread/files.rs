@@ -1,4 +1,4 @@
-//! The files of a solo daemon, as far as its privileges reach.
+//! Watches the files of a solo daemon and restores those that were removed, as far as its privileges allow.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::link::{self, ToWorker};
 
 impl SoloControl {
-    /// Something was told of the files. What failed a moment ago is not tried again at once: trying changes
-    /// files, too.
+    /// Handles a change in a watched directory. After a failed attempt to restore a file it waits for the
+    /// next one to be due, because the attempt itself changes files.
     pub(super) fn files_changed(&mut self) {
         let Some(upkeep) = &mut self.upkeep else { return };
         let now = Instant::now();
@@ -19,7 +19,7 @@ impl SoloControl {
         }
     }
 
-    /// Looks at all files, and restores what is gone. A daemon that ends lets go.
+    /// Checks all files and restores those that are missing, unless the daemon drains or has ended.
     pub(super) fn restore_files(&mut self) {
         let ends = matches!(self.phase, SoloPhase::Draining | SoloPhase::Hurried | SoloPhase::Over);
         let Some(upkeep) = self.upkeep.as_mut().filter(|_| !ends) else { return };

@@ -1,4 +1,5 @@
-//! The thread of a solo daemon that does what a supervisor would: signals, control socket, deadlines.
+//! The control thread of a solo daemon: it handles signals, clients, probes and deadlines, and talks to the
+//! worker in the same process over a link, as a supervisor does.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
@@ -30,7 +31,7 @@ use crate::systemd::notify::{self, Health, Notifier};
 
 mod files;
 
-/// What the thread works with.
+/// The parts from which the thread is built.
 pub(super) struct SoloParts {
     pub(super) configuration: Configuration,
     pub(super) origin: LaunchOrigin,
@@ -49,7 +50,7 @@ pub(super) struct SoloParts {
     pub(super) probes: probe::Server,
 }
 
-/// What may become readable.
+/// A descriptor that may become readable.
 #[derive(Debug, Clone, Copy)]
 enum SoloSource {
     Link,
@@ -61,41 +62,46 @@ enum SoloSource {
     Claim,
 }
 
+/// The control thread.
 pub(super) struct SoloControl {
     parts: SoloParts,
-    /// None where the files are out of reach, in a `chroot`.
+    /// Watches the daemon's files; `None` in a `chroot`, from which they cannot be reached.
     upkeep: Option<OwnedFiles>,
     caught: CaughtSignals,
     clients: Clients,
+    /// The clients that wait for the end of the stop.
     stopping: Vec<u64>,
+    /// When the daemon was first asked to stop.
     asked_to_stop: Option<Instant>,
     began: (Instant, SystemTime),
     phase: SoloPhase,
+    /// The program's last text for `status`.
     text: Option<String>,
-    /// Why it may never be ready.
+    /// Why the program may never be ready: a listener that only the operator declared and it has not claimed.
     unclaimed: Option<String>,
-    /// Since when, in seconds since 1970.
+    /// When the program became ready, in seconds since 1970.
     serves: Option<u64>,
 }
 
+/// The phase of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SoloPhase {
-    Starting {
-        deadline: Instant,
-    },
+    /// The program is not ready yet, and has until the deadline.
+    Starting { deadline: Instant },
+    /// The program accepts.
     Serving,
-    /// Told to stop, and still accepting.
-    LameDuck {
-        until: Instant,
-    },
+    /// The daemon was asked to stop and still accepts.
+    LameDuck { until: Instant },
+    /// The program finishes what is in flight.
     Draining,
-    /// The drain was cut short.
+    /// The program drains, and its deadline was set to now by SIGQUIT or a second signal.
     Hurried,
     /// `main` has ended.
     Over,
 }
 
 impl SoloControl {
+    /// Catches the signals and begins to watch the daemon's files.
     pub(super) fn new(parts: SoloParts) -> Result<SoloControl> {
         let caught = CaughtSignals::catch(&HANDLED)
             .map_err(|error| Error::io("cannot catch signals", error))?;
@@ -124,15 +130,16 @@ impl SoloControl {
             .name("unbroken-solo".into())
             .stack_size(512 * 1024)
             .spawn(move || self.run())
-            .map_err(|error| Error::io("cannot start the thread that minds the daemon", error))
+            .map_err(|error| Error::io("cannot start the control thread", error))
     }
 
-    /// Puts everything away before the thread was started.
+    /// Reports a failed start and removes the daemon's files, instead of starting the thread.
     pub(super) fn abandon_start(mut self, error: &Error) {
         self.parts.reporter.failed(error.exit_code(), &error.to_string());
         self.cleanup();
     }
 
+    /// Runs until `main` has ended, then removes the daemon's files.
     fn run(mut self) {
         self.restore_files();
         while self.phase != SoloPhase::Over {
@@ -148,6 +155,7 @@ impl SoloControl {
         self.cleanup();
     }
 
+    /// Sleeps until something happens, and handles it.
     fn step(&mut self) -> Result<()> {
         let limit = match self.phase {
             SoloPhase::Starting { deadline } => Some(deadline),
@@ -193,6 +201,7 @@ impl SoloControl {
         Ok(())
     }
 
+    /// Sleeps until a descriptor is readable or the deadline has passed; returns the readable ones.
     fn poll(&self, deadline: Option<Instant>) -> Result<Vec<SoloSource>> {
         let now = Instant::now();
         let mut places: Vec<(SoloSource, BorrowedFd<'_>)> = vec![
@@ -243,7 +252,7 @@ impl SoloControl {
         }
     }
 
-    /// Has the service manager keep the listeners, once it serves.
+    /// Has the service manager's fd store keep the listeners while the program serves.
     fn store_listeners(&mut self) {
         if self.phase != SoloPhase::Serving {
             return;
@@ -254,6 +263,7 @@ impl SoloControl {
         }
     }
 
+    /// Handles *ready*: lets the program accept and reports the daemon as started.
     fn ready(&mut self) {
         if !matches!(self.phase, SoloPhase::Starting { .. }) {
             return;
@@ -269,11 +279,12 @@ impl SoloControl {
         self.parts.reporter.ready(&addrs);
     }
 
+    /// Ends a daemon that was not ready within `ready_timeout`.
     fn not_ready(&mut self) {
         let settings = &self.parts.configuration.settings;
         let names: Vec<&str> = settings.listen.keys().map(String::as_str).collect();
         let missing = self.parts.counters.missing(&names, settings.ready == Ready::Manual);
-        let limit = humantime::format_duration(settings.ready_timeout);
+        let limit = unbroken_schema::duration::format(settings.ready_timeout);
         let reason = match &self.unclaimed {
             Some(unclaimed) => format!("it was not ready within {limit}: {unclaimed}"),
             None => format!(
@@ -287,6 +298,7 @@ impl SoloControl {
         process::exit_now(1);
     }
 
+    /// Ends a daemon whose start cannot succeed.
     fn fail_to_start(&mut self, reason: &str) {
         self.parts.say.error(reason);
         self.parts.reporter.failed(1, reason);
@@ -305,7 +317,7 @@ impl SoloControl {
                 Signal::SIGUSR1 => match self.parts.log.as_mut().map(LogFile::reopen) {
                     Some(Ok(())) => self.parts.say.line(REOPENED),
                     Some(Err(error)) => {
-                        self.parts.say.warn(&format!("{error}; the old file is kept"));
+                        self.parts.say.warn(&format!("{error}; still writing to the old file"));
                     }
                     None => {}
                 },
@@ -342,7 +354,10 @@ impl SoloControl {
                 self.clients.reply(id, &Reply::Refused { reason });
             }
             ClientInput::Request(Request::Unknown) => {
-                let reason = "this daemon is older than the command and does not know it".into();
+                let reason =
+                    "the running daemon is older than this command and does not know the request; \
+                     restart the daemon"
+                        .into();
                 self.clients.reply(id, &Reply::Refused { reason });
             }
             ClientInput::Gone => self.stopping.retain(|client| *client != id),
@@ -350,14 +365,14 @@ impl SoloControl {
         }
     }
 
-    /// How it is, for its service manager.
+    /// Returns the state to report to the service manager.
     fn health(&self) -> Health {
         let settings = &self.parts.configuration.settings;
         let (phase, text) = match self.phase {
             SoloPhase::Starting { .. } => (notify::ServicePhase::Starting, "starting"),
             SoloPhase::Serving => (notify::ServicePhase::Running, "serving"),
             SoloPhase::LameDuck { .. } => {
-                (notify::ServicePhase::Stopping, "lame duck: it accepts a little longer")
+                (notify::ServicePhase::Stopping, "lame duck: still accepting")
             }
             _ => (notify::ServicePhase::Stopping, "stopping"),
         };
@@ -370,15 +385,16 @@ impl SoloControl {
 
     // ---- the end --------------------------------------------------------------------------------
 
-    /// Is a lame duck where that is wanted, and drains; asked again it hurries, and then it ends at once.
+    /// Handles a request to stop: begins the lame-duck phase or the drain. A second one sets the drain
+    /// deadline to now, a third one ends the process.
     fn stop(&mut self) {
         let lame_duck = self.parts.configuration.settings.lame_duck;
         match self.phase {
             SoloPhase::Serving if !lame_duck.is_zero() => {
-                let (now, length) = (Instant::now(), humantime::format_duration(lame_duck));
+                let (now, length) = (Instant::now(), unbroken_schema::duration::format(lame_duck));
                 self.asked_to_stop = Some(now);
                 self.phase = SoloPhase::LameDuck { until: now + lame_duck };
-                let text = format!("lame duck for {length}: not ready, and still accepting");
+                let text = format!("lame duck for {length}: not ready, still accepting");
                 self.parts.say.line(&text);
                 self.report_lame_duck(now + lame_duck);
             }
@@ -399,11 +415,13 @@ impl SoloControl {
         self.drain(Instant::now() + self.parts.configuration.settings.drain_timeout);
     }
 
+    /// Shows waiting clients how long the lame-duck phase still takes.
     fn report_lame_duck(&mut self, until: Instant) {
         let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
-        self.clients.progress(&format!("lame duck for {left:.0} s"));
+        self.clients.progress(&format!("lame duck for {left:.0} s: not ready, still accepting"));
     }
 
+    /// Sets the drain deadline to now.
     fn shorten_deadline(&mut self) {
         if self.phase == SoloPhase::Hurried {
             self.stop();
@@ -413,10 +431,11 @@ impl SoloControl {
         }
     }
 
-    /// Nobody new is let in, and the rest has until the deadline.
+    /// Closes the thread's copies of the listeners and has the program drain until the deadline.
     fn drain(&mut self, deadline: Instant) {
         self.asked_to_stop.get_or_insert_with(Instant::now);
-        // The service manager's, and those that it keeps, are for the next start, and so is who waits there.
+        // Connections queued at listeners that the service manager passed or keeps wait for the next start;
+        // those queued at the others must be accepted by this process.
         let notifier = &self.parts.notifier;
         let ours = self
             .parts
@@ -430,12 +449,14 @@ impl SoloControl {
         self.send(&ToWorker::Drain { deadline, last: true, finish, finish_at });
     }
 
+    /// Sends a message to the worker.
     fn send(&self, message: &ToWorker) {
         if let Err(error) = link::send(&self.parts.link, message, &[]) {
             self.parts.say.warn(&format!("the link failed: {error}"));
         }
     }
 
+    /// Logs what the end cost and answers the clients that wait for it.
     fn reply_stopped(&mut self) {
         let ledger = self.parts.counters.final_ledger();
         let to_drained_ms = self.asked_to_stop.map(|at| at.elapsed().as_secs_f64() * 1000.0);
@@ -445,7 +466,7 @@ impl SoloControl {
         if ledger.dropped_tasks > 0 || ledger.lost > 0 || ledger.forced().is_some() {
             let text = match self.asked_to_stop {
                 Some(_) => format!("stopped: {ledger}"),
-                None => format!("ended unasked: {ledger}"),
+                None => format!("exited without being asked to stop: {ledger}"),
             };
             self.parts.say.warn(&text);
         }
@@ -463,10 +484,10 @@ impl SoloControl {
         }
     }
 
-    /// Removes what the daemon has in the file system.
+    /// Removes the daemon's files.
     fn cleanup(&mut self) {
         self.close_listeners();
-        self.parts.control.remove();
+        self.parts.control.remove_file();
         self.parts.pidfile.remove_file();
     }
 
@@ -525,19 +546,19 @@ impl SoloControl {
     }
 }
 
-/// What a probe is told. Who is one process cannot tell of itself that it hangs.
+/// Answers a probe. The liveness probe always passes: a single process cannot detect that it is hung itself.
 fn verdict(phase: SoloPhase, served: bool, probe: Probe) -> ProbeResult {
     match (probe, phase) {
-        (Probe::Live, _) => ProbeResult::passes("the process answers"),
+        (Probe::Live, _) => ProbeResult::passes("the process responds"),
         (Probe::Startup, _) if served => ProbeResult::passes("the program has been ready"),
         (Probe::Startup, _) => ProbeResult::fails("the program has not been ready yet"),
         (Probe::Ready, SoloPhase::Starting { .. }) => {
             ProbeResult::fails("the program has not been ready yet")
         }
-        (Probe::Ready, SoloPhase::Serving) => ProbeResult::passes("the program serves"),
+        (Probe::Ready, SoloPhase::Serving) => ProbeResult::passes("the program is serving"),
         (Probe::Ready, SoloPhase::LameDuck { .. }) => {
             ProbeResult::fails("the daemon is about to stop (lame duck)")
         }
-        (Probe::Ready, _) => ProbeResult::fails("the daemon stops"),
+        (Probe::Ready, _) => ProbeResult::fails("the daemon is stopping"),
     }
 }

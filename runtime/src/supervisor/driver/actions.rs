@@ -1,4 +1,4 @@
-//! From actions to system calls.
+//! Carries out the machine's actions: messages to workers, signals, new processes, replies and log lines.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use unbroken_core::event::{
 use unbroken_core::machine::MAX_RESTARTS;
 
 impl Driver {
+    /// Carries out one action.
     pub(super) fn perform(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, generation, source } => {
@@ -61,7 +62,7 @@ impl Driver {
                 let connected = failpoint::try_hit(Step::SupervisorBeforeConnect, generation)
                     .and_then(|()| self.workers.connect(from, to));
                 if let Err(error) = connected {
-                    let text = format!("connections cannot be passed: {error}");
+                    let text = format!("cannot hand off connections: {error}");
                     self.log(Level::Warn, &text);
                 }
             }
@@ -74,7 +75,8 @@ impl Driver {
                         Reply::Restarted { outcome: report::outcome(&told, Vec::new()) }
                     }
                     ClientAnswer::Aborted(told) => {
-                        // Its worker may take a moment to end, and the answer says that all is as it was.
+                        // Now, and not when the new worker has ended: the answer says that everything is as
+                        // before.
                         self.generations.restore_listeners(told.to);
                         let mut outcome = report::outcome(&told, self.output());
                         self.advise(&mut outcome);
@@ -139,14 +141,15 @@ impl Driver {
         }
     }
 
-    /// The listeners that a worker's generation has, and the one that serves has not.
+    /// Returns the listeners of a worker's generation that the serving generation does not have.
     fn removed(&self, worker: WorkerId) -> Vec<(String, Address)> {
         let old = self.workers.get(worker).map(|process| process.generation);
         let removed = old.zip(self.machine.serving_generation());
         removed.map_or(Vec::new(), |(old, new)| self.generations.removed(old, new))
     }
 
-    /// As [`removed`](Driver::removed), of a worker that drains for good: it gets the last copies.
+    /// Closes the supervisor's copies of the [`removed`](Driver::removed) listeners of a worker that drains
+    /// and will not resume, so that this worker has the last ones. Returns these listeners.
     fn drop_removed(&mut self, worker: WorkerId) -> Vec<(String, Address)> {
         let stay = [self.machine.serving_generation(), self.machine.confirmed_generation()];
         let stay: Vec<Generation> = stay.into_iter().flatten().collect();
@@ -157,11 +160,12 @@ impl Driver {
                 self.generations.drop_removed(old, new, &stay);
                 removed
             }
-            // It may have to come back.
+            // The generation may have to be respawned.
             _ => Vec::new(),
         }
     }
 
+    /// Starts the process of a worker. A new generation gets its image opened or taken over first.
     fn spawn(
         &mut self,
         worker: WorkerId,
@@ -202,7 +206,8 @@ impl Driver {
         Ok(())
     }
 
-    /// What is known before the worker says it: its generation's settings, or those of the start.
+    /// Returns the settings of a worker as far as they are known before its *hello*: those of its generation,
+    /// or, for the first start, those of the supervisor.
     fn settings_of(&self, generation: Generation, source: ImageSource) -> Option<&Settings> {
         let holdings = self.generations.get(generation);
         let known = holdings.and_then(|holdings| holdings.configuration.as_ref());
@@ -212,13 +217,15 @@ impl Driver {
             .map(|configuration| &configuration.settings)
     }
 
-    /// From what settings are computed: what a restart said of the path counts.
+    /// Returns the origin from which a worker computes its settings: that of the start, with the path that a
+    /// restart named.
     fn origin_now(&self) -> LaunchOrigin {
         let origin = self.setup.origin.clone();
         LaunchOrigin { exe: self.machine.exe().map_or(origin.exe, Path::to_owned), ..origin }
     }
 
-    /// Where the image of the next generation lies.
+    /// Returns the path of the next generation's image: as a restart named it, else as the settings do, else
+    /// that of the start.
     pub(in crate::supervisor) fn next_image(&self) -> PathBuf {
         if let Some(exe) = self.machine.exe() {
             return exe.to_owned();
@@ -234,11 +241,13 @@ impl Driver {
         exe.unwrap_or_else(|| self.setup.origin.exe.clone())
     }
 
+    /// Notes when a generation was begun.
     fn note_time(&mut self, generation: Generation) {
         self.asked.push_front((generation, SystemTime::now()));
         self.asked.truncate(MAX_RESTARTS + 1);
     }
 
+    /// Sends a worker its *welcome*, with the descriptors of counters and listeners.
     fn welcome(&mut self, worker: WorkerId) {
         let rendezvous = self.reattach_socket(worker);
         let Some(process) = self.workers.get(worker) else { return };
@@ -272,11 +281,12 @@ impl Driver {
             told = process.send(&ToWorker::Reopen {}, &[log.as_fd()]);
         }
         if let Err(error) = told {
-            let reason = format!("it did not take its welcome: {error}");
+            let reason = format!("cannot send it its settings: {error}");
             self.events.push_back(Event::HelloRejected { worker, reason });
         }
     }
 
+    /// Sends a message to a worker. A worker that cannot take it has lost its link.
     pub(super) fn send(&mut self, worker: WorkerId, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
         let Some(process) = self.workers.get(worker) else { return };
         let generation = process.generation;
@@ -289,7 +299,7 @@ impl Driver {
             .map_or(Ok(()), |step| failpoint::try_hit(step, generation))
             .and_then(|()| process.send(message, fds));
         if let Err(error) = told {
-            let reason = format!("it did not take an order: {error}");
+            let reason = format!("cannot send it a command: {error}");
             self.events.push_back(Event::LinkLost { worker, reason });
         } else if let ToWorker::Go {} = message {
             failpoint::hit(Step::SupervisorAfterGo, generation);
@@ -304,7 +314,7 @@ impl Driver {
         }
     }
 
-    /// Writes down what a process that does not answer is doing.
+    /// Logs the state of each thread of a worker.
     fn dump_threads(&self, worker: WorkerId) {
         let Some(process) = self.workers.get(worker) else { return };
         let (generation, worker) = (Some(process.generation), Some(process.child.pid()));
@@ -314,7 +324,8 @@ impl Driver {
         }
     }
 
-    /// What the failed worker of the last transition wrote, where that can be told.
+    /// Returns what the worker of the last new generation wrote to the log, without the supervisor's own
+    /// lines.
     fn output(&self) -> Vec<String> {
         let Some(log) = &self.setup.log else { return Vec::new() };
         let mut lines = logs::tail(log.path(), self.log_length).unwrap_or_default();
@@ -322,7 +333,7 @@ impl Driver {
         lines
     }
 
-    /// Adds what cures the reason, where what the worker wrote tells.
+    /// Adds advice to the reason of a failed restart, if the worker's output shows what was wrong.
     fn advise(&self, outcome: &mut RestartOutcome) {
         let advice = report::advice(&outcome.output, &self.setup.configuration.settings);
         if let (Some(reason), Some(advice)) = (&mut outcome.reason, advice) {
@@ -331,6 +342,7 @@ impl Driver {
         }
     }
 
+    /// Reports the daemon as started, and has orphans drain.
     fn first_ready(&mut self, generation: Generation) {
         let addrs: Vec<String> = self
             .generations
@@ -368,10 +380,12 @@ impl Driver {
         self.setup.say.event(level, text, about);
     }
 
+    /// Opens the log file again, after a rotation, and hands the new one to all workers as their stdout and
+    /// stderr.
     pub(super) fn reopen_log(&mut self) {
         let Some(log) = &mut self.setup.log else { return };
         if let Err(error) = log.reopen() {
-            self.setup.say.warn(&format!("{error}; the old file is kept"));
+            self.setup.say.warn(&format!("{error}; still writing to the old file"));
             return;
         }
         self.setup.say.line(crate::logs::REOPENED);
@@ -379,17 +393,17 @@ impl Driver {
         self.orphans.reopen(log);
         for process in self.workers.iter_mut() {
             if process.said_hello {
-                // One that cannot be told is about to be noticed as gone.
+                // If this fails, the worker has ended or is about to, which poll reports.
                 let _ = process.send(&ToWorker::Reopen {}, &[log]);
             } else {
-                // It waits for its welcome, and would take nothing else.
+                // A worker accepts no other message before its *welcome*.
                 process.old_output = true;
             }
         }
     }
 }
 
-/// The names of listeners, each once.
+/// Returns the names of listeners without consecutive duplicates.
 fn names(listeners: &[(String, Address)]) -> Vec<String> {
     let mut names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
     names.dedup();

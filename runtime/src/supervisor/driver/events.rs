@@ -1,4 +1,5 @@
-//! From descriptors to events: what workers, clients, signals and time have to say.
+//! Waits until a descriptor is readable or a deadline has passed, and turns messages of workers, requests of
+//! clients, signals and ends of processes into events for the machine.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -9,7 +10,7 @@ use super::Driver;
 use crate::claim::Claim;
 use crate::config::{Configuration, Ready};
 use crate::control::{ClientInput, Reply, Request};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::link::{FromWorker, Protocols, ToWorker};
 use crate::probe::{self, ProbeResult};
@@ -25,10 +26,11 @@ use unbroken_core::event::{Event, Generation, WorkerId};
 use unbroken_core::machine::WorkerState;
 use unbroken_core::policy::Policy;
 
-/// The most messages of one worker that are heard before others get their turn.
+/// The most messages that are read from one worker before other descriptors get their turn: a
+/// worker that floods its link must not block the rest.
 const MESSAGES_AT_ONCE: usize = 64;
 
-/// More messages than the link of a worker that has ended can hold.
+/// The most messages read from a worker that has ended: more than its link can hold, so that none is lost.
 const LAST_MESSAGES: usize = 4096;
 
 /// A descriptor that became readable.
@@ -47,6 +49,7 @@ pub(in crate::supervisor) enum Readable {
 }
 
 impl Driver {
+    /// Sleeps until something happens, and handles it.
     pub(super) fn wait(&mut self) -> Result<()> {
         let rehearsal = self.preflight.as_ref().map(Preflight::deadline);
         let next = [
@@ -108,7 +111,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Sleeps until something is readable or the time is over.
+    /// Sleeps until a descriptor is readable or the deadline has passed; returns the readable ones.
     pub(in crate::supervisor) fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Readable>> {
         let mut sources: Vec<(Readable, BorrowedFd<'_>)> =
             vec![(Readable::Signals, self.signals.as_fd())];
@@ -117,7 +120,7 @@ impl Driver {
         }
         sources.extend(self.clients.sockets().map(|(id, fd)| (Readable::Client(id), fd)));
         for (id, process) in self.workers.iter() {
-            // The link first: what a worker said counts before its end.
+            // The link comes first, so that the last messages of a worker are handled before its end.
             sources.extend(process.link().map(|link| (Readable::Link(id), link)));
             sources.push((Readable::Child(id), process.child.as_fd()));
         }
@@ -143,7 +146,7 @@ impl Driver {
         {
             let stop = |at_once| Event::Stop { client: None, at_once };
             let restart = Event::Restart { client: None, wait: false };
-            // Where it was not heard of, a restart heals what was removed.
+            // A restart also restores removed files whose removal was not noticed.
             if matches!(signal, Signal::SIGHUP | Signal::SIGUSR2) {
                 self.restore_files();
             }
@@ -180,7 +183,7 @@ impl Driver {
                 self.events.push_back(Event::Restart { client, wait });
             }
             ClientInput::Request(Request::RestartFrom { exe, .. }) if !exe.is_absolute() => {
-                let reason = format!("{} is no absolute path", exe.display());
+                let reason = format!("{} is not an absolute path", exe.display());
                 self.clients.reply(id, &Reply::Refused { reason });
             }
             ClientInput::Request(Request::RestartFrom { exe, wait }) => {
@@ -193,7 +196,10 @@ impl Driver {
                 self.events.push_back(Event::Stop { client, at_once: false });
             }
             ClientInput::Request(Request::Unknown) => {
-                let reason = "this daemon is older than the command and does not know it".into();
+                let reason =
+                    "the running daemon is older than this command and does not know the request; \
+                     restart the daemon"
+                        .into();
                 self.clients.reply(id, &Reply::Refused { reason });
             }
             ClientInput::Gone => self.events.push_back(Event::ClientGone { client: id }),
@@ -201,15 +207,16 @@ impl Driver {
         }
     }
 
-    /// Hears what a worker says, but not one that never stops talking and nobody else.
+    /// Reads at most `messages` messages of a worker.
     fn read_worker(&mut self, worker: WorkerId, messages: usize) {
         for _ in 0..messages {
             let Some(process) = self.workers.get_mut(worker) else { return };
             let message = match process.receive(Instant::now()) {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
-                Err(message) => {
-                    // One that cannot be read changes nothing; the worker is told.
+                Err(error) => {
+                    // A message that cannot be read changes nothing; the worker gets an error.
+                    let message = error.to_string();
                     let _ = process.send(&ToWorker::Error { message }, &[]);
                     return;
                 }
@@ -263,12 +270,12 @@ impl Driver {
                 FromWorker::Error { message } => {
                     let message = report::short(message);
                     self.setup.say.warn(&format!(
-                        "the worker of generation {generation} did not understand: {message}"
+                        "the worker of generation {generation} rejected a message: {message}"
                     ));
                     continue;
                 }
                 FromWorker::Orphan { .. } | FromWorker::Unknown => {
-                    let message = "not understood by this supervisor".to_owned();
+                    let message = "message not known to this supervisor".to_owned();
                     let _ = process.send(&ToWorker::Error { message }, &[]);
                     continue;
                 }
@@ -277,7 +284,8 @@ impl Driver {
         }
     }
 
-    /// Examines a *hello* and binds what it declares.
+    /// Checks the protocol and the settings in a *hello* and binds the declared listeners; returns the
+    /// event for the machine.
     fn check_hello(
         &mut self,
         worker: WorkerId,
@@ -288,19 +296,21 @@ impl Driver {
         let settled = if Protocols::OURS.overlaps(protocol) {
             self.validate_settings(generation, configuration)
         } else {
-            Err(format!(
-                "the image speaks protocol {} to {} and this supervisor {} to {}: stop and start",
+            let text = format!(
+                "the image supports protocol versions {} to {} and this supervisor {} to {}; stop \
+                 and start the daemon",
                 protocol.min,
                 protocol.max,
                 Protocols::OURS.min,
                 Protocols::OURS.max
-            ))
+            );
+            Err(Error::new(ErrorKind::Protocol, text))
         };
         // The worker may be one that was given up, and have brought a new address all the same.
         self.close_old_probes();
         match settled {
             Ok(policy) => Event::Hello { worker, policy },
-            Err(reason) => Event::HelloRejected { worker, reason },
+            Err(error) => Event::HelloRejected { worker, reason: error.to_string() },
         }
     }
 
@@ -308,12 +318,13 @@ impl Driver {
         &mut self,
         generation: Generation,
         configuration: Option<Box<Configuration>>,
-    ) -> Result<Policy, String> {
+    ) -> Result<Policy> {
         let known = self.generations.get(generation).and_then(|h| h.configuration.as_ref());
         match (known, configuration) {
             (Some(known), _) => {
                 let policy = policy::policy(&known.settings);
-                // Of an earlier generation that is gone back to: it serves with or without.
+                // The probe address of a generation that is respawned or rolled back to. Without it the
+                // generation can serve all the same.
                 if let Some(addr) = known.settings.probe
                     && let Err(error) = self.setup.probes.listen(addr)
                 {
@@ -328,24 +339,25 @@ impl Driver {
                     .and_then(|()| {
                         new.settings.probe.map_or(Ok(()), |it| self.setup.probes.listen(it))
                     })
-                    .and_then(|()| self.generations.configure(generation, *new))
-                    .map_err(|error| error.to_string())?;
-                // Of the first generation it was said at the start.
+                    .and_then(|()| self.generations.configure(generation, *new))?;
+                // For the first generation, this was logged at the start.
                 if !unclaimed.is_empty() && self.machine.serving_generation().is_some() {
                     self.setup.say.line(&format!(
-                        "generation {generation} does not declare {}, which the service manager passed: \
-                         once it serves, who connects there waits in vain; disable the .socket unit",
+                        "generation {generation} does not declare {}, which the service manager \
+                         passed; once it serves, connections there are never accepted: disable the \
+                         .socket unit",
                         unclaimed.join(" nor ")
                     ));
                 }
                 Ok(policy)
             }
-            (None, None) => Err("the worker sent no settings".into()),
+            (None, None) => Err(Error::new(ErrorKind::Protocol, "the worker sent no settings")),
         }
     }
 
+    /// Reaps a worker that has ended.
     fn reap(&mut self, worker: WorkerId) {
-        // What it said last comes first.
+        // Its last messages come before its end.
         self.read_worker(worker, LAST_MESSAGES);
         let Some(process) = self.workers.get(worker) else { return };
         let generation = process.generation;
@@ -367,6 +379,7 @@ impl Driver {
         }
     }
 
+    /// Queues what each starting worker has not done yet, ahead of the tick that may end its start.
     fn note_readiness_blockers(&mut self, now: Instant) {
         let starting = self
             .workers
@@ -384,7 +397,7 @@ impl Driver {
             let overdue = self.machine.is_overdue(worker, clock::to_core(now));
             if let (true, Some(unclaimed), Some(settings)) = (overdue, &process.unclaimed, settings)
             {
-                let limit = humantime::format_duration(settings.ready_timeout);
+                let limit = unbroken_schema::duration::format(settings.ready_timeout);
                 let reason = format!("it was not ready within {limit}: {unclaimed}");
                 self.events.push_back(Event::HelloRejected { worker, reason });
                 continue;

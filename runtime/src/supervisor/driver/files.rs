@@ -1,5 +1,5 @@
-//! The files of the daemon: looked after whenever one of them may have changed, and given to the workers where
-//! a socket had to be bound anew.
+//! Watches the daemon's files and restores those that were removed: the pidfile, the control socket and the
+//! files of unix listeners. Workers get the socket of a listener that had to be bound again.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -15,21 +15,22 @@ use crate::listener::Bound;
 use unbroken_core::machine::State;
 
 impl Driver {
-    /// Something was told of the files. What failed a moment ago is not tried again at once: trying changes
-    /// files, too.
+    /// Handles a change in a watched directory. After a failed attempt to restore a file it waits for the
+    /// next one to be due, because the attempt itself changes files.
     pub(super) fn files_changed(&mut self, now: Instant) {
         if self.upkeep.hears(&self.setup.say) && self.upkeep.deadline().is_none_or(|at| at <= now) {
             self.restore_files();
         }
     }
 
-    /// Listeners have come or gone.
+    /// Watches the files of listeners that were bound or closed since the last call.
     pub(super) fn watch_new_files(&mut self) {
         if !self.upkeep.knows(&self.files()) {
             self.restore_files();
         }
     }
 
+    /// Returns the paths of all files that the daemon owns.
     fn files(&self) -> Vec<PathBuf> {
         let settings = &self.setup.configuration.settings;
         let control = self.setup.control.path().to_owned();
@@ -38,7 +39,7 @@ impl Driver {
         [settings.pidfile.clone(), control].into_iter().chain(listeners).collect()
     }
 
-    /// Looks at all files, and restores what is gone. A daemon that ends lets go.
+    /// Checks all files and restores those that are missing, unless the daemon stops.
     pub(super) fn restore_files(&mut self) {
         if self.machine.state() == State::Stopping {
             return;
@@ -47,7 +48,7 @@ impl Driver {
         let (setup, clients) = (&mut self.setup, &mut self.clients);
         let (path, inode) = (setup.control.path().to_owned(), setup.control.inode());
         let control = self.upkeep.tend("the control socket", &path, inode, &setup.say, || {
-            // Who waits at the old one is no longer to be had once it is closed.
+            // Clients that are queued at the old socket would be lost when it is closed.
             let accepted = clients.accept(&setup.control, Instant::now());
             accepted.map_err(|error| crate::Error::io("cannot accept a control client", error))?;
             setup.control.restore()
@@ -75,7 +76,8 @@ impl Driver {
         self.upkeep.end();
     }
 
-    /// Has all workers that have the listener accept at the new socket.
+    /// Replaces a listener by a socket that was bound again at its address, here and in all workers that have
+    /// it.
     fn put_in_place(&mut self, new: &Arc<Bound>) -> Result<()> {
         let had: Vec<(u64, String)> = self
             .workers
@@ -99,9 +101,10 @@ impl Driver {
     }
 }
 
-/// Claims the runtime directory again, where it is another one now.
+/// Claims the runtime directory again, if the old one was replaced by a new one.
 fn renew(claim: &mut Option<Claim>, settings: &Settings) {
-    // It is still ours where its place is the same, and nobody else's to lose where it is not.
+    // Failure needs no handling: the old claim holds if the directory is the same, and if it is a new one
+    // there is nothing to lose.
     if let Ok(Claimed::Ours(new)) = Claim::take(&settings.runtime_dir, &settings.pidfile) {
         *claim = Some(new);
     }

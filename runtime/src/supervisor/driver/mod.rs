@@ -1,7 +1,9 @@
-//! The supervisor's hands: turns readiness of descriptors into events ([`hear`]) and actions into system
-//! calls ([`act`]).
+//! The supervisor's event loop.
 //!
-//! One thread that sleeps in poll(2). It never waits for a worker, a client or a name server.
+//! One thread sleeps in poll(2). [`events`] turns readable descriptors into events for the machine,
+//! [`actions`] turns the machine's actions into system calls. [`orphans`] takes over workers of an earlier
+//! supervisor, [`files`] watches the daemon's files. The loop never waits for a worker, a client or a name
+//! server.
 
 mod actions;
 mod events;
@@ -27,6 +29,7 @@ use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::launch::role::LaunchOrigin;
 use crate::launch::startup_pipe::StartupNotifier;
+use crate::launch::until_started::UntilStarted;
 use crate::logs::{DaemonLog, LogFile};
 use crate::owned_files::OwnedFiles;
 use crate::pidfile::PidFile;
@@ -39,56 +42,69 @@ use crate::systemd::notify::{Health, Notifier};
 use unbroken_core::event::{ClientId, Event, Generation};
 use unbroken_core::machine::{Machine, State};
 
-/// What a supervisor is made of.
+/// The parts from which a supervisor is built: at its first start, and again after each upgrade.
 pub(crate) struct DriverSetup {
     pub(crate) configuration: Configuration,
     pub(crate) origin: LaunchOrigin,
-    /// The program's own arguments and environment.
+    /// The program's own arguments, for its workers.
     pub(crate) args: Vec<OsString>,
+    /// The program's own environment, for its workers.
     pub(crate) vars: Vec<(OsString, OsString)>,
-    pub(crate) pidfile: PidFile,
+    /// Before the pidfile, as fields are dropped in this order: the lock goes last.
+    pub(crate) control: UntilStarted<ControlSocket>,
+    pub(crate) pidfile: UntilStarted<PidFile>,
     pub(crate) claim: Option<Claim>,
-    pub(crate) control: ControlSocket,
     pub(crate) log: Option<LogFile>,
+    /// Reports the end of the start to the process that started the daemon.
     pub(crate) reporter: StartupNotifier,
+    /// Writes the supervisor's own log lines.
     pub(crate) say: DaemonLog,
+    /// The effect of SIGHUP.
     pub(crate) hang_up: SighupAction,
+    /// Reports the state to the service manager.
     pub(crate) notifier: Notifier,
     pub(crate) probes: probe::Server,
 }
 
+/// A running supervisor.
 pub(crate) struct Driver {
     pub(super) setup: DriverSetup,
     pub(super) machine: Machine,
     pub(super) workers: WorkerProcesses,
     pub(super) generations: Generations,
     pub(super) orphans: Orphans,
-    /// Nothing begins before they are gone.
+    /// Whether the first generation waits until all orphans have ended.
     pub(super) waits_for_orphans: bool,
-    /// What clients are told at the very end.
+    /// Replies that are sent just before the exit.
     pub(super) deferred_replies: Vec<(ClientId, Reply)>,
+    /// When the daemon began.
     pub(super) began: (Instant, SystemTime),
-    /// When the generations of the last restarts were asked for.
+    /// The last generations from the disk or of a rollback, with the times at which they were begun.
     pub(super) asked: VecDeque<(Generation, SystemTime)>,
     pub(super) times: GenerationTimes,
-    /// How long the log was when the last one was.
+    /// The length of the log when the last generation from the disk was begun: what follows it is the output
+    /// of that generation.
     pub(super) log_length: u64,
     pub(super) clients: Clients,
+    /// Watches and restores the files that the daemon owns.
     pub(super) upkeep: OwnedFiles,
     pub(super) signals: Signals,
+    /// Events for the machine, which handles them one by one.
     pub(super) events: VecDeque<Event>,
+    /// The code and reason of the exit, from [`Action::Exit`](super::event::Action::Exit) on.
     pub(super) exit: Option<(u8, Option<String>)>,
-    /// A worker has ended after it called `main`.
+    /// Whether a worker that had called `main` has ended.
     pub(super) has_run: bool,
-    /// What this process runs.
+    /// The image that this process runs.
     pub(super) image: Arc<Image>,
-    /// Whether another image could take over is being tried.
+    /// The preflight of an upgrade, while it is in progress.
     pub(super) preflight: Option<Preflight>,
-    /// The image of this generation is to take over at the next quiet moment.
+    /// The generation whose image passed the preflight. The supervisor executes it when no event is left.
     pub(super) upgrade_ready: Option<Generation>,
 }
 
 impl Driver {
+    /// Builds a supervisor at the start of the daemon, finds orphans of an earlier one and begins.
     pub(crate) fn new(mut setup: DriverSetup, sockets: Sockets) -> Result<Driver> {
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
@@ -130,6 +146,8 @@ impl Driver {
             preflight: None,
             upgrade_ready: None,
         };
+        driver.setup.control.keep();
+        driver.setup.pidfile.keep();
         driver.begin();
         Ok(driver)
     }
@@ -138,7 +156,7 @@ impl Driver {
         &self.setup.origin
     }
 
-    /// Runs the daemon to its end; returns the code to exit with.
+    /// Runs the daemon to its end; returns the exit code.
     pub(crate) fn run(mut self) -> u8 {
         loop {
             while let Some(event) = self.events.pop_front() {
@@ -174,7 +192,7 @@ impl Driver {
         self.setup.notifier.tell(self.machine.health());
     }
 
-    /// A restart that is over leaves one address at which probes are answered.
+    /// Stops answering probes at addresses that no living generation declares.
     pub(super) fn close_old_probes(&mut self) {
         let standing = self.machine.live_generations();
         let wanted: Vec<SocketAddr> = standing
@@ -185,13 +203,13 @@ impl Driver {
         self.setup.probes.keep(&wanted);
     }
 
-    /// That of the start, as long as no generation is committed.
+    /// Returns the configuration of the start, as long as no generation is confirmed.
     fn first_configuration(&self) -> Option<&Configuration> {
         self.machine.confirmed_generation().is_none().then_some(&self.setup.configuration)
     }
 
-    /// Has the service manager keep the listeners of the generation that serves. What it keeps as the
-    /// daemon ends is for the next one.
+    /// Has the service manager's fd store keep the listeners of the generation that serves. A daemon that
+    /// stops no longer changes it: what the store has then is for the next start.
     pub(super) fn store_listeners(&mut self) {
         if self.machine.state() != State::Running {
             return;
@@ -205,18 +223,19 @@ impl Driver {
         self.generations.set_kept(self.setup.notifier.held().values().cloned().collect());
     }
 
+    /// Removes the daemon's files and sends the last reports and replies; returns the exit code.
     fn exit(mut self, code: u8, reason: Option<String>) -> u8 {
         if self.orphans.is_empty() {
             self.generations.release_inherited();
         }
         self.generations.retire_all();
-        self.setup.control.remove();
+        self.setup.control.remove_file();
         failpoint::hit(Step::SupervisorBeforeUnlock, 0);
-        self.setup.pidfile.remove();
+        self.setup.pidfile.remove_file();
         let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
         if code != 0 {
             self.setup.say.error(&reason);
-            // What a service manager shows of a daemon that is gone.
+            // The service manager shows this text after the daemon has exited.
             let text = format!("failed: {reason}");
             self.setup.notifier.tell_last(Health { text, ..self.machine.health() });
         }

@@ -1,5 +1,8 @@
-//! Being killed, seen from both sides: workers are prepared for it, and what an earlier supervisor left
-//! behind is taken over.
+//! The supervisor's part in re-attaching orphans.
+//!
+//! It gives each worker a socket at which the worker can wait for the next supervisor, should this one be
+//! killed, and it takes over the orphans of an earlier supervisor: they serve until the first generation
+//! does, then drain.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -11,17 +14,19 @@ use crate::supervisor::driver::Driver;
 use crate::sys::seqpacket::MAX_DESCRIPTORS;
 use unbroken_core::event::{Event, Generation, WorkerId};
 
-/// Descriptors in the message of an orphan that are no listeners.
-const OTHERS: usize = 2;
+/// Descriptors in the message of an orphan that are not listeners: its counters and its process.
+const OTHER_DESCRIPTORS: usize = 2;
 
 impl Driver {
-    /// The socket at which a worker will wait for the next supervisor, if it is to. Only the worker keeps
-    /// it.
+    /// Binds the socket at which a worker will wait for the next supervisor, if its settings want that. The
+    /// caller hands it to the worker and closes its own copy.
     pub(in crate::supervisor) fn reattach_socket(&mut self, worker: WorkerId) -> Option<OwnedFd> {
         let process = self.workers.get_mut(worker)?;
         let holdings = self.generations.get(process.generation)?;
         let settings = &holdings.configuration.as_ref()?.settings;
-        if settings.orphan_grace.is_zero() || holdings.listeners.len() + OTHERS > MAX_DESCRIPTORS {
+        if settings.orphan_grace.is_zero()
+            || holdings.listeners.len() + OTHER_DESCRIPTORS > MAX_DESCRIPTORS
+        {
             return None;
         }
         let pid = process.child.pid();
@@ -33,7 +38,7 @@ impl Driver {
             }
             Err(error) => {
                 self.setup.say.warn(&format!(
-                    "cannot bind {}, so that process {pid} will have no `orphan_grace`: {error}",
+                    "cannot bind {}, so process {pid} runs without `orphan_grace`: {error}",
                     path.display()
                 ));
                 None
@@ -41,7 +46,7 @@ impl Driver {
         }
     }
 
-    /// Begins, as soon as nobody is in the way.
+    /// Begins the first generation, after the end of all orphans if the program is exclusive.
     pub(in crate::supervisor) fn begin(&mut self) {
         let exclusive = self.setup.configuration.settings.exclusive || self.orphans.are_exclusive();
         if exclusive && !self.orphans.is_empty() {
@@ -52,7 +57,7 @@ impl Driver {
         }
     }
 
-    /// `generation` serves: those of an earlier supervisor have done their duty.
+    /// Has all orphans hand off to `generation`, the first that serves, and drain.
     pub(in crate::supervisor) fn replace_orphans(&mut self, generation: Generation) {
         self.redirect_orphans(generation);
         let gone = self.generations.drop_removed_inherited(generation);
@@ -60,26 +65,28 @@ impl Driver {
         self.release_inherited();
     }
 
-    /// What they have queued may still be accepted by them: not before they are gone.
+    /// Closes the listeners of orphans when all have ended and a generation serves. Not earlier: orphans that
+    /// drain may still accept what is queued there.
     fn release_inherited(&mut self) {
         if self.orphans.is_empty() && self.machine.serving_generation().is_some() {
             self.generations.release_inherited();
         }
     }
 
-    /// Another generation has taken over: it takes what orphans still pass, too.
+    /// Has all orphans hand off to `generation`, which was just confirmed.
     pub(in crate::supervisor) fn redirect_orphans(&self, generation: Generation) {
         self.orphans.redirect(|| self.channel_to(generation));
     }
 
+    /// Returns a channel for handoffs to the worker of `generation`.
     fn channel_to(&self, generation: Generation) -> Option<OwnedFd> {
         self.workers.channel_to(generation).unwrap_or_else(|error| {
-            self.setup.say.warn(&format!("connections cannot be passed: {error}"));
+            self.setup.say.warn(&format!("cannot hand off connections: {error}"));
             None
         })
     }
 
-    /// Who stops the daemon means all of it.
+    /// Has all orphans drain too, if an event begins or hastens the stop of the daemon.
     pub(in crate::supervisor) fn stop_orphans(
         &mut self,
         deadline: Instant,
@@ -97,7 +104,7 @@ impl Driver {
         }
     }
 
-    /// What they have at the addresses in `gone` is theirs alone.
+    /// Has all orphans drain. They have the last copies of the listeners at the addresses in `gone`.
     fn drain_orphans(&mut self, last: bool, gone: &[Address], at_once: bool) {
         let serving = self.machine.serving_generation();
         let settings = serving
@@ -108,19 +115,19 @@ impl Driver {
         self.orphans.drain(deadline, settings.kill_timeout, last, gone, &self.setup.say);
     }
 
-    /// An orphan has ended.
+    /// Handles the end of an orphan: removes its socket, logs its ledger and begins what waited for it.
     pub(in crate::supervisor) fn orphan_gone(&mut self, pid: i32) {
         let Some(gone) = self.orphans.remove(pid) else { return };
-        // A worker of ours may have got its number, and the path.
+        // A worker of this supervisor may have got the same process id, and so the same path.
         if self.workers.iter().all(|(_, process)| process.rendezvous.as_ref() != Some(&gone.path)) {
             orphans::remove(&gone.path);
         }
         let (generation, ledger) = (gone.generation, gone.ledger);
-        let after = gone.took.map_or(" before it was told to drain".to_owned(), |took| {
+        let after = gone.took.map_or(" before it was asked to drain".to_owned(), |took| {
             format!(" after {:.0} ms", took.as_secs_f64() * 1000.0)
         });
-        let who = format!("generation {generation} of process {}", gone.pid);
-        self.setup.say.line(&format!("{who} is gone{after}: {ledger}"));
+        let who = format!("the orphan of generation {generation}, process {},", gone.pid);
+        self.setup.say.line(&format!("{who} exited{after}: {ledger}"));
         self.release_inherited();
         if self.waits_for_orphans && self.orphans.is_empty() {
             self.waits_for_orphans = false;

@@ -1,4 +1,4 @@
-//! The files of unix listeners, while generations have them.
+//! The files of unix listeners, and their replacement after a removal.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::listener::Bound;
 
 impl Generations {
-    /// The listeners that have a file of ours, each once, as the latest generation has it.
+    /// Returns the unix listeners whose files the daemon owns: one per address, from the latest generation.
     pub(crate) fn with_files(&self) -> Vec<(String, Arc<Bound>)> {
         let mut found: Vec<(String, Arc<Bound>)> = Vec::new();
         let all = self.known.values().rev().flat_map(|holdings| &holdings.listeners);
@@ -19,7 +19,7 @@ impl Generations {
         found
     }
 
-    /// Puts a socket in the place of those that generations have at its address.
+    /// Replaces the sockets that generations have at the address of a new one.
     pub(crate) fn replace(&mut self, new: &Arc<Bound>) -> Result<()> {
         let known = self.known.values_mut().flat_map(|holdings| &mut holdings.listeners);
         for (_, bound) in known.filter(|(_, bound)| bound.addr() == new.addr()) {

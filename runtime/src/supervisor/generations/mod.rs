@@ -1,4 +1,8 @@
-//! What a generation holds on to: its image, its configuration and its listeners.
+//! The resources of each generation: its image, configuration and listeners.
+//!
+//! Generations share images and sockets: a socket is bound once, and each generation that declares a listener
+//! at its address refers to it. [`passed`] holds the sockets of the service manager, [`removed`] closes those
+//! that a new generation no longer declares, and [`files`] replaces those whose files were removed.
 
 use std::sync::Arc;
 
@@ -20,39 +24,43 @@ mod removed;
 /// The generations that have or may get workers.
 #[derive(Default)]
 pub(crate) struct Generations {
+    /// The resources by generation.
     known: SortedMap<Generation, GenerationResources>,
-    /// The last one that was replaced, if its code may be needed again.
+    /// The last generation that was replaced, while a rollback to it is possible.
     kept: Option<KeptImage>,
-    /// What workers of an earlier supervisor listen to, as long as these are there: not ours to unlink.
+    /// The listeners of orphans, or of an earlier daemon from the fd store, by name. Their files are not
+    /// unlinked before the orphans have ended.
     inherited: Vec<(String, Arc<Bound>)>,
-    /// The files of those of them that are closed here already.
+    /// The files of inherited unix sockets that this process has closed already.
     inherited_places: Vec<SocketPlace>,
-    /// What the service manager passed at the start, and has a copy of itself: for whatever generation
-    /// declares a listener of that name. A name may have several.
+    /// The sockets that the service manager passed at the start, for each generation that declares a listener
+    /// of that name. A name may have several.
     passed: Vec<(String, Arc<Bound>)>,
-    /// Where the service manager keeps our listeners: their files outlive this daemon.
+    /// The addresses of the daemon's listeners in the service manager's fd store: their files outlive this
+    /// daemon.
     kept_places: Vec<Address>,
 }
 
-/// What is left of a generation without workers.
+/// What is kept of a replaced generation for a rollback.
 struct KeptImage {
     generation: Generation,
     image: Arc<Image>,
     configuration: Configuration,
 }
 
-/// What one generation holds.
+/// The resources of one generation.
 pub(crate) struct GenerationResources {
     pub(crate) image: Arc<Image>,
-    /// Since its first worker said hello.
+    /// The configuration; `None` until the *hello* of its first worker.
     pub(crate) configuration: Option<Configuration>,
-    /// By name. One that the service manager passed may have several.
+    /// The listeners by name. A name may have several sockets.
     pub(crate) listeners: Vec<(String, Arc<Bound>)>,
-    /// Of unix sockets that are closed here, and to be unlinked when it is gone.
+    /// The files of unix sockets that this process has closed, to be unlinked when the generation is
+    /// released.
     places: Vec<SocketPlace>,
-    /// Whom its workers run as, where they said so.
+    /// The user that its workers run as, once one has reported it.
     identity: Option<Account>,
-    /// Listeners that end with the daemon, by name, once it stops.
+    /// The listeners that the daemon closes when it stops, whose last copies the workers have from then on.
     ending: Vec<(String, Address)>,
 }
 
@@ -70,12 +78,13 @@ impl GenerationResources {
 }
 
 impl Generations {
-    /// Those whose workers of an earlier supervisor have these listeners.
+    /// Creates a set without generations that has inherited these listeners.
     pub(crate) fn with_inherited(inherited: Vec<(String, Arc<Bound>)>) -> Generations {
         Generations { inherited, ..Generations::default() }
     }
 
-    /// The workers of an earlier supervisor need their listeners no longer.
+    /// Closes the inherited listeners and unlinks the files of those that no generation has: the orphans no
+    /// longer need them.
     pub(crate) fn release_inherited(&mut self) {
         for (_, bound) in std::mem::take(&mut self.inherited) {
             if self.other(&bound, None).is_none() {
@@ -86,7 +95,7 @@ impl Generations {
         self.clear(&places);
     }
 
-    /// The latest listener at the same address, of any generation but this one.
+    /// Returns the listener at the same address of the latest generation other than `but`.
     fn other(&self, bound: &Bound, but: Option<Generation>) -> Option<&Arc<Bound>> {
         let known = self.known.iter().rev().filter(|(generation, _)| Some(**generation) != but);
         let known = known.flat_map(|(_, holdings)| &holdings.listeners);
@@ -96,7 +105,8 @@ impl Generations {
             .find(|theirs| theirs.addr() == bound.addr())
     }
 
-    /// Makes the listeners that an aborted generation shares with another as that one wants them.
+    /// Restores the socket options and file permissions that an aborted generation has changed on listeners
+    /// that it shares with another one.
     pub(crate) fn restore_listeners(&self, aborted: Generation) {
         let Some(holdings) = self.known.get(&aborted) else { return };
         for (_, bound) in &holdings.listeners {
@@ -105,7 +115,8 @@ impl Generations {
         }
     }
 
-    /// Lets go of a listener that was of a generation which is no longer known.
+    /// Releases a listener of a generation that was removed: restores it for another generation that has
+    /// it, or unlinks its file.
     fn release(&self, bound: &Arc<Bound>) {
         match self.other(bound, None) {
             Some(theirs) if Arc::ptr_eq(theirs, bound) => {}
@@ -114,12 +125,14 @@ impl Generations {
         }
     }
 
+    /// Unlinks the file of a unix listener, unless the service manager keeps the socket.
     fn unlink(&self, bound: &Bound) {
         if !self.kept_places.contains(bound.addr()) {
             bound.unlink();
         }
     }
 
+    /// Adds a generation with its image.
     pub(crate) fn begin(&mut self, generation: Generation, image: Image) -> Arc<Image> {
         let image = Arc::new(image);
         let holdings = GenerationResources::new(&image);
@@ -127,7 +140,7 @@ impl Generations {
         image
     }
 
-    /// A new generation of the image and the settings that an earlier one had.
+    /// Adds a generation with the image and the configuration of an earlier one.
     pub(crate) fn begin_from(
         &mut self,
         generation: Generation,
@@ -140,7 +153,7 @@ impl Generations {
         let Some((image, configuration)) = known.or(kept) else {
             return Err(Error::new(
                 ErrorKind::Image,
-                format!("the image of generation {earlier} was not kept"),
+                format!("the image of generation {earlier} is no longer available"),
             ));
         };
         let holdings = GenerationResources::new(&image);
@@ -153,8 +166,8 @@ impl Generations {
         self.known.get(&generation)
     }
 
-    /// A worker says whom it runs as: once, before user code could say anything else. Fails where that user
-    /// could change what this process executes.
+    /// Notes the user that a generation's workers run as. Only the first report counts, which a worker sends
+    /// before it runs user code. Fails if that user could modify the image that this process executes.
     pub(crate) fn set_identity(&mut self, generation: Generation, identity: Account) -> Result<()> {
         let Some(holdings) = self.known.get_mut(&generation) else { return Ok(()) };
         if holdings.identity.is_none() {
@@ -164,12 +177,13 @@ impl Generations {
         Ok(())
     }
 
-    /// Whom all workers run as.
+    /// Returns the users that workers run as.
     pub(crate) fn identities(&self) -> Vec<Account> {
         self.known.values().filter_map(|holdings| holdings.identity.clone()).collect()
     }
 
-    /// Binds what `configuration` declares and is not bound yet, all or nothing.
+    /// Gives a generation its configuration and listeners: binds those that are not bound yet and adjusts
+    /// those that it shares. If one fails, all is as before.
     pub(crate) fn configure(
         &mut self,
         generation: Generation,
@@ -215,8 +229,8 @@ impl Generations {
         Ok(())
     }
 
-    /// The socket that some generation has at this address already, whatever its name there. A port
-    /// that the kernel chose belongs to the name.
+    /// Returns the socket that a generation has at this address already, whatever its name there; but one
+    /// whose port the kernel chose only for the same name.
     fn bound(&self, name: &str, addr: &Address) -> Option<Arc<Bound>> {
         let all = || {
             let known = self.known.values().rev().flat_map(|holdings| &holdings.listeners);
@@ -228,8 +242,7 @@ impl Generations {
             .map(|(_, bound)| Arc::clone(bound))
     }
 
-    /// Lets go of a generation; its unix sockets that no other has are unlinked, and what it changed of
-    /// those that it shared with a later or an earlier one is as that one wants it.
+    /// Releases the resources of a generation. With `keep`, its image and configuration stay for a rollback.
     pub(crate) fn retire(&mut self, generation: Generation, keep: bool) {
         let Some(holdings) = self.known.remove(&generation) else { return };
         if let (true, Some(configuration)) = (keep, &holdings.configuration) {
@@ -240,13 +253,15 @@ impl Generations {
         self.clear(&holdings.places);
     }
 
-    /// The listeners of a generation that its worker finishes as the daemon stops.
+    /// Returns the listeners whose queued connections the worker of a generation must still accept when the
+    /// daemon stops.
     pub(crate) fn stopping_listeners(&self, generation: Generation) -> Vec<(String, Address)> {
         self.known.get(&generation).map_or(Vec::new(), |holdings| holdings.ending.clone())
     }
 
-    /// Closes this process' copies of all listeners, so that workers have the last ones. Those of the service
-    /// manager, and those that it keeps, are for the next start, and so is who waits there.
+    /// Closes this process's copies of all listeners, so that the workers have the last ones and must
+    /// accept what is queued. Exempt are those that the service manager passed or keeps: what is queued
+    /// there waits for the next start.
     pub(crate) fn close_listeners(&mut self) {
         for holdings in self.known.values_mut() {
             let ours = holdings.listeners.iter().filter(|(_, bound)| {
@@ -264,6 +279,7 @@ impl Generations {
         all.iter().for_each(|(_, bound)| self.release(bound));
     }
 
+    /// Releases all generations.
     pub(crate) fn retire_all(&mut self) {
         let all: Vec<Generation> = self.known.keys().copied().collect();
         for generation in all {
@@ -272,8 +288,8 @@ impl Generations {
     }
 }
 
-/// The generations on their way to the supervisor's next image. What several share is written once, and
-/// referred to by its place.
+/// The generations in the state that a supervisor hands to its next image. Images and sockets that several
+/// generations share are written once and referred to by index.
 #[derive(Debug, ToJson, FromJson)]
 pub(super) struct GenerationsState {
     images: Vec<image::ImageState>,
@@ -290,12 +306,13 @@ pub(super) struct GenerationsState {
     kept_places: Vec<Address>,
 }
 
+/// The state of one generation.
 #[derive(Debug, ToJson, FromJson)]
 struct GenerationState {
     image: usize,
     configuration: Option<Configuration>,
     listeners: SortedMap<String, usize>,
-    /// Further ones of these names.
+    /// Further sockets of the names in `listeners`.
     #[json(default)]
     more: Vec<(String, usize)>,
     #[json(default)]
@@ -304,6 +321,7 @@ struct GenerationState {
     identity: Option<Account>,
 }
 
+/// The state of the generation kept for a rollback.
 #[derive(Debug, ToJson, FromJson)]
 struct KeptImageState {
     generation: Generation,
@@ -311,7 +329,7 @@ struct KeptImageState {
     configuration: Configuration,
 }
 
-/// Values that are shared, each of them written down once.
+/// Collects shared values, so that each is packed once.
 struct Shared<'a, T, P> {
     seen: Vec<&'a Arc<T>>,
     packed: Vec<P>,
@@ -322,6 +340,7 @@ impl<'a, T, P> Shared<'a, T, P> {
         Shared { seen: Vec::new(), packed: Vec::new() }
     }
 
+    /// Returns the index of a value; packs it if it is new.
     fn place(&mut self, value: &'a Arc<T>, pack: impl FnOnce(&T) -> P) -> usize {
         if let Some(place) = self.seen.iter().position(|seen| Arc::ptr_eq(seen, value)) {
             return place;
@@ -410,7 +429,7 @@ impl Generations {
             }
             let GenerationState { configuration, places, identity, .. } = holdings;
             let image = at(&images, holdings.image)?;
-            // Who stops is not upgraded.
+            // A supervisor that stops is not upgraded, so that no listeners are ending.
             let ending = Vec::new();
             let holdings =
                 GenerationResources { image, configuration, listeners, places, identity, ending };
@@ -424,21 +443,22 @@ impl Generations {
     }
 }
 
+/// Returns the value at an index of the state.
 fn at<T>(all: &[Arc<T>], place: usize) -> Result<Arc<T>> {
     all.get(place).map(Arc::clone).ok_or_else(|| {
         Error::new(
             ErrorKind::Protocol,
-            format!("the state refers to place {place} of {}", all.len()),
+            format!("the state refers to entry {place} of {}", all.len()),
         )
     })
 }
 
-/// Whether a newcomer's settings can follow those the daemon was started with.
+/// Checks that a generation with these settings can replace one of the daemon that was started with others.
 pub(crate) fn check_successor(started: &Settings, new: &Settings) -> Result<()> {
     let changed = |key: &str, old: &str, new: &str| {
         Err(Error::new(
             ErrorKind::Refused,
-            format!("`{key}` changed from {old} to {new}, which needs a stop and a start"),
+            format!("`{key}` changed from {old} to {new}; stop and start the daemon to change it"),
         ))
     };
     if started.name != new.name {
@@ -455,7 +475,8 @@ pub(crate) fn check_successor(started: &Settings, new: &Settings) -> Result<()> 
     if !new.graceful_restart {
         return Err(Error::new(
             ErrorKind::Refused,
-            "the new image is built without `graceful_restart`, which needs a stop and a start",
+            "the new image is built without `graceful_restart`; stop and start the daemon to use \
+             it",
         ));
     }
     Ok(())

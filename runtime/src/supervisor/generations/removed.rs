@@ -1,4 +1,7 @@
-//! Listeners that a new generation does not have any more: the old one finishes them.
+//! Listeners that a new generation no longer declares.
+//!
+//! The supervisor closes its copies, so that the workers of the old generation have the last ones. They
+//! accept what is still queued and then close them.
 
 use super::Generations;
 use crate::config::Address;
@@ -6,8 +9,8 @@ use crate::listener::Bound;
 use unbroken_core::event::Generation;
 
 impl Generations {
-    /// The listeners of `old` at whose address `new` has none, by name and address. Those of the service
-    /// manager are not for us to end.
+    /// Returns the listeners of `old` at whose addresses `new` has none, by name and address, except those
+    /// that belong to the service manager.
     pub(crate) fn removed(&self, old: Generation, new: Generation) -> Vec<(String, Address)> {
         let (Some(old), Some(new)) = (self.known.get(&old), self.known.get(&new)) else {
             return Vec::new();
@@ -18,9 +21,9 @@ impl Generations {
         removed.map(|(name, bound)| (name.clone(), bound.addr().clone())).collect()
     }
 
-    /// Closes this process' copies of what [`removed`](Generations::removed) names, so that its worker can
-    /// close the last one. `old` is not to come back, nor are those before it that do not `stay`. The files
-    /// of unix sockets stay until the last generation that had them is gone.
+    /// Closes this process's copies of the [`removed`](Generations::removed) listeners in `old` and in all
+    /// earlier generations except those in `stay`. None of them may be resumed or respawned after that. The
+    /// files of unix sockets stay until the last generation that had them is released.
     pub(crate) fn drop_removed(&mut self, old: Generation, new: Generation, stay: &[Generation]) {
         let addrs: Vec<Address> =
             self.removed(old, new).into_iter().map(|(_, addr)| addr).collect();
@@ -36,8 +39,8 @@ impl Generations {
         }
     }
 
-    /// As [`let_go`](Generations::let_go), of what workers of an earlier supervisor have; returns where that
-    /// is.
+    /// Closes this process's copies of inherited listeners at whose addresses `new` has none; returns these
+    /// addresses. As [`drop_removed`](Generations::drop_removed), for orphans.
     pub(crate) fn drop_removed_inherited(&mut self, new: Generation) -> Vec<Address> {
         let Some(new) = self.known.get(&new) else { return Vec::new() };
         let stays = |bound: &Bound| new.listeners.iter().any(|(_, its)| its.addr() == bound.addr());
@@ -49,7 +52,7 @@ impl Generations {
         ours.map(|(_, bound)| bound.addr().clone()).collect()
     }
 
-    /// Unlinks what is left of unix sockets that a generation, which is gone, let go.
+    /// Unlinks the files of closed unix sockets, unless another generation still has them.
     pub(super) fn clear(&self, places: &[crate::listener::SocketPlace]) {
         for place in places {
             let others = self.known.values().flat_map(|holdings| &holdings.places);

@@ -1,4 +1,5 @@
-//! The rehearsal: whether the new image could take over, tried out by a child while the supervisor goes on.
+//! The preflight of an upgrade: a child with the new image shows that it could take over, while the
+//! supervisor goes on.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -16,31 +17,31 @@ use crate::sys::process::{self, Child, Forked};
 use crate::sys::{descriptors, memory};
 use unbroken_core::event::Generation;
 
-/// How long the rehearsal may take.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long the preflight may take, in seconds. It takes milliseconds; the rest is for a machine
+/// under load. A longer one delays the answer to `restart` when the new image hangs, a shorter one
+/// keeps the old supervisor for no reason.
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest reason that a child gives.
-const MAX_REASON: usize = 2000;
-
-/// A rehearsal that is under way.
+/// A preflight in progress. Dropping it kills the child.
 pub(crate) struct Preflight {
     pub(super) generation: Generation,
     child: Child,
-    /// What it was given.
+    /// The state that the child was given.
     state: Vec<u8>,
-    /// Where it writes the same, as it has understood it.
+    /// The memfd to which the child writes the state as it has understood it, or an error.
     echo: OwnedFd,
     deadline: Instant,
 }
 
 impl Preflight {
-    /// Forks a child that execs `image` with the state of now.
+    /// Forks a child that executes `image` with the current state.
     pub(super) fn begin(
         driver: &Driver,
         generation: Generation,
         image: Arc<Image>,
     ) -> Result<Preflight> {
-        let cannot = |error| Error::io("cannot hand the supervisor's state to a child", error);
+        let cannot =
+            |error| Error::io("cannot share the supervisor's state with the preflight", error);
         let now = Instant::now();
         let bytes = SupervisorState::of(driver, now)?;
         let mut kept = SupervisorState::read(&bytes)?.descriptors;
@@ -54,46 +55,56 @@ impl Preflight {
                 write(&echo, error.to_string().as_bytes());
                 process::exit_now(127);
             }
-            Forked::Parent(child) => {
-                Ok(Preflight { generation, child, state: bytes, echo, deadline: now + LIMIT })
-            }
+            Forked::Parent(child) => Ok(Preflight {
+                generation,
+                child,
+                state: bytes,
+                echo,
+                deadline: now + PREFLIGHT_TIMEOUT,
+            }),
         }
     }
 
-    /// `None` while it is under way.
-    pub(super) fn outcome(&mut self, now: Instant) -> Option<Result<(), String>> {
+    /// Returns whether the image passed; `None` while the preflight is in progress.
+    pub(super) fn outcome(&mut self, now: Instant) -> Option<Result<()>> {
         let exit = match self.child.try_wait() {
             Ok(Some(exit)) => exit,
             Ok(None) if now < self.deadline => return None,
             Ok(None) => {
-                let limit = LIMIT.as_secs();
-                return Some(Err(format!("the rehearsal took longer than {limit} s")));
+                let limit = PREFLIGHT_TIMEOUT.as_secs();
+                let text = format!("the preflight took longer than {limit} s");
+                return Some(Err(Error::new(ErrorKind::Timeout, text)));
             }
-            Err(error) => return Some(Err(format!("cannot wait for the rehearsal: {error}"))),
+            Err(error) => return Some(Err(Error::io("cannot wait for the preflight", error))),
         };
+        let failed = |text| Err(Error::new(ErrorKind::Image, text));
         let echo = memory::contents(&self.echo, MAX_BYTES).unwrap_or_default();
         if !exit.success() {
             let said = String::from_utf8_lossy(&echo);
-            let said = said.trim().chars().take(MAX_REASON).collect::<String>();
-            return Some(Err(match said.is_empty() || said.starts_with('{') {
-                true => format!("the rehearsal {exit}"),
-                false => format!("the rehearsal failed: {said}"),
+            let said = said.trim().to_owned();
+            return Some(failed(match said.is_empty() || said.starts_with('{') {
+                true => format!("the preflight {exit}"),
+                false => format!("the preflight failed: {said}"),
             }));
         }
-        // In our words: a later release may know more, and what it writes we must be able to read, should
-        // it come to that.
+        // Compared after a round trip through this release: a later one may write more fields, and this one
+        // must be able to read them, in case the old image has to resume.
         let again = SupervisorState::read(&echo).and_then(|state| state.written());
         Some(match again {
             Ok(again) if again == self.state => Ok(()),
-            Ok(_) => Err("the new image did not understand all of the supervisor's state".into()),
-            Err(error) => Err(format!("what the rehearsal wrote is no state: {error}")),
+            Ok(_) => {
+                failed("the new image did not understand all of the supervisor's state".into())
+            }
+            Err(error) => failed(format!("the preflight wrote an invalid state: {error}")),
         })
     }
 
+    /// Returns when the preflight has failed for lack of an outcome.
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
+    /// Returns whether its child is this process.
     pub(crate) fn is(&self, pid: i32) -> bool {
         self.child.pid() == pid
     }
@@ -105,15 +116,14 @@ impl AsFd for Preflight {
     }
 }
 
-/// No rehearsal outlives its purpose.
 impl Drop for Preflight {
     fn drop(&mut self) {
-        // It is gone already in most cases. A child that was killed is reaped as a stranger.
+        // In most cases the child has ended already. One that is killed here is reaped as an unknown child.
         let _ = self.child.signal(rustix::process::Signal::KILL);
     }
 }
 
-/// In the forked child: becomes the image, or returns why not.
+/// Becomes the image, in the forked child. Returns only if this fails.
 fn rehearse_as(
     driver: &Driver,
     image: &Image,
@@ -126,8 +136,8 @@ fn rehearse_as(
         let marker =
             RoleMarker::text(Role::Preflight { state: state.as_raw_fd(), echo: echo.as_raw_fd() })?;
         descriptors::set_kept(kept, true);
-        process::set_pdeathsig(LIMIT)
-            .map_err(|error| Error::io("cannot limit the rehearsal", error))?;
+        process::set_pdeathsig(PREFLIGHT_TIMEOUT)
+            .map_err(|error| Error::io("cannot limit the time of the preflight", error))?;
         let program = Program {
             image: image.as_fd(),
             args: &driver.setup.args,
@@ -143,7 +153,8 @@ fn rehearse_as(
     }
 }
 
-/// In the child's new image: does all that a takeover would do, and writes down what came of it.
+/// Runs in the child's new image: does everything that a takeover would do, and writes the state or an
+/// error to `echo`.
 pub(crate) fn rehearse(state: i32, echo: i32) -> ExitCode {
     let rehearsed = || -> Result<Vec<u8>> {
         let cannot = |error| Error::io("cannot read the supervisor's state", error);
@@ -165,7 +176,7 @@ pub(crate) fn rehearse(state: i32, echo: i32) -> ExitCode {
     }
 }
 
-/// Whether all of it was written.
+/// Writes all bytes; returns whether that succeeded.
 fn write(to: &OwnedFd, bytes: &[u8]) -> bool {
     let mut left = bytes;
     while !left.is_empty() {

@@ -1,7 +1,7 @@
-//! Everything a supervisor knows, written down for its next image and read by it.
+//! The state that a supervisor hands to its next image.
 //!
-//! JSON with a schema version, descriptors by number. A later release may add fields, which an earlier one
-//! ignores; it raises the version when the earlier one could not do without them.
+//! It is JSON with a schema version, and refers to descriptors by number. A later release may add fields,
+//! which an earlier one ignores; it raises the version if the earlier one could not go on without them.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
@@ -17,6 +17,7 @@ use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::json::{self, FromJson, ToJson};
 use crate::launch::role::LaunchOrigin;
 use crate::launch::startup_pipe::StartupNotifier;
+use crate::launch::until_started::UntilStarted;
 use crate::logs::{DaemonLog, LogFile};
 use crate::owned_files::{FileStatus, OwnedFiles};
 use crate::pidfile::PidFile;
@@ -33,17 +34,18 @@ use unbroken_core::event::{Generation, WorkerId};
 use unbroken_core::machine::Machine;
 use unbroken_core::sorted::SortedMap;
 
-/// The schema this release writes and the latest it reads.
+/// The schema version that this release writes, and the latest that it reads.
 pub(super) const VERSION: u32 = 1;
 
-/// What no state is larger than.
+/// The most bytes of a state that is read, far more than it has. The limit keeps a damaged length from
+/// taking all memory.
 pub(super) const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The state of a whole supervisor.
 #[derive(Debug, ToJson, FromJson)]
 pub(crate) struct SupervisorState {
     version: u32,
-    /// Of the program that wrote it, for messages.
+    /// The release that wrote it, for messages.
     release: String,
     machine: Machine,
     generations: generations::GenerationsState,
@@ -51,7 +53,7 @@ pub(crate) struct SupervisorState {
     #[json(default)]
     orphans: Vec<orphans::OrphanState>,
     clients: PackedClients,
-    /// What the supervisor that wrote it runs.
+    /// The image that the supervisor that wrote it runs.
     image: image::ImageState,
     configuration: Configuration,
     origin: LaunchOrigin,
@@ -60,7 +62,7 @@ pub(crate) struct SupervisorState {
     #[json(default)]
     claim: Option<InheritedFd>,
     control: Path,
-    /// What `status` shows of them.
+    /// The removed and restored files, as `status` shows them.
     #[json(default)]
     files: Vec<FileStatus>,
     log: Option<Path>,
@@ -71,31 +73,32 @@ pub(crate) struct SupervisorState {
     began_at: SystemTime,
     asked: VecDeque<(Generation, SystemTime)>,
     tenure: GenerationTimes,
-    /// What the service manager was told.
+    /// The state last reported to the service manager.
     #[json(default)]
     told: Option<Health>,
+    /// The messages that could not be sent to the service manager yet.
     #[json(default)]
     untold: VecDeque<String>,
     #[json(default)]
     probes: probe::ProbeServerState,
-    /// What it keeps.
+    /// The listeners in the service manager's fd store.
     #[json(default)]
     held: SortedMap<String, Address>,
-    /// When it was written: from then on nothing was done until it was read.
+    /// When it was written. The supervisor does nothing from then until the new image has read it.
     #[json(with = crate::sys::clock::instant)]
     pub(super) paused: Instant,
-    /// All descriptors it refers to.
+    /// All descriptors that it refers to.
     pub(super) descriptors: Vec<RawFd>,
 }
 
-/// A file by its path and its open descriptor.
+/// A file, by its path and an open descriptor.
 #[derive(Debug, ToJson, FromJson)]
 struct Path {
     path: PathBuf,
     fd: InheritedFd,
 }
 
-/// The part that is read before the rest is understood.
+/// The part that is read first, to decide whether the rest can be understood.
 #[derive(Debug, FromJson)]
 struct Version {
     version: u32,
@@ -104,7 +107,7 @@ struct Version {
 }
 
 impl SupervisorState {
-    /// Writes down all of `driver`.
+    /// Serializes the state of a supervisor.
     pub(super) fn of(driver: &Driver, now: Instant) -> Result<Vec<u8>> {
         let mut packing = FdTable::default();
         let setup = &driver.setup;
@@ -121,11 +124,11 @@ impl SupervisorState {
             hang_up: setup.hang_up,
             pidfile: Path {
                 path: setup.pidfile.path().to_owned(),
-                fd: packing.add(&setup.pidfile),
+                fd: packing.add(&*setup.pidfile),
             },
             control: Path {
                 path: setup.control.path().to_owned(),
-                fd: packing.add(&setup.control),
+                fd: packing.add(&*setup.control),
             },
             claim: setup.claim.as_ref().map(|claim| claim.pack(&mut packing)),
             files: driver.upkeep.status(),
@@ -150,50 +153,50 @@ impl SupervisorState {
         state.written()
     }
 
-    /// As bytes.
+    /// Serializes the state.
     pub(super) fn written(&self) -> Result<Vec<u8>> {
         json::to_vec(self)
-            .map_err(|error| Error::io("cannot write down the supervisor's state", error))
+            .map_err(|error| Error::io("cannot serialize the supervisor's state", error))
     }
 
-    /// Reads what a release of any age has written, as far as this one can understand it.
+    /// Reads the state that some release has written. Fails if its version is later than [`VERSION`].
     pub(crate) fn read(bytes: &[u8]) -> Result<SupervisorState> {
         let not_understood = |error: json::Mistake| {
-            Error::os(
-                ErrorKind::Protocol,
-                "the supervisor's state is not understood by this image",
-                error,
-            )
+            Error::os(ErrorKind::Protocol, "this image cannot parse the supervisor's state", error)
         };
         let Version { version, release } = json::from_slice(bytes).map_err(not_understood)?;
         if version > VERSION {
             return Err(Error::new(
                 ErrorKind::Protocol,
                 format!(
-                    "the supervisor's state has version {version} (release {release}), and this image \
-                     understands none after {VERSION}: stop and start"
+                    "the supervisor's state has version {version} (release {release}), but this \
+                     image supports versions up to {VERSION}; stop and start the daemon"
                 ),
             ));
         }
         json::from_slice(bytes).map_err(not_understood)
     }
 
-    /// The supervisor that it describes, with duplicates of all descriptors: those it was handed stay open.
+    /// Rebuilds the supervisor with duplicates of all descriptors; the originals stay open, for the old
+    /// image if it has to resume.
     pub(super) fn driver(self) -> Result<Driver> {
         let settings = &self.configuration.settings;
         let vars = process::variables();
         let mut notifier = Notifier::new(&vars, self.told, self.untold);
         notifier.set_held(self.held);
         let setup = DriverSetup {
-            pidfile: PidFile::adopt(self.pidfile.path, self.pidfile.fd.duplicate("the pidfile")?),
+            pidfile: UntilStarted::started(PidFile::adopt(
+                self.pidfile.path,
+                self.pidfile.fd.duplicate("the pidfile")?,
+            )),
             claim: match self.claim {
                 Some(claim) => Some(Claim::adopt(claim.duplicate("the claim")?)),
                 None => None,
             },
-            control: ControlSocket::adopt(
+            control: UntilStarted::started(ControlSocket::adopt(
                 self.control.path,
                 self.control.fd.duplicate("the control socket")?,
-            ),
+            )),
             log: match self.log {
                 Some(log) => {
                     Some(LogFile::adopt(log.path, settings.log_mode, log.fd.duplicate("the log")?))

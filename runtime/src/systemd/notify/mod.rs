@@ -1,8 +1,10 @@
-//! `sd_notify(3)`: telling the service manager how the daemon is.
+//! `sd_notify(3)`: notifies the service manager of the daemon's state.
 //!
-//! One datagram a change, to the unix socket that `NOTIFY_SOCKET` names. Sending never waits. The queue of
+//! One datagram per change, to the unix socket that `NOTIFY_SOCKET` names. Sending never waits. The queue of
 //! that socket is short (`net.unix.max_dgram_qlen`, 10 by default) and shared by all services, and systemd
-//! does not read it while it reloads: what finds no room is sent again soon, in order.
+//! does not read it while it reloads: messages that find the queue full are sent again soon, in order.
+//!
+//! [`store`] is the part of the protocol that has the manager keep listeners.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -20,34 +22,34 @@ use crate::systemd::activation;
 
 mod store;
 
-/// Variables that are meant for the daemon itself, and not for its workers.
+/// Variables that are meant for the daemon, and are not passed on to its workers.
 const PRIVATE: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE"];
 
-/// Whether a variable is the daemon's own affair.
+/// Returns whether a variable is meant for the daemon alone.
 pub(crate) fn is_private(name: &OsStr) -> bool {
     PRIVATE.iter().any(|private| name == *private) || activation::is_of_protocol(name)
 }
 
-/// Takes the manager's variables out of the environment, where user code is about to run in the same
-/// process.
+/// Takes the manager's variables out of the environment of a process in which user code is about to run.
 pub(crate) fn take() -> Result<Notifier> {
     let notifier = Notifier::new(&process::variables(), None, VecDeque::new());
     PRIVATE.iter().try_for_each(|name| process::remove_variable(name))?;
     Ok(notifier)
 }
 
-/// How long a message that found no room waits until it is sent again.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long a message waits that found the socket of the service manager full. The manager reads in
+/// milliseconds; a watchdog ping must not wait much longer.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Tells a service manager, if there is one.
+/// Notifies the service manager; does nothing where there is none.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
     manager: Option<ServiceManager>,
-    /// What it was told last, sent or not.
+    /// The last state that was reported, whether its message is sent or pending.
     told: Option<Health>,
-    /// What is not sent yet.
+    /// Messages that are not sent yet, oldest first.
     pending: VecDeque<String>,
-    /// When that, or what the store is to keep, is sent again.
+    /// When to try again to send pending messages, and listeners to the fd store.
     retry: Option<Instant>,
     store: store::Store,
 }
@@ -56,13 +58,13 @@ pub(crate) struct Notifier {
 struct ServiceManager {
     socket: UnixDatagram,
     addr: SocketAddr,
-    /// How often it wants to hear that all is well, and when the next time is.
+    /// The interval of keep-alive messages, and when the next one is due.
     watchdog: Option<(Duration, Instant)>,
 }
 
 impl Notifier {
-    /// As the manager's variables say; nobody where there are none. `told` is what it was told before, and
-    /// `pending` what of that was not sent.
+    /// A notifier for the manager that `vars` name, if any. `told` is the last state that was reported before
+    /// an exec, and `pending` are the messages that were not sent by then.
     pub(crate) fn new(
         vars: &[(OsString, OsString)],
         told: Option<Health>,
@@ -76,7 +78,7 @@ impl Notifier {
             let number = |name: &str| var(name)?.to_str()?.parse::<u64>().ok();
             let ours =
                 number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
-            // Twice as often as it asks for, as sd_watchdog_enabled(3) recommends.
+            // Half of the limit, as sd_watchdog_enabled(3) recommends.
             let every = number("WATCHDOG_USEC").map(|limit| Duration::from_micros(limit / 2));
             let every = every.filter(|every| ours && !every.is_zero());
             let watchdog = every.map(|every| (every, Instant::now()));
@@ -86,7 +88,7 @@ impl Notifier {
         Notifier { manager, told, pending, retry, store: store::Store::new(vars) }
     }
 
-    /// What the manager was told last.
+    /// The last state that was reported.
     pub(crate) fn told(&self) -> Option<&Health> {
         self.told.as_ref()
     }
@@ -96,14 +98,14 @@ impl Notifier {
         &self.pending
     }
 
-    /// Tells what is new, if anything is.
+    /// Reports the state, if it differs from the last one.
     pub(crate) fn tell(&mut self, health: Health) {
         if self.manager.is_none() || self.told.as_ref() == Some(&health) {
             return;
         }
         let message = message(self.told.as_ref(), &health, clock::monotonic_us());
         self.told = Some(health);
-        // Of lines for people the latest counts.
+        // A pending message with nothing but a status line is replaced: only the latest line matters.
         let is_text = |message: &String| message.starts_with("STATUS=");
         if is_text(&message) && self.pending.back().is_some_and(is_text) {
             self.pending.pop_back();
@@ -114,19 +116,20 @@ impl Notifier {
         }
     }
 
-    /// As [`Notifier::tell`], without another try.
+    /// Like [`Notifier::tell`], but tries to send at once even if an earlier message is waiting for its next
+    /// attempt: the process is about to end.
     pub(crate) fn tell_last(&mut self, health: Health) {
         self.retry = None;
         self.tell(health);
     }
 
-    /// Whether it is time to send again what found no room: call [`Notifier::keep`] and [`Notifier::flush`]
-    /// then.
+    /// Returns whether it is time for another attempt: the caller then calls [`Notifier::keep`] and
+    /// [`Notifier::flush`].
     pub(crate) fn retries(&mut self, now: Instant) -> bool {
         self.retry.take_if(|at| *at <= now).is_some()
     }
 
-    /// Sends what is not sent yet, unless it is to wait.
+    /// Sends the pending messages, unless they have to wait for the next attempt.
     pub(crate) fn flush(&mut self) {
         let Some(manager) = &self.manager else { return };
         while self.retry.is_none()
@@ -134,15 +137,16 @@ impl Notifier {
         {
             match manager.send(message) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.retry = Some(Instant::now() + PAUSE);
+                    self.retry = Some(Instant::now() + RETRY_DELAY);
                 }
-                // To a manager that is gone there is nothing to say.
+                // Any other error means that the manager is gone, and the message with it.
                 Ok(()) | Err(_) => drop(self.pending.pop_front()),
             }
         }
     }
 
-    /// Says that all is well, when that is due.
+    /// Sends the keep-alive message of the watchdog when it is due. Sends none if `is_well` is false: the
+    /// manager then kills and restarts the daemon.
     pub(crate) fn keep_alive(&mut self, now: Instant, is_well: bool) {
         let Some(manager) = &mut self.manager else { return };
         let Some((every, next)) = &mut manager.watchdog else { return };
@@ -153,11 +157,11 @@ impl Notifier {
         let message = if is_well { "WATCHDOG=1\n" } else { return };
         let sent = manager.socket.send_to_addr(message.as_bytes(), &manager.addr);
         if sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-            *next = now + PAUSE.min(*every);
+            *next = now + RETRY_DELAY.min(*every);
         }
     }
 
-    /// When [`Notifier::keep_alive`] or [`Notifier::retries`] is due.
+    /// The time at which [`Notifier::keep_alive`] or [`Notifier::retries`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let watchdog = self.manager.as_ref()?.watchdog.map(|(_, next)| next);
         watchdog.into_iter().chain(self.retry).min()
@@ -170,6 +174,7 @@ impl ServiceManager {
     }
 }
 
+/// The address in `NOTIFY_SOCKET`: an abstract name behind `@`, or an absolute path.
 fn address(path: &OsStr) -> io::Result<SocketAddr> {
     match path.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
@@ -178,9 +183,11 @@ fn address(path: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
+/// The message for a change of state.
 fn message(before: Option<&Health>, now: &Health, monotonic_us: u64) -> String {
     let mut text = String::new();
-    // Whoever asked for one more restart during one waits for its beginning, and then for its end.
+    // A restart that was requested during another one begins without a phase in between, but `systemctl
+    // reload` waits for a RELOADING=1 of its own, and then for READY=1.
     let one_more = now.reload.is_some() && before.is_some_and(|before| before.reload != now.reload);
     let before = before.map_or(ServicePhase::Starting, |before| before.phase);
     if before != now.phase || (now.phase == ServicePhase::Reloading && one_more) {
@@ -197,7 +204,7 @@ fn message(before: Option<&Health>, now: &Health, monotonic_us: u64) -> String {
             }
         }
     }
-    // One line, whatever a program says of itself.
+    // The text may contain what the program reports of itself: a line break in it would begin another field.
     text += &format!("STATUS={}\n", now.text.replace(['\n', '\0'], " "));
     text
 }
@@ -217,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_hears_each_change_once() {
+    fn each_change_is_sent_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -245,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_reads_late_hears_all_in_order() {
+    fn pending_messages_are_sent_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -280,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_behind_a_restart_is_announced_as_well() {
+    fn consecutive_restarts_are_each_announced() {
         let reloading = |reload| Health { reload, ..health(ServicePhase::Reloading, "restarts") };
         let message = |before: &Health, now: &Health| message(Some(before), now, 7);
         let announced = "RELOADING=1\nMONOTONIC_USEC=7\nSTATUS=restarts\n";
@@ -294,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abstract_socket_and_a_watchdog() {
+    fn watchdog_is_kept_alive_over_abstract_socket() {
         let name = format!("unbroken-notify-test-{}", std::process::id());
         let addr = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
         let socket = UnixDatagram::bind_addr(&addr).unwrap();
@@ -319,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_manager_nothing_is_said() {
+    fn unusable_notify_socket_is_ignored() {
         for path in ["", "relative", "vsock:2:1"] {
             let mut notifier =
                 Notifier::new(&[("NOTIFY_SOCKET".into(), path.into())], None, VecDeque::new());

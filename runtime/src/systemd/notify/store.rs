@@ -1,7 +1,7 @@
-//! The service manager's store: listeners that it keeps while the daemon is not there
+//! The fd store: listeners that the service manager keeps open while the daemon does not run
 //! (`FileDescriptorStoreMax=`, systemd.service(5)).
 //!
-//! What was kept comes back at the next start, see [`crate::systemd::activation`].
+//! The next start gets them back, see [`crate::systemd::activation`].
 
 use std::ffi::OsString;
 use std::io;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::PipeFlags;
 
-use super::{Notifier, PAUSE, ServiceManager};
+use super::{Notifier, RETRY_DELAY, ServiceManager};
 use crate::config::Address;
 use crate::listener::{Bound, ListenerSource};
 use crate::sys::readiness::{readable, wait_for_room};
@@ -19,24 +19,27 @@ use crate::sys::seqpacket;
 use crate::systemd::activation::{self, STORED};
 use unbroken_core::sorted::{SortedMap, SortedSet};
 
-/// How long the manager may take to do what it was told.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the service manager may take to process the messages before a barrier. It takes
+/// milliseconds; the start waits for it, so it must not be much longer.
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the manager keeps, by the name of the listener.
+/// The state of the manager's fd store, as far as this daemon knows it.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    /// How much it keeps.
+    /// The number of descriptors that the manager keeps.
     room: usize,
+    /// The listeners that it has, by their name in the store.
     held: SortedMap<String, Address>,
-    /// Those of these names that are to be replaced.
+    /// Names in `held` whose socket has to be replaced.
     stale: SortedSet<String>,
-    /// That was said.
+    /// Whether the operator was warned that there is too little room.
     is_full: bool,
 }
 
 impl Store {
-    /// A manager says by `FDSTORE` how much it keeps; to one that does not say so nothing is given, as each
-    /// time would be a warning in its log. One before systemd 254 does not, but the unit can.
+    /// Reads the size of the store from the variable `FDSTORE`. Without the variable nothing is sent to the
+    /// store, because a manager without a store logs a warning each time. systemd sets it since version 254;
+    /// for earlier ones the unit can.
     pub(super) fn new(vars: &[(OsString, OsString)]) -> Store {
         let room = vars.iter().find(|(name, _)| name == "FDSTORE");
         let room = room.and_then(|(_, value)| value.to_str()?.parse().ok()).unwrap_or(0);
@@ -45,25 +48,25 @@ impl Store {
 }
 
 impl Notifier {
-    /// What the manager has already.
+    /// Sets what the manager has already, as known from the start or from before an exec.
     pub(crate) fn set_held(&mut self, held: SortedMap<String, Address>) {
         self.store.held = held;
     }
 
-    /// What the manager keeps.
+    /// The listeners that the manager keeps, by their name in the store.
     pub(crate) fn held(&self) -> &SortedMap<String, Address> {
         &self.store.held
     }
 
-    /// Whether the manager keeps the listener at this address.
+    /// Returns whether the manager keeps a listener at this address.
     pub(crate) fn holds(&self, addr: &Address) -> bool {
         self.store.held.values().any(|held| held == addr)
     }
 
-    /// Gives the manager these listeners to keep, in place of all others. Returns what the operator should
-    /// know, once.
+    /// Has the manager keep these listeners and no others. Returns a warning for the operator, once, if the
+    /// store is too small.
     ///
-    /// For what the manager has no room now, this has to be called again: [`Notifier::retries`] tells when.
+    /// If the manager's queue is full this has to be called again, when [`Notifier::retries`] returns true.
     pub(crate) fn keep<'a>(
         &mut self,
         listeners: impl Iterator<Item = (&'a String, &'a Bound)>,
@@ -94,36 +97,39 @@ impl Notifier {
                 let says = store.room > 0 && !std::mem::replace(&mut store.is_full, true);
                 remark = says.then(|| {
                     format!(
-                        "the service manager keeps {} of {} listeners: raise FileDescriptorStoreMax=",
+                        "the service manager stores only {} of {} listeners; raise \
+                         FileDescriptorStoreMax=",
                         store.room,
                         ours.len()
                     )
                 });
                 break;
             }
-            // It is no reason to forget a listener that it has an error to report.
+            // FDPOLL=0: by default the manager drops a descriptor that polls an error, and a listener may
+            // well do so.
             let message = format!("FDSTORE=1\nFDNAME={STORED}{name}\nFDPOLL=0\n");
             if is_sent(manager.send_with(&message, bound.as_fd())) {
                 store.held.insert(name.clone(), bound.addr().clone());
             }
         }
         if full {
-            self.retry = Some(Instant::now() + PAUSE);
+            self.retry = Some(Instant::now() + RETRY_DELAY);
         }
         remark
     }
 
-    /// What it keeps of this name is of no use any more: the next [`keep`](Notifier::keep) gives it another.
+    /// Marks the socket stored under this name as outdated: the next [`keep`](Notifier::keep) replaces it.
     pub(crate) fn renew(&mut self, name: &str) {
         if self.store.held.contains_key(name) {
             self.store.stale.insert(name.to_owned());
         }
     }
 
-    /// Tells the manager to close what it keeps of these names, and waits until it has.
+    /// Has the manager close the sockets stored under these names, and waits until it has. The barrier is a
+    /// pipe whose write end the manager closes after it has read everything sent before.
     pub(crate) fn forget(&self, names: &[String]) -> io::Result<()> {
         let (Some(manager), false) = (&self.manager, names.is_empty()) else { return Ok(()) };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + BARRIER_TIMEOUT;
         let socket = manager.connected()?;
         let send = |message: &str, fds: &[BorrowedFd<'_>]| loop {
             match seqpacket::send(&socket, message.as_bytes(), fds) {
@@ -155,6 +161,7 @@ impl ServiceManager {
         seqpacket::send(&self.connected()?, message.as_bytes(), &[fd])
     }
 
+    /// A socket connected to the manager, through which descriptors can be sent.
     fn connected(&self) -> io::Result<UnixDatagram> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;

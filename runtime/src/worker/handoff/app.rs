@@ -1,4 +1,4 @@
-//! Passing by the application: any connected socket, with a state.
+//! The public handoff API: an application hands off any connected socket together with a state.
 
 use std::fmt;
 use std::io;
@@ -19,24 +19,24 @@ use crate::net::{Stream, Tracked};
 use crate::worker::daemon::Daemon;
 use crate::worker::state::SharedState;
 
-/// What an application knows of a connection, as it travels to the next generation.
+/// The state of a connection that an application hands off with it.
 ///
-/// The two generations may be different releases: a newer one reads the versions that it knows, and
-/// refuses others by dropping the [`Offer`].
+/// The two generations may run different releases of the program. The receiver checks `version` and refuses
+/// one that it does not know by dropping the [`Offer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandoffState {
-    /// Says how `bytes` are to be read.
+    /// The format of `bytes`, chosen by the application.
     pub version: u32,
-    /// Up to [`Saved::MAX`] bytes.
+    /// The state itself, up to [`HandoffState::MAX`] bytes.
     pub bytes: Vec<u8>,
 }
 
 impl HandoffState {
-    /// The most bytes that travel with a connection: 64 KiB.
+    /// The maximum length of `bytes`: 64 KiB.
     pub const MAX: usize = MAX_BYTES;
 }
 
-/// A socket that can be passed: a connection of a listener, or any other that is connected.
+/// A socket that can be handed off: a connection of a listener, or any other connected socket.
 ///
 /// Implemented for the streams of [`net`](crate::net), Tokio's and the standard library's streams, and
 /// [`OwnedFd`].
@@ -48,9 +48,9 @@ mod sealed {
 
     pub trait Sealed {
         fn duplicate(&self) -> io::Result<OwnedFd>;
-        /// The next generation has it.
-        fn passed(&self) {}
-        /// Whether the next generation has it cannot be known.
+        /// Notes for the ledger that the next generation took the connection. Only tracked streams count.
+        fn handed_off(&self) {}
+        /// Notes for the ledger that whether the next generation took the connection cannot be known.
         fn lost(&self) {}
     }
 }
@@ -77,7 +77,7 @@ impl<S: AsFd> sealed::Sealed for Tracked<S> {
         self.as_fd().try_clone_to_owned()
     }
 
-    fn passed(&self) {
+    fn handed_off(&self) {
         self.connection().mark_handed_off();
     }
 
@@ -92,7 +92,7 @@ impl sealed::Sealed for Stream {
         Stream::duplicate(self)
     }
 
-    fn passed(&self) {
+    fn handed_off(&self) {
         self.connection().mark_handed_off();
     }
 
@@ -101,19 +101,19 @@ impl sealed::Sealed for Stream {
     }
 }
 
-/// A connection that was not passed, with what it came with: it goes on here.
+/// The error of [`Daemon::hand_off`]. It returns the connection, which this worker still owns.
 pub struct HandoffError<S> {
     /// The connection.
     pub stream: S,
-    /// What should have travelled along.
+    /// The state given to [`Daemon::hand_off`].
     pub state: HandoffState,
-    /// Why it was not passed.
+    /// The reason for the failure.
     pub reason: Error,
 }
 
 impl<S> fmt::Debug for HandoffError<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unpassed").field("reason", &self.reason).finish_non_exhaustive()
+        f.debug_struct("HandoffError").field("reason", &self.reason).finish_non_exhaustive()
     }
 }
 
@@ -126,46 +126,50 @@ impl<S> fmt::Display for HandoffError<S> {
 impl<S> std::error::Error for HandoffError<S> {}
 
 impl Daemon {
-    /// Passes a connection to the generation that serves, which takes it from [`Daemon::passed`] under
-    /// the same name.
+    /// Hands off a connection to the serving generation, which accepts it from [`Daemon::handoffs`] under the
+    /// same name.
     ///
-    /// To be called when [`Daemon::draining`] has completed; before that it waits. On `Ok` the new
-    /// generation has taken it. (Should the channel between the two break so that nobody can know whether
-    /// it has, this end is closed, as a connection must not have two owners; that is `Ok` too.) A new generation that dies or drains before it has taken the connection
-    /// costs nothing: it goes to the one after that, until the drain deadline.
+    /// Call it after [`Daemon::draining`] has completed. It waits until there is a generation to hand off to.
+    /// On `Ok` the new generation has accepted the connection. If that generation dies or drains before it
+    /// accepts, the connection is offered to the one after it, until the drain deadline.
     ///
-    /// Drop safe up to the moment at which the connection is taken.
+    /// `Ok` is also returned if the channel breaks after the connection was sent, so that this worker cannot
+    /// know whether it was accepted. A connection must never have two owners: this worker then closes its end
+    /// and the ledger counts the connection as lost.
+    ///
+    /// Dropping the future before the connection is accepted has no effect on it.
     ///
     /// # Errors
-    /// The connection comes back in [`Unpassed`], and it is a good moment to say goodbye to its peer,
-    /// if
-    /// - the new generation does not call [`Daemon::passed`] for this name, or refused it;
-    /// - nobody comes after this worker: the daemon stops, or is solo;
-    /// - `pass_connections` is off;
-    /// - the state is longer than [`Saved::MAX`].
+    /// [`HandoffError`] returns the connection, whose peer can now be asked to close, if
+    /// - the new generation did not call [`Daemon::handoffs`] for this name, or refused the connection;
+    /// - no generation follows this worker: the daemon stops, or is solo;
+    /// - no generation accepted the connection before the drain deadline;
+    /// - the key `handoff` is off;
+    /// - the state is longer than [`HandoffState::MAX`].
     pub async fn hand_off<S: HandoffStream>(
         &self,
         name: &str,
         stream: S,
-        saved: HandoffState,
+        state: HandoffState,
     ) -> Result<(), HandoffError<S>> {
-        match hand_off(&self.state, name, &stream, &saved).await {
+        match hand_off(&self.state, name, &stream, &state).await {
             Ok(Departure::Taken) => {
-                stream.passed();
+                stream.handed_off();
                 Ok(())
             }
             Ok(Departure::Unknown) => {
                 stream.lost();
                 Ok(())
             }
-            Err(reason) => Err(HandoffError { stream, state: saved, reason }),
+            Err(reason) => Err(HandoffError { stream, state, reason }),
         }
     }
 
-    /// What older generations [pass](Daemon::pass) under this name.
+    /// Returns the connections that older generations [hand off](Daemon::hand_off) under this name.
     ///
-    /// To be called before the worker is ready, that is before its listeners are polled for accept:
-    /// what comes earlier is refused. Called again, the later one takes over.
+    /// Call it before the worker is ready, that is before its listeners are polled for accept: connections
+    /// handed off under a name without a receiver are refused. If it is called again for the same name, all
+    /// further connections go to the new receiver.
     pub fn handoffs(&self, name: &str) -> IncomingHandoffs {
         let (sender, offers) = mpsc::unbounded_channel();
         let state = Arc::clone(&self.state);
@@ -175,7 +179,7 @@ impl Daemon {
             };
             let saved = HandoffState { version, bytes };
             let state = Arc::clone(&state);
-            // Where nobody takes offers any more it is dropped, and so refused.
+            // If the receiver was dropped, the offer is dropped here, which refuses it.
             let _ = sender.send(Offer { state, socket, saved, receipt });
         };
         self.state.passage.register(HandoffTarget::Own(name.to_owned()), Arc::new(adopter));
@@ -186,9 +190,11 @@ impl Daemon {
     }
 }
 
-/// What became of a connection that this worker has no more.
+/// The outcome of a handoff after which this worker no longer owns the connection.
 enum Departure {
+    /// The next generation took it.
     Taken,
+    /// It was sent, and whether it was taken cannot be known.
     Unknown,
 }
 
@@ -201,14 +207,14 @@ async fn hand_off(
     let refused = |why: String| Error::new(ErrorKind::Refused, why);
     if saved.bytes.len() > HandoffState::MAX {
         return Err(refused(format!(
-            "a connection of `{name}` was not passed: its state has {} bytes, more than {}",
+            "a connection of `{name}` was not handed off: its state has {} bytes, more than {}",
             saved.bytes.len(),
             HandoffState::MAX
         )));
     }
-    if !state.configuration.settings.pass_connections {
+    if !state.configuration.settings.handoff {
         return Err(refused(format!(
-            "a connection of `{name}` was not passed: `pass_connections` is off"
+            "a connection of `{name}` was not handed off: `handoff` is off"
         )));
     }
     let (mut tried, mut retries) = (None, RETRIES);
@@ -217,17 +223,17 @@ async fn hand_off(
             successor = next_successor(state, tried) => successor,
             () = no_successor(state) => {
                 return Err(refused(format!(
-                    "a connection of `{name}` was not passed: nobody serves after this worker"
+                    "a connection of `{name}` was not handed off: no generation follows this worker"
                 )));
             }
             () = state.forced.cancelled() => {
                 return Err(Error::new(ErrorKind::Timeout, format!(
-                    "a connection of `{name}` was not passed before the drain deadline"
+                    "a connection of `{name}` was not handed off before the drain deadline"
                 )));
             }
         };
         let socket = stream.duplicate().map_err(|error| {
-            Error::io(format!("a connection of `{name}` was not passed"), error)
+            Error::io(format!("a connection of `{name}` was not handed off"), error)
         })?;
         let contents = Payload::Own { name: name.to_owned(), version: saved.version };
         let socket = HandoffSocket::Copy(socket);
@@ -242,15 +248,15 @@ async fn hand_off(
             }
             HandoffOutcome::Refused | HandoffOutcome::Later => {
                 return Err(refused(format!(
-                    "a connection of `{name}` was not passed: the new generation did not take it; \
-                     does it call `Daemon::passed` before it is ready?"
+                    "a connection of `{name}` was not handed off: the new generation did not \
+                     accept it; call `Daemon::handoffs` before it is ready"
                 )));
             }
         }
     }
 }
 
-/// A generation to pass to, other than the one that was tried.
+/// Waits for a generation to hand off to, other than the one already tried.
 async fn next_successor(state: &SharedState, tried: Option<u64>) -> Successor {
     let mut successors = state.passage.successors();
     let waited = successors
@@ -262,7 +268,7 @@ async fn next_successor(state: &SharedState, tried: Option<u64>) -> Successor {
     }
 }
 
-/// Completes when this worker drains and is the last one.
+/// Completes when this worker drains and no generation follows it.
 async fn no_successor(state: &SharedState) {
     state.draining.cancelled().await;
     if !state.is_last() {
@@ -270,8 +276,8 @@ async fn no_successor(state: &SharedState) {
     }
 }
 
-/// What older generations pass: see [`Daemon::passed`]. A [`Stream`](futures_core::Stream) of offers
-/// that ends when this worker drains.
+/// The connections that older generations hand off, returned by [`Daemon::handoffs`]. A
+/// [`Stream`](futures_core::Stream) of offers that ends when this worker drains.
 #[must_use = "connections are refused when this is dropped"]
 pub struct IncomingHandoffs {
     offers: mpsc::UnboundedReceiver<Offer>,
@@ -279,7 +285,7 @@ pub struct IncomingHandoffs {
 }
 
 impl IncomingHandoffs {
-    /// The next offer; `None` once this worker drains. Cancel safe.
+    /// Returns the next offer; `None` once this worker drains. Cancel safe.
     pub async fn next(&mut self) -> Option<Offer> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
@@ -290,7 +296,8 @@ impl Sequence for IncomingHandoffs {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Offer>> {
         if self.draining.as_mut().poll(cx).is_ready() {
-            // What waits here is dropped, and goes to the generation that serves now.
+            // Offers left in the queue are dropped. While this worker drains, that answers *gone*, and the
+            // older generation offers the connection to the serving one.
             self.offers.close();
             while self.offers.try_recv().is_ok() {}
             return Poll::Ready(None);
@@ -301,12 +308,12 @@ impl Sequence for IncomingHandoffs {
 
 impl fmt::Debug for IncomingHandoffs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Passed").finish_non_exhaustive()
+        f.debug_struct("IncomingHandoffs").finish_non_exhaustive()
     }
 }
 
-/// A connection that an older generation offers. It stays there until it is taken; dropping the offer
-/// refuses it.
+/// A connection that an older generation offers. The older generation owns it until it is accepted; dropping
+/// the offer refuses it.
 #[must_use = "dropping an offer refuses the connection"]
 pub struct Offer {
     state: Arc<SharedState>,
@@ -316,17 +323,17 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// What the older generation knows of the connection.
+    /// Returns the state that the older generation sent with the connection.
     pub fn state(&self) -> &HandoffState {
         &self.saved
     }
 
-    /// Takes the connection. It counts among this worker's from here on.
+    /// Accepts the connection. From here on it counts as a connection of this worker.
     ///
     /// # Errors
-    /// Where it is no connected stream over TCP or a unix socket, which
-    /// [`take_socket`](Offer::take_socket) can take, or the runtime cannot watch it, it is refused. Where the
-    /// channel to the older generation broke, that one keeps it.
+    /// If the socket is not a stream over TCP or a unix socket ([`accept_socket`](Offer::accept_socket) takes
+    /// those), or the runtime cannot watch it: the connection is refused. If the channel to the older
+    /// generation broke: the older generation keeps the connection.
     pub async fn accept(self) -> io::Result<(Stream, HandoffState)> {
         let Offer { state, socket, saved, receipt } = self;
         let stream = Stream::from_socket(&state, socket)?;
@@ -335,10 +342,10 @@ impl Offer {
         Ok((stream, saved))
     }
 
-    /// Takes a socket of whatever kind. It is not counted, and no drain waits for it.
+    /// Accepts a socket of any kind. It is not counted in the ledger, and no drain waits for it.
     ///
     /// # Errors
-    /// Where the channel to the older generation broke, which keeps it then.
+    /// If the channel to the older generation broke: the older generation keeps the socket.
     pub async fn accept_socket(self) -> io::Result<(OwnedFd, HandoffState)> {
         let Offer { socket, saved, receipt, .. } = self;
         receipt.ack().await?;

@@ -1,12 +1,12 @@
-//! The channel between two workers, an `AF_UNIX` `SOCK_SEQPACKET` pair that the supervisor opens.
+//! The handoff channel between two workers: an `AF_UNIX` `SOCK_SEQPACKET` pair that the supervisor opens.
 //!
-//! The sender keeps its descriptor of a connection until that is answered for, and the receiver touches
-//! nothing before its answer is out. So a successor that dies, or has no descriptor left, costs nobody a
-//! connection: what was not taken goes on where it was.
+//! The sender keeps its descriptor of a connection until the receiver has acknowledged it, and the receiver
+//! does not touch a connection before its acknowledgement is sent. If the successor dies or has no descriptor
+//! left, the sender goes on with the connection and none is lost.
 //!
-//! The end of the channel has a meaning. The sender ends it when it is gone itself, or when
-//! nothing is unanswered: then the receiver owns what it has. The receiver ends it when it is gone, or has
-//! failed: then the sender owns all that no answer says was taken.
+//! Closing the channel transfers ownership. The sender closes it only when it exits or no connection is
+//! unacknowledged: the receiver then owns all connections that it has. The receiver closes it only when it
+//! exits or has failed: the sender then owns all connections that no acknowledgement reports as taken.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,28 +21,33 @@ use super::{receiving, sending};
 use crate::worker::net::Stream;
 use crate::worker::state::SharedState;
 
-/// Connections that wait to be sent. Until then a connection is served where it is.
+/// The length of the queue of connections that wait to be sent: one batch. A connection in the queue is not
+/// served, so all others wait for a place in it and are served in the meantime.
 const MAX_QUEUED: usize = sending::MAX_BATCH;
 
-/// How many of those sent may be the application's, which may take its time to answer.
+/// The most connections of the application that are sent and not yet answered. The application may
+/// take its time to answer; the rest of the places are for those of HTTP.
 const MAX_APP_IN_FLIGHT: usize = 32;
 
-/// How often, and after what time each, a connection is handed off again that found no descriptor left in the
-/// new worker: every connection that ends there leaves one.
+/// How often a connection is handed off again that found no descriptor left in the new worker, with
+/// [`RETRY_DELAY`] in between: for 1 s in all. Every connection that ends there leaves a
+/// descriptor.
 pub(crate) const RETRIES: u32 = 50;
+/// The time between two such attempts.
 pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// What became of a connection, as a byte of the answer.
+/// The outcome of a handoff; one byte of an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandoffOutcome {
+    /// The receiver owns it.
     Taken,
-    /// Nobody here takes such a one.
+    /// The receiver has no handler for it, or cannot use it.
     Refused,
-    /// Not here any more, or not reached: the next generation may.
+    /// The receiver drains, or is gone: the generation after it may take the connection.
     Gone,
-    /// There was no descriptor left for it: it may be tried again.
+    /// The receiver had no descriptor left for it: the sender may offer it again.
     Later,
-    /// It was sent, and what became of it cannot be known: nobody may go on with it here.
+    /// It was sent, and whether it was taken cannot be known: the sender must not go on with it.
     Unknown,
 }
 
@@ -72,7 +77,7 @@ impl HandoffOutcome {
             b'-' => HandoffOutcome::Refused,
             b'~' => HandoffOutcome::Gone,
             b'*' => HandoffOutcome::Later,
-            // A later release may have taken it in a way of its own.
+            // An outcome of a later release, which may mean that the connection was taken.
             _ => HandoffOutcome::Unknown,
         }
     }
@@ -81,31 +86,33 @@ impl HandoffOutcome {
 /// The socket of a connection that is handed off.
 #[derive(Debug)]
 pub(crate) enum HandoffSocket {
-    /// All that this worker has of it: nobody touches it until it is answered for.
+    /// The connection itself: this worker does not touch it until it is acknowledged.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only HTTP gives away its own"))]
     Stream(Stream),
-    /// A copy; the application waits for the answer with its own.
+    /// A duplicate of the application's descriptor; the application waits for the outcome with its own.
     Copy(OwnedFd),
 }
 
-/// A connection to be sent, and where it goes with the answer.
+/// A connection in the queue, and where it is returned with the outcome.
 pub(super) type Sent = (Handoff<HandoffSocket>, oneshot::Sender<Returned>);
 
-/// The answer. Only with [`Verdict::Taken`] and [`Verdict::Unknown`] it is over for this worker.
+/// The outcome, and the connection. This worker goes on with it unless the outcome is
+/// [`HandoffOutcome::Taken`] or [`HandoffOutcome::Unknown`].
 pub(crate) type Returned = (HandoffOutcome, Handoff<HandoffSocket>);
 
-/// A way to the generation that serves.
+/// A handle to the channel to the serving generation, for the connections that wait to be handed off.
 #[derive(Debug, Clone)]
 pub(crate) struct Successor {
-    /// Tells one successor from the next.
+    /// Identifies this successor: a connection that it refused is not offered to it again.
     pub(crate) number: u64,
     queue: mpsc::Sender<Sent>,
-    /// Cancelled when the successor has greeted, or the channel has ended.
+    /// Cancelled when the successor has sent its greeting, or the channel has ended.
     opened: CancellationToken,
+    /// Limits the application's connections to [`MAX_APP_IN_FLIGHT`].
     own: Arc<Semaphore>,
 }
 
-/// A place in the queue: what is handed off by it is sent as soon as can be.
+/// A place in the queue of a successor: a connection that is handed off by it is sent with the next batch.
 #[derive(Debug)]
 pub(crate) struct QueueSlot {
     /// The successor's number.
@@ -115,17 +122,17 @@ pub(crate) struct QueueSlot {
 }
 
 impl Successor {
-    /// Waits for a place in the queue. `None`: the successor is gone.
+    /// Waits for a place in the queue. Returns `None` if the successor is gone.
     pub(crate) async fn slot(&self) -> Option<QueueSlot> {
-        // What waits for a successor that says nothing is served here.
+        // No place before the greeting: until then this worker goes on serving the connection.
         self.opened.cancelled().await;
         let permit = self.queue.clone().reserve_owned().await.ok()?;
         Some(QueueSlot { successor: self.number, permit })
     }
 
-    /// Hands off what may be answered late.
+    /// Hands off a connection of the application, whose acknowledgement may come late.
     pub(super) async fn hand_off_app(&self, handoff: Handoff<HandoffSocket>) -> HandoffOutcome {
-        // Never closed; if it were, nothing would be limited.
+        // The semaphore is never closed, so this does not fail.
         let _permit = self.own.acquire().await;
         let Some(slot) = self.slot().await else { return HandoffOutcome::Gone };
         slot.hand_off(handoff).await.map_or(HandoffOutcome::Gone, |(verdict, _)| verdict)
@@ -133,8 +140,8 @@ impl Successor {
 }
 
 impl QueueSlot {
-    /// Hands off a connection, and gives it back with the answer. `None` where the runtime ends, and the
-    /// connection with it.
+    /// Hands off a connection and returns it with the outcome. Returns `None` if the runtime shuts down,
+    /// which drops the connection.
     pub(crate) async fn hand_off(self, handoff: Handoff<HandoffSocket>) -> Option<Returned> {
         let (reply, answer) = oneshot::channel();
         self.permit.send((handoff, reply));
@@ -144,22 +151,22 @@ impl QueueSlot {
 
 /// One end of a channel between two generations.
 pub(super) enum HandoffChannel {
-    /// To the generation that serves.
+    /// To the serving generation.
     ToSuccessor(Outgoing),
-    /// From one that drains.
+    /// From a generation that drains.
     FromPredecessor(OwnedFd),
 }
 
-/// A channel to the generation that serves, and what is to be sent there.
+/// The sending end of a channel to the serving generation, with its queue of connections.
 pub(super) struct Outgoing {
     pub(super) socket: OwnedFd,
     pub(super) queue: mpsc::Receiver<Sent>,
-    /// Cancelled when something may be sent, or it is clear that nothing will be.
+    /// The sender of connections cancels it after the greeting, or when the channel ends without one.
     pub(super) opened: CancellationToken,
 }
 
 impl HandoffChannel {
-    /// The channel, and what connections need to use it.
+    /// Returns the channel and the handle by which connections use it.
     pub(super) fn to_successor(socket: OwnedFd) -> (HandoffChannel, Successor) {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -171,7 +178,7 @@ impl HandoffChannel {
     }
 }
 
-/// Works at the channels that the supervisor opens, on the worker's runtime.
+/// Runs a task on the worker's runtime for each channel that the supervisor opens.
 pub(super) async fn run_channels(
     state: Arc<SharedState>,
     mut channels: mpsc::UnboundedReceiver<HandoffChannel>,

@@ -1,11 +1,12 @@
-//! What travels between two generations: connections, many to a message, and what was answered.
+//! The messages on a handoff channel: batches of connections one way, acknowledgements the other way.
 //!
-//! A message holds its connections one after the other, each with the lengths of what follows, what is to
-//! be known of it in JSON, and bytes; the descriptors travel beside it in the same order. Messages have no
-//! number: either side counts them. So one that cannot be read can be answered.
+//! A batch holds its connections one after the other: for each the lengths of header and bytes, the header
+//! ([`Payload`] as JSON), and the bytes. The descriptors are sent with the message, in the same order.
+//! Messages carry no number, because both ends count them: the receiver can answer even a message that it
+//! cannot parse.
 //!
-//! The receiver sends a greeting first, which names this format. A release with another greeting gets
-//! nothing.
+//! The receiver sends [`GREETING`] first, which names this format. The sender sends nothing to a release with
+//! another greeting.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,28 +15,30 @@ use std::path::PathBuf;
 use super::channel::HandoffOutcome;
 use crate::json::{self, FromJson, ToJson};
 
-/// The first message of the receiver.
+/// The first message of the receiver. Its number changes with the format.
 pub(super) const GREETING: &[u8] = b"unbroken handoff 1";
 
-/// The most bytes that travel with a connection; one with more is not handed off.
+/// The most bytes that are sent with a connection; one with more is not handed off. Half of a packet, which
+/// leaves room for the header.
 pub(crate) const MAX_BYTES: usize = 64 * 1024;
 
 /// A connection that is handed off.
 #[derive(Debug)]
 pub(crate) struct Handoff<S> {
     pub(crate) contents: Payload,
+    /// The beginning of the next request, or the application's state.
     pub(crate) bytes: Vec<u8>,
     pub(crate) socket: S,
 }
 
-/// What the next generation has to know of a connection.
+/// The kind of a connection, and what the next generation has to know about it.
 #[derive(Debug, Clone, PartialEq, Eq, ToJson, FromJson)]
 #[json(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum Payload {
-    /// HTTP/1.1 between two requests; the bytes are the beginning of the next one. The socket is a stream
-    /// and does not block.
+    /// HTTP/1.1 between two requests; the bytes are the beginning of the next one. The socket is a
+    /// non-blocking stream.
     Http {
-        /// The listener it came by.
+        /// The name of the listener that accepted it.
         listener: String,
         /// The peer's TCP address; `None` for a unix socket.
         #[json(default)]
@@ -46,44 +49,46 @@ pub(crate) enum Payload {
         /// When it was accepted, in nanoseconds of `CLOCK_MONOTONIC`.
         #[json(default)]
         accepted: u64,
-        /// Requests it has sent.
+        /// The number of requests it has sent.
         #[json(default)]
         requests: u64,
-        /// Since when it waits for the next one, or for the rest of it, in the same measure. Zero: now.
+        /// When it began to wait for its next request, or for the rest of one, in nanoseconds of
+        /// `CLOCK_MONOTONIC`. Zero means now.
         #[json(default)]
         since: u64,
-        /// The silence after which TCP asks for the client, in nanoseconds. Zero: it does not.
+        /// The idle time after which TCP sends keepalive probes, in nanoseconds. Zero means never.
         #[json(default)]
         tcp_keepalive: u64,
     },
-    /// One of the application's own; the bytes are its state.
+    /// A connection of the application; the bytes are its state.
     Own {
+        /// The name given to `Daemon::hand_off`.
         name: String,
-        /// Of the state.
+        /// The version of the state.
         version: u32,
     },
-    /// Of a later release.
+    /// A kind that only a later release knows.
     #[json(other)]
     Unknown,
 }
 
-/// Who takes what comes.
+/// The receiver of a connection within a worker: the key of its handler.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum HandoffTarget {
     /// The HTTP server of this listener.
     #[cfg(feature = "http")]
     Listener(String),
-    /// The application, by this name.
+    /// The application's [`IncomingHandoffs`](super::IncomingHandoffs) of this name.
     Own(String),
 }
 
 impl Payload {
-    /// Whether it is answered for at once: an application may take its time.
+    /// Returns whether the receiver acknowledges it at once. An application may take its time.
     pub(super) fn is_prompt(&self) -> bool {
         matches!(self, Payload::Http { .. })
     }
 
-    /// Who is to take it; `None` where nobody here can.
+    /// Returns the key of the handler for it; `None` if this build cannot have one.
     pub(crate) fn place(&self) -> Option<HandoffTarget> {
         match self {
             #[cfg(feature = "http")]
@@ -96,7 +101,7 @@ impl Payload {
     }
 }
 
-/// Appends a connection to a message.
+/// Appends a connection to a batch.
 pub(super) fn append(message: &mut Vec<u8>, contents: &Payload, bytes: &[u8]) -> io::Result<()> {
     let header = json::to_vec(contents)?;
     let length = |of: &[u8]| u32::try_from(of.len()).map_err(io::Error::other);
@@ -107,8 +112,8 @@ pub(super) fn append(message: &mut Vec<u8>, contents: &Payload, bytes: &[u8]) ->
     Ok(())
 }
 
-/// The connections of a message, in order; those that cannot be taken have no contents. `None`: it is not
-/// such a message.
+/// Parses a batch into its connections, in order. A connection whose header cannot be parsed has no payload.
+/// Returns `None` if the message is not a batch.
 pub(super) fn read(mut message: &[u8]) -> Option<Vec<(Option<Payload>, &[u8])>> {
     let mut connections = Vec::new();
     while !message.is_empty() {
@@ -123,33 +128,33 @@ pub(super) fn read(mut message: &[u8]) -> Option<Vec<(Option<Payload>, &[u8])>> 
     Some(connections)
 }
 
-/// What is said of one connection, or of a whole message.
+/// The acknowledgement of one connection, or of all in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ack {
-    /// Which one, counted from 0.
+    /// The number of the batch, counted from 0.
     pub(super) message: u64,
-    /// Which of its connections; `None`: all that are not answered for.
+    /// The place of the connection in the batch; `None` means all that are not acknowledged yet.
     pub(super) index: Option<u16>,
     pub(super) verdict: HandoffOutcome,
 }
 
-/// The length of an answer.
+/// The length of an acknowledgement: outcome (1 byte), batch (8), connection (2).
 const ACK_LEN: usize = 11;
 
-/// The index that stands for all.
+/// The index that means all connections of the batch. No batch has that many.
 const ALL: u16 = u16::MAX;
 
-/// The most answers in a message.
-pub(super) const MAX_ACKS: usize = 1024;
+/// The most answers in a message, so that it fits a packet.
+pub(super) const MAX_ANSWERS: usize = 1024;
 
-/// Appends an answer to a message of answers.
+/// Appends an acknowledgement to a message.
 pub(super) fn append_ack(message: &mut Vec<u8>, answer: Ack) {
     message.push(answer.verdict.byte());
     message.extend(answer.message.to_le_bytes());
     message.extend(answer.index.unwrap_or(ALL).to_le_bytes());
 }
 
-/// The answers of a message; `None`: they are none.
+/// Parses a message of acknowledgements. Returns `None` if it is none.
 pub(super) fn read_acks(message: &[u8]) -> Option<impl Iterator<Item = Ack>> {
     let (answers, rest) = message.as_chunks::<ACK_LEN>();
     rest.is_empty().then(|| {
@@ -164,7 +169,8 @@ pub(super) fn read_acks(message: &[u8]) -> Option<impl Iterator<Item = Ack>> {
     })
 }
 
-/// A message that is understood, sent again, is understood as the same.
+/// Asserts that whatever is parsed from `message` parses to the same after being written again. For tests
+/// and fuzzing.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn roundtrip(message: &[u8]) {
     if let Some(answers) = read_acks(message) {
@@ -173,7 +179,7 @@ pub(crate) fn roundtrip(message: &[u8]) {
         assert_eq!(again.len(), message.len());
     }
     let Some(connections) = read(message) else { return };
-    // What a later release sends is not sent on.
+    // A payload of a later release cannot be written again.
     let known = |(contents, bytes): (Option<Payload>, _)| {
         contents.filter(|it| *it != Payload::Unknown).map(|it| (it, bytes))
     };
@@ -211,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn connections_survive_the_journey(
+        fn batch_roundtrips(
             sent in prop::collection::vec(
                 (contents(), prop::collection::vec(any::<u8>(), 0..99)), 0..9
             )
@@ -227,12 +233,12 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_refused(message in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn garbage_does_not_panic(message in prop::collection::vec(any::<u8>(), 0..300)) {
             roundtrip(&message);
         }
 
         #[test]
-        fn answers_survive_too(
+        fn acknowledgements_roundtrip(
             sent in prop::collection::vec(
                 (any::<u64>(), any::<Option<u16>>(), prop::sample::select(&HandoffOutcome::ALL[..])), 0..9
             )
@@ -249,9 +255,9 @@ mod tests {
         }
     }
 
-    /// One whose peer has a name that is not text leaves the message as it was.
+    /// A path that is not UTF-8 cannot be written as JSON.
     #[test]
-    fn what_cannot_be_written_leaves_no_trace() {
+    fn failed_append_leaves_batch_unchanged() {
         use std::os::unix::ffi::OsStringExt;
         let own = Payload::Own { name: "a".into(), version: 1 };
         let mut message = Vec::new();
@@ -272,9 +278,9 @@ mod tests {
         assert_eq!(read, [(Some(own.clone()), &b"b"[..]), (Some(own), &b"d"[..])]);
     }
 
-    /// What a later release adds is not understood, and keeps nothing else from being so.
+    /// Additions of a later release do not keep the other connections of a batch from being parsed.
     #[test]
-    fn of_a_later_release() {
+    fn unknown_fields_are_ignored() {
         let mut message = Vec::new();
         for header in [
             &br#"{"type":"quic","mood":"calm"}"#[..],
@@ -292,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_none() {
+    fn malformed_acknowledgement_is_rejected() {
         assert!(read_acks(b"+1234567").is_none());
         assert_eq!(HandoffOutcome::of(b'!'), HandoffOutcome::Unknown);
     }

@@ -1,13 +1,12 @@
-//! Passing live connections to the generation that serves now.
+//! Handing off live connections to the serving generation.
 //!
-//! At a restart [`Daemon::serve`](crate::Daemon::serve) passes its idle connections by itself. An
-//! application with connections of its own, such as WebSockets, streams or sessions of another
-//! protocol, passes them by [`Daemon::pass`]: the connected socket, and a bounded string of bytes that
-//! holds what it knows of the peer. The new generation takes them from [`Daemon::passed`]. The peer
-//! sees nothing.
+//! At a restart [`Daemon::serve`](crate::Daemon::serve) hands off its idle connections by itself. An
+//! application with connections of its own, such as WebSockets or sessions of another protocol, calls
+//! [`Daemon::hand_off`] with the connected socket and a state: up to 64 KiB that describe what it knows
+//! about the connection. The new generation accepts them from [`Daemon::handoffs`]. The peer notices nothing.
 //!
-//! The socket stays with the old generation until the new one has taken it, so that a new worker that
-//! refuses it, or dies meanwhile, costs no connection.
+//! The old generation keeps its descriptor of the socket until the new one has accepted the connection. If
+//! the new worker refuses it or dies, no connection is lost.
 //!
 //! ```no_run
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,14 +17,15 @@
 //! /// Counts the bytes of each connection, over all restarts.
 //! #[daemon(graceful_restart, listen(count = "127.0.0.1:7000"))]
 //! async fn main(daemon: Daemon) -> anyhow::Result<()> {
-//!     // Before this worker is ready: who comes without having been announced is refused.
-//!     let mut passed = daemon.passed("count");
+//!     // Before the first accept, which makes this worker ready: connections that are handed off under a
+//!     // name without a receiver are refused.
+//!     let mut handoffs = daemon.handoffs("count");
 //!     let mut listener = daemon.listener("count")?;
 //!     loop {
 //!         tokio::select! {
-//!             Some(offer) = passed.next() => {
-//!                 let (stream, saved) = offer.take().await?;
-//!                 let count = u64::from_le_bytes(saved.bytes.as_slice().try_into()?);
+//!             Some(offer) = handoffs.next() => {
+//!                 let (stream, state) = offer.accept().await?;
+//!                 let count = u64::from_le_bytes(state.bytes.as_slice().try_into()?);
 //!                 daemon.spawn(count_bytes(daemon.clone(), stream, count));
 //!             }
 //!             accepted = listener.next() => match accepted {
@@ -47,17 +47,17 @@
 //!                 n => count += n as u64,
 //!             },
 //!             () = daemon.draining() => {
-//!                 let saved = HandoffState { version: 1, bytes: count.to_le_bytes().to_vec() };
-//!                 return Ok(daemon.pass("count", stream, saved).await?);
+//!                 let state = HandoffState { version: 1, bytes: count.to_le_bytes().to_vec() };
+//!                 return Ok(daemon.hand_off("count", stream, state).await?);
 //!             }
 //!         }
 //!     }
 //! }
 //! ```
 //!
-//! What is passed is the socket alone: the state of TLS or HTTP/2 lives in the process, and cannot be.
-//! Bytes that were read already and not used have to be part of the state, and so have those of a
-//! message that was written in part.
+//! Only the socket and the state move. State that a library keeps in the process, such as that of TLS or
+//! HTTP/2, does not. The application's state has to include bytes that were read and not yet used, and the
+//! rest of a message that was written in part.
 
 mod app;
 mod channel;

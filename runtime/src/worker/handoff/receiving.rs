@@ -1,4 +1,8 @@
-//! The new worker's end: takes connections, a batch at a time, and touches none before it has said so.
+//! The receiving end of a handoff channel, in the new worker.
+//!
+//! [`BatchReceiver`] gives each connection of a batch to its handler together with a [`PendingAck`].
+//! Acknowledgements are queued and sent many to a message. A connection that is taken is not touched before
+//! its acknowledgement is sent: if this worker dies in between, the older generation still owns it intact.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,15 +13,15 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::channel::HandoffOutcome;
-use super::message::{self, Ack, Handoff, MAX_ACKS};
+use super::message::{self, Ack, Handoff, MAX_ANSWERS};
 use crate::failpoint::{self, Step};
 use crate::sys::seqpacket;
 use crate::worker::state::SharedState;
 
-/// Takes what an older generation hands off until it is gone.
+/// Receives connections until the older generation closes the channel.
 ///
 /// # Errors
-/// Where the channel fails: what was not answered for by then is the older generation's.
+/// If the channel fails: the older generation keeps the connections not acknowledged by then.
 pub(super) async fn receive_all(state: &Arc<SharedState>, socket: OwnedFd) -> io::Result<()> {
     let socket = seqpacket::register(socket)?;
     let (answers, mut queue) = mpsc::unbounded_channel();
@@ -27,23 +31,25 @@ pub(super) async fn receive_all(state: &Arc<SharedState>, socket: OwnedFd) -> io
     loop {
         tokio::select! {
             biased;
-            _ = queue.recv_many(&mut said, MAX_ACKS) => {
+            _ = queue.recv_many(&mut said, MAX_ANSWERS) => {
                 send(&socket, &message_of(&said)).await?;
                 failpoint::hit(Step::WorkerHandoffAnswered, state.generation);
                 said.drain(..).for_each(QueuedAck::begin);
-                // Whatever is in flight in this worker comes in between.
+                // Lets requests in flight in this worker proceed between two batches.
                 tokio::task::yield_now().await;
             }
             received = receive(&socket) => match received {
                 Ok(Some(packet)) => taker.take(packet)?,
                 Ok(None) => break,
-                // It came, and cannot be read.
+                // A message arrived and cannot be read: it counts, and is refused as a whole.
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => taker.refuse(),
                 Err(error) => return Err(error),
             },
         }
     }
-    // The older generation is gone, and has nothing any more that it could go on with.
+    // The older generation has closed the channel, so this worker owns all connections that it took, also
+    // those whose acknowledgement was never sent. The receiver's own sender is dropped first: the queue then
+    // ends once all handlers have answered.
     drop(taker);
     while let Some(said) = queue.recv().await {
         said.begin();
@@ -54,12 +60,12 @@ pub(super) async fn receive_all(state: &Arc<SharedState>, socket: OwnedFd) -> io
 struct BatchReceiver<'a> {
     state: &'a Arc<SharedState>,
     answers: mpsc::UnboundedSender<QueuedAck>,
-    /// How many came, which is the next one's number.
+    /// The number of messages received, which is the number of the next one.
     messages: u64,
 }
 
 impl BatchReceiver<'_> {
-    /// Gives the connections of a message to those who take them.
+    /// Gives the connections of a message to their handlers.
     fn take(&mut self, packet: seqpacket::Packet) -> io::Result<()> {
         failpoint::try_hit(Step::WorkerHandoffReceived, self.state.generation)?;
         let seqpacket::Packet { bytes, descriptors } = packet;
@@ -75,7 +81,7 @@ impl BatchReceiver<'_> {
                 receipt.ask_to_retry();
                 continue;
             };
-            // Without an adopter the receipt is dropped, which refuses the connection.
+            // Without a handler the acknowledgement is dropped, which refuses the connection.
             if let Some(contents) = contents
                 && let Some(place) = contents.place()
                 && let Some(adopter) = self.state.passage.handler(&place)
@@ -99,14 +105,15 @@ impl BatchReceiver<'_> {
     }
 }
 
-/// What is to be said, and what follows once it is.
+/// An acknowledgement to be sent, and what to do once it is sent.
 struct QueuedAck {
     answer: Ack,
     begin: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl QueuedAck {
-    /// It is said, or nobody is there to hear it.
+    /// Continues with a connection that is taken: the acknowledgement was sent, or the older generation has
+    /// closed the channel.
     fn begin(self) {
         if let Some(begin) = self.begin {
             begin();
@@ -120,7 +127,8 @@ fn message_of(said: &[QueuedAck]) -> Vec<u8> {
     message
 }
 
-/// Sends a message, unless nobody is at the other end.
+/// Sends a message. Succeeds if the other end is closed: the next receive reports that, after the connections
+/// that the older generation sent before.
 async fn send(socket: &AsyncFd<OwnedFd>, message: &[u8]) -> io::Result<()> {
     let sent =
         socket.async_io(Interest::WRITABLE, |socket| seqpacket::send(socket, message, &[])).await;
@@ -141,40 +149,42 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<seqpacket::Pack
     socket.async_io(Interest::READABLE, |socket| seqpacket::receive_what_fits(socket.as_fd())).await
 }
 
-/// The duty to answer for one connection. Dropped, it is refused.
+/// The obligation to acknowledge one connection, or a whole message. Dropping it refuses the connection;
+/// while this worker drains it answers *gone* instead, and the next generation is offered the connection.
 pub(crate) struct PendingAck {
     message: u64,
+    /// The place in the message; `None` means the whole message.
     index: Option<u16>,
-    /// `None` once it is answered.
+    /// `None` once answered.
     answers: Option<mpsc::UnboundedSender<QueuedAck>>,
     state: Arc<SharedState>,
 }
 
 impl PendingAck {
-    /// Says that it is taken, and calls `begin` when that is said: what is answered for is not touched
-    /// before, so that a death in between leaves it whole with its owner. Where it cannot be said,
-    /// `begin` is dropped, and the connection is the older generation's.
+    /// Acknowledges that the connection is taken, and calls `begin` once that is sent. The connection must
+    /// not be touched before `begin`: if this worker dies earlier, the older generation goes on with it. If
+    /// the acknowledgement cannot be sent, `begin` is dropped and the older generation keeps the connection.
     pub(crate) fn ack_then(mut self, begin: impl FnOnce() + Send + 'static) {
         self.answer(HandoffOutcome::Taken, Some(Box::new(begin)));
     }
 
-    /// As [`Receipt::taken`], and completes when it is said.
+    /// Same as [`PendingAck::ack_then`], but completes when the acknowledgement is sent.
     ///
     /// # Errors
-    /// Where it cannot be said.
+    /// If it cannot be sent: the older generation keeps the connection.
     pub(crate) async fn ack(self) -> io::Result<()> {
         let (begin, begun) = oneshot::channel();
         self.ack_then(move || {
-            // The caller may have been cancelled. The connection is this worker's all the same.
+            // Fails if the caller was cancelled. This worker owns the connection all the same.
             let _ = begin.send(());
         });
         begun.await.map_err(|_| {
-            let what = "the older generation keeps the connection, as the channel to it broke";
+            let what = "the older generation keeps the connection because the channel to it broke";
             io::Error::new(io::ErrorKind::ConnectionAborted, what)
         })
     }
 
-    /// There is no descriptor left for it.
+    /// Answers that this process has no descriptor left for the connection.
     fn ask_to_retry(mut self) {
         self.answer(HandoffOutcome::Later, None);
     }
@@ -182,7 +192,7 @@ impl PendingAck {
     fn answer(&mut self, verdict: HandoffOutcome, begin: Option<Box<dyn FnOnce() + Send>>) {
         let Some(answers) = self.answers.take() else { return };
         let answer = Ack { message: self.message, index: self.index, verdict };
-        // Where the channel has failed, it is the older generation's.
+        // Fails if the channel has failed: the older generation then keeps the connection.
         let _ = answers.send(QueuedAck { answer, begin });
     }
 }

@@ -1,4 +1,5 @@
-//! A worker's ways to other generations, and who takes what comes by them.
+//! A worker's handoff channels to other generations, and its handlers for connections that are handed off to
+//! it.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -11,18 +12,20 @@ use super::receiving::PendingAck;
 use crate::worker::state::{SharedState, lock};
 use unbroken_core::sorted::SortedMap;
 
-/// Takes a connection and answers for it, or drops the receipt.
+/// Receives an offered connection. It acknowledges the connection with the [`PendingAck`], or drops that to
+/// refuse the connection.
 pub(crate) type HandoffHandler = Arc<dyn Fn(Handoff<OwnedFd>, PendingAck) + Send + Sync + 'static>;
 
-/// Part of the worker's state.
+/// The handoff part of the worker's [`SharedState`].
 pub(crate) struct HandoffRegistry {
+    /// The channel to the serving generation; `None` until the supervisor opens the first.
     successor: watch::Sender<Option<Successor>>,
     adopters: Mutex<SortedMap<HandoffTarget, HandoffHandler>>,
-    /// Once a runtime is there to work at them.
+    /// Takes new channels to the task that runs them. Empty without a runtime, as in a sync `main`.
     channels: OnceLock<mpsc::UnboundedSender<HandoffChannel>>,
 }
 
-/// An adopter is registered for as long as this lives.
+/// Keeps a handler registered until dropped.
 #[cfg(feature = "http")]
 #[must_use = "the adopter goes when this is dropped"]
 pub(crate) struct Registration<'a> {
@@ -35,7 +38,7 @@ pub(crate) struct Registration<'a> {
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
         let mut adopters = lock(&self.passage.adopters);
-        // A later one may have taken over.
+        // A handler registered later for the same target stays.
         if adopters.get(&self.place).is_some_and(|now| Arc::ptr_eq(now, &self.adopter)) {
             adopters.remove(&self.place);
         }
@@ -51,7 +54,7 @@ impl HandoffRegistry {
         }
     }
 
-    /// Begins to work at channels, on the current runtime.
+    /// Starts running channels on the current runtime.
     pub(crate) fn open_on_runtime(state: &Arc<SharedState>) {
         state.passage.channels.get_or_init(|| {
             let (sender, channels) = mpsc::unbounded_channel();
@@ -60,12 +63,12 @@ impl HandoffRegistry {
         });
     }
 
-    /// What is passed to this worker for `place` is taken by `adopter`.
+    /// Registers `adopter` as the handler for `place`, in place of an earlier one.
     pub(crate) fn register(&self, place: HandoffTarget, adopter: HandoffHandler) {
         lock(&self.adopters).insert(place, adopter);
     }
 
-    /// As [`Passage::adopt_by`], until what is returned is dropped.
+    /// Same as [`HandoffRegistry::register`], until the returned guard is dropped.
     #[cfg(feature = "http")]
     pub(crate) fn register_while(
         &self,
@@ -80,7 +83,7 @@ impl HandoffRegistry {
         lock(&self.adopters).get(place).cloned()
     }
 
-    /// A channel to the generation that serves. Hung up at once where there is no runtime.
+    /// Opens a channel to the serving generation. Without a runtime, closes the socket at once.
     pub(crate) fn open_successor(&self, socket: OwnedFd) {
         let (channel, successor) = HandoffChannel::to_successor(socket);
         if self.open(channel) {
@@ -88,7 +91,7 @@ impl HandoffRegistry {
         }
     }
 
-    /// A channel from a generation that drains. Hung up at once where there is no runtime.
+    /// Opens a channel from a generation that drains. Without a runtime, closes the socket at once.
     pub(crate) fn open_predecessor(&self, socket: OwnedFd) {
         self.open(HandoffChannel::FromPredecessor(socket));
     }
@@ -101,7 +104,7 @@ impl HandoffRegistry {
         self.successor.subscribe()
     }
 
-    /// The number of the successor that connections are passed to now.
+    /// Returns the number of the successor that connections are handed off to now.
     #[cfg(feature = "http")]
     pub(crate) fn successor(&self) -> Option<u64> {
         self.successor.borrow().as_ref().map(|successor| successor.number)

@@ -1,4 +1,8 @@
-//! The old worker's end: connections go out in batches, and come back with their answers.
+//! The sending end of a handoff channel, in the old worker.
+//!
+//! [`BatchSender`] takes connections from the queue, sends them in batches, and returns each to its caller
+//! with the outcome. While a batch is unacknowledged, the next one grows: few messages under load, and no
+//! delay without load.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,19 +19,21 @@ use crate::sys::seqpacket;
 use crate::worker::net::is_exhaustion;
 use unbroken_core::sorted::SortedMap;
 
-/// The most connections in a message. The kernel would take 253, but what is in flight in either worker is
-/// served between two of them.
+/// The most connections in a batch. The kernel takes 253 descriptors in a message, but either worker serves
+/// its requests in flight only between two batches: a larger batch delays them longer, a smaller one costs
+/// more system calls.
 pub(super) const MAX_BATCH: usize = 64;
 
-/// Connections sent and not yet answered for.
+/// The most connections that are sent and not yet acknowledged: two batches. One can then be under way while
+/// the receiver works on the other. No worker serves these connections until they are acknowledged.
 const MAX_UNACKED: usize = 2 * MAX_BATCH;
 
-/// Sends connections and hears the answers. Ends with the successor, or once all is answered and there is
-/// nothing more to send.
+/// Sends connections and reads the acknowledgements. Returns when the successor is gone, or when the queue
+/// has ended and everything is acknowledged.
 ///
-/// What is unanswered when the successor is gone was not taken, and goes on here: all answers that it gave
-/// were read by then. What is unanswered when the answers cannot be read is given up, as one connection
-/// must not have two owners.
+/// If the successor is gone, connections without an acknowledgement were not taken and continue in this
+/// worker: all acknowledgements sent before have been read by then. If acknowledgements cannot be read,
+/// connections without one are given up because a connection must not have two owners.
 pub(super) async fn send_all(generation: u32, outgoing: Outgoing) -> io::Result<()> {
     let Outgoing { socket, mut queue, opened } = outgoing;
     let opened = opened.drop_guard();
@@ -40,7 +46,9 @@ pub(super) async fn send_all(generation: u32, outgoing: Outgoing) -> io::Result<
             }
             Ok(false) => {
                 drop((socket, opened));
-                tracing::debug!("the successor takes connections in another way: they stay");
+                tracing::debug!(
+                    "the new generation uses another format for connections; they stay here"
+                );
                 while let Some(sent) = queue.recv().await {
                     give_back(sent, HandoffOutcome::Refused);
                 }
@@ -50,7 +58,8 @@ pub(super) async fn send_all(generation: u32, outgoing: Outgoing) -> io::Result<
         },
         Err(error) => Err(error),
     };
-    // Those that were not sent, and those that have a place in the queue and do not know of the end yet.
+    // Returns the connections that were not sent, and those of callers that hold a place in the queue and
+    // will still use it.
     queue.close();
     sender.return_unsent(HandoffOutcome::Gone);
     while let Some(sent) = queue.recv().await {
@@ -62,16 +71,17 @@ pub(super) async fn send_all(generation: u32, outgoing: Outgoing) -> io::Result<
 #[derive(Default)]
 struct BatchSender {
     generation: u32,
-    /// Taken from the queue.
+    /// Connections taken from the queue.
     waiting: Vec<Sent>,
-    /// The next message.
+    /// The batch that is sent next.
     next: Option<Batch>,
-    /// How many messages were sent, which is the next one's number.
+    /// The number of batches sent, which is the number of the next one.
     messages: u64,
-    /// By the number of their message.
+    /// Connections sent and not acknowledged, by the number of their batch.
     unanswered: SortedMap<u64, Vec<Option<Sent>>>,
-    /// How many these are, and how many of them are answered for at once.
+    /// The number of connections in `unanswered`.
     count: usize,
+    /// The number of those that the receiver acknowledges at once.
     prompt: usize,
 }
 
@@ -81,11 +91,13 @@ struct Batch {
     connections: Vec<Sent>,
 }
 
-/// What came next.
+/// An event that the sender waits for.
 enum SenderEvent {
+    /// A message of acknowledgements arrived; `None`: the successor is gone.
     Heard(io::Result<Option<seqpacket::Packet>>),
+    /// The next batch was sent.
     Sent(io::Result<()>),
-    /// So many more wait; with none, there will be none.
+    /// This many connections were taken from the queue; 0 means that the queue has ended.
     Waiting(usize),
 }
 
@@ -96,7 +108,7 @@ impl BatchSender {
         queue: &mut mpsc::Receiver<Sent>,
     ) -> io::Result<()> {
         let mut more = true;
-        // Once it has failed nothing more is sent, and the answers are still read.
+        // After an error nothing more is sent, but acknowledgements are still read.
         let mut sending = Ok(());
         loop {
             if sending.is_ok() && self.next.is_none() && self.is_due() {
@@ -107,7 +119,7 @@ impl BatchSender {
             }
             if sending.is_err() {
                 self.return_unsent(HandoffOutcome::Gone);
-                // The queue has no more places to wait for.
+                // Ends the wait of callers for a place in the queue.
                 queue.close();
             }
             let idle = self.waiting.is_empty() && self.next.is_none();
@@ -127,7 +139,7 @@ impl BatchSender {
                 SenderEvent::Heard(Ok(Some(packet))) => {
                     let Some(answers) = message::read_acks(&packet.bytes) else {
                         self.acknowledge_all(HandoffOutcome::Unknown);
-                        let what = "the successor answered something else";
+                        let what = "unexpected answer from the new generation";
                         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                     };
                     answers.for_each(|answer| self.acknowledge(answer));
@@ -141,7 +153,8 @@ impl BatchSender {
                     return Err(error);
                 }
                 SenderEvent::Sent(Ok(())) => self.sent(),
-                // Of memory, or as too many descriptors of this user are under way.
+                // Out of memory, or this user has too many descriptors in flight (`ETOOMANYREFS`): the
+                // connections are offered again later.
                 SenderEvent::Sent(Err(error)) if is_shortage(&error) => {
                     let message = self.next.take().unwrap_or_default();
                     message
@@ -155,14 +168,15 @@ impl BatchSender {
         }
     }
 
-    /// Whether those that wait are to be sent. A part of a batch waits while others are under way, and grows
-    /// meanwhile.
+    /// Returns whether to send the waiting connections now. A batch that is not full waits and grows while
+    /// connections that are acknowledged at once are outstanding. Those of the application, which may be
+    /// acknowledged late, delay no batch.
     fn is_due(&self) -> bool {
         let full = self.waiting.len() >= MAX_BATCH;
         (full || self.prompt == 0) && self.count + self.waiting.len() <= MAX_UNACKED
     }
 
-    /// Makes a message of those that wait.
+    /// Packs waiting connections into a batch, as many as fit. Returns `None` if none is left.
     fn pack(&mut self) -> Option<Batch> {
         let mut message = Batch::default();
         let mut waiting = std::mem::take(&mut self.waiting).into_iter();
@@ -176,18 +190,19 @@ impl BatchSender {
             }
             message.bytes.truncate(before);
             if written.is_ok() && before > 0 {
-                // It is the first one of the next message.
+                // The batch is full: this connection becomes the first of the next one.
                 self.waiting.push(sent);
                 self.waiting.extend(waiting);
                 break;
             }
-            // One whose peer has a name that is not text stays here, by itself.
+            // The payload cannot be written, such as a unix peer's path that is not UTF-8, or does not fit a
+            // message of its own: only this connection stays.
             give_back(sent, HandoffOutcome::Refused);
         }
         (!message.connections.is_empty()).then_some(message)
     }
 
-    /// The next message is on its way.
+    /// Moves the connections of the batch that was sent to the unacknowledged ones.
     fn sent(&mut self) {
         let Some(Batch { connections, .. }) = self.next.take() else { return };
         self.count += connections.len();
@@ -197,13 +212,15 @@ impl BatchSender {
         failpoint::hit(Step::WorkerAfterHandoff, self.generation);
     }
 
-    /// Those that are not sent yet stay.
+    /// Returns the connections that are not sent yet to their callers.
     fn return_unsent(&mut self, verdict: HandoffOutcome) {
         let next = self.next.take().unwrap_or_default();
         let all = next.connections.into_iter().chain(self.waiting.drain(..));
         all.for_each(|sent| give_back(sent, verdict));
     }
 
+    /// Returns the connections of an acknowledgement to their callers. Ignores connections that are already
+    /// acknowledged or were never sent.
     fn acknowledge(&mut self, Ack { message, index, verdict }: Ack) {
         let Some(connections) = self.unanswered.get_mut(&message) else { return };
         let asked = match index {
@@ -221,7 +238,7 @@ impl BatchSender {
         }
     }
 
-    /// There will be no more answers.
+    /// Returns all unacknowledged connections: no more acknowledgements will come.
     fn acknowledge_all(&mut self, verdict: HandoffOutcome) {
         let messages: Vec<u64> = self.unanswered.keys().copied().collect();
         for message in messages {
@@ -230,15 +247,15 @@ impl BatchSender {
     }
 }
 
-/// Gives a connection back to who waits for it.
+/// Returns a connection with the outcome to its caller.
 fn give_back((handoff, reply): Sent, verdict: HandoffOutcome) {
     handoff.socket.record(verdict);
-    // Who waits may have been cancelled at the deadline: then the connection ends here.
+    // Fails if the caller was cancelled at the drain deadline: the connection is then closed here.
     let _ = reply.send((verdict, handoff));
 }
 
 impl HandoffSocket {
-    /// Notes for the ledger what becomes of it.
+    /// Records the outcome for the ledger.
     fn record(&self, verdict: HandoffOutcome) {
         let HandoffSocket::Stream(stream) = self else { return };
         match verdict {
@@ -258,12 +275,12 @@ impl AsFd for HandoffSocket {
     }
 }
 
-/// Whether there will be room for a message in a moment.
+/// Returns whether a send failed for lack of a resource that will be free again soon.
 fn is_shortage(error: &io::Error) -> bool {
     is_exhaustion(error) || Errno::from_io_error(error) == Some(Errno::TOOMANYREFS)
 }
 
-/// Cancel safe: a message is sent whole, or not at all.
+/// Sends a batch; without one, waits forever. Cancel safe: a message is sent whole or not at all.
 async fn send(socket: &AsyncFd<OwnedFd>, message: Option<&Batch>) -> io::Result<()> {
     let Some(Batch { bytes, connections }) = message else {
         return std::future::pending().await;
@@ -272,8 +289,8 @@ async fn send(socket: &AsyncFd<OwnedFd>, message: Option<&Batch>) -> io::Result<
     socket.async_io(Interest::WRITABLE, |socket| seqpacket::send(socket, bytes, &fds)).await
 }
 
-/// Whether the successor takes connections as this release sends them. One that is gone will not say
-/// anything else.
+/// Waits for the successor's greeting. Returns whether it is the one of this release's format. If the
+/// successor is gone, returns true: the sender then finds the channel closed and returns all connections.
 async fn greeted(socket: &AsyncFd<OwnedFd>) -> io::Result<bool> {
     let greeting = receive(socket).await?;
     Ok(greeting.is_none_or(|packet| packet.bytes == message::GREETING))
@@ -371,16 +388,17 @@ mod tests {
         verdicts
     }
 
-    /// It has answered for some of 64 connections, has others unread, and is gone before an answer is read.
+    /// The successor dies after it has acknowledged some of 64 connections, with others unread, before the
+    /// sender reads an acknowledgement.
     #[tokio::test]
-    async fn a_dead_successor_keeps_what_it_has_taken() {
+    async fn dead_successor_keeps_acknowledged_connections() {
         let bench = Bench::new();
         let mut answers = Vec::new();
         for _ in 0..64 {
             answers.push(bench.queue(own()).await);
             bench.settle().await;
         }
-        // Nothing is awaited until it is gone: the sender reads no answer before.
+        // No await until the successor is gone, so the sender reads no acknowledgement before that.
         assert_eq!(bench.receive(), (1, 1));
         assert_eq!(bench.receive(), (1, 1));
         assert_eq!(bench.receive(), (1, 1));
@@ -397,9 +415,9 @@ mod tests {
         sender.await.unwrap().unwrap();
     }
 
-    /// What cannot be understood may have meant that all were taken.
+    /// A malformed acknowledgement may have meant that all connections were taken.
     #[tokio::test]
-    async fn an_answer_that_is_none_gives_up_what_was_sent() {
+    async fn malformed_acknowledgement_gives_up_sent_connections() {
         let bench = Bench::new();
         let sent = bench.queue(own()).await;
         bench.settle().await;
@@ -409,9 +427,8 @@ mod tests {
         assert!(bench.successor.slot().await.is_none());
     }
 
-    /// One that greets otherwise is sent nothing.
     #[tokio::test]
-    async fn nothing_is_sent_to_another_release() {
+    async fn unknown_greeting_gets_no_connections() {
         let (ours, theirs) = seqpacket::pair().unwrap();
         let (HandoffChannel::ToSuccessor(outgoing), successor) = HandoffChannel::to_successor(ours)
         else {
@@ -428,9 +445,9 @@ mod tests {
         bench.sender.await.unwrap().unwrap();
     }
 
-    /// One that says nothing gets no place in the queue: what waits is served meanwhile.
+    /// Without a greeting there is no place in the queue: waiting connections are still served here.
     #[tokio::test]
-    async fn a_successor_that_does_not_greet_gets_nothing() {
+    async fn silent_successor_gets_no_connections() {
         let (ours, theirs) = seqpacket::pair().unwrap();
         let (HandoffChannel::ToSuccessor(outgoing), successor) = HandoffChannel::to_successor(ours)
         else {
@@ -451,7 +468,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_was_not_understood_stays() {
+    async fn refused_batch_is_returned() {
         let bench = Bench::new();
         let sent = bench.queue(own()).await;
         bench.settle().await;
@@ -466,9 +483,9 @@ mod tests {
         bench.sender.await.unwrap().unwrap();
     }
 
-    /// The first goes out at once; those that come meanwhile go together.
+    /// The first connection is sent at once; those that follow before its acknowledgement are sent together.
     #[tokio::test]
-    async fn a_batch_grows_while_another_is_under_way() {
+    async fn batch_grows_while_another_is_unacknowledged() {
         let bench = Bench::new();
         let mut answers = vec![bench.queue(http()).await];
         bench.settle().await;
@@ -491,9 +508,9 @@ mod tests {
         assert_eq!((verdicts.len(), later), (1 + MAX_BATCH / 2 + MAX_BATCH, MAX_BATCH / 2));
     }
 
-    /// A state may fill half a message.
+    /// The largest state fills half a message.
     #[test]
-    fn what_does_not_fit_comes_next() {
+    fn overflowing_connection_starts_the_next_batch() {
         let mut sender = BatchSender::default();
         for _ in 0..3 {
             let socket = std::fs::File::open("/dev/null").unwrap().into();

@@ -1,4 +1,4 @@
-//! The options of hyper, for those that no key of the configuration sets.
+//! hyper's builders, with the limits of the configuration applied.
 
 use hyper::server::conn::http1;
 #[cfg(feature = "http2")]
@@ -9,10 +9,10 @@ use hyper_util::rt::TokioTimer;
 pub use self::streams::Streams;
 use crate::config::HttpSettings;
 
-/// hyper's builders for the connections of one listener, as
-/// [`Daemon::serve_with`](crate::Daemon::serve_with) hands them out.
+/// hyper's builders for the connections of one listener, passed to the closure of
+/// [`Daemon::serve_with`](crate::Daemon::serve_with).
 ///
-/// They come with half-closed clients allowed, and with what the configuration of the listener says.
+/// They are preset with the listener's configuration, and with `half_close(true)` for HTTP/1.
 #[derive(Debug)]
 pub struct Builder {
     pub(super) http1: http1::Builder,
@@ -26,10 +26,12 @@ mod streams {
     use hyper::rt::Executor;
     use tokio_util::task::TaskTracker;
 
-    /// Where the streams of HTTP/2 run: among the tasks that a drain waits for, and among our own.
+    /// hyper's executor for the streams of HTTP/2. It spawns them as tasks that the drain waits for.
     #[derive(Debug, Clone)]
     pub struct Streams {
+        /// The tasks of this listener, which `serve` waits for.
         tasks: TaskTracker,
+        /// The tasks of this crate, which are not counted as the program's own.
         own: TaskTracker,
     }
 
@@ -54,7 +56,8 @@ impl Builder {
     pub(super) fn new(limits: HttpSettings, #[cfg(feature = "http2")] streams: Streams) -> Builder {
         let bytes = limits.max_header_bytes;
         let mut http1 = http1::Builder::new();
-        // Its own limit for heads begins anew with each generation, and ends idle connections too.
+        // hyper's own timeout for heads is off: it would start again in each generation, and it also ends
+        // idle connections. `Timeouts` replaces it.
         http1.timer(TokioTimer::new()).header_read_timeout(None).half_close(true);
         http1.max_header_size(usize::try_from(bytes).unwrap_or(usize::MAX));
         Builder {
@@ -71,15 +74,15 @@ impl Builder {
         }
     }
 
-    /// Options of HTTP/1.
+    /// Returns the builder for HTTP/1.
     ///
-    /// Of these, `half_close(false)` ends a request whose client has closed its half, rather than answer
-    /// it: for programs whose handlers take long and are not worth finishing for a client that left.
+    /// With `half_close(false)`, hyper drops a request when its client closes its sending half, instead of
+    /// answering it. Use that if handlers run long and should not go on for a client that has left.
     pub fn http1(&mut self) -> &mut http1::Builder {
         &mut self.http1
     }
 
-    /// Options of HTTP/2.
+    /// Returns the builder for HTTP/2.
     #[cfg(feature = "http2")]
     pub fn http2(&mut self) -> &mut http2::Builder<Streams> {
         &mut self.http2

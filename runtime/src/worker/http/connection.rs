@@ -1,4 +1,8 @@
-//! One HTTP connection, from accept to its end or to the next generation.
+//! One HTTP connection, from accept or handoff until it ends or is handed off.
+//!
+//! [`HttpConnection::run`] serves it in rounds. A round ([`serve`]) drives hyper until the connection ends,
+//! can be handed off, exceeds a time limit, or turns out to be HTTP/2. If a handoff fails, the next round
+//! continues with the same stream and the bytes that were read.
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
@@ -29,37 +33,41 @@ use crate::worker::handoff::{
 use crate::worker::net::Stream;
 use crate::worker::state::SharedState;
 
-/// How long a draining worker that cannot pass a connection waits for its first request.
+/// How long a draining worker waits for the first request of a connection that it cannot hand off.
+/// Its client may have sent it already; a longer time delays the end of the drain.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(5);
 
-/// How long the last worker of a daemon that ends waits for the next request of an idle connection.
+/// How long the last worker of a daemon that stops waits for the next request of an idle
+/// connection, which may be under way. It delays each stop.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
-/// A connection and what is known of it.
+/// A connection with its times and its service.
 pub(super) struct HttpConnection<S> {
     pub(super) state: Arc<SharedState>,
     pub(super) stream: Stream,
-    /// Read already, by the generation that passed it.
+    /// Bytes of the next request that the older generation has read.
     pub(super) bytes: Bytes,
     pub(super) peer: Peer,
+    /// When it was accepted, in nanoseconds of `CLOCK_MONOTONIC`.
     pub(super) accepted: u64,
-    /// Since when it waits.
+    /// When it began to wait for a request, in nanoseconds of `CLOCK_MONOTONIC`.
     pub(super) since: u64,
-    /// What the socket has been set to.
+    /// The keepalive time that is set on the socket; zero means none.
     pub(super) tcp_keepalive: Duration,
     pub(super) activity: Arc<Activity>,
     pub(super) builder: Arc<Builder>,
     pub(super) service: S,
 }
 
-/// How a round of serving ended.
+/// The outcome of a round of serving. Bytes are those that were read and not used.
 enum ServeResult {
+    /// The connection has ended.
     Closed,
-    /// Between two requests, and somebody else serves now.
+    /// It is idle and can be handed off by this slot.
     Idle(Stream, Bytes, QueueSlot),
-    /// It waited for longer than it may.
+    /// It exceeded a limit of [`Timeouts`].
     Overdue(Stream, Bytes),
-    /// It speaks HTTP/2; these bytes are its beginning.
+    /// It speaks HTTP/2; the bytes begin with the preface.
     #[cfg(feature = "http2")]
     Http2(Stream, Bytes),
 }
@@ -73,7 +81,7 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    /// Serves it to its end, or until the next generation has it.
+    /// Serves the connection until it ends or the next generation owns it.
     pub(super) async fn run(self) {
         let HttpConnection { state, mut stream, mut bytes, peer, accepted, since, .. } = self;
         let HttpConnection { activity, builder, service, .. } = self;
@@ -99,7 +107,8 @@ where
                 ServeResult::Closed => return,
                 ServeResult::Idle(stream, bytes, slot) => (stream, bytes, slot),
                 ServeResult::Overdue(idle, read) if read.is_empty() && idle.has_input() => {
-                    // In this very moment: it is answered, and told that it ends.
+                    // A request arrived at the very moment of the timeout: it is answered, with
+                    // `Connection: close`.
                     activity.end_with_next();
                     clock.restart();
                     (stream, bytes) = (idle, read);
@@ -130,7 +139,8 @@ where
             };
             let socket = HandoffSocket::Stream(idle);
             let handoff = Handoff { contents, bytes: read.into(), socket };
-            // Nobody touches it until it is answered for. Without an answer the runtime ends.
+            // The connection is not touched until it comes back with the outcome. `None` means that the
+            // runtime shuts down.
             let Some((verdict, handoff)) = slot.hand_off(handoff).await else { return };
             let Handoff { bytes: read, socket: HandoffSocket::Stream(idle), .. } = handoff else {
                 return;
@@ -141,7 +151,8 @@ where
                     retries -= 1;
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
-                // It goes on here: with the next successor, or under the rules of the drain.
+                // This worker keeps the connection: it offers it to the next successor, or ends it as in a
+                // drain without one.
                 HandoffOutcome::Refused | HandoffOutcome::Gone | HandoffOutcome::Later => {
                     activity.handoff_failed(successor);
                 }
@@ -151,30 +162,30 @@ where
     }
 }
 
-/// Lets TCP ask a client that is silent for so long whether it is there, four times in as long again; after
-/// no time, not at all.
+/// Sets TCP keepalive: after `idle` without data, four probes within the same time again, then the connection
+/// fails. Zero turns keepalive off.
 fn keep_alive(stream: &tokio::net::TcpStream, idle: Duration) {
     let socket = SockRef::from(stream);
     if idle.is_zero() {
-        // One on which it fails is dead, which the first read tells.
+        // Fails only on a dead connection, whose first read reports the error.
         let _ = socket.set_keepalive(false);
         return;
     }
-    // What the kernel takes, in seconds (tcp(7)).
+    // The kernel accepts 1 to 32767 seconds (tcp(7)).
     let within = |time: Duration| time.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
     let keepalive = TcpKeepalive::new().with_time(within(idle)).with_interval(within(idle / 4));
     let _ = socket.set_tcp_keepalive(&keepalive.with_retries(4));
 }
 
-/// Closes a connection whose client took too long.
+/// Closes a connection that exceeded a time limit.
 async fn close(stream: Stream, bytes: Bytes, activity: Arc<Activity>) {
     activity.notify_closing();
     let mut io = LingeringIo::new(stream, bytes, activity);
-    // One that is gone already needs no goodbye.
+    // Fails if the client is already gone, which is as good as closed.
     let _ = io.shutdown().await;
 }
 
-/// Serves until the connection ends, can be passed, or waited for too long.
+/// Runs one round: serves until the connection ends, can be handed off, or exceeds a time limit.
 async fn serve<S, B>(
     state: &Arc<SharedState>,
     stream: Stream,
@@ -216,7 +227,8 @@ where
                 continue;
             }
             if activity.has_requests() {
-                // As below. What is left behind a response is nothing but a body that nobody reads.
+                // As below for a handoff. `Pending` means that hyper still discards the body of a request
+                // that was answered before its body was read: the connection is closed without waiting.
                 activity.notify_closing();
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
                 match connection.poll_without_shutdown(cx) {
@@ -227,13 +239,15 @@ where
             }
             return Poll::Ready(RoundEnd::Overdue);
         }
-        // Polled once, they wake this task when the drain begins; until then there is nothing to see.
+        // `leave` and `patience` have to be polled once: they then wake this task when the drain begins.
+        // Until then polling them again has no use.
         if registered && !state.is_draining() {
             return Poll::Pending;
         }
         registered = true;
-        // One that is busy has no use for a place in the queue. If it waits for one it has to take it, and
-        // leave it to others.
+        // A busy connection does not begin to wait for a place in the queue. If it already waits, it must
+        // keep polling: a place that is reserved for it and not taken would block the others. It drops the
+        // place.
         if waits || !activity.is_busy() {
             waits = true;
             if let Poll::Ready(slot) = leave.as_mut().poll(cx) {
@@ -241,11 +255,11 @@ where
                 leave.set(handoff_slot(state, &activity));
                 if !activity.is_busy() {
                     if !activity.has_requests() {
-                        // Nothing was begun, so that there is nothing hyper could lose.
+                        // No request has begun, so hyper holds nothing that could be lost.
                         return Poll::Ready(RoundEnd::Leave(slot));
                     }
-                    // hyper closes at once if it is between two requests, and after the request otherwise,
-                    // which is what it must do for one whose body was not read.
+                    // Between two requests hyper ends at once. Otherwise, when the body of the last request
+                    // has not been read, it goes on until that is done and then closes the connection.
                     std::pin::Pin::new(&mut connection).graceful_shutdown();
                     return match connection.poll_without_shutdown(cx) {
                         Poll::Ready(Ok(())) => Poll::Ready(RoundEnd::Leave(slot)),
@@ -285,7 +299,7 @@ where
         }
         #[cfg(feature = "http2")]
         RoundEnd::Http2 => {
-            // The preface was held back from hyper, so that its own buffer is empty.
+            // `LingeringIo` kept the preface from hyper, whose own buffer is therefore empty.
             let (stream, bytes) = connection.into_parts().io.into_inner().into_parts();
             return ServeResult::Http2(stream, bytes);
         }
@@ -300,25 +314,30 @@ where
     ServeResult::Closed
 }
 
-/// A connection that failed is its client's affair.
+/// Logs the error of a connection, at debug level because most are caused by clients.
 fn report(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended with an error");
     }
 }
 
+/// Why a round ends, while hyper still holds the connection.
 enum RoundEnd {
+    /// hyper has closed the connection.
     Closed(hyper::Result<()>),
-    /// The program is to answer a request for an upgrade, which hyper allows in another state only.
+    /// A request asks for an upgrade, which hyper allows only after `with_upgrades`.
     Upgrade,
+    /// The client sent the preface of HTTP/2.
     #[cfg(feature = "http2")]
     Http2,
+    /// The connection can be handed off by this slot.
     Leave(QueueSlot),
+    /// The connection exceeded a time limit.
     Overdue,
 }
 
-/// Completes when the worker drains and there is a place in the queue to a generation that this connection
-/// was not yet refused by.
+/// Completes when the worker drains and there is a place in the queue of a successor that has not refused
+/// this connection.
 async fn handoff_slot(state: &Arc<SharedState>, activity: &Activity) -> QueueSlot {
     state.draining.cancelled().await;
     let mut successors = state.passage.successors();
@@ -337,7 +356,7 @@ async fn handoff_slot(state: &Arc<SharedState>, activity: &Activity) -> QueueSlo
 }
 
 /// Completes when a draining worker has waited long enough for the next request of a connection that it
-/// cannot pass.
+/// cannot hand off.
 async fn drain_idle_timeout(state: &SharedState, activity: &Activity) {
     state.draining.cancelled().await;
     if state.is_last() {
@@ -345,7 +364,7 @@ async fn drain_idle_timeout(state: &SharedState, activity: &Activity) {
     } else if !activity.has_requests() {
         tokio::time::sleep(FIRST_REQUEST_GRACE).await;
     } else {
-        // It may come as late as the drain deadline, and is answered then.
+        // The next request is answered even if it arrives just before the drain deadline.
         std::future::pending::<()>().await;
     }
 }

@@ -1,10 +1,10 @@
 //! A connection of HTTP/2, from its preface to its end.
 //!
-//! Its state cannot travel, so it is never passed. A worker that drains says so at once, by a GOAWAY
-//! that names no last stream, and answers what reaches it until the client has acknowledged a ping
-//! behind that; the GOAWAY that follows names the last stream that was taken (RFC 9113 §6.8). Clients
-//! open new streams on a new connection, and the old one ends with its last stream. One that was idle for
-//! too long, or is too old, is ended in the same way.
+//! Its state lives in h2, so it is never handed off. A draining worker sends a GOAWAY that does not limit the
+//! last stream, followed by a ping, and answers all streams that arrive until the client has acknowledged the
+//! ping. The second GOAWAY names the last stream that is served (RFC 9113 §6.8). Clients open further streams
+//! on a new connection, and this one ends with its last stream. A connection that was idle for too long or is
+//! too old is ended in the same way.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -26,7 +26,7 @@ use super::timeouts::Timeouts;
 use crate::worker::net::Stream;
 use crate::worker::state::SharedState;
 
-/// Serves a connection to its end. `bytes`: the preface, and what came with it.
+/// Serves a connection until it ends. `bytes`: the preface, and what was read with it.
 pub(super) async fn serve<S, B>(
     state: &SharedState,
     stream: Stream,
@@ -48,7 +48,8 @@ where
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut draining = pin!(state.draining.cancelled());
     let (mut registered, mut told) = (false, false);
-    // Of a client that was told because of a limit, and has no stream left.
+    // Runs after a GOAWAY because of a time limit: if the client does not answer the ping and no stream is
+    // open by then, the connection is dropped.
     let mut patience: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
         loop {
@@ -58,7 +59,7 @@ where
             if let Some(left) = patience.as_mut() {
                 ready!(left.as_mut().poll(cx));
                 if !activity.is_busy() {
-                    // It does not answer.
+                    // The client has not answered the ping.
                     return Poll::Ready(Ok(()));
                 }
                 patience = Some(Box::pin(sleep(LINGER)));
@@ -70,7 +71,7 @@ where
             if clock.poll(cx, activity.waiting_for(), activity.requests()).is_ready() {
                 patience = Some(Box::pin(sleep(LINGER)));
             } else {
-                // Polled once, it wakes this task when the drain begins.
+                // `draining` has to be polled once: it then wakes this task when the drain begins.
                 if registered && !state.is_draining() {
                     return Poll::Pending;
                 }

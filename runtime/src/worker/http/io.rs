@@ -1,5 +1,8 @@
-//! A connection that is closed as RFC 9112 §9.6 asks: its sending half first, the rest when the client
-//! is done.
+//! The stream between the socket and hyper.
+//!
+//! [`LingeringIo`] closes as RFC 9112 §9.6 requires: first its sending half, the rest when the client has
+//! closed. It also detects the preface of HTTP/2, returns bytes that an earlier round has read, and reports
+//! to [`Activity`] whether data is flowing.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -17,11 +20,12 @@ use super::preface::{self, DetectedProtocol};
 use super::service::Activity;
 use crate::worker::net::Stream;
 
-/// How long a client may take to close its half.
+/// How long a client may take to close its half. Closing earlier resets the connection and may lose
+/// the last response; a longer time keeps the worker from exiting.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 
-/// All bytes that nobody has used: hyper's buffer holds what came before those that it was not given
-/// yet.
+/// Joins all bytes that were read and not used: first those in hyper's buffer, then those that hyper has not
+/// received yet.
 pub(super) fn join(read: Bytes, unread: Bytes) -> Bytes {
     match unread.is_empty() {
         true => read,
@@ -32,27 +36,28 @@ pub(super) fn join(read: Bytes, unread: Bytes) -> Bytes {
 /// The stream of one HTTP connection.
 pub(super) struct LingeringIo {
     stream: Stream,
-    /// Read by an earlier round, and to be read again first.
+    /// Bytes that hyper reads before those of the socket: read by an earlier round or while detecting the
+    /// protocol.
     unread: Bytes,
-    /// What is read may still turn out to be the preface of HTTP/2.
+    /// Whether the bytes read so far may still be the preface of HTTP/2.
     undecided: bool,
-    /// Of a connection of HTTP/2.
+    /// Removes frames that h2 does not expect; only for HTTP/2.
     frames: Option<LateFrames>,
     activity: Arc<Activity>,
     closing: Closing,
 }
 
 enum Closing {
-    /// Open, as far as this side is concerned.
+    /// This side is open.
     No,
-    /// The client has closed its half: nothing it sent can be lost any more.
+    /// The client has closed its half: all its bytes are read, so closing does not reset the connection.
     PeerDone,
-    /// Our half is closed; what the client still sends is read and dropped until it is done.
+    /// This side has closed its sending half, and discards what the client still sends until it closes.
     Lingering(Pin<Box<Sleep>>),
 }
 
 impl LingeringIo {
-    /// A connection that speaks HTTP/1, or has not said yet what it speaks.
+    /// A connection that speaks HTTP/1, or whose protocol is not known yet.
     pub(super) fn new(stream: Stream, unread: Bytes, activity: Arc<Activity>) -> LingeringIo {
         let undecided = cfg!(feature = "http2") && !activity.has_requests();
         let (frames, closing) = (None, Closing::No);
@@ -68,27 +73,26 @@ impl LingeringIo {
         LingeringIo { stream, unread, undecided, frames, activity, closing }
     }
 
-    /// The stream, and what was never read again.
+    /// Returns the stream, and the bytes that hyper has not read.
     pub(super) fn into_parts(self) -> (Stream, Bytes) {
         (self.stream, self.unread)
     }
 
-    /// Notes whether the kernel took everything.
+    /// Records whether the write is pending because the send buffer is full.
     fn wrote<T>(&self, polled: Poll<T>) -> Poll<T> {
         self.activity.set_write_blocked(polled.is_pending());
         polled
     }
 
-    /// Notes the end where the client has closed its half.
+    /// Records that the client has closed its half.
     fn peer_done(&mut self) {
         self.activity.begin_closing();
         self.closing = Closing::PeerDone;
     }
 
-    /// Reads until it is clear what the connection speaks. `Ready` says HTTP/1, and what was kept is in
-    /// `unread`. A connection of HTTP/2 stays pending, for the driver to take it from here.
-    ///
-    /// Nearly every first read decides, and its bytes stay where they were read to.
+    /// Reads until the protocol is known. `Ready` means HTTP/1: the bytes are in `unread`, or in `buf` if the
+    /// first read decided, as nearly always. With HTTP/2 it stays pending: the connection's task sees
+    /// [`Activity::is_http2`] and moves the stream to an HTTP/2 connection.
     fn poll_decide(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             match preface::detect_protocol(&self.unread) {
@@ -131,7 +135,7 @@ impl AsyncRead for LingeringIo {
         if self.undecided && room > 0 {
             ready!(self.poll_decide(cx, buf))?;
             if self.unread.is_empty() {
-                // What was read is in place already, or was the end.
+                // The bytes are in `buf`, or the client has closed.
                 return Poll::Ready(Ok(()));
             }
         }
@@ -196,7 +200,7 @@ impl AsyncWrite for LingeringIo {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Closes our half, then reads until the client closes its own, for [`LINGER`] at most.
+    /// Closes the sending half, then reads until the client closes its own, for [`LINGER`] at most.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.activity.begin_closing();

@@ -1,15 +1,15 @@
-//! Frames of HTTP/2 that were under way when the last GOAWAY was sent.
+//! A workaround for h2 0.4: removing WINDOW_UPDATE frames of streams that it ignores after its last GOAWAY.
 //!
-//! A client that has acknowledged the ping behind the first GOAWAY may have written a request just before
-//! it heard of either. Such a stream is ignored, and the client repeats it elsewhere (RFC 9113 §6.8). But
-//! h2 0.4 takes the WINDOW_UPDATE that follows it for one of an idle stream, and ends the connection with
-//! PROTOCOL_ERROR, and with it every other stream. So these frames are taken out. They have no meaning
-//! where the stream has none.
+//! A client may open a stream after it has acknowledged the ping behind the first GOAWAY and before it reads
+//! the second one. The server ignores that stream, and the client repeats the request on another connection
+//! (RFC 9113 §6.8). But h2 takes the WINDOW_UPDATE that follows for one on an idle stream and ends the
+//! connection with PROTOCOL_ERROR, and with it every other stream. [`LateFrames`] removes these frames from
+//! what h2 reads; they have no effect on an ignored stream anyway.
 
-/// What a client sends before its first frame.
+/// The length of the preface that a client sends before its first frame.
 const PREFACE: usize = 24;
 
-/// Length, type, flags and stream (RFC 9113 §4.1).
+/// The length of a frame header: length, type, flags and stream (RFC 9113 §4.1).
 const HEADER: usize = 9;
 
 const HEADERS: u8 = 1;
@@ -18,20 +18,29 @@ const WINDOW_UPDATE: u8 = 8;
 
 const ACK: u8 = 1;
 
-/// Follows what a client sends from its first byte.
+/// The payload of the ping that h2 sends behind its first GOAWAY; pings of hyper's own have another one.
+const SHUTDOWN_PING: [u8; 8] = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+
+/// A parser that follows the bytes of a client from the first one on.
 #[derive(Debug)]
 pub(super) struct LateFrames {
+    /// The number of bytes of the preface still to come.
     preface: usize,
+    /// The header of the current frame.
     header: [u8; HEADER],
-    /// So much of the header has come, and so much of that was handed on already.
+    /// The number of bytes of the header that have arrived.
     have: usize,
+    /// The number of those that h2 has already received.
     given: usize,
-    /// So much of the frame is still to come.
+    /// The number of bytes of the frame's payload still to come.
     payload: usize,
+    /// Whether the current frame acknowledges the shutdown ping, as far as its payload has arrived.
+    answers: bool,
+    /// Whether the current frame is removed.
     dropping: bool,
-    /// The newest stream.
+    /// The highest stream that the client has opened.
     newest: u32,
-    /// The last one that is served, once that is settled.
+    /// The last stream that is served, once the ping is acknowledged.
     last: Option<u32>,
 }
 
@@ -43,20 +52,21 @@ impl LateFrames {
             have: 0,
             given: 0,
             payload: 0,
+            answers: false,
             dropping: false,
             newest: 0,
             last: None,
         }
     }
 
-    /// Bytes that are handed on as they are, before the client is told to go.
+    /// Follows bytes that h2 receives unchanged, before the first GOAWAY.
     pub(super) fn follow(&mut self, bytes: &[u8]) {
         self.walk(bytes, |_| {}, false);
         self.given = self.have;
     }
 
-    /// What is to be handed on of these bytes, once the client is told. A header is held back until it is
-    /// whole.
+    /// Returns the bytes that h2 may receive, after the first GOAWAY. A frame header is held back until it is
+    /// complete.
     pub(super) fn filter(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut kept = Vec::with_capacity(bytes.len() + HEADER);
         self.walk(bytes, |bytes| kept.extend_from_slice(bytes), true);
@@ -72,7 +82,12 @@ impl LateFrames {
                 bytes = rest;
             } else if self.payload > 0 {
                 let (payload, rest) = bytes.split_at(self.payload.min(bytes.len()));
+                let at = SHUTDOWN_PING.len().saturating_sub(self.payload);
+                self.answers = self.answers && SHUTDOWN_PING[at..].starts_with(payload);
                 self.payload -= payload.len();
+                if self.answers && self.payload == 0 {
+                    self.last = self.last.or(Some(self.newest));
+                }
                 if !self.dropping {
                     keep(payload);
                 }
@@ -93,17 +108,18 @@ impl LateFrames {
         }
     }
 
-    /// The header of a frame is whole.
+    /// Decides about a frame whose header is complete.
     fn begin(&mut self, told: bool) {
         let [a, b, c, kind, flags, id @ ..] = self.header;
         let id = u32::from_be_bytes(id) & (u32::MAX >> 1);
         self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
         match kind {
             HEADERS if self.last.is_none() => self.newest = self.newest.max(id),
-            // The only ping there is: h2 sends its last GOAWAY for it.
-            PING if flags & ACK != 0 && told => self.last = self.last.or(Some(self.newest)),
             _ => {}
         }
+        // h2 answers it with the last GOAWAY.
+        self.answers =
+            kind == PING && flags & ACK != 0 && told && self.payload == SHUTDOWN_PING.len();
         let late = self.last.is_some_and(|last| id > last);
         self.dropping = kind == WINDOW_UPDATE && late && self.given == 0;
     }
@@ -120,18 +136,22 @@ mod tests {
         [&length[1..], &[kind, flags], &id.to_be_bytes(), payload].concat()
     }
 
-    /// Before the client is told, what it sends then, and what is left of that.
+    /// The bytes before the first GOAWAY, the bytes after it, and what remains of the latter.
     fn story() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
         let before =
             [vec![b'P'; PREFACE], frame(HEADERS, 4, 1, b"a"), frame(WINDOW_UPDATE, 0, 1, b"0001")];
-        let late = frame(WINDOW_UPDATE, 0, 5, b"0005");
+        let late = frame(WINDOW_UPDATE, 0, 9, b"0009");
         let after = [
             frame(HEADERS, 4, 3, b"bb"),
             frame(WINDOW_UPDATE, 0, 3, b"0003"),
+            // Of a keep-alive ping that was on its way: streams are still served.
             frame(PING, ACK, 0, b"12345678"),
-            frame(HEADERS, 4, 5, b"ccc"),
+            frame(HEADERS, 4, 7, b"dd"),
+            frame(WINDOW_UPDATE, 0, 7, b"0007"),
+            frame(PING, ACK, 0, &SHUTDOWN_PING),
+            frame(HEADERS, 4, 9, b"ccc"),
             late.clone(),
-            frame(0, 1, 5, b""),
+            frame(0, 1, 9, b""),
             frame(WINDOW_UPDATE, 0, 0, b"0000"),
             frame(WINDOW_UPDATE, 0, 3, b"0003"),
         ];
@@ -141,7 +161,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn late_updates_are_dropped_however_they_come(
+        fn late_window_updates_are_removed_in_any_segmentation(
             sizes in prop::collection::vec(1..20_usize, 1..99)
         ) {
             let (before, after, left) = story();
@@ -160,14 +180,14 @@ mod tests {
             prop_assert_eq!(kept, left);
         }
 
-        /// Told in the middle of a frame: what was handed on is not handed on again.
+        /// If GOAWAY is sent in the middle of a frame, no byte is given to h2 twice.
         #[test]
-        fn nothing_else_is_touched(bytes in prop::collection::vec(any::<u8>(), 0..200), at: usize) {
+        fn other_bytes_are_unchanged(bytes in prop::collection::vec(any::<u8>(), 0..200), at: usize) {
             let mut frames = LateFrames::new();
             let at = at.checked_rem(bytes.len()).unwrap_or(0);
             frames.follow(&bytes[..at]);
             let mut kept = frames.filter(&bytes[at..]);
-            // An unfinished header is held back.
+            // An incomplete header is held back.
             kept.extend_from_slice(&frames.header[frames.given.min(frames.have)..frames.have]);
             if frames.last.is_none() {
                 prop_assert_eq!(&kept, &bytes[at..]);

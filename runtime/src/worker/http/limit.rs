@@ -1,11 +1,12 @@
-//! `max_connections`: how many connections of a listener a worker has open before accepting waits.
+//! The key `max_connections`: the number of open connections of a listener at which a worker stops accepting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use tokio::sync::Notify;
 
-/// Room for connections. Those that an older generation hands off find some in any case.
+/// Counts the open connections of a listener. Connections that an older generation hands off are never
+/// refused, so the count may exceed the limit.
 #[derive(Debug)]
 pub(super) struct ConnectionLimit {
     most: u32,
@@ -13,18 +14,19 @@ pub(super) struct ConnectionLimit {
     left: Notify,
 }
 
-/// One connection's room, until it is dropped.
+/// The permit of one open connection. Dropping it makes room for another.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit(Arc<ConnectionLimit>);
 
 impl ConnectionLimit {
-    /// `None`: as many as come.
+    /// `None` means no limit.
     pub(super) fn new(most: Option<u32>) -> Arc<ConnectionLimit> {
         let most = most.unwrap_or(u32::MAX);
         Arc::new(ConnectionLimit { most, taken: AtomicU32::new(0), left: Notify::new() })
     }
 
-    /// Completes when there is room for one more. To be awaited by one task at a time.
+    /// Completes when there is room for one more. Only one task may await it at a time, because only one is
+    /// notified.
     pub(super) async fn wait(&self) {
         while self.taken.load(SeqCst) >= self.most {
             self.left.notified().await;
@@ -52,10 +54,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn waits_while_it_is_full() {
+    async fn accepting_waits_while_limit_is_exceeded() {
         let room = ConnectionLimit::new(Some(2));
         let (first, _second) = (room.acquire(), room.acquire());
-        // One more than there is room for.
+        // One more than the limit, as after a handoff.
         let third = room.acquire();
         let mut waits = pin!(room.wait());
         let pending = |waits: Pin<&mut dyn Future<Output = ()>>| {

@@ -1,24 +1,25 @@
-//! HTTP/1.1 and HTTP/2 on a declared listener, ending connections so that no request is lost.
+//! HTTP/1.1 and HTTP/2 on a declared listener, handing off or ending connections without losing a request.
 //!
-//! At a restart every connection without a request in flight is passed to the generation that serves
-//! now, with the bytes that were read of its next request. The client sees nothing. What cannot be passed is ended so that nothing is lost.
+//! At a restart every HTTP/1.1 connection without a request in flight is handed off to the serving
+//! generation, together with the bytes already read of its next request. The client notices nothing.
 //!
-//! hyper's own graceful shutdown closes a connection that has not sent a byte yet, and one that is idle
-//! in the very moment the next request arrives. So a draining worker does not use it. Instead
+//! Connections that cannot be handed off are ended without losing a request. hyper's graceful shutdown cannot
+//! do this: it closes a connection that has not sent its first byte, and it closes an idle connection even if
+//! the next request arrives at that moment. A draining worker proceeds as follows instead:
 //!
-//! - a request in flight is finished, and its response says `Connection: close` where the connection
-//!   cannot be passed after it;
-//! - an idle connection stays open for one more request, which is answered like that;
-//! - one that never sent a request gets a grace to do so;
-//! - after the last response this side closes its half and reads on until the client is done, as
-//!   closing with unread input would reset the connection and take the response with it (RFC 9112 §9.6).
+//! - It finishes a request in flight. The response has `Connection: close` if the connection cannot be handed
+//!   off after it.
+//! - It keeps an idle connection open for one more request, and answers that with `Connection: close`.
+//! - It gives a connection that has not sent a request yet a grace period to do so.
+//! - After the last response it closes its sending half and reads until the client closes, because closing
+//!   with unread input would reset the connection and could destroy the response (RFC 9112 §9.6).
 //!
-//! A connection that begins with the preface of HTTP/2 (RFC 9113 §3.4, "prior knowledge", as gRPC clients
-//! do without TLS) is served like that, with the feature `http2`. Its state cannot be passed. When the drain begins it is told so by
-//! a GOAWAY in two steps, so that what is on its way is still answered; streams in flight are finished,
-//! and the client goes on with a new connection.
+//! With the feature `http2`, a connection that begins with the preface of HTTP/2 is served as HTTP/2
+//! (RFC 9113 §3.4, "prior knowledge", as gRPC clients do without TLS). It is not handed off. When the drain
+//! begins, the worker sends GOAWAY in two steps, which leaves no request unanswered that is already on its
+//! way; open streams are finished, and the client opens a new connection.
 //!
-//! What is still open at the drain deadline is cut.
+//! Connections still open at the drain deadline are closed by force.
 
 mod builder;
 mod connection;
@@ -63,7 +64,7 @@ use crate::worker::state::SharedState;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The peer of a request, an extension of every request that [`Daemon::serve`] hands to a service.
+/// The peer of a request. [`Daemon::serve`] adds it as an extension to each request.
 ///
 /// ```
 /// # fn handler<B>(request: http::Request<B>) -> Option<String> {
@@ -74,23 +75,23 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Peer {
-    /// Where the connection comes from.
+    /// The address of the client.
     pub addr: Addr,
     /// The name of the listener that accepted it.
     pub listener: Arc<str>,
 }
 
 impl Daemon {
-    /// Serves HTTP/1.1, and HTTP/2 with prior knowledge, on a declared listener until the drain, with any
-    /// tower service: an `axum::Router`, a tonic server's routes, a `tower::service_fn`.
+    /// Serves HTTP/1.1, and HTTP/2 with prior knowledge, on the declared listener `name` with any tower
+    /// service: an `axum::Router`, the routes of a tonic server, a `tower::service_fn`.
     ///
-    /// Returns when the worker drains and every connection of this listener has ended. Each request
-    /// carries a [`Peer`] extension, and with the feature `axum` also `axum::extract::ConnectInfo`.
-    /// Upgraded connections, such as WebSockets, count as open until they are dropped; a program ends
-    /// them when [`Daemon::draining`] completes.
+    /// Returns when this worker drains and every connection of the listener has ended. Each request has a
+    /// [`Peer`] extension, and with the feature `axum` also `axum::extract::ConnectInfo`. Upgraded
+    /// connections, such as WebSockets, count as open until they are dropped; the program has to end them
+    /// when [`Daemon::draining`] completes.
     ///
-    /// The service is dropped, with all clones that were made of it, when this returns; when this future is
-    /// dropped, as soon as the connections that are open then have ended.
+    /// When this returns, the service and all its clones have been dropped. If the future is dropped instead,
+    /// they are dropped once the connections open at that time have ended.
     ///
     /// ```no_run
     /// use unbroken::{Daemon, daemon};
@@ -103,7 +104,7 @@ impl Daemon {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Listen`](crate::ErrorKind::Listen) where no listener of this name is declared.
+    /// [`ErrorKind::Listen`](crate::ErrorKind::Listen) if no listener of this name is declared.
     pub async fn serve<S, B>(&self, name: &str, service: S) -> Result<()>
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -116,10 +117,10 @@ impl Daemon {
         self.serve_with(name, service, |_| ()).await
     }
 
-    /// As [`Daemon::serve`], with options of hyper that no key of the configuration sets.
+    /// Same as [`Daemon::serve`], with options of hyper that have no configuration key.
     ///
-    /// `configure` is called once, before the first connection, with what the configuration says. It has
-    /// the last word.
+    /// `configure` is called once, before the first connection. The builder it receives already has the
+    /// values of the configuration, which `configure` may override.
     ///
     /// ```no_run
     /// # async fn run(daemon: unbroken::Daemon, app: axum::Router) -> unbroken::Result<()> {
@@ -133,7 +134,7 @@ impl Daemon {
     /// ```
     ///
     /// # Errors
-    /// As [`Daemon::serve`].
+    /// Same as [`Daemon::serve`].
     pub async fn serve_with<S, B>(
         &self,
         name: &str,
@@ -167,12 +168,13 @@ impl Daemon {
             builder: Arc::new(builder),
             room,
         };
-        // It has a clone of the service, which goes with this future: a program may wait for the end of
-        // what the service holds, such as the senders of a channel.
+        // The handler has a clone of the service. It is unregistered with this future because a program may
+        // wait until everything that the service holds is dropped, such as the senders of a channel.
         let place = HandoffTarget::Listener(name.to_owned());
         let adoption = self.state.passage.register_while(place, server.clone().handoff_handler());
         loop {
-            // Who finds no room waits in the kernel, for us or for the next generation.
+            // At `max_connections`, further connections stay in the kernel's queue, for this worker or the
+            // next generation.
             tokio::select! {
                 () = server.room.wait() => {}
                 () = listener.over() => {}
@@ -181,7 +183,7 @@ impl Daemon {
             let served = server.accepted(stream, addr).run();
             server.connections.spawn(self.state.own.track_future(served));
         }
-        // A worker that drains adopts nobody.
+        // A draining worker accepts no handoffs.
         drop(adoption);
         server.connections.close();
         server.connections.wait().await;
@@ -189,13 +191,13 @@ impl Daemon {
     }
 }
 
-/// What the connections of one listener share.
+/// The parts that all connections of one listener share.
 #[derive(Clone)]
 struct HttpServer<S> {
     state: Arc<SharedState>,
     listener: Arc<str>,
     service: S,
-    /// Those that the listener's drain waits for, and their streams.
+    /// The tasks that `serve` waits for: connections, and streams of HTTP/2.
     connections: TaskTracker,
     builder: Arc<Builder>,
     room: Arc<ConnectionLimit>,
@@ -212,8 +214,8 @@ where
 {
     fn accepted(&self, stream: Stream, addr: Addr) -> HttpConnection<S> {
         if let Stream::Tcp(stream) = &stream {
-            // Responses are written whole; waiting for more to send only adds latency (tcp(7)). A
-            // connection on which it fails is dead, which the first read tells.
+            // Without TCP_NODELAY, Nagle's algorithm delays small responses (tcp(7)). It fails only on a dead
+            // connection, whose first read reports the error.
             let _ = stream.set_nodelay(true);
         }
         let accepted = to_monotonic_ns(Instant::now());
@@ -221,7 +223,8 @@ where
         HttpConnection { accepted, since: accepted, ..connection }
     }
 
-    /// One of which nothing else is known.
+    /// Returns a connection with default times, for [`accepted`](Self::accepted) and
+    /// [`handoff_handler`](Self::handoff_handler) to complete.
     fn connection(&self, stream: Stream, addr: Addr, requests: u64) -> HttpConnection<S> {
         stream.connection().occupy(self.room.acquire());
         let farewell = Arc::clone(stream.connection().close_notice());
@@ -239,10 +242,11 @@ where
         }
     }
 
-    /// Takes connections that an older generation passes.
+    /// Returns the handler for connections that an older generation hands off to this listener.
     fn handoff_handler(self) -> HandoffHandler {
         Arc::new(move |handoff: Handoff<OwnedFd>, receipt: PendingAck| {
-            // Before the look at the drain: from here on the drain waits for it.
+            // Taken before the check of the drain: otherwise `serve` could return between the check and the
+            // spawn below.
             let waited_for = self.connections.token();
             if self.state.is_draining() {
                 return;
@@ -256,7 +260,7 @@ where
             let stream = match Stream::from_stream(&self.state, socket, peer.is_some()) {
                 Ok(stream) => stream,
                 Err(error) => {
-                    tracing::debug!(%error, "a connection is left with the older generation");
+                    tracing::debug!(%error, "a connection stays with the older generation");
                     return;
                 }
             };

@@ -1,21 +1,20 @@
-//! The first bytes of a connection, by which HTTP/2 with prior knowledge is told from HTTP/1
-//! (RFC 9113 §3.4).
+//! Detecting HTTP/2 with prior knowledge (RFC 9113 §3.4) by the first bytes of a connection.
 
-/// What a client that speaks HTTP/2 sends first. No request of HTTP/1 begins like this.
+/// The first bytes that a client of HTTP/2 sends. No request of HTTP/1 begins with them.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What the bytes so far say.
+/// The protocol, as far as the first bytes show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DetectedProtocol {
     Http1,
     Http2,
-    /// The preface may still be coming.
+    /// All bytes so far match the preface, which is not complete.
     Open,
 }
 
-/// Judges the first bytes of a connection.
+/// Returns the protocol of a connection that begins with `bytes`.
 pub(super) fn detect_protocol(bytes: &[u8]) -> DetectedProtocol {
-    // The second byte already tells every method in use from the preface.
+    // The second byte already differs in every HTTP/1 method in use, so `Open` is rare.
     let length = bytes.len().min(PREFACE.len());
     match bytes[..length] == PREFACE[..length] {
         true if length == PREFACE.len() => DetectedProtocol::Http2,
@@ -29,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_beginning_of_the_preface_is_open() {
+    fn partial_preface_is_undecided() {
         for length in 0..PREFACE.len() {
             assert_eq!(detect_protocol(&PREFACE[..length]), DetectedProtocol::Open);
             let mut other = PREFACE[..length].to_vec();
@@ -41,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_http1() {
+    fn other_bytes_are_http1() {
         for request in
             ["GET / HTTP/1.1\r\n", "POST /", "PUT", "PATCH", "PRIOR", "\r\n", "\x16\x03\x01"]
         {

@@ -1,4 +1,8 @@
-//! The service around the user's: counts requests and ends the connection after one, when draining.
+//! The service around the program's own: it counts requests, and in a draining worker it adds
+//! `Connection: close` to the last response of a connection.
+//!
+//! [`Activity`] is what the connection's task, its stream and its service share about the connection.
+//! [`InFlight`] marks a request from its head to the end of the response body.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,29 +22,31 @@ use crate::failpoint::{self, Step};
 use crate::worker::connection::CloseNotice;
 use crate::worker::state::SharedState;
 
-/// What is known of one connection, through all rounds of serving it.
+/// The state of one connection, kept through all rounds of serving it.
 pub(super) struct Activity {
     state: Arc<SharedState>,
+    /// Requests received, including those in earlier generations.
     requests: AtomicU64,
     in_flight: AtomicU64,
-    /// The kernel took less than there was to send.
+    /// The last write is pending because the socket's send buffer is full.
     write_blocked: AtomicBool,
-    /// One side has begun to close.
+    /// Either side has begun to close.
     closing: AtomicBool,
-    /// It began with the preface of HTTP/2.
+    /// The connection began with the preface of HTTP/2.
     http2: AtomicBool,
-    /// Some of the next request was read.
+    /// A part of the next request's head was read.
     head_begun: AtomicBool,
-    /// The next response is to be the last one.
+    /// The next response gets `Connection: close`.
     last: AtomicBool,
     farewell: Arc<CloseNotice>,
-    /// The successor that did not take it last.
+    /// The number of the successor that last failed to take the connection; 0 for none.
     refused_by: AtomicU64,
+    /// Set by a request that asks for an upgrade; cancelled when hyper is ready for upgrades.
     upgrade: OnceLock<CancellationToken>,
 }
 
 impl Activity {
-    /// `requests`: those of the generations before.
+    /// `requests`: the number of requests in earlier generations.
     pub(super) fn new(
         state: Arc<SharedState>,
         farewell: Arc<CloseNotice>,
@@ -61,42 +67,43 @@ impl Activity {
         }
     }
 
-    /// Whether a request came yet.
+    /// Returns whether the client has sent a request yet.
     pub(super) fn has_requests(&self) -> bool {
         self.requests() > 0
     }
 
-    /// The requests that came yet.
+    /// Returns the number of requests that the client has sent.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
 
-    /// Whether a request is in flight, its response not yet with the kernel, or the end near.
+    /// Returns whether a request is in flight, a part of a response is not written yet, or either side has
+    /// begun to close. A busy connection is neither handed off nor timed out.
     pub(super) fn is_busy(&self) -> bool {
         self.in_flight.load(Relaxed) > 0
             || self.write_blocked.load(Relaxed)
             || self.closing.load(Relaxed)
     }
 
-    /// What it waits for.
+    /// Returns what the connection waits for.
     pub(super) fn waiting_for(&self) -> WaitingFor {
         match self.is_busy() {
             true => WaitingFor::Busy,
-            // What comes between the frames of HTTP/2 is no request.
+            // With HTTP/2, bytes are frames, so reading some does not mean that a head has begun.
             false if self.is_http2() => WaitingFor::Request,
             false if self.has_requests() && !self.head_begun.load(Relaxed) => WaitingFor::Request,
             false => WaitingFor::Head,
         }
     }
 
-    /// Bytes were read: of a head, if they are not a request's body.
+    /// Notes that bytes were read. Without a request in flight they belong to the head of the next one.
     pub(super) fn read_some(&self) {
         if self.in_flight.load(Relaxed) == 0 {
             self.head_begun.store(true, Relaxed);
         }
     }
 
-    /// Ends the connection with its next response.
+    /// Adds `Connection: close` to the next response.
     pub(super) fn end_with_next(&self) {
         self.last.store(true, Relaxed);
     }
@@ -109,27 +116,27 @@ impl Activity {
         self.write_blocked.store(blocked, Relaxed);
     }
 
-    /// The preface of HTTP/2 was read.
+    /// Notes that the preface of HTTP/2 was read.
     pub(super) fn set_http2(&self) {
         self.http2.store(true, Relaxed);
     }
 
-    /// Whether the connection speaks HTTP/2.
+    /// Returns whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.http2.load(Relaxed)
     }
 
-    /// The peer is told that this connection ends because of the drain.
+    /// Notes for the ledger that this worker asks the peer to close, or closes the connection.
     pub(super) fn notify_closing(&self) {
         self.farewell.mark_sent();
     }
 
-    /// Whether the peer was told.
+    /// Returns whether the peer was asked to close.
     pub(super) fn was_notified(&self) -> bool {
         self.farewell.was_sent(false)
     }
 
-    /// The successor of this number did not take the connection, or cannot.
+    /// Notes that the successor of this number did not take the connection: it is not offered to it again.
     pub(super) fn handoff_failed(&self, successor: u64) {
         self.refused_by.store(successor, Relaxed);
     }
@@ -138,8 +145,9 @@ impl Activity {
         self.refused_by.load(Relaxed) == successor
     }
 
-    /// Whether the response under way is the last one of this worker on the connection. HTTP/2 says
-    /// that in a frame of its own.
+    /// Returns whether the next response of this worker gets `Connection: close`: always after
+    /// [`end_with_next`](Activity::end_with_next), and in a drain if no successor can take the connection.
+    /// Never with HTTP/2, which has GOAWAY for this.
     fn is_last_response(&self) -> bool {
         let draining = || {
             self.state.is_draining()
@@ -148,12 +156,13 @@ impl Activity {
         !self.is_http2() && (self.last.load(Relaxed) || draining())
     }
 
-    /// Whether a request asks for an upgrade and waits to be let through.
+    /// Returns whether a request asks for an upgrade and waits for
+    /// [`allow_upgrade`](Activity::allow_upgrade).
     pub(super) fn upgrade_requested(&self) -> bool {
         self.upgrade.get().is_some_and(|upgrade| !upgrade.is_cancelled())
     }
 
-    /// Lets the request through, and every later one.
+    /// Lets the waiting request reach the program, and every later one that asks for an upgrade.
     pub(super) fn allow_upgrade(&self) {
         if let Some(upgrade) = self.upgrade.get() {
             upgrade.cancel();
@@ -161,7 +170,7 @@ impl Activity {
     }
 }
 
-/// A request in flight: from its head to the end of its response's body.
+/// A request in flight, from its head until the body of its response is dropped.
 struct InFlight(Arc<Activity>);
 
 impl InFlight {
@@ -182,9 +191,9 @@ impl Drop for InFlight {
     }
 }
 
-/// A service whose requests are counted, and whose responses end the connection when draining.
+/// A service that counts requests and, when draining, ends the connection with its last response.
 pub(super) struct ObservedService<S> {
-    /// hyper gives a connection back only where its service can be moved.
+    /// Boxed because hyper's `poll_without_shutdown`, which a handoff needs, requires an `Unpin` service.
     inner: Box<S>,
     peer: Peer,
     activity: Arc<Activity>,
@@ -215,7 +224,8 @@ where
             request.extensions_mut().insert(axum::extract::ConnectInfo(addr));
         }
         request.extensions_mut().insert(self.peer.clone());
-        // hyper takes an upgrade only on a connection of HTTP/1 that it was told may have one.
+        // With HTTP/1, hyper performs an upgrade only after `with_upgrades`, and a connection in that mode
+        // cannot be handed off. The request therefore waits until the connection's task has switched modes.
         let upgrade = request.extensions().get::<hyper::upgrade::OnUpgrade>();
         let gate = upgrade.filter(|_| !self.activity.is_http2()).map(|_| {
             self.activity.upgrade.get_or_init(CancellationToken::new).clone().cancelled_owned()
@@ -226,7 +236,7 @@ where
 }
 
 pin_project! {
-    /// The response to come.
+    /// The future of a response.
     pub(super) struct ObservedFuture<F> {
         #[pin]
         gate: Option<WaitForCancellationFutureOwned>,
@@ -253,7 +263,7 @@ where
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 activity.farewell.leave_to_program();
             } else if activity.is_last_response() {
-                // hyper closes after a response that says so, and not before it is written.
+                // hyper closes the connection after such a response is written.
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -266,7 +276,7 @@ where
 }
 
 pin_project! {
-    /// The body of a response; its request is in flight until this is dropped.
+    /// The body of a response. Its request counts as in flight until this is dropped.
     pub(super) struct ObservedBody<B> {
         #[pin]
         inner: B,

@@ -1,4 +1,7 @@
-//! The limits in time of one connection: for the head of a request, between two requests, and its age.
+//! The time limits of one connection: for the head of a request, between two requests, and for its age.
+//!
+//! The times are handed off with the connection. If each generation started them again, restarts would give
+//! a slow or idle client more time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,42 +12,45 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::config::HttpSettings;
 use crate::sys::clock;
 
-/// What a connection waits for.
+/// The event that a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaitingFor {
-    /// A request is in flight, or the end near: the client waits for us.
+    /// Nothing from the client: a request is in flight, or the connection is closing.
     Busy,
-    /// The rest of a request's head, or the first byte of a connection.
+    /// The rest of a request's head, or the first byte of the connection.
     Head,
     /// The next request.
     Request,
 }
 
-/// Which limit a connection has reached.
+/// The limit that a connection has exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExceededLimit {
-    /// It waited for too long.
+    /// `header_timeout` or `idle_timeout`.
     Waited,
-    /// It is so old that it is to end with its next response. Said once.
+    /// `max_connection_age`: the connection has to end with its next response. Returned once.
     Age,
 }
 
-/// The limits, and since when a connection waits. Its times go with it when it is handed off, so that
-/// restarts give a client no more time.
+/// The limits of one connection, and the time since when it waits.
 pub(super) struct Timeouts {
+    /// Zero means no limit.
     header: Duration,
+    /// Zero means no limit.
     idle: Duration,
-    /// When it is too old, until that was said.
+    /// When the connection exceeds its age; `None` without a limit and after that was returned.
     end: Option<Instant>,
-    /// What it waited for last, and after how many requests.
+    /// The event that the connection waited for at the last poll, and the number of its requests then. If
+    /// either changes, a new wait begins.
     seen: (WaitingFor, u64),
+    /// When the current wait began.
     since: Instant,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timeouts {
-    /// A connection that waits for this, after so many requests, `since` then. Both times are nanoseconds
-    /// of `CLOCK_MONOTONIC`, and zero is now.
+    /// `seen`: what the connection waits for, and the number of its requests; it began to wait at `since`.
+    /// `accepted` and `since` are nanoseconds of `CLOCK_MONOTONIC`; zero means now.
     pub(super) fn new(
         settings: &HttpSettings,
         accepted: u64,
@@ -56,24 +62,26 @@ impl Timeouts {
             ns => Instant::from_std(clock::from_monotonic_ns(ns)),
         };
         let age = settings.max_connection_age;
-        // Those that came together, as after a restart, do not all end together.
+        // Up to 10 % less at random: connections accepted at the same time, as after a restart, must not all
+        // end at the same time.
         let age = age - age.mul_f64(crate::worker::daemon::random_part() / 10.0);
         let end = (!age.is_zero()).then(|| at(accepted) + age);
         let (header, idle) = (settings.header_timeout, settings.idle_timeout);
         Timeouts { header, idle, end, seen, since: at(since), timer: None }
     }
 
-    /// Since when it waits, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// Returns when the current wait began, in nanoseconds of `CLOCK_MONOTONIC`.
     pub(super) fn since(&self) -> u64 {
         clock::to_monotonic_ns(self.since.into_std())
     }
 
-    /// What waited for too long has moved at last: its time begins anew.
+    /// Restarts the current wait, for a connection whose next request arrived at the moment of its timeout.
     pub(super) fn restart(&mut self) {
         self.since = Instant::now();
     }
 
-    /// Completes when a limit is reached by a connection that waits for this and has had so many requests.
+    /// Completes when the connection exceeds a limit. `waiting` and `requests`: what it waits for now, and
+    /// the number of its requests.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -84,7 +92,7 @@ impl Timeouts {
             return Poll::Pending;
         };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        // One that is too early stays: to move it with every request costs more than to wake up in vain.
+        // A timer that is set too early stays: one needless wakeup costs less than moving it at each request.
         if timer.deadline() > at {
             timer.as_mut().reset(at);
         }
@@ -99,7 +107,7 @@ impl Timeouts {
         Poll::Ready(overdue)
     }
 
-    /// Which limit is reached next, and when.
+    /// Returns which limit is exceeded next, and when; `None` without a limit.
     fn next(
         &mut self,
         waiting: WaitingFor,
@@ -130,7 +138,7 @@ mod tests {
     const HEADER: u64 = 30;
     const IDLE: u64 = 75;
 
-    /// A connection, and the moment in which it was accepted.
+    /// A connection, and the time at which it was accepted.
     fn accepted(age: u64) -> (Timeouts, Instant) {
         let max_connection_age = Duration::from_secs(age);
         let settings = HttpSettings { max_connection_age, ..HttpSettings::default() };
@@ -143,7 +151,7 @@ mod tests {
         (to - from).as_secs_f64().round() as u64
     }
 
-    /// What comes next, in seconds after it was accepted.
+    /// The next limit, in seconds after the connection was accepted.
     fn next(
         clock: &mut Timeouts,
         (waiting, requests): (WaitingFor, u64),
@@ -155,23 +163,23 @@ mod tests {
     }
 
     #[test]
-    fn each_wait_has_its_own_time() {
+    fn each_wait_has_its_own_limit() {
         let (mut clock, at) = accepted(0);
         let waited = |at| Some((at, ExceededLimit::Waited));
         assert_eq!(next(&mut clock, (WaitingFor::Head, 0), at, 0), waited(HEADER));
-        // More of a head is no reason to wait longer.
+        // More bytes of the same head do not extend the limit.
         assert_eq!(next(&mut clock, (WaitingFor::Head, 0), at, 29), waited(HEADER));
         assert_eq!(next(&mut clock, (WaitingFor::Busy, 1), at, 29), None);
         assert_eq!(next(&mut clock, (WaitingFor::Request, 1), at, 1000), waited(1000 + IDLE));
-        // One was answered in between.
+        // A request was answered in between.
         assert_eq!(next(&mut clock, (WaitingFor::Request, 2), at, 1050), waited(1050 + IDLE));
         assert_eq!(next(&mut clock, (WaitingFor::Head, 2), at, 1060), waited(1060 + HEADER));
         assert_eq!(next(&mut clock, (WaitingFor::Head, 2), at, 1080), waited(1060 + HEADER));
     }
 
-    /// What was handed off, however often, has the rest of its time.
+    /// A connection keeps the rest of its time however often it is handed off.
     #[test]
-    fn the_time_travels_along() {
+    fn handoff_does_not_restart_a_wait() {
         let (first, at) = accepted(0);
         let mut since = first.since();
         for handoff in 1..=3 {
@@ -181,7 +189,7 @@ mod tests {
             assert_eq!(next, Some((HEADER, ExceededLimit::Waited)), "{handoff}");
             since = clock.since();
         }
-        // What was idle, and moved on its way, begins anew.
+        // An idle connection that received the beginning of a request during the handoff begins a new wait.
         let mut clock =
             Timeouts::new(&HttpSettings::default(), since, since, (WaitingFor::Request, 1));
         let next = next(&mut clock, (WaitingFor::Head, 1), at, 70);
@@ -189,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn age_counts_whatever_it_does() {
+    fn age_limit_applies_to_every_state() {
         let (mut clock, at) = accepted(1000);
         for now in [0, 500, 890] {
             for waiting in [WaitingFor::Busy, WaitingFor::Head, WaitingFor::Request] {
@@ -205,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn age_is_said_once() {
+    async fn age_limit_is_returned_once() {
         let max_connection_age = Duration::from_millis(1);
         let (header_timeout, idle_timeout) = (Duration::ZERO, Duration::ZERO);
         let limits = HttpSettings { header_timeout, idle_timeout, ..HttpSettings::default() };
@@ -219,9 +227,9 @@ mod tests {
         }
     }
 
-    /// A timer that was set for later or sooner does not count.
+    /// The limit is neither missed nor returned early if the timer was set for another wait.
     #[tokio::test]
-    async fn the_timer_follows() {
+    async fn timer_follows_the_current_wait() {
         let (header_timeout, idle_timeout) = (Duration::from_millis(1), Duration::from_secs(1000));
         let settings = HttpSettings { header_timeout, idle_timeout, ..HttpSettings::default() };
         let mut clock = Timeouts::new(&settings, 0, 0, (WaitingFor::Head, 0));

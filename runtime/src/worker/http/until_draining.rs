@@ -1,4 +1,4 @@
-//! Streams without an end of their own, such as server-sent events, that end when the worker drains.
+//! Ending streams without an end of their own, such as server-sent events, when the worker drains.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,12 +10,13 @@ use pin_project_lite::pin_project;
 
 use crate::worker::daemon::Daemon;
 
-/// A stream that goes on until the worker drains, and then ends up to `spread` later, as
-/// [`Daemon::draining_with_jitter`] chooses.
+/// Returns `stream`, ended when the worker drains: at a random time up to `spread` after the drain begins,
+/// see [`Daemon::draining_with_jitter`].
 ///
-/// For responses that have no end: at the drain deadline they would be cut, which a client takes for a
-/// failure. One that ends is whole, its connection goes on with the next generation, and the client asks
-/// again there: an `EventSource` by itself, after the time that `retry` gave it, so give it a short one.
+/// For responses without an end. At the drain deadline they would be forced, which a client takes for an
+/// error. A response that ends in time is complete, its connection is handed off to the next generation, and
+/// the client sends its next request there. An `EventSource` does so by itself after the delay that the
+/// server sets with `retry`: set a short one.
 ///
 /// ```no_run
 /// use std::convert::Infallible;
@@ -28,7 +29,7 @@ use crate::worker::daemon::Daemon;
 /// # type Prices = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>>;
 /// # fn prices() -> Prices { todo!() }
 /// async fn events(daemon: Daemon) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-///     // Each event says `retry` with `Event::default().retry(Duration::from_millis(100))`.
+///     // Each event sets the delay: `Event::default().retry(Duration::from_millis(100))`.
 ///     Sse::new(http::until_draining(&daemon, Duration::from_secs(5), prices()))
 /// }
 /// ```
@@ -39,12 +40,12 @@ pub fn until_draining<S>(daemon: &Daemon, spread: Duration, stream: S) -> UntilD
 }
 
 pin_project! {
-    /// The stream of [`until_draining`].
+    /// The stream returned by [`until_draining`].
     #[must_use = "streams do nothing unless polled"]
     pub struct UntilDraining<S> {
         #[pin]
         stream: S,
-        // None once it has ended.
+        // `None` once the stream has ended.
         end: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     }
 }

@@ -1,4 +1,4 @@
-//! From hyper's upgraded connection back to the stream that it is.
+//! Recovering the stream from an upgraded connection of hyper.
 
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
@@ -7,10 +7,10 @@ use hyper_util::rt::TokioIo;
 use super::io::LingeringIo;
 use crate::worker::net::Stream;
 
-/// The connection behind an upgrade that [`Daemon::serve`](crate::Daemon::serve) served, and the bytes
-/// of the new protocol that were read already. They come first.
+/// Returns the stream of a connection that [`Daemon::serve`](crate::Daemon::serve) upgraded, and the bytes of
+/// the new protocol that were already read. The program has to use these bytes before it reads the stream.
 ///
-/// For programs that speak the new protocol on the stream itself, and [pass](crate::Daemon::pass) it at
+/// For programs that speak the new protocol on the stream itself, and [pass](crate::Daemon::hand_off) it at
 /// a restart.
 ///
 /// ```
@@ -22,7 +22,7 @@ use crate::worker::net::Stream;
 ///     tokio::spawn(async move {
 ///         let upgraded = upgrade.await?;
 ///         if let Ok((stream, read)) = unbroken::http::into_stream(upgraded) {
-///             // Speak.
+///             // Speak the new protocol: first with the bytes in `read`, then on `stream`.
 ///             # drop((stream, read));
 ///         }
 ///         Ok::<(), hyper::Error>(())
@@ -34,7 +34,7 @@ use crate::worker::net::Stream;
 /// ```
 ///
 /// # Errors
-/// Gives back what was upgraded by somebody else, or is a stream of HTTP/2.
+/// Returns `upgraded` unchanged if another server upgraded it, or if it is a stream of HTTP/2.
 pub fn into_stream(upgraded: Upgraded) -> Result<(Stream, Bytes), Upgraded> {
     let parts = upgraded.downcast::<TokioIo<LingeringIo>>()?;
     let (stream, unread) = parts.io.into_inner().into_parts();

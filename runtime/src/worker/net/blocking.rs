@@ -1,4 +1,5 @@
-//! Listeners for a `main` without async: blocking accept, woken by the daemon.
+//! Listeners for a `main` without async: accept blocks the calling thread, in poll(2) on the sockets and on
+//! an eventfd by which the daemon wakes it when accepting is paused or ends.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,11 +17,11 @@ use crate::worker::connection::Connection;
 use crate::worker::daemon::claim_listener;
 use crate::worker::state::{Incoming, ListenerClaim, ListenerMode, SharedState, lock};
 
-/// A declared listener. Any number of threads may accept from clones of it.
+/// A declared listener. Any number of threads may accept from it or from its clones.
 ///
-/// As a [`Listener`](super::Listener) it has several sockets where a service manager passed several of its
-/// name. A socket is shared with other processes and non-blocking, as its flags are shared too; waiting is
-/// done by poll(2) on it and on the daemon's wake descriptor.
+/// Like a [`Listener`](super::Listener), it has several sockets if a service manager passed several under its
+/// name. The sockets and their `O_NONBLOCK` flag are shared with other processes, so accept waits with
+/// poll(2) on the sockets and on a wake descriptor of the daemon.
 ///
 /// ```no_run
 /// use std::io::{Read, Write};
@@ -44,19 +45,21 @@ use crate::worker::state::{Incoming, ListenerClaim, ListenerMode, SharedState, l
 /// ```
 pub struct Listener {
     state: Arc<SharedState>,
+    /// The listener's place among the declared ones, in the order of their names.
     index: usize,
+    /// The address of the first socket.
     addr: Addr,
-    /// Mostly one, and none once the worker drains; threads in poll(2) hold on to them until they are woken.
+    /// Usually one, and none once the worker drains. Threads in poll(2) keep a clone until they are woken.
     sockets: Mutex<Sockets>,
-    /// Whose files were removed, until nobody waits there.
+    /// Replaced unix sockets whose files were removed; each is kept until its queue is empty.
     former: Mutex<Vec<(OwnedFd, Addr)>>,
-    /// What replaces the sockets.
+    /// New sockets from the supervisor, each with the place of the one it replaces.
     incoming: Arc<Incoming>,
-    /// Which is asked first, of those where somebody waits.
+    /// Selects the readable socket to accept from, in turn, so a busy socket cannot starve the others.
     turn: AtomicUsize,
 }
 
-/// What is behind a listener.
+/// The sockets of a listener.
 type Sockets = Arc<[(OwnedFd, Addr)]>;
 
 /// A counted connection. Reads and writes block.
@@ -84,7 +87,7 @@ impl Listener {
         })
     }
 
-    /// Takes the sockets that come in the place of others.
+    /// Replaces sockets whose files were removed by those that the supervisor bound in their place.
     fn renew(&self) -> io::Result<()> {
         let mut sockets = self.sockets();
         let mut incoming = lock(&self.incoming);
@@ -103,14 +106,15 @@ impl Listener {
         Ok(())
     }
 
-    /// Who still waits where nobody comes any more.
+    /// Accepts a connection left in the queue of a replaced socket, to which nothing can connect any longer.
+    /// Drops each such socket once its queue is empty.
     fn accept_former(&self) -> Option<(Stream, Addr)> {
         let mut former = self.former();
         while let Some(socket) = former.last() {
             match self.accept_now(socket) {
                 Ok(Some(accepted)) => return Some(accepted),
                 Err(error) if super::is_transient(&error) => {}
-                // They wait on, until descriptors are there again.
+                // The clients stay in the queue: the accept loop tries again on its next turn.
                 Err(error) if super::is_exhaustion(&error) => return None,
                 Ok(None) | Err(_) => _ = former.pop(),
             }
@@ -122,16 +126,17 @@ impl Listener {
         self.former.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Blocks until a connection comes. `None` once this worker drains.
+    /// Blocks until a connection arrives. Returns `None` once this worker drains.
     ///
-    /// A connection that was gone already is passed over. When descriptors or memory have run out, this
-    /// waits until a connection can be accepted again.
+    /// Connections that their clients have already reset are skipped. When descriptors or memory have run
+    /// out, this waits until a connection can be accepted again.
     pub fn next(&self) -> Option<io::Result<(Stream, Addr)>> {
         self.state.mark_polled(self.index);
         loop {
             let access = self.state.wait_listener_mode(self.index);
             if let Err(error) = self.renew() {
-                tracing::error!(%error, listener = %self.addr, "a new socket is not taken");
+                tracing::error!(%error, listener = %self.addr,
+                    "cannot use the socket that replaces a removed one");
             }
             if let Some(accepted) = self.accept_former() {
                 return Some(Ok(accepted));
@@ -147,7 +152,7 @@ impl Listener {
             if let ListenerMode::Finish { until } = access {
                 let ends = |it: &&(OwnedFd, Addr)| self.state.ends(self.index, &it.1);
                 if !sockets.iter().all(|it| ends(&it)) {
-                    // The others are somebody else's now.
+                    // Other workers accept on the remaining sockets: this worker only drops its copies.
                     let ending = sockets.iter().filter(ends);
                     let ending = ending.map(|(fd, addr)| Ok((fd.try_clone()?, addr.clone())));
                     match ending.collect::<io::Result<Sockets>>() {
@@ -166,10 +171,11 @@ impl Listener {
         }
     }
 
-    /// Blocks until a connection comes, forever once this worker drains.
+    /// Blocks until a connection arrives; forever once this worker drains.
     ///
     /// # Errors
-    /// What else accept(2) may fail with: nothing in the ordinary course of things.
+    /// All other errors of accept(2) than those that [`next`](Listener::next) handles. None of them is
+    /// expected in normal operation.
     pub fn accept(&self) -> io::Result<(Stream, Addr)> {
         match self.next() {
             Some(accepted) => accepted,
@@ -179,17 +185,18 @@ impl Listener {
         }
     }
 
-    /// The address it is bound to, with the port that the kernel chose.
+    /// Returns the address of the socket, with the actual port if port 0 was declared. If the service manager
+    /// passed several sockets under this name, the address of the first.
     pub fn local_addr(&self) -> &Addr {
         &self.addr
     }
 
-    /// Another handle of the same listener, for another thread.
+    /// Returns another handle to the same listener, for another thread.
     ///
     /// # Errors
-    /// As dup(2): no descriptor left.
+    /// If dup(2) fails because no descriptor is left.
     pub fn try_clone(&self) -> io::Result<Listener> {
-        // First: what comes from now on goes to both.
+        // Before `renew`: a socket that the supervisor sends from now on reaches both handles.
         let incoming = self.state.attach(self.index);
         self.renew()?;
         let sockets = self.sockets().clone();
@@ -217,7 +224,6 @@ impl Listener {
         if ready.is_empty() || ready.contains(&None) {
             return Ok(None);
         }
-        // Each in its turn.
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let chosen = ready.get(turn % ready.len()).copied().flatten();
         let Some(listening) = chosen.and_then(|at| sockets.get(at)) else { return Ok(None) };
@@ -225,8 +231,8 @@ impl Listener {
             .and_then(|()| self.accept_now(listening));
         match accepted {
             Err(error) if super::is_exhaustion(&error) => {
-                tracing::error!(%error, listener = %self.addr, "accepting rests");
-                let until = Instant::now() + super::EXHAUSTED_PAUSE;
+                tracing::error!(%error, listener = %self.addr, "accept failed, retrying");
+                let until = Instant::now() + super::EXHAUSTED_RETRY_DELAY;
                 readable(&[((), gate)], Some(until))?;
                 Ok(None)
             }
@@ -235,10 +241,11 @@ impl Listener {
         }
     }
 
-    /// Who is left in the queue of a listener that nobody has after this worker, and who gets into it until
-    /// then; `None` once nobody is, and it is closed.
+    /// Accepts what is left in the queue of a listener that no worker accepts on after this one. Once the
+    /// queue is empty, closes the sockets and returns `None`. After `until`, no handshake can still add a
+    /// connection to the queue.
     fn finish(&self, sockets: &Sockets, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
-        let mut pause = drain_listener::FIRST_POLL_DELAY;
+        let mut pause = drain_listener::FIRST_LOOK_DELAY;
         let first = || {
             let mut waiting = sockets.iter().map(|socket| self.accept_now(socket));
             waiting.find(|accepted| !matches!(accepted, Ok(None))).unwrap_or(Ok(None))
@@ -254,7 +261,8 @@ impl Listener {
                             .iter()
                             .any(|(_, addr)| drain_listener::has_pending_handshakes(addr));
                     if over {
-                        // Once more, for who came in between.
+                        // Accepts once more: a handshake may have ended between the last accept and the look
+                        // at pending handshakes.
                         continue;
                     }
                     let sources: Vec<_> = sockets.iter().map(|(fd, _)| ((), fd.as_fd())).collect();
@@ -266,9 +274,9 @@ impl Listener {
                 }
                 Err(error) if drain_listener::has_ended(&error) => break,
                 Err(error) if super::is_exhaustion(&error) => {
-                    // Until the process is ended at the drain deadline.
-                    tracing::error!(%error, listener = %self.addr, "accepting rests");
-                    std::thread::sleep(super::EXHAUSTED_PAUSE);
+                    // Tries again, if need be until the process is ended at the drain deadline.
+                    tracing::error!(%error, listener = %self.addr, "accept failed, retrying");
+                    std::thread::sleep(super::EXHAUSTED_RETRY_DELAY);
                 }
                 Err(error) if super::is_transient(&error) => {}
                 Err(error) => return Some(Err(error)),
@@ -279,7 +287,7 @@ impl Listener {
         None
     }
 
-    /// A connection that waits in the queue.
+    /// Accepts a connection from the queue; `None` if it is empty.
     fn accept_now(
         &self,
         (listening, addr): &(OwnedFd, Addr),
@@ -296,7 +304,7 @@ impl Listener {
         let (kind, peer) = match addr {
             Addr::Tcp(_) => {
                 let stream = std::net::TcpStream::from(socket);
-                // A peer that is gone already has no address; its stream says so when read.
+                // A peer that is already gone has no address. Reading the stream returns the error.
                 let peer = stream.peer_addr().map_or_else(|_| addr.clone(), Addr::Tcp);
                 (Kind::Tcp(stream), peer)
             }

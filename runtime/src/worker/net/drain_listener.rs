@@ -1,8 +1,12 @@
-//! The end of a listener that nobody has after this worker: the next generation does not, or the daemon
-//! stops. Newcomers are kept out, who waits is accepted, and then it is closed: with nobody between the last
-//! look and the close, nobody is reset.
+//! Closing a listener that no worker accepts on after this one, because the next generation does not declare
+//! it or the daemon stops.
 //!
-//! By then the socket is this worker's alone, so that changing it concerns nobody else.
+//! Closing a listening socket resets every connection in its queue. Therefore new connections are refused
+//! first ([`refuse_new`]), then the queue is accepted until it is empty and no handshake is pending
+//! ([`has_pending_handshakes`]), and only then is the socket closed ([`close`]).
+//!
+//! Each of these changes the socket itself, not only this worker's descriptor. That is allowed here because
+//! no other process accepts on it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,48 +18,51 @@ use socket2::{SockFilter, SockRef};
 
 use super::Addr;
 
-/// How long handshakes that have begun may take until they are in the queue: the round trip to a client.
+/// How long handshakes that have begun may take until they are in the queue: the round trip to a
+/// distant client. A shorter time resets clients, a longer one delays the end of the drain.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The first pause between two looks whether there are such handshakes; each is twice as long as the last.
-pub(super) const FIRST_POLL_DELAY: Duration = Duration::from_millis(5);
+/// The time until the second look at such handshakes; it doubles with each look.
+pub(super) const FIRST_LOOK_DELAY: Duration = Duration::from_millis(5);
 
-/// How long one look may take, as it blocks its thread: where it is not enough, a handshake may be under way.
+/// How long one look at the handshakes may take. It blocks its thread, so that other connections
+/// wait; when the table is too long for it, a handshake is assumed to be under way.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// Where the kernel lists the connections of this network namespace (proc(5)).
+/// The kernel's lists of the TCP sockets of this network namespace (proc(5)).
 const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
 
-/// A handshake that waits for its last segment, in these tables.
+/// The state `TCP_SYN_RECV` in these tables: a handshake that waits for the client's last segment.
 const SYN_RECV: &str = "03";
 
-/// Where the flags of a TCP segment are, and the one that asks for a connection (tcp(7), RFC 9293 §3.1).
+/// The offset of the flags in a TCP header, and the flag that requests a connection (RFC 9293 §3.1).
 const TCP_FLAGS: u32 = 13;
 const SYN: u32 = 0x02;
 
-/// Keeps newcomers out, without touching those who wait. Returns until when some may still get into the
-/// queue.
+/// Refuses new connections without touching those in the queue. Returns the time up to which a handshake that
+/// has already begun may still add one to the queue.
 pub(crate) fn refuse_new(socket: &OwnedFd, addr: &Addr) -> Instant {
     let now = Instant::now();
     let kept_out = match addr {
-        // connect(2) is refused from here on, and accept(2) goes on.
+        // From here on connect(2) fails with ECONNREFUSED, while accept(2) still works.
         Addr::Unix(_) => {
             rustix::net::shutdown(socket, Shutdown::Read).map(|()| now).map_err(io::Error::from)
         }
-        // A request for a connection gets no answer, and when it is repeated, after a second, there is
-        // nobody: the client is refused.
+        // A SYN gets no answer. The client retransmits it after a second, when the socket is closed, and is
+        // refused.
         Addr::Tcp(_) => {
             SockRef::from(socket).attach_filter(&no_requests()).map(|()| now + HANDSHAKE_TIMEOUT)
         }
     };
     kept_out.unwrap_or_else(|error| {
-        tracing::debug!(%error, listener = %addr, "newcomers cannot be kept out");
+        tracing::debug!(%error, listener = %addr,
+            "cannot reject new connections to a removed listener");
         now
     })
 }
 
-/// Whether a handshake with a listener has begun and not ended. Once newcomers are kept out and none has, who
-/// is not in the queue will not be. Where that cannot be known, one may have.
+/// Returns whether a handshake with the listener at `addr` has begun and not ended. If there is none after
+/// [`refuse_new`], no further connection will reach the queue. Returns true if the tables cannot be read.
 pub(super) fn has_pending_handshakes(addr: &Addr) -> bool {
     match addr {
         Addr::Unix(_) => false,
@@ -63,7 +70,7 @@ pub(super) fn has_pending_handshakes(addr: &Addr) -> bool {
             let until = Instant::now() + LOOK_TIMEOUT;
             TABLES.iter().any(|table| match std::fs::File::open(table) {
                 Ok(table) => has_handshake(table, addr.port(), until).unwrap_or(true),
-                // No IPv6 here.
+                // Only the table of IPv6 may be missing: on a host without IPv6.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && *table != TABLES[0] => {
                     false
                 }
@@ -73,8 +80,9 @@ pub(super) fn has_pending_handshakes(addr: &Addr) -> bool {
     }
 }
 
-/// Lines of such a table: number, local and remote address and port in hexadecimal, state, and more. One that
-/// is too long to be read until then may have any.
+/// Returns whether the table lists a handshake with local port `port`. A line has number, local address and
+/// port, remote address and port, state and more; ports are hexadecimal. Returns true if the table is too
+/// long to be read by `until`.
 fn has_handshake(table: impl io::Read, port: u16, until: Instant) -> io::Result<bool> {
     for line in io::BufRead::lines(io::BufReader::new(table)).skip(1) {
         let line = line?;
@@ -88,18 +96,21 @@ fn has_handshake(table: impl io::Read, port: u16, until: Instant) -> io::Result<
     Ok(false)
 }
 
-/// Ends it for all descriptors that lead to it. To be called when the queue is empty.
+/// Stops listening on the socket, for all its descriptors, in other threads too. Call it when the queue is
+/// empty.
 pub(super) fn close(socket: &OwnedFd) {
-    // One that is closed already is what is wanted.
+    // Fails if the socket is no longer listening, which is the desired state.
     let _ = rustix::net::shutdown(socket, Shutdown::Both);
 }
 
-/// Whether a failed accept says that the listener has ended, by another thread's call perhaps.
+/// Returns whether accept(2) failed because the socket is no longer listening: another thread may have called
+/// [`close`] first.
 pub(super) fn has_ended(error: &io::Error) -> bool {
     rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::INVAL)
 }
 
-/// A filter that lets pass all but requests for connections (bpf(4) of BSD, as socket(7) has it).
+/// Returns a classic BPF program for `SO_ATTACH_FILTER` (socket(7)) that drops segments with the SYN flag and
+/// accepts all others.
 fn no_requests() -> [SockFilter; 4] {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     const IF_SET: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
@@ -121,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn handshakes_are_seen_in_the_table() {
+    fn pending_handshake_is_found_in_proc_table() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt\n   \
                      0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000\n   \
                      1: 0100007F:1F90 0100007F:9C40 03 00000000:00000000 01:00000000 00000000\n   \
@@ -133,13 +144,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let _waits = TcpStream::connect(addr).unwrap();
-        // It is in the queue.
+        // This handshake is complete: the connection is in the queue.
         let table = std::fs::File::open(TABLES[0]).unwrap();
         assert!(!has_handshake(table, addr.port(), later).unwrap());
     }
 
     #[test]
-    fn who_waits_on_tcp_is_accepted_and_nobody_else() {
+    fn refuse_new_on_tcp_keeps_queued_connections() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let waits = TcpStream::connect(addr).unwrap();
@@ -149,7 +160,7 @@ mod tests {
         let listener = TcpListener::from(listener);
         let (accepted, peer) = listener.accept().unwrap();
         assert_eq!(peer, waits.local_addr().unwrap());
-        // Its connections are as any other.
+        // The filter does not affect accepted connections.
         io::Write::write_all(&mut &accepted, b"x").unwrap();
         io::Read::read_exact(&mut &waits, &mut [0]).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -161,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_on_a_unix_socket_is_accepted_and_nobody_else() {
+    fn refuse_new_on_unix_socket_keeps_queued_connections() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -176,15 +187,15 @@ mod tests {
         let error = listener.accept().unwrap_err();
         assert!(has_ended(&error) || error.kind() == io::ErrorKind::WouldBlock, "{error}");
     }
-    /// Clients that connect all the while are answered, and then refused, over many ends.
+    /// Clients connect continuously while listeners are closed: each is answered or refused, none is reset.
     #[test]
-    fn nobody_is_reset() {
+    fn closing_under_load_resets_no_connection() {
         let ends: Vec<_> = (0..16).map(|_| std::thread::spawn(end_under_load)).collect();
         let answered: u64 = ends.into_iter().map(|end| end.join().unwrap()).sum();
         assert!(answered > 1000, "{answered}");
     }
 
-    /// How many clients were answered.
+    /// Closes a listener under load. Returns how many clients were answered.
     fn end_under_load() -> u64 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -214,7 +225,7 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let socket = OwnedFd::from(listener.try_clone().unwrap());
         let until = refuse_new(&socket, &Addr::Tcp(addr));
-        // Few are on their way when the door closes: 4 clients, each with one connection.
+        // At most 4 handshakes are pending now: 4 clients, each with one connection. 100 leaves a margin.
         let mut left = 100;
         loop {
             let over = Instant::now() >= until;

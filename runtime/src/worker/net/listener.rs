@@ -1,4 +1,8 @@
-//! Listeners for async programs: Tokio's accept, that waits whenever this worker may not accept.
+//! Listeners for async programs: Tokio's accept, which waits while this worker may not accept.
+//!
+//! [`GatedListener`] is the implementation behind all three public types. Its loop asks
+//! [`SharedState::listener_mode`] before each accept: accept, wait, finish the queue of a listener that no
+//! later generation has, or end. Sockets are registered with epoll only while accepting is allowed.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,13 +21,13 @@ use crate::failpoint::{self, Step};
 use crate::worker::daemon::claim_listener;
 use crate::worker::state::{Incoming, ListenerClaim, ListenerMode, SharedState, WorkerPhase, lock};
 
-/// A declared listener of either kind, as the environment may choose the kind.
+/// A declared listener, over TCP or a unix socket: configuration may change the kind.
 ///
-/// Behind it is the socket that the daemon bound, or what a service manager passed under its name
-/// (`FileDescriptorName=`, systemd.socket(5)): that may be several sockets, and of both kinds.
+/// It accepts on the socket that the daemon bound, or on the sockets that a service manager passed under its
+/// name (`FileDescriptorName=`, systemd.socket(5)). These may be several, and of both kinds.
 ///
 /// [`accept`](Listener::accept) waits while this worker may not accept, and forever once it drains;
-/// [`next`](Listener::next) ends then, which is what an accept loop wants.
+/// [`next`](Listener::next) returns `None` then, which ends an accept loop.
 pub struct Listener {
     gated: GatedListener,
 }
@@ -38,21 +42,22 @@ pub struct UnixListener {
     gated: GatedListener,
 }
 
-/// The sockets of a listener, mostly one, and their registration with the runtime for as long as accepting is
-/// allowed.
+/// The sockets of a listener, usually one, each registered with the runtime while accepting is allowed.
 struct GatedListener {
     state: Arc<SharedState>,
     phase: watch::Receiver<WorkerPhase>,
+    /// The listener's place among the declared ones, in the order of their names.
     index: usize,
-    /// Where the first of them is.
+    /// The address of the first socket.
     addr: Addr,
-    /// None once the worker drains.
+    /// Empty once the worker drains.
     sockets: Vec<GatedSocket>,
-    /// Whose files were removed, until nobody waits there.
+    /// Replaced unix sockets whose files were removed; each is kept until its queue is empty.
     former: Vec<GatedSocket>,
-    /// What replaces the sockets.
+    /// New sockets from the supervisor, each with the place of the one it replaces.
     incoming: Arc<Incoming>,
-    /// Which is asked first: each in its turn.
+    /// The socket that was polled last. Polling begins with the one after it, so a busy socket cannot starve
+    /// the others.
     turn: usize,
 }
 
@@ -78,7 +83,7 @@ impl GatedListener {
         Ok(GatedListener { phase, state, index, addr, sockets, former, incoming, turn: 0 })
     }
 
-    /// Takes the sockets that come in the place of others.
+    /// Replaces sockets whose files were removed by those that the supervisor bound in their place.
     fn renew(&mut self) {
         for (place, fd) in std::mem::take(&mut *lock(&self.incoming)) {
             let Some(socket) = self.sockets.get_mut(place) else { continue };
@@ -87,13 +92,14 @@ impl GatedListener {
         }
     }
 
-    /// Who still waits where nobody comes any more.
+    /// Accepts a connection left in the queue of a replaced socket, to which nothing can connect any longer.
+    /// Drops each such socket once its queue is empty.
     fn accept_former(&mut self) -> Option<(Stream, Addr)> {
         while let Some(socket) = self.former.last() {
             match socket.accept_now(&self.state) {
                 Ok(Some(accepted)) => return Some(accepted),
                 Err(error) if super::is_transient(&error) => {}
-                // They wait on, until descriptors are there again.
+                // The clients stay in the queue: the accept loop tries again on its next turn.
                 Err(error) if super::is_exhaustion(&error) => return None,
                 Ok(None) | Err(_) => _ = self.former.pop(),
             }
@@ -101,7 +107,8 @@ impl GatedListener {
         None
     }
 
-    /// The next connection; `None` when draining.
+    /// Returns the next connection; `None` once this worker drains. Being called at all is what makes a
+    /// listener count for readiness.
     async fn next(&mut self) -> Option<io::Result<(Stream, Addr)>> {
         self.state.mark_polled(self.index);
         loop {
@@ -120,7 +127,7 @@ impl GatedListener {
                     return None;
                 }
                 ListenerMode::Wait => {
-                    // Dropping the registration takes the socket out of the event queue.
+                    // Dropping the registration removes the socket from epoll.
                     self.sockets.iter_mut().for_each(|socket| socket.registered = None);
                     self.phase.changed().await.ok()?;
                     continue;
@@ -147,11 +154,11 @@ impl GatedListener {
                 }
             };
             if super::is_exhaustion(&error) {
-                // Those that are not accepted wait in the kernel.
-                tracing::error!(%error, listener = %self.addr, "accepting rests");
+                // Connections that are not accepted stay in the kernel's queue.
+                tracing::error!(%error, listener = %self.addr, "accept failed, retrying");
                 tokio::select! {
                     changed = self.phase.changed() => changed.ok()?,
-                    () = tokio::time::sleep(super::EXHAUSTED_PAUSE) => {}
+                    () = tokio::time::sleep(super::EXHAUSTED_RETRY_DELAY) => {}
                 }
             } else if !super::is_transient(&error) {
                 return Some(Err(error));
@@ -159,12 +166,13 @@ impl GatedListener {
         }
     }
 
-    /// Who is left in the queue of a listener that nobody has after this worker; `None` once nobody is, and it
-    /// is closed.
+    /// Accepts what is left in the queue of a listener that no worker accepts on after this one. Once the
+    /// queue is empty, closes the sockets and returns `None`. After `until`, no handshake can still add a
+    /// connection to the queue.
     async fn finish(&mut self, until: Instant) -> Option<io::Result<(Stream, Addr)>> {
         let (state, index) = (&self.state, self.index);
         self.sockets.retain(|socket| state.ends(index, &socket.addr));
-        let mut pause = drain_listener::FIRST_POLL_DELAY;
+        let mut pause = drain_listener::FIRST_LOOK_DELAY;
         loop {
             let error = match self.accept_last(until) {
                 Ok(Some(accepted)) => return Some(Ok(accepted)),
@@ -191,9 +199,9 @@ impl GatedListener {
                 break;
             }
             if super::is_exhaustion(&error) {
-                // Until the process is ended at the drain deadline.
-                tracing::error!(%error, listener = %self.addr, "accepting rests");
-                tokio::time::sleep(super::EXHAUSTED_PAUSE).await;
+                // Tries again, if need be until the process is ended at the drain deadline.
+                tracing::error!(%error, listener = %self.addr, "accept failed, retrying");
+                tokio::time::sleep(super::EXHAUSTED_RETRY_DELAY).await;
             } else if !super::is_transient(&error) {
                 return Some(Err(error));
             }
@@ -202,7 +210,8 @@ impl GatedListener {
         None
     }
 
-    /// As [`accept_now`](Gated::accept_now); `Err(None)` when there will be none any more.
+    /// Same as [`accept_now`](GatedListener::accept_now), but returns `Err(None)` if no connection can reach
+    /// the queue any longer.
     fn accept_last(&mut self, until: Instant) -> Result<Option<(Stream, Addr)>, Option<io::Error>> {
         if let Some(accepted) = self.accept_now()? {
             return Ok(Some(accepted));
@@ -212,14 +221,14 @@ impl GatedListener {
                 .sockets
                 .iter()
                 .any(|socket| drain_listener::has_pending_handshakes(&socket.addr));
-        // Who came in between.
+        // A handshake may have ended between the first accept and the look at pending handshakes.
         match self.accept_now()? {
             None if over => Err(None),
             accepted => Ok(accepted),
         }
     }
 
-    /// A connection that waits in a queue, whatever the runtime knows of it.
+    /// Accepts from the queues by accept(2) alone, without the runtime's readiness, which may lag behind.
     fn accept_now(&mut self) -> io::Result<Option<(Stream, Addr)>> {
         for socket in &self.sockets {
             if let Some(accepted) = socket.accept_now(&self.state)? {
@@ -234,7 +243,7 @@ impl GatedListener {
     }
 }
 
-/// Accepts from any of them; waits if there is none.
+/// Waits for a connection on any of the sockets and accepts it.
 async fn accept(
     sockets: &[GatedSocket],
     turn: &mut usize,
@@ -269,7 +278,7 @@ impl GatedSocket {
         Ok(Some(match self.addr {
             Addr::Tcp(_) => {
                 let stream = tokio::net::TcpStream::from_std(accepted.into())?;
-                // A peer that is gone already has no address; its stream says so when read.
+                // A peer that is already gone has no address. Reading the stream returns the error.
                 let peer = stream.peer_addr().map_or_else(|_| self.addr.clone(), Addr::Tcp);
                 (Stream::Tcp(Tracked::new(stream, connection)), peer)
             }
@@ -298,7 +307,7 @@ impl GatedSocket {
 }
 
 impl RegisteredSocket {
-    /// Counts what it accepts.
+    /// Accepts a connection, counted from before accept(2).
     fn poll_accept(
         &self,
         cx: &mut Context<'_>,
@@ -327,13 +336,14 @@ impl Listener {
         Ok(Listener { gated: GatedListener::new(state, name)? })
     }
 
-    /// Accepts the next connection, as [`tokio::net::TcpListener::accept`]. Cancel safe.
+    /// Accepts the next connection, like [`tokio::net::TcpListener::accept`]. Cancel safe.
     ///
-    /// A connection that was gone already is passed over. When descriptors or memory have run out, this
-    /// waits until a connection can be accepted again: those that come wait in the kernel meanwhile.
+    /// Connections that their clients have already reset are skipped. When descriptors or memory have run
+    /// out, this waits until a connection can be accepted again; until then, new connections queue in the
+    /// kernel.
     ///
     /// # Errors
-    /// What else accept(2) may fail with: nothing in the ordinary course of things.
+    /// All other errors of accept(2). None of them is expected in normal operation.
     pub async fn accept(&mut self) -> io::Result<(Stream, Addr)> {
         match self.gated.next().await {
             Some(accepted) => accepted,
@@ -341,16 +351,17 @@ impl Listener {
         }
     }
 
-    /// As [`accept`](Listener::accept), but `None` once this worker drains. Cancel safe.
+    /// Same as [`accept`](Listener::accept), but returns `None` once this worker drains. Cancel safe.
     ///
-    /// If nobody has this listener after this worker, because the daemon stops or the next generation does not
-    /// declare it, the drain begins before that: first this goes on with the connections that are in the
-    /// queue.
+    /// If no other worker accepts on this listener after this one, because the daemon stops or the next
+    /// generation does not declare it, this first returns the connections that are left in the queue: the
+    /// drain has begun by then.
     pub async fn next(&mut self) -> Option<io::Result<(Stream, Addr)>> {
         self.gated.next().await
     }
 
-    /// Completes when the worker drains, and leaves those who wait here to others.
+    /// Completes when the worker drains, unless this worker has to accept what is left in the queue: then
+    /// never.
     #[cfg(feature = "http")]
     pub(crate) async fn over(&self) {
         let state = &self.gated.state;
@@ -362,7 +373,7 @@ impl Listener {
         }
     }
 
-    /// The next connection, past all errors.
+    /// Returns the next connection. Logs errors, pauses, and tries again.
     #[cfg(feature = "http")]
     pub(crate) async fn next_good(&mut self) -> Option<(Stream, Addr)> {
         loop {
@@ -370,22 +381,22 @@ impl Listener {
                 Ok(accepted) => return Some(accepted),
                 Err(error) => {
                     tracing::error!(%error, listener = %self.gated.addr, "cannot accept");
-                    tokio::time::sleep(super::EXHAUSTED_PAUSE).await;
+                    tokio::time::sleep(super::EXHAUSTED_RETRY_DELAY).await;
                 }
             }
         }
     }
 
-    /// The address it is bound to, with the port that the kernel chose. If the service manager passed several
-    /// sockets of its name, that of the first.
+    /// Returns the address of the socket, with the actual port if port 0 was declared. If the service manager
+    /// passed several sockets under this name, the address of the first.
     pub fn local_addr(&self) -> &Addr {
         &self.gated.addr
     }
 
-    /// This listener as one of TCP.
+    /// Converts this listener into a [`TcpListener`].
     ///
     /// # Errors
-    /// [`ErrorKind::Listen`] where the configuration made it a unix socket.
+    /// [`ErrorKind::Listen`] if any of its sockets is a unix socket.
     pub fn into_tcp(self) -> Result<TcpListener> {
         match self.gated.sockets.iter().find(|it| !matches!(it.addr, Addr::Tcp(_))) {
             None if self.gated.addr.tcp().is_some() => Ok(TcpListener { gated: self.gated }),
@@ -393,10 +404,10 @@ impl Listener {
         }
     }
 
-    /// This listener as one of a unix socket.
+    /// Converts this listener into a [`UnixListener`].
     ///
     /// # Errors
-    /// [`ErrorKind::Listen`] where the configuration made it TCP.
+    /// [`ErrorKind::Listen`] if any of its sockets is a TCP socket.
     pub fn into_unix(self) -> Result<UnixListener> {
         match self.gated.sockets.iter().find(|it| !matches!(it.addr, Addr::Unix(_))) {
             None if self.gated.addr.tcp().is_none() => Ok(UnixListener { gated: self.gated }),
@@ -411,7 +422,7 @@ fn other_kind(addr: &Addr, wanted: &str) -> Error {
     Error::new(
         ErrorKind::Listen,
         format!(
-            "the listener at {addr} is not {wanted}, as this program needs; change its address"
+            "the listener at {addr} is not {wanted}, which this program needs; change its address"
         ),
     )
 }
@@ -420,7 +431,7 @@ impl TcpListener {
     /// Accepts the next connection. Cancel safe.
     ///
     /// # Errors
-    /// As [`Listener::accept`].
+    /// Same as [`Listener::accept`].
     pub async fn accept(&mut self) -> io::Result<(TcpStream, std::net::SocketAddr)> {
         match self.next().await {
             Some(accepted) => accepted,
@@ -428,7 +439,7 @@ impl TcpListener {
         }
     }
 
-    /// As [`accept`](TcpListener::accept), but `None` once this worker drains. Cancel safe.
+    /// Same as [`accept`](TcpListener::accept), but returns `None` once this worker drains. Cancel safe.
     pub async fn next(&mut self) -> Option<io::Result<(TcpStream, std::net::SocketAddr)>> {
         loop {
             match self.gated.next().await? {
@@ -439,7 +450,7 @@ impl TcpListener {
         }
     }
 
-    /// The address it is bound to, with the port that the kernel chose.
+    /// Returns the address of the socket, with the actual port if port 0 was declared.
     pub fn local_addr(&self) -> &Addr {
         &self.gated.addr
     }
@@ -449,7 +460,7 @@ impl UnixListener {
     /// Accepts the next connection. Cancel safe.
     ///
     /// # Errors
-    /// As [`Listener::accept`].
+    /// Same as [`Listener::accept`].
     pub async fn accept(&mut self) -> io::Result<(UnixStream, Addr)> {
         match self.next().await {
             Some(accepted) => accepted,
@@ -457,7 +468,7 @@ impl UnixListener {
         }
     }
 
-    /// As [`accept`](UnixListener::accept), but `None` once this worker drains. Cancel safe.
+    /// Same as [`accept`](UnixListener::accept), but returns `None` once this worker drains. Cancel safe.
     pub async fn next(&mut self) -> Option<io::Result<(UnixStream, Addr)>> {
         loop {
             match self.gated.next().await? {
@@ -468,7 +479,7 @@ impl UnixListener {
         }
     }
 
-    /// The path it is bound to.
+    /// Returns the path of the socket.
     pub fn local_addr(&self) -> &Addr {
         &self.gated.addr
     }
@@ -485,8 +496,8 @@ macro_rules! debug {
 }
 debug!(Listener TcpListener UnixListener);
 
-/// For `axum::serve`. Prefer [`Daemon::serve`](crate::Daemon::serve), which also ends connections so
-/// that no request is lost.
+/// Listener for `axum::serve`. Prefer [`Daemon::serve`](crate::Daemon::serve), which also hands off or ends
+/// connections at a restart without losing a request.
 #[cfg(feature = "axum")]
 impl axum::serve::Listener for Listener {
     type Io = Stream;

@@ -1,9 +1,9 @@
 //! The declared listeners and the connections they accept.
 //!
-//! A listener is bound by the supervisor and shared by all generations, so that this module never shuts
-//! one down nor changes its flags: when accepting is not allowed it is taken out of the event queue,
-//! and that is all. Connections wait in the kernel meanwhile. A listener that no later generation has is
-//! another matter, of the module `ending`.
+//! A listening socket is bound by the supervisor and shared by all generations. This module therefore never
+//! shuts it down and never changes its file status flags: while this worker may not accept, it only removes
+//! the socket from epoll, and connections wait in the kernel. The exception is a listener that no later
+//! generation has, which the module `drain_listener` closes.
 
 pub mod blocking;
 pub(crate) mod drain_listener;
@@ -24,12 +24,12 @@ pub use stream::{Stream, TcpStream, Tracked, UnixStream};
 pub enum Addr {
     /// TCP over IPv4 or IPv6.
     Tcp(SocketAddr),
-    /// A unix socket; peers mostly have no path.
+    /// A unix socket with its path. `None` if it is unnamed, as most clients' sockets are.
     Unix(Option<PathBuf>),
 }
 
 impl Addr {
-    /// The address of TCP; `None` for a unix socket.
+    /// Returns the TCP address; `None` for a unix socket.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Addr::Tcp(addr) => Some(*addr),
@@ -69,10 +69,11 @@ impl From<&crate::config::Address> for Addr {
     }
 }
 
-/// How long accepting rests when descriptors or memory have run out.
-const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+/// How long no connection is accepted when descriptors or memory have run out. Without the delay
+/// the worker would spin on accept(2); a longer one leaves free descriptors unused.
+const EXHAUSTED_RETRY_DELAY: std::time::Duration = std::time::Duration::from_millis(50);
 
-/// Whether descriptors or memory have run out: what is accepted next would fail as well, until some
+/// Returns whether descriptors or memory have run out: the next accept would fail as well, until some
 /// connection ends.
 pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -80,12 +81,13 @@ pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
 }
 
-/// Whether accepting can go on after a failed accept as if nothing had been.
+/// Returns whether the accept loop may ignore the error and accept again at once.
 pub(crate) fn is_transient(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted || concerns_one_connection(error)
 }
 
-/// Whether a failed accept concerns one connection alone, as accept(2) says of network errors.
+/// Returns whether the error concerns only the connection that was being accepted: accept(2) returns
+/// network errors that are already pending on the new socket.
 pub(crate) fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,

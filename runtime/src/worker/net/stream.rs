@@ -1,4 +1,4 @@
-//! Accepted connections: Tokio's streams, counted until they are dropped.
+//! Connections as Tokio streams that the ledger counts as open until they are dropped.
 
 use std::io::{self, IoSlice};
 use std::ops::{Deref, DerefMut};
@@ -14,10 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::worker::connection::Connection;
 use crate::worker::state::SharedState;
 
-/// A stream that its daemon counts among the open connections until it is dropped.
+/// A stream that the daemon counts as an open connection, and that a drain waits for, until it is dropped.
 pub struct Tracked<S> {
     stream: S,
-    /// Counts until it is dropped.
     connection: Connection,
 }
 
@@ -26,7 +25,7 @@ pub type TcpStream = Tracked<tokio::net::TcpStream>;
 /// A counted unix connection. Dereferences to [`tokio::net::UnixStream`].
 pub type UnixStream = Tracked<tokio::net::UnixStream>;
 
-/// A counted connection of either kind.
+/// A counted connection, over TCP or a unix socket.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Stream {
@@ -41,13 +40,13 @@ impl<S> Tracked<S> {
         Tracked { stream, connection }
     }
 
-    /// The bare stream. It is no longer counted, and no drain waits for it.
+    /// Returns the inner stream. The ledger counts the connection as ended, and no drain waits for it.
     pub fn into_inner(self) -> S {
         self.stream
     }
 
-    /// Notes for the account that the peer was told to go because of the drain. What ends without that
-    /// has finished by itself.
+    /// Notes for the ledger that the program asked the peer to close because of the drain: the connection
+    /// then counts as *closed*. Without this call it counts as *finished*.
     pub fn mark_closed(&self) {
         self.connection.close_notice().mark_sent();
     }
@@ -58,26 +57,27 @@ impl<S> Tracked<S> {
 }
 
 impl Stream {
-    /// As [`Tracked::mark_closed`].
+    /// Same as [`Tracked::mark_closed`].
     pub fn mark_closed(&self) {
         self.connection().close_notice().mark_sent();
     }
 
-    /// Whether bytes are there to be read.
+    /// Returns whether the kernel has bytes to read.
     #[cfg(feature = "http")]
     pub(crate) fn has_input(&self) -> bool {
         use rustix::net::RecvFlags;
-        // The runtime may not have heard of them yet.
+        // Asks the kernel directly because the runtime may not have seen the readiness event yet.
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         rustix::net::recv(self, &mut [0; 1], flags).is_ok_and(|(read, _)| read > 0)
     }
 
-    /// Another descriptor of the same connection.
+    /// Returns another descriptor of the same connection.
     pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.as_fd().try_clone_to_owned()
     }
 
-    /// A connection that an older generation offers and that is known to be a stream which does not block.
+    /// Wraps an offered connection that is known to be a non-blocking stream socket, as HTTP handoffs are:
+    /// saves the system calls of [`Stream::from_socket`].
     #[cfg(feature = "http")]
     pub(crate) fn from_stream(
         state: &Arc<SharedState>,
@@ -94,7 +94,10 @@ impl Stream {
         })
     }
 
-    /// A connection that an older generation offers, of whatever kind.
+    /// Wraps an offered connection after checking its type and making it non-blocking.
+    ///
+    /// # Errors
+    /// If it is not a stream socket over TCP or a unix socket, or the runtime cannot watch it.
     pub(crate) fn from_socket(state: &Arc<SharedState>, socket: OwnedFd) -> io::Result<Stream> {
         if rustix::net::sockopt::socket_type(&socket)? != SocketType::STREAM {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));

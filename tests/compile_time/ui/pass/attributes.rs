@@ -1,4 +1,4 @@
-//! Attributes that decide about the function decide about all of it.
+//! Attributes such as `cfg` on the function apply to the whole expansion.
 
 mod program {
     #[cfg(any())]
@@ -15,7 +15,7 @@ mod program {
     }
 }
 
-// Compiled, not run: a test starts no daemon outside of a place of its own.
+// Compiled, not run: a test must not start a daemon outside of its own directory.
 fn main() {
     let _ = program::main;
 }

@@ -1,4 +1,4 @@
-//! The crate under another name.
+//! The crate under another name, with the key `crate`.
 extern crate unbroken as renamed;
 
 mod facade {

@@ -1,4 +1,4 @@
-//! Every shape of `main` that Rust takes.
+//! Every shape of `main` that Rust accepts.
 #![deny(warnings, missing_docs, unreachable_pub, dead_code)]
 #![forbid(unsafe_code)]
 
@@ -36,7 +36,7 @@ mod shapes {
         daemon.wait_draining();
         Ok(ExitCode::SUCCESS)
     });
-    // What the program names as the expansion does stays the program's own.
+    // Items of the program with the names that the expansion uses do not collide with it.
     shape!(r: #[daemon] pub(crate) async fn main() {
         const SPEC: u8 = 1;
         let _: u8 = SPEC;

@@ -1,4 +1,5 @@
-//! The application of the HTTP fixtures.
+//! The application of the HTTP fixtures: an axum router whose routes respond at once, slowly, without an end,
+//! or misbehave.
 
 use std::convert::Infallible;
 use std::os::unix::process::CommandExt;
@@ -14,10 +15,11 @@ use axum::routing::{get, post};
 use futures_util::Stream;
 use unbroken::Daemon;
 
-/// Over what time the ends of WebSockets are spread.
+/// The time over which a drain spreads the closing of WebSockets and event streams.
 const JITTER: Duration = Duration::from_secs(2);
 
-/// All routes. Each response says who gave it.
+/// All routes. The usual response has the generation, the PID and the version of the worker, by which tests
+/// identify it.
 pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
     let generation = daemon.generation();
     let answer =
@@ -63,7 +65,7 @@ pub(crate) fn router(daemon: &Daemon, version: &'static str) -> Router {
         .route("/hoard", get(hoard))
 }
 
-/// Says every message again; a drain is a reason to go, which the other end is told.
+/// Echoes every message. At a drain it sends a close frame with code 1012 (service restart) and ends.
 async fn echo(mut socket: WebSocket, daemon: Daemon) {
     let draining = daemon.draining_with_jitter(JITTER);
     tokio::pin!(draining);
@@ -95,7 +97,7 @@ async fn stream() -> Body {
     }))
 }
 
-/// Events without an end, but that of the worker.
+/// Server-sent events until the worker drains.
 fn events(daemon: &Daemon) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
     let generation = daemon.generation().to_string();
     let events = futures_util::stream::unfold((), move |()| {
@@ -108,7 +110,7 @@ fn events(daemon: &Daemon) -> Sse<impl Stream<Item = Result<Event, Infallible>> 
     Sse::new(unbroken::http::until_draining(daemon, JITTER, events))
 }
 
-/// Leaves a child behind, as programs do.
+/// Starts a child process that outlives the worker.
 async fn child() -> impl IntoResponse {
     let mut sleep = std::process::Command::new("sleep");
     sleep.arg("1000").process_group(0);
@@ -118,14 +120,14 @@ async fn child() -> impl IntoResponse {
     }
 }
 
-/// What a child finds in its environment, which is what this process has in its own.
+/// The environment of a child process, which inherits that of the worker.
 async fn environment() -> String {
     let found = std::process::Command::new("env").arg("-0").output();
     let variables = found.map(|it| String::from_utf8_lossy(&it.stdout).replace('\0', "\n"));
     variables.unwrap_or_else(|error| error.to_string())
 }
 
-/// Leaves grandchildren behind, in a container of the tests.
+/// Leaves grandchildren behind for PID 1 to reap, in a container of the tests.
 async fn orphans() -> Result<(), String> {
     match std::process::Command::new("/bin/container").args(["orphans", "5"]).status() {
         Ok(status) if status.success() => Ok(()),
@@ -139,7 +141,7 @@ async fn block() -> &'static str {
     }
 }
 
-/// Takes memory until there is no more for it.
+/// Allocates and fills 1 GiB of memory, more than the limit that the test sets.
 async fn hoard() -> String {
     let mut hoard = Vec::new();
     while hoard.len() < 64 {

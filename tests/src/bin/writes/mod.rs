@@ -1,4 +1,5 @@
-//! An application that writes: lines without end, and events when it is asked.
+//! An application that writes to its log: numbered lines if `WRITE_LINES` is set, and events, panics and
+//! output of children upon request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use axum::Router;
 use axum::routing::get;
 use unbroken::Daemon;
 
-/// Writes numbered lines beside the service, and how many they were at the end.
+/// Serves. If `WRITE_LINES` is set, a thread writes numbered lines, and their number at the end.
 pub(crate) async fn serve(daemon: Daemon) -> anyhow::Result<()> {
     let lines = std::env::var("WRITE_LINES").is_ok().then(|| Lines::begin(daemon.generation()));
     let app = Router::new()
@@ -55,7 +56,8 @@ impl Lines {
     }
 }
 
-/// In one write: `eprintln!` makes one of each piece of its text, and others come in between.
+/// Writes the line with a single write(2). `eprintln!` makes one for each piece of its text, and lines of
+/// other processes could come in between.
 fn write(line: String) {
     eprint!("{line}");
 }
@@ -72,7 +74,7 @@ async fn events() {
     log::warn!("of the crate log");
 }
 
-/// A program that knows nothing of us.
+/// Runs a child that writes to the outputs that it inherits.
 async fn child() -> String {
     let mut child = std::process::Command::new("sh");
     child.args(["-c", "echo on the stderr of a child >&2; echo on its stdout"]);
@@ -83,7 +85,7 @@ async fn panic() {
     let _ = thread::spawn(|| panic!("a thread's panic")).join();
 }
 
-/// As a C library writes: by the number.
+/// Writes to descriptor 2 directly, as a C library does.
 async fn raw(axum::extract::Path(text): axum::extract::Path<String>) -> String {
     let written = rustix::io::write(std::io::stderr(), format!("{text}\n").as_bytes());
     format!("{written:?}\n")

@@ -1,27 +1,36 @@
-//! Events in any order, possible or not.
+//! Events in any order, also ones that a correct driver never sends.
 
 use super::*;
 
+/// One step of a history.
 #[derive(Debug, Clone)]
 enum Step {
     Begin,
-    /// About the worker so many before the newest one; one that is not there yet for the last.
+    /// An event about the worker that was spawned so many before the last one; if there were not so many,
+    /// about a worker that does not exist yet.
     Worker(u8, What),
-    /// A hello and a ready from the newest.
+    /// *Hello* and *ready* of the worker spawned last.
     Boot(Policy),
-    /// A restart that succeeds, if the newest is the one.
+    /// A restart that succeeds, unless another one is in progress.
     Replace(Policy),
+    /// Whether a client asks, and whether it waits.
     Restart(bool, bool),
+    /// The number of the path.
     RestartFrom(u8),
+    /// Whether a client asks, and whether to stop at once.
     Stop(bool, bool),
+    /// The disconnect of one of the clients so far.
     Gone(Index),
+    /// Whether the supervisor keeps its own image.
     Upgraded(bool),
+    /// Milliseconds without an event.
     Wait(u64),
     Tick,
-    /// A tick just when it is due, or late by so much.
+    /// A tick when it is due, or so many milliseconds later.
     Due(u64),
 }
 
+/// An event about a worker.
 #[derive(Debug, Clone)]
 enum What {
     SpawnFailed,
@@ -74,6 +83,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Runs the steps, then stops the daemon and checks that it exits.
 fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
     let mut watch = Watch::new(initial);
     let mut clients = 0;
@@ -149,7 +159,7 @@ fn any_order(initial: Policy, begin: bool, steps: Vec<Step>) {
             }
         }
     }
-    // Whatever came before: a stop ends it, where killed processes die.
+    // Whatever came before, a stop leads to an exit, provided that killed processes end.
     watch.on(Event::Stop { client: None, at_once: false });
     for _ in 0..1000 {
         if watch.exit.is_some() {
@@ -173,7 +183,7 @@ proptest! {
     #![proptest_config(cases(4000))]
 
     #[test]
-    fn hold_for_events_in_any_order(
+    fn invariants_hold_for_events_in_any_order(
         initial in policy(),
         begin in proptest::bool::weighted(0.9),
         steps in proptest::collection::vec(step(), 0..70),

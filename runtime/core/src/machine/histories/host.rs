@@ -1,4 +1,5 @@
-//! A host that does what it is told, with workers that crash, hang and lie.
+//! A simulated host: it carries out the machine's actions, but its workers crash, hang and break the
+//! protocol.
 
 use crate::Instant;
 use std::collections::BTreeMap;
@@ -6,81 +7,97 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::event::{Action, WorkerCommand, WorkerId};
 
-/// How a process will behave.
+/// The behaviour of a worker process, drawn when it is spawned. Numbers are milliseconds.
 #[derive(Debug, Clone)]
 pub(super) struct Nature {
+    /// Until it is ready.
     pub(super) start: Start,
+    /// From *go* on.
     pub(super) life: Life,
+    /// From *drain* on.
     pub(super) end: End,
-    /// From SIGKILL to its end.
+    /// The time from SIGKILL to its end.
     pub(super) dies_after: u64,
-    /// From a question of the watchdog to its answer.
+    /// The time from a *ping* to its answer; `None` for no answer.
     pub(super) answers_after: Option<u64>,
 }
 
-/// Until it is ready. Times are milliseconds from one to the next.
+/// How a worker starts. Numbers are the milliseconds from each step to the next.
 #[derive(Debug, Clone)]
 pub(super) enum Start {
+    /// The spawn fails.
     Impossible,
+    /// Its *hello* is rejected.
     Refused(u64),
+    /// It sends nothing.
     Silent,
+    /// It sends *hello* and is never ready.
     Mute(u64),
+    /// It ends without a *hello*.
     Crash(u64, Exit),
+    /// It sends *hello*, then reports a failure and ends.
     CrashAfterHello(u64, u64, Exit),
+    /// It sends *hello*, and *ready* after its *welcome*.
     Ready(u64, u64),
-    /// Ready without a hello.
+    /// It sends *ready* without a *hello*.
     Hasty(u64),
-    /// All of it again and again, so as never to time out.
+    /// It sends *hello* again and again, as if to extend its `ready_timeout`.
     Stutter(u64),
 }
 
-/// From *go*, whatever it is told but to drain.
+/// What a worker does after its *go*.
 #[derive(Debug, Clone)]
 pub(super) enum Life {
+    /// It serves until it is told to drain.
     Long,
+    /// It ends on its own.
     Ends(u64, Exit),
+    /// It gets SIGTERM and drains on its own.
     Leaves(u64),
-    /// Its `main` ends, then, and what is open is finished where others serve.
+    /// Its `main` ends, and it drains on its own.
     Returns(u64),
-    /// Says that it is unhealthy, then.
+    /// It reports itself unhealthy.
     Sickens(u64),
-    /// With a check of its own, that passes then, if it does.
+    /// It begins a health check, which passes after the given time or never.
     Checks(Option<u64>),
-    /// Needs no confirm window.
+    /// It asks to be confirmed early.
     Confirms,
-    /// The link first, the process later, if at all.
+    /// It closes its link and ends after the second time, or never.
     Unlinks(u64, Option<u64>),
 }
 
-/// From *drain*.
+/// How a worker ends after its *drain*.
 #[derive(Debug, Clone)]
 pub(super) enum End {
+    /// It drains in time.
     Finishes(u64),
+    /// It ends only by SIGTERM.
     WaitsForTerm,
+    /// It ends only by SIGKILL.
     WaitsForKill,
 }
 
+/// Something that happens from outside. A worker is named by how many were spawned after it, among the
+/// living.
 #[derive(Debug, Clone)]
 pub(super) enum Ask {
-    Restart {
-        known: bool,
-        wait: bool,
-    },
-    Stop {
-        known: bool,
-        at_once: bool,
-    },
+    /// A restart; `known` if a client asks for it.
+    Restart { known: bool, wait: bool },
+    /// A stop; `known` if a client asks for it.
+    Stop { known: bool, at_once: bool },
+    /// One of the clients so far disconnects.
     Gone(u64),
-    /// SIGTERM to a worker, by anybody.
+    /// A worker gets SIGTERM.
     Term(u8),
+    /// A worker ends.
     Crash(u8, Exit),
-    /// Whatever a worker may say, at whatever time.
+    /// A worker sends a message that it should not send now.
     Says(u8, Word),
-    /// The clock jumps.
+    /// The machine gets no event for so many milliseconds, not even ticks that are due.
     Jump(u64),
 }
 
-/// What a worker says out of order.
+/// An event about a worker at a time that its behaviour does not provide for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Word {
     Hello,
@@ -141,27 +158,33 @@ fn ask() -> impl Strategy<Value = Ask> {
     ]
 }
 
+/// The simulated host.
 struct Host {
     watch: Watch,
+    /// The behaviours from which each spawn takes one.
     natures: Vec<Nature>,
-    /// What will happen, in order of time; within one instant first come, first served.
+    /// The events to come, by time and, within one instant, in the order in which they were scheduled.
     agenda: BTreeMap<(Instant, u64), Event>,
+    /// The number of events scheduled so far.
     asked: u64,
+    /// The worker processes that have not ended.
     living: BTreeMap<WorkerId, Nature>,
 }
 
 impl Host {
+    /// Schedules an event in so many milliseconds.
     fn later(&mut self, after: u64, event: Event) {
         self.asked += 1;
         self.agenda.insert((self.watch.now + Duration::from_millis(after), self.asked), event);
     }
 
+    /// Schedules the end of a worker, with one lost connection.
     fn exits(&mut self, after: u64, worker: WorkerId, exit: Exit) {
         let ledger = Ledger { accepted: 1, lost: 1, ..Ledger::default() };
         self.later(after, Event::Exited { worker, exit, ledger });
     }
 
-    /// Tells the machine, unless it is about somebody who is dead already.
+    /// Sends an event to the machine and carries out the actions. The second end of a worker is dropped.
     fn on(&mut self, event: Event, policy: Policy) {
         match &event {
             Event::Exited { worker, .. } | Event::SpawnFailed { worker, .. }
@@ -178,12 +201,14 @@ impl Host {
         }
     }
 
+    /// Schedules the end of a worker that begins to drain, if it drains in time.
     fn drains(&mut self, worker: WorkerId) {
         if let Some(Nature { end: End::Finishes(after), .. }) = self.living.get(&worker) {
             self.exits(*after, worker, Exit::Code(0));
         }
     }
 
+    /// Carries out an action.
     fn act(&mut self, action: Action, policy: Policy) {
         match action {
             Action::Spawn { worker, generation, .. } => self.spawn(worker, generation, policy),
@@ -247,8 +272,9 @@ impl Host {
         }
     }
 
+    /// Starts a worker process.
     fn spawn(&mut self, worker: WorkerId, generation: u32, policy: Policy) {
-        // A generation keeps its nature; now and then a respawn turns out differently.
+        // Workers of one generation behave alike, except that some respawns differ.
         let index =
             generation as usize + if worker.is_multiple_of(4) { worker as usize } else { 0 };
         let nature = self.natures[index % self.natures.len()].clone();
@@ -272,7 +298,7 @@ impl Host {
                 self.later(first + then, Event::Failing { worker, reason });
                 self.exits(first + then, worker, exit);
             }
-            // And ready when it was welcomed.
+            // *Ready* follows its *welcome*.
             Start::Ready(first, _) => self.later(first, hello),
             Start::Hasty(after) => self.later(after, Event::Ready { worker }),
             Start::Stutter(after) => {
@@ -283,6 +309,7 @@ impl Host {
         }
     }
 
+    /// Lets something happen from outside.
     fn ask(&mut self, ask: Ask, client: u64, policy: Policy) {
         let nth = |back: u8| self.living.keys().rev().nth(back.into()).copied();
         let event = match ask {
@@ -313,7 +340,8 @@ impl Host {
         self.on(event, policy);
     }
 
-    /// Lives through what happens before `until`, unless it is too much; ticks come late by `late`.
+    /// Runs the host until a time, for at most 300 steps, or until the daemon exits, which must take at most
+    /// 20,000. Ticks are late by `late`.
     fn run(&mut self, until: Option<Instant>, policy: Policy, late: Duration) {
         let steps = if until.is_some() { 300 } else { 20_000 };
         for _ in 0..steps {
@@ -364,7 +392,8 @@ impl Word {
     }
 }
 
-/// Lives through all of it, and to the end of the daemon.
+/// Runs a whole history: the first start, `asks` with the milliseconds before each, and a stop to its end.
+/// Every third ask comes with the second policy for the workers spawned because of it.
 pub(super) fn host(
     policies: (Policy, Policy),
     natures: Vec<Nature>,
@@ -392,7 +421,7 @@ proptest! {
     #![proptest_config(cases(4000))]
 
     #[test]
-    fn hold_on_a_host_of_unreliable_workers(
+    fn invariants_hold_on_a_host_of_unreliable_workers(
         policies in (policy(), policy()),
         natures in proptest::collection::vec(nature(), 1..8),
         asks in proptest::collection::vec((select(&[0_u64, 0, 10, 130, 700, 4000][..]), ask()), 0..25),

@@ -1,5 +1,8 @@
-//! Random histories, of two kinds: events in any order, and those of a simulated host. What must hold is written in
-//! [`invariants`](super::invariants).
+//! Random histories, checked against the [`invariants`](super::invariants).
+//!
+//! There are two kinds: [`any_order`] sends events in any order, also impossible ones, and [`host`]
+//! simulates a host whose workers react to actions, but may crash, hang or misbehave. [`simulation`] lives
+//! through a million steps of the second kind, reproducible by seed.
 
 mod any_order;
 mod host;
@@ -16,7 +19,7 @@ use crate::Ledger;
 use crate::event::Event;
 use crate::policy::{Policy, RestartPolicy};
 
-/// Thousands, unless `PROPTEST_CASES` says otherwise.
+/// Runs `default` cases, unless the environment variable `PROPTEST_CASES` has another number.
 fn cases(default: u32) -> ProptestConfig {
     let cases = match std::env::var("PROPTEST_CASES") {
         Ok(_) => ProptestConfig::default().cases,
@@ -34,7 +37,8 @@ fn millis(choices: &'static [u64]) -> impl Strategy<Value = Duration> {
     select(choices).prop_map(Duration::from_millis)
 }
 
-/// Settings small enough for everything to happen within seconds, zero among them.
+/// Generates policies whose times are short enough for everything to happen within seconds; zero is among
+/// them.
 fn policy() -> impl Strategy<Value = Policy> {
     let restart = select(&[RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::No][..]);
     let waits = (

@@ -1,7 +1,8 @@
-//! A million steps on the simulated host, from seeds: far more than shrinking can afford, and each history
-//! can be had again by its number.
+//! A million steps on the simulated host, from seeds.
 //!
-//! `SIMULATION_STEPS` sets another number of steps, `SIMULATION_SEED` lives through one history alone.
+//! These are far more than a property test could shrink. Instead, each history is determined by a seed, and
+//! a failure prints the command that repeats it. The environment variable `SIMULATION_STEPS` sets another
+//! number of steps; `SIMULATION_SEED` runs the single history of this seed.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
@@ -10,12 +11,13 @@ use super::host::{Ask, End, Life, Nature, Start, Word, host};
 use super::*;
 use crate::event::{Action, ImageSource, WorkerCommand};
 
-/// As a failure names it, up to the seed.
+/// The command that repeats a history, as printed by a failure behind the seed.
 const COMMAND: &str = "cargo test -p unbroken --lib simulation -- --nocapture";
 
+/// The default number of events.
 const STEPS: u64 = 1_000_000;
 
-/// SplitMix64: every seed is as good as any other.
+/// A SplitMix64 generator, in which consecutive seeds give unrelated sequences.
 struct Random(u64);
 
 impl Random {
@@ -137,7 +139,7 @@ impl Random {
     }
 }
 
-/// One history, whole in its seed.
+/// Runs the history that a seed determines.
 fn history(seed: u64) -> Watch {
     let mut random = Random(seed);
     let exclusive = random.one_in(4);
@@ -150,7 +152,7 @@ fn history(seed: u64) -> Watch {
     host(policies, natures, asks, late, stop_at_once)
 }
 
-/// How often something came up, so that it is seen to come up.
+/// How often each interesting thing happened: a simulation in which one hardly ever does tests too little.
 #[derive(Debug, Default)]
 struct Seen {
     steps: u64,
@@ -184,7 +186,7 @@ impl Seen {
                     }
                     Action::DumpThreads { .. } => &mut self.hung,
                     Action::Terminate { .. } => &mut self.forced,
-                    Action::Log { text, .. } if text.starts_with("the restart failed") => {
+                    Action::Log { text, .. } if text.starts_with("restart aborted") => {
                         &mut self.aborts
                     }
                     Action::Exit { code: 1.., .. } => &mut self.failures,
@@ -196,19 +198,20 @@ impl Seen {
     }
 }
 
-/// Of everything that was heard and said, and when.
+/// Hashes all events and actions of a history with their times.
 fn hash(watch: &Watch) -> u64 {
     let mut hasher = DefaultHasher::new();
     watch.transcript().hash(&mut hasher);
     hasher.finish()
 }
 
+/// Reads a number from an environment variable.
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
-/// Lives through a history; a failure says how to have it again.
+/// Runs the history of a seed; a failure prints the command that repeats it.
 fn live(seed: u64) -> Watch {
     std::panic::catch_unwind(AssertUnwindSafe(|| history(seed))).unwrap_or_else(|failure| {
         eprintln!("to have this history again: SIMULATION_SEED={seed} {COMMAND}");
@@ -217,7 +220,7 @@ fn live(seed: u64) -> Watch {
 }
 
 #[test]
-fn simulation() {
+fn invariants_hold_in_a_million_steps() {
     if let Some(seed) = number("SIMULATION_SEED") {
         let watch = live(seed);
         println!("history {seed} has hash {:016x}", hash(&watch));
@@ -236,9 +239,9 @@ fn simulation() {
     }
 }
 
-/// The command that a failure prints does live through the same history.
+/// The command that a failure prints repeats the same history.
 #[test]
-fn simulation_is_repeated_by_its_seed() {
+fn history_is_repeated_by_its_seed() {
     if number("SIMULATION_SEED").is_some() {
         return;
     }

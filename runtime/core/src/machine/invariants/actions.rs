@@ -1,4 +1,4 @@
-//! What holds of each action.
+//! The rules for each single action, checked in the order of the actions.
 
 use super::super::State;
 use super::super::worker::LINK_GRACE;
@@ -8,6 +8,7 @@ use crate::event::{
 };
 
 impl Watch {
+    /// Checks an action, with the ones before and after it, and updates the model.
     pub(super) fn see(
         &mut self,
         event: &Event,
@@ -25,7 +26,7 @@ impl Watch {
                     Event::Hello { worker: newcomer, .. } => {
                         holds!(self, newcomer == id, "another one is welcome");
                     }
-                    // It had to wait for somebody's end.
+                    // A deferred *welcome*: the worker had to wait for the end of another.
                     Event::Exited { .. } if self.exclusive() => {}
                     _ => self.fail("a welcome nobody asked for"),
                 }
@@ -144,6 +145,7 @@ impl Watch {
         }
     }
 
+    /// Checks a spawn and adds the worker to the model.
     fn see_spawn(&mut self, id: WorkerId, generation: Generation, source: ImageSource) {
         holds!(self, !self.stopping, "a spawn while stopping");
         holds!(self, id == self.last_worker + 1, "worker {id} after {}", self.last_worker);
@@ -195,6 +197,7 @@ impl Watch {
         );
     }
 
+    /// Checks a command to a worker and updates its model.
     fn see_order(
         &mut self,
         event: &Event,
@@ -272,6 +275,7 @@ impl Watch {
         self.workers.insert(id, worker);
     }
 
+    /// Checks an answer to a client.
     fn see_answer(&mut self, client: ClientId, answer: &ClientAnswer) {
         let Some(waits) = self.clients.remove(&client) else {
             self.fail(&format!("client {client} is answered, but does not wait"))

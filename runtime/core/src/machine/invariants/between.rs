@@ -1,4 +1,4 @@
-//! What holds between two events.
+//! The rules for the state between two events, checked after the last action of each event.
 
 use super::super::State;
 use super::super::WorkerState;
@@ -8,7 +8,8 @@ use super::{Kept, Seen, Told, Watch};
 use crate::event::{Action, Event, ImageSource, WorkerId};
 
 impl Watch {
-    /// The beginning of the end.
+    /// Checks that a stop may begin now, and notes whether it may end with exit code 0. `accepted` is the
+    /// worker that accepted before the event.
     pub(super) fn check_end(&mut self, event: &Event, accepted: Option<WorkerId>) {
         let mute = |worker: &Seen| worker.asked.is_some_and(|limit| limit <= self.now);
         let nobody = accepted.is_none_or(|id| self.workers.get(&id).is_none_or(mute));
@@ -24,7 +25,7 @@ impl Watch {
         self.success = asked || done;
     }
 
-    /// Told to stop, and not stopping yet.
+    /// Checks a lame-duck phase.
     pub(super) fn check_lame_duck(&self, event: &Event) {
         let Some(until) = self.lame_duck.filter(|_| !self.stopping) else { return };
         let state = self.machine.state();
@@ -35,6 +36,7 @@ impl Watch {
         holds!(self, due, "a lame duck has no limit");
     }
 
+    /// Checks that a worker accepts, or why not. `accepted` is the one that accepted before the event.
     pub(super) fn check_service(&self, event: &Event, accepted: Option<WorkerId>) {
         let accepting = self.workers.values().filter(|worker| worker.told == Told::Accept).count();
         holds!(self, accepting <= 1, "{accepting} workers accept at once");
@@ -47,7 +49,7 @@ impl Watch {
             let left = matches!(event, Event::SelfDraining { worker, .. } if *worker == id);
             let lost = worker.told == Told::Die && worker.lost.is_some();
             let mute = worker.hung || worker.asked.is_some_and(|limit| limit <= self.now);
-            // The old generation comes back: by resuming, or where it is dead by a respawn.
+            // The restart is aborted: the old worker resumes, or is respawned if it has ended.
             let sick = matches!(event, Event::Unhealthy { worker, .. } if *worker == id);
             let undone = worker.told == Told::Die && (sick || worker.checks > 0);
             let excused = left || lost || mute || undone || self.exclusive();
@@ -55,11 +57,12 @@ impl Watch {
         }
         let coming = self.workers.values().any(|worker| worker.told == Told::Start);
         let reaping = self.workers.values().any(|worker| worker.told == Told::Die);
-        // A restart that waits for the end of an upgrade, which is limited.
+        // A pending restart may wait for the end of an upgrade, which has a time limit of its own.
         let due = self.machine.deadline().is_some() || self.upgrading.is_some();
         holds!(self, coming || reaping || due, "nobody accepts, and nobody will");
     }
 
+    /// Checks each worker's state, and that no worker is left over.
     pub(super) fn check_transition(&self) {
         let committed = self.machine.current.as_ref().and_then(|current| current.worker);
         for (id, worker) in &self.workers {
@@ -88,7 +91,8 @@ impl Watch {
         holds!(self, self.stopping || draining.count() <= MAX_DRAINING, "too many drain");
     }
 
-    /// After a transition that ended: unless it was confirmed, all is as before.
+    /// Checks, after the end of a transition that was not confirmed, that the committed generation is as
+    /// before.
     pub(super) fn check_abort(&self, actions: &[Action], before: Kept) {
         let Some(after) = self.kept() else { self.fail("the committed generation is lost") };
         if after.generation != before.generation {
@@ -99,15 +103,15 @@ impl Watch {
             .any(|action| matches!(action, Action::Spawn { source: ImageSource::Pinned, .. }));
         let old = before.worker.and_then(|id| self.workers.get(&id));
         if old.is_some_and(|old| old.hung) {
-            // In the same moment it was found not to answer, which is a crash of its own.
+            // The old worker was found hung at the same tick, which is a crash of its own.
             return;
         }
         let serves = old.is_some_and(|old| matches!(old.told, Told::Accept | Told::Start));
         let expected = if self.exclusive() {
-            // It comes back when nobody else is there.
+            // The old generation is respawned when no worker is left.
             after.clone()
         } else if respawned || !serves {
-            // It ended on its own before or while the new one served.
+            // The old worker ended on its own before or while the new one served.
             Kept { worker: after.worker, respawn_at: after.respawn_at, ..before }
         } else {
             before
@@ -115,6 +119,7 @@ impl Watch {
         holds!(self, after == expected, "the undone restart left {after:?}, not {expected:?}");
     }
 
+    /// Checks that each generation without workers was released, unless it may get one.
     pub(super) fn check_generations(&self) {
         for &generation in &self.unretired {
             let committed = self.machine.current.as_ref().map(|current| current.generation);
@@ -129,8 +134,9 @@ impl Watch {
         }
     }
 
+    /// Checks that no client waits for nothing.
     pub(super) fn check_clients(&self) {
-        // Who told a lame duck to stop waits for its end.
+        // A client that asked for a stop waits for its end.
         let ends = self.stopping || self.lame_duck.is_some();
         if ends || self.transition().is_some() || self.upgrading.is_some() {
             return;
@@ -144,6 +150,8 @@ impl Watch {
         }
     }
 
+    /// Checks that each worker has a time limit, that the machine's deadline is not later, and that nothing
+    /// is due after a tick.
     pub(super) fn check_time(&self, event: &Event) {
         let deadline = self.machine.deadline();
         if let (Event::Tick, Some(at)) = (event, deadline) {

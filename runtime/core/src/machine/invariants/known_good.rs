@@ -1,11 +1,13 @@
-//! What holds of the image that is known to be good, by this side's own account of confirmations.
+//! The rules for confirmations, rollbacks and the path of the image, by a model of its own of which
+//! generations were confirmed.
 
 use super::super::exe::Exe;
 use super::{Kept, Told, Watch};
 use crate::event::{Event, Generation, ImageSource, WorkerId};
 
 impl Watch {
-    /// Just after an event, before its actions are looked at: workers are as they were told until then.
+    /// Checks a change of the committed generation. Runs before the event's actions are checked, so that the
+    /// model still has the workers as they were before the event.
     pub(super) fn check_known_good(
         &mut self,
         event: &Event,
@@ -25,8 +27,8 @@ impl Watch {
         holds!(self, worker.welcomed, "{new} is confirmed before it was welcome");
         holds!(self, worker.checks == 0 || worker.told == Told::Start, "{new} has open checks");
         holds!(self, !self.undone.contains(&new), "{new} is confirmed after it was undone");
-        // To be resumed, if need be. One that was quiesced has to wait for the window; one that serves
-        // is quiesced in this very moment, which only a window of nothing allows.
+        // The old worker that could be resumed. One that was paused before has to wait for the window; one
+        // that served until this event is confirmed at its commit, which only a window of zero allows.
         let old = self.workers.values().find(|old| {
             Some(old.generation) == before && matches!(old.told, Told::Quiesce | Told::Accept)
         });
@@ -39,7 +41,7 @@ impl Watch {
         holds!(self, over || content, "{new} is confirmed too early by {event:?}");
     }
 
-    /// After an event: the daemon's path is that of its committed generation.
+    /// Checks that the path of the image changes only with the committed generation.
     pub(super) fn check_exe(&self, event: &Event, before: &Exe, kept: Option<&Kept>) {
         let after = &self.machine.exe.confirmed;
         if *after == before.confirmed {
@@ -51,7 +53,7 @@ impl Watch {
         holds!(self, *after == before.trial, "{after:?} was not on trial: {before:?}");
     }
 
-    /// After an event: a transition that ended and was not confirmed was undone.
+    /// Notes a transition that ended without a confirmation: it was aborted.
     pub(super) fn note_undone(&mut self, transition: Option<WorkerId>) {
         if self.transition() == transition {
             return;
@@ -64,7 +66,7 @@ impl Watch {
         }
     }
 
-    /// What a worker may be started from.
+    /// Checks that a worker may be started from this image.
     pub(super) fn check_source(&mut self, generation: Generation, source: ImageSource) {
         match source {
             ImageSource::Disk => drop(self.transitions.insert(self.last_worker, generation)),
@@ -97,7 +99,7 @@ impl Watch {
         }
     }
 
-    /// Once in a transition.
+    /// Checks that a transition has only one *resume*.
     pub(super) fn check_resume(&mut self) {
         let generation = self.last_generation;
         holds!(self, self.resumed != Some(generation), "a second resume in one transition");

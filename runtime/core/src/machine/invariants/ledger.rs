@@ -1,21 +1,21 @@
-//! What is said of ends.
+//! The rules for what the log and the reports say about the ends of workers and their connections.
 
 use super::{Seen, Told, Watch};
 use crate::Exit;
 use crate::Ledger;
 use crate::event::{Action, Event, Generation, RestartReport};
 
-/// A worker that has ended, as it was before.
+/// A worker that has ended, as it was just before.
 pub(super) struct Ended {
     worker: Seen,
     exit: Exit,
     ledger: Ledger,
-    /// Nobody had asked the daemon to stop.
+    /// Whether the daemon was not stopping.
     running: bool,
 }
 
 impl Watch {
-    /// Notes the end of a worker that was alive.
+    /// Notes the end of a worker and its ledger.
     pub(super) fn ended(&mut self, event: &Event) -> Option<Ended> {
         let Event::Exited { worker, exit, ledger } = event else { return None };
         let worker = self.workers.get(worker).filter(|_| self.exit.is_none())?.clone();
@@ -28,7 +28,7 @@ impl Watch {
         Some(Ended { worker, exit: *exit, ledger: *ledger, running: !self.stopping })
     }
 
-    /// An end that nobody asked for, and what was lost with it, is in the log.
+    /// Checks that the log mentions an end without a command, and the connections that were lost with it.
     pub(super) fn check_told(&self, ended: Option<Ended>, actions: &[Action]) {
         let Some(Ended { worker, exit, ledger, running }) = ended else { return };
         let of = worker.generation;
@@ -43,14 +43,14 @@ impl Watch {
         };
         holds!(self, ledger.lost == 0 || logged("lost"), "nobody tells what was lost: {worker:?}");
         let unasked = matches!(worker.told, Told::Accept | Told::Quiesce) && running;
-        // It is the reason of what follows, which tells it: going back to another image, or the exit.
+        // The end may instead be mentioned as the reason of what follows: a rollback or the exit.
         let exhausted = self.machine.current.as_ref().is_some_and(|it| it.exhausted.is_some());
         let ends = self.machine.life.stopping().is_some_and(|it| it.reason.is_some());
         let told = logged("") || exhausted || ends;
         holds!(self, !unasked || told, "nobody tells that {worker:?} {exit}");
     }
 
-    /// A report with the figures of `generation`.
+    /// Checks a report that contains the ledger of `generation`.
     pub(super) fn check_report(&self, report: &RestartReport, generation: Generation) {
         let sum = self.ledgers.get(&generation).copied().unwrap_or_default();
         let right = report.ledger.is_none_or(|ledger| ledger == sum);

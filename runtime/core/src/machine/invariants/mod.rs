@@ -1,56 +1,88 @@
-//! What always holds, whatever happens in whatever order.
+//! The invariants of the machine: what holds whatever happens in whatever order.
 //!
-//! [`Watch`] stands between a machine and whoever drives it. It keeps its own account of workers and
-//! clients, from events and actions, compares it with what the machine holds, and panics with the
-//! history as soon as one of these is not true:
+//! [`Watch`] sits between a machine and what drives it, a scenario or a random history. From the events and
+//! actions that pass it keeps a model of its own of workers, generations and clients. After each event it
+//! compares the machine with this model and panics with the whole history if one of the rules below is
+//! broken.
 //!
-//! **Service.** Once the first generation serves, somebody accepts: a worker that was told *go* or
-//! *resume* and since then neither to *quiesce*, to *drain* nor killed. Only the worker's own end, its
-//! leaving, its silence, the loss of its link or a stop can change that, and then a successor is on its
-//! way. No two accept at once. *Quiesce* to the old and *go* to the new are neighbours, in this order.
-//! An accepting worker is killed only if its link is lost, if it does not answer its watchdog, or if it
-//! is unconfirmed and says that it is unhealthy or has not passed its checks in time. The daemon gives up only where nobody accepts.
+//! # Service
 //!
-//! **Transitions.** There is at most one, and its worker is the only one that is neither committed,
-//! draining nor killed. Generations are numbered 1, 2, 3, … A worker gets *go* once, after its
-//! *welcome*. *Resume* goes to a quiesced worker, at most once, when the new one does not accept any
-//! more, and the old one drains when the confirm window is over. The settings of a committed generation
-//! stay. What an undone transition leaves is what it found: worker, settings, crashes, respawn. A
-//! respawn is of the committed generation, never of one that was undone or retired, and is its only
-//! worker that is not ending.
+//! - A worker *accepts* from its *go* or *resume* until it gets *quiesce*, *drain* or SIGKILL. At most one
+//!   worker accepts at any time.
+//! - Once the first generation serves, a worker accepts, until the daemon stops. Exceptions are an accepting
+//!   worker that ends, drains on its own, hangs, loses its link or has its restart aborted, and exclusive
+//!   generations. Then the next worker is starting, or it is certain when it will.
+//! - In a commit, *quiesce* to the old worker is directly followed by *go* to the new one.
+//! - An accepting worker is killed only if its link is lost, if it hangs, if it is unconfirmed and reports
+//!   itself unhealthy or does not pass its checks in time, or if the daemon is stopped at once.
+//! - The daemon ends by itself only when no worker accepts.
 //!
-//! **Known good.** The committed generation changes only when a transition to it is confirmed: its worker
-//! accepts, and its window is over, it is content, or there is nothing to resume. A worker of a generation
-//! that was undone is never respawned. What is gone back to was confirmed, and not gone back to before. The
-//! path that a restart has given to the daemon changes only with it, to the one that was on trial.
+//! # Transitions
 //!
-//! **Ends.** Every worker that starts, drains, is quiesced or lost its link has a time limit, known to
-//! [`Machine::deadline`], and is killed once at its end. None whose link is lost is confirmed. A drain
-//! is never extended. No more than `MAX_DRAINING` drain beside each other unforced; else only a stop at
-//! once shortens drains, to `AT_ONCE_GRACE`. Each generation retires once, when it has no worker and
-//! will have none. Told to stop, the machine exits once its last worker is gone, says so once and is
-//! silent from then on. Its code is 0 only if somebody asked or the program was done.
+//! - There is at most one transition. Its worker and that of the committed generation are the only ones that
+//!   are neither draining nor killed.
+//! - Generations are numbered 1, 2, 3, …
+//! - A worker gets *go* at most once, after its *welcome*.
+//! - Only a paused worker gets *resume*, at most once in a transition and only when the new worker no longer
+//!   accepts. Without a *resume* it drains when the confirm window is over.
+//! - The settings of a committed generation never change.
+//! - An aborted transition leaves the committed generation as it was: worker, settings, crashes, respawn.
+//! - Only the committed generation is respawned, and only when it has no worker except draining and killed
+//!   ones.
 //!
-//! **Lame duck.** Told to stop while a worker accepts that has a lame duck, the daemon goes on as it was
-//! for exactly that long: it stops at its end, and before only by a second signal, at once, or as nobody
-//! accepts and nobody will. No restart begins meanwhile.
+//! # Known-good images
 //!
-//! **The ledger.** What a report says of connections is the sum of what the generation's workers said at
-//! their ends. Connections that were lost with a worker are told of in the log, as is every end of a worker
-//! that served or was quiesced and was not told to go. What happened to the old one within the confirm window
-//! is in the report.
+//! - The committed generation changes only when a transition to the new one is confirmed: its worker accepts,
+//!   has passed its checks and, if there is an old worker to resume, the confirm window is over or the
+//!   program asked to be confirmed early.
+//! - A generation whose transition was aborted is never respawned.
+//! - A rollback goes to a generation that was confirmed before the failing one, and never from one that is
+//!   itself the result of a rollback.
+//! - The path of the image changes only together with the committed generation, to the path on trial.
 //!
-//! **Clients.** Each is answered once, never after it hung up, at the latest with the exit. A restart
-//! is reported as done when it is confirmed and the supervisor has had its own upgrade or has not, to
-//! whoever waits when no worker of the old generation is left. Without a transition or an upgrade, nobody
-//! waits but for such an end. What was asked for during an upgrade comes after it.
+//! # Ends
 //!
 //! **Changes.** What differs is announced, and nothing else: a confirmation before and after what follows
 //! from it, everything shown of the daemon at the end of the list, with only the exit behind that. A worker
 //! that drains is the last one if its daemon stops or its program is exclusive.
 //!
-//! **Time.** After a tick nothing is due: a driver that sleeps until the deadline never spins.
+//! - Every worker that starts, drains, is paused or lost its link has a time limit. [`Machine::deadline`] is
+//!   never later, and a worker that exceeds its limit is killed, once.
+//! - A worker whose link is lost is never confirmed.
+//! - A drain deadline is never extended. It is shortened only for the oldest of more than `MAX_DRAINING`
+//!   workers, and by a stop at once, after which `AT_ONCE_GRACE` is left.
+//! - Each generation is released once, when it has no workers and will get none.
+//! - A daemon that stops exits when its last worker has ended, and returns no action after that. Its exit
+//!   code is 0 only if the stop was requested or the program was done.
+//!
+//! # Lame duck
+//!
+//! - A daemon that is asked to stop while a worker with a `lame_duck` accepts goes on for exactly that time.
+//!   The stop begins earlier only by a second signal, by a stop at once, or when no worker accepts.
+//! - No restart begins during this time.
+//!
+//! # Ledgers
+//!
+//! - The ledger in a report is the sum of what the generation's workers reported at their ends.
+//! - The log mentions all connections that were lost with a worker, and each end of a worker that served or
+//!   was paused and had no command to drain.
+//! - The report of a restart contains an end of the old worker within the confirm window.
+//!
+//! # Clients
+//!
+//! - Each client gets exactly one answer, at the latest just before the exit; one that disconnected gets
+//!   none.
+//! - A restart is reported as done only when it is confirmed and the upgrade of the supervisor is over,
+//!   successful or not; to clients that wait for the drain, only when the old generation has no workers.
+//! - While there is no transition, upgrade or stop, each client without an answer waits for a worker of an
+//!   older or aborted generation to end.
+//! - A restart requested during an upgrade begins after it.
+//!
+//! # Time
+//!
+//! - After a tick nothing is due: a driver that sleeps until the deadline never spins.
 
+/// Fails the test with the history and this message unless the condition holds.
 macro_rules! holds {
     ($watch:expr, $condition:expr, $($text:tt)+) => {
         if !$condition {
@@ -80,81 +112,97 @@ use crate::policy::Policy;
 /// When every history begins.
 const START: Instant = Instant::from_nanos(1_000_000_000_000_000);
 
-/// A machine under observation.
+/// A machine under observation, and the model that it is compared with.
 pub(super) struct Watch {
     pub(super) machine: Machine,
+    /// The time of the next event.
     pub(super) now: Instant,
+    /// The time at which the history begins.
     began: Instant,
     initial: Policy,
-    /// Those alive, with what they were told.
+    /// The workers that have not ended.
     workers: BTreeMap<WorkerId, Seen>,
     last_worker: WorkerId,
     last_generation: Generation,
+    /// All generations that were ever confirmed.
     confirmed: BTreeSet<Generation>,
-    /// Whose image the supervisor is about to run.
+    /// The generation whose image the supervisor is about to run.
     pub(super) upgrading: Option<Generation>,
+    /// The generations that are not released yet.
     unretired: BTreeSet<Generation>,
-    /// Unanswered, with whether they wait for the old worker's end.
+    /// The clients without an answer, and whether each waits for the old generation to drain.
     clients: BTreeMap<ClientId, bool>,
+    /// Whether the first generation has served.
     up: bool,
+    /// Whether the machine has begun to stop.
     stopping: bool,
-    /// Told to stop, and to accept until then.
+    /// The end of the lame-duck phase.
     lame_duck: Option<Instant>,
-    /// By somebody.
+    /// Whether a client or a signal asked the daemon to stop.
     asked_to_stop: bool,
-    /// Told to stop at once, or twice by signal.
+    /// When the daemon was asked to stop at once, or by a second signal.
     pressed: Option<Instant>,
-    /// Stopped on demand, or the program was done.
+    /// Whether exit code 0 is right: the stop was requested, or the program was done.
     success: bool,
+    /// The exit code and reason of [`Action::Exit`].
     pub(super) exit: Option<(u8, Option<String>)>,
-    /// The workers that transitions led to, with their generations.
+    /// The first workers of new generations, until their transitions end.
     transitions: BTreeMap<WorkerId, Generation>,
-    /// Those that were undone.
+    /// The generations whose transitions ended without a confirmation.
     undone: BTreeSet<Generation>,
-    /// Those that were started from an image known to be good.
+    /// The generations that were started by a rollback.
     from_good: BTreeSet<Generation>,
-    /// What the workers of a generation said at their ends.
+    /// The sum of the ledgers that the workers of each generation reported at their ends.
     ledgers: BTreeMap<Generation, Ledger>,
-    /// Transitions during whose window the old worker ended, by the generation that they led to.
+    /// The new generations in whose confirm windows the old worker ended.
     bereft: BTreeSet<Generation>,
-    /// The transition in which the old worker was told to resume last.
+    /// The new generation of the last transition that ended with a *resume*.
     resumed: Option<Generation>,
+    /// All events so far, with their times and the actions that they led to.
     history: Vec<(Instant, Event, Vec<Action>)>,
 }
 
+/// The model of one worker.
 #[derive(Debug, Clone)]
 struct Seen {
     generation: Generation,
     source: ImageSource,
     policy: Policy,
     told: Told,
-    /// In its first hello.
+    /// The policy in its first *hello*.
     said: Option<Policy>,
     welcomed: bool,
+    /// Whether it reported that it drains on its own.
     leaving: bool,
-    /// To be ready, to be confirmed or to have drained.
+    /// When it must be ready, confirmed or drained, whichever comes next.
     limit: Instant,
+    /// When it got SIGTERM.
     terminated: Option<Instant>,
-    /// Has to answer its watchdog by then.
+    /// When it must have answered the *ping* of its watchdog.
     asked: Option<Instant>,
-    /// Drains because it did not.
+    /// Whether it drains because it did not answer its watchdog.
     hung: bool,
+    /// The number of its health checks that began and have not passed.
     checks: u32,
-    /// Needs no confirm window.
+    /// Whether it asked to be confirmed early.
     content: bool,
+    /// When its link was lost.
     lost: Option<Instant>,
 }
 
+/// What a worker was last told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     Start,
+    /// By *go* or *resume*.
     Accept,
     Quiesce,
     Drain,
+    /// By SIGKILL.
     Die,
 }
 
-/// Of the committed generation, what a restart that fails must not touch.
+/// The part of the committed generation that an aborted restart must not change.
 #[derive(Debug, Clone, PartialEq)]
 struct Kept {
     generation: Generation,
@@ -197,7 +245,7 @@ impl Watch {
         }
     }
 
-    /// Passes one event on, and looks at what comes of it.
+    /// Passes one event to the machine and checks all rules against the actions and the new state.
     pub(super) fn on(&mut self, event: Event) -> Vec<Action> {
         let accepted = self.accepting();
         let kept = self.kept();
@@ -260,6 +308,7 @@ impl Watch {
         actions
     }
 
+    /// Updates the model by an event, before the machine gets it.
     fn hear(&mut self, event: &Event) {
         if self.exit.is_some() {
             return;
@@ -322,17 +371,18 @@ impl Watch {
         }
     }
 
+    /// Returns the worker that accepts.
     pub(super) fn accepting(&self) -> Option<WorkerId> {
         self.workers.iter().find(|(_, worker)| worker.told == Told::Accept).map(|(id, _)| *id)
     }
 
-    /// How long the worker that accepts goes on when the daemon is told to stop.
+    /// Returns the lame-duck time of the worker that accepts, if it has one.
     fn lame_duck_of(&self) -> Option<Duration> {
         let worker = self.accepting().and_then(|id| self.workers.get(&id))?;
         Some(worker.policy.lame_duck).filter(|length| !length.is_zero())
     }
 
-    /// Whether generations must not run beside each other, of which stories alone tell.
+    /// Returns whether generations are exclusive. A history has this the same in all its policies.
     fn exclusive(&self) -> bool {
         self.initial.exclusive
     }
@@ -341,11 +391,12 @@ impl Watch {
         self.last_worker
     }
 
-    /// Who is killed and not yet reaped.
+    /// Returns a worker that was killed and is not reaped yet.
     pub(super) fn killed(&self) -> Option<WorkerId> {
         self.workers.iter().find(|(_, worker)| worker.told == Told::Die).map(|(id, _)| *id)
     }
 
+    /// Returns the model of a worker that may get commands; fails if it has ended or was killed.
     fn living(&self, id: WorkerId) -> Seen {
         match self.workers.get(&id) {
             Some(worker) if worker.told == Told::Die => {
@@ -356,14 +407,17 @@ impl Watch {
         }
     }
 
+    /// Returns the number of workers that a generation has.
     fn alive(&self, generation: Generation) -> usize {
         self.workers.values().filter(|worker| worker.generation == generation).count()
     }
 
+    /// Returns the worker of the machine's transition.
     fn transition(&self) -> Option<WorkerId> {
         self.machine.life.transition().map(|transition| transition.worker)
     }
 
+    /// Returns the state of the machine's committed generation.
     fn kept(&self) -> Option<Kept> {
         self.machine.current.as_ref().map(|current| Kept {
             generation: current.generation,
@@ -379,21 +433,23 @@ impl Watch {
         self.now += by;
     }
 
+    /// Fails the test with a message and the last 100 events.
     pub(super) fn fail(&self, what: &str) -> ! {
         let skipped = self.history.len().saturating_sub(100);
         panic!("{what}\n{:?}\n{}", self.initial, self.told(skipped));
     }
 
-    /// What was heard, and what was said to that.
+    /// Returns all events of the history, each with the actions that it led to.
     pub(super) fn steps(&self) -> impl Iterator<Item = (&Event, &[Action])> {
         self.history.iter().map(|(_, event, actions)| (event, actions.as_slice()))
     }
 
-    /// The whole history, in times from its beginning.
+    /// Returns the whole history as text, with times from its beginning.
     pub(super) fn transcript(&self) -> String {
         self.told(0)
     }
 
+    /// Returns the history as text without its first `skipped` events.
     fn told(&self, skipped: usize) -> String {
         let mut text = String::new();
         for (at, event, actions) in self.history.iter().skip(skipped) {

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_old_worker_drains_when_the_new_is_confirmed() {
+fn old_worker_drains_when_the_new_one_is_confirmed() {
     let mut story = Story::committed();
     assert_eq!(story.due(), Some(13.0));
     assert_eq!(story.watch.machine.serving_generation(), Some(2));
@@ -17,7 +17,7 @@ fn the_old_worker_drains_when_the_new_is_confirmed() {
 }
 
 #[test]
-fn the_old_worker_resumes_when_the_new_dies() {
+fn old_worker_resumes_when_the_new_one_dies() {
     let mut story = Story::committed();
     story.at(12.0);
     assert_eq!(
@@ -34,7 +34,7 @@ fn the_old_worker_resumes_when_the_new_dies() {
 }
 
 #[test]
-fn the_old_worker_resumes_when_the_new_loses_its_link() {
+fn old_worker_resumes_when_the_new_one_loses_its_link() {
     let mut story = Story::committed();
     story.at(12.5);
     assert_eq!(story.on(lost(2)), NOTHING);
@@ -44,24 +44,25 @@ fn the_old_worker_resumes_when_the_new_loses_its_link() {
 }
 
 #[test]
-fn a_new_worker_that_got_sigterm_finishes_its_connections() {
+fn new_worker_that_got_sigterm_finishes_its_connections() {
     let mut story = Story::committed();
     assert_eq!(story.on(leaving(2)), ["drain 2 by 41.0", "resume 1"]);
     assert_eq!(
         story.on(exited(2, 0)),
-        ["tell 9: aborted 1→2 accepted 2: the worker of generation 2 got SIGTERM", "retire 2"]
+        ["tell 9: aborted 1→2 accepted 2: the worker of generation 2 received SIGTERM", "retire 2"]
     );
 }
 
 #[test]
-fn the_old_generation_is_respawned_when_both_die() {
+fn old_generation_is_respawned_when_both_workers_die() {
     let mut story = Story::committed();
     assert_eq!(story.on(exited(1, 3)), NOTHING, "the new one serves");
     assert_eq!(
         story.on(exited(2, 3)),
         [
-            "tell 9: aborted 1→2 accepted 2: the worker of generation 2 exited with code 3 before it \
-             was confirmed; generation 1 exited with code 3 while it waited for the confirm window",
+            "tell 9: aborted 1→2 accepted 2: the worker of generation 2 exited with code 3 before \
+             it was confirmed; generation 1 exited with code 3 while it was paused in the confirm \
+             window",
             "retire 2"
         ]
     );
@@ -71,7 +72,7 @@ fn the_old_generation_is_respawned_when_both_die() {
 }
 
 #[test]
-fn a_new_worker_is_confirmed_although_the_old_dies() {
+fn new_worker_is_confirmed_although_the_old_one_dies() {
     let mut story = Story::committed();
     story.on(exited(1, 3));
     assert_eq!(
@@ -79,7 +80,7 @@ fn a_new_worker_is_confirmed_although_the_old_dies() {
         [
             "retire 1",
             "tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1; \
-             generation 1 exited with code 3 while it waited for the confirm window"
+             generation 1 exited with code 3 while it was paused in the confirm window"
         ]
     );
 
@@ -93,11 +94,12 @@ fn a_new_worker_is_confirmed_although_the_old_dies() {
     );
 }
 
-/// What is open when the old `main` ends within the window is finished: the new one serves already.
+/// The old worker finishes the connections that are open when its `main` ends within the window; the new one
+/// serves already.
 #[test]
-fn an_old_main_that_ends_is_waited_for() {
-    const ENDED: &str = "`main` of generation 1 ended while it waited for the confirm window: what is \
-                         open is finished as in a drain";
+fn old_worker_drains_when_its_main_ends_in_the_window() {
+    const ENDED: &str = "`main` of generation 1 returned while it was paused in the confirm window; its \
+         connections are finished as in a drain";
     let mut story = Story::committed();
     story.at(12.0);
     assert_eq!(story.on(main_ended(1)), ["drain 1 by 42.0"]);
@@ -106,11 +108,11 @@ fn an_old_main_that_ends_is_waited_for() {
     let said = story.on(exited(1, 1));
     let told = format!(
         "tell 9: restarted 1→2 committed 1.0 drained 10.0 accepted 1; {ENDED}; \
-         generation 1 exited with code 1 while it drained"
+         generation 1 exited with code 1 while draining"
     );
     assert_eq!(said, [told.as_str(), "retire 1"]);
 
-    // It cannot resume: should the new one fail, a new worker takes its place.
+    // It cannot resume: if the new worker fails, the old generation is respawned.
     let mut story = Story::committed();
     story.on(main_ended(1));
     assert_eq!(story.on(exited(2, 3)).len(), 2);
@@ -119,7 +121,7 @@ fn an_old_main_that_ends_is_waited_for() {
 }
 
 #[test]
-fn the_respawn_does_not_wait_for_a_killed_worker() {
+fn respawn_does_not_wait_for_a_killed_worker() {
     let mut story = Story::committed();
     story.on(lost(1));
     assert_eq!(story.tick(12.0), ["kill 1"]);
@@ -134,7 +136,7 @@ fn unhealthy(worker: WorkerId) -> Event {
 }
 
 #[test]
-fn an_unhealthy_one_is_undone() {
+fn unhealthy_worker_aborts_the_restart() {
     let mut story = Story::committed();
     assert_eq!(story.on(unhealthy(2)), ["kill 2", "resume 1"]);
     assert_eq!(story.on(unhealthy(2)), NOTHING, "said twice");
@@ -145,7 +147,7 @@ fn an_unhealthy_one_is_undone() {
 }
 
 #[test]
-fn an_unhealthy_one_before_it_was_ready() {
+fn worker_unhealthy_before_ready_aborts_the_restart() {
     let mut story = Story::serving(confirming());
     story.on(restart(9));
     story.on(hello(2, confirming()));
@@ -156,7 +158,7 @@ fn an_unhealthy_one_before_it_was_ready() {
 }
 
 #[test]
-fn there_is_nothing_to_go_back_to_after_the_window() {
+fn unhealthy_worker_changes_nothing_after_the_window() {
     let mut story = Story::committed();
     story.tick(13.0);
     assert_eq!(story.on(unhealthy(2)), NOTHING);
@@ -164,7 +166,7 @@ fn there_is_nothing_to_go_back_to_after_the_window() {
 }
 
 #[test]
-fn confirmed_ahead_of_time() {
+fn worker_can_confirm_early() {
     let mut story = Story::committed();
     story.at(11.5);
     assert_eq!(story.on(Event::ConfirmEarly { worker: 1 }), NOTHING, "not by the old one");
@@ -172,7 +174,7 @@ fn confirmed_ahead_of_time() {
 }
 
 #[test]
-fn confirmed_before_it_was_ready() {
+fn worker_that_confirms_before_ready_is_confirmed_at_the_commit() {
     let mut story = Story::serving(confirming());
     story.on(restart(9));
     story.on(hello(2, confirming()));
@@ -181,7 +183,7 @@ fn confirmed_before_it_was_ready() {
 }
 
 #[test]
-fn a_check_that_passes() {
+fn passed_check_allows_the_confirmation() {
     let check = |passed| Event::HealthCheck { worker: 2, passed };
     let mut story = Story::committed();
     assert_eq!(story.on(check(false)), NOTHING);
@@ -195,7 +197,7 @@ fn a_check_that_passes() {
 }
 
 #[test]
-fn a_check_that_takes_too_long() {
+fn check_that_does_not_pass_in_time_aborts_the_restart() {
     let mut story = Story::committed();
     story.on(Event::HealthCheck { worker: 2, passed: false });
     assert_eq!(story.tick(13.0), ["kill 2", "resume 1"]);

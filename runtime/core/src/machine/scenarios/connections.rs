@@ -1,9 +1,9 @@
-//! To whom workers that drain pass their connections.
+//! The handoff channels that are opened from draining workers to the one that serves.
 
 use super::*;
 
 impl Story {
-    /// Who passes to whom because of an event, and who is told to drain after that.
+    /// Sends an event; returns the handoff channels that it opens and the workers that it drains, in order.
     fn passes(&mut self, event: Event) -> Vec<String> {
         let said = |action| match action {
             Action::OpenHandoffChannel { from, to } => Some(format!("{from} to {to}")),
@@ -17,7 +17,7 @@ impl Story {
 }
 
 #[test]
-fn a_worker_knows_its_successor_before_it_drains() {
+fn handoff_channel_is_opened_before_the_drain() {
     let mut story = Story::serving(policy());
     story.on(restart(7));
     story.on(hello(2, policy()));
@@ -25,7 +25,7 @@ fn a_worker_knows_its_successor_before_it_drains() {
 }
 
 #[test]
-fn only_a_confirmed_worker_gets_connections() {
+fn handoff_channel_is_opened_only_when_the_worker_is_confirmed() {
     let mut story = Story::serving(confirming());
     story.on(restart(7));
     story.on(hello(2, confirming()));
@@ -35,7 +35,7 @@ fn only_a_confirmed_worker_gets_connections() {
 }
 
 #[test]
-fn all_that_drain_pass_to_the_newest() {
+fn all_draining_workers_hand_off_to_the_newest() {
     let mut story = Story::serving(policy());
     story.on(restart(7));
     story.boots(2);
@@ -45,7 +45,7 @@ fn all_that_drain_pass_to_the_newest() {
 }
 
 #[test]
-fn a_respawn_takes_over_from_the_killed_one() {
+fn draining_workers_hand_off_to_a_respawned_worker() {
     let mut story = Story::serving(policy());
     story.on(restart(7));
     story.boots(2);

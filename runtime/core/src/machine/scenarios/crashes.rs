@@ -1,11 +1,11 @@
-//! Crashes, and workers that leave.
+//! Crashes, respawns, and workers that drain on their own.
 
 use std::time::Duration;
 
 use super::*;
 
 #[test]
-fn a_crashed_worker_is_respawned_ever_more_slowly_until_the_limit() {
+fn crashed_worker_is_respawned_with_backoff_up_to_the_start_limit() {
     let mut story = Story::serving(policy());
     let mut now = 10.0;
     for (worker, delay) in (1..).zip([0.1, 0.2, 0.4, 0.8, 1.0]) {
@@ -41,7 +41,7 @@ fn crashes_are_forgotten_after_the_interval() {
 }
 
 #[test]
-fn a_new_generation_starts_without_the_crashes_of_the_old() {
+fn new_generation_starts_without_the_crashes_of_the_old() {
     let limited = Policy { start_limit_burst: 1, ..policy() };
     let mut story = Story::serving(limited);
     story.on(exited(1, 3));
@@ -55,7 +55,7 @@ fn a_new_generation_starts_without_the_crashes_of_the_old() {
 }
 
 #[test]
-fn a_respawn_that_is_never_ready_is_a_crash() {
+fn respawn_that_is_never_ready_counts_as_a_crash() {
     let ready_timeout = Duration::from_secs(5);
     let mut story = Story::serving(Policy { start_limit_burst: 1, ready_timeout, ..policy() });
     story.on(exited(1, 3));
@@ -64,16 +64,16 @@ fn a_respawn_that_is_never_ready_is_a_crash() {
     story.on(hello(2, policy()));
     assert_eq!(story.tick(5.0), NOTHING);
     assert_eq!(story.tick(5.1), ["kill 2"]);
-    // Even if it ends with 0 in between.
+    // Also if it exits with 0 before SIGKILL arrives.
     let said = story.on(exited(2, 0));
     assert_eq!(said.len(), 1);
     assert!(said[0].starts_with("exit 1: ") && said[0].ends_with("start limit of 1"), "{said:?}");
 }
 
 #[test]
-fn the_limit_waits_for_a_restart_in_progress() {
+fn start_limit_waits_for_a_restart_in_progress() {
     let limited = Policy { start_limit_burst: 0, ..policy() };
-    // A good one saves the daemon …
+    // A restart that succeeds saves the daemon …
     let mut story = Story::serving(limited);
     story.on(restart(9));
     assert_eq!(story.on(exited(1, 3)), NOTHING);
@@ -87,7 +87,7 @@ fn the_limit_waits_for_a_restart_in_progress() {
             "tell 9: restarted 1→2 committed 0.0 drained 0.0 accepted 1"
         ]
     );
-    // … one that fails does not, nor does the one after it.
+    // … one that fails does not, nor does the pending one that fails after it.
     let mut story = Story::serving(limited);
     story.on(restart(8));
     story.on(restart(9));
@@ -112,13 +112,13 @@ fn the_limit_waits_for_a_restart_in_progress() {
 }
 
 #[test]
-fn a_crash_during_a_restart_is_respawned_beside_it() {
+fn worker_that_crashes_during_a_restart_is_respawned() {
     let mut story = Story::serving(policy());
     story.on(restart(9));
     story.on(exited(1, 3));
     assert_eq!(story.tick(0.1), ["spawn 3 of 1 from pinned"]);
     story.on(hello(3, policy()));
-    // The new generation is sooner: nobody needs the respawn. The account is of both workers.
+    // The new generation serves first, so the respawn is not needed. The ledger has both workers.
     assert_eq!(story.boots(2), ["welcome 2", "kill 3", "go 2"]);
     assert_eq!(
         story.on(killed(3)),
@@ -127,7 +127,7 @@ fn a_crash_during_a_restart_is_respawned_beside_it() {
 }
 
 #[test]
-fn a_program_that_is_done_ends_the_daemon_unless_it_always_restarts() {
+fn program_that_is_done_ends_the_daemon_unless_it_always_restarts() {
     let mut story = Story::serving(policy());
     assert_eq!(story.on(exited(1, 0)), ["exit 0: the worker of generation 1 exited with code 0"]);
     let mut story = Story::serving(restarting(RestartPolicy::Always));
@@ -136,7 +136,7 @@ fn a_program_that_is_done_ends_the_daemon_unless_it_always_restarts() {
 }
 
 #[test]
-fn without_restarts_the_daemon_ends_as_its_worker() {
+fn daemon_without_respawns_exits_with_the_code_of_its_worker() {
     for (exit, said) in [
         (Exit::Code(0), "exit 0: the worker of generation 1 exited with code 0"),
         (Exit::Code(7), "exit 7: the worker of generation 1 exited with code 7"),
@@ -150,14 +150,15 @@ fn without_restarts_the_daemon_ends_as_its_worker() {
     assert_eq!(
         story.on(exited(1, 7)),
         [
-            "tell 9: aborted 1→2: the daemon ends: the worker of generation 1 exited with code 7",
+            "tell 9: aborted 1→2: the daemon is stopping: the worker of generation 1 exited with \
+             code 7",
             "kill 2"
         ]
     );
 }
 
 #[test]
-fn a_worker_that_loses_its_link_is_killed_and_respawned() {
+fn worker_that_loses_its_link_is_killed_and_respawned() {
     let mut story = Story::serving(policy());
     story.at(5.0);
     assert_eq!(story.on(lost(1)), NOTHING);
@@ -170,7 +171,7 @@ fn a_worker_that_loses_its_link_is_killed_and_respawned() {
 }
 
 #[test]
-fn a_worker_that_got_sigterm_is_replaced_without_counting_a_crash() {
+fn worker_that_got_sigterm_is_replaced_without_counting_a_crash() {
     let mut story = Story::serving(Policy { start_limit_burst: 0, ..policy() });
     for worker in 1..10 {
         story.at(worker as f64);
@@ -189,7 +190,7 @@ fn a_worker_that_got_sigterm_is_replaced_without_counting_a_crash() {
 }
 
 #[test]
-fn workers_that_get_sigterm_at_once_are_not_replaced_in_a_hurry() {
+fn worker_that_gets_sigterm_at_once_is_respawned_after_the_backoff() {
     let mut story = Story::serving(policy());
     story.at(0.04);
     assert_eq!(story.on(leaving(1)), ["drain 1 by 30.04"]);
@@ -197,7 +198,7 @@ fn workers_that_get_sigterm_at_once_are_not_replaced_in_a_hurry() {
 }
 
 #[test]
-fn who_waits_is_told_of_all_workers_of_the_old_generation() {
+fn answer_contains_the_ledger_of_all_workers_of_the_old_generation() {
     let mut story = Story::serving(policy());
     story.at(1.0);
     story.on(leaving(1));

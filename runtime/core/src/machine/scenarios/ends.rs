@@ -1,11 +1,11 @@
-//! Drains and the end of the daemon.
+//! Drain deadlines and the stop of the daemon.
 
 use std::time::Duration;
 
 use super::*;
 
 #[test]
-fn a_drain_ends_with_sigterm_and_sigkill() {
+fn drain_ends_with_sigterm_and_sigkill() {
     let mut story = Story::serving(policy());
     story.on(restart(9));
     story.boots(2);
@@ -22,7 +22,7 @@ fn a_drain_ends_with_sigterm_and_sigkill() {
 }
 
 #[test]
-fn the_oldest_is_forced_when_too_many_drain() {
+fn oldest_worker_is_forced_when_too_many_drain() {
     let mut story = Story::serving(policy());
     for worker in 2..10 {
         story.on(HUP);
@@ -42,7 +42,7 @@ fn the_oldest_is_forced_when_too_many_drain() {
 }
 
 #[test]
-fn a_stop_drains() {
+fn stop_drains_the_worker() {
     let mut story = Story::serving(policy());
     story.at(5.0);
     let stop = |client| Event::Stop { client: Some(client), at_once: false };
@@ -55,7 +55,7 @@ fn a_stop_drains() {
 }
 
 #[test]
-fn a_second_signal_stops_at_once_and_a_third_kills() {
+fn second_signal_stops_at_once_and_third_kills() {
     let mut story = Story::serving(policy());
     assert_eq!(story.on(TERM), ["drain 1 by 30.0"]);
     story.at(1.0);
@@ -73,7 +73,7 @@ fn a_second_signal_stops_at_once_and_a_third_kills() {
 }
 
 #[test]
-fn stopping_at_once_puts_no_kill_off() {
+fn stop_at_once_does_not_postpone_a_kill() {
     let mut story = Story::serving(policy());
     story.on(TERM);
     assert_eq!(story.tick(30.0), ["terminate 1"]);
@@ -83,7 +83,7 @@ fn stopping_at_once_puts_no_kill_off() {
 }
 
 #[test]
-fn the_first_signal_to_a_daemon_that_ends_by_itself_lets_it_drain() {
+fn first_signal_to_a_daemon_that_ends_by_itself_lets_it_drain() {
     let mut story = Story::serving(policy());
     story.on(HUP);
     story.boots(2);
@@ -98,15 +98,15 @@ fn the_first_signal_to_a_daemon_that_ends_by_itself_lets_it_drain() {
 }
 
 #[test]
-fn a_stop_ends_a_restart_and_those_that_wait() {
+fn stop_ends_the_restarts_in_progress_and_pending() {
     let mut story = Story::serving(policy());
     story.on(restart(1));
     story.on(restart(2));
     assert_eq!(
         story.on(TERM),
         [
-            "tell 1: aborted 1→2: the daemon was told to stop",
-            "tell 2: refused, the daemon was told to stop",
+            "tell 1: aborted 1→2: the daemon was asked to stop",
+            "tell 2: refused, the daemon was asked to stop",
             "drain 1 by 30.0",
             "kill 2"
         ]
@@ -117,7 +117,7 @@ fn a_stop_ends_a_restart_and_those_that_wait() {
 }
 
 #[test]
-fn a_stop_while_confirming_drains_both_by_their_own_settings() {
+fn stop_in_the_confirm_window_drains_both_workers_by_their_own_settings() {
     let mut story = Story::serving(confirming());
     story.on(restart(9));
     let slow = Policy { drain_timeout: Duration::from_secs(300), ..confirming() };
@@ -125,14 +125,18 @@ fn a_stop_while_confirming_drains_both_by_their_own_settings() {
     story.on(ready(2));
     assert_eq!(
         story.on(TERM),
-        ["tell 9: aborted 1→2: the daemon was told to stop", "drain 1 by 30.0", "drain 2 by 300.0"]
+        [
+            "tell 9: aborted 1→2: the daemon was asked to stop",
+            "drain 1 by 30.0",
+            "drain 2 by 300.0"
+        ]
     );
     assert_eq!(story.on(exited(2, 0)), ["retire 2"]);
     assert_eq!(story.on(exited(1, 0)), ["exit 0"]);
 }
 
 #[test]
-fn a_stop_ends_what_has_not_begun() {
+fn stop_ends_a_daemon_without_a_serving_worker() {
     assert_eq!(Story::new(policy()).on(TERM), ["exit 0"]);
 
     let mut story = Story::new(policy());
@@ -146,7 +150,7 @@ fn a_stop_ends_what_has_not_begun() {
 }
 
 #[test]
-fn who_waits_for_a_drain_is_answered_before_the_exit() {
+fn client_that_waits_for_a_drain_is_answered_before_the_exit() {
     let mut story = Story::serving(policy());
     story.on(restart(9));
     story.boots(2);

@@ -1,4 +1,4 @@
-//! Generations that must not run beside each other.
+//! Exclusive programs, whose generations must not run at the same time.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn alone() -> Policy {
 }
 
 #[test]
-fn the_old_one_is_gone_before_the_new_one_begins() {
+fn old_worker_ends_before_the_new_one_is_welcomed() {
     let mut story = Story::serving(alone());
     assert_eq!(story.on(restart(9)), ["spawn 2 of 2 from disk"]);
     assert_eq!(story.on(hello(2, alone())), ["quiesce 1", "drain 1 by 30.0"]);
@@ -21,7 +21,7 @@ fn the_old_one_is_gone_before_the_new_one_begins() {
 }
 
 #[test]
-fn a_new_one_that_fails_at_start_is_followed_by_the_old() {
+fn old_generation_is_respawned_when_the_new_one_fails_to_start() {
     let mut story = Story::serving(alone());
     story.on(restart(9));
     story.on(hello(2, alone()));
@@ -38,7 +38,7 @@ fn a_new_one_that_fails_at_start_is_followed_by_the_old() {
 }
 
 #[test]
-fn a_new_one_that_dies_in_the_confirm_window_is_followed_by_the_old() {
+fn old_generation_is_respawned_when_the_new_one_dies_in_the_confirm_window() {
     let mut story = Story::serving(alone());
     story.on(restart(9));
     story.on(hello(2, alone()));
@@ -60,7 +60,7 @@ fn a_new_one_that_dies_in_the_confirm_window_is_followed_by_the_old() {
 }
 
 #[test]
-fn a_newcomer_that_dies_while_it_waits() {
+fn old_generation_is_respawned_when_the_new_worker_dies_while_it_waits() {
     let mut story = Story::serving(alone());
     story.on(restart(9));
     story.on(hello(2, alone()));
@@ -75,16 +75,16 @@ fn a_newcomer_that_dies_while_it_waits() {
 }
 
 #[test]
-fn a_crash_during_the_drain() {
+fn new_worker_is_welcomed_when_the_old_one_crashes_in_its_drain() {
     let mut story = Story::serving(alone());
     story.on(restart(9));
     story.on(hello(2, alone()));
     assert_eq!(story.on(gone(1, Exit::Signal(11))), ["welcome 2"]);
 }
 
-/// It was not welcomed yet, and so runs beside the old one if it means that.
+/// A worker that is ready without its *welcome* may be running its `main` beside the old worker.
 #[test]
-fn one_that_is_ready_while_it_waits_is_turned_away() {
+fn worker_that_is_ready_before_its_welcome_is_killed() {
     let mut story = Story::serving(alone());
     story.on(restart(9));
     story.on(hello(2, alone()));
@@ -92,16 +92,17 @@ fn one_that_is_ready_while_it_waits_is_turned_away() {
         story.on(ready(2)),
         [
             "kill 2",
-            "tell 9: aborted 1→2: the worker of generation 2 was ready before it was welcome"
+            "tell 9: aborted 1→2: the worker of generation 2 reported ready before it received its \
+             settings"
         ]
     );
     story.on(exited(1, 0));
     assert_eq!(story.on(killed(2)), ["retire 2", "spawn 3 of 1 from pinned"]);
 }
 
-/// What used up its start limit is nothing to go back to: the image before it needs no confirm window.
+/// A generation that used up its start limit is not resumed: the image before it needs no confirm window.
 #[test]
-fn an_image_that_is_gone_back_to_is_confirmed_at_once() {
+fn rolled_back_image_is_confirmed_at_once() {
     let policy = Policy { start_limit_burst: 0, ..alone() };
     let mut story = Story::serving(policy);
     story.on(restart_no_wait(9));
@@ -111,7 +112,7 @@ fn an_image_that_is_gone_back_to_is_confirmed_at_once() {
     story.tick(2.0);
     assert_eq!(story.on(exited(2, 3)), ["spawn 3 of 3 from known-good 1"]);
     assert_eq!(story.boots(3), ["welcome 3", "go 3", "retire 2"]);
-    // Replaced, as the worker of any generation that serves.
+    // It is replaced as the worker of any confirmed generation.
     assert_eq!(story.on(leaving(3)), ["drain 3 by 32.0"]);
     story.on(exited(3, 0));
     assert_eq!(story.tick(2.1), ["spawn 4 of 3 from pinned"]);

@@ -11,7 +11,7 @@ fn path(story: &Story) -> Option<&str> {
 }
 
 #[test]
-fn it_is_the_daemons_once_confirmed() {
+fn path_is_adopted_when_its_generation_is_confirmed() {
     let mut story = Story::serving(confirming());
     assert_eq!(path(&story), None);
     assert_eq!(story.on(from("/srv/2", 9)), ["spawn 2 of 2 from disk"]);
@@ -24,12 +24,12 @@ fn it_is_the_daemons_once_confirmed() {
 }
 
 #[test]
-fn it_is_forgotten_when_aborted() {
+fn path_is_forgotten_when_the_restart_is_aborted() {
     let mut story = Story::serving(confirming());
     story.on(from("/srv/2", 9));
     story.on(exited(2, 1));
     assert_eq!(path(&story), None);
-    // Also after it was committed.
+    // Also if it is aborted after its commit.
     story.on(from("/srv/3", 9));
     story.boots(3);
     assert_eq!(path(&story), Some("/srv/3"));
@@ -40,7 +40,7 @@ fn it_is_forgotten_when_aborted() {
 }
 
 #[test]
-fn of_restarts_that_wait_the_latest_path_counts() {
+fn latest_path_of_pending_restarts_counts() {
     let mut story = Story::serving(policy());
     story.on(restart_no_wait(5));
     story.on(from("/srv/2", 6));
@@ -53,7 +53,7 @@ fn of_restarts_that_wait_the_latest_path_counts() {
 }
 
 #[test]
-fn what_is_gone_back_to_does_not_change_it() {
+fn rollback_does_not_change_the_path() {
     let mut story = Story::serving(Policy { start_limit_burst: 0, ..policy() });
     story.on(from("/srv/2", 9));
     story.boots(2);
@@ -64,7 +64,7 @@ fn what_is_gone_back_to_does_not_change_it() {
 }
 
 #[test]
-fn who_is_refused_changes_nothing() {
+fn refused_restart_does_not_change_the_path() {
     let mut story = Story::new(policy());
     story.on(from("/srv/2", 9));
     story.on(Event::Begin);

@@ -6,7 +6,7 @@ use super::*;
 use crate::machine::Machine;
 
 #[test]
-fn the_first_generation_serves() {
+fn first_generation_serves_when_ready() {
     let mut story = Story::new(policy());
     assert_eq!(story.on(Event::Begin), ["spawn 1 of 1 from disk"]);
     assert_eq!(story.on(Event::Begin), NOTHING);
@@ -25,7 +25,7 @@ fn the_first_generation_serves() {
 }
 
 #[test]
-fn a_failed_first_start_passes_its_code_on() {
+fn failed_first_start_exits_with_the_code_of_its_worker() {
     for (exit, code) in [
         (
             Exit::Code(3),
@@ -48,7 +48,7 @@ fn a_failed_first_start_passes_its_code_on() {
 }
 
 #[test]
-fn a_failed_first_start_says_the_workers_own_reason() {
+fn failed_first_start_reports_the_workers_own_reason() {
     let mut story = Story::new(policy());
     story.on(Event::Begin);
     story.on(Event::Failing { worker: 1, reason: "no database".into() });
@@ -68,7 +68,7 @@ fn a_failed_first_start_says_the_workers_own_reason() {
 }
 
 #[test]
-fn a_first_start_that_hangs_says_what_is_missing() {
+fn first_start_that_times_out_reports_what_is_missing() {
     let mut story = Story::new(policy());
     story.on(Event::Begin);
     story.on(hello(1, policy()));
@@ -89,9 +89,9 @@ fn a_first_start_that_hangs_says_what_is_missing() {
 }
 
 #[test]
-fn a_restart_during_the_first_start_follows_it() {
+fn restart_during_the_first_start_follows_it() {
     let mut story = Story::new(policy());
-    assert_eq!(story.on(restart(1)), ["tell 1: refused, the daemon has not begun"]);
+    assert_eq!(story.on(restart(1)), ["tell 1: refused, the daemon has not started yet"]);
     story.on(Event::Begin);
     assert_eq!(story.on(restart(2)), NOTHING);
     assert_eq!(story.boots(1), ["welcome 1", "go 1", "up 1", "spawn 2 of 2 from disk"]);
@@ -110,29 +110,29 @@ fn a_restart_during_the_first_start_follows_it() {
 }
 
 #[test]
-fn a_worker_keeps_to_the_order_of_messages() {
+fn messages_out_of_order_abort_a_restart() {
     let mut story = Story::serving(policy());
     story.on(restart(9));
     assert_eq!(
         story.on(ready(2)),
         [
             "kill 2",
-            "tell 9: aborted 1→2: the worker of generation 2 was ready before it introduced itself"
+            "tell 9: aborted 1→2: the worker of generation 2 reported ready before it sent hello"
         ]
     );
     story.on(restart(9));
     story.on(hello(3, policy()));
     assert_eq!(
         story.on(hello(3, policy())),
-        ["kill 3", "tell 9: aborted 1→3: the worker of generation 3 introduced itself twice"]
+        ["kill 3", "tell 9: aborted 1→3: the worker of generation 3 sent hello twice"]
     );
     let late = Event::HelloRejected { worker: 1, reason: "late".into() };
     assert_eq!(story.on(late), NOTHING, "it serves");
 }
 
-/// The workers of a supervisor that was killed have theirs still.
+/// Orphans of a supervisor that was killed still have the earlier numbers.
 #[test]
-fn generations_are_counted_on() {
+fn generations_are_numbered_after_those_of_orphans() {
     let (mut machine, now) = (Machine::new(policy()).counting_from(7), Instant::from_nanos(0));
     let refused = machine.on(restart(9), now);
     assert!(matches!(refused[..], [Action::Answer { answer: ClientAnswer::Refused { .. }, .. }]));

@@ -1,4 +1,4 @@
-//! Told to stop, and accepting a little longer.
+//! The lame-duck phase of a daemon that is asked to stop.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn probes(story: &Story) -> [bool; 3] {
 }
 
 #[test]
-fn it_accepts_and_is_not_ready_and_drains_then() {
+fn lame_duck_accepts_without_being_ready_and_then_drains() {
     let mut story = Story::serving(lame());
     assert_eq!(probes(&story), [true, true, true]);
     story.at(2.0);
@@ -37,7 +37,7 @@ fn it_accepts_and_is_not_ready_and_drains_then() {
 }
 
 #[test]
-fn clients_wait_for_its_end_and_restarts_are_refused() {
+fn clients_wait_for_the_end_and_restarts_are_refused() {
     let mut story = Story::serving(lame());
     story.on(STOP);
     assert_eq!(story.on(restart(3)), ["tell 3: refused, the daemon is stopping"]);
@@ -48,7 +48,7 @@ fn clients_wait_for_its_end_and_restarts_are_refused() {
 }
 
 #[test]
-fn a_second_signal_stops_at_once() {
+fn second_signal_stops_at_once() {
     let mut story = Story::serving(lame());
     story.on(STOP);
     story.at(1.0);
@@ -63,7 +63,7 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
-fn a_crash_is_respawned_and_a_restart_is_finished() {
+fn crashed_worker_is_respawned_and_restart_is_finished() {
     let mut story = Story::serving(lame());
     story.on(TERM);
     story.on(exited(1, 1));
@@ -82,7 +82,7 @@ fn a_crash_is_respawned_and_a_restart_is_finished() {
 }
 
 #[test]
-fn where_nobody_accepts_nobody_is_waited_for() {
+fn stop_begins_at_once_when_no_worker_accepts() {
     let mut story = Story::new(lame());
     story.on(Event::Begin);
     assert_eq!(probes(&story), [true, false, false]);

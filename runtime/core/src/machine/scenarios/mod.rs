@@ -1,4 +1,9 @@
-//! One story per test, with its times, under the eyes of [`Watch`].
+//! Scenarios: one short history per test, with exact times, checked by [`Watch`] too.
+//!
+//! A [`Story`] sends events to a machine and renders the actions as short strings: `spawn 2 of 1 from
+//! pinned` is worker 2 of generation 1, `drain 1 by 30.0` has the deadline in seconds from the beginning,
+//! `tell 9: …` is the answer to client 9, `up` is [`Action::FirstReady`], `examine` is
+//! [`Action::DumpThreads`] and `retire` is [`Action::ReleaseGeneration`].
 
 mod changes;
 mod confirm;
@@ -43,7 +48,7 @@ fn policy() -> Policy {
     }
 }
 
-/// With a confirm window of two seconds.
+/// A policy with a confirm window of two seconds.
 fn confirming() -> Policy {
     Policy { confirm_window: Duration::from_secs(2), ..policy() }
 }
@@ -72,7 +77,7 @@ fn lost(worker: WorkerId) -> Event {
     Event::LinkLost { worker, reason: "the link ended".into() }
 }
 
-/// With as many connections as the worker's number.
+/// The end of a worker whose ledger has as many connections as its number.
 fn exited(worker: WorkerId, code: i32) -> Event {
     gone(worker, Exit::Code(code))
 }
@@ -98,11 +103,14 @@ const HUP: Event = Event::Restart { client: None, wait: false };
 const TERM: Event = Event::Stop { client: None, at_once: false };
 const QUIT: Event = Event::Stop { client: None, at_once: true };
 
+/// A scenario in progress.
 struct Story {
     watch: Watch,
+    /// The time at which it begins.
     began: Instant,
+    /// The policy in the *hello* of [`Story::boots`].
     policy: Policy,
-    /// The supervisor's own part of a restart is done at once, and not told of.
+    /// Whether upgrades of the supervisor succeed at once and are left out of the strings.
     upgrades_at_once: bool,
 }
 
@@ -112,7 +120,7 @@ impl Story {
         Story { began: watch.now, watch, policy, upgrades_at_once: true }
     }
 
-    /// With the first generation serving, by worker 1.
+    /// A story in which worker 1 of the first generation serves.
     fn serving(policy: Policy) -> Story {
         let mut story = Story::new(policy);
         assert_eq!(story.on(Event::Begin), ["spawn 1 of 1 from disk"]);
@@ -121,8 +129,8 @@ impl Story {
         story
     }
 
-    /// With the first generation quiesced and the second, worker 2, serving unconfirmed; asked for by
-    /// client 9 at 10 s and committed at 11 s.
+    /// A story within a confirm window: worker 1 of the first generation is paused and worker 2 of the second
+    /// serves. Client 9 asked for the restart at 10 s, and it was committed at 11 s.
     fn committed() -> Story {
         let mut story = Story::serving(confirming());
         story.at(10.0);
@@ -133,18 +141,18 @@ impl Story {
         story
     }
 
-    /// Seconds from the beginning.
+    /// Sets the time, in seconds from the beginning.
     fn at(&mut self, seconds: f64) {
         self.watch.now = self.began + Duration::from_secs_f64(seconds);
     }
 
-    /// A tick then.
+    /// Sends a tick at this time.
     fn tick(&mut self, seconds: f64) -> Vec<String> {
         self.at(seconds);
         self.on(Event::Tick)
     }
 
-    /// When the machine wants its next tick.
+    /// Returns when the machine wants its next tick.
     fn due(&self) -> Option<f64> {
         self.watch
             .machine
@@ -152,7 +160,7 @@ impl Story {
             .map(|at| at.saturating_duration_since(self.began).as_secs_f64())
     }
 
-    /// What is done about an event, in short; without logs.
+    /// Sends an event; returns the actions as short strings, without logs and progress.
     fn on(&mut self, event: Event) -> Vec<String> {
         let mut actions = self.watch.on(event);
         if self.upgrades_at_once && self.watch.upgrading.is_some() {
@@ -162,6 +170,7 @@ impl Story {
         actions.into_iter().filter_map(|action| self.say(action)).collect()
     }
 
+    /// Sends *hello* and *ready* of a worker.
     fn boots(&mut self, worker: WorkerId) -> Vec<String> {
         let policy = self.policy;
         let mut said = self.on(hello(worker, policy));
@@ -169,6 +178,7 @@ impl Story {
         said
     }
 
+    /// Renders an action, if it is not left out.
     fn say(&self, action: Action) -> Option<String> {
         Some(match action {
             Action::Spawn { worker, generation, source } => {
@@ -209,7 +219,7 @@ impl Story {
             Action::ReleaseGeneration { generation, .. } => format!("retire {generation}"),
             Action::Exit { code, reason: Some(reason) } => format!("exit {code}: {reason}"),
             Action::Exit { code, reason: None } => format!("exit {code}"),
-            // Told in `connections`.
+            // Shown by the tests in `connections`.
             Action::OpenHandoffChannel { .. } => return None,
             Action::CloseListeners
             | Action::Confirmed { .. }
@@ -223,7 +233,8 @@ impl Story {
     }
 }
 
-/// `1→2`, the seconds to the commit and to the drained end, connections of the old, and the reason.
+/// Renders a report: `1→2`, the seconds to the commit and to the end of the drain, the connections in its
+/// ledger, the reason, the note and the warnings.
 fn report_of(report: RestartReport) -> String {
     let mut text = format!("{}→{}", report.from.unwrap_or_default(), report.to);
     if let Some(took) = report.to_commit {
@@ -238,7 +249,7 @@ fn report_of(report: RestartReport) -> String {
     if let Some(reason) = report.reason {
         text += &format!(": {reason}");
     }
-    if let Some(note) = report.note.filter(|note| note.contains("supervisor kept")) {
+    if let Some(note) = report.note.filter(|note| note.contains("supervisor keeps")) {
         text += &format!("; {note}");
     }
     for warning in report.warnings {

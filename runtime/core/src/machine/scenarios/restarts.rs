@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_restart_replaces_the_old_worker() {
+fn restart_replaces_the_old_worker() {
     let mut story = Story::serving(policy());
     story.at(100.0);
     assert_eq!(story.on(restart(7)), ["spawn 2 of 2 from disk"]);
@@ -21,7 +21,7 @@ fn a_restart_replaces_the_old_worker() {
 }
 
 #[test]
-fn who_does_not_wait_is_answered_at_the_end_of_the_transition() {
+fn client_that_does_not_wait_is_answered_at_the_end_of_the_transition() {
     let mut story = Story::serving(policy());
     story.on(restart_no_wait(7));
     assert_eq!(
@@ -43,7 +43,7 @@ fn who_does_not_wait_is_answered_at_the_end_of_the_transition() {
 }
 
 #[test]
-fn requests_during_a_restart_are_one_more() {
+fn requests_during_a_restart_lead_to_one_more() {
     let mut story = Story::serving(policy());
     story.on(restart_no_wait(1));
     for event in [restart_no_wait(2), HUP, restart(3), restart_no_wait(4)] {
@@ -79,7 +79,7 @@ fn requests_during_a_restart_are_one_more() {
 }
 
 #[test]
-fn a_failed_restart_is_followed_by_the_one_asked_for_meanwhile() {
+fn failed_restart_is_followed_by_the_pending_one() {
     let mut story = Story::serving(policy());
     story.on(restart(1));
     story.on(restart(2));
@@ -94,9 +94,9 @@ fn a_failed_restart_is_followed_by_the_one_asked_for_meanwhile() {
 }
 
 #[test]
-fn a_restart_that_fails_leaves_the_old_untouched() {
+fn failed_restart_leaves_the_old_worker_untouched() {
     let reason = || "reason".to_owned();
-    // The whole of what is done, in each way to fail.
+    // Each way to fail, with all actions that it leads to.
     let ways: [(Event, &[&str]); 4] = [
         (
             Event::SpawnFailed { worker: 2, reason: reason() },
@@ -114,7 +114,10 @@ fn a_restart_that_fails_leaves_the_old_untouched() {
                 "retire 2",
             ],
         ),
-        (leaving(2), &["kill 2", "tell 9: aborted 1→2: the worker of generation 2 got SIGTERM"]),
+        (
+            leaving(2),
+            &["kill 2", "tell 9: aborted 1→2: the worker of generation 2 received SIGTERM"],
+        ),
     ];
     for (event, said) in ways {
         let mut story = Story::serving(confirming());
@@ -128,7 +131,7 @@ fn a_restart_that_fails_leaves_the_old_untouched() {
 }
 
 #[test]
-fn a_new_worker_that_hangs_or_loses_its_link_is_given_up() {
+fn new_worker_that_times_out_or_loses_its_link_is_killed() {
     let mut story = Story::serving(policy());
     story.on(restart(9));
     story.tick(59.0);
@@ -156,7 +159,7 @@ fn a_new_worker_that_hangs_or_loses_its_link_is_given_up() {
 }
 
 #[test]
-fn a_client_that_hangs_up_is_not_answered() {
+fn client_that_disconnects_is_not_answered() {
     let mut story = Story::serving(policy());
     story.on(restart(1));
     story.on(restart(2));

@@ -1,4 +1,4 @@
-//! A confirmed generation that uses up its start limit.
+//! The rollback of a confirmed generation that uses up its start limit.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn limited() -> Policy {
     Policy { start_limit_burst: 0, ..policy() }
 }
 
-/// The second generation serves, and the first is gone.
+/// A story in which worker 2 of the second generation serves and the first generation has ended.
 fn replaced() -> Story {
     let mut story = Story::serving(limited());
     story.on(restart_no_wait(9));
@@ -20,10 +20,12 @@ fn note(story: &Story) -> String {
 }
 
 #[test]
-fn it_goes_back_once_and_then_gives_up() {
+fn daemon_rolls_back_once_and_then_ends() {
     let mut story = replaced();
     assert_eq!(story.on(exited(2, 3)), ["spawn 3 of 3 from known-good 1"]);
-    assert!(note(&story).starts_with("generation 3 is the image of generation 1 again, as"));
+    assert!(note(&story).starts_with(
+        "rolled back to the known-good image of generation 1, now generation 3, because"
+    ));
     assert_eq!(story.boots(3), ["welcome 3", "go 3", "retire 2"]);
     let said = story.on(exited(3, 3));
     assert_eq!(said.len(), 1, "{said:?}");
@@ -31,7 +33,7 @@ fn it_goes_back_once_and_then_gives_up() {
 }
 
 #[test]
-fn the_next_restart_is_told() {
+fn next_restart_reports_the_rollback() {
     let mut story = replaced();
     story.on(exited(2, 3));
     story.boots(3);
@@ -47,14 +49,14 @@ fn the_next_restart_is_told() {
 }
 
 #[test]
-fn the_first_generation_has_nothing_to_go_back_to() {
+fn first_generation_is_not_rolled_back() {
     let mut story = Story::serving(limited());
     let said = story.on(exited(1, 3));
     assert!(said[0].starts_with("exit 3: "), "{said:?}");
 }
 
 #[test]
-fn one_that_cannot_start_either() {
+fn daemon_ends_if_the_rollback_fails_to_start() {
     let mut story = replaced();
     story.on(exited(2, 3));
     let said = story.on(Event::SpawnFailed { worker: 3, reason: "it was written to".into() });
@@ -63,7 +65,7 @@ fn one_that_cannot_start_either() {
 }
 
 #[test]
-fn a_restart_in_progress_comes_first() {
+fn rollback_waits_for_a_restart_in_progress() {
     let mut story = replaced();
     story.on(restart_no_wait(5));
     assert_eq!(story.on(exited(2, 3)), NOTHING);

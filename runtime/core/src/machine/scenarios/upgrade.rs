@@ -1,9 +1,9 @@
-//! The supervisor's own part of a restart.
+//! The upgrade of the supervisor's own image after a restart.
 
 use super::*;
 use crate::json;
 
-/// Committed at 1 s and confirmed at once, by client 7 who waits for the old worker and 8 who does not.
+/// A story in which the restart that client 8 asked for was confirmed at 1 s and the upgrade is in progress.
 fn upgrading() -> Story {
     let mut story = Story::serving(policy());
     story.upgrades_at_once = false;
@@ -15,7 +15,7 @@ fn upgrading() -> Story {
 }
 
 #[test]
-fn is_part_of_the_answer() {
+fn answer_waits_for_the_upgrade() {
     let mut story = upgrading();
     story.at(1.5);
     assert_eq!(
@@ -26,7 +26,7 @@ fn is_part_of_the_answer() {
 }
 
 #[test]
-fn who_waits_for_the_old_worker_waits_for_both() {
+fn client_that_waits_for_the_drain_waits_for_the_upgrade_too() {
     let mut story = Story::serving(policy());
     story.upgrades_at_once = false;
     story.on(restart(7));
@@ -41,7 +41,7 @@ fn who_waits_for_the_old_worker_waits_for_both() {
 }
 
 #[test]
-fn that_fails_is_told_and_remembered() {
+fn failed_upgrade_is_reported() {
     let mut story = Story::serving(policy());
     story.upgrades_at_once = false;
     story.on(restart(7));
@@ -49,7 +49,7 @@ fn that_fails_is_told_and_remembered() {
     story.boots(2);
     let kept = Some("it panicked".to_owned());
     assert_eq!(story.on(Event::UpgradeFinished { kept }), ["spawn 3 of 3 from disk"]);
-    let told = "workers new, supervisor kept, because it panicked";
+    let told = "the workers run the new image, but the supervisor keeps the old one: it panicked";
     assert_eq!(
         story.on(exited(1, 0)),
         [
@@ -62,7 +62,7 @@ fn that_fails_is_told_and_remembered() {
 }
 
 #[test]
-fn the_next_restart_comes_after_it() {
+fn pending_restart_begins_after_the_upgrade() {
     let mut story = upgrading();
     assert_eq!(story.on(restart_no_wait(9)), NOTHING);
     assert_eq!(
@@ -72,7 +72,7 @@ fn the_next_restart_comes_after_it() {
 }
 
 #[test]
-fn a_crash_heals_beside_it() {
+fn crashed_worker_is_respawned_during_the_upgrade() {
     let mut story = upgrading();
     assert_eq!(story.on(killed(2)), NOTHING);
     assert_eq!(story.tick(1.1), ["spawn 3 of 2 from pinned"]);
@@ -83,22 +83,22 @@ fn a_crash_heals_beside_it() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_it() {
+fn stop_does_not_wait_for_the_upgrade() {
     let mut story = upgrading();
     assert_eq!(story.on(TERM), ["tell 8: restarted 1→2 committed 0.5", "drain 2 by 31.0"]);
     assert_eq!(story.on(Event::UpgradeFinished { kept: None }), NOTHING);
 }
 
 #[test]
-fn who_hung_up_is_not_told() {
+fn client_that_disconnects_is_not_answered() {
     let mut story = upgrading();
     story.on(Event::ClientGone { client: 8 });
     assert_eq!(story.on(Event::UpgradeFinished { kept: None }), NOTHING);
 }
 
-/// The state that is handed on leads to the same decisions.
+/// A supervisor that upgrades hands the machine to its next image in this form.
 #[test]
-fn the_machine_survives_being_written_down() {
+fn serialized_machine_makes_the_same_decisions() {
     let mut story = upgrading();
     let written = json::to_vec(&story.watch.machine).unwrap();
     story.watch.machine = json::from_slice(&written).unwrap();

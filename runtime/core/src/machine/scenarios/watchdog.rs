@@ -1,4 +1,4 @@
-//! A worker whose runtime does not answer.
+//! Workers whose runtime does not answer the watchdog.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn pong(worker: WorkerId) -> Event {
 }
 
 #[test]
-fn it_is_asked_twice_in_its_time() {
+fn worker_is_pinged_after_half_the_time_for_an_answer() {
     let mut story = Story::serving(watched());
     assert_eq!(story.due(), Some(5.0));
     assert_eq!(story.tick(5.0), ["ping 1"]);
@@ -23,13 +23,13 @@ fn it_is_asked_twice_in_its_time() {
 }
 
 #[test]
-fn nobody_is_asked_without_a_watchdog() {
+fn worker_is_not_pinged_without_a_watchdog() {
     let story = Story::serving(policy());
     assert_eq!(story.due(), None);
 }
 
 #[test]
-fn a_silent_one_is_replaced_and_then_killed() {
+fn hung_worker_is_replaced_and_then_killed() {
     let mut story = Story::serving(watched());
     story.tick(5.0);
     assert_eq!(story.tick(15.0), ["examine 1", "drain 1 by 45.0"]);
@@ -40,21 +40,19 @@ fn a_silent_one_is_replaced_and_then_killed() {
 }
 
 #[test]
-fn its_silence_counts_as_a_crash() {
+fn hung_worker_counts_as_a_crash() {
     let mut story = Story::serving(Policy { start_limit_burst: 0, ..watched() });
     story.tick(5.0);
     assert_eq!(story.tick(15.0), ["examine 1", "drain 1 by 45.0"]);
     assert_eq!(
         story.on(exited(1, 0)),
-        [
-            "exit 137: the worker of generation 1 does not answer its watchdog for 10 s: crash 1 within \
-             60 s, over the start limit of 0"
-        ]
+        ["exit 137: the worker of generation 1 has not responded to its watchdog for 10 s: \
+             crash 1 within 60 s, over the start limit of 0"]
     );
 }
 
 #[test]
-fn a_restart_by_a_silent_one_is_undone() {
+fn hung_new_worker_aborts_the_restart() {
     let confirming = Policy { confirm_window: Duration::from_secs(60), ..watched() };
     let mut story = Story::serving(confirming);
     story.on(restart(9));
@@ -65,8 +63,8 @@ fn a_restart_by_a_silent_one_is_undone() {
     assert_eq!(
         story.on(killed(2)),
         [
-            "tell 9: aborted 1→2 accepted 2: the worker of generation 2 does not answer its watchdog \
-             for 10 s",
+            "tell 9: aborted 1→2 accepted 2: the worker of generation 2 has not responded to its \
+             watchdog for 10 s",
             "retire 2"
         ]
     );

@@ -1,4 +1,7 @@
-//! A directory in which one daemon lives, and everything a test does to it.
+//! A temporary directory with one daemon in it, and what a test can do with that daemon.
+//!
+//! Every process that is started here carries a variable with the path of the directory. By that variable
+//! [`Sandbox`] finds all processes of its daemon, whatever their parents are, and kills them when it is dropped.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,11 +17,11 @@ use tempfile::TempDir;
 use crate::http::{Connection, Response, Target};
 use crate::{Child, Output, Process, Report, Signal, Status, eventually, program};
 
-/// How long a verb may take, unless a test says otherwise.
+/// The time a verb may take. A verb that takes longer counts as hung, is killed, and fails the test.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
-/// The variable that marks every process of a bed.
-const MARK: &str = "UNBROKEN_TEST_BED";
+/// The variable that marks every process of a sandbox; its value is the directory.
+const MARK: &str = "UNBROKEN_TEST_SANDBOX";
 
 /// A file that cannot be the next generation's image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,99 +42,99 @@ pub enum Bad {
     Directory,
 }
 
-/// A directory in which one daemon lives. Dropped, it kills all of the daemon's processes.
+/// A temporary directory with one daemon in it. Dropping it kills all processes of the daemon.
 #[derive(Debug)]
-pub struct Bed {
+pub struct Sandbox {
     dir: TempDir,
     variables: BTreeMap<String, String>,
-    /// Where the daemon was last seen listening.
+    /// The addresses of the listeners in the last `status` that was read.
     targets: Mutex<Vec<Target>>,
 }
 
-impl Bed {
-    /// A bed with a fixture at the image's path.
+impl Sandbox {
+    /// Creates a sandbox with a fixture at the image's path.
     pub fn new(fixture: &str) -> Self {
-        let bed = Self::empty();
-        bed.deploy(fixture);
-        bed
+        let sandbox = Self::empty();
+        sandbox.deploy(fixture);
+        sandbox
     }
 
-    /// A bed without an image.
+    /// Creates a sandbox without an image.
     pub fn empty() -> Self {
-        let dir = tempfile::Builder::new().prefix("bed-").tempdir().expect("a directory");
-        let mut bed = Self { dir, variables: BTreeMap::new(), targets: Mutex::new(Vec::new()) };
-        bed.set(MARK, bed.dir().display().to_string());
-        bed.set("PATH", std::env::var("PATH").unwrap_or_default());
-        // What coverage needs, where it is measured.
+        let dir = tempfile::Builder::new().prefix("sandbox-").tempdir().expect("a directory");
+        let mut sandbox = Self { dir, variables: BTreeMap::new(), targets: Mutex::new(Vec::new()) };
+        sandbox.set(MARK, sandbox.dir().display().to_string());
+        sandbox.set("PATH", std::env::var("PATH").unwrap_or_default());
+        // Where coverage is measured, the instrumented program reads this variable.
         if let Ok(profile) = std::env::var("LLVM_PROFILE_FILE") {
-            bed.set("LLVM_PROFILE_FILE", profile);
+            sandbox.set("LLVM_PROFILE_FILE", profile);
         }
-        bed.set("DAEMON_RUNTIME_DIR", bed.runtime_dir().display().to_string());
-        bed.set("DAEMON_PIDFILE", bed.pidfile().display().to_string());
-        bed.set("DAEMON_LOG", bed.log_file().display().to_string());
-        bed
+        sandbox.set("DAEMON_RUNTIME_DIR", sandbox.runtime_dir().display().to_string());
+        sandbox.set("DAEMON_PIDFILE", sandbox.pidfile().display().to_string());
+        sandbox.set("DAEMON_LOG", sandbox.log_file().display().to_string());
+        sandbox
     }
 
-    /// Sets a variable of the processes started from now on.
+    /// Sets an environment variable for the processes started from now on.
     pub fn set(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
         self.variables.insert(name.into(), value.into());
         self
     }
 
-    /// Takes a variable away.
+    /// Removes an environment variable for the processes started from now on.
     pub fn unset(&mut self, name: &str) -> &mut Self {
         self.variables.remove(name);
         self
     }
 
-    /// The directory.
+    /// The sandbox's directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// A path in the directory.
+    /// A path in the sandbox's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir().join(name)
     }
 
-    /// The image's path.
+    /// The path of the image.
     pub fn image(&self) -> PathBuf {
         self.path("app")
     }
 
-    /// The runtime directory.
+    /// The path of the daemon's runtime directory.
     pub fn runtime_dir(&self) -> PathBuf {
         self.path("run")
     }
 
-    /// The pidfile.
+    /// The path of the pidfile.
     pub fn pidfile(&self) -> PathBuf {
         self.path("run/app.pid")
     }
 
-    /// The control socket.
+    /// The path of the control socket.
     pub fn socket(&self) -> PathBuf {
         self.path("run/app.sock")
     }
 
-    /// The log file.
+    /// The path of the log file.
     pub fn log_file(&self) -> PathBuf {
         self.path("app.log")
     }
 
-    /// The log so far.
+    /// The contents of the log so far; empty if there is no log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
     // Images.
 
-    /// Puts a fixture at the image's path, as a deployment does it: aside, then renamed.
+    /// Installs a fixture as the image, as a deployment does: it writes a new file and renames it.
     pub fn deploy(&self, fixture: &str) {
         self.place("cp --reflink=auto \"$1\" \"$2\"", fixture);
     }
 
-    /// Puts something at the image's path that is no good.
+    /// Puts a file at the image's path that cannot be executed or is no good program.
     pub fn deploy_bad(&self, bad: Bad) {
         let machine = if cfg!(target_arch = "x86_64") { "\\267\\000" } else { "\\076\\000" };
         let script = match bad {
@@ -154,7 +157,7 @@ impl Bed {
         self.place(&script, "bare-http");
     }
 
-    /// Puts any program at the image's path, changed on the way by a script for sed(1).
+    /// Installs a program as the image, changed by a script for sed(1).
     pub fn deploy_changed(&self, program: &Path, script: &str) {
         self.place_file(&format!("sed '{script}' \"$1\" > \"$2\" && chmod 755 \"$2\""), program);
     }
@@ -171,12 +174,12 @@ impl Bed {
 
     // Verbs.
 
-    /// The daemon's program with these arguments, in this bed's environment and nothing of ours.
+    /// A command that runs the image with these arguments, in the sandbox's environment only.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         self.command_of(self.image(), arguments)
     }
 
-    /// Another program, as [`command`](Self::command).
+    /// A command that runs another program, as [`command`](Self::command) does the image.
     pub fn command_of<A: AsRef<OsStr>>(
         &self,
         program: impl AsRef<OsStr>,
@@ -187,14 +190,14 @@ impl Bed {
         command
     }
 
-    /// Runs a shell script in this bed, with the image's path as `$1`.
+    /// Runs a shell script in the sandbox's directory and environment, with the image's path as `$1`.
     pub fn shell(&self, script: &str) -> Output {
         let image = self.image();
         let arguments = ["-c".as_ref(), script.as_ref(), "sh".as_ref(), image.as_os_str()];
         Child::spawn(&mut self.command_of("sh", arguments)).wait(PATIENCE)
     }
 
-    /// A program for which a directory of this bed is a disk without a free byte. Needs root.
+    /// A command that runs a program for which a directory of the sandbox is a full file system. Needs root.
     pub fn on_full_disk<A: AsRef<OsStr>>(
         &self,
         dir: &str,
@@ -208,8 +211,8 @@ impl Bed {
         command
     }
 
-    /// A program for which a directory of this bed is a file system mounted noexec, with the image in it as
-    /// `app`. Needs root.
+    /// A command that runs a program for which a directory of the sandbox is mounted noexec, with the image in it
+    /// as `app`. Needs root.
     pub fn on_noexec<A: AsRef<OsStr>>(
         &self,
         dir: &str,
@@ -224,8 +227,8 @@ impl Bed {
         command
     }
 
-    /// Starts a verb. Those that speak to a running daemon are run by a program that is good, whatever
-    /// was deployed: an operator has one, and the image may be anything.
+    /// Starts a verb. `status`, `stop` and `restart` are run by the fixture `http` instead of the image: they
+    /// talk to the running daemon, and the deployed image may be one that cannot run.
     pub fn spawn<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Child {
         let arguments: Vec<_> = arguments.into_iter().map(|it| it.as_ref().to_owned()).collect();
         let speaks = ["status", "stop", "restart"];
@@ -234,20 +237,20 @@ impl Bed {
         Child::spawn(&mut self.command_of(program, arguments))
     }
 
-    /// Runs a verb to its end.
+    /// Runs a verb and waits for its end.
     #[track_caller]
     pub fn verb<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Output {
         self.spawn(arguments).wait(PATIENCE)
     }
 
-    /// `start`, which must succeed.
+    /// Runs `start`, which must succeed, and returns the status.
     #[track_caller]
     pub fn start(&self) -> Status {
         self.verb(["start"]).expect_code(0);
         self.status()
     }
 
-    /// Starts in the foreground and waits until it serves.
+    /// Starts the daemon in the foreground and waits until it serves.
     #[track_caller]
     pub fn foreground(&self) -> Child {
         let child = self.spawn(["run"]);
@@ -255,14 +258,14 @@ impl Bed {
         child
     }
 
-    /// Waits until the daemon runs, where `start` does not do the waiting.
+    /// Waits until the daemon runs, if it was not started by `start`, which waits itself.
     #[track_caller]
     pub fn wait_serving(&self) {
         let serves = || self.try_status().is_some_and(|status| status.state == "running");
         eventually("the daemon runs", PATIENCE, serves);
     }
 
-    /// `status --json`. `None`: no daemon runs.
+    /// Runs `status --json`. Returns `None` if no daemon runs.
     pub fn try_status(&self) -> Option<Status> {
         let output = self.verb(["status", "--json"]);
         if output.code() != 0 {
@@ -275,13 +278,13 @@ impl Bed {
         Some(status)
     }
 
-    /// `status --json` of a daemon that runs.
+    /// Runs `status --json` for a daemon that runs.
     #[track_caller]
     pub fn status(&self) -> Status {
         self.try_status().expect("a daemon that runs")
     }
 
-    /// `restart --json`, which must succeed.
+    /// Runs `restart --json`, which must succeed.
     #[track_caller]
     pub fn restart(&self) -> Report {
         let output = self.verb(["restart", "--json"]).expect_code(0);
@@ -290,7 +293,7 @@ impl Bed {
         report
     }
 
-    /// `restart --json`, which must be aborted.
+    /// Runs `restart --json`, which must be aborted with a reason.
     #[track_caller]
     pub fn restart_aborts(&self) -> Report {
         let output = self.verb(["restart", "--json"]).expect_code(1);
@@ -300,7 +303,7 @@ impl Bed {
         report
     }
 
-    /// `stop --json`, which must succeed, and leave nothing.
+    /// Runs `stop --json`, which must succeed and leave nothing behind.
     #[track_caller]
     pub fn stop(&self) -> Report {
         let output = self.verb(["stop", "--json"]).expect_code(0);
@@ -310,20 +313,20 @@ impl Bed {
         report
     }
 
-    // What runs.
+    // Processes and listeners.
 
-    /// Where a listener is bound.
+    /// The address to which a listener is bound.
     #[track_caller]
     pub fn target(&self, name: &str) -> Target {
         self.status().target(name)
     }
 
-    /// One request over a new connection to the listener `http`.
+    /// Sends one request over a new connection to the listener `http`.
     pub fn get(&self, path: &str) -> io::Result<Response> {
         Connection::open(&self.target("http"))?.get(path)
     }
 
-    /// The process whose PID stays.
+    /// The supervisor, or the one process of a solo daemon.
     #[track_caller]
     pub fn supervisor(&self) -> Process {
         Process::open(self.status().pid).expect("a supervisor that runs")
@@ -335,14 +338,14 @@ impl Bed {
         Process::open(self.status().serving().pid).expect("a worker that runs")
     }
 
-    /// All processes of this bed.
+    /// All processes of the sandbox, found by their environment.
     pub fn processes(&self) -> Vec<Process> {
         Process::with_variable(MARK, &self.dir().display().to_string())
     }
 
-    /// Kills all processes of this bed at once, as the kernel kills them when memory is short.
+    /// Kills all processes of the sandbox at once, as the kernel does when it is out of memory.
     pub fn kill_all(&self) {
-        // Who is killed first may be replaced by who is killed last.
+        // The supervisor, if it is killed last, may replace a worker that was killed first.
         loop {
             let processes = self.processes();
             if processes.is_empty() {
@@ -353,7 +356,7 @@ impl Bed {
         }
     }
 
-    /// Waits until all processes of this bed have ended.
+    /// Waits until all processes of the sandbox have ended.
     #[track_caller]
     pub fn wait_empty(&self, within: Duration) {
         let what = "all processes have ended";
@@ -362,7 +365,7 @@ impl Bed {
 
     /// # Panics
     ///
-    /// If anything of the daemon is left: a process, the pidfile, the control socket, a listener.
+    /// If anything of the daemon is left: a process, the pidfile, the control socket, a listener or its file.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
         let what = |process: &Process| format!("{} {:?}", process.pid(), process.arguments());
@@ -379,7 +382,7 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
+impl Drop for Sandbox {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for process in self.processes() {
@@ -397,8 +400,8 @@ fn report(output: &Output) -> Report {
     parsed.unwrap_or_else(|error| panic!("{error}\n{output}"))
 }
 
-/// Where a fixture is: where cargo put it, beside the directory of the running test, or in the directory
-/// that `UNBROKEN_FIXTURES` names, which is how the tests run on fixtures that were built another way.
+/// The path of a fixture: in the parent of the running test's directory, where cargo put it, or in the
+/// directory that `UNBROKEN_FIXTURES` names. The latter runs the tests on fixtures built in another way.
 pub fn fixture_path(fixture: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let beside = || test.ancestors().nth(2).expect("a target directory").to_owned();

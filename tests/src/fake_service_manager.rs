@@ -1,4 +1,7 @@
-//! A service manager, as far as its protocols go: sd_listen_fds(3) and sd_notify(3) with its store.
+//! The protocols of a service manager: sd_listen_fds(3), and sd_notify(3) with the fd store.
+//!
+//! The fixture `given` starts the daemon with descriptors from 3 on, as systemd does: the daemon is executed
+//! in the process that `LISTEN_PID` names.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -13,16 +16,17 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use crate::bed::fixture_path;
-use crate::{Bed, Child};
+use crate::sandbox::fixture_path;
+use crate::{Child, Sandbox};
 
-/// How long a daemon may take to say something.
+/// The time in which a daemon must send an expected notification.
 const SOON: Duration = Duration::from_secs(20);
 
-/// It listens on a thread of its own, and keeps what it is given. Sockets of its own are the test's to add.
+/// A service manager. A thread receives notifications and stores the descriptors sent with them. The test
+/// adds the sockets of units.
 #[derive(Debug)]
-pub struct Manager {
-    /// What a unit would have: by the names that the unit gives them.
+pub struct FakeServiceManager {
+    /// The sockets of `.socket` units, with the names that the units give them.
     pub units: Vec<(String, OwnedFd)>,
     heard: Arc<Heard>,
 }
@@ -39,15 +43,15 @@ struct State {
     stored: Vec<(String, OwnedFd)>,
 }
 
-impl Manager {
-    /// Opens the socket that the processes of `bed` are told of, and says that `room` descriptors can be
-    /// stored; nothing of that where it is zero.
-    pub fn of(bed: &mut Bed, room: usize) -> Manager {
-        let path = bed.path("notify");
+impl FakeServiceManager {
+    /// Binds the notification socket and announces it to the processes of `sandbox`. The store has room for
+    /// `room` descriptors; zero announces no store.
+    pub fn of(sandbox: &mut Sandbox, room: usize) -> FakeServiceManager {
+        let path = sandbox.path("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
-        bed.set("NOTIFY_SOCKET", path.display().to_string());
+        sandbox.set("NOTIFY_SOCKET", path.display().to_string());
         if room > 0 {
-            bed.set("FDSTORE", room.to_string());
+            sandbox.set("FDSTORE", room.to_string());
         }
         let heard = Arc::new(Heard::default());
         let theirs = Arc::clone(&heard);
@@ -56,20 +60,19 @@ impl Manager {
                 theirs.hear(text, fds);
             }
         });
-        Manager { units: Vec::new(), heard }
+        FakeServiceManager { units: Vec::new(), heard }
     }
 
-    /// Starts the daemon of `bed` in the foreground, with the descriptors of the units and those in the
-    /// store.
-    pub fn run(&self, bed: &Bed) -> Child {
-        self.spawn(bed, &["run"])
+    /// Starts the daemon of `sandbox` in the foreground, with the descriptors of the units and of the store.
+    pub fn run(&self, sandbox: &Sandbox) -> Child {
+        self.spawn(sandbox, &["run"])
     }
 
-    /// As [`run`](Self::run), until it serves.
+    /// Calls [`run`](Self::run) and waits until the daemon reports `READY=1`.
     #[track_caller]
-    pub fn serve(&self, bed: &Bed) -> Child {
+    pub fn serve(&self, sandbox: &Sandbox) -> Child {
         let begun = self.said();
-        let child = self.run(bed);
+        let child = self.run(sandbox);
         self.wait("ready", |state| {
             assert!(child.process().is_alive(), "it has ended: {}", child.stderr());
             state.told[begun..].iter().any(|told| told.contains("READY=1"))
@@ -77,45 +80,45 @@ impl Manager {
         child
     }
 
-    /// Starts the program with other arguments.
-    pub fn spawn(&self, bed: &Bed, arguments: &[&str]) -> Child {
+    /// Starts the image of `sandbox` with these arguments, and the descriptors of the units and of the store.
+    pub fn spawn(&self, sandbox: &Sandbox, arguments: &[&str]) -> Child {
         let state = self.heard.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // What the order is is nobody's promise.
+        // No order is promised. Stored descriptors come first here.
         let given: Vec<_> = state.stored.iter().chain(&self.units).collect();
         let names: Vec<&str> = given.iter().map(|(name, _)| name.as_str()).collect();
         let fds: Vec<BorrowedFd<'_>> = given.iter().map(|(_, fd)| fd.as_fd()).collect();
-        give(bed, arguments, &names.join(":"), &fds)
+        give(sandbox, arguments, &names.join(":"), &fds)
     }
 
-    /// How much it was told so far.
+    /// The number of notifications received so far.
     pub fn said(&self) -> usize {
         self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).told.len()
     }
 
-    /// Everything it was told.
+    /// All notifications received so far.
     pub fn told(&self) -> Vec<String> {
         self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).told.clone()
     }
 
-    /// The names of what is stored.
+    /// The names of the stored descriptors.
     pub fn stored(&self) -> Vec<String> {
         let state = self.heard.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.stored.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Closes what is stored, as a manager does at the end of a service. A child that another test is just
-    /// starting may hold copies until it has been exec'd: a listener closes soon after, not at once.
+    /// Closes the stored descriptors, as a service manager does at the end of a service. A child that another
+    /// test is about to exec may hold copies for a moment, so a listener may close a little later.
     pub fn discard(&self) {
         self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).stored.clear();
     }
 
-    /// Stores something that nobody asked for.
+    /// Stores a descriptor that the daemon did not send.
     pub fn store(&self, name: &str, fd: OwnedFd) {
         let mut state = self.heard.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.stored.push((name.to_owned(), fd));
     }
 
-    /// Waits for a message that contains `text`, among those after the first `begun`.
+    /// Waits for a notification that contains `text`, after the first `begun` ones.
     ///
     /// # Panics
     ///
@@ -125,11 +128,11 @@ impl Manager {
         self.wait(text, |state| state.told[begun..].iter().any(|told| told.contains(text)));
     }
 
-    /// Waits until these are the names of what is stored.
+    /// Waits until the stored descriptors have exactly these names, which must be sorted.
     ///
     /// # Panics
     ///
-    /// If they are not in time.
+    /// If they do not in time.
     #[track_caller]
     pub fn keeps(&self, names: &[&str]) {
         self.wait("kept", |state| {
@@ -153,8 +156,8 @@ impl Manager {
     }
 }
 
-/// Starts the image of `bed` with these arguments and descriptors.
-pub fn give(bed: &Bed, arguments: &[&str], names: &str, fds: &[BorrowedFd<'_>]) -> Child {
+/// Starts the image of `sandbox` with these arguments and descriptors, and `names` as `LISTEN_FDNAMES`.
+pub fn give(sandbox: &Sandbox, arguments: &[&str], names: &str, fds: &[BorrowedFd<'_>]) -> Child {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .expect("a pair of sockets");
@@ -166,9 +169,9 @@ pub fn give(bed: &Bed, arguments: &[&str], names: &str, fds: &[BorrowedFd<'_>]) 
     let names = if names.is_empty() { "no names" } else { names };
     let parts = [IoSlice::new(names.as_bytes())];
     sendmsg(&ours, &parts, &mut control, SendFlags::empty()).expect("sent");
-    let image = bed.image();
+    let image = sandbox.image();
     let arguments = [image.as_os_str()].into_iter().chain(arguments.iter().map(AsRef::as_ref));
-    let mut command = bed.command_of(fixture_path("given"), arguments);
+    let mut command = sandbox.command_of(fixture_path("given"), arguments);
     command.stdin(Stdio::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
     Child::spawn_as_is(&mut command)
 }
@@ -186,7 +189,8 @@ impl Heard {
         } else if field("FDSTORE").is_some() {
             state.stored.extend(fds.into_iter().map(|fd| (name.clone(), fd)));
         }
-        // What comes with a barrier is closed here.
+        // The descriptor of a `BARRIER=1` message is dropped here, which releases the daemon that waits for
+        // it.
         state.told.push(text);
         self.changed.notify_all();
     }

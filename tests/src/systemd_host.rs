@@ -1,4 +1,4 @@
-//! A machine with a real systemd, in namespaces of its own: `tests/systemd/box` says how.
+//! A Debian with a real systemd as PID 1 of namespaces of its own, which `tests/systemd/box` creates.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -11,28 +11,30 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{Child, Output, Process, eventually, skip};
 
-/// How long a command in a machine may take.
+/// The time that booting, or a command in the machine, may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why no machine can be booted here, as `.ci/run` found out: then the tests are skipped in any case.
+/// The variable in which `.ci/run` gives the reason why no machine can be booted here. If it is set, the
+/// tests are skipped even where `UNBROKEN_REQUIRE_ALL` is set.
 const IMPOSSIBLE: &str = "UNBROKEN_NO_SYSTEMD";
 
-/// A machine that runs. The fixtures are in `/box`.
+/// A booted machine. The fixtures are in its `/box`.
 ///
-/// It ends with this process, whatever ends that: its keeper waits for the end of its input.
+/// The machine ends with the test process, even if that is killed: the keeper, a shell script outside of the
+/// machine, ends it at the end of its input, which is a pipe from the test.
 #[derive(Debug)]
-pub struct Machine {
+pub struct SystemdHost {
     suite: &'static str,
     init: u32,
     keeper: std::process::Child,
     _input: ChildStdin,
 }
 
-impl Machine {
-    /// Boots a Debian of this suite. `None`: it cannot be done here, which was said.
-    pub fn boot(suite: &'static str) -> Option<Machine> {
+impl SystemdHost {
+    /// Boots a Debian of this suite. Reports a skipped test and returns `None` if that is not possible here.
+    pub fn boot(suite: &'static str) -> Option<SystemdHost> {
         if let Ok(why) = std::env::var(IMPOSSIBLE) {
-            // Not by a macro, whose output a test that passes does not show.
+            // `eprintln!` would be captured, and not shown for a test that passes.
             let _ = writeln!(io::stderr(), "\n!!! SKIPPED: no systemd of {suite}: {why}");
             return None;
         }
@@ -54,7 +56,7 @@ impl Machine {
             skip(&format!("no {suite}: {}", String::from_utf8_lossy(&failed.stderr).trim()));
             return None;
         };
-        let machine = Machine { suite, init, keeper, _input: input };
+        let machine = SystemdHost { suite, init, keeper, _input: input };
         eventually(&format!("{suite} is booted"), PATIENCE, || {
             let said = machine.run(["systemctl", "is-system-running"]).stdout;
             ["running", "degraded"].contains(&said.trim())
@@ -62,33 +64,34 @@ impl Machine {
         Some(machine)
     }
 
-    /// The Debian suite.
+    /// The Debian suite, for example `bookworm`.
     pub fn suite(&self) -> &'static str {
         self.suite
     }
 
-    /// Its process 1.
+    /// The machine's PID 1.
     pub fn init(&self) -> Process {
         Process::open(self.init).expect("a machine that runs")
     }
 
-    /// The process outside that ends it.
+    /// The process outside of the machine that ends the machine.
     pub fn keeper(&self) -> Process {
         Process::open(self.keeper.id()).expect("our own child")
     }
 
-    /// A path of the machine, as it can be reached from outside.
+    /// The path at which the host reaches a file of the machine.
     pub fn path(&self, path: &str) -> PathBuf {
         format!("/proc/{}/root{path}", self.init).into()
     }
 
-    /// Runs a command as root.
+    /// Runs a command in the machine as root.
     #[track_caller]
     pub fn run<A: AsRef<std::ffi::OsStr>>(&self, command: impl IntoIterator<Item = A>) -> Output {
         self.spawn(command).wait(PATIENCE)
     }
 
-    /// Starts a command as root, in a cgroup beside systemd's.
+    /// Starts a command in the machine as root. The command gets a cgroup of its own, because systemd owns
+    /// the others.
     pub fn spawn<A: AsRef<std::ffi::OsStr>>(&self, command: impl IntoIterator<Item = A>) -> Child {
         let mut enter = Command::new("nsenter");
         enter.args(["--target", &self.init.to_string(), "--all", "--", "/bin/sh", "-c"]).args([
@@ -100,13 +103,14 @@ impl Machine {
         Child::spawn(&mut enter)
     }
 
-    /// Runs a shell script as root.
+    /// Runs a shell script in the machine as root.
     #[track_caller]
     pub fn shell(&self, script: &str) -> Output {
         self.run(["/bin/sh", "-euc", script])
     }
 
-    /// Does something in the machine's network: sockets made there stay there, and threads too.
+    /// Calls `f` on a thread in the machine's network namespace. Sockets and threads that `f` creates stay in
+    /// that namespace.
     pub fn in_network<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         let network = File::open(format!("/proc/{}/ns/net", self.init)).expect("its network");
         std::thread::scope(|scope| {
@@ -120,8 +124,8 @@ impl Machine {
     }
 }
 
-/// The script of boxes. In a session of its own, so that a terminal's Ctrl-C ends the test only, and the
-/// end of the test the box.
+/// A command that runs `tests/systemd/box`. It has a session of its own: Ctrl-C in a terminal then ends only
+/// the test, and the script ends the machine when its input closes.
 fn script<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/box");
     let mut command = Command::new("setsid");
@@ -129,7 +133,7 @@ fn script<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> 
     command
 }
 
-/// Where cargo put the fixtures: beside the directory of the running test.
+/// The directory in which cargo put the fixtures: the parent of the running test's directory.
 fn fixtures() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     test.parent().and_then(Path::parent).expect("a target directory").to_owned()
