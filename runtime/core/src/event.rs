@@ -271,23 +271,15 @@ pub enum Action {
     },
     /// A stop was asked for: workers of an earlier supervisor drain until `deadline`, and are killed
     /// `kill_timeout` later. First in the list.
-    DrainOrphans {
-        deadline: Instant,
-        kill_timeout: Duration,
-    },
+    DrainOrphans { deadline: Instant, kill_timeout: Duration },
     /// The generation is to be confirmed: everything behind this action follows from that, up to
     /// [`Action::Confirmed`].
-    Confirming {
-        generation: Generation,
-    },
+    Confirming { generation: Generation },
     /// The state, the health or one of the generations of [`Machine`](crate::Machine) is not what it was
     /// before the event. Only confirmations and the exit come after it.
     StateChanged,
     /// The confirmation of the generation in place of `previous` is carried out.
-    Confirmed {
-        generation: Generation,
-        previous: Option<Generation>,
-    },
+    Confirmed { generation: Generation, previous: Option<Generation> },
     /// The daemon stops: close the supervisor's copies of the listeners, except those that the service
     /// manager keeps. The draining workers then hold the last ones.
     CloseListeners,

@@ -69,7 +69,9 @@ impl Machine {
         lame_duck.clients.extend(client);
         let until = self.timers.get(Timer::LameDuck).unwrap_or(now);
         let left = until.saturating_duration_since(now);
-        out.push(Action::Progress { text: format!("lame duck for {}: not ready, still accepting", seconds(left)) });
+        out.push(Action::Progress {
+            text: format!("lame duck for {}: not ready, still accepting", seconds(left)),
+        });
         None
     }
 

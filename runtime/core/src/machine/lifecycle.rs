@@ -20,10 +20,11 @@ pub(super) enum Lifecycle {
 #[derive(Debug, Clone, Default, ToJson, FromJson)]
 pub(super) struct Active {
     pub(super) transition: Option<Transition>,
-    /// Restarts asked for during a transition: together they are one more.
+    /// The requests for a restart that arrived during a transition or an upgrade. One more restart, right after
+    /// it, serves them all.
     pub(super) pending: Vec<Waiter>,
     pub(super) upgrade: Option<Upgrade>,
-    /// Told to stop, and still accepting.
+    /// The lame-duck phase: the daemon was asked to stop and still accepts.
     pub(super) lame_duck: Option<LameDuck>,
 }
 

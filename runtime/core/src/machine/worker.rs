@@ -108,7 +108,7 @@ impl Machine {
         id
     }
 
-    /// Whether it may be confirmed ahead of time.
+    /// Returns whether its generation may be confirmed before the confirm window is over.
     pub(super) fn can_confirm_early(&self, id: WorkerId) -> bool {
         let content = |worker: &Worker| worker.confirms && worker.checks == 0;
         self.workers.get(&id).is_some_and(content) && !self.timers.is_set(Timer::Kill(id))

@@ -187,7 +187,8 @@ impl Driver {
         let machine = &self.machine;
         self.times.note(machine.serving_generation(), machine.confirmed_generation());
         self.close_old_probes();
-        // First, so that who waits until the daemon is ready finds them kept.
+        // Before the state is reported: once the service manager sees the daemon as ready, its fd store has the
+        // listeners.
         self.store_listeners();
         self.setup.notifier.tell(self.machine.health());
     }
