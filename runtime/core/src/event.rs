@@ -184,6 +184,9 @@ pub enum WorkerCommand {
         deadline: Instant,
         /// Whether no other worker takes over, so that idle connections cannot be handed off.
         last: bool,
+        /// Its listeners end with the daemon; else only those end that the generation that serves does not
+        /// have.
+        listeners_end: bool,
     },
     /// Have the runtime answer with a *pong*, for the watchdog.
     Ping,
@@ -266,6 +269,17 @@ pub enum Action {
         /// The generation, which is confirmed.
         generation: Generation,
     },
+    /// A stop was asked for: workers of an earlier supervisor drain until `deadline`, and are killed
+    /// `kill_timeout` later. First in the list.
+    DrainOrphans { deadline: Instant, kill_timeout: Duration },
+    /// The generation is to be confirmed: everything behind this action follows from that, up to
+    /// [`Action::Confirmed`].
+    Confirming { generation: Generation },
+    /// The state, the health or one of the generations of [`Machine`](crate::Machine) is not what it was
+    /// before the event. Only confirmations and the exit come after it.
+    StateChanged,
+    /// The confirmation of the generation in place of `previous` is carried out.
+    Confirmed { generation: Generation, previous: Option<Generation> },
     /// The daemon stops: close the supervisor's copies of the listeners, except those that the service
     /// manager keeps. The draining workers then hold the last ones.
     CloseListeners,

@@ -52,7 +52,7 @@ pub(super) fn status(driver: &Driver) -> Status {
         name: settings.name.clone(),
         pid: std::process::id(),
         mode: "supervised".into(),
-        state: driver.machine.state_word().into(),
+        state: driver.machine.state().to_string(),
         uptime: now.saturating_duration_since(driver.began.0).as_secs_f64(),
         since: unix_seconds(driver.began.1),
         generation,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::Instant;
 
+use super::timers::Timer;
+use super::transition::Transition;
 use super::worker::{WorkerState, drain};
 use super::{Actions, Machine, log_of, seconds, why};
 use crate::Exit;
@@ -25,8 +27,6 @@ pub(super) struct CommittedGeneration {
     pub(super) worker: Option<WorkerId>,
     /// The times of the crashes within the last `start_limit_interval`.
     pub(super) crashes: VecDeque<Instant>,
-    /// When the next worker is spawned.
-    pub(super) respawn_at: Option<Instant>,
     /// Whether a worker is to be spawned when no other worker is left.
     pub(super) respawn_when_alone: bool,
     /// The generation that this one replaced, while a rollback to its image is possible.
@@ -45,11 +45,11 @@ impl Machine {
         out: &mut Actions,
     ) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             let reason = format!("the worker of generation {} received SIGTERM", worker.generation);
             if worker.state == WorkerState::Serving {
                 // The restart is aborted, but the worker has connections to finish.
-                drain(id, worker, now + worker.policy.drain_timeout, out);
+                drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
             }
             self.abort(&reason, now, out);
             self.force_excess(now, out);
@@ -61,15 +61,16 @@ impl Machine {
             // start from being respawned in a tight loop.
             WorkerState::Serving | WorkerState::Starting => {
                 current.worker = None;
-                if self.stopping.is_none() {
-                    current.respawn_at = Some(now.max(worker.spawned + current.policy.backoff_min));
+                if self.life.is_active() {
+                    let respawn_at = now.max(worker.spawned + current.policy.backoff_min);
+                    self.timers.set(Timer::Respawn, respawn_at);
                 }
             }
             WorkerState::Paused => current.worker = None,
             WorkerState::Draining | WorkerState::Killed => return,
         }
         let generation = worker.generation;
-        drain(id, worker, now + worker.policy.drain_timeout, out);
+        drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
         if main_ended {
             let text = format!(
                 "`main` of generation {generation} returned while it was paused in the confirm \
@@ -102,11 +103,11 @@ impl Machine {
     ) {
         let Some(current) = self.current.as_mut() else { return };
         current.worker = None;
-        if self.stopping.is_some() || state == WorkerState::Draining {
+        if !self.life.is_active() || state == WorkerState::Draining {
             return;
         }
         let generation = current.generation;
-        if self.transition.as_ref().is_some_and(|t| t.confirm_at.is_some()) {
+        if self.life.transition().is_some_and(Transition::is_committed) {
             // The new generation serves already; if it fails, the abort respawns this one.
             let why = why(failure.as_ref());
             let text = format!(
@@ -164,13 +165,13 @@ impl Machine {
             );
             let code = exit.shell_code().max(1);
             current.exhausted = Some((code, reason));
-            if self.transition.is_none() {
+            if self.life.transition().is_none() {
                 self.roll_back(now, out);
             }
             return;
         }
         let delay = backoff(&current.policy, count);
-        current.respawn_at = Some(now + delay);
+        self.timers.set(Timer::Respawn, now + delay);
         out.push(log_of(
             current.generation,
             Level::Warn,
@@ -180,8 +181,8 @@ impl Machine {
 
     /// Spawns a worker of the committed generation from its pinned image.
     pub(super) fn respawn(&mut self, now: Instant, out: &mut Actions) {
+        self.timers.cancel(Timer::Respawn);
         let Some(current) = self.current.as_mut() else { return };
-        current.respawn_at = None;
         if current.policy.exclusive && !self.workers.is_empty() {
             current.respawn_when_alone = true;
             return;

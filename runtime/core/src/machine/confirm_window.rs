@@ -18,7 +18,7 @@ impl Machine {
         let Some(worker) = self.workers.get(&id) else { return };
         let generation = worker.generation;
         let text = format!("generation {generation} is unhealthy: {reason}");
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             self.failed(id, text, now, out);
         } else {
             // The old generation can no longer be resumed. Another worker of the same image would hardly be
@@ -47,16 +47,15 @@ impl Machine {
 
     /// Confirms the transition if its worker asked for that and has passed its checks.
     fn confirm_if_content(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
-        let committed =
-            self.transition.as_ref().is_some_and(|t| t.worker == id && t.confirm_at.is_some());
-        if committed && self.workers.get(&id).is_some_and(|worker| worker.can_confirm_early()) {
+        let committed = self.life.transition().is_some_and(|t| t.worker == id && t.is_committed());
+        if committed && self.can_confirm_early(id) {
             self.confirm(now, out);
         }
     }
 
     /// Handles the end of the window: confirms the transition, or aborts it if a check has not passed.
     pub(super) fn end_confirm_window(&mut self, now: Instant, out: &mut Actions) {
-        let Some(transition) = &self.transition else { return };
+        let Some(transition) = self.life.transition() else { return };
         let (id, window) = (transition.worker, transition.policy.confirm_window);
         let Some(worker) = self.workers.get(&id).filter(|worker| worker.checks > 0) else {
             self.confirm(now, out);

@@ -6,6 +6,7 @@
 
 use crate::Instant;
 
+use super::timers::Timer;
 use super::worker::{WorkerState, drain};
 use super::{Actions, Machine, log_of};
 use crate::event::{Action, Level, WorkerCommand, WorkerId};
@@ -14,14 +15,15 @@ impl Machine {
     /// Handles the *hello* of a new worker in an exclusive transition: makes the old worker drain, and
     /// returns whether the *welcome* has to wait for its end.
     pub(super) fn defer_start(&mut self, id: WorkerId, now: Instant, out: &mut Actions) -> bool {
-        let (Some(current), Some(transition)) = (&mut self.current, &mut self.transition) else {
+        let (Some(current), Some(transition)) = (&mut self.current, self.life.transition_mut())
+        else {
             return false;
         };
         if !current.policy.exclusive && !transition.policy.exclusive {
             return false;
         }
         transition.exclusive = true;
-        current.respawn_at = None;
+        self.timers.cancel(Timer::Respawn);
         if let Some(old) = current.worker.and_then(|id| self.workers.get_mut(&id).map(|w| (id, w)))
         {
             let (old, worker) = old;
@@ -31,9 +33,9 @@ impl Machine {
                     // wait for them.
                     worker.policy.exclusive = true;
                     out.push(Action::SendToWorker { worker: old, command: WorkerCommand::Quiesce });
-                    drain(old, worker, now + worker.policy.drain_timeout, out);
+                    drain(old, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
                 }
-                WorkerState::Starting => super::worker::kill(old, worker, out),
+                WorkerState::Starting => super::worker::kill(old, worker, &mut self.timers, out),
                 WorkerState::Draining | WorkerState::Killed => {}
             }
         }
@@ -44,7 +46,7 @@ impl Machine {
         out.push(Action::Progress { text: text.into() });
         // No deadline until the old worker has ended, which its own drain deadline limits.
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.deadline = None;
+            self.timers.cancel(Timer::Deadline(id));
             worker.deferred = true;
         }
         true
@@ -52,12 +54,12 @@ impl Machine {
 
     /// Continues, after the end of a worker, what waited for it: a deferred *welcome* or a respawn.
     pub(super) fn start_deferred(&mut self, now: Instant, out: &mut Actions) {
-        if let Some(id) = self.transition.as_ref().map(|transition| transition.worker)
+        if let Some(id) = self.life.transition().map(|transition| transition.worker)
             && self.is_alone(id)
             && let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.deferred)
         {
             worker.deferred = false;
-            worker.deadline = Some(now + worker.policy.ready_timeout);
+            self.timers.set(Timer::Deadline(id), now + worker.policy.ready_timeout);
             out.push(Action::Welcome { worker: id });
         }
         self.respawn_if_alone(now, out);
@@ -65,7 +67,7 @@ impl Machine {
 
     /// Respawns the committed generation if it waits for that and no worker is left.
     pub(super) fn respawn_if_alone(&mut self, now: Instant, out: &mut Actions) {
-        if self.stopping.is_some() || self.transition.is_some() || !self.workers.is_empty() {
+        if !self.life.is_active() || self.life.transition().is_some() || !self.workers.is_empty() {
             return;
         }
         if let Some(current) = self.current.as_mut().filter(|current| current.respawn_when_alone) {

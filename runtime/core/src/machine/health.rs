@@ -3,30 +3,24 @@
 use std::time::Duration;
 
 use super::worker::WorkerState;
-use super::{Machine, seconds};
+use super::{Machine, State, seconds};
 use crate::event::Generation;
 use crate::health::{Health, ServicePhase};
 use crate::health::{Probe, ProbeResult};
 
 impl Machine {
     pub fn health(&self) -> Health {
-        let changes = self.transition.is_some() || self.upgrade.is_some();
-        let stops = self.stopping.is_some() || self.lame_duck.is_some();
-        let phase = if stops || self.exited {
-            ServicePhase::Stopping
-        } else if self.current.is_none() {
-            ServicePhase::Starting
-        } else if changes {
-            ServicePhase::Reloading
-        } else {
-            ServicePhase::Running
+        let phase = match self.state() {
+            State::Stopping | State::LameDuck => ServicePhase::Stopping,
+            State::Starting => ServicePhase::Starting,
+            State::Running if self.life.changes() => ServicePhase::Reloading,
+            State::Running => ServicePhase::Running,
         };
         let limit =
             |worker: &super::Worker| worker.policy.drain_timeout + worker.policy.kill_timeout;
         let longest = self.workers.values().map(limit).max().unwrap_or_default();
-        let lame_duck = self.lame_duck.as_ref().map_or(Duration::ZERO, |lame| lame.length());
-        let ends_within = lame_duck + longest + Duration::from_secs(1);
-        let reload = self.transition.as_ref().map(|transition| transition.generation);
+        let ends_within = self.lame_duck_length() + longest + Duration::from_secs(1);
+        let reload = self.life.transition().map(|transition| transition.generation);
         Health { phase, text: self.in_words(phase), reload, ends_within }
     }
 
@@ -47,10 +41,8 @@ impl Machine {
                 ProbeResult::passes("a generation has been ready")
             }
             Probe::Startup => ProbeResult::fails("no generation has been ready yet"),
-            Probe::Ready if self.stopping.is_some() || self.exited => {
-                ProbeResult::fails("the daemon is stopping")
-            }
-            Probe::Ready if self.lame_duck.is_some() => {
+            Probe::Ready if !self.life.is_active() => ProbeResult::fails("the daemon is stopping"),
+            Probe::Ready if self.life.lame_duck().is_some() => {
                 ProbeResult::fails("the daemon is about to stop (lame duck)")
             }
             Probe::Ready if serves => ProbeResult::passes("a generation is serving"),
@@ -61,14 +53,14 @@ impl Machine {
     /// Returns the committed generation and the one in transition.
     pub fn live_generations(&self) -> impl Iterator<Item = Generation> {
         let current = self.current.as_ref().map(|current| current.generation);
-        let next = self.transition.as_ref().map(|transition| transition.generation);
+        let next = self.life.transition().map(|transition| transition.generation);
         current.into_iter().chain(next)
     }
 
     /// Returns the status text for the service manager.
     fn in_words(&self, phase: ServicePhase) -> String {
         let mut text = match (phase, self.serving_generation()) {
-            (ServicePhase::Stopping, Some(generation)) if self.lame_duck.is_some() => {
+            (ServicePhase::Stopping, Some(generation)) if self.life.lame_duck().is_some() => {
                 format!("lame duck: generation {generation} is still accepting")
             }
             (ServicePhase::Stopping, _) => "stopping".to_owned(),
@@ -81,7 +73,7 @@ impl Machine {
             1 => text += ", 1 worker draining",
             several => text += &format!(", {several} workers draining"),
         }
-        if let Some(transition) = &self.transition
+        if let Some(transition) = self.life.transition()
             && self.current.is_some()
         {
             text += &match transition.committed_after {

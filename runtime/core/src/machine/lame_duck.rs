@@ -8,20 +8,18 @@ use std::time::Duration;
 
 use crate::Instant;
 
-use super::stop::Urgency;
+use super::timers::Timer;
 use super::worker::WorkerState;
 use super::{Actions, Machine, log, refuse, seconds};
 use crate::event::{Action, ClientId, Event, Level};
 use crate::json::{FromJson, ToJson};
+use crate::policy::Policy;
 
 /// A lame-duck phase in progress.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(super) struct LameDuck {
     /// When the daemon was asked to stop.
     since: Instant,
-    /// When the stop begins.
-    until: Instant,
-    /// The clients that asked for the stop and wait for its end.
     clients: Vec<ClientId>,
 }
 
@@ -29,16 +27,6 @@ impl LameDuck {
     /// Returns when the daemon was asked to stop.
     pub(super) fn since(&self) -> Instant {
         self.since
-    }
-
-    /// Returns when the stop begins.
-    pub(super) fn until(&self) -> Instant {
-        self.until
-    }
-
-    /// Returns the length of the phase.
-    pub(super) fn length(&self) -> Duration {
-        self.until.saturating_duration_since(self.since)
     }
 
     /// Returns the clients that wait for the end of the stop.
@@ -67,20 +55,20 @@ impl Machine {
             return Some(at_once);
         }
         let length = self.lame_duck_of();
-        if self.lame_duck.is_none() {
-            for waiter in self.pending.take().into_iter().flatten() {
+        let active = self.life.active_mut()?;
+        if active.lame_duck.is_none() {
+            for waiter in active.pending.drain(..) {
                 refuse(waiter.client, "the daemon is stopping", out);
             }
             let text = format!("lame duck for {}: not ready, still accepting", seconds(length));
             out.push(log(Level::Info, text));
+            self.timers.set(Timer::LameDuck, now + length);
         }
-        let lame_duck = self.lame_duck.get_or_insert_with(|| LameDuck {
-            since: now,
-            until: now + length,
-            clients: Vec::new(),
-        });
+        let lame_duck =
+            active.lame_duck.get_or_insert_with(|| LameDuck { since: now, clients: Vec::new() });
         lame_duck.clients.extend(client);
-        let left = lame_duck.until.saturating_duration_since(now);
+        let until = self.timers.get(Timer::LameDuck).unwrap_or(now);
+        let left = until.saturating_duration_since(now);
         out.push(Action::Progress {
             text: format!("lame duck for {}: not ready, still accepting", seconds(left)),
         });
@@ -89,10 +77,10 @@ impl Machine {
 
     /// Returns whether a requested stop is one at once, or `None` if it does not begin now.
     fn stops_now(&self, client: Option<ClientId>, at_once: bool) -> Option<bool> {
-        if at_once || self.stopping.is_some() {
+        if at_once || !self.life.is_active() {
             return Some(at_once);
         }
-        match (&self.lame_duck, client) {
+        match (self.life.lame_duck(), client) {
             // A second signal stops at once.
             (Some(_), None) => Some(true),
             (Some(_), Some(_)) => None,
@@ -106,24 +94,39 @@ impl Machine {
         accepts.map(|worker| worker.policy.lame_duck).max().unwrap_or_default()
     }
 
-    /// Begins the stop when the phase is over.
-    pub(super) fn tick_lame_duck(&mut self, now: Instant, out: &mut Actions) {
-        if self.lame_duck.as_ref().is_some_and(|lame_duck| lame_duck.until <= now) {
-            self.begin_stop(0, None, Urgency::Drain, now, out);
-        }
+    /// How long the lame duck is in all, if there is one.
+    pub(super) fn lame_duck_length(&self) -> Duration {
+        let since = self.life.lame_duck().map(LameDuck::since);
+        let until = self.timers.get(Timer::LameDuck);
+        until.zip(since).map_or(Duration::ZERO, |(until, since)| until - since)
     }
 
     /// Returns whether an event would make the daemon stop at once; `None` if it would neither begin nor
     /// hasten a stop. The driver asks this before it passes the event on, to drain orphans too.
-    pub fn stops_by(&self, event: &Event, now: Instant) -> Option<bool> {
-        let over = |lame_duck: &LameDuck| lame_duck.until <= now;
+    fn stops_by(&self, event: &Event, now: Instant) -> Option<bool> {
         match event {
             Event::Stop { client, at_once } => {
-                let again = client.is_none() && self.stopping.is_some();
+                let again = client.is_none() && !self.life.is_active();
                 self.stops_now(*client, *at_once).map(|at_once| at_once || again)
             }
-            Event::Tick => self.lame_duck.as_ref().is_some_and(over).then_some(false),
+            Event::Tick => self.timers.is_due(Timer::LameDuck, now).then_some(false),
             _ => None,
+        }
+    }
+
+    /// A stop that is asked for is one of the orphans, too: they drain as the generation that serves would.
+    pub(super) fn drain_orphans(&self, event: &Event, now: Instant, out: &mut Actions) {
+        let Some(at_once) = self.stops_by(event, now) else { return };
+        let policy = self.serving_policy();
+        let deadline = if at_once { now } else { now + policy.drain_timeout };
+        out.push(Action::DrainOrphans { deadline, kill_timeout: policy.kill_timeout });
+    }
+
+    fn serving_policy(&self) -> Policy {
+        match (self.life.transition(), &self.current) {
+            (Some(transition), _) if transition.is_committed() => transition.policy,
+            (_, Some(current)) => current.policy,
+            (_, None) => self.initial,
         }
     }
 }

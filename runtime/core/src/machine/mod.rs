@@ -19,11 +19,14 @@ mod histories;
 #[cfg(test)]
 mod invariants;
 mod lame_duck;
+mod lifecycle;
 mod retire;
 mod rollback;
 #[cfg(test)]
 mod scenarios;
+mod state;
 mod stop;
+mod timers;
 mod transition;
 mod upgrade;
 mod watchdog;
@@ -36,11 +39,12 @@ use crate::Instant;
 
 use self::committed::CommittedGeneration;
 use self::exe::Exe;
-use self::lame_duck::LameDuck;
+use self::lifecycle::{Active, Lifecycle};
 use self::retire::Retiring;
-use self::stop::Stopping;
-use self::transition::{Transition, Waiter};
-use self::upgrade::Upgrade;
+pub use self::state::State;
+use self::stop::Urgency;
+use self::timers::{Timer, Timers};
+use self::transition::Waiter;
 use self::worker::Worker;
 pub use self::worker::WorkerState;
 use crate::Exit;
@@ -74,25 +78,14 @@ pub struct Machine {
     initial: Policy,
     /// All workers whose processes are not reaped yet.
     workers: SortedMap<WorkerId, Worker>,
+    timers: Timers,
     /// The generation that was confirmed last; `None` until the first start succeeds.
     current: Option<CommittedGeneration>,
-    /// The start or restart in progress: from its request until it is confirmed or aborted.
-    transition: Option<Transition>,
-    /// The requests for a restart that arrived during a transition or an upgrade. One more restart, right
-    /// after it, serves them all.
-    pending: Option<Vec<Waiter>>,
-    /// The upgrade of the supervisor in progress, after a restart was confirmed.
-    upgrade: Option<Upgrade>,
-    /// The path of the image, if a restart named one.
+    life: Lifecycle,
     #[json(default)]
     exe: Exe,
     /// The generations that served, no longer do, and still have workers.
     retiring: Vec<Retiring>,
-    /// The lame-duck phase: the daemon was asked to stop and still accepts.
-    #[json(default)]
-    lame_duck: Option<LameDuck>,
-    /// The stop in progress: all workers drain.
-    stopping: Option<Stopping>,
     /// If a rolled-back image runs instead of the one that was asked for: why.
     rolled_back: Option<String>,
     /// The number of the worker spawned last.
@@ -107,8 +100,6 @@ pub struct Machine {
     ledgers: SortedMap<Generation, Ledger>,
     /// The reports of the last restarts, the latest first.
     restarts: VecDeque<RestartReport>,
-    /// Whether [`Action::Exit`] was returned: all further events are ignored.
-    exited: bool,
 }
 
 type Actions = Vec<Action>;
@@ -118,21 +109,17 @@ impl Machine {
         Machine {
             initial,
             workers: SortedMap::new(),
+            timers: Timers::default(),
             current: None,
-            transition: None,
-            pending: None,
-            upgrade: None,
+            life: Lifecycle::Active(Active::default()),
             exe: Exe::default(),
             retiring: Vec::new(),
-            lame_duck: None,
-            stopping: None,
             rolled_back: None,
             last_worker: 0,
             last_generation: 0,
             before: 0,
             ledgers: SortedMap::new(),
             restarts: VecDeque::new(),
-            exited: false,
         }
     }
 
@@ -145,9 +132,11 @@ impl Machine {
     /// Handles one event; returns what must be done, in order.
     pub fn on(&mut self, event: Event, now: Instant) -> Actions {
         let mut out = Actions::new();
-        if self.exited {
+        if matches!(self.life, Lifecycle::Exited) {
             return out;
         }
+        let before = self.shown();
+        self.drain_orphans(&event, now, &mut out);
         match event {
             Event::Begin => self.begin(now, &mut out),
             Event::SpawnFailed { worker, reason } => {
@@ -191,19 +180,16 @@ impl Machine {
             Event::UpgradeFinished { kept } => self.upgraded(kept, now, &mut out),
             Event::Tick => self.tick(now, &mut out),
         }
-        self.exit_if_drained(now, &mut out);
+        let exit = self.exit_if_drained(now, &mut out);
+        self.mark_last_drains(&mut out);
+        self.announce_changes(&before, &mut out);
+        out.extend(exit);
         out
     }
 
     /// Returns when the next [`Event::Tick`] is due.
     pub fn deadline(&self) -> Option<Instant> {
-        let workers = self.workers.values().flat_map(|worker| {
-            [worker.deadline, worker.kill_at, worker.watch.map(|watch| watch.due())]
-        });
-        let confirm = self.transition.as_ref().and_then(|transition| transition.confirm_at);
-        let respawn = self.current.as_ref().and_then(|current| current.respawn_at);
-        let lame_duck = self.lame_duck.as_ref().map(LameDuck::until);
-        workers.chain([confirm, respawn, lame_duck]).flatten().min()
+        self.timers.next()
     }
 
     // ---- time and clients -----------------------------------------------------------------------
@@ -219,19 +205,19 @@ impl Machine {
     }
 
     fn tick_once(&mut self, now: Instant, out: &mut Actions) {
-        let due: Vec<WorkerId> = self.workers.keys().copied().collect();
-        for id in due {
-            self.tick_worker(id, now, out);
+        let mut last = None;
+        while let Some(timer) = self.timers.expired(now, last) {
+            match timer {
+                Timer::Kill(worker) => self.end_of_grace(worker, now, out),
+                Timer::Deadline(worker) => self.end_of_state(worker, now, out),
+                Timer::Ping(worker) => self.ping(worker, now, out),
+                Timer::Pong(worker) => self.hung(worker, now, out),
+                Timer::Confirm => self.end_confirm_window(now, out),
+                Timer::Respawn => self.respawn(now, out),
+                Timer::LameDuck => self.begin_stop(0, None, Urgency::Drain, now, out),
+            }
+            last = Some(timer);
         }
-        if self.transition.as_ref().is_some_and(|t| t.confirm_at.is_some_and(|at| at <= now)) {
-            self.end_confirm_window(now, out);
-        }
-        if self.stopping.is_none()
-            && self.current.as_ref().is_some_and(|c| c.respawn_at.is_some_and(|at| at <= now))
-        {
-            self.respawn(now, out);
-        }
-        self.tick_lame_duck(now, out);
     }
 
     /// Forgets a client that disconnected, wherever it waits.
@@ -241,23 +227,26 @@ impl Machine {
                 waiter.client = None;
             }
         };
-        if let Some(transition) = &mut self.transition {
-            transition.waiters.iter_mut().for_each(gone);
-        }
-        if let Some(pending) = &mut self.pending {
-            pending.iter_mut().for_each(gone);
-        }
         for retiring in &mut self.retiring {
             retiring.waiters.iter_mut().for_each(gone);
         }
-        if let Some(upgrade) = &mut self.upgrade {
-            upgrade.forget(client);
-        }
-        if let Some(stopping) = &mut self.stopping {
-            stopping.clients.retain(|waiting| *waiting != client);
-        }
-        if let Some(lame_duck) = &mut self.lame_duck {
-            lame_duck.forget(client);
+        match &mut self.life {
+            Lifecycle::Active(Active { transition, pending, upgrade, lame_duck }) => {
+                if let Some(transition) = transition {
+                    transition.waiters.iter_mut().for_each(gone);
+                }
+                pending.iter_mut().for_each(gone);
+                if let Some(upgrade) = upgrade {
+                    upgrade.forget(client);
+                }
+                if let Some(lame_duck) = lame_duck {
+                    lame_duck.forget(client);
+                }
+            }
+            Lifecycle::Stopping(stopping) => {
+                stopping.clients.retain(|waiting| *waiting != client);
+            }
+            Lifecycle::Exited => {}
         }
     }
 
@@ -270,14 +259,13 @@ impl Machine {
 
     /// Returns whether the deadline of a worker's state has passed.
     pub fn is_overdue(&self, id: WorkerId, now: Instant) -> bool {
-        let deadline = self.workers.get(&id).and_then(|worker| worker.deadline);
-        deadline.is_some_and(|deadline| deadline <= now)
+        self.timers.is_due(Timer::Deadline(id), now)
     }
 
     /// Returns the generation that serves or, if its worker has crashed, will serve after the respawn.
     pub fn serving_generation(&self) -> Option<Generation> {
-        match &self.transition {
-            Some(transition) if transition.confirm_at.is_some() => Some(transition.generation),
+        match self.life.transition() {
+            Some(transition) if transition.is_committed() => Some(transition.generation),
             _ => self.current.as_ref().map(|current| current.generation),
         }
     }
@@ -306,11 +294,11 @@ impl Machine {
             self.retiring.iter_mut().find(|it| it.generation == generation)
         {
             &mut retiring.report.warnings
-        } else if let Some(transition) = &mut self.transition
+        } else if let Some(transition) = self.life.transition_mut()
             && [Some(transition.generation), current].contains(&Some(generation))
         {
             &mut transition.warnings
-        } else if let Some(stopping) = &mut self.stopping {
+        } else if let Some(stopping) = self.life.stopping_mut() {
             &mut stopping.warnings
         } else {
             return;
@@ -329,19 +317,6 @@ impl Machine {
     /// Returns why a rolled-back image runs instead of the one that was asked for, if so.
     pub fn rolled_back(&self) -> Option<&str> {
         self.rolled_back.as_deref()
-    }
-
-    /// Returns the state of the daemon as one word.
-    pub fn state_word(&self) -> &'static str {
-        if self.stopping.is_some() || self.exited {
-            "stopping"
-        } else if self.lame_duck.is_some() {
-            "lame-duck"
-        } else if self.current.is_none() {
-            "starting"
-        } else {
-            "running"
-        }
     }
 }
 

@@ -58,7 +58,7 @@ impl Machine {
 
     /// Adds the ledger of a worker that has ended to that of its generation, and of the stop in progress.
     pub(super) fn add_to_ledger(&mut self, generation: Generation, ledger: Ledger) {
-        if let Some(stopping) = &mut self.stopping {
+        if let Some(stopping) = self.life.stopping_mut() {
             stopping.ledger += ledger;
         }
         *self.ledgers.entry(generation).or_default() += ledger;
@@ -74,7 +74,7 @@ impl Machine {
     ) {
         let used = self.workers.values().any(|worker| worker.generation == generation)
             || self.current.as_ref().is_some_and(|c| c.generation == generation)
-            || self.transition.as_ref().is_some_and(|t| t.generation == generation);
+            || self.life.transition().is_some_and(|t| t.generation == generation);
         if used {
             return;
         }

@@ -6,6 +6,7 @@
 
 use crate::Instant;
 
+use super::timers::Timer;
 use super::{Actions, Machine, log_of};
 use crate::event::{Action, ImageSource, Level};
 
@@ -20,14 +21,14 @@ impl Machine {
     pub(super) fn roll_back(&mut self, now: Instant, out: &mut Actions) {
         let Some(current) = self.current.as_mut() else { return };
         let Some((code, reason)) = current.exhausted.clone() else { return };
-        if self.stopping.is_some() {
+        if !self.life.is_active() {
             return;
         }
         let Some(good) = current.rollback_to.take() else {
             self.shut_down(code, reason, now, out);
             return;
         };
-        current.respawn_at = None;
+        self.timers.cancel(Timer::Respawn);
         let generation = self.begin_generation(ImageSource::KnownGood(good), Vec::new(), now, out);
         let text = format!(
             "rolled back to the known-good image of generation {good}, now generation \

@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::Instant;
 
 use super::lame_duck::LameDuck;
+use super::lifecycle::Lifecycle;
+use super::timers::Timer;
+use super::transition::Transition;
 use super::worker::{WorkerState, drain, kill};
 use super::{Actions, Machine, answer, log, refuse};
 use crate::Ledger;
@@ -59,7 +62,7 @@ impl Machine {
     ) {
         let Some(at_once) = self.lame_duck_first(client, at_once, now, out) else { return };
         let wanted = if at_once { Urgency::AtOnce } else { Urgency::Drain };
-        let urgency = match &mut self.stopping {
+        let urgency = match self.life.stopping() {
             None => {
                 self.begin_stop(0, None, wanted, now, out);
                 wanted
@@ -71,7 +74,7 @@ impl Machine {
                 (_, urgency) => urgency.max(wanted),
             },
         };
-        let Some(stopping) = &mut self.stopping else { return };
+        let Some(stopping) = self.life.stopping_mut() else { return };
         stopping.asked = true;
         stopping.clients.extend(client);
         if urgency > stopping.urgency {
@@ -82,7 +85,7 @@ impl Machine {
 
     /// Begins a stop that was not requested, with an exit code and a reason.
     pub(super) fn shut_down(&mut self, code: u8, reason: String, now: Instant, out: &mut Actions) {
-        if self.stopping.is_none() {
+        if self.life.is_active() {
             self.begin_stop(code, Some(reason), Urgency::Drain, now, out);
         }
     }
@@ -96,10 +99,14 @@ impl Machine {
         now: Instant,
         out: &mut Actions,
     ) {
-        let asked = self.lame_duck.take();
-        self.stopping = Some(Stopping {
+        let Some(active) = self.life.active_mut().map(std::mem::take) else { return };
+        let asked = active.lame_duck;
+        for timer in [Timer::Confirm, Timer::Respawn, Timer::LameDuck] {
+            self.timers.cancel(timer);
+        }
+        self.life = Lifecycle::Stopping(Stopping {
             code,
-            reason,
+            reason: reason.clone(),
             since: asked.as_ref().map_or(now, LameDuck::since),
             asked: asked.is_some(),
             clients: asked.map_or(Vec::new(), LameDuck::clients),
@@ -109,72 +116,73 @@ impl Machine {
         });
         out.push(Action::Progress { text: "stopping".into() });
         out.push(Action::CloseListeners);
-        self.abandon_transition(out);
-        self.abandon_upgrade(out);
-        if let Some(current) = self.current.as_mut() {
-            current.respawn_at = None;
+        let reason = match reason {
+            Some(reason) => format!("the daemon is stopping: {reason}"),
+            None => "the daemon was asked to stop".into(),
+        };
+        if let Some(transition) = active.transition {
+            self.abandon_transition(transition, &reason, out);
+        }
+        for waiter in active.pending {
+            refuse(waiter.client, &reason, out);
+        }
+        if let Some(upgrade) = active.upgrade {
+            upgrade.abandon(out);
         }
         self.escalate(urgency, now, out);
     }
 
     /// Ends the transition because the daemon stops. Its clients get it reported as aborted, but neither
     /// worker is resumed or killed for it: both drain.
-    pub(super) fn abandon_transition(&mut self, out: &mut Actions) {
-        let pending = self.pending.take().into_iter().flatten();
-        let reason = match self.stopping.as_ref().and_then(|stopping| stopping.reason.clone()) {
-            Some(reason) => format!("the daemon is stopping: {reason}"),
-            None => "the daemon was asked to stop".into(),
+    fn abandon_transition(&mut self, transition: Transition, reason: &str, out: &mut Actions) {
+        let report = RestartReport {
+            from: self.current.as_ref().map(|current| current.generation),
+            to: transition.generation,
+            committed: false,
+            reason: Some(reason.to_owned()),
+            note: self.rolled_back.clone(),
+            to_commit: None,
+            to_drained: None,
+            ledger: None,
+            warnings: transition.warnings,
         };
-        if let Some(transition) = self.transition.take() {
-            let report = RestartReport {
-                from: self.current.as_ref().map(|current| current.generation),
-                to: transition.generation,
-                committed: false,
-                reason: Some(reason.clone()),
-                note: self.rolled_back.clone(),
-                to_commit: None,
-                to_drained: None,
-                ledger: None,
-                warnings: transition.warnings,
-            };
-            for waiter in transition.waiters {
-                answer(waiter.client, ClientAnswer::Aborted(report.clone()), out);
-            }
-            self.record_restart(report);
+        for waiter in transition.waiters {
+            answer(waiter.client, ClientAnswer::Aborted(report.clone()), out);
         }
-        for waiter in pending {
-            refuse(waiter.client, &reason, out);
-        }
+        self.record_restart(report);
     }
 
     /// Gives all workers the time that `urgency` leaves them.
     fn escalate(&mut self, urgency: Urgency, now: Instant, out: &mut Actions) {
+        let timers = &mut self.timers;
         for (&id, worker) in &mut self.workers {
             match (urgency, worker.state) {
                 (_, WorkerState::Killed) => {}
-                (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, out),
+                (Urgency::Kill, _) | (_, WorkerState::Starting) => kill(id, worker, timers, out),
                 (Urgency::AtOnce, state) => {
                     // A draining worker without a deadline has passed it and got its SIGTERM.
-                    if state != WorkerState::Draining || worker.deadline.is_some_and(|at| at > now)
-                    {
-                        drain(id, worker, now, out);
+                    let in_time = timers.get(Timer::Deadline(id)).is_some_and(|at| at > now);
+                    if state != WorkerState::Draining || in_time {
+                        drain(id, worker, now, timers, out);
                     }
-                    worker.kill_by(now + AT_ONCE_GRACE.min(worker.policy.kill_timeout));
+                    let grace = AT_ONCE_GRACE.min(worker.policy.kill_timeout);
+                    timers.set_by(Timer::Kill(id), now + grace);
                 }
                 (Urgency::Drain, WorkerState::Draining) => {}
                 (Urgency::Drain, WorkerState::Serving | WorkerState::Paused) => {
-                    drain(id, worker, now + worker.policy.drain_timeout, out);
+                    drain(id, worker, now + worker.policy.drain_timeout, timers, out);
                 }
             }
         }
     }
 
-    /// Ends a stop whose last worker has ended: answers the clients and exits.
-    pub(super) fn exit_if_drained(&mut self, now: Instant, out: &mut Actions) {
-        if !self.workers.is_empty() {
-            return;
+    /// Returns the exit, which comes after everything else.
+    pub(super) fn exit_if_drained(&mut self, now: Instant, out: &mut Actions) -> Option<Action> {
+        if !self.workers.is_empty() || self.life.is_active() {
+            return None;
         }
-        let Some(stopping) = self.stopping.take() else { return };
+        let life = std::mem::replace(&mut self.life, Lifecycle::Exited);
+        let Lifecycle::Stopping(stopping) = life else { return None };
         let (ledger, to_drained) = (stopping.ledger, now.saturating_duration_since(stopping.since));
         for client in stopping.clients {
             let warnings = stopping.warnings.clone();
@@ -183,7 +191,6 @@ impl Machine {
         if ledger.dropped_tasks > 0 || ledger.lost > 0 || ledger.forced().is_some() {
             out.push(log(Level::Warn, format!("stopped: {ledger}")));
         }
-        self.exited = true;
-        out.push(Action::Exit { code: stopping.code, reason: stopping.reason });
+        Some(Action::Exit { code: stopping.code, reason: stopping.reason })
     }
 }

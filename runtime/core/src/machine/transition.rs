@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::Instant;
 
 use super::committed::CommittedGeneration;
-use super::watchdog;
-use super::worker::{WorkerState, drain, kill};
+use super::timers::Timer;
+use super::worker::{WorkerState, drain, kill, serve};
 use super::{Actions, Machine, answer, log, log_of, refuse, seconds};
 use crate::event::{
     Action, ClientAnswer, ClientId, Generation, ImageSource, Level, RestartReport, WorkerCommand,
@@ -35,8 +35,6 @@ pub(super) struct Transition {
     pub(super) since: Instant,
     /// The requests that this transition serves.
     pub(super) waiters: Vec<Waiter>,
-    /// The end of the confirm window; `Some` from the commit on.
-    pub(super) confirm_at: Option<Instant>,
     /// Whether the old worker had to end before the new one got its *welcome*.
     pub(super) exclusive: bool,
     /// Whether the image is the one on disk; `false` for a rollback to a known-good image.
@@ -57,10 +55,23 @@ pub(super) struct Waiter {
     pub(super) wait: bool,
 }
 
+impl Transition {
+    /// Whether its worker serves, on probation.
+    pub(super) fn is_committed(&self) -> bool {
+        self.committed_after.is_some()
+    }
+}
+
 impl Machine {
+    /// Takes the transition away, with its confirm window.
+    pub(super) fn end_transition(&mut self) -> Option<Transition> {
+        self.timers.cancel(Timer::Confirm);
+        self.life.active_mut()?.transition.take()
+    }
+
     /// Starts the first generation, once.
     pub(super) fn begin(&mut self, now: Instant, out: &mut Actions) {
-        if self.last_generation == self.before && self.stopping.is_none() {
+        if self.last_generation == self.before && self.life.is_active() {
             self.start_transition(Vec::new(), now, out);
         }
     }
@@ -75,7 +86,7 @@ impl Machine {
         out: &mut Actions,
     ) {
         let waiter = Waiter { client, wait };
-        if self.stopping.is_some() || self.lame_duck.is_some() {
+        if !self.life.is_active() || self.life.lame_duck().is_some() {
             refuse(client, "the daemon is stopping", out);
             return;
         }
@@ -84,11 +95,11 @@ impl Machine {
             return;
         }
         self.exe.pending = exe.or(self.exe.pending.take());
-        if self.transition.is_some() || self.upgrade.is_some() {
-            out.push(log(Level::Info, "a restart is in progress; another one follows it".into()));
-            self.pending.get_or_insert_default().push(waiter);
-        } else {
+        if !self.life.changes() {
             self.start_transition(vec![waiter], now, out);
+        } else if let Some(active) = self.life.active_mut() {
+            out.push(log(Level::Info, "a restart is in progress; another one follows it".into()));
+            active.pending.push(waiter);
         }
     }
 
@@ -117,25 +128,27 @@ impl Machine {
             self.exe.begin();
         }
         let worker = self.spawn(generation, source, policy, now, out);
-        self.transition = Some(Transition {
+        let transition = Transition {
             generation,
             policy,
             worker,
             since: now,
             waiters,
-            confirm_at: None,
             exclusive: false,
             from_disk: source == ImageSource::Disk,
             committed_after: None,
             warnings: Vec::new(),
-        });
+        };
+        if let Some(active) = self.life.active_mut() {
+            active.transition = Some(transition);
+        }
         generation
     }
 
     /// Handles the *hello* of a starting worker: sends its *welcome*, now or when the old worker has ended.
     pub(super) fn hello(&mut self, id: WorkerId, policy: Policy, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
+        if worker.state != WorkerState::Starting || self.timers.is_set(Timer::Kill(id)) {
             return;
         }
         if worker.said_hello {
@@ -144,10 +157,10 @@ impl Machine {
             return;
         }
         worker.said_hello = true;
-        if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id) {
+        if let Some(transition) = self.life.transition_mut().filter(|t| t.worker == id) {
             transition.policy = policy;
             worker.policy = policy;
-            worker.deadline = Some(now + policy.ready_timeout);
+            self.timers.set(Timer::Deadline(id), now + policy.ready_timeout);
             if self.defer_start(id, now, out) {
                 return;
             }
@@ -159,7 +172,7 @@ impl Machine {
     pub(super) fn ready(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         // A worker that has lost its link is about to be killed.
-        if worker.state != WorkerState::Starting || worker.kill_at.is_some() {
+        if worker.state != WorkerState::Starting || self.timers.is_set(Timer::Kill(id)) {
             return;
         }
         if !worker.said_hello || worker.deferred {
@@ -170,12 +183,10 @@ impl Machine {
             self.failed(id, reason, now, out);
             return;
         }
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             self.commit(now, out);
         } else if self.current.as_ref().is_some_and(|c| c.worker == Some(id)) {
-            worker.state = WorkerState::Serving;
-            worker.deadline = None;
-            watchdog::begin(worker, now);
+            serve(id, worker, now, &mut self.timers);
             out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Go });
             let generation = worker.generation;
             self.kill_hung(out);
@@ -192,8 +203,8 @@ impl Machine {
     /// one, back to back. Connections that arrive in between wait in the kernel.
     pub(super) fn commit(&mut self, now: Instant, out: &mut Actions) {
         let exhausted = self.start_limit_reached();
-        let Some(transition) = self.transition.as_mut() else { return };
-        let (mut resumable, mut content) = (false, false);
+        let Some(transition) = self.life.transition_mut() else { return };
+        let mut resumable = false;
         if let Some(current) = self.current.as_mut()
             && let Some(old) = current.worker
             && let Some(worker) = self.workers.get_mut(&old)
@@ -207,22 +218,20 @@ impl Machine {
                 // A respawn of the old generation, which is no longer needed.
                 WorkerState::Starting => {
                     current.worker = None;
-                    kill(old, worker, out);
+                    kill(old, worker, &mut self.timers, out);
                 }
                 _ => {}
             }
         }
         if let Some(worker) = self.workers.get_mut(&transition.worker) {
-            worker.state = WorkerState::Serving;
-            worker.deadline = None;
-            watchdog::begin(worker, now);
-            content = worker.can_confirm_early();
+            serve(transition.worker, worker, now, &mut self.timers);
         }
         out.push(Action::SendToWorker { worker: transition.worker, command: WorkerCommand::Go });
         let took = now.saturating_duration_since(transition.since);
         transition.committed_after = Some(took);
-        transition.confirm_at = Some(now + transition.policy.confirm_window);
-        let generation = transition.generation;
+        self.timers.set(Timer::Confirm, now + transition.policy.confirm_window);
+        let (generation, worker) = (transition.generation, transition.worker);
+        let at_once = transition.policy.confirm_window.is_zero();
         if generation == 1 || self.current.is_none() {
             out.push(Action::FirstReady { generation });
         } else {
@@ -233,7 +242,7 @@ impl Machine {
         // Without an old worker to resume, an abort could gain nothing, except by a respawn of an exclusive
         // generation; and one that has used up its start limit is not respawned.
         let undoable = resumable || (transition.exclusive && !exhausted);
-        if !undoable || content || transition.policy.confirm_window.is_zero() {
+        if !undoable || at_once || self.can_confirm_early(worker) {
             self.confirm(now, out);
         }
         self.kill_hung(out);
@@ -253,14 +262,14 @@ impl Machine {
     /// Confirms the new generation and ends the transition: the old generation drains and can no longer be
     /// resumed.
     pub(super) fn confirm(&mut self, now: Instant, out: &mut Actions) {
-        let Some(transition) = self.transition.take() else { return };
+        let Some(transition) = self.end_transition() else { return };
+        self.timers.cancel(Timer::Respawn);
         self.exe.end(true);
         let old = self.current.replace(CommittedGeneration {
             generation: transition.generation,
             policy: transition.policy,
             worker: Some(transition.worker),
             crashes: VecDeque::new(),
-            respawn_at: None,
             respawn_when_alone: false,
             rollback_to: self
                 .current
@@ -291,7 +300,7 @@ impl Machine {
                 && let Some(worker) = self.workers.get_mut(&id)
                 && worker.state != WorkerState::Killed
             {
-                drain(id, worker, now + worker.policy.drain_timeout, out);
+                drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
             }
             self.record_restart(report.clone());
         }
@@ -309,19 +318,18 @@ impl Machine {
     /// Aborts the restart: kills the new worker and resumes the old generation, or respawns it if its worker
     /// has ended. Without an old generation the daemon ends.
     pub(super) fn abort(&mut self, reason: &str, now: Instant, out: &mut Actions) {
-        let Some(transition) = self.transition.take() else { return };
+        let Some(transition) = self.end_transition() else { return };
         self.exe.end(false);
+        let committed = transition.is_committed();
         if let Some(worker) = self.workers.get_mut(&transition.worker)
             && worker.state != WorkerState::Draining
         {
-            kill(transition.worker, worker, out);
+            kill(transition.worker, worker, &mut self.timers, out);
         }
         let Some(current) = self.current.as_mut() else {
             // There is no old generation: the first start failed.
             self.retire_if_unused(transition.generation, now, out);
-            for waiter in
-                transition.waiters.into_iter().chain(self.pending.take().into_iter().flatten())
-            {
+            for waiter in transition.waiters.into_iter().chain(self.life.take_pending()) {
                 refuse(waiter.client, reason, out);
             }
             self.shut_down(1, reason.to_owned(), now, out);
@@ -329,7 +337,7 @@ impl Machine {
         };
         if transition.exclusive {
             current.respawn_when_alone = true;
-        } else if transition.confirm_at.is_some() {
+        } else if committed {
             match current.worker.and_then(|id| self.workers.get_mut(&id).map(|w| (id, w))) {
                 Some((id, worker)) if worker.state == WorkerState::Paused => {
                     worker.state = WorkerState::Serving;
@@ -337,7 +345,7 @@ impl Machine {
                 }
                 _ => {
                     current.worker = None;
-                    current.respawn_at = Some(now);
+                    self.timers.set(Timer::Respawn, now);
                 }
             }
         }
@@ -357,7 +365,7 @@ impl Machine {
         let text = format!("restart aborted: {reason}; generation {generation} {kept}");
         out.push(log_of(transition.generation, Level::Error, text));
         self.record_restart(report.clone());
-        if transition.confirm_at.is_some() {
+        if committed {
             // The new worker had connections: the answer waits for their ledger.
             self.aborted_after_commit(report, transition.since, transition.waiters);
         } else {
@@ -367,7 +375,7 @@ impl Machine {
         }
         self.retire_if_unused(transition.generation, now, out);
         self.respawn_if_alone(now, out);
-        if self.start_limit_reached() && self.pending.is_none() {
+        if self.start_limit_reached() && !self.life.has_pending() {
             self.roll_back(now, out);
             return;
         }
@@ -376,11 +384,8 @@ impl Machine {
 
     /// Begins the restart that was requested during the last transition or upgrade, if there is one.
     pub(super) fn start_pending(&mut self, now: Instant, out: &mut Actions) {
-        if self.stopping.is_none()
-            && self.upgrade.is_none()
-            && self.transition.is_none()
-            && let Some(waiters) = self.pending.take()
-        {
+        if !self.life.changes() && self.life.has_pending() {
+            let waiters = self.life.take_pending();
             self.start_transition(waiters, now, out);
         }
     }

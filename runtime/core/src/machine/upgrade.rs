@@ -22,14 +22,16 @@ pub(super) struct Upgrade {
 impl Machine {
     /// Begins the upgrade to the image of a generation that was just confirmed.
     pub(super) fn begin_upgrade(&mut self, generation: Generation, out: &mut Actions) {
-        self.upgrade = Some(Upgrade { generation, held: Vec::new() });
+        let Some(active) = self.life.active_mut() else { return };
+        active.upgrade = Some(Upgrade { generation, held: Vec::new() });
         out.push(Action::Upgrade { generation });
     }
 
     /// Ends the upgrade: notes in the reports why the supervisor kept its own image, if it did, sends the
     /// answers held back and begins the pending restart.
     pub(super) fn upgraded(&mut self, kept: Option<String>, now: Instant, out: &mut Actions) {
-        let Some(upgrade) = self.upgrade.take() else { return };
+        let upgrade = self.life.active_mut().and_then(|active| active.upgrade.take());
+        let Some(upgrade) = upgrade else { return };
         let mut held = upgrade.held;
         if let Some(reason) = kept {
             let text = format!(
@@ -60,23 +62,24 @@ impl Machine {
         report: RestartReport,
         out: &mut Actions,
     ) {
-        match (&mut self.upgrade, client) {
+        let upgrade = self.life.active_mut().and_then(|active| active.upgrade.as_mut());
+        match (upgrade, client) {
             (Some(upgrade), Some(client)) if upgrade.generation == report.to => {
                 upgrade.held.push((client, report));
             }
             _ => answer(client, ClientAnswer::Restarted(report), out),
         }
     }
-
-    /// Drops the upgrade and sends the answers held back, because the daemon stops.
-    pub(super) fn abandon_upgrade(&mut self, out: &mut Actions) {
-        for (client, report) in self.upgrade.take().into_iter().flat_map(|upgrade| upgrade.held) {
-            answer(Some(client), ClientAnswer::Restarted(report), out);
-        }
-    }
 }
 
 impl Upgrade {
+    /// Drops the upgrade and sends the answers held back, because the daemon stops.
+    pub(super) fn abandon(self, out: &mut Actions) {
+        for (client, report) in self.held {
+            answer(Some(client), ClientAnswer::Restarted(report), out);
+        }
+    }
+
     /// Drops the answer to a client that disconnected.
     pub(super) fn forget(&mut self, client: ClientId) {
         self.held.retain(|(waiting, _)| *waiting != client);

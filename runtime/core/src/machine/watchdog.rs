@@ -4,29 +4,11 @@ use std::time::Duration;
 
 use crate::Instant;
 
+use super::timers::{Timer, Timers};
 use super::worker::{Worker, WorkerState, drain, kill};
 use super::{Actions, Machine, log_of, seconds};
 use crate::Exit;
 use crate::event::{Action, Level, WorkerCommand, WorkerId};
-use crate::json::{FromJson, ToJson};
-
-/// The watchdog of one worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToJson, FromJson)]
-pub(super) enum WatchdogTimer {
-    /// The time of the next *ping*.
-    Next(Instant),
-    /// A *ping* was sent and must be answered by this time.
-    Asked(Instant),
-}
-
-impl WatchdogTimer {
-    /// Returns when the watchdog needs attention.
-    pub(super) fn due(self) -> Instant {
-        match self {
-            WatchdogTimer::Next(at) | WatchdogTimer::Asked(at) => at,
-        }
-    }
-}
 
 /// Returns the pause between an answer and the next *ping*: half the time that an answer may take.
 fn interval(watchdog: Duration) -> Duration {
@@ -34,45 +16,43 @@ fn interval(watchdog: Duration) -> Duration {
 }
 
 /// Schedules the next *ping* to a worker, if its policy has a watchdog.
-pub(super) fn begin(worker: &mut Worker, now: Instant) {
-    worker.watch = worker.policy.watchdog.map(|limit| WatchdogTimer::Next(now + interval(limit)));
+pub(super) fn begin(id: WorkerId, worker: &Worker, now: Instant, timers: &mut Timers) {
+    if let Some(limit) = worker.policy.watchdog {
+        timers.set(Timer::Ping(id), now + interval(limit));
+    }
+}
+
+/// No longer.
+pub(super) fn end(id: WorkerId, timers: &mut Timers) {
+    timers.cancel(Timer::Ping(id));
+    timers.cancel(Timer::Pong(id));
 }
 
 impl Machine {
     /// Handles the answer to a *ping*.
     pub(super) fn pong(&mut self, id: WorkerId, now: Instant) {
-        if let Some(worker) = self.workers.get_mut(&id)
-            && let Some(WatchdogTimer::Asked(_)) = worker.watch
+        if let Some(worker) = self.workers.get(&id)
+            && self.timers.cancel(Timer::Pong(id))
         {
-            begin(worker, now);
+            begin(id, worker, now, &mut self.timers);
         }
     }
 
-    /// Sends the *ping* that is due, or declares a worker hung that did not answer.
-    pub(super) fn tick_watch(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        if !matches!(worker.state, WorkerState::Serving | WorkerState::Paused) {
-            worker.watch = None;
-            return;
-        }
-        let (Some(watch), Some(limit)) = (worker.watch, worker.policy.watchdog) else { return };
-        if watch.due() > now {
-            return;
-        }
-        match watch {
-            WatchdogTimer::Next(_) => {
-                worker.watch = Some(WatchdogTimer::Asked(now + limit));
-                out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Ping });
-            }
-            WatchdogTimer::Asked(_) => self.hung(id, limit, now, out),
+    /// Asks.
+    pub(super) fn ping(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        self.timers.cancel(Timer::Ping(id));
+        let limit = self.workers.get(&id).and_then(|worker| worker.policy.watchdog);
+        if let Some(limit) = limit {
+            self.timers.set(Timer::Pong(id), now + limit);
+            out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Ping });
         }
     }
 
-    /// Handles a hung worker: aborts the restart if it is the new one; else drains it and has it replaced,
-    /// which counts as a crash.
-    fn hung(&mut self, id: WorkerId, limit: Duration, now: Instant, out: &mut Actions) {
+    /// Despairs of the answer.
+    pub(super) fn hung(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        self.timers.cancel(Timer::Pong(id));
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.watch = None;
+        let limit = worker.policy.watchdog.unwrap_or_default();
         let what = format!(
             "the worker of generation {} has not responded to its watchdog for {}",
             worker.generation,
@@ -80,7 +60,7 @@ impl Machine {
         );
         out.push(log_of(worker.generation, Level::Error, what.clone()));
         out.push(Action::DumpThreads { worker: id });
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             self.failed(id, what, now, out);
             return;
         }
@@ -90,13 +70,13 @@ impl Machine {
         worker.hung = true;
         worker.failure.get_or_insert(what.clone());
         if worker.policy.exclusive {
-            kill(id, worker, out);
+            kill(id, worker, &mut self.timers, out);
         } else {
-            drain(id, worker, now + worker.policy.drain_timeout, out);
+            drain(id, worker, now + worker.policy.drain_timeout, &mut self.timers, out);
         }
         current.worker = None;
         // In a confirm window a newer generation serves: only an abort needs a respawn.
-        if self.stopping.is_none() && !undecided {
+        if self.life.is_active() && !undecided {
             self.crashed(&what, Exit::Signal(9), now, out);
         }
         self.force_excess(now, out);
@@ -106,7 +86,7 @@ impl Machine {
     pub(super) fn kill_hung(&mut self, out: &mut Actions) {
         for (&id, worker) in &mut self.workers {
             if worker.hung && worker.state != WorkerState::Killed {
-                kill(id, worker, out);
+                kill(id, worker, &mut self.timers, out);
             }
         }
     }

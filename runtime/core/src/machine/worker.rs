@@ -6,7 +6,8 @@ use crate::Instant;
 
 use crate::json::{FromJson, ToJson};
 
-use super::watchdog::WatchdogTimer;
+use super::timers::{Timer, Timers};
+use super::watchdog;
 use super::{Actions, Machine, log_of, refuse, seconds, why};
 use crate::Ledger;
 use crate::event::{Action, Generation, ImageSource, Level, WorkerCommand, WorkerId};
@@ -32,10 +33,6 @@ pub(super) struct Worker {
     pub(super) spawned: Instant,
     /// Whether its *hello* arrived.
     pub(super) said_hello: bool,
-    /// When its state must be over: the end of `ready_timeout` or the drain deadline.
-    pub(super) deadline: Option<Instant>,
-    /// When it gets SIGKILL, if it has not ended by then.
-    pub(super) kill_at: Option<Instant>,
     /// The policy of its generation; in a transition, until its *hello*, that of the generation before.
     pub(super) policy: Policy,
     /// Why it fails: as it reported itself, or as the supervisor found out.
@@ -46,24 +43,10 @@ pub(super) struct Worker {
     pub(super) confirms: bool,
     /// The number of its health checks that began and have not passed.
     pub(super) checks: u32,
-    /// Its watchdog, if its policy has one and it serves or is paused.
-    pub(super) watch: Option<WatchdogTimer>,
     /// Whether its *welcome* waits until the old worker has ended.
     pub(super) deferred: bool,
     /// Whether it did not answer its watchdog.
     pub(super) hung: bool,
-}
-
-impl Worker {
-    /// Returns whether its generation may be confirmed before the confirm window is over.
-    pub(super) fn can_confirm_early(&self) -> bool {
-        self.confirms && self.checks == 0 && self.kill_at.is_none()
-    }
-
-    /// Schedules its SIGKILL for `limit`, or keeps an earlier time.
-    pub(super) fn kill_by(&mut self, limit: Instant) {
-        self.kill_at = Some(self.kill_at.map_or(limit, |at| at.min(limit)));
-    }
 }
 
 /// The state of a worker, according to the last command sent to it.
@@ -111,20 +94,24 @@ impl Machine {
                 state: WorkerState::Starting,
                 spawned: now,
                 said_hello: false,
-                deadline: Some(now + policy.ready_timeout),
-                kill_at: None,
                 policy,
                 failure: None,
                 missing: None,
                 confirms: false,
                 checks: 0,
-                watch: None,
                 deferred: false,
                 hung: false,
             },
         );
+        self.timers.set(Timer::Deadline(id), now + policy.ready_timeout);
         out.push(Action::Spawn { worker: id, generation, source });
         id
+    }
+
+    /// Returns whether its generation may be confirmed before the confirm window is over.
+    pub(super) fn can_confirm_early(&self, id: WorkerId) -> bool {
+        let content = |worker: &Worker| worker.confirms && worker.checks == 0;
+        self.workers.get(&id).is_some_and(content) && !self.timers.is_set(Timer::Kill(id))
     }
 
     /// Handles a *hello* that is unacceptable.
@@ -144,10 +131,10 @@ impl Machine {
     pub(super) fn failed(&mut self, id: WorkerId, reason: String, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.failure = Some(reason.clone());
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             self.abort(&reason, now, out);
         } else {
-            kill(id, worker, out);
+            kill(id, worker, &mut self.timers, out);
         }
     }
 
@@ -159,12 +146,12 @@ impl Machine {
         }
         worker.failure.get_or_insert(reason);
         let limit = now + LINK_GRACE;
-        worker.kill_by(limit);
-        if let Some(transition) = self.transition.as_mut().filter(|t| t.worker == id)
-            && let Some(confirm_at) = &mut transition.confirm_at
+        self.timers.set_by(Timer::Kill(id), limit);
+        if self.life.transition().is_some_and(|t| t.worker == id)
+            && let Some(confirm_at) = self.timers.get(Timer::Confirm)
         {
             // The worker may be dead: it is not confirmed before that is known.
-            *confirm_at = limit.max(*confirm_at);
+            self.timers.set(Timer::Confirm, limit.max(confirm_at));
         }
     }
 
@@ -178,9 +165,10 @@ impl Machine {
         out: &mut Actions,
     ) {
         let Some(worker) = self.workers.remove(&id) else { return };
+        self.timers.forget(id);
         self.add_to_ledger(worker.generation, ledger);
         self.log_worker_end(&worker, exit, &ledger, out);
-        if self.transition.as_ref().is_some_and(|t| t.worker == id) {
+        if self.life.transition().is_some_and(|t| t.worker == id) {
             let generation = worker.generation;
             let ended = format!("the worker of generation {generation} {exit}");
             let when = match worker.state {
@@ -191,11 +179,11 @@ impl Machine {
                 Some(failure) => failure,
                 None => format!("{ended} {when}"),
             };
-            if self.current.is_none() && self.stopping.is_none() {
+            if self.current.is_none() && self.life.is_active() {
                 // The first start failed: the daemon exits with the worker's code, or 1 if that was 0.
-                self.transition = None;
+                self.end_transition();
                 self.retire_if_unused(generation, now, out);
-                for waiter in self.pending.take().into_iter().flatten() {
+                for waiter in self.life.take_pending() {
                     refuse(waiter.client, &reason, out);
                 }
                 self.shut_down(exit.shell_code().max(1), reason, now, out);
@@ -248,7 +236,7 @@ impl Machine {
         let excess = draining.len().saturating_sub(MAX_DRAINING);
         for id in draining.into_iter().take(excess) {
             if let Some(worker) = self.workers.get_mut(&id)
-                && worker.deadline.is_some_and(|deadline| deadline > now)
+                && self.timers.get(Timer::Deadline(id)).is_some_and(|deadline| deadline > now)
             {
                 out.push(log_of(
                     worker.generation,
@@ -259,31 +247,29 @@ impl Machine {
                         worker.generation
                     ),
                 ));
-                drain(id, worker, now, out);
+                drain(id, worker, now, &mut self.timers, out);
             }
         }
     }
 
-    /// Handles what is due for a worker: its SIGKILL, the end of its state, or its watchdog.
-    pub(super) fn tick_worker(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+    /// It had to be gone by now.
+    pub(super) fn end_of_grace(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.kill_at.is_some_and(|at| at <= now) {
-            if worker.state == WorkerState::Draining && worker.failure.is_none() {
-                let text = format!(
-                    "killing the worker of generation {}, which did not exit by its drain deadline",
-                    worker.generation
-                );
-                out.push(log_of(worker.generation, Level::Warn, text));
-            }
-            let reason = worker.failure.clone().unwrap_or_default();
-            self.failed(id, reason, now, out);
-            return;
+        if worker.state == WorkerState::Draining && worker.failure.is_none() {
+            let text = format!(
+                "killing the worker of generation {}, which did not exit by its drain deadline",
+                worker.generation
+            );
+            out.push(log_of(worker.generation, Level::Warn, text));
         }
-        if worker.deadline.is_none_or(|deadline| deadline > now) {
-            self.tick_watch(id, now, out);
-            return;
-        }
-        worker.deadline = None;
+        let reason = worker.failure.clone().unwrap_or_default();
+        self.failed(id, reason, now, out);
+    }
+
+    /// It had to be ready, or to have drained, by now.
+    pub(super) fn end_of_state(&mut self, id: WorkerId, now: Instant, out: &mut Actions) {
+        self.timers.cancel(Timer::Deadline(id));
+        let Some(worker) = self.workers.get_mut(&id) else { return };
         match worker.state {
             WorkerState::Starting => {
                 let missing =
@@ -299,25 +285,39 @@ impl Machine {
             WorkerState::Draining => {
                 out.push(Action::Terminate { worker: id });
                 let limit = now + worker.policy.kill_timeout;
-                worker.kill_by(limit);
+                self.timers.set_by(Timer::Kill(id), limit);
             }
             WorkerState::Serving | WorkerState::Paused | WorkerState::Killed => {}
         }
     }
 }
 
+/// It accepts from now on, and has time without limit, but for its watchdog.
+pub(super) fn serve(id: WorkerId, worker: &mut Worker, now: Instant, timers: &mut Timers) {
+    worker.state = WorkerState::Serving;
+    timers.cancel(Timer::Deadline(id));
+    watchdog::begin(id, worker, now, timers);
+}
+
 /// Commands a worker to drain until `deadline`.
-pub(super) fn drain(id: WorkerId, worker: &mut Worker, deadline: Instant, out: &mut Actions) {
+pub(super) fn drain(
+    id: WorkerId,
+    worker: &mut Worker,
+    deadline: Instant,
+    timers: &mut Timers,
+    out: &mut Actions,
+) {
     worker.state = WorkerState::Draining;
-    worker.deadline = Some(deadline);
+    watchdog::end(id, timers);
+    timers.set(Timer::Deadline(id), deadline);
     let last = worker.policy.exclusive;
-    out.push(Action::SendToWorker { worker: id, command: WorkerCommand::Drain { deadline, last } });
+    let command = WorkerCommand::Drain { deadline, last, listeners_end: false };
+    out.push(Action::SendToWorker { worker: id, command });
 }
 
 /// Sends SIGKILL to a worker.
-pub(super) fn kill(id: WorkerId, worker: &mut Worker, out: &mut Actions) {
-    worker.deadline = None;
-    worker.kill_at = None;
+pub(super) fn kill(id: WorkerId, worker: &mut Worker, timers: &mut Timers, out: &mut Actions) {
+    timers.forget(id);
     worker.state = WorkerState::Killed;
     out.push(Action::Kill { worker: id });
 }

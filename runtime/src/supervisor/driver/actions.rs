@@ -16,7 +16,7 @@ use crate::link::{ListenerHandle, ToWorker};
 use crate::logs::{self, EventContext};
 use crate::supervisor::report;
 use crate::supervisor::workers::WorkerSpec;
-use crate::sys::threads;
+use crate::sys::{clock, threads};
 use unbroken_core::event::{
     Action, ClientAnswer, Event, Generation, ImageSource, Level, WorkerCommand, WorkerId,
 };
@@ -41,19 +41,18 @@ impl Driver {
                     }
                     WorkerCommand::Resume => ToWorker::Resume {},
                     WorkerCommand::Ping => ToWorker::Ping {},
-                    WorkerCommand::Drain { deadline, last } => {
-                        let stops = self.machine.state_word() == "stopping";
+                    WorkerCommand::Drain { deadline, last, listeners_end } => {
                         let deadline = deadline.as_nanos();
                         let generation = self.workers.get(worker).map(|process| process.generation);
                         let ends = match generation {
-                            Some(generation) if stops => {
+                            Some(generation) if listeners_end => {
                                 self.generations.stopping_listeners(generation)
                             }
                             _ => self.drop_removed(worker),
                         };
                         let finish = names(&ends);
                         let finish_at = ends.into_iter().map(|(_, addr)| addr).collect();
-                        ToWorker::Drain { deadline, last: last || stops, finish, finish_at }
+                        ToWorker::Drain { deadline, last, finish, finish_at }
                     }
                 };
                 self.send(worker, &message, &[]);
@@ -106,6 +105,19 @@ impl Driver {
             }
             Action::FirstReady { generation } => self.first_ready(generation),
             Action::Upgrade { generation } => self.begin_upgrade(generation),
+            Action::DrainOrphans { deadline, kill_timeout } => {
+                self.stop_orphans(clock::from_core(deadline), kill_timeout);
+            }
+            Action::Confirming { generation } => {
+                failpoint::hit(Step::SupervisorBeforeConfirm, generation);
+            }
+            Action::StateChanged => self.show_state(),
+            Action::Confirmed { generation, previous } => {
+                if previous.is_some() {
+                    self.redirect_orphans(generation);
+                }
+                failpoint::hit(Step::SupervisorAfterConfirm, generation);
+            }
             Action::CloseListeners => {
                 (self.preflight, self.upgrade_ready) = (None, None);
                 failpoint::hit(Step::SupervisorBeforeClose, 0);

@@ -23,6 +23,7 @@ use crate::sys::process;
 use crate::sys::readiness::readable;
 use crate::sys::signals::SighupAction;
 use unbroken_core::event::{Event, Generation, WorkerId};
+use unbroken_core::machine::WorkerState;
 use unbroken_core::policy::Policy;
 
 /// The most messages that are read from one worker before other descriptors get their turn: a
@@ -305,6 +306,8 @@ impl Driver {
             );
             Err(Error::new(ErrorKind::Protocol, text))
         };
+        // The worker may be one that was given up, and have brought a new address all the same.
+        self.close_old_probes();
         match settled {
             Ok(policy) => Event::Hello { worker, policy },
             Err(error) => Event::HelloRejected { worker, reason: error.to_string() },
@@ -378,9 +381,10 @@ impl Driver {
 
     /// Queues what each starting worker has not done yet, ahead of the tick that may end its start.
     fn note_readiness_blockers(&mut self, now: Instant) {
-        let starting = self.workers.iter().filter(|(id, _)| {
-            self.machine.worker_state(*id).is_some_and(|state| state.as_str() == "starting")
-        });
+        let starting = self
+            .workers
+            .iter()
+            .filter(|(id, _)| self.machine.worker_state(*id) == Some(WorkerState::Starting));
         for (worker, process) in starting {
             let settings = self
                 .generations

@@ -12,6 +12,7 @@ use crate::config::Settings;
 use crate::error::Result;
 use crate::link::ToWorker;
 use crate::listener::Bound;
+use unbroken_core::machine::State;
 
 impl Driver {
     /// Handles a change in a watched directory. After a failed attempt to restore a file it waits for the
@@ -40,7 +41,7 @@ impl Driver {
 
     /// Checks all files and restores those that are missing, unless the daemon stops.
     pub(super) fn restore_files(&mut self) {
-        if self.machine.state_word() == "stopping" {
+        if self.machine.state() == State::Stopping {
             return;
         }
         self.upkeep.begin(self.files(), &self.setup.say);

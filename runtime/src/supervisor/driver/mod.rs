@@ -40,7 +40,7 @@ use crate::sys::signals::{SighupAction, Signals};
 use crate::systemd::activation::{self, Sockets};
 use crate::systemd::notify::{Health, Notifier};
 use unbroken_core::event::{ClientId, Event, Generation};
-use unbroken_core::machine::Machine;
+use unbroken_core::machine::{Machine, State};
 
 /// The parts from which a supervisor is built: at its first start, and again after each upgrade.
 pub(crate) struct DriverSetup {
@@ -160,29 +160,9 @@ impl Driver {
     pub(crate) fn run(mut self) -> u8 {
         loop {
             while let Some(event) = self.events.pop_front() {
-                self.stop_orphans(&event);
-                let confirmed = self.machine.confirmed_generation();
-                let actions = self.machine.on(event, clock::now());
-                let confirms = self.machine.confirmed_generation() != confirmed;
-                let generation = self.machine.confirmed_generation().unwrap_or_default();
-                if confirms {
-                    failpoint::hit(Step::SupervisorBeforeConfirm, generation);
-                }
-                for action in actions {
+                self.stop_last_orphans(&event);
+                for action in self.machine.on(event, clock::now()) {
                     self.perform(action);
-                }
-                let machine = &self.machine;
-                self.times.note(machine.serving_generation(), machine.confirmed_generation());
-                if confirms && confirmed.is_some() {
-                    self.redirect_orphans(generation);
-                }
-                self.close_old_probes();
-                // Before the state is reported: once the service manager sees the daemon as ready, its fd
-                // store has the listeners.
-                self.store_listeners();
-                self.setup.notifier.tell(self.machine.health());
-                if confirms {
-                    failpoint::hit(Step::SupervisorAfterConfirm, generation);
                 }
             }
             if !self.orphans.are_draining()
@@ -202,8 +182,19 @@ impl Driver {
         }
     }
 
+    /// Shows the machine as it is now: to `status`, to probes and to the service manager.
+    pub(super) fn show_state(&mut self) {
+        let machine = &self.machine;
+        self.times.note(machine.serving_generation(), machine.confirmed_generation());
+        self.close_old_probes();
+        // Before the state is reported: once the service manager sees the daemon as ready, its fd store has the
+        // listeners.
+        self.store_listeners();
+        self.setup.notifier.tell(self.machine.health());
+    }
+
     /// Stops answering probes at addresses that no living generation declares.
-    fn close_old_probes(&mut self) {
+    pub(super) fn close_old_probes(&mut self) {
         let standing = self.machine.live_generations();
         let wanted: Vec<SocketAddr> = standing
             .filter_map(|generation| self.generations.get(generation)?.configuration.as_ref())
@@ -221,7 +212,7 @@ impl Driver {
     /// Has the service manager's fd store keep the listeners of the generation that serves. A daemon that
     /// stops no longer changes it: what the store has then is for the next start.
     pub(super) fn store_listeners(&mut self) {
-        if self.machine.state_word() != "running" {
+        if self.machine.state() != State::Running {
             return;
         }
         let serving = self.machine.serving_generation();

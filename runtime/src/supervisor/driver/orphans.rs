@@ -5,13 +5,12 @@
 //! does, then drain.
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::Address;
 use crate::reattach::orphans;
 use crate::reattach::protocol;
 use crate::supervisor::driver::Driver;
-use crate::sys::clock;
 use crate::sys::seqpacket::MAX_DESCRIPTORS;
 use unbroken_core::event::{Event, Generation, WorkerId};
 
@@ -88,10 +87,21 @@ impl Driver {
     }
 
     /// Has all orphans drain too, if an event begins or hastens the stop of the daemon.
-    pub(in crate::supervisor) fn stop_orphans(&mut self, event: &Event) {
-        let Some(at_once) = self.machine.stops_by(event, clock::now()) else { return };
+    pub(in crate::supervisor) fn stop_orphans(
+        &mut self,
+        deadline: Instant,
+        kill_timeout: Duration,
+    ) {
         self.generations.release_inherited();
-        self.drain_orphans(true, &[], at_once);
+        self.orphans.drain(deadline, kill_timeout, true, &[], &self.setup.say);
+    }
+
+    /// Once the machine is done, it answers no event, and only orphans are left to stop.
+    pub(in crate::supervisor) fn stop_last_orphans(&mut self, event: &Event) {
+        if let (true, Event::Stop { at_once, .. }) = (self.exit.is_some(), event) {
+            self.generations.release_inherited();
+            self.drain_orphans(true, &[], *at_once);
+        }
     }
 
     /// Has all orphans drain. They have the last copies of the listeners at the addresses in `gone`.

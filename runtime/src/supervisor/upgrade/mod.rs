@@ -31,6 +31,7 @@ use crate::launch::role::{Role, RoleMarker, VARIABLE};
 use crate::sys::exec::{Program, exec_blocked};
 use crate::sys::{descriptors, memory};
 use unbroken_core::event::{Event, Generation};
+use unbroken_core::machine::State;
 
 impl Driver {
     /// Begins the upgrade to the image of `generation`, if this process runs another one.
@@ -81,7 +82,7 @@ impl Driver {
     /// everything as it was.
     pub(super) fn exec_upgrade_if_ready(&mut self) {
         let Some(generation) = self.upgrade_ready.take() else { return };
-        if self.machine.state_word() == "stopping" {
+        if self.machine.state() == State::Stopping {
             return;
         }
         let Some(image) = self.generations.get(generation).map(|known| Arc::clone(&known.image))

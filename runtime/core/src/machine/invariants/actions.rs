@@ -1,5 +1,6 @@
 //! The rules for each single action, checked in the order of the actions.
 
+use super::super::State;
 use super::super::worker::LINK_GRACE;
 use super::{Seen, Told, Watch};
 use crate::event::{
@@ -104,7 +105,7 @@ impl Watch {
                 self.upgrading = Some(*generation);
             }
             Action::CloseListeners => {
-                let ends = self.machine.state_word() == "stopping";
+                let ends = self.machine.state() == State::Stopping;
                 holds!(self, ends, "closed to newcomers but not stopping");
             }
             Action::Drained { report } => {
@@ -135,7 +136,12 @@ impl Watch {
                 self.stopping |= text == "stopping";
                 self.upgrading = self.upgrading.filter(|_| !self.stopping);
             }
-            Action::Log { .. } => {}
+            // See `changes`.
+            Action::DrainOrphans { .. }
+            | Action::Confirming { .. }
+            | Action::StateChanged
+            | Action::Confirmed { .. }
+            | Action::Log { .. } => {}
         }
     }
 

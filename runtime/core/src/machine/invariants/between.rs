@@ -1,5 +1,6 @@
 //! The rules for the state between two events, checked after the last action of each event.
 
+use super::super::State;
 use super::super::WorkerState;
 use super::super::stop::AT_ONCE_GRACE;
 use super::super::worker::{LINK_GRACE, MAX_DRAINING};
@@ -27,8 +28,8 @@ impl Watch {
     /// Checks a lame-duck phase.
     pub(super) fn check_lame_duck(&self, event: &Event) {
         let Some(until) = self.lame_duck.filter(|_| !self.stopping) else { return };
-        let word = self.machine.state_word();
-        holds!(self, word == "lame-duck", "a lame duck is {word}");
+        let state = self.machine.state();
+        holds!(self, state == State::LameDuck, "a lame duck is {state}");
         let over = matches!(event, Event::Tick) && until <= self.now;
         holds!(self, !over && self.pressed.is_none(), "a lame duck does not end");
         let due = self.machine.deadline().is_some_and(|at| at <= until);
@@ -122,7 +123,7 @@ impl Watch {
     pub(super) fn check_generations(&self) {
         for &generation in &self.unretired {
             let committed = self.machine.current.as_ref().map(|current| current.generation);
-            let coming = self.machine.transition.as_ref().map(|transition| transition.generation);
+            let coming = self.machine.life.transition().map(|transition| transition.generation);
             holds!(
                 self,
                 self.alive(generation) > 0
@@ -155,6 +156,10 @@ impl Watch {
         let deadline = self.machine.deadline();
         if let (Event::Tick, Some(at)) = (event, deadline) {
             holds!(self, at > self.now, "after a tick something is due");
+        }
+        for worker in self.machine.timers.workers() {
+            let dead = self.workers.get(&worker).is_none_or(|worker| worker.told == Told::Die);
+            holds!(self, !dead, "a timer of worker {worker}, which is gone");
         }
         let held = self.exclusive();
         let candidate = self.transition().map(|id| self.living(id));

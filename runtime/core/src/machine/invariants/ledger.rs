@@ -45,7 +45,7 @@ impl Watch {
         let unasked = matches!(worker.told, Told::Accept | Told::Quiesce) && running;
         // The end may instead be mentioned as the reason of what follows: a rollback or the exit.
         let exhausted = self.machine.current.as_ref().is_some_and(|it| it.exhausted.is_some());
-        let ends = self.machine.stopping.as_ref().is_some_and(|it| it.reason.is_some());
+        let ends = self.machine.life.stopping().is_some_and(|it| it.reason.is_some());
         let told = logged("") || exhausted || ends;
         holds!(self, !unasked || told, "nobody tells that {worker:?} {exit}");
     }

@@ -42,6 +42,10 @@
 //!
 //! # Ends
 //!
+//! **Changes.** What differs is announced, and nothing else: a confirmation before and after what follows
+//! from it, everything shown of the daemon at the end of the list, with only the exit behind that. A worker
+//! that drains is the last one if its daemon stops or its program is exclusive.
+//!
 //! - Every worker that starts, drains, is paused or lost its link has a time limit. [`Machine::deadline`] is
 //!   never later, and a worker that exceeds its limit is killed, once.
 //! - A worker whose link is lost is never confirmed.
@@ -89,6 +93,7 @@ macro_rules! holds {
 
 mod actions;
 mod between;
+mod changes;
 mod known_good;
 mod ledger;
 
@@ -98,7 +103,8 @@ use std::time::Duration;
 
 use crate::Instant;
 
-use super::Machine;
+use super::timers::Timer;
+use super::{Machine, State};
 use crate::Ledger;
 use crate::event::{Action, ClientId, Event, Generation, ImageSource, WorkerCommand, WorkerId};
 use crate::policy::Policy;
@@ -250,6 +256,7 @@ impl Watch {
         let ended = self.ended(&event);
         self.hear(&event);
         let exe = self.machine.exe.clone();
+        let shown = self.machine.shown();
         let actions = self.machine.on(event.clone(), self.now);
         self.history.push((self.now, event.clone(), actions.clone()));
         if self.exit.is_some() {
@@ -265,7 +272,7 @@ impl Watch {
         self.check_told(ended, &actions);
         self.check_known_good(&event, kept.as_ref(), transition);
         self.check_exe(&event, &exe, kept.as_ref());
-        let stops = self.machine.state_word() == "stopping";
+        let stops = self.machine.state() == State::Stopping;
         if stops && !self.stopping {
             self.check_end(&event, accepted);
         }
@@ -274,6 +281,8 @@ impl Watch {
             self.see(&event, before, action, actions.get(index + 1));
         }
         holds!(self, self.stopping == stops, "it does not say that it stops");
+        self.check_changes(&event, &shown, &actions);
+        self.check_drains(&actions);
         if self.exit.is_some() {
             holds!(self, self.machine.deadline().is_none(), "a deadline after the exit");
             return actions;
@@ -405,7 +414,7 @@ impl Watch {
 
     /// Returns the worker of the machine's transition.
     fn transition(&self) -> Option<WorkerId> {
-        self.machine.transition.as_ref().map(|transition| transition.worker)
+        self.machine.life.transition().map(|transition| transition.worker)
     }
 
     /// Returns the state of the machine's committed generation.
@@ -415,7 +424,7 @@ impl Watch {
             policy: current.policy,
             worker: current.worker,
             crashes: current.crashes.clone(),
-            respawn_at: current.respawn_at,
+            respawn_at: self.machine.timers.get(Timer::Respawn),
             exhausted: current.exhausted.is_some(),
         })
     }
@@ -449,7 +458,7 @@ impl Watch {
                 let _ = match action {
                     Action::SendToWorker {
                         worker,
-                        command: WorkerCommand::Drain { deadline, last },
+                        command: WorkerCommand::Drain { deadline, last, .. },
                     } => writeln!(
                         text,
                         "         -> drain {worker} until {:?}, last: {last}",

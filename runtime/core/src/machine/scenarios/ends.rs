@@ -49,7 +49,7 @@ fn stop_drains_the_worker() {
     assert_eq!(story.on(stop(1)), ["drain 1 by 35.0"]);
     assert_eq!(story.on(stop(2)), NOTHING);
     assert_eq!(story.on(restart(3)), ["tell 3: refused, the daemon is stopping"]);
-    assert_eq!(story.watch.machine.state_word(), "stopping");
+    assert_eq!(story.watch.machine.state(), State::Stopping);
     assert_eq!(story.on(exited(1, 1)), ["tell 1: stopped, 1", "tell 2: stopped, 1", "exit 0"]);
     assert_eq!(story.on(Event::Tick), NOTHING);
 }

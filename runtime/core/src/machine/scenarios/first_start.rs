@@ -15,11 +15,11 @@ fn first_generation_serves_when_ready() {
     let quick = Policy { ready_timeout: Duration::from_secs(7), ..policy() };
     assert_eq!(story.on(hello(1, quick)), ["welcome 1"]);
     assert_eq!(story.due(), Some(9.0), "its own settings count from its hello");
-    assert_eq!(story.watch.machine.state_word(), "starting");
+    assert_eq!(story.watch.machine.state(), State::Starting);
     assert_eq!(story.on(ready(1)), ["go 1", "up 1"]);
     assert_eq!(story.on(ready(1)), NOTHING);
     assert_eq!(story.due(), None);
-    assert_eq!(story.watch.machine.state_word(), "running");
+    assert_eq!(story.watch.machine.state(), State::Running);
     assert_eq!(story.watch.machine.serving_generation(), Some(1));
     assert_eq!(story.watch.machine.restarts().next(), None);
 }
@@ -137,7 +137,8 @@ fn generations_are_numbered_after_those_of_orphans() {
     let refused = machine.on(restart(9), now);
     assert!(matches!(refused[..], [Action::Answer { answer: ClientAnswer::Refused { .. }, .. }]));
     let begun = machine.on(Event::Begin, now);
-    assert!(matches!(begun[..], [Action::Spawn { worker: 1, generation: 8, .. }]), "{begun:?}");
+    let spawned = matches!(begun[0], Action::Spawn { worker: 1, generation: 8, .. });
+    assert!(spawned && begun[1..] == [Action::StateChanged], "{begun:?}");
     assert_eq!(machine.on(Event::Begin, now), []);
     machine.on(hello(1, policy()), now);
     let up = machine.on(ready(1), now);

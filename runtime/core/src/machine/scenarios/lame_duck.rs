@@ -31,7 +31,7 @@ fn lame_duck_accepts_without_being_ready_and_then_drains() {
     assert_eq!(story.due(), Some(7.0));
     assert_eq!(story.tick(6.9), NOTHING);
     assert_eq!(story.tick(7.0), ["drain 1 by 37.0"]);
-    assert_eq!(story.watch.machine.state_word(), "stopping");
+    assert_eq!(story.watch.machine.state(), State::Stopping);
     assert_eq!(probes(&story), [true, false, true]);
     assert_eq!(story.on(exited(1, 0)), ["exit 0"]);
 }
@@ -75,7 +75,7 @@ fn crashed_worker_is_respawned_and_restart_is_finished() {
     let mut story = Story::serving(lame());
     story.on(restart(3));
     story.on(TERM);
-    assert_eq!(story.watch.machine.state_word(), "lame-duck");
+    assert_eq!(story.watch.machine.state(), State::LameDuck);
     story.boots(2);
     assert_eq!(story.watch.machine.serving_generation(), Some(2));
     assert_eq!(story.tick(5.0), ["drain 2 by 35.0"]);

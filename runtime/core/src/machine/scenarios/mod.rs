@@ -5,6 +5,7 @@
 //! `tell 9: …` is the answer to client 9, `up` is [`Action::FirstReady`], `examine` is
 //! [`Action::DumpThreads`] and `retire` is [`Action::ReleaseGeneration`].
 
+mod changes;
 mod confirm;
 mod connections;
 mod crashes;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use crate::Instant;
 
 use super::RestartReport;
+use super::State;
 use super::invariants::Watch;
 use crate::Exit;
 use crate::Ledger;
@@ -220,9 +222,13 @@ impl Story {
             // Shown by the tests in `connections`.
             Action::OpenHandoffChannel { .. } => return None,
             Action::CloseListeners
+            | Action::Confirmed { .. }
+            | Action::Confirming { .. }
+            | Action::DrainOrphans { .. }
             | Action::Drained { .. }
             | Action::Progress { .. }
-            | Action::Log { .. } => return None,
+            | Action::Log { .. }
+            | Action::StateChanged => return None,
         })
     }
 }
