@@ -5,9 +5,9 @@ use quote::{ToTokens, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Error, Lit, Path};
 use unbroken_schema::{
-    self as schema, ATTRIBUTE_KEYS, Address, KEYS, Key, Kind, LIMITS, LISTENER_FIELDS,
-    LISTENER_NAME_RULE, Listen, Needs, SECTIONS, is_address_word, is_listener_name, nearest,
-    one_of, suggested_address,
+    self as schema, ATTRIBUTE_KEYS, Address, KEYS, Key, Kind, LIMITS, LISTENER_ATTRIBUTE_FIELDS,
+    LISTENER_FIELDS, LISTENER_NAME_RULE, Listen, Needs, SECTIONS, is_address_word,
+    is_listener_name, nearest, one_of, suggested_address,
 };
 
 use crate::args::{Entry, Value};
@@ -23,6 +23,10 @@ pub(crate) struct Daemon {
     pub(crate) graceful_restart: bool,
     pub(crate) current_thread: bool,
     pub(crate) worker_threads: Option<u32>,
+    /// The function that sets keys from the program's own sources.
+    pub(crate) configure: Option<Path>,
+    /// The function that runs commands without the daemon.
+    pub(crate) one_shot: Option<Path>,
 }
 
 impl Daemon {
@@ -43,6 +47,8 @@ pub(crate) fn check(entries: &[Entry], main: Option<&Main>, mistakes: &mut Vec<E
             graceful_restart: false,
             current_thread: false,
             worker_threads: None,
+            configure: None,
+            one_shot: None,
         },
         addresses: Vec::new(),
         mistakes,
@@ -95,6 +101,7 @@ impl Checker<'_> {
             ("listen", _) => self.listen(entry),
             ("limits", _) => self.limits(entry),
             ("crate", _) => self.krate(entry),
+            ("configure" | "oneshot", _) => self.function(entry),
             (_, Some(key)) => self.key(key, entry),
             (_, None) if is_address_word(name) => {
                 let written = match &entry.value {
@@ -146,6 +153,24 @@ impl Checker<'_> {
                 entry.value_or_key(),
                 "`crate` is the path of the unbroken crate: write `crate = ::unbroken`",
             ),
+        }
+    }
+
+    fn function(&mut self, entry: &Entry) {
+        let path = match &entry.value {
+            Value::Broken => return,
+            Value::Path(path) => syn::parse2(path.clone()).ok(),
+            _ => None,
+        };
+        match (path, entry.key.as_str()) {
+            (Some(path), "configure") => self.daemon.configure = Some(path),
+            (Some(path), _) => self.daemon.one_shot = Some(path),
+            (None, key) => {
+                let message = format!(
+                    "`{key}` is the path of a function, without quotes: write `{key} = my_function`"
+                );
+                self.mistake(entry.value_or_key(), message);
+            }
         }
     }
 
@@ -230,8 +255,11 @@ impl Checker<'_> {
     }
 
     fn field(&mut self, listener: &str, entry: &Entry) {
-        let Some(field) = schema::listener_field(&entry.key) else {
-            return self.unknown(entry, "field", LISTENER_FIELDS.iter().map(|field| field.name));
+        let known = schema::listener_field(&entry.key)
+            .or_else(|| schema::listener_attribute_field(&entry.key));
+        let Some(field) = known else {
+            let fields = LISTENER_FIELDS.iter().chain(LISTENER_ATTRIBUTE_FIELDS);
+            return self.unknown(entry, "field", fields.map(|field| field.name));
         };
         let path = ["listen", listener, field.name].map(str::to_owned).to_vec();
         if field.kind == Kind::Addresses {

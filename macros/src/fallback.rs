@@ -75,7 +75,7 @@ fn function(main: &Main) -> TokenStream {
     let (pat, ty) = (&argument.pat, &argument.ty);
     let (params, _, clause) = sig.generics.split_for_impl();
     let given = quote!({ fn given #params (_: #ty) #clause {} });
-    sig.inputs.clear();
+    sig.inputs = std::mem::take(&mut sig.inputs).into_iter().skip(1).collect();
     quote! {
         #sig {
             #given

@@ -10,7 +10,7 @@ mod values;
 
 use proc_macro2::TokenStream;
 
-/// Turns `main` into the `main` of a daemon.
+/// Turns `main`, or a function that `main` calls, into the `main` of a daemon.
 ///
 /// ```no_run
 /// use unbroken::{Daemon, daemon};
@@ -24,12 +24,13 @@ use proc_macro2::TokenStream;
 /// ```
 ///
 /// The function is sync or async, takes a `Daemon` or nothing, and returns what any `main` may return.
-/// The argument is recognised by the name of its type: `Daemon` or `unbroken::Daemon`. Other attributes
+/// The argument is recognised by the name of its type: `Daemon` or `unbroken::Daemon`. A second argument
+/// is the program's parsed command line, see `CommandLine`. Other attributes
 /// and documentation stay, but `#[tokio::main]` and its like must go: `#[daemon]` starts the runtime.
 ///
 /// # Keys
 ///
-/// A key is `key = literal`; a flag such as `detach` needs no value. All but the last five rows are
+/// A key is `key = literal`; a flag such as `detach` needs no value. All but the last seven rows are
 /// configuration, which the file, the environment and the command line can override.
 ///
 /// | key | value | default |
@@ -73,6 +74,8 @@ use proc_macro2::TokenStream;
 /// | `graceful_restart` | run under a supervisor | `false` |
 /// | `flavor` ² | `"multi_thread"` or `"current_thread"` | `"multi_thread"` |
 /// | `worker_threads` ² | threads of a multi-thread runtime | as Tokio decides |
+/// | `configure` | function that sets keys from the program's own sources, see `Overrides` | none |
+/// | `oneshot` | function that runs commands without the daemon, see `OneShot` | none |
 /// | `crate` | path of the `unbroken` crate | `::unbroken` |
 ///
 /// ¹ needs `graceful_restart`. ² needs an `async fn main`.
@@ -113,6 +116,7 @@ use proc_macro2::TokenStream;
 /// | `max_connection_age` ³ | duration after which a connection ends with its next response | none |
 /// | `http2_max_streams` ³ | concurrent requests on one HTTP/2 connection | `200` |
 /// | `http2_keepalive` ³ | duration after which an HTTP/2 client is pinged | off |
+/// | `env` | the name of a variable with the address, or with a port for `addr`; only in the attribute | none |
 ///
 /// ³ for what `Daemon::serve` serves. A duration of `"0s"` switches it off.
 ///
@@ -121,6 +125,11 @@ use proc_macro2::TokenStream;
 /// Mistakes are compile errors at their place, all at once, each with what to write instead:
 /// unknown and duplicate keys, values a key does not take, keys that need another one, `listen` without
 /// a `Daemon` argument, and a function that cannot be `main`.
+///
+/// # Other names than `main`
+///
+/// A program with a `main` of its own puts the attribute on another function and calls that one, which then
+/// takes no argument and returns an `ExitCode`; `unbroken::is_verb` has an example.
 ///
 /// ```compile_fail
 /// # use unbroken::daemon;

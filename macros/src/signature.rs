@@ -18,7 +18,8 @@ impl Main {
         let read = |input: ParseStream<'_>| {
             let attrs = input.call(Attribute::parse_outer)?;
             let vis = input.parse()?;
-            let message = "`#[daemon]` must be applied to `fn main`: move it there";
+            let message =
+                "`#[daemon]` must be applied to a function such as `fn main`: move it there";
             let start = input.span();
             let sig = input.parse().map_err(|_| Error::new(start, message))?;
             let body: TokenStream = input.parse()?;
@@ -39,9 +40,17 @@ impl Main {
     /// The argument, if its type is not `Daemon`.
     pub(crate) fn wrong_argument(&self) -> Option<&syn::PatType> {
         match self.sig.inputs.first() {
-            Some(FnArg::Typed(argument)) if self.sig.inputs.len() == 1 => {
+            Some(FnArg::Typed(argument)) if self.sig.inputs.len() <= 2 => {
                 (!is_daemon(&argument.ty)).then_some(argument)
             }
+            _ => None,
+        }
+    }
+
+    /// The type of the second argument: the program's command line.
+    pub(crate) fn command_line(&self) -> Option<&Type> {
+        match self.sig.inputs.iter().nth(1) {
+            Some(FnArg::Typed(argument)) => Some(&argument.ty),
             _ => None,
         }
     }
@@ -88,13 +97,6 @@ pub(crate) fn check(main: &Main, mistakes: &mut Vec<Error>) {
         let message = "`main` cannot have an explicit ABI: remove `extern`";
         mistake(abi, message.into());
     }
-    if sig.ident != "main" {
-        let message = format!(
-            "`#[daemon]` must be applied to `fn main`: rename `{0}`, or call it from `main`",
-            sig.ident
-        );
-        mistake(&sig.ident, message);
-    }
     if !sig.generics.params.is_empty() {
         mistake(&sig.generics, "`main` cannot be generic: remove the parameters".into());
     }
@@ -107,8 +109,9 @@ pub(crate) fn check(main: &Main, mistakes: &mut Vec<Error>) {
     if let Some(receiver) = sig.receiver() {
         let message = "`main` is not a method: write `daemon: Daemon` in place of `self`";
         mistake(receiver, message.into());
-    } else if sig.inputs.len() > 1 {
-        let message = "`main` takes one argument at most: keep `daemon: Daemon`";
+    } else if sig.inputs.len() > 2 {
+        let message =
+            "`main` takes two arguments at most: keep `daemon: Daemon` and the command line";
         mistake(&sig.inputs, message.into());
     }
     if main.body.is_none() {

@@ -2,7 +2,10 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use unbroken_schema::{ATTRIBUTE_KEYS, Fallback, KEYS, Key, LISTENER_FIELDS, Needs, SECTIONS};
+use unbroken_schema::{
+    ATTRIBUTE_KEYS, Fallback, KEYS, Key, LISTENER_ATTRIBUTE_FIELDS, LISTENER_FIELDS, Needs,
+    SECTIONS,
+};
 
 use super::daemon_main;
 
@@ -63,6 +66,26 @@ snapshot!(
     sync_never,
     [],
     fn main() -> ! {
+        loop {}
+    }
+);
+
+snapshot!(
+    with_command_line,
+    [
+        configure = configure,
+        oneshot = commands::run,
+        listen(http(addr = "0.0.0.0:80", env = "PORT"))
+    ],
+    async fn main(daemon: Daemon, args: Args) -> anyhow::Result<()> {
+        daemon.serve("http", app(args)).await
+    }
+);
+
+snapshot!(
+    another_name,
+    [configure = configure, oneshot = run],
+    pub fn serve() -> ! {
         loop {}
     }
 );
@@ -162,12 +185,10 @@ snapshot!(
     [],
     #[tokio::main]
     #[allow(unused)]
-    const extern "C" fn main<T>(daemon: Daemon, other: T) {
+    const extern "C" fn main<T>(daemon: Daemon, args: Args, other: T) {
         drop(other);
     }
 );
-
-snapshot!(broken_name, [], async fn serve(daemon: Daemon) {});
 
 snapshot!(broken_item, [], struct Server;);
 
@@ -258,7 +279,7 @@ fn the_documentation_has_every_key_of_the_schema() {
     let (of_attribute, of_listeners) =
         include_str!("lib.rs").split_once("/// # Listeners").unwrap();
     let keys: Vec<&Key> = KEYS.iter().chain(ATTRIBUTE_KEYS).collect();
-    let fields: Vec<&Key> = LISTENER_FIELDS.iter().collect();
+    let fields: Vec<&Key> = LISTENER_FIELDS.iter().chain(LISTENER_ATTRIBUTE_FIELDS).collect();
     for (section, keys, others) in
         [(of_attribute, keys, &SECTIONS[..]), (of_listeners, fields, &[])]
     {

@@ -26,6 +26,7 @@
 //! - [`daemon`]: the attribute, with all its keys.
 //! - [`Daemon`]: the handle that `main` receives: listeners, readiness, draining, configuration.
 //! - [`net`]: listeners and connections; [`net::blocking`]: the same for a `main` without async.
+//! - [`CommandLine`], [`OneShot`] and [`Overrides`]: the program's own arguments, commands and settings.
 //! - [`handoff`]: handing off an application's own connections to the next generation.
 #![cfg_attr(feature = "http", doc = "- [`http`] says how HTTP is served.")]
 //! - [`Error`]: the error type; [`ErrorKind`]: its classes.
@@ -87,6 +88,7 @@
 //! - **`axum`**: implements `axum::serve::Listener` for [`net::Listener`], and makes axum's
 //!   `ConnectInfo<SocketAddr>` available in handlers. [`Daemon`]'s `serve` takes an axum `Router` without
 //!   this feature, because a `Router` is a tower service.
+//! - **`clap`**: `clap::Parser` types as the second argument of `main`, see [`CommandLine`].
 //! - **`log`** (default): a subscriber for [`tracing`], installed if the key `log_format` asks for one.
 //!   Without this feature that key accepts only `none`.
 //!
@@ -128,6 +130,7 @@ mod owned_files;
 mod pidfile;
 mod privileges;
 mod probe;
+mod program;
 mod reattach;
 mod solo;
 mod spec;
@@ -138,6 +141,8 @@ mod timestamp;
 mod worker;
 
 pub use error::{Error, ErrorKind, Result};
+pub use launch::is_verb;
+pub use program::{CommandLine, CommandLineExit, OneShot, Overrides};
 pub use unbroken_macros::daemon;
 pub use worker::daemon::{Daemon, Draining};
 pub use worker::handoff;
@@ -148,7 +153,8 @@ pub use worker::net;
 /// The items that the expansion of [`daemon`] refers to. Not public API: they may change in any release.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::launch::{run_async, run_sync};
+    pub use crate::launch::{run_async, run_async_with, run_sync, run_sync_with};
+    pub use crate::program::{ConfigureResult, Program};
     pub use crate::spec::{Flavor, Literal, Spec};
 
     /// A `main` for a program whose attribute is on another item: the macro imports it so that the missing

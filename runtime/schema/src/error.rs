@@ -38,6 +38,8 @@ pub enum Error {
         /// A prefix that is close to it.
         example: String,
     },
+    /// A text that cannot be the name of an environment variable.
+    NotAVariable,
     /// A prefix of other software's variables.
     ReservedPrefix(String),
     /// An unknown capability.
@@ -58,7 +60,10 @@ impl fmt::Display for Error {
         match self {
             Error::Empty => f.write_str("expected a value"),
             Error::Expected(kind) => match kind {
-                Kind::Name | Kind::Prefix | Kind::Crate => f.write_str("expected text"),
+                Kind::Name | Kind::Prefix | Kind::Crate | Kind::Variable => {
+                    f.write_str("expected text")
+                }
+                Kind::Function => f.write_str("expected the path of a function"),
                 Kind::Duration | Kind::PositiveDuration => Error::NotADuration.fmt(f),
                 Kind::Count(max) => write!(f, "expected a whole number from 1 to {max}"),
                 Kind::Integer(min, max) => {
@@ -101,6 +106,10 @@ impl fmt::Display for Error {
                 f,
                 "expected a word of A-Z, 0-9 and `_` that begins with a letter, such as \
                  \"{example}\""
+            ),
+            Error::NotAVariable => f.write_str(
+                "expected the name of an environment variable: letters, digits and `_`, not beginning \
+                 with a digit, such as \"PORT\"",
             ),
             Error::ReservedPrefix(word) => {
                 write!(f, "other software uses variables named {word}_*: choose another word")

@@ -49,6 +49,10 @@ pub enum Kind {
     Prefix,
     /// The path of a Rust crate.
     Crate,
+    /// The path of a Rust function.
+    Function,
+    /// The name of an environment variable.
+    Variable,
 }
 
 /// A value as a layer of the configuration has it.
@@ -223,7 +227,13 @@ impl Kind {
             Kind::Prefix => {
                 name::prefix(input.text().ok_or(expected)?).map(|it| Value::Text(it.to_owned()))
             }
-            Kind::Crate => input.text().map(|text| Value::Text(text.to_owned())).ok_or(expected),
+            Kind::Crate | Kind::Function => {
+                input.text().map(|text| Value::Text(text.to_owned())).ok_or(expected)
+            }
+            Kind::Variable => {
+                let text = input.text().ok_or(expected)?;
+                name::check_variable(text).map(|()| Value::Text(text.to_owned()))
+            }
         }
     }
 
@@ -235,6 +245,7 @@ impl Kind {
             Kind::Accounts => return "[\"adm\", \"ssl-cert\"]".into(),
             Kind::Capabilities => return "[\"net_bind_service\"]".into(),
             Kind::Crate => return "::unbroken".into(),
+            Kind::Function => return "function".into(),
             Kind::Name => "hello",
             Kind::Duration | Kind::PositiveDuration => "30s",
             Kind::Mode => "0640",
@@ -246,6 +257,7 @@ impl Kind {
             Kind::Paths => "/etc/default/hello",
             Kind::Limit => "1024:4096",
             Kind::Prefix => "HELLO",
+            Kind::Variable => "PORT",
         };
         format!("{text:?}")
     }
@@ -253,7 +265,8 @@ impl Kind {
     /// The kind in words, for the reference of keys.
     pub fn words(self) -> String {
         match self {
-            Kind::Name | Kind::Prefix | Kind::Crate => "text".into(),
+            Kind::Name | Kind::Prefix | Kind::Crate | Kind::Variable => "text".into(),
+            Kind::Function => "a function".into(),
             Kind::Flag => "true or false".into(),
             Kind::Duration | Kind::PositiveDuration => "a duration such as \"30s\"".into(),
             Kind::Count(_) => "a whole number".into(),

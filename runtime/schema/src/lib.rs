@@ -25,6 +25,7 @@ pub use limit::Limit;
 pub use name::{DEFAULT_PREFIX, LISTENER_NAME_RULE, is_listener_name};
 pub use suggest::{distance, nearest, one_of};
 pub use table::{
-    ATTRIBUTE_KEYS, CAPABILITIES, Fallback, HTTP_FIELDS, KEYS, Key, LIMITS, LISTENER_FIELDS, Needs,
-    SECTIONS, attribute_key, key, listener_field, reference,
+    ATTRIBUTE_KEYS, CAPABILITIES, Fallback, HTTP_FIELDS, KEYS, Key, LIMITS,
+    LISTENER_ATTRIBUTE_FIELDS, LISTENER_FIELDS, LISTENER_VARIABLE, Needs, SECTIONS, attribute_key,
+    key, listener_attribute_field, listener_field, reference,
 };

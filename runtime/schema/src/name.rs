@@ -29,6 +29,15 @@ pub(crate) fn check_daemon_name(name: &str) -> Result<(), Error> {
     }
 }
 
+/// Checks the name of an environment variable (environ(7), POSIX XBD 8.1).
+pub(crate) fn check_variable(name: &str) -> Result<(), Error> {
+    let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    match is_name && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+        true => Ok(()),
+        false => Err(Error::NotAVariable),
+    }
+}
+
 /// What the variables of a program begin with if its attribute has no `env_prefix`.
 pub const DEFAULT_PREFIX: &str = "DAEMON";
 

@@ -208,8 +208,31 @@ pub const ATTRIBUTE_KEYS: &[Key] = &[
             "threads of a multi-thread runtime",
         )
     },
+    key_of(
+        "configure",
+        Kind::Function,
+        Absent("none"),
+        "a function that sets keys from the program's own sources",
+    ),
+    key_of(
+        "oneshot",
+        Kind::Function,
+        Absent("none"),
+        "a function that runs commands without the daemon",
+    ),
     key_of("crate", Kind::Crate, Value("::unbroken"), "the path of the unbroken crate"),
 ];
+
+/// The field of a listener with the name of a variable, which only the attribute can set.
+pub const LISTENER_VARIABLE: &str = "env";
+
+/// The fields of a listener that only the attribute can set.
+pub const LISTENER_ATTRIBUTE_FIELDS: &[Key] = &[key_of(
+    LISTENER_VARIABLE,
+    Kind::Variable,
+    Absent("none"),
+    "a variable with another address, or another port",
+)];
 
 /// The tables of keys in the attribute and the file: of listeners, and of resource limits.
 pub const SECTIONS: [&str; 2] = ["listen", "limits"];
@@ -393,6 +416,11 @@ pub fn key(name: &str) -> Option<&'static Key> {
 /// The key of this name, among [`ATTRIBUTE_KEYS`].
 pub fn attribute_key(name: &str) -> Option<&'static Key> {
     ATTRIBUTE_KEYS.iter().find(|key| key.name == name)
+}
+
+/// The field of a listener of this name, among [`LISTENER_ATTRIBUTE_FIELDS`].
+pub fn listener_attribute_field(name: &str) -> Option<&'static Key> {
+    LISTENER_ATTRIBUTE_FIELDS.iter().find(|key| key.name == name)
 }
 
 /// The field of a listener of this name.

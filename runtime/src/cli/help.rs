@@ -18,11 +18,17 @@ pub(super) fn of_program(name: &str, version: Option<&str>) -> String {
     )
 }
 
+/// The list of verbs for the end of a program's own help.
+pub(crate) fn verb_list() -> String {
+    let rows = VERBS.iter().map(|verb| (verb.name.to_owned(), verb.about));
+    format!("Verbs of the daemon:\n{}\nThe options of a verb: help VERB", table(rows))
+}
+
 /// The help of one verb: its options and notes.
 pub(super) fn of_verb(name: &str, verb: &Verb, prefix: Prefix<'_>) -> String {
     let arguments = match verb.behind {
         Behind::Program => " [-- ARGUMENTS]",
-        Behind::Running | Behind::Nothing => "",
+        Behind::Running | Behind::Settings => "",
     };
     let rows = verb.options.iter().chain([&HELP]).map(|option| (form(option), option.about));
     let mut text = format!(

@@ -23,7 +23,8 @@ mod verbs;
 use std::io::Write;
 use std::process::ExitCode;
 
-pub(crate) use verbs::{Command, Line, Parsed, parse};
+pub(crate) use help::verb_list;
+pub(crate) use verbs::{Command, Line, Parsed, ProgramTraits, is_verb, parse};
 
 use crate::config::Configuration;
 use crate::error::{Error, ErrorKind, Result};

@@ -19,6 +19,7 @@ pub(super) struct Given {
     pub(super) lines: Option<u32>,
     pub(super) socket: bool,
     pub(super) notify_reload: bool,
+    pub(super) environment_files: Vec<String>,
     pub(super) install: bool,
     pub(super) yes: bool,
     pub(super) help: bool,
@@ -130,6 +131,20 @@ pub(super) const NOTIFY_RELOAD: Opt = switch(
     "Reload by signal (Type=notify-reload, systemd 253 or later)",
 );
 
+pub(super) const ENVIRONMENT_FILE: Opt = Opt {
+    long: "environment-file",
+    short: None,
+    takes: Takes::Value {
+        name: "PATH",
+        expected: "the path of a file with variables, after `-` if it may be missing",
+        set: |given, text| {
+            given.environment_files.push(text.to_owned());
+            !text.trim_start_matches('-').is_empty()
+        },
+    },
+    about: "Have systemd read variables from this file (EnvironmentFile=)",
+};
+
 pub(super) const INSTALL: Opt = switch(
     "install",
     |given| given.install = true,
@@ -188,7 +203,8 @@ pub(super) fn read(options: &[Opt], words: &[OsString]) -> Result<Given, Wrong> 
             // The only error here: the option before, which takes no value, has one.
             Err(_) => return Err(Wrong::Idle(seen.last().copied().unwrap_or_default())),
         };
-        if seen.contains(&option.long) && option.long != SET.long {
+        if seen.contains(&option.long) && ![SET.long, ENVIRONMENT_FILE.long].contains(&option.long)
+        {
             return Err(Wrong::Twice(option.long));
         }
         seen.push(option.long);

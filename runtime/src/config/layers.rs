@@ -6,8 +6,8 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
 use unbroken_schema::{
-    Fallback, KEYS, LIMITS, LISTENER_FIELDS, SECTIONS, attribute_key, is_address_word,
-    is_listener_name, key, listener_field, nearest, suggested_address,
+    Fallback, KEYS, LIMITS, LISTENER_FIELDS, LISTENER_VARIABLE, SECTIONS, attribute_key,
+    is_address_word, is_listener_name, key, listener_field, nearest, suggested_address,
 };
 
 use super::document;
@@ -15,6 +15,7 @@ use super::keys::join;
 use super::origin::{Origin, Rank};
 use super::problem::{Problem, Subject};
 use super::values::shown;
+use crate::program::Override;
 use crate::spec::{Literal, Spec};
 use unbroken_core::sorted::SortedMap;
 
@@ -145,7 +146,9 @@ pub(super) fn attribute(spec: &Spec, problems: &mut Vec<Problem>) -> Layer {
     let mut layer = Layer::new(Rank::Attribute, spec.location);
     for (path, literal) in spec.keys {
         // No other layer can set these: they are read from the `Spec`.
-        if matches!(path, [name] if attribute_key(name).is_some()) {
+        if matches!(path, [name] if attribute_key(name).is_some())
+            || matches!(path, ["listen", _, LISTENER_VARIABLE])
+        {
             continue;
         }
         let value = match *literal {
@@ -190,6 +193,16 @@ pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Resu
         }
     }
     Ok(layer)
+}
+
+/// The layer of the program's own sources. The last value of a key wins.
+pub(super) fn program(values: &[Override], problems: &mut Vec<Problem>) -> Layer {
+    let mut layer = Layer::new(Rank::Program, "");
+    for Override { key, value } in values {
+        let path: Vec<&str> = key.split('.').collect();
+        problems.extend(layer.put(&path, key, Value::from(value.as_str())).err());
+    }
+    layer
 }
 
 /// The layer of the command line: the `key=value` of each `--set`. The last one of a key wins.

@@ -32,11 +32,12 @@ use unbroken_schema::Kind;
 
 use crate::error::{Error, Result};
 use crate::json::{FromJson, ToJson};
+use crate::program::{Configure, Overrides};
 use crate::spec::Spec;
 use unbroken_core::sorted::{SortedMap, SortedSet};
 
 pub(crate) use addresses::{Binding, Further};
-pub(crate) use env::Prefix;
+pub(crate) use env::{EnvFile, Prefix};
 pub(crate) use settings::*;
 pub(crate) use unbroken_schema::{Address, Limit};
 
@@ -93,10 +94,14 @@ pub(crate) struct Configuration {
 
 impl Configuration {
     /// Reads all layers. The error has one line for each mistake.
-    pub(crate) fn load(spec: &Spec, around: &Surroundings) -> Result<Configuration> {
+    pub(crate) fn load(
+        spec: &Spec,
+        around: &Surroundings,
+        program: &dyn Configure,
+    ) -> Result<Configuration> {
         let mut problems = Vec::new();
         let Read { layers, readable, hidden, contents, environment } =
-            read(spec, around, &mut problems);
+            read(spec, around, program, &mut problems);
         if !readable {
             return Err(mistakes(&problems));
         }
@@ -116,8 +121,13 @@ impl Configuration {
 
     /// Reads only `keys`, such as [`LOCATION`]: a running daemon is found, and can be stopped, even if the
     /// rest of the configuration is wrong.
-    pub(crate) fn locate(spec: &Spec, around: &Surroundings, keys: &[&str]) -> Result<Settings> {
-        let Read { mut layers, .. } = read(spec, around, &mut Vec::new());
+    pub(crate) fn locate(
+        spec: &Spec,
+        around: &Surroundings,
+        program: &dyn Configure,
+        keys: &[&str],
+    ) -> Result<Settings> {
+        let Read { mut layers, .. } = read(spec, around, program, &mut Vec::new());
         // The lowest are the defaults.
         for layer in &mut layers[1..] {
             layer.keep(keys);
@@ -127,10 +137,64 @@ impl Configuration {
     }
 }
 
+/// The environment of a service: its variables, overridden by its files of variables.
+pub(crate) struct Variables(Vec<env::Variable>);
+
+impl Variables {
+    /// Reads the environment of the service, with the files that the command line, a variable or the
+    /// attribute names. Problems are reported when the configuration is loaded.
+    pub(crate) fn of_service(spec: &Spec, around: &Surroundings) -> Variables {
+        let (attribute, line) = attribute_and_line(spec, around, &mut Vec::new());
+        Variables::read(Prefix::of(spec), around, &[&line, &attribute])
+    }
+
+    fn read(prefix: Prefix<'_>, around: &Surroundings, layers: &[&Layer]) -> Variables {
+        let files = env_files(prefix, around, layers);
+        Variables(env::variables(&around.vars, &files, &mut Vec::new()))
+    }
+
+    /// Returns the value of a variable, if it is UTF-8.
+    pub(crate) fn find(&self, name: &str) -> Option<String> {
+        self.0.iter().find_map(|variable| variable.value_of(name)).map(str::to_owned)
+    }
+}
+
+/// Returns the names of the variables that the program asks for while it sets keys.
+pub(crate) fn variables_of_program(
+    spec: &Spec,
+    around: &Surroundings,
+    program: &dyn Configure,
+) -> Vec<String> {
+    let variables = Variables::of_service(spec, around);
+    let find = |name: &str| variables.find(name);
+    let mut overrides = Overrides::new(&find);
+    // A failure is reported when the configuration is loaded.
+    let _ = program.configure(&mut overrides);
+    overrides.into_asked()
+}
+
+/// Reads files of variables that the option or key `named_by` names.
+pub(crate) fn read_env_files(files: &[EnvFile], named_by: &str) -> Result<Vec<(String, String)>> {
+    let mut problems = Vec::new();
+    let mut variables = Vec::new();
+    for file in files {
+        match file.read(named_by) {
+            Ok(read) => variables.extend(read),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() { Ok(variables) } else { Err(mistakes(&problems)) }
+}
+
+/// Whether a variable with this name can be configuration: by its prefix, or as the variable of a listener.
+pub(crate) fn is_variable_of(spec: &Spec, name: &str) -> bool {
+    Prefix::of(spec).strip(name).is_some() || env::of_listeners(spec).any(|(_, it)| it == name)
+}
+
 /// The layers, and what was read with them.
 struct Read {
     /// The lowest first.
-    layers: [Layer; 5],
+    layers: [Layer; 6],
     /// Whether the file could be read.
     readable: bool,
     /// Sources of values that are secrets.
@@ -141,22 +205,27 @@ struct Read {
     environment: Vec<(String, String)>,
 }
 
-fn read(spec: &Spec, around: &Surroundings, problems: &mut Vec<Problem>) -> Read {
-    let attribute = layers::attribute(spec, problems);
-    let line = layers::command_line(&around.overrides, problems);
-    let file = file(&attribute, &line, Prefix::of(spec), around, problems);
-    let lower = file.as_ref().unwrap_or(&attribute);
-    let below = [attribute.dict(), lower.dict(), line.dict()];
+fn read(
+    spec: &Spec,
+    around: &Surroundings,
+    program: &dyn Configure,
+    problems: &mut Vec<Problem>,
+) -> Read {
     let prefix = Prefix::of(spec);
-    let files = env_files(prefix, around, &[&line, lower, &attribute]);
-    let vars = env::variables(&around.vars, &files, problems);
-    let mut environment = env::environment(prefix, &vars, &below, &around.start_dir, problems);
-    env::add_credentials(&mut environment, &vars, problems);
+    let (attribute, line) = attribute_and_line(spec, around, problems);
+    let program = program_layer(prefix, around, program, &[&line, &attribute], problems);
+    let file = file(&[&line, &program, &attribute], prefix, around, problems);
     let readable = file.is_some();
     let file = file.unwrap_or_else(|| Layer::new(Rank::File, ""));
+    let below = [attribute.dict(), file.dict(), program.dict(), line.dict()];
+    let files = env_files(prefix, around, &[&line, &program, &file, &attribute]);
+    let vars = env::variables(&around.vars, &files, problems);
+    let mut environment = env::environment(prefix, &vars, &below, &around.start_dir, problems);
+    env::add_listener_variables(spec, &mut environment, &vars, problems);
+    env::add_credentials(&mut environment, &vars, problems);
     let defaults = layers::defaults(&defaults::name(spec, &around.exe));
     Read {
-        layers: [defaults, attribute, file, environment.layer, line],
+        layers: [defaults, attribute, file, program, environment.layer, line],
         readable,
         hidden: environment.hidden,
         contents: environment.contents,
@@ -164,10 +233,40 @@ fn read(spec: &Spec, around: &Surroundings, problems: &mut Vec<Problem>) -> Read
     }
 }
 
-/// The files of variables, as the highest layer names them: the command line, a variable, the file or the
-/// attribute. Problems with their names are reported later.
-fn env_files(prefix: Prefix<'_>, around: &Surroundings, layers: &[&Layer; 3]) -> Vec<env::EnvFile> {
-    let [line, file, attribute] = layers;
+fn attribute_and_line(
+    spec: &Spec,
+    around: &Surroundings,
+    problems: &mut Vec<Problem>,
+) -> (Layer, Layer) {
+    let attribute = layers::attribute(spec, problems);
+    (attribute, layers::command_line(&around.overrides, problems))
+}
+
+/// Calls the program's function and makes a layer of the keys that it sets. `layers` may name files of
+/// variables, which the function can read.
+fn program_layer(
+    prefix: Prefix<'_>,
+    around: &Surroundings,
+    program: &dyn Configure,
+    layers: &[&Layer],
+    problems: &mut Vec<Problem>,
+) -> Layer {
+    if !program.is_source() {
+        return Layer::new(Rank::Program, "");
+    }
+    let variables = Variables::read(prefix, around, layers);
+    let find = |name: &str| variables.find(name);
+    let mut overrides = Overrides::new(&find);
+    if let Err(error) = program.configure(&mut overrides) {
+        problems.push(Problem::Program(error));
+    }
+    layers::program(&overrides.into_values(), problems)
+}
+
+/// The files of variables, as the highest layer names them: the command line, the first of `layers`; a
+/// variable; or the first of the others that names some. Problems with their names are reported later.
+fn env_files(prefix: Prefix<'_>, around: &Surroundings, layers: &[&Layer]) -> Vec<env::EnvFile> {
+    let Some((line, below)) = layers.split_first() else { return Vec::new() };
     let start_dir = &around.start_dir;
     let files = |value: &Value, origin: &Origin| {
         let paths = values::Raw { value, origin, start_dir }.parse(Kind::Paths).ok()?;
@@ -179,13 +278,13 @@ fn env_files(prefix: Prefix<'_>, around: &Surroundings, layers: &[&Layer; 3]) ->
         let text = env::var(&around.vars, &prefix.variable(&["env_file"]))?;
         files(&Value::from(text), &Layer::new(Rank::Environment, "").origin(""))
     };
-    of(line).or_else(variable).or_else(|| of(file)).or_else(|| of(attribute)).unwrap_or_default()
+    let below = || below.iter().find_map(|layer| of(layer));
+    of(line).or_else(variable).or_else(below).unwrap_or_default()
 }
 
 /// The layer of the file, empty if no layer names one; `None` if it cannot be read.
 fn file(
-    attribute: &Layer,
-    line: &Layer,
+    [line, program, attribute]: &[&Layer; 3],
     prefix: Prefix<'_>,
     around: &Surroundings,
     problems: &mut Vec<Problem>,
@@ -200,6 +299,7 @@ fn file(
             let (rank, place) = (Rank::Environment, String::new());
             Some((text, Origin { rank, place, spelled: variable.clone() }))
         })
+        .or_else(|| text(program.dict()).map(|text| (text, program.origin("config"))))
         .or_else(|| text(attribute.dict()).map(|text| (text, attribute.origin("config"))));
     let Some((text, origin)) = named.filter(|(text, _)| !text.is_empty() && !text.contains('\0'))
     else {

@@ -10,13 +10,23 @@ pub(super) enum Rank {
     Default,
     Attribute,
     File,
+    Program,
     Environment,
     CommandLine,
 }
 
+/// The source of a value that the program set.
+pub(super) const PROGRAM: &str = "the program";
+
 impl Rank {
-    const ALL: [Rank; 5] =
-        [Rank::Default, Rank::Attribute, Rank::File, Rank::Environment, Rank::CommandLine];
+    const ALL: [Rank; 6] = [
+        Rank::Default,
+        Rank::Attribute,
+        Rank::File,
+        Rank::Program,
+        Rank::Environment,
+        Rank::CommandLine,
+    ];
 
     /// The name of the layer's figment provider.
     pub(super) fn name(self) -> &'static str {
@@ -24,6 +34,7 @@ impl Rank {
             Rank::Default => "default",
             Rank::Attribute => "attribute",
             Rank::File => "file",
+            Rank::Program => PROGRAM,
             Rank::Environment => "environment",
             Rank::CommandLine => "command line",
         }
@@ -59,6 +70,7 @@ impl Origin {
             Rank::Default => "default".into(),
             Rank::Attribute => format!("attribute at {}", self.place),
             Rank::File => format!("{}: {}", self.place, self.spelled),
+            Rank::Program => PROGRAM.to_owned(),
             Rank::Environment | Rank::CommandLine => self.spelled.clone(),
         }
     }
@@ -69,13 +81,14 @@ impl Origin {
             Rank::Default => format!("`{key}` by default"),
             Rank::Attribute => format!("`{key}` in the attribute at {}", self.place),
             Rank::File => format!("`{}` in {}", self.spelled, self.place),
+            Rank::Program => format!("`{key}` from {PROGRAM}"),
             Rank::Environment | Rank::CommandLine => format!("`{key}` from {}", self.spelled),
         }
     }
 
     /// Whether the layer has but text, which the key's type parses.
     pub(super) fn is_text(&self) -> bool {
-        matches!(self.rank, Rank::Default | Rank::Environment | Rank::CommandLine)
+        matches!(self.rank, Rank::Default | Rank::Program | Rank::Environment | Rank::CommandLine)
     }
 
     /// What a relative path is relative to.

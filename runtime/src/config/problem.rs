@@ -9,6 +9,7 @@ use unbroken_schema::{self as schema, Address, LISTENER_NAME_RULE, Needs, durati
 
 use super::Prefix;
 use super::origin::Origin;
+use crate::program::ConfigureError;
 
 /// A key and the origin of its value: the subject of a message.
 #[derive(Debug, Clone)]
@@ -102,6 +103,13 @@ pub(crate) enum Problem {
     Variable {
         name: String,
         error: VariableError,
+    },
+    /// The program's own function failed.
+    Program(ConfigureError),
+    /// A variable of a listener that has only a port, and an address that has none to replace.
+    PortOfListener {
+        of: Subject,
+        value: String,
     },
     /// Two variables of one key.
     Rivals(String, String),
@@ -268,6 +276,20 @@ impl fmt::Display for Problem {
             }
             Problem::EnvFile { path, line, error } => write!(f, "{path}, line {line}: {error}"),
             Problem::Variable { name, error } => error.fmt(name, f),
+            Problem::Program(error) => {
+                write!(f, "the program cannot read its own settings: {error}")?;
+                let mut source = error.source();
+                while let Some(error) = source {
+                    write!(f, ": {error}")?;
+                    source = error.source();
+                }
+                Ok(())
+            }
+            Problem::PortOfListener { of, value } => write!(
+                f,
+                "{of} is {value}, a port without an address, but the listener has no single TCP \
+                 address in the attribute: write the address as well"
+            ),
             Problem::Rivals(one, other) => {
                 write!(f, "{one} and {other} set the same key: unset one of them")
             }
@@ -283,6 +305,7 @@ impl std::error::Error for Problem {
         match self {
             Problem::Value { error: ValueError::Schema(error), .. } => Some(error),
             Problem::Unreadable { error: ReadError::Io(error), .. } => Some(error),
+            Problem::Program(error) => Some(&**error),
             _ => None,
         }
     }

@@ -18,7 +18,10 @@ impl Configuration {
     pub(crate) fn variables(&self, vars: &[(OsString, OsString)]) -> Vec<(String, String)> {
         let text = vars.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
         let mut ours: Vec<_> = text
-            .filter(|(name, value)| env::is_ours(self.settings.prefix(), name, value))
+            .filter(|(name, value)| {
+                let is_source = || self.sources.values().any(|source| source == name);
+                env::is_ours(self.settings.prefix(), name, value) || is_source()
+            })
             .map(|(name, value)| (name.to_owned(), self.absolute(name, value)))
             .collect();
         sort_few(&mut ours, |a, b| a < b);

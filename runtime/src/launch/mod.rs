@@ -17,9 +17,10 @@ use nix::sys::signal::Signal;
 use self::begin::{LaunchContext, become_daemon};
 use self::role::{LaunchOrigin, Role, RoleMarker};
 use crate::cli::{self, Command, Line, Parsed};
-use crate::config::{Configuration, LOCATION, Prefix, Surroundings};
+use crate::config::{Configuration, LOCATION, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::startup_pipe::StartupNotifier;
+use crate::program::{Configure, NotConfiguring, OneShot, Program};
 use crate::solo;
 use crate::spec::Spec;
 use crate::supervisor::driver::Driver;
@@ -42,10 +43,7 @@ where
     Fut: Future,
     Fut::Output: Termination,
 {
-    match enter(spec) {
-        Ok(worker) => worker.run_async(spec, main),
-        Err(code) => code,
-    }
+    run_async_with(spec, Program::plain(), |daemon, ()| main(daemon))
 }
 
 /// Runs a `fn main` without async as `#[daemon]` asks for it; returns the exit code of this process.
@@ -54,17 +52,72 @@ where
     F: FnOnce(Daemon) -> T,
     T: Termination,
 {
-    match enter(spec) {
-        Ok(worker) => worker.run_sync(spec, main),
+    run_sync_with(spec, Program::plain(), |daemon, ()| main(daemon))
+}
+
+/// [`run_async`] for a program with a command line or functions of its own.
+pub fn run_async_with<A, F, Fut>(spec: &'static Spec, program: Program<A>, main: F) -> ExitCode
+where
+    F: FnOnce(Daemon, A) -> Fut,
+    Fut: Future,
+    Fut::Output: Termination,
+{
+    match enter(spec, &program) {
+        Ok((worker, args)) => worker.run_async(spec, |daemon| main(daemon, args)),
         Err(code) => code,
     }
+}
+
+/// [`run_sync`] for a program with a command line or functions of its own.
+pub fn run_sync_with<A, F, T>(spec: &'static Spec, program: Program<A>, main: F) -> ExitCode
+where
+    F: FnOnce(Daemon, A) -> T,
+    T: Termination,
+{
+    match enter(spec, &program) {
+        Ok((worker, args)) => worker.run_sync(spec, |daemon| main(daemon, args)),
+        Err(code) => code,
+    }
+}
+
+/// Returns whether this process belongs to the daemon: its first argument is a verb, such as `start` or
+/// `status`, or the daemon itself started it.
+///
+/// For a program whose `main` is written by hand and calls the annotated function:
+///
+/// ```no_run
+/// mod server {
+///     use unbroken::{Daemon, daemon};
+///
+///     #[daemon(graceful_restart, listen(http = "0.0.0.0:8080"))]
+///     pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
+///         daemon.draining().await;
+///         Ok(())
+///     }
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     let command = std::env::args().nth(1);
+///     if unbroken::is_verb() || command.as_deref() == Some("server") {
+///         return server::serve();
+///     }
+///     println!("usage: hello server");
+///     std::process::ExitCode::SUCCESS
+/// }
+/// ```
+///
+/// The annotated function has to be called before the program starts a thread, and with the arguments of the
+/// process: it forks, and each worker begins at `main` with the program's own arguments.
+pub fn is_verb() -> bool {
+    let verb = process::arguments().get(1).is_some_and(|word| cli::is_verb(word));
+    verb || std::env::var_os(role::VARIABLE).is_some()
 }
 
 /// Plays the role of this process.
 ///
 /// Returns only in a process in which the program's `main` has to run, or with the exit code of any other
 /// one.
-fn enter(spec: &Spec) -> Result<WorkerRuntime, ExitCode> {
+fn enter<A>(spec: &Spec, program: &Program<A>) -> Result<(WorkerRuntime, A), ExitCode> {
     let role = descriptors::fill_standard_streams()
         .map_err(|error| Error::io("cannot open /dev/null", error))
         .and_then(|()| {
@@ -74,9 +127,11 @@ fn enter(spec: &Spec) -> Result<WorkerRuntime, ExitCode> {
     let entered = match role {
         Ok(Some(Role::Worker { link, respawn, origin })) => {
             name_process(spec, &origin);
-            join(spec, link, respawn, &origin)
+            join(spec, program, link, respawn, &origin)
         }
-        Ok(Some(Role::Solo { state })) => solo::resume(state),
+        Ok(Some(Role::Solo { state })) => {
+            arguments(program).and_then(|args| solo::resume(state).map(|worker| (worker, args)))
+        }
         Ok(Some(Role::Supervisor { state, back, generation })) => {
             return Err(supervise(spec, takeover::take_over(state, back, generation)));
         }
@@ -84,12 +139,26 @@ fn enter(spec: &Spec) -> Result<WorkerRuntime, ExitCode> {
             return Err(supervise(spec, takeover::resume_old_image(state, &undone, &by)));
         }
         Ok(Some(Role::Preflight { state, echo })) => return Err(preflight::rehearse(state, echo)),
-        Ok(None) => return Err(command(spec)),
+        Ok(None) => return Err(command(spec, program)),
         Err(error) => Err(error),
     };
     entered.map_err(|error| {
         print_error(spec, &error);
         ExitCode::from(error.exit_code())
+    })
+}
+
+/// Parses the program's arguments in a process that runs `main`. They were valid at the start of the daemon,
+/// but a new release of the program may not take them.
+fn arguments<A>(program: &Program<A>) -> Result<A> {
+    program.parse(process::arguments(), &cli::verb_list()).map_err(|exit| {
+        let text = exit.text().trim_end();
+        Error::new(
+            ErrorKind::Usage,
+            format!(
+                "the program does not accept the arguments that the daemon was started with: {text}"
+            ),
+        )
     })
 }
 
@@ -111,12 +180,26 @@ fn supervise(spec: &Spec, driver: Result<Driver>) -> ExitCode {
 
 /// Introduces this worker to its supervisor. A respawned worker computes no settings: it gets those of its
 /// generation in *welcome*.
-fn join(spec: &Spec, link: i32, respawn: bool, origin: &LaunchOrigin) -> Result<WorkerRuntime> {
+fn join<A>(
+    spec: &Spec,
+    program: &Program<A>,
+    link: i32,
+    respawn: bool,
+    origin: &LaunchOrigin,
+) -> Result<(WorkerRuntime, A)> {
     let link = role::adopt(link)?;
-    if respawn {
-        return lifecycle::handshake(link, None);
-    }
-    lifecycle::handshake(link, Some((spec, &surroundings(origin))))
+    let args = match arguments(program) {
+        Ok(args) => args,
+        Err(error) => return Err(lifecycle::misconfigured(&link, error)?),
+    };
+    let worker = match respawn {
+        true => lifecycle::handshake(link, None)?,
+        false => {
+            let load = || Configuration::load(spec, &surroundings(origin), &program.with(&args));
+            lifecycle::handshake(link, Some(&load))?
+        }
+    };
+    Ok((worker, args))
 }
 
 /// Sets the process name (`comm`), which is the number of a descriptor after an exec by descriptor.
@@ -145,9 +228,13 @@ fn print_error(spec: &Spec, error: &Error) {
 }
 
 /// Runs the verb of the command line, or the daemon where there is none.
-fn command(spec: &Spec) -> ExitCode {
-    let done = cli::parse(spec, process::arguments()).and_then(|line| match line {
-        Line::Command(parsed) => run_verb(spec, parsed),
+fn command<A>(spec: &Spec, program: &Program<A>) -> ExitCode {
+    let traits = cli::ProgramTraits {
+        has_command_line: program.has_command_line(),
+        configures: program.configures(),
+    };
+    let done = cli::parse(spec, process::arguments(), traits).and_then(|line| match line {
+        Line::Command(parsed) => run_verb(spec, program, parsed),
         Line::Help(text) => cli::print(&text).map(|()| ExitCode::SUCCESS),
     });
     done.unwrap_or_else(|error| {
@@ -156,14 +243,36 @@ fn command(spec: &Spec) -> ExitCode {
     })
 }
 
-fn run_verb(spec: &Spec, parsed: Parsed) -> Result<ExitCode> {
+fn run_verb<A>(spec: &Spec, program: &Program<A>, mut parsed: Parsed) -> Result<ExitCode> {
     let start_dir = start_dir()?;
-    let overrides = parsed.overrides;
+    let overrides = std::mem::take(&mut parsed.overrides);
     let origin = LaunchOrigin { exe: process::initial_exe_path(), start_dir, overrides };
     let around = surroundings(&origin);
+    let args = match program.parse(parsed.args.clone(), &cli::verb_list()) {
+        Ok(args) => Some(args),
+        // The other verbs can do without the arguments, but not with wrong ones.
+        Err(exit) if parsed.args.len() > 1 || parsed.command.is_given_arguments() => {
+            let code = exit.print();
+            if let Some(verb) = parsed.meant_verb().filter(|_| exit.is_mistake()) {
+                eprintln!("did you mean the verb `{verb}` of the daemon?");
+            }
+            return Ok(code);
+        }
+        Err(_) => None,
+    };
+    let configured = args.as_ref().map(|args| program.with(args));
+    let configure: &dyn Configure = match &configured {
+        Some(configured) => configured,
+        None => &NotConfiguring,
+    };
     match parsed.command {
         Command::Run { detach } => {
-            let configuration = Configuration::load(spec, &around)?;
+            let context = OneShot { spec, around: &around, program: configure };
+            let one_shot = args.as_ref().and_then(|args| program.run_one_shot(args, &context));
+            if let Some(code) = one_shot {
+                return Ok(code);
+            }
+            let configuration = Configuration::load(spec, &around, configure)?;
             let detach = detach.unwrap_or(configuration.settings.detach);
             let given = activation::take(!detach)?;
             if detach && !given.is_empty() {
@@ -173,19 +282,19 @@ fn run_verb(spec: &Spec, parsed: Parsed) -> Result<ExitCode> {
         }
         Command::Client(inquiry) => {
             refuse_settings(&around.overrides, &LOCATION)?;
-            cli::client::run(&Configuration::locate(spec, &around, &LOCATION)?, &inquiry)
+            let settings = Configuration::locate(spec, &around, configure, &LOCATION)?;
+            cli::client::run(&settings, &inquiry)
         }
         Command::Logs(options) => {
             let keys = &cli::logs::KEYS;
             refuse_settings(&around.overrides, keys)?;
-            cli::logs::run(&Configuration::locate(spec, &around, keys)?, &options)
+            let settings = Configuration::locate(spec, &around, configure, keys)?;
+            cli::logs::run(&settings, &options)
         }
-        Command::Check { json } => cli::check(&Configuration::load(spec, &around)?, json),
-        Command::Unit(options) => {
-            let around = cli::unit::surroundings(Prefix::of(spec), &around);
-            let configuration = Configuration::load(spec, &around)?;
-            cli::unit::run(&configuration, &around, &parsed.args, options)
+        Command::Check { json } => {
+            cli::check(&Configuration::load(spec, &around, configure)?, json)
         }
+        Command::Unit(options) => cli::unit::run(spec, &around, configure, &parsed.args, options),
     }
 }
 

@@ -19,7 +19,7 @@ use super::environment;
 use super::handoff::HandoffRegistry;
 use super::panics;
 use super::state::SharedState;
-use crate::config::{Configuration, Surroundings};
+use crate::config::Configuration;
 use crate::counters::{Counters, StartupStage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
@@ -66,13 +66,13 @@ pub(crate) struct WorkerSetup {
 
 /// Sends *hello* to the supervisor and waits for *welcome*.
 ///
-/// `newcomer`: the sources of the settings, for the first worker of a generation. `None` for a respawned
-/// worker, which receives the settings of its generation and reads no file.
+/// `load` reads the settings, for the first worker of a generation. `None` for a respawned worker, which
+/// receives the settings of its generation and reads no file.
 pub(crate) fn handshake(
     link: OwnedFd,
-    newcomer: Option<(&Spec, &Surroundings)>,
+    load: Option<&dyn Fn() -> Result<Configuration>>,
 ) -> Result<WorkerRuntime> {
-    let configuration = match newcomer.map(|(spec, around)| Configuration::load(spec, around)) {
+    let configuration = match load.map(|load| load()) {
         None => None,
         Some(Ok(configuration)) => Some(Box::new(configuration)),
         Some(Err(error)) => return Err(misconfigured(&link, error)?),
@@ -112,7 +112,7 @@ pub(crate) fn handshake(
 }
 
 /// Sends an error of the configuration to the supervisor, truncated to [`MAX_REASON`], and returns it.
-fn misconfigured(link: &OwnedFd, error: Error) -> Result<Error> {
+pub(crate) fn misconfigured(link: &OwnedFd, error: Error) -> Result<Error> {
     let mut reason = error.to_string();
     link::cut(&mut reason, MAX_REASON);
     link::send(link, &FromWorker::Misconfigured { reason }, &[]).map_err(link_error)?;
@@ -289,7 +289,8 @@ async fn count_leftover_tasks(state: &SharedState, runtime: &tokio::runtime::Han
     count()
 }
 
-fn build_runtime(spec: &Spec) -> io::Result<tokio::runtime::Runtime> {
+/// Builds a Tokio runtime of the kind that the attribute declares.
+pub(crate) fn build_runtime(spec: &Spec) -> io::Result<tokio::runtime::Runtime> {
     let mut builder = match spec.flavor {
         Flavor::CurrentThread => tokio::runtime::Builder::new_current_thread(),
         Flavor::MultiThread => tokio::runtime::Builder::new_multi_thread(),

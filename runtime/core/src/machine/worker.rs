@@ -180,13 +180,14 @@ impl Machine {
                 None => format!("{ended} {when}"),
             };
             if self.current.is_none() && self.life.is_active() {
-                // The first start failed: the daemon exits with the worker's code, or 1 if that was 0.
+                // The first start failed: the daemon exits with the worker's code. With code 0 the program had
+                // nothing to serve, which is no failure in the foreground; `start` reports one.
                 self.end_transition();
                 self.retire_if_unused(generation, now, out);
                 for waiter in self.life.take_pending() {
                     refuse(waiter.client, &reason, out);
                 }
-                self.shut_down(exit.shell_code().max(1), reason, now, out);
+                self.shut_down(exit.shell_code(), reason, now, out);
                 return;
             }
             self.abort(&reason, now, out);

@@ -4,6 +4,7 @@
 //! and [`install`] puts them in place.
 
 mod diff;
+mod environment;
 mod install;
 mod plan;
 mod service;
@@ -17,19 +18,24 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use super::usage;
-use crate::config::{Address, Configuration, Prefix, Surroundings};
+use crate::config::{self, Address, Configuration, Prefix, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
+use crate::program::Configure;
+use crate::spec::Spec;
 
+use environment::ServiceEnvironment;
 use plan::UnitPlan;
 
 /// The directory of the administrator's units.
 const DIRECTORY: &str = "/etc/systemd/system";
 
 /// The options of the verb.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
     pub(crate) sockets: bool,
     pub(crate) notify_reload: bool,
+    /// The files for `EnvironmentFile=`, with `-` before those that may be missing.
+    pub(crate) environment_files: Vec<String>,
     pub(crate) install: bool,
     pub(crate) yes: bool,
 }
@@ -41,21 +47,17 @@ struct Unit {
     text: String,
 }
 
-/// The surroundings of a service started by systemd: of the caller's environment only the variables that are
-/// configuration, which become part of the unit.
-pub(crate) fn surroundings(prefix: Prefix<'_>, around: &Surroundings) -> Surroundings {
-    let configures = |name: &OsString| prefix.strip(&name.to_string_lossy()).is_some();
-    let vars = around.vars.iter().filter(|(name, _)| configures(name)).cloned().collect();
-    Surroundings { vars, uid: 0, ..around.clone() }
-}
-
-/// Prints or installs the units. `around` and `configuration` are those of the service, see [`surroundings`].
+/// Prints or installs the units of the program that runs with these arguments.
 pub(crate) fn run(
-    configuration: &Configuration,
+    spec: &Spec,
     around: &Surroundings,
+    program: &dyn Configure,
     args: &[OsString],
     options: Options,
 ) -> Result<ExitCode> {
+    let environment = ServiceEnvironment::new(spec, around, &options.environment_files)?;
+    let service = Surroundings { vars: environment.vars.clone(), uid: 0, ..around.clone() };
+    let configuration = Configuration::load(spec, &service, program)?;
     let arguments = args.iter().skip(1).map(|argument| {
         argument.to_str().map(str::to_owned).ok_or_else(|| {
             usage(format!(
@@ -68,7 +70,8 @@ pub(crate) fn run(
     let plan = UnitPlan {
         settings: configuration.settings.clone(),
         image: without_parents(image)?,
-        variables: configuration.variables(&around.vars),
+        variables: configuration.variables(&environment.of_unit),
+        environment_files: environment.files.clone(),
         overrides: configuration.options(&around.overrides),
         arguments: arguments.collect::<Result<_>>()?,
         sockets: options.sockets,
@@ -79,6 +82,16 @@ pub(crate) fn run(
         install::install(&units, configuration.settings.prefix(), options.yes)?;
     } else {
         super::print(&printed(&units))?;
+    }
+    let asked = config::variables_of_program(spec, around, program);
+    let missing = environment.missing(Prefix::of(spec), around, &asked);
+    if !missing.is_empty() {
+        eprintln!(
+            "{}: advice: the unit does not contain these variables of the program: {}; write them \
+             to a file, and pass its path with `--environment-file`",
+            configuration.settings.name,
+            missing.join(", ")
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Address, ListenSettings, Settings};
+use crate::config::{Address, EnvFile, ListenSettings, Settings};
 use unbroken_core::sorted::{SortedMap, SortedSet};
 
 /// Everything that the units depend on.
@@ -14,6 +14,8 @@ pub(crate) struct UnitPlan {
     pub(crate) image: PathBuf,
     /// The environment variables that are configuration.
     pub(crate) variables: Vec<(String, String)>,
+    /// The files of variables that systemd reads.
+    pub(crate) environment_files: Vec<EnvFile>,
     /// The `key=value` of each `--set`.
     pub(crate) overrides: Vec<String>,
     /// The program's own arguments, without its name.

@@ -115,6 +115,13 @@ fn process(text: &mut Text, plan: &UnitPlan, sockets: &[String]) {
             text.set("Environment", text::word(&format!("{name}={value}")));
         }
     }
+    if !plan.environment_files.is_empty() {
+        text.group("Variables of the program. They take precedence over Environment=.");
+        for file in &plan.environment_files {
+            let optional = if file.optional { "-" } else { "" };
+            text.set("EnvironmentFile", format_args!("{optional}{}", text::path(&file.path)));
+        }
+    }
 }
 
 fn ends(text: &mut Text, plan: &UnitPlan) {

@@ -4,6 +4,7 @@ use crate::config::tests::place::{Keys, Place};
 use crate::spec::Literal;
 
 use super::*;
+use crate::program::NotConfiguring;
 
 /// A program with these keys, for which a unit is asked for in `/start`.
 fn place(keys: Keys) -> Place {
@@ -20,12 +21,14 @@ fn at_start(mut place: Place) -> Place {
 }
 
 fn plan(place: &Place) -> UnitPlan {
-    let around = surroundings(Prefix::of(&place.spec), &place.around);
-    let configuration = Configuration::load(&place.spec, &around).unwrap();
+    let environment = ServiceEnvironment::new(&place.spec, &place.around, &[]).unwrap();
+    let around = Surroundings { vars: environment.vars, uid: 0, ..place.around.clone() };
+    let configuration = Configuration::load(&place.spec, &around, &NotConfiguring).unwrap();
     UnitPlan {
         settings: configuration.settings.clone(),
         image: around.exe.clone(),
-        variables: configuration.variables(&around.vars),
+        variables: configuration.variables(&environment.of_unit),
+        environment_files: environment.files,
         overrides: configuration.options(&around.overrides),
         arguments: vec![],
         sockets: false,

@@ -69,6 +69,24 @@ pub(crate) enum ReadOnlyCommand {
     },
 }
 
+impl Command {
+    /// Whether the arguments of the command line are all that the program gets, so that none are too few.
+    pub(crate) fn is_given_arguments(&self) -> bool {
+        matches!(self, Command::Run { .. } | Command::Unit(_))
+    }
+}
+
+impl Parsed {
+    /// The verb that was probably meant by the first word of a command line without a verb.
+    pub(crate) fn meant_verb(&self) -> Option<&'static str> {
+        let word = match self.command {
+            Command::Run { detach: None } => self.args.get(1)?.to_str()?,
+            _ => return None,
+        };
+        meant(word, self.args.get(2..).unwrap_or_default())
+    }
+}
+
 /// A verb, for the parser and for the help.
 pub(super) struct Verb {
     pub(super) name: &'static str,
@@ -87,8 +105,17 @@ pub(super) enum Behind {
     Program,
     /// Refuses them: the running daemon has its arguments already.
     Running,
-    /// Refuses them: no `main` is called.
-    Nothing,
+    /// Refuses them unless the program sets keys by its arguments: no `main` is called.
+    Settings,
+}
+
+/// What the parser of command lines has to know of the program.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ProgramTraits {
+    /// Whether the program's arguments are parsed before anything else happens.
+    pub(crate) has_command_line: bool,
+    /// Whether the program sets keys of the configuration.
+    pub(crate) configures: bool,
 }
 
 /// All verbs except [`HELP`], which has no options.
@@ -156,7 +183,7 @@ pub(super) static VERBS: [Verb; 8] = [
         name: "check",
         about: "Show the effective configuration and the source of each value",
         options: &[options::SET, options::JSON],
-        behind: Behind::Nothing,
+        behind: Behind::Settings,
         notes: |prefix| {
             format!(
                 "Keys, for the file and for --set; as variables, they are named like {} or {}:\n\
@@ -175,6 +202,7 @@ pub(super) static VERBS: [Verb; 8] = [
             options::SET,
             options::SOCKET,
             options::NOTIFY_RELOAD,
+            options::ENVIRONMENT_FILE,
             options::INSTALL,
             options::YES,
         ],
@@ -182,7 +210,8 @@ pub(super) static VERBS: [Verb; 8] = [
         notes: |prefix| {
             format!(
                 "{}_* variables, --set options and the program's own arguments after `--` become \
-                 part of the unit.",
+                 part of the unit. Other variables of the program do not: write them to a file, \
+                 and name it with --environment-file.",
                 prefix.word()
             )
         },
@@ -190,6 +219,7 @@ pub(super) static VERBS: [Verb; 8] = [
             Command::Unit(Options {
                 sockets: given.socket,
                 notify_reload: given.notify_reload,
+                environment_files: given.environment_files.clone(),
                 install: given.install,
                 yes: given.yes,
             })
@@ -209,16 +239,30 @@ const LINES: u32 = 10;
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if the arguments are wrong.
-pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Line> {
+pub(crate) fn parse(spec: &Spec, args: Vec<OsString>, program: ProgramTraits) -> Result<Line> {
     let name = spec.bin.unwrap_or("daemon");
     let Some(first) = args.get(1).and_then(|arg| arg.to_str()) else {
         return Ok(plain(args));
     };
     let (ours, theirs) = split(args.get(2..).unwrap_or_default());
     if first == HELP {
-        return asked(name, spec, ours, theirs).map(Line::Help);
+        return match program.has_command_line && is_of_program(ours) {
+            true if ours.is_empty() => {
+                Ok(plain(args.into_iter().take(1).chain(["--help".into()]).collect()))
+            }
+            true => Ok(plain(args)),
+            false => asked(name, spec, ours, theirs).map(Line::Help),
+        };
     }
     let Some(verb) = verb(first) else {
+        if program.has_command_line {
+            return Ok(plain(args));
+        }
+        if args.len() == 2
+            && let Some(text) = standard_option(first, name, spec)
+        {
+            return Ok(Line::Help(text));
+        }
         return match meant(first, ours) {
             Some(verb) => Err(usage(format!(
                 "there is no verb `{first}`; did you mean `{name} {verb}`? To pass it to the program: \
@@ -234,12 +278,36 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>) -> Result<Line> {
     if given.help {
         return Ok(Line::Help(help::of_verb(name, verb, Prefix::of(spec))));
     }
-    refuse(verb, theirs)?;
+    refuse(verb, theirs, program)?;
     Ok(Line::Command(Parsed {
         command: (verb.command)(&given),
         overrides: given.overrides,
         args: args.first().into_iter().chain(theirs).cloned().collect(),
     }))
+}
+
+/// Whether `help` with these words after it is for the program's own parser: alone, because the program's help
+/// lists the verbs as well, or with the name of one of its commands.
+fn is_of_program(behind: &[OsString]) -> bool {
+    match behind.first() {
+        Some(word) => word.to_str().is_none_or(|word| word != HELP && verb(word).is_none()),
+        None => true,
+    }
+}
+
+/// The answer to an option that every program has. A program that answers it by itself parses its command
+/// line in the second argument of `main` or in a `main` written by hand.
+fn standard_option(option: &str, name: &str, spec: &Spec) -> Option<String> {
+    match option {
+        "-h" | "--help" => Some(help::of_program(name, spec.version)),
+        "-V" | "--version" => Some(format!("{name} {}", spec.version.unwrap_or("(no version)"))),
+        _ => None,
+    }
+}
+
+/// Whether a word is a verb.
+pub(crate) fn is_verb(word: &OsStr) -> bool {
+    word.to_str().is_some_and(|word| word == HELP || verb(word).is_some())
 }
 
 /// A command line without a verb: all arguments are the program's.
@@ -293,14 +361,14 @@ fn asked(name: &str, spec: &Spec, ours: &[OsString], theirs: &[OsString]) -> Res
 }
 
 /// Refuses arguments after `--` that would have no effect.
-fn refuse(verb: &Verb, theirs: &[OsString]) -> Result<()> {
+fn refuse(verb: &Verb, theirs: &[OsString], program: ProgramTraits) -> Result<()> {
     let given = shell::words(theirs);
     match verb.behind {
         Behind::Running if !theirs.is_empty() => Err(usage(format!(
             "`-- {given}` has no effect on a running daemon; `stop` it and `start` it with these \
              arguments"
         ))),
-        Behind::Nothing if !theirs.is_empty() => Err(usage(format!(
+        Behind::Settings if !theirs.is_empty() && !program.configures => Err(usage(format!(
             "`{}` does not run the program, so `-- {given}` has no effect; leave it out",
             verb.name
         ))),

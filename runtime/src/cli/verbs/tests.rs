@@ -3,6 +3,10 @@ use crate::error::ErrorKind;
 use crate::spec::Flavor;
 
 fn parse(words: &[&str]) -> Result<Line> {
+    parse_with(words, ProgramTraits::default())
+}
+
+fn parse_with(words: &[&str], program: ProgramTraits) -> Result<Line> {
     let spec = Spec {
         bin: Some("app"),
         version: Some("1.2.3"),
@@ -13,7 +17,8 @@ fn parse(words: &[&str]) -> Result<Line> {
         flavor: Flavor::MultiThread,
         worker_threads: None,
     };
-    super::parse(&spec, ["app"].iter().chain(words).map(OsString::from).collect())
+    let args = ["app"].iter().chain(words).map(OsString::from).collect();
+    super::parse(&spec, args, program)
 }
 
 #[track_caller]
@@ -42,12 +47,46 @@ fn refused(words: &[&str]) -> String {
 #[test]
 fn arguments_without_verb_are_the_programs() {
     for words in
-        [&["--port", "80", "start"][..], &["serve", "--json"], &["--help"], &["--", "stop"], &[]]
+        [&["--port", "80", "start"][..], &["serve", "--json"], &["-h", "x"], &["--", "stop"], &[]]
     {
         let it = parsed(words);
         assert!(matches!(it.command, Command::Run { detach: None }), "{words:?}");
         assert_eq!(it.args[1..], *words);
     }
+}
+
+#[test]
+fn standard_options_are_answered() {
+    assert!(help(&["--help"]).contains("\nVerbs:\n") && help(&["-h"]).contains("restart"));
+    assert_eq!((help(&["--version"]), help(&["-V"])), ("app 1.2.3".into(), "app 1.2.3".into()));
+}
+
+#[test]
+fn program_with_a_command_line_parses_all_but_verbs() {
+    let own = ProgramTraits { has_command_line: true, configures: true };
+    let line = |words: &[&str]| match parse_with(words, own) {
+        Ok(Line::Command(parsed)) => parsed,
+        other => panic!("{words:?}: {other:?}"),
+    };
+    for (words, args) in [
+        (&["--help"][..], &["--help"][..]),
+        (&["-V"], &["-V"]),
+        (&["stats"], &["stats"]),
+        (&["reload"], &["reload"]),
+        (&["help"], &["--help"]),
+        (&["help", "migrate"], &["help", "migrate"]),
+    ] {
+        let it = line(words);
+        assert!(matches!(it.command, Command::Run { detach: None }), "{words:?}");
+        assert_eq!(it.args[1..], *args);
+    }
+    assert_eq!(line(&["stats"]).meant_verb(), Some("status"));
+    assert_eq!(line(&["migrate"]).meant_verb(), None);
+    assert!(matches!(parse_with(&["help", "start"], own), Ok(Line::Help(_))));
+    // Its settings may depend on its arguments.
+    let it = line(&["check", "--", "--port", "80"]);
+    assert_eq!(it.args[1..], ["--port", "80"]);
+    assert!(refused(&["check", "--", "--port"]).contains("does not run the program"));
 }
 
 #[test]

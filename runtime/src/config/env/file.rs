@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -18,11 +18,12 @@ pub(crate) struct EnvFile {
 }
 
 impl EnvFile {
-    /// Its variables, in order. Errors do not quote the file, which may hold secrets.
-    pub(super) fn read(&self) -> Result<Vec<(String, String)>, Problem> {
+    /// Its variables, in order. `named_by` is the key or option with its name. Errors do not quote the file,
+    /// which may hold secrets.
+    pub(in crate::config) fn read(&self, named_by: &str) -> Result<Vec<(String, String)>, Problem> {
         let path = || self.path.display().to_string();
         let unreadable = |error| {
-            let named_by = Some("`env_file`".to_owned());
+            let named_by = Some(named_by.to_owned());
             Problem::Unreadable { path: path(), named_by, error }
         };
         let text = match fs::read(&self.path) {
@@ -34,6 +35,13 @@ impl EnvFile {
         };
         let text = text.map_err(|_| unreadable(ReadError::NotUtf8))?;
         parse(&text).map_err(|(line, error)| Problem::EnvFile { path: path(), line, error })
+    }
+}
+
+impl EnvFile {
+    /// The file with its path absolute.
+    pub(crate) fn below(self, start_dir: &Path) -> EnvFile {
+        EnvFile { path: start_dir.join(self.path), ..self }
     }
 }
 
@@ -181,9 +189,9 @@ mod tests {
     fn one_that_may_be_missing_says_so() {
         let file = EnvFile::from("-/no/such/file".to_owned());
         assert_eq!(file.to_string(), "-/no/such/file");
-        assert_eq!(file.read().unwrap(), []);
+        assert_eq!(file.read("`env_file`").unwrap(), []);
         let file = EnvFile::from("/no/such/file".to_owned());
-        let problem = file.read().unwrap_err().to_string();
+        let problem = file.read("`env_file`").unwrap_err().to_string();
         assert!(problem.starts_with("cannot read /no/such/file, named by `env_file`"), "{problem}");
     }
 

@@ -9,14 +9,16 @@ use std::path::{Path, PathBuf};
 use figment::value::{Dict, Value};
 
 use unbroken_schema::{
-    self as schema, ATTRIBUTE_KEYS, KEYS, LIMITS, LISTENER_FIELDS, is_address_word, nearest,
-    suggested_address,
+    self as schema, ATTRIBUTE_KEYS, KEYS, LIMITS, LISTENER_FIELDS, LISTENER_VARIABLE,
+    is_address_word, nearest, suggested_address,
 };
 
+use super::keys::join;
 use super::layers::{DEPTH, Layer};
 use super::origin::Rank;
-use super::problem::{Problem, VariableError};
+use super::problem::{Problem, Subject, VariableError};
 use super::secrets::{self, Content, SUFFIX};
+use crate::spec::{Literal, Spec};
 use unbroken_core::sorted::{SortedMap, SortedSet};
 
 pub(crate) use file::EnvFile;
@@ -29,6 +31,24 @@ pub(super) struct Variable {
     value: OsString,
     /// `None` for a variable of the process's own environment.
     file: Option<PathBuf>,
+}
+
+impl Variable {
+    /// The value, if the variable has this name and is UTF-8.
+    pub(super) fn value_of(&self, name: &str) -> Option<&str> {
+        if self.name != name {
+            return None;
+        }
+        self.value.to_str()
+    }
+
+    /// The variable and its file, for messages and as a source.
+    fn spelled(&self, name: &str) -> String {
+        match &self.file {
+            Some(file) => format!("{name} in {}", file.display()),
+            None => name.to_owned(),
+        }
+    }
 }
 
 /// The environment of a generation: that of the start, overridden by its files.
@@ -44,7 +64,7 @@ pub(super) fn variables(
     };
     let mut all: Vec<Variable> = vars.iter().map(own).collect();
     for file in files {
-        for (name, value) in file.read().unwrap_or_else(|problem| {
+        for (name, value) in file.read("`env_file`").unwrap_or_else(|problem| {
             problems.push(problem);
             Vec::new()
         }) {
@@ -87,7 +107,7 @@ pub(super) fn environment(
     let mut layer = Layer::new(Rank::Environment, "");
     let (mut hidden, mut contents) = (SortedSet::new(), SortedMap::new());
     let mut seen = SortedSet::new();
-    for Variable { name, value, file } in vars {
+    for variable @ Variable { name, value, file } in vars {
         let begins = name.to_string_lossy();
         if prefix.strip(&begins).is_none() || !seen.insert(name) {
             continue;
@@ -112,10 +132,7 @@ pub(super) fn environment(
         if value.is_empty() && path.first() != Some(&"app") {
             continue;
         }
-        let spelled = match file {
-            Some(file) => format!("{name} in {}", file.display()),
-            None => name.to_owned(),
-        };
+        let spelled = variable.spelled(name);
         if let Some(rival) = layer.rival(&path) {
             problems.push(Problem::Rivals(rival.to_owned(), spelled));
             continue;
@@ -131,6 +148,58 @@ pub(super) fn environment(
         }
     }
     Environment { layer, hidden, contents }
+}
+
+/// Adds the addresses in the variables that the attribute names at listeners. A variable that is a port alone
+/// replaces the port of the attribute's address.
+pub(super) fn add_listener_variables(
+    spec: &Spec,
+    environment: &mut Environment,
+    vars: &[Variable],
+    problems: &mut Vec<Problem>,
+) {
+    for (listener, name) in of_listeners(spec) {
+        let found = vars.iter().find_map(|it| Some((it.value_of(name)?, it.spelled(name))));
+        let Some((value, spelled)) = found.filter(|(value, _)| !value.is_empty()) else { continue };
+        let path = ["listen", listener];
+        if let Some(rival) = environment.layer.rival(&path) {
+            problems.push(Problem::Rivals(rival.to_owned(), spelled));
+            continue;
+        }
+        let address = match value.parse::<u16>() {
+            Ok(port) => with_port(spec, listener, port),
+            Err(_) => Some(value.to_owned()),
+        };
+        match address {
+            Some(address) => {
+                problems.extend(environment.layer.put(&path, &spelled, Value::from(address)).err());
+            }
+            None => {
+                let of = Subject::new(join(&path), environment.layer.origin(&spelled));
+                problems.push(Problem::PortOfListener { of, value: value.to_owned() });
+            }
+        }
+    }
+}
+
+/// The listeners at which the attribute names a variable, each with the variable.
+pub(crate) fn of_listeners(spec: &Spec) -> impl Iterator<Item = (&'static str, &'static str)> {
+    spec.keys.iter().filter_map(|(path, literal)| match (path, literal) {
+        (["listen", listener, LISTENER_VARIABLE], Literal::Str(name)) => Some((*listener, *name)),
+        _ => None,
+    })
+}
+
+/// The listener's address in the attribute with another port, if it is a single TCP address.
+fn with_port(spec: &Spec, listener: &str, port: u16) -> Option<String> {
+    let text = spec.keys.iter().find_map(|(path, literal)| match (path, literal) {
+        (["listen", name] | ["listen", name, "addr"], Literal::Str(text)) if *name == listener => {
+            Some(*text)
+        }
+        _ => None,
+    })?;
+    let (host, _) = text.rsplit_once(':').filter(|_| !text.starts_with("unix:"))?;
+    Some(format!("{host}:{port}"))
 }
 
 /// Adds the credentials of a service manager, over which variables win.

@@ -20,6 +20,7 @@ use unbroken_schema::{DEFAULT_PREFIX, Fallback, HTTP_FIELDS, KEYS, Kind, LISTENE
 use self::place::{Keys, Place};
 use super::*;
 use crate::json::{self, FromJson};
+use crate::program::NotConfiguring;
 use crate::spec::Literal;
 
 fn source<'a>(configuration: &'a Configuration, key: &str) -> &'a str {
@@ -428,7 +429,7 @@ proptest! {
         let name = KEYS[key].name;
         for text in [text.clone(), format!("{name} = {text}"), format!("{name} = {text:?}"), format!("[listen]\na = {text:?}")] {
             let place = Place::new(&[]).file(&text);
-            let _ = Configuration::load(&place.spec, &place.around).map(|c| (c.text(), c.json()));
+            let _ = Configuration::load(&place.spec, &place.around, &NotConfiguring).map(|c| (c.text(), c.json()));
         }
     }
 
@@ -439,13 +440,13 @@ proptest! {
         for name in [name, format!("APP__{key}"), format!("LISTEN_A{key}"), KEYS[key].name.to_uppercase()] {
             place.around.vars.push((format!("DAEMON_{name}").into(), value.clone()));
         }
-        let _ = Configuration::load(&place.spec, &place.around).map(|c| (c.text(), c.json()));
+        let _ = Configuration::load(&place.spec, &place.around, &NotConfiguring).map(|c| (c.text(), c.json()));
     }
 
     #[test]
     fn no_override_panics(text in "\\PC{0,40}", key in 0..19usize) {
         let place = Place::new(&[]).set(&text).set(&format!("{}={text}", KEYS[key].name)).set(&format!("app.x={text}"));
-        if let Ok(loaded) = Configuration::load(&place.spec, &place.around) {
+        if let Ok(loaded) = Configuration::load(&place.spec, &place.around, &NotConfiguring) {
             let json = json::to_vec(&loaded).unwrap();
             prop_assert_eq!(json::from_slice::<Configuration>(&json).unwrap(), loaded);
         }

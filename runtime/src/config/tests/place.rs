@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use crate::config::{Configuration, Surroundings};
+use crate::program::NotConfiguring;
 use crate::spec::{Flavor, Literal, Spec};
 
 /// Keys as `listen.http.addr`.
@@ -78,12 +79,12 @@ impl Place {
     }
 
     pub(crate) fn load(&self) -> Configuration {
-        Configuration::load(&self.spec, &self.around).unwrap()
+        Configuration::load(&self.spec, &self.around, &NotConfiguring).unwrap()
     }
 
     /// The error, with the file's path shortened to `FILE`.
     pub(crate) fn error(&self) -> String {
-        let error = Configuration::load(&self.spec, &self.around).unwrap_err();
+        let error = Configuration::load(&self.spec, &self.around, &NotConfiguring).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Config);
         self.short(&error.to_string())
     }

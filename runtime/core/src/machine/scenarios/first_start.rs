@@ -33,7 +33,7 @@ fn failed_first_start_exits_with_the_code_of_its_worker() {
         ),
         (
             Exit::Code(0),
-            "exit 1: the worker of generation 1 exited with code 0 before it was ready",
+            "exit 0: the worker of generation 1 exited with code 0 before it was ready",
         ),
         (
             Exit::Signal(11),
