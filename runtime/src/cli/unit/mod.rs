@@ -27,7 +27,7 @@ const DIRECTORY: &str = "/etc/systemd/system";
 
 /// The options of the verb.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Options {
+pub(crate) struct UnitOptions {
     pub(crate) sockets: bool,
     pub(crate) notify_reload: bool,
     pub(crate) install: bool,
@@ -54,7 +54,7 @@ pub(crate) fn run(
     configuration: &Configuration,
     around: &Surroundings,
     args: &[OsString],
-    options: Options,
+    options: UnitOptions,
 ) -> Result<ExitCode> {
     let arguments = args.iter().skip(1).map(|argument| {
         argument.to_str().map(str::to_owned).ok_or_else(|| {

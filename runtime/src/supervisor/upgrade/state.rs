@@ -142,7 +142,7 @@ impl SupervisorState {
             began_at: driver.began.1,
             asked: driver.asked.clone(),
             tenure: driver.times.clone(),
-            told: setup.notifier.told().cloned(),
+            told: setup.notifier.reported().cloned(),
             untold: setup.notifier.pending().clone(),
             probes: setup.probes.pack(&mut packing),
             held: setup.notifier.held().clone(),
@@ -210,7 +210,7 @@ impl SupervisorState {
             notifier,
             vars,
             reporter: StartupNotifier::default(),
-            probes: probe::Server::unpack(self.probes)?,
+            probes: probe::ProbeServer::unpack(self.probes)?,
             hang_up: self.hang_up,
         };
         let dir = &setup.configuration.settings.runtime_dir;
