@@ -364,7 +364,7 @@ pub(crate) struct OrphanState {
     link: InheritedFd,
     process: InheritedFd,
     counters: InheritedFd,
-    told: Option<DrainOrder>,
+    drain: Option<DrainOrder>,
 }
 
 impl Orphans {
@@ -376,7 +376,7 @@ impl Orphans {
             link: packing.add(&orphan.link),
             process: packing.add(&orphan.process),
             counters: packing.add(&orphan.counters_fd),
-            told: orphan.drain,
+            drain: orphan.drain,
         });
         all.collect()
     }
@@ -397,7 +397,7 @@ impl Orphans {
                 process: it.process.duplicate("the process of an orphan")?,
                 counters,
                 counters_fd,
-                drain: it.told,
+                drain: it.drain,
             };
             orphans.known.insert(it.pid, orphan);
         }

@@ -130,7 +130,7 @@ pub(super) struct WorkerProcessState {
     welcomed: bool,
     old_output: bool,
     #[json(default)]
-    rendezvous: Option<PathBuf>,
+    reattach_path: Option<PathBuf>,
     counters: InheritedFd,
     link: Option<InheritedFd>,
     #[json(default, with = crate::sys::clock::optional_instant)]
@@ -148,7 +148,7 @@ impl WorkerProcess {
             greeted: self.greeted,
             welcomed: self.welcomed,
             old_output: self.old_output,
-            rendezvous: self.reattach_path.clone(),
+            reattach_path: self.reattach_path.clone(),
             counters: packing.add(&self.counters_fd),
             link: self.link.as_ref().map(|link| packing.add(link)),
             closed: self.closed,
@@ -169,7 +169,7 @@ impl WorkerProcess {
             unclaimed: None,
             welcomed: packed.welcomed,
             old_output: packed.old_output,
-            reattach_path: packed.rendezvous,
+            reattach_path: packed.reattach_path,
             counters,
             counters_fd,
             link: packed.link.map(|link| link.duplicate("the link of a worker")).transpose()?,

@@ -95,8 +95,7 @@ pub(crate) fn handshake(
     let Some((message, fds)) = link::receive::<ToWorker>(&link).map_err(link_error)? else {
         return Err(odd("closed the link to this worker"));
     };
-    let ToWorker::Welcome { generation, configuration, listeners: names, rendezvous: reattaches } =
-        message
+    let ToWorker::Welcome { generation, configuration, listeners: names, reattaches } = message
     else {
         return Err(odd("did not send settings first"));
     };

@@ -265,7 +265,7 @@ impl Driver {
                     source: bound.source(),
                 })
                 .collect(),
-            rendezvous: reattach_socket.is_some(),
+            reattaches: reattach_socket.is_some(),
         };
         let mut fds = vec![process.counters_fd()];
         fds.extend(holdings.listeners.iter().map(|(_, bound)| bound.as_fd()));
