@@ -21,8 +21,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::inherited_fd::{FdTable, InheritedFd};
 use crate::sys::peer;
 
-/// The queue of processes that ask for the holder of the claim. One that finds it full is told that
-/// the daemon runs, without its process id.
+/// The queue of processes that ask for the holder of the claim. One that finds it full
+/// learns that the daemon runs, without its process id.
 const BACKLOG: i32 = 64;
 
 /// How often a name is tried whose holder does not answer, with [`CLAIM_DELAY`] in between: 200 ms

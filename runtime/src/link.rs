@@ -114,7 +114,7 @@ pub(crate) enum ToWorker {
         /// Whether there is one more descriptor: the socket at which the worker waits for the next
         /// supervisor if this one is killed.
         #[json(default)]
-        rendezvous: bool,
+        reattaches: bool,
     },
     /// Start to accept.
     Go {},

@@ -33,7 +33,7 @@ pub(crate) struct PidFile {
 
 /// The daemon that holds the lock of a pidfile.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Holder {
+pub(crate) struct PidfileHolder {
     /// The process id in the file. `None` in the moment between locking and writing.
     pub(crate) pid: Option<i32>,
     /// When the file was written.
@@ -129,7 +129,7 @@ impl AsFd for PidFile {
 
 /// Returns the daemon that holds the pidfile at `path`, if any. Only queries the lock: taking it for a moment
 /// could make a concurrent `start` fail.
-pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
+pub(crate) fn holder(path: &Path) -> Result<Option<PidfileHolder>> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
@@ -155,12 +155,12 @@ pub(crate) fn holder(path: &Path) -> Result<Option<Holder>> {
         return Ok(None);
     }
     let since = file.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::now());
-    Ok(Some(Holder { pid: pid(file), since }))
+    Ok(Some(PidfileHolder { pid: pid(file), since }))
 }
 
 /// Like [`holder`], for a daemon that is known to run: it waits a little for a daemon that has just begun or
 /// is about to restore the file.
-pub(crate) fn holder_soon(path: &Path) -> Result<Option<Holder>> {
+pub(crate) fn holder_soon(path: &Path) -> Result<Option<PidfileHolder>> {
     for _ in 0..HOLDER_ATTEMPTS {
         match holder(path) {
             Ok(None) => std::thread::sleep(HOLDER_DELAY),
@@ -205,9 +205,9 @@ fn take_abandoned(path: &Path) -> Option<PidFile> {
 }
 
 /// The error of a second `start`.
-pub(crate) fn already_running(name: &str, path: &Path, holder: Option<Holder>) -> Error {
+pub(crate) fn already_running(name: &str, path: &Path, holder: Option<PidfileHolder>) -> Error {
     let who = match holder {
-        Some(Holder { pid: Some(pid), since }) => {
+        Some(PidfileHolder { pid: Some(pid), since }) => {
             format!(" as process {pid} since {}", rfc3339(since, 0))
         }
         Some(_) | None => String::new(),
@@ -392,8 +392,8 @@ mod tests {
         let (path, precious) = (dir.path().join("a.pid"), dir.path().join("precious"));
         std::fs::write(&precious, "precious\n").unwrap();
         std::fs::hard_link(&precious, &path).unwrap();
-        let said = PidFile::acquire(&path, "a").unwrap_err().to_string();
-        assert!(said.contains("more than one hard link; remove it"), "{said}");
+        let message = PidFile::acquire(&path, "a").unwrap_err().to_string();
+        assert!(message.contains("more than one hard link; remove it"), "{message}");
         assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious\n");
     }
 

@@ -39,7 +39,7 @@ struct Heard {
 
 #[derive(Debug, Default)]
 struct State {
-    told: Vec<String>,
+    messages: Vec<String>,
     stored: Vec<(String, OwnedFd)>,
 }
 
@@ -71,11 +71,11 @@ impl FakeServiceManager {
     /// Calls [`run`](Self::run) and waits until the daemon reports `READY=1`.
     #[track_caller]
     pub fn serve(&self, sandbox: &Sandbox) -> Child {
-        let begun = self.said();
+        let begun = self.message_count();
         let child = self.run(sandbox);
         self.wait("ready", |state| {
             assert!(child.process().is_alive(), "it has ended: {}", child.stderr());
-            state.told[begun..].iter().any(|told| told.contains("READY=1"))
+            state.messages[begun..].iter().any(|message| message.contains("READY=1"))
         });
         child
     }
@@ -91,13 +91,13 @@ impl FakeServiceManager {
     }
 
     /// The number of notifications received so far.
-    pub fn said(&self) -> usize {
-        self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).told.len()
+    pub fn message_count(&self) -> usize {
+        self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).messages.len()
     }
 
     /// All notifications received so far.
-    pub fn told(&self) -> Vec<String> {
-        self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).told.clone()
+    pub fn messages(&self) -> Vec<String> {
+        self.heard.state.lock().unwrap_or_else(PoisonError::into_inner).messages.clone()
     }
 
     /// The names of the stored descriptors.
@@ -125,7 +125,9 @@ impl FakeServiceManager {
     /// If there is none in time.
     #[track_caller]
     pub fn hears_after(&self, begun: usize, text: &str) {
-        self.wait(text, |state| state.told[begun..].iter().any(|told| told.contains(text)));
+        self.wait(text, |state| {
+            state.messages[begun..].iter().any(|message| message.contains(text))
+        });
     }
 
     /// Waits until the stored descriptors have exactly these names, which must be sorted.
@@ -191,7 +193,7 @@ impl Heard {
         }
         // The descriptor of a `BARRIER=1` message is dropped here, which releases the daemon that waits for
         // it.
-        state.told.push(text);
+        state.messages.push(text);
         self.changed.notify_all();
     }
 }

@@ -58,8 +58,8 @@ impl SystemdHost {
         };
         let machine = SystemdHost { suite, init, keeper, _input: input };
         eventually(&format!("{suite} is booted"), PATIENCE, || {
-            let said = machine.run(["systemctl", "is-system-running"]).stdout;
-            ["running", "degraded"].contains(&said.trim())
+            let state = machine.run(["systemctl", "is-system-running"]).stdout;
+            ["running", "degraded"].contains(&state.trim())
         });
         Some(machine)
     }

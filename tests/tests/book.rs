@@ -189,9 +189,9 @@ fn check_variable(sandbox: &Sandbox, key: &str, kind: &str, variable: &str) {
     let out = check.output().unwrap();
     // The exit code does not matter: `check` also fails if this host does not fit the configuration.
     assert!(!out.stdout.is_empty(), "{variable}={value}: {}", both(&out));
-    let told: Json = serde_json::from_slice(&out.stdout).unwrap();
+    let report: Json = serde_json::from_slice(&out.stdout).unwrap();
     let key = if key == "listen.my-api" { "listen.my_api" } else { &key };
-    assert_eq!(told[key]["source"], variable.as_str(), "{key}: {}", both(&out));
+    assert_eq!(report[key]["source"], variable.as_str(), "{key}: {}", both(&out));
 }
 
 // ---- sessions -----------------------------------------------------------------------------------
@@ -243,22 +243,22 @@ fn run_session(chapter: &str, least: usize) {
         if pair[0].language != "sh" {
             continue;
         }
-        let (real, said) = (sandbox.as_in_the_book(&written(number)), &pair[1].text);
+        let (real, printed) = (sandbox.as_in_the_book(&written(number)), &pair[1].text);
         let same = match pair[1].language.as_str() {
-            "text" => plain(&real) == plain(&sandbox.as_in_the_book(said)),
+            "text" => plain(&real) == plain(&sandbox.as_in_the_book(printed)),
             "json" => {
                 // The text before and after the object was written to stderr.
                 let from = real.find('{').unwrap_or(0);
                 let mut values =
                     serde_json::Deserializer::from_str(&real[from..]).into_iter::<Json>();
                 let real = values.next().unwrap().unwrap();
-                shape(&real) == shape(&serde_json::from_str(said).unwrap())
+                shape(&real) == shape(&serde_json::from_str(printed).unwrap())
             }
             _ => continue,
         };
         assert!(
             same,
-            "{chapter}.md:\n$ {}\n--- the book has\n{said}\n--- it was\n{real}",
+            "{chapter}.md:\n$ {}\n--- the book has\n{printed}\n--- it was\n{real}",
             pair[0].text
         );
         compared += 1;

@@ -67,13 +67,13 @@ impl Client {
     fn hear_messages(&mut self, count: usize) -> (Vec<String>, Vec<u64>) {
         let (mut messages, mut generations) = (Vec::new(), Vec::new());
         while messages.len() < count {
-            let told = self.hear();
-            match told["type"].as_str() {
-                Some("said") => messages.push(told["text"].as_str().expect("a text").to_owned()),
+            let message = self.hear();
+            match message["type"].as_str() {
+                Some("said") => messages.push(message["text"].as_str().expect("a text").to_owned()),
                 Some("served") => {
-                    generations.push(told["generation"].as_u64().expect("a generation"));
+                    generations.push(message["generation"].as_u64().expect("a generation"));
                 }
-                _ => panic!("{told}"),
+                _ => panic!("{message}"),
             }
         }
         (messages, generations)
@@ -86,12 +86,12 @@ fn every_message_arrives_once_and_in_order() {
     let sandbox = sandbox();
     let target = sandbox.start().target("http");
     let mut clients: Vec<_> = (0..20).map(|n| Client::join(&target, &format!("n{n}"))).collect();
-    let mut said = Vec::new();
+    let mut sent = Vec::new();
     for restart in 0..=RESTARTS {
         for round in 0..5 {
             for (number, client) in clients.iter_mut().enumerate() {
                 client.say(&format!("{restart}.{round}.{number}"));
-                said.push(format!("{restart}.{round}.{number}"));
+                sent.push(format!("{restart}.{round}.{number}"));
             }
             if round == 2 && restart < RESTARTS {
                 // Between the messages of a round, most of which no client has read yet.
@@ -104,17 +104,17 @@ fn every_message_arrives_once_and_in_order() {
     }
     let mut order = None;
     for (number, client) in clients.iter_mut().enumerate() {
-        let (heard, generations) = client.hear_messages(said.len());
+        let (heard, generations) = client.hear_messages(sent.len());
         assert_eq!(generations, (1..=RESTARTS + 1).collect::<Vec<_>>());
         let own = format!(".{number}");
         let of_own = |all: &[String]| -> Vec<String> {
             all.iter().filter(|text| text.ends_with(&own)).cloned().collect()
         };
-        assert_eq!(of_own(&heard), of_own(&said), "in the order in which it was said");
+        assert_eq!(of_own(&heard), of_own(&sent), "in the order in which they were sent");
         assert_eq!(*order.get_or_insert_with(|| heard.clone()), heard, "the same for everyone");
     }
     // A client that joins later receives the history.
-    let (history, _) = Client::join(&target, "late").hear_messages(said.len());
+    let (history, _) = Client::join(&target, "late").hear_messages(sent.len());
     assert_eq!(Some(history), order);
     sandbox.stop();
 }
@@ -162,12 +162,12 @@ fn slow_reader_gets_everything_later() {
     }
     let mut last = 0;
     loop {
-        let told = lazy.hear();
-        if let Some(text) = told["text"].as_str() {
+        let message = lazy.hear();
+        if let Some(text) = message["text"].as_str() {
             let round: u64 = text.split(' ').next().and_then(|n| n.parse().ok()).expect("a round");
             assert!(round >= last, "{round} after {last}");
             last = round;
-        } else if told["generation"] == json!(7) {
+        } else if message["generation"] == json!(7) {
             break;
         }
     }

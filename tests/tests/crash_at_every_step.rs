@@ -82,7 +82,7 @@ fn table_in_the_book_matches_the_matrix() {
     let rows = |text: &str| -> Vec<String> {
         // The number of lost requests differs from run to run.
         let plain = |cell: &str| match cell.rsplit_once(", ") {
-            Some((told, lost)) if lost.ends_with(" lost") => told.to_owned(),
+            Some((answer, lost)) if lost.ends_with(" lost") => answer.to_owned(),
             _ => cell.trim().to_owned(),
         };
         let lines = text.lines().filter(|line| line.starts_with("| `") || line.starts_with("**"));
@@ -91,6 +91,6 @@ fn table_in_the_book_matches_the_matrix() {
             .collect()
     };
     let expected: Vec<(Cell, Option<Outcomes>)> =
-        cells().into_iter().map(|cell| (cell, Some(Outcomes::expected(cell.told())))).collect();
+        cells().into_iter().map(|cell| (cell, Some(Outcomes::expected(cell.answer())))).collect();
     assert_eq!(rows(&page), rows(&table::of(&expected)));
 }

@@ -148,16 +148,16 @@ fn worker_gets_the_variables_of_its_user() {
     sandbox.stop();
     sandbox.set("DAEMON_USER", "nobody");
     sandbox.start();
-    let told = |sandbox: &Sandbox| {
+    let user_variables = |sandbox: &Sandbox| {
         let found = environment(sandbox);
         ["HOME", "USER", "LOGNAME", "SHELL"].map(|name| found.get(name).cloned())
     };
     let (home, shell) = (nobody.dir.display().to_string(), nobody.shell.display().to_string());
     let expected = [home, "nobody".into(), "nobody".into(), shell].map(Some);
-    assert_eq!(told(&sandbox), expected);
+    assert_eq!(user_variables(&sandbox), expected);
     sandbox.restart();
     respawn(&sandbox);
-    assert_eq!(told(&sandbox), expected);
+    assert_eq!(user_variables(&sandbox), expected);
     sandbox.stop();
 }
 
@@ -213,9 +213,9 @@ fn misspelt_listener_fails_at_once() {
     for fixture in ["http", "solo-http"] {
         let mut sandbox = Sandbox::new(fixture);
         sandbox.set("DAEMON_READY_TIMEOUT", "10m").set("DAEMON_LISTEN_HTP", "127.0.0.1:0");
-        let said = "the program does not accept on listener `htp`, which only DAEMON_LISTEN_HTP declares: \
+        let expected = "the program does not accept on listener `htp`, which only DAEMON_LISTEN_HTP declares: \
                     did you mean `http`?";
-        let output = sandbox.verb(["start"]).expect_code(1).expect_text(said);
+        let output = sandbox.verb(["start"]).expect_code(1).expect_text(expected);
         assert!(!output.text().contains("raise"), "{output}");
         sandbox.assert_nothing_left();
         sandbox.verb(["check"]).expect_code(78).expect_text(
@@ -246,9 +246,9 @@ fn unknown_listener_is_named_with_its_source() {
             .verb(["check"])
             .expect_code(0)
             .expect_text("the program is not ready until it accepts on it");
-        let said = "it was not ready within 1s: the program does not accept on listener `metrics`, which \
+        let expected = "it was not ready within 1s: the program does not accept on listener `metrics`, which \
                     only DAEMON_LISTEN_METRICS declares";
-        let output = sandbox.verb(["start"]).expect_code(1).expect_text(said);
+        let output = sandbox.verb(["start"]).expect_code(1).expect_text(expected);
         assert!(!output.text().contains("raise"), "{output}");
         sandbox.assert_nothing_left();
     }
@@ -291,8 +291,8 @@ fn each_generation_reads_its_env_file() {
     let reason = sandbox.restart_aborts().reason.unwrap_or_default();
     assert!(reason.contains("line 1: expected NAME=value") && !reason.contains("hush"), "{reason}");
     assert_eq!(v(&sandbox), "5");
-    let said = format!("{}{}", sandbox.verb(["status", "--json"]).stdout, sandbox.log());
-    assert!(!said.contains("hush"), "{said}");
+    let printed = format!("{}{}", sandbox.verb(["status", "--json"]).stdout, sandbox.log());
+    assert!(!printed.contains("hush"), "{printed}");
     sandbox.stop();
 }
 

@@ -160,8 +160,8 @@ fn silent_clients_are_evicted() {
     for _ in 0..3 {
         victim.sandbox.status();
     }
-    let told = silent[0].receive(SOON).expect("an answer");
-    assert!(String::from_utf8_lossy(&told).contains("sent no request"), "{told:?}");
+    let response = silent[0].receive(SOON).expect("an answer");
+    assert!(String::from_utf8_lossy(&response).contains("sent no request"), "{response:?}");
     drop(silent);
     victim.assert_none_the_worse();
 }

@@ -130,7 +130,7 @@ fn smaller_worker_takes_what_it_can() {
     let begun = Instant::now();
     let restart = sandbox.spawn(["restart", "--json"]);
     // Connections that stayed get their last response from the old worker, with `Connection: close`.
-    let (mut passed, mut told) = (0, 0);
+    let (mut passed, mut closed) = (0, 0);
     for connection in &mut idle {
         loop {
             let response = connection.get("/").expect("a response");
@@ -139,7 +139,7 @@ fn smaller_worker_takes_what_it_can() {
                 (Some(1), false) => {
                     connection.closed().expect("an end");
                     connection.finish().expect("an end");
-                    break told += 1;
+                    break closed += 1;
                 }
                 // The handoff has not been refused yet.
                 (Some(1), true) => {}
@@ -152,9 +152,9 @@ fn smaller_worker_takes_what_it_can() {
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     let ledger = report.ledger();
     ledger.assert_balanced();
-    assert_eq!((ledger.handed_off, ledger.closed), (passed, told), "{ledger:?}");
+    assert_eq!((ledger.handed_off, ledger.closed), (passed, closed), "{ledger:?}");
     assert_eq!((ledger.forced, ledger.lost), (0, 0), "{ledger:?}");
-    assert!(passed > 0 && told > 0, "{ledger:?}");
+    assert!(passed > 0 && closed > 0, "{ledger:?}");
     // Connections in the queue are served as the others end.
     drop(idle);
     for connection in &mut queued {

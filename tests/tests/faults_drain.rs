@@ -160,8 +160,9 @@ fn half_closed_clients_do_not_prolong_a_drain() {
         let (sandbox, target) = sandbox("http", &[]);
         let mut connections = open(&target, 15);
         for (index, connection) in connections.iter_mut().enumerate() {
-            let said = ["GET /stream HTTP/1.1\r\nHost: test\r\n\r\n", HALF_A_HEAD, ""][index % 3];
-            connection.send(said).expect("a beginning");
+            let beginning =
+                ["GET /stream HTTP/1.1\r\nHost: test\r\n\r\n", HALF_A_HEAD, ""][index % 3];
+            connection.send(beginning).expect("a beginning");
         }
         eventually("in flight", SOON, || sandbox.status().serving().requests_in_flight == 5);
         connections.iter().for_each(|connection| connection.finish().expect("an end"));
@@ -249,7 +250,7 @@ fn ledger_balances_under_load() {
     assert_eq!(accepted, kept.connections + new.connections);
 }
 
-/// Peers that vanish because their network goes down cannot be told from slow ones. Their connections are
+/// Peers that vanish because their network goes down cannot be distinguished from slow ones. Their connections are
 /// handed off if they are idle, and are cut at the deadline otherwise.
 #[test]
 fn vanished_peers_do_not_prolong_a_drain() {
@@ -303,8 +304,8 @@ fn vanished_peers_do_not_prolong_a_drain() {
 fn missing_for_a_network() -> Option<String> {
     let script = "unshare --net sh -c 'ip link set lo up'";
     let tried = std::process::Command::new("sh").args(["-c", script]).output().expect("a shell");
-    let said = String::from_utf8_lossy(&tried.stderr).trim().to_owned();
-    (!tried.status.success()).then(|| format!("`{script}` needs root and iproute2: {said}"))
+    let text = String::from_utf8_lossy(&tried.stderr).trim().to_owned();
+    (!tried.status.success()).then(|| format!("`{script}` needs root and iproute2: {text}"))
 }
 
 /// Calls `act` in the network namespace of a process. Sockets stay in the namespace in which they were

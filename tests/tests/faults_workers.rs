@@ -133,7 +133,7 @@ fn image_that_breaks_the_protocol_is_refused() {
     let target = sandbox.start().target("http");
     let (supervisor, worker) = (sandbox.supervisor(), sandbox.worker());
     let load = Load::on(target).keep_alive(2).pause(Duration::from_millis(1)).start();
-    sandbox.deploy("strangers");
+    sandbox.deploy("misuses-link");
     for (word, reason) in [
         ("silent", "did not reach its `#[daemon]` main"),
         ("garbage", "did not reach its `#[daemon]` main"),
@@ -146,10 +146,10 @@ fn image_that_breaks_the_protocol_is_refused() {
         ("flood-of-errors", "was not ready within 1 s"),
         ("long-reason", "xxxxxxxx"),
     ] {
-        std::fs::write(sandbox.path("stranger"), word).expect("a file");
+        std::fs::write(sandbox.path("misuse"), word).expect("a file");
         let report = sandbox.restart_aborts();
-        let said = report.reason.expect("a reason");
-        assert!(said.contains(reason) && said.len() < 8_000, "{word}: {said}");
+        let message = report.reason.expect("a reason");
+        assert!(message.contains(reason) && message.len() < 8_000, "{word}: {message}");
         assert!(worker.is_alive() && supervisor.is_alive(), "{word}");
     }
     sandbox.deploy("http-v2");
@@ -164,8 +164,8 @@ fn image_that_breaks_the_protocol_is_refused() {
 fn reasons_of_ten_restarts_fit_in_an_answer() {
     let sandbox = Sandbox::new("http");
     sandbox.start();
-    sandbox.deploy("strangers");
-    std::fs::write(sandbox.path("stranger"), "odd-reason").expect("a file");
+    sandbox.deploy("misuses-link");
+    std::fs::write(sandbox.path("misuse"), "odd-reason").expect("a file");
     for round in 0..11 {
         let reason = sandbox.restart_aborts().reason.expect("a reason");
         assert!(reason.len() > 1_000 && !reason.contains('\u{1}'), "{round}: {reason:?}");

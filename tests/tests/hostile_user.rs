@@ -236,13 +236,13 @@ fn control_socket_refuses_other_users() {
         r#"{"type":"orphan","protocol":{"min":1,"max":1},"release":"9","generation":9,"listeners":[]}"#,
     ] {
         let socket = sandbox.socket();
-        let said = as_stranger(move || {
+        let reply = as_stranger(move || {
             let control = Control::open(&socket).expect("an open directory");
             // The daemon may refuse the client before the request is sent.
             let _ = control.send(request);
             String::from_utf8_lossy(&control.receive(SOON).expect("an answer")).into_owned()
         });
-        assert!(said.contains("this daemon belongs to user 0"), "{request}: {said}");
+        assert!(reply.contains("this daemon belongs to user 0"), "{request}: {reply}");
     }
     // Many clients at once; their requests are not read.
     let descriptors = supervisor.descriptors_at_rest();

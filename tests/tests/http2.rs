@@ -283,10 +283,10 @@ fn no_call_of_grpcio_fails() {
         sandbox.restart().ledger().assert_balanced();
     }
     let output = client.wait(Duration::from_secs(60)).expect_code(0);
-    let told: Value = serde_json::from_str(&output.stdout).expect("JSON");
-    assert_eq!(told["failures"], serde_json::json!({}), "{told:#}");
-    assert!(told["answers"].as_object().is_some_and(|answers| answers.len() >= 10), "{told:#}");
-    eprintln!("grpcio: {told}");
+    let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    assert_eq!(report["failures"], serde_json::json!({}), "{report:#}");
+    assert!(report["answers"].as_object().is_some_and(|answers| answers.len() >= 10), "{report:#}");
+    eprintln!("grpcio: {report}");
     sandbox.stop();
 }
 

@@ -41,8 +41,8 @@ fn half_heads_are_closed_after_header_timeout() {
         .map(|number| {
             let mut connection = Connection::open(&target).expect("a connection");
             // Some send nothing, and some begin like an HTTP/2 client.
-            let said = ["GET / HTTP/1.1\r\nHos", "", "PRI * HTTP/2.0\r\n"][number % 3];
-            connection.send(said).expect("half a head");
+            let beginning = ["GET / HTTP/1.1\r\nHos", "", "PRI * HTTP/2.0\r\n"][number % 3];
+            connection.send(beginning).expect("half a head");
             connection
         })
         .collect();

@@ -106,12 +106,12 @@ fn restart_exe_changes_the_path_for_good() {
     // The command runs from another file than the daemon. It names both paths, and what to do.
     let output = run(&sandbox, &second, &["restart"]).expect_code(0);
     let advice = format!("to start that one, use `restart --exe {}`", second.display());
-    let said = format!(
+    let expected = format!(
         "the image to start is {}, not {}, which you ran",
         first.display(),
         second.display()
     );
-    assert!(output.stderr.contains(&advice) && output.stderr.contains(&said), "{output}");
+    assert!(output.stderr.contains(&advice) && output.stderr.contains(&expected), "{output}");
     assert_eq!(version(&sandbox), "1");
 
     let output = run(&sandbox, &second, &["restart", "--exe", "r/2/app"]).expect_code(0);
@@ -159,8 +159,8 @@ fn failed_restart_exe_keeps_the_old_path() {
     ] {
         let exe = &text(&path);
         let output = run(&sandbox, &first, &["restart", "--json", "--exe", exe]).expect_code(1);
-        let reason_said = report(&output).reason.unwrap_or_default();
-        assert!(reason_said.contains(reason), "{exe}: {output}");
+        let stated_reason = report(&output).reason.unwrap_or_default();
+        assert!(stated_reason.contains(reason), "{exe}: {output}");
         assert_eq!(sandbox.status().on_disk.expect("the image on disk").path, text(&first));
     }
     let output = run(&sandbox, &first, &["restart", "--json"]).expect_code(0);

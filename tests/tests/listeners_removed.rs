@@ -101,7 +101,7 @@ fn old_worker_serves_a_removed_listener_until_confirm() {
     let sandbox = sandbox("http-v3-listeners", "60s", "");
     let status = sandbox.start();
     let (http, admin) = (status.target("http"), status.target("admin"));
-    sandbox.deploy("probation");
+    sandbox.deploy("confirm-modes");
     configure(&sandbox, "[app]\nmode = \"good\"\n");
     let restart = sandbox.spawn(["restart", "--json"]);
     eventually("it is committed", SOON, || sandbox.status().generation == Some(2));
@@ -125,7 +125,7 @@ fn aborted_restart_keeps_the_listener() {
     let admin = sandbox.start().target("admin");
     let load = Load::on(admin.clone()).new_connections(8).start();
     load.wait_for(200);
-    sandbox.deploy("probation");
+    sandbox.deploy("confirm-modes");
     for mode in ["sick", "check fails", "sick at start"] {
         configure(&sandbox, &format!("[app]\nmode = \"{mode}\"\n"));
         sandbox.restart_aborts();

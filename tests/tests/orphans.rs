@@ -93,12 +93,12 @@ fn killed_three_times(sandbox: &Sandbox) {
         let held = || sandbox.supervisor().descriptors();
         eventually("nothing of it is kept", SOON, || held().len() <= descriptors);
         let log = sandbox.log();
-        for said in [
+        for expected in [
             format!("re-attached to the orphan of generation {round}, process {}", worker.pid()),
             format!("draining the orphan of generation {round}, process {}", worker.pid()),
             format!("the orphan of generation {round}, process {}, exited after", worker.pid()),
         ] {
-            assert!(log.contains(&said), "`{said}` is not in\n{log}");
+            assert!(log.contains(&expected), "`{expected}` is not in\n{log}");
         }
     }
     assert_unharmed(loads);
@@ -155,7 +155,7 @@ fn orphan_drains_through_an_upgrade() {
     slow.join().assert_nothing_failed();
     assert!(worker.wait_gone(SOON));
     let gone = format!("the orphan of generation 1, process {}, exited after", worker.pid());
-    eventually("told", SOON, || sandbox.log().contains(&gone));
+    eventually("a log line", SOON, || sandbox.log().contains(&gone));
     stop_clean(&sandbox);
 }
 
@@ -452,7 +452,7 @@ fn reattach_socket_refuses_other_users() {
     mode(sandbox.dir(), 0o755);
     mode(&sandbox.runtime_dir(), 0o755);
     mode(&socket, 0o666);
-    assert_eq!(hears(connect(Some(65_534)).expect("a connection")), 0, "it was told something");
+    assert_eq!(hears(connect(Some(65_534)).expect("a connection")), 0, "it received something");
     // A permitted client that disconnects without a message changes nothing.
     assert_ne!(hears(connect(None).expect("a connection")), 0);
     sandbox.start();
@@ -528,13 +528,13 @@ fn foreign_sockets_do_not_prevent_a_start() {
     assert!(worker.wait_gone(SOON));
     new.stop().assert_nothing_failed();
     let log = sandbox.log();
-    for said in [
+    for expected in [
         "cannot re-attach to process 4000002 of an earlier supervisor",
         "it does not answer",
         "cannot re-attach to process 4000003 of an earlier supervisor",
         "it reports generation 4294967295",
     ] {
-        assert!(log.contains(said), "`{said}` is not in\n{log}");
+        assert!(log.contains(expected), "`{expected}` is not in\n{log}");
     }
     assert!(!at(4_000_001).exists(), "a dead socket is left");
     assert!(at(4_000_004).exists(), "a file that is no socket is gone");

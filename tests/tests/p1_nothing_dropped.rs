@@ -155,13 +155,13 @@ fn web_sockets_get_a_close_frame() {
         )
         .expect("an upgrade");
     assert_eq!(socket.response().expect("a response").status, 101);
-    let mut said = [0; 4];
+    let mut echo = [0; 4];
     let mut say_hi = |socket: &mut Connection| {
         use std::io::Read;
         // A text frame with an all-zero mask.
         socket.send(b"\x81\x82\0\0\0\0hi").expect("a frame");
-        socket.read_exact(&mut said).expect("its echo");
-        assert_eq!(&said, b"\x81\x02hi");
+        socket.read_exact(&mut echo).expect("its echo");
+        assert_eq!(&echo, b"\x81\x02hi");
     };
     say_hi(&mut socket);
     let restart = sandbox.spawn(["restart", "--json"]);

@@ -109,9 +109,9 @@ fn queued_clients_of_a_sync_program_are_answered() {
     eventually("it stops", SOON, || sandbox.status().state == "stopping");
     worker.signal(Signal::CONT);
     for mut connection in waiting {
-        let mut said = [0; 8];
-        connection.read_exact(&mut said).expect("an echo");
-        assert_eq!(&said, b"1 hello\n");
+        let mut echo = [0; 8];
+        connection.read_exact(&mut echo).expect("an echo");
+        assert_eq!(&echo, b"1 hello\n");
     }
     stop.wait(SOON).expect_code(0);
     sandbox.assert_nothing_left();

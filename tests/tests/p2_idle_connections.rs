@@ -38,7 +38,7 @@ fn thousands_of_idle_connections_stay_open() {
         assert_eq!((new, ledger.handed_off), (wanted, wanted), "{report:?}");
     }
     for connection in &mut connections {
-        assert!(connection.is_quiet(), "something was said, or it was closed");
+        assert!(connection.is_quiet(), "it received something, or was closed");
         let response = connection.get("/").expect("a response");
         assert_eq!(response.number("generation"), Some(21));
         assert!(response.keep_alive);

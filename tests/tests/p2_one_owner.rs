@@ -25,7 +25,7 @@ fn killed_worker_loses_exactly_what_it_acknowledged() {
 /// The same holds for connections that the program hands off itself.
 #[test]
 fn killed_worker_loses_exactly_the_own_connections_it_accepted() {
-    let mut sandbox = Sandbox::new("passes");
+    let mut sandbox = Sandbox::new("hands-off");
     sandbox.set("DAEMON_APP__HOLD", sandbox.path("hold").display().to_string());
     let ask = |connection: &mut Connection| {
         connection.send("x\n").ok()?;

@@ -12,7 +12,7 @@ use unbroken_tests::{Process, Report, Sandbox, eventually};
 const SOON: Duration = Duration::from_secs(20);
 
 fn sandbox() -> Sandbox {
-    let mut sandbox = Sandbox::new("passes");
+    let mut sandbox = Sandbox::new("hands-off");
     sandbox.set("DAEMON_APP__HOLD", sandbox.path("hold").display().to_string());
     sandbox
 }

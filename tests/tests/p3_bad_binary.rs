@@ -20,9 +20,9 @@ fn survives(sandbox: &mut Sandbox, spoil: impl FnOnce(&Sandbox), reasons: &[&str
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
     assert_eq!(report.result, "aborted", "{output}");
     let reason = report.reason.unwrap_or_default();
-    let said = format!("{reason}\n{}", report.output.join("\n"));
+    let text = format!("{reason}\n{}", report.output.join("\n"));
     for wanted in reasons {
-        assert!(said.contains(wanted), "`{wanted}` is not in: {said}");
+        assert!(text.contains(wanted), "`{wanted}` is not in: {text}");
     }
     // The output without `--json` has the same reasons.
     let output = sandbox.verb(["restart"]).expect_code(1);

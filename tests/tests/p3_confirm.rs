@@ -10,9 +10,9 @@ use unbroken_tests::{Load, Report, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Creates a sandbox with the fixture `probation`, which reads its behaviour from a file at each start.
+/// Creates a sandbox with the fixture `confirm-modes`, which reads its behaviour from a file at each start.
 fn sandbox(window: &str) -> Sandbox {
-    let mut sandbox = Sandbox::new("probation");
+    let mut sandbox = Sandbox::new("confirm-modes");
     sandbox.set("DAEMON_CONFIRM_WINDOW", window);
     sandbox.set("DAEMON_CONFIG", sandbox.path("app.toml").display().to_string());
     becomes(&sandbox, "good");
@@ -26,13 +26,13 @@ fn becomes(sandbox: &Sandbox, mode: &str) {
 /// Restarts under load to a program that fails in the confirm window, and checks that the restart is aborted
 /// with `reasons`.
 #[track_caller]
-fn undone(mode: &str, window: &str, reasons: &[&str]) -> Report {
+fn aborts(mode: &str, window: &str, reasons: &[&str]) -> Report {
     let sandbox = sandbox(window);
-    undone_in(&sandbox, mode, reasons)
+    aborts_in(&sandbox, mode, reasons)
 }
 
 #[track_caller]
-fn undone_in(sandbox: &Sandbox, mode: &str, reasons: &[&str]) -> Report {
+fn aborts_in(sandbox: &Sandbox, mode: &str, reasons: &[&str]) -> Report {
     let before = sandbox.start();
     let target = before.target("http");
     let kept = Load::on(target.clone()).keep_alive(16).rate(500.0).start();
@@ -69,12 +69,12 @@ fn undone_in(sandbox: &Sandbox, mode: &str, reasons: &[&str]) -> Report {
 
 #[test]
 fn crash_in_the_window_aborts() {
-    undone("crashes", "60s", &["generation 2 was killed by SIGABRT before it was confirmed"]);
+    aborts("crashes", "60s", &["generation 2 was killed by SIGABRT before it was confirmed"]);
 }
 
 #[test]
 fn unhealthy_in_the_window_aborts() {
-    let report = undone("sick", "60s", &["generation 2 is unhealthy: the database is gone"]);
+    let report = aborts("sick", "60s", &["generation 2 is unhealthy: the database is gone"]);
     assert!(report.ledger().accepted > 0, "it served for a while: {report:?}");
 }
 
@@ -90,24 +90,24 @@ fn unhealthy_before_ready_aborts() {
 
 #[test]
 fn failed_confirm_check_aborts() {
-    undone("check fails", "60s", &["its confirm check failed: it answers 500"]);
+    aborts("check fails", "60s", &["its confirm check failed: it answers 500"]);
 }
 
 #[test]
 fn panicking_confirm_check_aborts() {
-    undone("check panics", "60s", &["its confirm check failed: it panicked"]);
+    aborts("check panics", "60s", &["its confirm check failed: it panicked"]);
 }
 
 #[test]
 fn slow_confirm_check_aborts() {
-    undone("check hangs", "1s", &["confirm check of generation 2 did not pass within 1 s"]);
+    aborts("check hangs", "1s", &["confirm check of generation 2 did not pass within 1 s"]);
 }
 
 #[test]
 fn hang_in_the_window_aborts() {
     let mut sandbox = sandbox("60s");
     sandbox.set("DAEMON_WATCHDOG", "500ms");
-    undone_in(&sandbox, "hangs", &["generation 2 has not responded to its watchdog for 0.5 s"]);
+    aborts_in(&sandbox, "hangs", &["generation 2 has not responded to its watchdog for 0.5 s"]);
 }
 
 /// A program that confirms itself ends the window early.
@@ -230,8 +230,8 @@ fn exclusive_generations_do_not_overlap() {
     for (mode, reason) in [("fails", "no such table"), ("check fails", "it answers 500")] {
         becomes(&sandbox, mode);
         let report = sandbox.restart_aborts();
-        let said = format!("{:?} {:?}", report.reason, report.output);
-        assert!(said.contains(reason), "{report:?}");
+        let text = format!("{:?} {:?}", report.reason, report.output);
+        assert!(text.contains(reason), "{report:?}");
         becomes(&sandbox, "good");
         load.wait_for(50);
         assert_eq!(sandbox.get("/").expect("a response").number("generation"), Some(4));

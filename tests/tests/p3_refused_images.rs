@@ -30,9 +30,9 @@ fn start_is_refused(sandbox: &Sandbox, exe: &Path, reason: &str) {
 fn restart_is_refused(sandbox: &Sandbox, reason: &str) {
     let before = sandbox.status();
     let disk = before.on_disk.as_ref().and_then(|disk| disk.reason.clone());
-    assert!(disk.as_ref().is_some_and(|said| said.contains(reason)), "{:?}", before.on_disk);
-    let said = sandbox.restart_aborts().reason.expect("a reason");
-    assert!(said.contains(reason), "`{reason}` not in `{said}`");
+    assert!(disk.as_ref().is_some_and(|text| text.contains(reason)), "{:?}", before.on_disk);
+    let message = sandbox.restart_aborts().reason.expect("a reason");
+    assert!(message.contains(reason), "`{reason}` not in `{message}`");
     let now = sandbox.status();
     assert_eq!(now.serving().pid, before.serving().pid);
     assert_eq!((now.pid, now.workers.len()), (before.pid, 1), "{now:?}");

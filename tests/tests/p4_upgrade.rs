@@ -210,8 +210,8 @@ fn no_upgrade_to_a_generation_that_was_rolled_back() {
         });
     }
     rehearsal.signal(Signal::CONT);
-    let told = restart.wait(SOON).expect_code(0);
-    assert!(told.stdout.contains("generation 2 has already been rolled back"), "{told}");
+    let output = restart.wait(SOON).expect_code(0);
+    assert!(output.stdout.contains("generation 2 has already been rolled back"), "{output}");
     assert_eq!(sandbox.restart().generation, Some(4));
     assert_eq!(runs(status.pid), inode(&sandbox.image()));
     sandbox.stop();

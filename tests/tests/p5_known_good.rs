@@ -26,10 +26,10 @@ fn on_disk(sandbox: &Sandbox) -> OnDisk {
 #[track_caller]
 fn says(sandbox: &Sandbox, key: &str, text: &str) {
     let output = sandbox.verb(["status"]).expect_code(0);
-    let said = output.stdout.lines().any(|line| {
+    let found = output.stdout.lines().any(|line| {
         line.trim_start().strip_prefix(key).is_some_and(|value| value.trim().starts_with(text))
     });
-    assert!(said, "no `{key}` with `{text}`\n{output}");
+    assert!(found, "no `{key}` with `{text}`\n{output}");
 }
 
 #[track_caller]
@@ -92,7 +92,7 @@ fn status_shows_the_file_on_disk() {
         sandbox.deploy_bad(bad);
         let disk = on_disk(&sandbox);
         assert_eq!(disk.state, "unusable");
-        assert!(disk.reason.as_ref().is_some_and(|said| said.contains(reason)), "{disk:?}");
+        assert!(disk.reason.as_ref().is_some_and(|text| text.contains(reason)), "{disk:?}");
         says(&sandbox, "on disk", &format!("`restart` would fail: the image {}", image.path));
     }
 
@@ -149,7 +149,7 @@ fn status_follows_a_switched_link() {
 /// In the confirm window the known-good image is the old one.
 #[test]
 fn known_good_is_the_old_image_in_the_confirm_window() {
-    let mut sandbox = Sandbox::new("probation");
+    let mut sandbox = Sandbox::new("confirm-modes");
     sandbox.set("DAEMON_CONFIRM_WINDOW", "60s");
     let first = sandbox.start();
     let committed = |generation| {
@@ -231,7 +231,7 @@ fn solo_daemon_has_no_known_good_image() {
 fn overwritten_image_is_not_executed_again() {
     let mut sandbox = Sandbox::empty();
     sandbox.set("DAEMON_START_LIMIT_BURST", "1").set("DAEMON_BACKOFF_MIN", "10ms");
-    let releases = Releases::new(&sandbox, &["http", "http-v2", "probation"]);
+    let releases = Releases::new(&sandbox, &["http", "http-v2", "confirm-modes"]);
     sandbox.start();
     releases.switch(2);
     sandbox.restart();

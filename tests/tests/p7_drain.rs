@@ -89,7 +89,7 @@ fn request_in_flight_is_finished_at_a_stop() {
     let stop = sandbox.spawn(["stop", "--json"]);
     let response = connection.response().expect("a response");
     assert_eq!((response.status, response.number("generation")), (200, Some(1)));
-    assert!(!response.keep_alive, "not told: {:?}", response.headers);
+    assert!(!response.keep_alive, "no `Connection: close`: {:?}", response.headers);
     connection.closed().expect("an end");
     let output = stop.wait(SOON).expect_code(0);
     let report: unbroken_tests::Report = serde_json::from_str(&output.stdout).expect("a report");
@@ -182,9 +182,9 @@ fn web_sockets_are_closed_with_jitter() {
         .collect();
     let restart = sandbox.spawn(["restart", "--json"]);
     // The first ones are closed while the last ones are still open.
-    let told = |socket: &WebSocket<Connection>| !socket.get_ref().is_quiet();
-    eventually("somebody is told", SOON, || sockets.iter().any(told));
-    assert!(!sockets.iter().all(told), "all were told at once");
+    let has_close_frame = |socket: &WebSocket<Connection>| !socket.get_ref().is_quiet();
+    eventually("a close frame", SOON, || sockets.iter().any(has_close_frame));
+    assert!(!sockets.iter().all(has_close_frame), "all were closed at once");
     for socket in &mut sockets {
         match socket.read().expect("a frame") {
             Message::Close(Some(close)) => assert_eq!(close.code, CloseCode::Restart),

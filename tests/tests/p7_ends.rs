@@ -108,10 +108,10 @@ fn connections_are_lost_when_main_fails() {
         ledger.assert_balanced();
         assert!(ledger.lost >= 1, "{ledger:?}");
         let log = sandbox.log();
-        let said = format!("the worker of generation 1 exited with code {code}");
-        assert!(log.contains(&said), "{mode}\n{log}");
-        let said = "lost with a worker of generation 1 that exited with code";
-        assert!(log.contains(said), "{mode}\n{log}");
+        let expected = format!("the worker of generation 1 exited with code {code}");
+        assert!(log.contains(&expected), "{mode}\n{log}");
+        let lost = "lost with a worker of generation 1 that exited with code";
+        assert!(log.contains(lost), "{mode}\n{log}");
         let text = sandbox.verb(["status"]).expect_code(0).stdout;
         assert!(text.contains(&format!("{} lost", ledger.lost)), "{text}");
         let report = sandbox.stop();
@@ -166,8 +166,8 @@ fn requests_are_finished_when_the_old_main_ends_in_the_window() {
         sandbox.verb(["stop", "--json"]).expect_code(0);
         let report = report(&restart.wait(SOON).expect_code(1));
         assert!(report.warnings.iter().any(|it| it.contains(ended)), "{report:?}");
-        let told = report.warnings.iter().any(|it| it.starts_with(&exited));
-        assert_eq!(told, code != 0, "{report:?}");
+        let warned = report.warnings.iter().any(|it| it.starts_with(&exited));
+        assert_eq!(warned, code != 0, "{report:?}");
         sandbox.assert_nothing_left();
     }
 }
@@ -185,12 +185,12 @@ fn restart_reports_an_old_worker_killed_in_the_window() {
     eventually("the new one serves", SOON, || sandbox.status().generation == Some(2));
     old.kill();
     let output = restart.wait(SOON).expect_code(0);
-    let said = "generation 1 was killed by SIGKILL while it was paused in the confirm window";
-    assert!(output.stdout.contains(said) && output.stdout.contains("1 lost"), "{output}");
+    let expected = "generation 1 was killed by SIGKILL while it was paused in the confirm window";
+    assert!(output.stdout.contains(expected) && output.stdout.contains("1 lost"), "{output}");
     let log = sandbox.log();
-    assert!(log.contains(said), "{log}");
+    assert!(log.contains(expected), "{log}");
     let text = sandbox.verb(["status"]).expect_code(0).stdout;
-    assert!(text.contains(said), "{text}");
+    assert!(text.contains(expected), "{text}");
     sandbox.stop();
 }
 
@@ -206,8 +206,8 @@ fn progress_names_what_a_drain_waits_for() {
         let script = format!("exec ./app {verb} --json 2> progress");
         let waits = Child::spawn(&mut sandbox.command_of("sh", ["-c", &script]));
         eventually("main stays", SOON, || sandbox.log().contains("main stays"));
-        let told = || std::fs::read_to_string(sandbox.path("progress")).unwrap_or_default();
-        eventually("a line of progress", SOON, || told().contains(&format!("s: {held}")));
+        let progress = || std::fs::read_to_string(sandbox.path("progress")).unwrap_or_default();
+        eventually("a line of progress", SOON, || progress().contains(&format!("s: {held}")));
         let status = sandbox.status();
         let old = status.workers.iter().find(|worker| worker.state == "draining");
         let old = old.unwrap_or_else(|| panic!("nobody drains: {status:?}"));
@@ -221,8 +221,8 @@ fn progress_names_what_a_drain_waits_for() {
         assert_eq!((ledger.forced_main, ledger.forced_tasks), (1, 1), "{ledger:?}");
         sandbox.wait_empty(SOON);
         let log = sandbox.log();
-        let said = format!("generation 1 was forced at its drain deadline: {held}");
-        assert!(log.contains(&said), "{log}");
+        let expected = format!("generation 1 was forced at its drain deadline: {held}");
+        assert!(log.contains(&expected), "{log}");
         sandbox.assert_nothing_left();
     }
 }
@@ -244,8 +244,8 @@ fn dropped_tasks_are_counted() {
         (1, 3, 0),
         "{ledger:?}"
     );
-    let said = "3 tasks of `tokio::spawn` dropped";
-    assert!(sandbox.log().contains(said), "{}", sandbox.log());
+    let expected = "3 tasks of `tokio::spawn` dropped";
+    assert!(sandbox.log().contains(expected), "{}", sandbox.log());
     // The daemon's own tasks, here for the connection that was handed off, are not counted.
     kept.get("/leave").expect("a response");
     drop(kept);

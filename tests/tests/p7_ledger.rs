@@ -97,15 +97,15 @@ fn ledger_is_shown_in_one_line() {
     let target = sandbox.start().target("http");
     let mut connection = Connection::open(&target).expect("a connection");
     connection.get("/").expect("a response");
-    let said = sandbox.verb(["restart"]).expect_code(0).stdout;
+    let text = sandbox.verb(["restart"]).expect_code(0).stdout;
     let ledger = "1 connections: 0 finished, 1 handed off, 0 closed, 0 forced, 0 lost; 1 requests";
-    assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
+    assert!(text.contains(ledger) && text.lines().count() == 1, "{text}");
     assert!(sandbox.log().contains(ledger), "{}", sandbox.log());
     drop(connection);
     eventually("it is closed", SOON, || sandbox.status().serving().connections == 0);
-    let said = sandbox.verb(["stop"]).expect_code(0).stdout;
+    let printed = sandbox.verb(["stop"]).expect_code(0).stdout;
     let ledger = "1 connections: 1 finished, 0 handed off, 0 closed, 0 forced, 0 lost; 0 requests";
-    assert!(said.contains(ledger) && said.lines().count() == 1, "{said}");
+    assert!(printed.contains(ledger) && printed.lines().count() == 1, "{printed}");
 }
 
 /// A solo daemon has a balanced ledger too.

@@ -68,10 +68,10 @@ fn under_load(fixture: &str, addr: Option<&str>) {
     }
     assert_nobody_refused(&load.stop(), 3, 8);
     // The listener was stored once.
-    let told = manager.told();
-    let given = told.iter().filter(|told| told.contains("FDSTORE=1")).collect::<Vec<_>>();
+    let messages = manager.messages();
+    let given = messages.iter().filter(|message| message.contains("FDSTORE=1")).collect::<Vec<_>>();
     assert_eq!(given, ["FDSTORE=1\nFDNAME=listen.http\nFDPOLL=0\n"]);
-    assert!(!told.iter().any(|told| told.contains("FDSTOREREMOVE")), "{told:#?}");
+    assert!(!messages.iter().any(|message| message.contains("FDSTOREREMOVE")), "{messages:#?}");
 
     // A client that connects while the daemon is down is served after the next start.
     stop(child);
@@ -147,8 +147,9 @@ fn store_follows_restarts() {
     sandbox.deploy("http-v3-listeners");
     sandbox.restart();
     manager.keeps(&["listen.admin", "listen.http"]);
-    let kept = manager.told().iter().filter(|told| told.contains("FDNAME=listen.http")).count();
-    assert_eq!(kept, 1, "{:#?}", manager.told());
+    let kept =
+        manager.messages().iter().filter(|message| message.contains("FDNAME=listen.http")).count();
+    assert_eq!(kept, 1, "{:#?}", manager.messages());
     stop(child);
     // A stored listener that the next start does not declare.
     sandbox.deploy("http");
@@ -179,9 +180,9 @@ fn moved_listener_replaces_the_stored_one() {
     let status = sandbox.status();
     assert_eq!(status.target("http").tcp().to_string(), format!("127.0.0.1:{}", old.port()));
     assert_eq!(source(&status, "http"), None);
-    let said =
+    let expected =
         format!("it is at {old}, and the listener is now declared at 127.0.0.1:{}", old.port());
-    assert!(sandbox.log().contains(&said), "{}", sandbox.log());
+    assert!(sandbox.log().contains(&expected), "{}", sandbox.log());
     manager.keeps(&["listen.http"]);
     stop(child);
     let child = manager.serve(&sandbox);
@@ -228,14 +229,18 @@ fn too_small_store_is_reported() {
     let child = manager.serve(&sandbox);
     let targets = ["http", "admin"].map(|name| sandbox.status().target(name));
     stop(child);
-    assert!(manager.told().iter().all(|told| !told.contains("FD")), "{:#?}", manager.told());
+    assert!(
+        manager.messages().iter().all(|message| !message.contains("FD")),
+        "{:#?}",
+        manager.messages()
+    );
     assert!(!targets.iter().any(Target::accepts));
 
     sandbox.set("FDSTORE", "1");
     let child = manager.serve(&sandbox);
     assert_eq!(manager.stored(), ["listen.admin"]);
-    let said = "stores only 1 of 2 listeners; raise FileDescriptorStoreMax=";
-    assert_eq!(sandbox.log().matches(said).count(), 1, "{}", sandbox.log());
+    let expected = "stores only 1 of 2 listeners; raise FileDescriptorStoreMax=";
+    assert_eq!(sandbox.log().matches(expected).count(), 1, "{}", sandbox.log());
     stop(child);
 }
 

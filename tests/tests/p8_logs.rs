@@ -55,7 +55,7 @@ fn assert_complete(lines: &[String]) -> usize {
     assert_eq!(
         numbers.keys().collect::<Vec<_>>(),
         totals.keys().collect::<Vec<_>>(),
-        "each worker said how many"
+        "each worker reported its total"
     );
     for (generation, numbers) in &mut numbers {
         numbers.sort_unstable();
@@ -347,8 +347,8 @@ fn full_pipe_does_not_block_the_supervisor() {
     // One page of the pipe is free, so poll(2) reports it as writable, and a longer line follows. A blocking
     // write would wait forever for the rest.
     reader.read_exact(&mut [0; 4096]).unwrap();
-    sandbox.deploy("strangers");
-    fs::write(sandbox.path("stranger"), "doubled-reason").unwrap();
+    sandbox.deploy("misuses-link");
+    fs::write(sandbox.path("misuse"), "doubled-reason").unwrap();
     for _ in 0..3 {
         let reason = sandbox.restart_aborts().reason.unwrap();
         // In the JSON log the reason is twice as long.

@@ -141,8 +141,8 @@ fn worker_has_no_power_over_its_supervisor() {
         (format!("/touch{}", sandbox.image().display()), "Permission denied"),
         ("/bind/127.0.0.1:79".to_owned(), "Permission denied"),
     ] {
-        let said = says(&sandbox, &path);
-        assert!(said.contains(answer), "{path}: {said}");
+        let response = says(&sandbox, &path);
+        assert!(response.contains(answer), "{path}: {response}");
     }
     assert_eq!(sandbox.status().pid, pid);
     sandbox.restart();

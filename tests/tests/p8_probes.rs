@@ -55,8 +55,8 @@ fn probes_follow_start_and_stop() {
     assert_eq!(by_command(&sandbox), [0, 0, 0]);
     assert_eq!(by_http(&probe(&sandbox)), YES);
     let output = sandbox.verb(["status", "--probe", "ready", "--json"]).expect_code(0);
-    let told: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
-    assert_eq!((&told["probe"], &told["ok"]), (&"ready".into(), &true.into()), "{output}");
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
+    assert_eq!((&report["probe"], &report["ok"]), (&"ready".into(), &true.into()), "{output}");
     sandbox
         .verb(["status", "--probe", "well"])
         .expect_code(2)
@@ -97,7 +97,7 @@ fn lame_duck_serves_but_is_not_ready() {
             Load::on(status.target("http")).new_connections(2).pause(Duration::from_millis(10));
         let load = load.start();
         load.wait_for(20);
-        let told = Instant::now();
+        let sent_at = Instant::now();
         Process::open(status.pid).expect("it").signal(Signal::TERM);
         eventually("it is not ready", SOON, || by_http(&target) == LEAVING);
         assert_eq!(by_command(&sandbox), [0, 1, 0], "{fixture}");
@@ -107,9 +107,12 @@ fn lame_duck_serves_but_is_not_ready() {
         // By now the load balancer has stopped sending clients.
         let ledger = load.stop();
         ledger.assert_nothing_failed();
-        assert!(told.elapsed() < Duration::from_secs(3), "the machine is too slow for this test");
+        assert!(
+            sent_at.elapsed() < Duration::from_secs(3),
+            "the machine is too slow for this test"
+        );
         child.wait(SOON).expect_code(0);
-        assert!(told.elapsed() >= Duration::from_secs(3), "{fixture}: {:?}", told.elapsed());
+        assert!(sent_at.elapsed() >= Duration::from_secs(3), "{fixture}: {:?}", sent_at.elapsed());
         sandbox.assert_nothing_left();
     }
 }

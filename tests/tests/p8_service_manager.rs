@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// A stand-in for the service manager: the notification socket and the notifications received.
 struct FakeServiceManager {
     socket: UnixDatagram,
-    told: RefCell<Vec<String>>,
+    received: RefCell<Vec<String>>,
 }
 
 impl FakeServiceManager {
@@ -22,7 +22,7 @@ impl FakeServiceManager {
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(SOON)).expect("a limit");
         sandbox.set("NOTIFY_SOCKET", path.display().to_string());
-        FakeServiceManager { socket, told: RefCell::new(Vec::new()) }
+        FakeServiceManager { socket, received: RefCell::new(Vec::new()) }
     }
 
     /// Waits for a notification that contains `wanted`, and returns all up to it.
@@ -34,7 +34,7 @@ impl FakeServiceManager {
             let length = self.socket.recv(&mut bytes);
             let length = length.unwrap_or_else(|_| panic!("no {wanted} after {heard:#?}"));
             let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
-            self.told.borrow_mut().push(text.clone());
+            self.received.borrow_mut().push(text.clone());
             heard.push(text);
             if heard.last().is_some_and(|text| text.contains(wanted)) {
                 return heard;
@@ -44,8 +44,8 @@ impl FakeServiceManager {
 
     fn hears_nothing(&self) {
         self.socket.set_nonblocking(true).expect("a flag");
-        let told = self.socket.recv(&mut [0; 8192]);
-        assert!(told.is_err(), "told: {:#?}", self.told);
+        let message = self.socket.recv(&mut [0; 8192]);
+        assert!(message.is_err(), "received: {:#?}", self.received);
         self.socket.set_nonblocking(false).expect("a flag");
     }
 }
@@ -77,10 +77,10 @@ fn supervised_daemon_notifies_of_its_state() {
     // A restart that is aborted: the daemon reports READY=1 again, with the reason.
     sandbox.deploy_bad(Bad::Script);
     let reason = sandbox.restart_aborts().reason.expect("a reason");
-    let undone = manager.hears("READY=1");
-    let told = format!("STATUS=generation 2 serves; last restart: {reason}");
-    assert!(undone.iter().any(|text| text.contains("RELOADING=1")), "{undone:#?}");
-    assert!(undone.last().expect("it").contains(&told), "`{told}`: {undone:#?}");
+    let aborted = manager.hears("READY=1");
+    let expected = format!("STATUS=generation 2 serves; last restart: {reason}");
+    assert!(aborted.iter().any(|text| text.contains("RELOADING=1")), "{aborted:#?}");
+    assert!(aborted.last().expect("it").contains(&expected), "`{expected}`: {aborted:#?}");
     assert_eq!(sandbox.status().pid, status.pid);
 
     sandbox.stop();

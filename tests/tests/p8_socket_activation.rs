@@ -82,7 +82,11 @@ fn all_sockets_of_a_name_are_served() {
     targets.iter().for_each(|target| assert!(answers(target).contains("generation=3")));
     // Sockets of units are not put into the fd store.
     assert_eq!(manager.stored(), [""; 0]);
-    assert!(manager.told().iter().all(|told| !told.contains("FDSTORE")), "{:#?}", manager.told());
+    assert!(
+        manager.messages().iter().all(|message| !message.contains("FDSTORE")),
+        "{:#?}",
+        manager.messages()
+    );
 
     // The sockets stay open when the daemon ends: clients wait for the next start.
     child.process().signal(Signal::TERM);
@@ -98,8 +102,8 @@ fn all_sockets_of_a_name_are_served() {
     }
     child.process().signal(Signal::TERM);
     child.wait(SOON).expect_code(0);
-    let said = ", as passed by the service manager, and not at 127.0.0.1:0 as configured";
-    assert!(sandbox.log().contains(said), "{}", sandbox.log());
+    let expected_text = ", as passed by the service manager, and not at 127.0.0.1:0 as configured";
+    assert!(sandbox.log().contains(expected_text), "{}", sandbox.log());
 }
 
 #[test]
@@ -153,11 +157,11 @@ fn other_listeners_are_bound_as_configured() {
     let (idle, socket) = tcp();
     manager.units.push(("metrics".into(), socket));
     let child = manager.serve(&sandbox);
-    let said = format!(
+    let expected = format!(
         "the service manager passed the socket {idle} as `metrics`, but no listener has that name \
          (`admin`, `http`)"
     );
-    assert!(sandbox.log().contains(&said), "{}", sandbox.log());
+    assert!(sandbox.log().contains(&expected), "{}", sandbox.log());
     let status = sandbox.status();
     assert_eq!(status.target("admin"), addr.into());
     assert!(answers(&status.target("http")).contains("version=3"));
@@ -220,7 +224,7 @@ fn mistakes_in_units_are_reported() {
     let no_listener = |what: &str| {
         format!("the service manager passed {what} as listener `http`; its .socket unit needs")
     };
-    for (names, fd, said) in [
+    for (names, fd, expected) in [
         ("", good.as_fd(), unnamed("unknown")),
         ("hello.socket", good.as_fd(), unnamed("hello.socket")),
         ("http", datagram.as_fd(), no_listener("a datagram socket")),
@@ -229,7 +233,7 @@ fn mistakes_in_units_are_reported() {
         ("http:more", good.as_fd(), "LISTEN_FDNAMES has 2 names for the 1 descriptors".into()),
     ] {
         let output = give(&sandbox, &["run"], names, &[fd]).wait(SOON);
-        output.expect_code(78).expect_text(&said);
+        output.expect_code(78).expect_text(&expected);
     }
     for names in ["http", "http:http"] {
         let fds = vec![good.as_fd(); names.split(':').count()];

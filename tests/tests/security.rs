@@ -57,7 +57,7 @@ fn each_bound_matches_the_code() {
     let mut found = 0;
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [_, said, place] = cells[..] else { panic!("{row}") };
+        let [_, stated, place] = cells[..] else { panic!("{row}") };
         let mut names = place.split('`').skip(1).step_by(2);
         let (constant, file) = (names.next().unwrap(), names.next().unwrap());
         let source = ["runtime/src", "runtime"]
@@ -66,14 +66,14 @@ fn each_bound_matches_the_code() {
             .unwrap_or_else(|| panic!("there is no {file}"));
         let declared = declared(&source, constant);
         let declared = declared.unwrap_or_else(|| panic!("{file} has no {constant}"));
-        assert_eq!(as_said(said), of_code(declared, &source), "{row}");
+        assert_eq!(as_stated(stated), of_code(declared, &source), "{row}");
         found += 1;
     }
     assert!(found > 15, "only {found} bounds are there");
 }
 
 /// Parses a number with its unit, as the chapter has it. Times are in milliseconds.
-fn as_said(text: &str) -> u64 {
+fn as_stated(text: &str) -> u64 {
     let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
     let unit = match unit {
         "" | "ms" => 1,
@@ -141,8 +141,8 @@ fn runtime_directory_of_others_is_refused() {
     let sandbox = Sandbox::new("http");
     let dir = sandbox.runtime_dir();
     let refused = |why: &str| {
-        let said = sandbox.verb(["start"]).expect_code(1);
-        assert!(said.stderr.contains(why) && said.stderr.contains("`runtime_dir`"), "{said}");
+        let output = sandbox.verb(["start"]).expect_code(1);
+        assert!(output.stderr.contains(why) && output.stderr.contains("`runtime_dir`"), "{output}");
     };
     fs::create_dir_all(&dir).expect("a directory");
     mode(&dir, 0o777);
@@ -216,8 +216,8 @@ fn impostor_daemon_is_ignored() {
             let _ = rustix::net::send(&caller, lie, SendFlags::NOSIGNAL);
         }
         drop(caller);
-        let said = client.wait(SOON).expect_code(1);
-        assert!(said.stderr.contains("belongs to another user"), "{said}");
-        assert!(!said.stderr.contains("believe me"), "{said}");
+        let output = client.wait(SOON).expect_code(1);
+        assert!(output.stderr.contains("belongs to another user"), "{output}");
+        assert!(!output.stderr.contains("believe me"), "{output}");
     }
 }

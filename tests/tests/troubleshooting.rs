@@ -128,7 +128,7 @@ const EXEMPT_FILES: [(&str, &str); 5] = [
 fn every_entry_has_a_message_in_the_code() {
     let texts: BTreeSet<String> = ["runtime", "runtime/core", "runtime/schema", "macros"]
         .into_iter()
-        .flat_map(said_by)
+        .flat_map(messages_of)
         .map(|message| message.text)
         .collect();
     let gone: Vec<String> = entries().into_iter().filter(|entry| !texts.contains(entry)).collect();
@@ -189,10 +189,10 @@ fn exemptions_are_needed() {
 fn every_entry_has_a_cause_and_is_unique() {
     let mut seen = BTreeSet::new();
     for item in chapter().lines().filter(|line| line.starts_with("- ``")) {
-        let (messages, told) = item
+        let (messages, advice) = item
             .split_once("``: ")
             .unwrap_or_else(|| panic!("no `: ` between the messages and their cause: {item}"));
-        assert!(told.split_whitespace().count() >= 3, "say why that is, and what to do: {item}");
+        assert!(advice.split_whitespace().count() >= 3, "say why that is, and what to do: {item}");
         for text in messages_in(messages) {
             assert!(seen.insert(text.clone()), "{text:?} has an entry above: {item}");
         }
@@ -223,14 +223,14 @@ fn chapter() -> String {
 
 /// The texts of the runtime, of its core and of its schema.
 fn of_the_runtime() -> Vec<Message> {
-    let mut messages = said_by("runtime");
-    messages.extend(said_by("runtime/core"));
-    messages.extend(said_by("runtime/schema"));
+    let mut messages = messages_of("runtime");
+    messages.extend(messages_of("runtime/core"));
+    messages.extend(messages_of("runtime/schema"));
     messages
 }
 
 /// The texts of the crate in a directory.
-fn said_by(krate: &str) -> Vec<Message> {
+fn messages_of(krate: &str) -> Vec<Message> {
     let src = Path::new(krate).join("src");
     messages::of_crate(&root(), &src)
 }

@@ -74,7 +74,7 @@ fn stop(process: &Process) {
 #[track_caller]
 fn comes_back(sandbox: &Sandbox, path: &Path) {
     eventually(&format!("{} is back", path.display()), SOON, || path.exists());
-    eventually("it is said", SOON, || {
+    eventually("a log line", SOON, || {
         sandbox.log().contains(&format!("{} was missing and was restored", path.display()))
     });
 }
@@ -279,9 +279,9 @@ fn second_start_is_refused_without_the_pidfile() {
                 false => fs::remove_file(sandbox.pidfile()).expect("a file"),
                 true => fs::remove_dir_all(sandbox.runtime_dir()).expect("a directory"),
             }
-            let said =
+            let expected =
                 format!("is already running as process {}, but its pidfile", supervisor.pid());
-            start().expect_text(&said);
+            start().expect_text(&expected);
             assert!(!sandbox.pidfile().exists());
             supervisor.signal(Signal::CONT);
             comes_back(&sandbox, &sandbox.pidfile());
@@ -298,8 +298,9 @@ fn files_of_others_stay() {
             let next = sandbox.path("precious");
             fs::write(&next, "precious").expect("a file");
             fs::rename(&next, &path).expect("a file");
-            let said = format!("{} was replaced by another file; remove that file", path.display());
-            eventually("it is said", SOON, || sandbox.log().contains(&said));
+            let expected =
+                format!("{} was replaced by another file; remove that file", path.display());
+            eventually("a log line", SOON, || sandbox.log().contains(&expected));
             if path != sandbox.socket() && path != sandbox.pidfile() {
                 assert!(
                     files(&sandbox).contains(&(path.display().to_string(), "replaced".to_owned()))
@@ -337,7 +338,7 @@ fn nothing_is_restored_in_a_directory_of_another_user() {
     // In one step, so the supervisor cannot restore the socket in between.
     renameat_with(CWD, &link, CWD, sandbox.path("sockets"), RenameFlags::EXCHANGE)
         .expect("exchanged");
-    eventually("it is said", SOON, || sandbox.log().contains("user 65534 can change"));
+    eventually("a log line", SOON, || sandbox.log().contains("user 65534 can change"));
     assert!(!elsewhere.join("app.sock").exists());
     fs::remove_file(sandbox.path("sockets")).expect("a link");
     eventually("it is back", SOON, || path.exists());

@@ -18,22 +18,22 @@ fn start_names_another_working_directory() {
     for fixture in ["http", "solo-http"] {
         let mut sandbox = Sandbox::new(fixture);
         let dir = sandbox.dir().to_owned();
-        let said = |output: &Output, pid: u32, within: &str| {
+        let assert_started = |output: &Output, pid: u32, within: &str| {
             let line = format!("app started as process {pid}{within}, serving http 127.0.0.1:");
             assert!(output.stdout.starts_with(&line), "{line}\n{output}");
         };
         let output = start_in(&sandbox, &dir).expect_code(0);
-        said(&output, sandbox.status().pid, ", in /");
+        assert_started(&output, sandbox.status().pid, ", in /");
         sandbox.stop();
         let output = start_in(&sandbox, "/".as_ref()).expect_code(0);
-        said(&output, sandbox.status().pid, "");
+        assert_started(&output, sandbox.status().pid, "");
         sandbox.stop();
         sandbox.set("DAEMON_WORKDIR", dir.display().to_string());
         let output = start_in(&sandbox, &dir).expect_code(0);
-        said(&output, sandbox.status().pid, "");
+        assert_started(&output, sandbox.status().pid, "");
         sandbox.stop();
         let output = start_in(&sandbox, "/".as_ref()).expect_code(0);
-        said(&output, sandbox.status().pid, &format!(", in {}", dir.display()));
+        assert_started(&output, sandbox.status().pid, &format!(", in {}", dir.display()));
         sandbox.stop();
     }
 }
@@ -51,22 +51,22 @@ fn failed_start_in_another_directory_advises_workdir() {
             assert_ne!(output.code(), 0, "{output}");
             output.stderr
         };
-        let said = failed(&sandbox, &dir);
-        assert!(said.contains(advice), "{said}");
-        let said = failed(&sandbox, "/".as_ref());
-        assert!(!said.contains("workdir"), "{said}");
+        let message = failed(&sandbox, &dir);
+        assert!(message.contains(advice), "{message}");
+        let message = failed(&sandbox, "/".as_ref());
+        assert!(!message.contains("workdir"), "{message}");
         sandbox.set("DAEMON_WORKDIR", "/");
-        let said = failed(&sandbox, &dir);
-        assert!(!said.contains("workdir"), "somebody has thought of it: {said}");
+        let message = failed(&sandbox, &dir);
+        assert!(!message.contains("workdir"), "somebody has thought of it: {message}");
     }
     // An error before the program has started does not mention the directory.
     let mut sandbox = Sandbox::new("http");
     sandbox.set("DAEMON_LISTEN_HTTP", "unix:/no/such/directory/app.sock");
-    let said = start_in(&sandbox, sandbox.dir()).expect_code(1).stderr;
-    assert!(!said.contains("workdir"), "{said}");
+    let message = start_in(&sandbox, sandbox.dir()).expect_code(1).stderr;
+    assert!(!message.contains("workdir"), "{message}");
     let sandbox = Sandbox::new("bad-config");
-    let said = start_in(&sandbox, sandbox.dir()).stderr;
-    assert!(!said.contains("workdir"), "{said}");
+    let message = start_in(&sandbox, sandbox.dir()).stderr;
+    assert!(!message.contains("workdir"), "{message}");
 }
 
 /// Runs a script in a mount namespace with its own `/run` and `/tmp`, and the image in `/run/bin`.
@@ -174,8 +174,8 @@ fn daemon_without_its_pidfile_is_found() {
     unbroken_tests::eventually("it is stopped", SOON, || supervisor.state() == Some('T'));
     std::fs::remove_file(sandbox.pidfile()).expect("a pidfile");
     let output = sandbox.verb(["restart"]).expect_code(1);
-    let said = format!("app is running as process {}, but its pidfile", supervisor.pid());
-    output.expect_text(&said);
+    let expected = format!("app is running as process {}, but its pidfile", supervisor.pid());
+    output.expect_text(&expected);
     supervisor.signal(Signal::CONT);
     unbroken_tests::eventually("it is back", SOON, || sandbox.pidfile().exists());
     sandbox.stop();

@@ -6,7 +6,7 @@
 //!
 //! Not for use by hand: it changes with every release of `unbroken`.
 
-#![allow(missing_docs, reason = "an internal crate: what the name says is not said again")]
+#![allow(missing_docs, reason = "an internal crate: its names document it")]
 
 pub mod event;
 mod exit;
@@ -24,4 +24,4 @@ pub use exit::Exit;
 pub use ledger::Ledger;
 pub use machine::Machine;
 pub use remaining::Remaining;
-pub use time::Instant;
+pub use time::{Instant, nanos};

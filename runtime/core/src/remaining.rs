@@ -37,9 +37,9 @@ mod tests {
 
     #[test]
     fn display_lists_remaining_work() {
-        let said = |connections, tasks, main| Remaining { connections, tasks, main }.to_string();
-        assert_eq!(said(0, 0, Some(true)), "no connections, `main` has not returned");
-        assert_eq!(said(1, 2, Some(false)), "1 connection, 2 tasks");
-        assert_eq!(said(3, 1, None), "3 connections, 1 task");
+        let text = |connections, tasks, main| Remaining { connections, tasks, main }.to_string();
+        assert_eq!(text(0, 0, Some(true)), "no connections, `main` has not returned");
+        assert_eq!(text(1, 2, Some(false)), "1 connection, 2 tasks");
+        assert_eq!(text(3, 1, None), "3 connections, 1 task");
     }
 }

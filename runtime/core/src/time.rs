@@ -32,7 +32,8 @@ impl Instant {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+/// Returns the duration in nanoseconds, at most `u64::MAX`.
+pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use super::find_daemon::SearchPlaces;
 use super::render;
-use super::verbs::ReadOnlyCommand;
+use super::verbs::ClientCommand;
 use crate::claim;
 use crate::config::Settings;
 use crate::control::{Reply, Request, RestartOutcome, Status, connect, path_of};
@@ -35,12 +35,12 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the verb; returns its exit code.
-pub(crate) fn run(settings: &Settings, inquiry: &ReadOnlyCommand) -> Result<ExitCode> {
+pub(crate) fn run(settings: &Settings, inquiry: &ClientCommand) -> Result<ExitCode> {
     match *inquiry {
-        ReadOnlyCommand::Status { json } => status(settings, json),
-        ReadOnlyCommand::Probe { json, probe } => self::probe(settings, json, probe),
-        ReadOnlyCommand::Stop { json } => stop(settings, json),
-        ReadOnlyCommand::Restart { json, wait, ref exe } => {
+        ClientCommand::Status { json } => status(settings, json),
+        ClientCommand::Probe { json, probe } => self::probe(settings, json, probe),
+        ClientCommand::Stop { json } => stop(settings, json),
+        ClientCommand::Restart { json, wait, ref exe } => {
             restart(settings, json, wait, exe.as_deref())
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-use super::logs::Options;
+use super::logs::LogsOptions;
 use crate::error::{Error, Result};
 
 /// How long a renamed file is still read. Its writers reopen the log a moment after the rotation,
@@ -27,7 +27,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const BLOCK: usize = 64 * 1024;
 
 /// Prints the log. With `--follow`, returns when the reader of stdout is gone.
-pub(super) fn show(name: &str, path: &Path, options: &Options) -> Result<ExitCode> {
+pub(super) fn show(name: &str, path: &Path, options: &LogsOptions) -> Result<ExitCode> {
     let cannot =
         |error| Error::io(format!("cannot read the log {} of {name}", path.display()), error);
     let mut file = File::open(path).map_err(cannot)?;

@@ -17,7 +17,7 @@ use crate::systemd::journal;
 
 /// The options of the verb.
 #[derive(Debug)]
-pub(crate) struct Options {
+pub(crate) struct LogsOptions {
     /// The number of lines at the end of the log to begin with.
     pub(crate) lines: u32,
     /// Whether to continue with what is written later, until the reader is gone.
@@ -35,7 +35,7 @@ enum LogPlace {
 }
 
 /// Runs the verb; returns its exit code.
-pub(crate) fn run(settings: &Settings, options: &Options) -> Result<ExitCode> {
+pub(crate) fn run(settings: &Settings, options: &LogsOptions) -> Result<ExitCode> {
     match place(settings)? {
         LogPlace::File(path) => follow::show(&settings.name, &path, options),
         LogPlace::Journal(matches) => Err(exec_journalctl(matches, options)),
@@ -163,7 +163,7 @@ fn variable(pid: u32, name: &str) -> Option<String> {
 }
 
 /// Replaces this process by journalctl(1); returns only on failure.
-fn exec_journalctl(matches: Vec<OsString>, options: &Options) -> Error {
+fn exec_journalctl(matches: Vec<OsString>, options: &LogsOptions) -> Error {
     let mut command = Command::new("journalctl");
     command.args(["--no-pager", "--lines"]).arg(options.lines.to_string());
     if options.follow {

@@ -54,7 +54,8 @@ pub(super) fn status(status: &Status) -> String {
         None => line("log", &"stderr"),
     }
     for listener in &status.listeners {
-        let source = listener.source.said().map(|said| format!(", {said}")).unwrap_or_default();
+        let source =
+            listener.source.describe().map(|source| format!(", {source}")).unwrap_or_default();
         line("listener", &format!("{} {}{source}", listener.name, listener.addr));
     }
     for addr in &status.probes {
@@ -109,7 +110,7 @@ pub(super) fn waits(status: &Status) -> Option<String> {
     let draining: Vec<_> =
         status.workers.iter().filter(|worker| worker.state == "draining").collect();
     let several = draining.len() > 1;
-    let said = draining.into_iter().map(|worker| {
+    let waits = draining.into_iter().map(|worker| {
         let main = worker.main_ended.map(|ended| !ended);
         let held = Remaining { connections: worker.connections, tasks: worker.tasks, main };
         match several {
@@ -117,8 +118,8 @@ pub(super) fn waits(status: &Status) -> Option<String> {
             false => held.to_string(),
         }
     });
-    let said = said.collect::<Vec<_>>().join("; ");
-    (!said.is_empty()).then_some(said)
+    let waits = waits.collect::<Vec<_>>().join("; ");
+    (!waits.is_empty()).then_some(waits)
 }
 
 /// What happened to one of the daemon's files.

@@ -6,7 +6,7 @@ use super::{Surroundings, env};
 use crate::spec::Spec;
 
 /// A default, and the words for where it came from.
-pub(super) type Found = (PathBuf, String);
+pub(super) type FoundDefault = (PathBuf, String);
 
 /// The binary's name.
 pub(super) fn name(spec: &Spec, exe: &Path) -> String {
@@ -18,7 +18,7 @@ pub(super) fn name(spec: &Spec, exe: &Path) -> String {
 }
 
 /// Where pidfile and control socket are: the service manager's directory, the system's or the user's.
-pub(super) fn runtime_dir(around: &Surroundings, name: &str) -> Found {
+pub(super) fn runtime_dir(around: &Surroundings, name: &str) -> FoundDefault {
     if let Some(found) = directory(around, "RUNTIME_DIRECTORY") {
         return found;
     }
@@ -45,7 +45,7 @@ pub(super) fn detached_log(around: &Surroundings, name: &str, runtime_dir: &Path
 }
 
 /// The directory a variable names: the first, where systemd lists several.
-fn directory(around: &Surroundings, variable: &str) -> Option<Found> {
+fn directory(around: &Surroundings, variable: &str) -> Option<FoundDefault> {
     let list = env::var(&around.vars, variable)?;
     let first = match variable.ends_with("_DIRECTORY") {
         true => list.split(':').next().unwrap_or(list),
@@ -55,7 +55,7 @@ fn directory(around: &Surroundings, variable: &str) -> Option<Found> {
     dir.is_absolute().then(|| (dir.to_owned(), format!("default, from {variable}")))
 }
 
-fn fixed(dir: String) -> Found {
+fn fixed(dir: String) -> FoundDefault {
     (PathBuf::from(dir), "default".to_owned())
 }
 

@@ -5,7 +5,7 @@ use toml::de::{DeTable, DeValue};
 
 /// Why a text is not a TOML document.
 #[derive(Debug)]
-pub(super) struct Mistake {
+pub(super) struct TomlSyntaxError {
     /// The line, counted from 1.
     pub(super) line: usize,
     pub(super) message: String,
@@ -15,23 +15,23 @@ pub(super) struct Mistake {
 pub(super) const DATETIME: &str = "$__toml_private_datetime";
 
 /// Parses a document.
-pub(super) fn parse(text: &str) -> Result<Dict, Mistake> {
+pub(super) fn parse(text: &str) -> Result<Dict, TomlSyntaxError> {
     let document = DeTable::parse(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
-        Mistake::at(text, start, error.message())
+        TomlSyntaxError::at(text, start, error.message())
     })?;
     table(text, document.get_ref())
 }
 
-impl Mistake {
+impl TomlSyntaxError {
     fn at(text: &str, position: usize, message: &str) -> Self {
         let before = text.get(..position).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
-        Mistake { line, message: message.trim().replace('\n', ", ") }
+        TomlSyntaxError { line, message: message.trim().replace('\n', ", ") }
     }
 }
 
-fn table(text: &str, table: &DeTable<'_>) -> Result<Dict, Mistake> {
+fn table(text: &str, table: &DeTable<'_>) -> Result<Dict, TomlSyntaxError> {
     let mut dict = Dict::new();
     for (key, of) in table {
         dict.insert(key.get_ref().to_string(), value(text, of.span().start, of.get_ref())?);
@@ -39,8 +39,8 @@ fn table(text: &str, table: &DeTable<'_>) -> Result<Dict, Mistake> {
     Ok(dict)
 }
 
-fn value(text: &str, position: usize, of: &DeValue<'_>) -> Result<Value, Mistake> {
-    let range = || Mistake::at(text, position, "this number is out of range");
+fn value(text: &str, position: usize, of: &DeValue<'_>) -> Result<Value, TomlSyntaxError> {
+    let range = || TomlSyntaxError::at(text, position, "this number is out of range");
     Ok(match of {
         DeValue::String(string) => Value::from(&**string),
         DeValue::Boolean(flag) => Value::from(*flag),

@@ -165,7 +165,7 @@ pub(super) fn attribute(spec: &Spec, problems: &mut Vec<Problem>) -> Layer {
 /// The layer of a configuration file.
 pub(super) fn file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Result<Layer, Problem> {
     let place = path.display().to_string();
-    let dict = document::parse(text).map_err(|document::Mistake { line, message }| {
+    let dict = document::parse(text).map_err(|document::TomlSyntaxError { line, message }| {
         Problem::NotToml { path: place.clone(), line, message }
     })?;
     let mut layer = Layer::new(Rank::File, place);

@@ -204,7 +204,7 @@ impl Counters {
         let connections = &self.page.connections;
         // Ends are read before begins: in the other order, a connection that begins and ends in between would
         // be counted only as ended, and more would have ended than begun.
-        let (finished, told, forced, passed) = (
+        let (finished, closed, forced, handed_off) = (
             connections.finished.load(Relaxed),
             connections.closed.load(Relaxed),
             connections.forced.load(Relaxed),
@@ -219,11 +219,12 @@ impl Counters {
             accepted,
             received,
             finished,
-            handed_off: passed,
-            closed: told,
+            handed_off,
+            closed,
             forced,
             lost: 0,
-            open: sum([accepted, received]).saturating_sub(sum([finished, passed, told, forced])),
+            open: sum([accepted, received])
+                .saturating_sub(sum([finished, handed_off, closed, forced])),
             requests,
             in_flight: requests.saturating_sub(ended),
             forced_main: progress.forced_main.load(Relaxed),

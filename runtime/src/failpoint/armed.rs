@@ -41,17 +41,17 @@ pub fn points() -> &'static [Point] {
 
 /// One entry of the list: `step[@generation][#time]=action`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
+struct ArmedStep {
     step: usize,
     /// The first generation that it applies to.
     generation: u32,
     /// The one time at which it applies; `None`: each time.
     time: Option<u64>,
-    action: Action,
+    action: FailpointAction,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Action {
+enum FailpointAction {
     Kill,
     Stop,
     Error,
@@ -63,7 +63,7 @@ enum Action {
 
 /// The origin of the entries.
 enum Source {
-    List(Vec<Entry>),
+    List(Vec<ArmedStep>),
     File(PathBuf),
 }
 
@@ -111,26 +111,26 @@ pub(super) fn act(step: Step, generation: u32) -> io::Result<()> {
     entry.action.perform(step)
 }
 
-impl Action {
+impl FailpointAction {
     fn perform(&self, step: Step) -> io::Result<()> {
         let this = rustix::process::getpid();
         match self {
-            Action::Kill => Ok(rustix::process::kill_process(this, Signal::KILL)?),
-            Action::Stop => Ok(rustix::process::kill_process(this, Signal::STOP)?),
-            Action::Delay(time) => {
+            FailpointAction::Kill => Ok(rustix::process::kill_process(this, Signal::KILL)?),
+            FailpointAction::Stop => Ok(rustix::process::kill_process(this, Signal::STOP)?),
+            FailpointAction::Delay(time) => {
                 std::thread::sleep(*time);
                 Ok(())
             }
-            Action::Panic => panic!("as a test wanted it"),
-            Action::Overflow => {
+            FailpointAction::Panic => panic!("as a test wanted it"),
+            FailpointAction::Overflow => {
                 let _ = overflow([0; 1024]);
                 Ok(())
             }
-            Action::Signal(number) => match Signal::from_named_raw(*number) {
+            FailpointAction::Signal(number) => match Signal::from_named_raw(*number) {
                 Some(signal) => Ok(rustix::process::kill_process(this, signal)?),
                 None => Err(io::Error::from(io::ErrorKind::InvalidInput)),
             },
-            Action::Error => match TABLE[step as usize].errno.first() {
+            FailpointAction::Error => match TABLE[step as usize].errno.first() {
                 Some(errno) => Err(io::Error::from_raw_os_error(*errno)),
                 None => Ok(()),
             },
@@ -154,7 +154,7 @@ fn count(step: Step) -> u64 {
 
 /// Parses a list of entries. A malformed entry is reported on stderr and left out; its test then fails
 /// because no step was hit.
-fn parse(text: &str) -> Vec<Entry> {
+fn parse(text: &str) -> Vec<ArmedStep> {
     let entries = text.split(';').map(str::trim).filter(|entry| !entry.is_empty());
     entries
         .filter_map(|text| {
@@ -167,7 +167,7 @@ fn parse(text: &str) -> Vec<Entry> {
         .collect()
 }
 
-fn entry(text: &str) -> Option<Entry> {
+fn entry(text: &str) -> Option<ArmedStep> {
     let (place, action) = text.split_once('=')?;
     let (place, time) = match place.split_once('#') {
         Some((place, time)) => (place, Some(time.parse().ok()?)),
@@ -179,18 +179,18 @@ fn entry(text: &str) -> Option<Entry> {
     };
     let step = TABLE.iter().position(|point| point.name == name)?;
     let action = match action {
-        "kill" => Action::Kill,
-        "stop" => Action::Stop,
-        "error" => Some(Action::Error).filter(|_| TABLE[step].can_fail())?,
-        "panic" => Action::Panic,
-        "overflow" => Action::Overflow,
+        "kill" => FailpointAction::Kill,
+        "stop" => FailpointAction::Stop,
+        "error" => Some(FailpointAction::Error).filter(|_| TABLE[step].can_fail())?,
+        "panic" => FailpointAction::Panic,
+        "overflow" => FailpointAction::Overflow,
         _ => match action.strip_suffix(')')?.split_once('(')? {
-            ("delay", time) => Action::Delay(unbroken_schema::duration::parse(time).ok()?),
-            ("signal", number) => Action::Signal(number.parse().ok()?),
+            ("delay", time) => FailpointAction::Delay(unbroken_schema::duration::parse(time).ok()?),
+            ("signal", number) => FailpointAction::Signal(number.parse().ok()?),
             _ => return None,
         },
     };
-    Some(Entry { step, generation, time, action })
+    Some(ArmedStep { step, generation, time, action })
 }
 
 /// Appends `<pid> <peer>` to `<path>.peers`. The last process that the file names for a peer has the
@@ -228,13 +228,13 @@ mod tests {
     #[test]
     fn entries_are_parsed() {
         let worker = |text| entry(text).map(|entry| (entry.generation, entry.time, entry.action));
-        assert_eq!(worker("worker.go=kill"), Some((0, None, Action::Kill)));
-        assert_eq!(worker("worker.go@2=stop"), Some((2, None, Action::Stop)));
+        assert_eq!(worker("worker.go=kill"), Some((0, None, FailpointAction::Kill)));
+        assert_eq!(worker("worker.go@2=stop"), Some((2, None, FailpointAction::Stop)));
         assert_eq!(
             worker("worker.go@2#3=delay(50ms)"),
-            Some((2, Some(3), Action::Delay(Duration::from_millis(50))))
+            Some((2, Some(3), FailpointAction::Delay(Duration::from_millis(50))))
         );
-        assert_eq!(worker("worker.before-hello=error"), Some((0, None, Action::Error)));
+        assert_eq!(worker("worker.before-hello=error"), Some((0, None, FailpointAction::Error)));
         for wrong in ["worker.gone=kill", "worker.go", "worker.go=error", "worker.go=delay(x)"] {
             assert_eq!(worker(wrong), None, "{wrong}");
         }

@@ -58,19 +58,19 @@ steps! {
     SupervisorBeforeWelcome "supervisor.before-welcome" PIPE;
     /// The welcome is sent.
     SupervisorAfterWelcome "supervisor.after-welcome";
-    /// A worker has said that it is ready.
+    /// A worker's *ready* was read.
     SupervisorReady "supervisor.ready-received";
-    /// The old worker was told to quiesce, and the new one is about to be told to go.
+    /// *Quiesce* was sent to the old worker, and *go* is about to be sent to the new one.
     SupervisorBetween "supervisor.between-quiesce-and-go" PIPE;
-    /// The new worker was told to go.
+    /// *Go* was sent to the new worker.
     SupervisorAfterGo "supervisor.after-go";
-    /// It is decided that the new generation is confirmed, and nobody knows yet.
+    /// The new generation is confirmed, and no process was notified yet.
     SupervisorBeforeConfirm "supervisor.before-confirm";
-    /// Everybody was told that the new generation is confirmed.
+    /// The confirmation of the new generation was reported everywhere.
     SupervisorAfterConfirm "supervisor.after-confirm";
-    /// The channel by which connections are passed is about to be opened.
+    /// The handoff channel is about to be opened.
     SupervisorBeforeConnect "supervisor.before-connect" MFILE;
-    /// The old worker is about to be told to drain.
+    /// *Drain* is about to be sent to the old worker.
     SupervisorBeforeDrain "supervisor.before-drain" PIPE;
     /// A worker has ended and is about to be reaped.
     SupervisorBeforeReap "supervisor.before-reap" INTR;
@@ -98,15 +98,15 @@ steps! {
     WorkerAfterWelcome "worker.after-welcome";
     /// The runtime is built.
     WorkerRuntime "worker.runtime-built" MFILE;
-    /// The worker is about to say that it is ready.
+    /// The worker is about to send *ready*.
     WorkerBeforeReady "worker.before-ready" PIPE;
-    /// The worker was told to go.
+    /// The worker has received *go*.
     WorkerGo "worker.go";
-    /// The worker was told to quiesce.
+    /// The worker has received *quiesce*.
     WorkerQuiesce "worker.quiesce";
-    /// The worker was told to resume.
+    /// The worker has received *resume*.
     WorkerResume "worker.resume";
-    /// The worker was told to drain.
+    /// The worker has received *drain*.
     WorkerDrain "worker.drain";
     /// A connection is about to be accepted.
     WorkerBeforeAccept "worker.before-accept" MFILE;
@@ -121,7 +121,7 @@ steps! {
     WorkerAfterHandoff "worker.after-handoff";
     /// Connections have come from an older generation and were not yet answered for.
     WorkerHandoffReceived "worker.handoff-received" CONNRESET;
-    /// Connections were taken, which the older generation was told, and are not yet served.
+    /// Connections were taken and acknowledged to the older generation, and are not yet served.
     WorkerHandoffAnswered "worker.handoff-answered";
     /// The worker has done all it had to and is about to exit.
     WorkerBeforeExit "worker.before-exit";

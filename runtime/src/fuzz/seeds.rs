@@ -31,7 +31,7 @@ pub(crate) fn of(target: &str, text: &str, number: u64) -> Vec<Vec<u8>> {
             json!({ "pid": 7, "role": "worker", "link": 3, "respawn": true, "exe": "/usr/bin/hello",
                     "start_dir": "/", "overrides": [text, "app.a=1"] }),
             json!({ "pid": 7, "role": "supervisor", "state": 9, "back": 4, "generation": 3 }),
-            json!({ "pid": 7, "role": "restored", "state": 9, "undone": text, "by": "11" }),
+            json!({ "pid": 7, "role": "restored", "state": 9, "failure": text, "by": "11" }),
             json!({ "pid": 7, "role": "preflight", "state": 9, "echo": 10 }),
         ]),
         "handoff" => [
@@ -140,7 +140,7 @@ fn to_worker(text: &str, number: u64) -> Vec<ToWorker> {
             generation: 7,
             configuration: loaded(text, number),
             listeners: vec![handle(tcp), handle(Address::Unix("/run/a.sock".into()))],
-            rendezvous: number.is_multiple_of(2),
+            reattaches: number.is_multiple_of(2),
         },
         ToWorker::Go {},
         ToWorker::Quiesce { keep: vec![] },

@@ -16,17 +16,17 @@ const PT_NOTE: u64 = 4;
 const NT_GNU_BUILD_ID: u64 = 3;
 
 /// A file, or bytes in memory, to read from at an offset.
-pub(super) trait Source {
+pub(super) trait ReadAt {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
-impl Source for std::fs::File {
+impl ReadAt for std::fs::File {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         std::os::unix::fs::FileExt::read_at(self, buffer, offset)
     }
 }
 
-impl Source for [u8] {
+impl ReadAt for [u8] {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
         let length = buffer.len().min(self.len() - from);
@@ -36,7 +36,7 @@ impl Source for [u8] {
 }
 
 /// Returns the build id in hexadecimal; `None` if the program has none.
-pub(super) fn read(program: &(impl Source + ?Sized)) -> io::Result<Option<String>> {
+pub(super) fn read(program: &(impl ReadAt + ?Sized)) -> io::Result<Option<String>> {
     let header = part(program, 0, 64)?;
     let Some((format, segments)) = Format::of(&header) else { return Ok(None) };
     let table = part(program, segments.offset, u64::from(segments.count) * segments.size)?;
@@ -52,7 +52,7 @@ pub(super) fn read(program: &(impl Source + ?Sized)) -> io::Result<Option<String
 }
 
 /// Reads a part of the file, as much of it as exists.
-fn part(program: &(impl Source + ?Sized), offset: u64, length: u64) -> io::Result<Vec<u8>> {
+fn part(program: &(impl ReadAt + ?Sized), offset: u64, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
     let mut filled = 0;
     // pread(2) fails for offsets beyond the range of `off_t`: no file has any bytes there.

@@ -121,9 +121,9 @@ mod tests {
         mode(&program, 0o775);
         for dir in [&releases, &links] {
             mode(dir, 0o777);
-            let said = says(&current, ROOT).unwrap();
+            let message = says(&current, ROOT).unwrap();
             let advice = format!("can be replaced by everybody; run `chmod o-w {}`", dir.display());
-            assert!(said.ends_with(&advice), "{said}");
+            assert!(message.ends_with(&advice), "{message}");
             mode(dir, 0o1777);
             assert_eq!(says(&current, ROOT), None);
             mode(dir, 0o755);
@@ -143,8 +143,11 @@ mod tests {
         if owner == ROOT {
             std::os::unix::fs::chown(&program, Some(stranger), None).unwrap();
             assert_eq!(says(&program, ROOT), None);
-            let said = says(&program, stranger).unwrap();
-            assert!(said.contains("writable by the user of its worker; run `chown root"), "{said}");
+            let message = says(&program, stranger).unwrap();
+            assert!(
+                message.contains("writable by the user of its worker; run `chown root"),
+                "{message}"
+            );
         } else {
             assert!(says(&program, owner).is_some());
         }
@@ -165,9 +168,9 @@ mod tests {
             mode(&program, 0o755);
             assert_eq!(says_of(&program, worker.clone()), None);
             mode(&program, 0o775);
-            let said = says_of(&program, worker);
+            let message = says_of(&program, worker);
             assert_eq!(
-                said.is_some_and(|it| it.contains("by a group of its worker; run `chmod g-w")),
+                message.is_some_and(|it| it.contains("by a group of its worker; run `chmod g-w")),
                 counts
             );
         }

@@ -80,7 +80,7 @@ fn begin(
     *own_output = true;
     let control_path = path_of(&settings.runtime_dir, &settings.pidfile);
     let control = UntilStarted::new(ControlSocket::bind(&control_path)?);
-    let probes = probe::Server::bind(settings.probe)?;
+    let probes = probe::ProbeServer::bind(settings.probe)?;
     let mut vars = process::variables();
     // These sockets are taken: a later image must not look for them.
     vars.retain(|(name, _)| !activation::is_of_protocol(name));

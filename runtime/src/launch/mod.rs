@@ -135,8 +135,8 @@ fn enter<A>(spec: &Spec, program: &Program<A>) -> Result<(WorkerRuntime, A), Exi
         Ok(Some(Role::Supervisor { state, back, generation })) => {
             return Err(supervise(spec, takeover::take_over(state, back, generation)));
         }
-        Ok(Some(Role::Restored { state, undone, by })) => {
-            return Err(supervise(spec, takeover::resume_old_image(state, &undone, &by)));
+        Ok(Some(Role::Restored { state, failure, by })) => {
+            return Err(supervise(spec, takeover::resume_old_image(state, &failure, &by)));
         }
         Ok(Some(Role::Preflight { state, echo })) => return Err(preflight::rehearse(state, echo)),
         Ok(None) => return Err(command(spec, program)),

@@ -52,7 +52,7 @@ pub(crate) enum Role {
         /// The state of the supervisor, as written before the new image was tried.
         state: RawFd,
         /// The error of the new image; empty if a signal stopped it.
-        undone: String,
+        failure: String,
         /// The number of the signal that stopped the new image, or zeros. The guard's signal handler writes
         /// it into the marker in place.
         by: String,

@@ -57,7 +57,7 @@ pub(crate) enum ListenerSource {
 
 impl ListenerSource {
     /// The origin in words, where it is not the usual one.
-    pub(crate) fn said(self) -> Option<&'static str> {
+    pub(crate) fn describe(self) -> Option<&'static str> {
         match self {
             ListenerSource::Daemon => None,
             ListenerSource::Store => Some("stored by the service manager"),

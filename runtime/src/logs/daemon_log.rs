@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::event::{Event, Field, Writer};
+use super::event::{EventWriter, Field, LogEvent};
 use super::stderr::Stderr;
 use crate::config::{LogFormat, LogLevel, Settings};
 use crate::systemd::journal::{self, Journal};
@@ -17,7 +17,7 @@ use crate::timestamp::rfc3339;
 /// dropped; their number is written when there is room again.
 #[derive(Debug, Clone)]
 pub(crate) struct DaemonLog {
-    writer: Writer,
+    writer: EventWriter,
     /// Whether lines begin with the time: in a log file, which does not add one as the journal does.
     timestamps: bool,
     format: LogFormat,
@@ -46,7 +46,7 @@ pub(crate) struct EventContext<'a> {
 impl DaemonLog {
     pub(crate) fn new(settings: &Settings, timestamps: bool) -> DaemonLog {
         DaemonLog {
-            writer: Writer { name: settings.name.clone(), pid: std::process::id() },
+            writer: EventWriter { name: settings.name.clone(), pid: std::process::id() },
             timestamps,
             format: settings.log_format,
             level: settings.log_level,
@@ -60,8 +60,8 @@ impl DaemonLog {
     }
 
     /// Returns whether this process wrote `line`.
-    pub(crate) fn said(&self, line: &str) -> bool {
-        let Writer { name, pid } = &self.writer;
+    pub(crate) fn has_written(&self, line: &str) -> bool {
+        let EventWriter { name, pid } = &self.writer;
         line.contains(&format!("{name}[{pid}]: ")) || line.contains(&format!("\"pid\":{pid},"))
     }
 
@@ -139,21 +139,21 @@ impl DaemonLog {
     }
 }
 
-fn event<'a>(level: LogLevel, message: &'a str, about: EventContext<'a>) -> Event<'a> {
-    Event {
+fn event<'a>(level: LogLevel, message: &'a str, about: EventContext<'a>) -> LogEvent<'a> {
+    LogEvent {
         level,
         message,
         generation: about.generation,
         worker: about.worker.and_then(|pid| u32::try_from(pid).ok()),
         place: about.place,
         fields: about.fields,
-        ..Event::default()
+        ..LogEvent::default()
     }
 }
 
 /// A line for stderr in place of an entry that the journal did not accept. If stderr leads to the journal as
 /// well, the line has a prefix with its level (sd-daemon(3)).
-pub(super) fn fallen_back(event: &Event<'_>, writer: &Writer, now: SystemTime) -> String {
+pub(super) fn fallen_back(event: &LogEvent<'_>, writer: &EventWriter, now: SystemTime) -> String {
     let level = match journal::is_stderr() {
         true => format!("<{}>", event.level.priority()),
         false => String::new(),

@@ -14,7 +14,7 @@ pub(crate) type Field = (String, Json);
 
 /// The process that writes events.
 #[derive(Debug, Clone)]
-pub(crate) struct Writer {
+pub(crate) struct EventWriter {
     /// The daemon's name.
     pub(crate) name: String,
     /// The process that writes.
@@ -23,7 +23,7 @@ pub(crate) struct Writer {
 
 /// A log event.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Event<'a> {
+pub(crate) struct LogEvent<'a> {
     pub(crate) level: LogLevel,
     pub(crate) message: &'a str,
     /// The generation and the worker that the event is about, or that write it.
@@ -59,9 +59,9 @@ impl LogLevel {
     }
 }
 
-impl Event<'_> {
+impl LogEvent<'_> {
     /// Text for people, without a line end: `2026-05-01T10:00:00.123Z INFO hello[812]: app::db: slow ms=70`.
-    pub(crate) fn text(&self, writer: &Writer, now: SystemTime) -> String {
+    pub(crate) fn text(&self, writer: &EventWriter, now: SystemTime) -> String {
         let time = rfc3339(now, 3);
         let (level, name, pid) = (self.level.word(), &writer.name, writer.pid);
         let mut line = format!("{time} {level} {name}[{pid}]: ");
@@ -82,7 +82,7 @@ impl Event<'_> {
     }
 
     /// A JSON object, without a line end.
-    pub(crate) fn json(&self, writer: &Writer, now: SystemTime) -> String {
+    pub(crate) fn json(&self, writer: &EventWriter, now: SystemTime) -> String {
         let mut object = Map::new();
         let mut put = |key: &str, value: Json| object.insert(key.into(), value);
         put("timestamp", rfc3339(now, 6).into());
@@ -115,8 +115,8 @@ impl Event<'_> {
     }
 
     /// An entry in the native journal protocol: one field per line, values with line breaks by length.
-    pub(crate) fn journal(&self, writer: &Writer) -> Vec<u8> {
-        let mut entry = Entry::default();
+    pub(crate) fn journal(&self, writer: &EventWriter) -> Vec<u8> {
+        let mut entry = JournalEntry::default();
         entry.put("MESSAGE", self.message);
         entry.put("PRIORITY", &self.level.priority().to_string());
         entry.put("LEVEL", self.level.word());
@@ -174,13 +174,13 @@ fn printable(c: char) -> impl Iterator<Item = char> {
 
 /// An entry of the journal under construction.
 #[derive(Default)]
-struct Entry {
+struct JournalEntry {
     bytes: Vec<u8>,
     /// The names that are in use: a second field of that name is renamed or left out.
     names: Vec<String>,
 }
 
-impl Entry {
+impl JournalEntry {
     /// Adds a field that has one value.
     fn put(&mut self, name: &str, value: &str) {
         self.add(name, value);
@@ -229,8 +229,8 @@ mod tests {
 
     use super::*;
 
-    fn writer() -> Writer {
-        Writer { name: "hello".into(), pid: 812 }
+    fn writer() -> EventWriter {
+        EventWriter { name: "hello".into(), pid: 812 }
     }
 
     fn now() -> SystemTime {
@@ -249,13 +249,13 @@ mod tests {
     fn text_is_one_printable_line() {
         let fields = fields();
         let spans = [("request", vec![("id".to_owned(), json!(7))]), ("query", vec![])];
-        let event = Event {
+        let event = LogEvent {
             level: LogLevel::Warn,
             message: "slow\nforged \u{1b}[31m",
             target: Some("app::db"),
             fields: &fields,
             spans: &spans,
-            ..Event::default()
+            ..LogEvent::default()
         };
         assert_eq!(
             event.text(&writer(), now()),
@@ -267,14 +267,14 @@ mod tests {
     #[test]
     fn json_is_one_object() {
         let fields = fields();
-        let event = Event {
+        let event = LogEvent {
             message: "a \"b\"\n",
             generation: Some(2),
             worker: Some(812),
             target: Some("app"),
             fields: &fields,
             spans: &[("request", vec![("id".to_owned(), json!(7))])],
-            ..Event::default()
+            ..LogEvent::default()
         };
         let line = event.json(&writer(), now());
         assert!(!line.contains('\n'));
@@ -300,7 +300,7 @@ mod tests {
             ("ok", json!(true)),
         ]
         .map(|(name, value)| (name.to_owned(), value));
-        let event = Event {
+        let event = LogEvent {
             level: LogLevel::Error,
             message: "a\nb",
             generation: Some(2),
@@ -308,7 +308,7 @@ mod tests {
             place: Some(("src/main.rs", 7)),
             fields: &fields,
             spans: &[("request", vec![("ok".to_owned(), json!(false))])],
-            ..Event::default()
+            ..LogEvent::default()
         };
         let mut expected = b"MESSAGE\n\x03\0\0\0\0\0\0\0a\nb\nPRIORITY=3\nLEVEL=ERROR\n\
             SYSLOG_IDENTIFIER=hello\nSYSLOG_PID=812\nGENERATION=2\nWORKER=812\n\

@@ -25,9 +25,9 @@ struct Directive {
 
 /// Why a text is not a filter.
 #[derive(Debug)]
-pub(super) struct Mistake(&'static str);
+pub(super) struct InvalidFilter(&'static str);
 
-impl fmt::Display for Mistake {
+impl fmt::Display for InvalidFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
@@ -41,7 +41,7 @@ impl Filter {
     }
 
     /// Parses directives. Of two for the same target and field, the later one wins.
-    pub(super) fn parse(text: &str) -> Result<Filter, Mistake> {
+    pub(super) fn parse(text: &str) -> Result<Filter, InvalidFilter> {
         let mut directives: Vec<Directive> = Vec::new();
         for part in text.split(',') {
             let new = Directive::parse(part)?;
@@ -79,7 +79,7 @@ impl Filter {
 
 impl Directive {
     /// Parses `level`, `target`, `target=level` or `target[{field}]=level`.
-    fn parse(text: &str) -> Result<Directive, Mistake> {
+    fn parse(text: &str) -> Result<Directive, InvalidFilter> {
         let (about, level) = match text.split_once('=') {
             None => match text.parse() {
                 Ok(level) => ("", level),
@@ -87,7 +87,9 @@ impl Directive {
             },
             Some((about, level)) => {
                 let level = level.parse().map_err(|_| {
-                    Mistake("a level is one of off, error, warn, info, debug, trace and 0 to 5")
+                    InvalidFilter(
+                        "a level is one of off, error, warn, info, debug, trace and 0 to 5",
+                    )
                 })?;
                 (about, level)
             }
@@ -97,7 +99,7 @@ impl Directive {
             Some((target, field)) => {
                 let field = field
                     .strip_suffix("}]")
-                    .ok_or(Mistake("a field needs brackets, as in `app[{peer}]=debug`"))?;
+                    .ok_or(InvalidFilter("a field needs brackets, as in `app[{peer}]=debug`"))?;
                 (target, Some(field.to_owned()))
             }
         };

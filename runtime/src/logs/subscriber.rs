@@ -15,7 +15,7 @@ use tracing::{Level, Metadata, Subscriber};
 use tracing_core::span::Current;
 
 use super::daemon_log::{fallen_back, resolve};
-use super::event::{Event, Field, Writer};
+use super::event::{EventWriter, Field, LogEvent};
 use super::filter::Filter;
 use super::spans::{self, Spans};
 use crate::config::{LogFormat, LogLevel, Settings};
@@ -37,7 +37,7 @@ pub(crate) fn install(settings: &Settings, generation: u32) {
         return;
     }
     let pid = std::process::id();
-    let writer = Writer { name: settings.name.clone(), pid };
+    let writer = EventWriter { name: settings.name.clone(), pid };
     let journal = match format {
         LogFormat::Journald => Journal::new(Some(JOURNAL_TIMEOUT)).ok(),
         _ => None,
@@ -46,7 +46,7 @@ pub(crate) fn install(settings: &Settings, generation: u32) {
     let lines =
         Arc::new(Lines { writer, generation, format, journal, filter, spans: Spans::default() });
     // A library that runs before `main` has installed its own subscriber: leave it in place.
-    if tracing::subscriber::set_global_default(Shared(Arc::clone(&lines))).is_err() {
+    if tracing::subscriber::set_global_default(SharedLines(Arc::clone(&lines))).is_err() {
         return;
     }
     // Records of the crate `log`, unless there is a logger already.
@@ -54,7 +54,7 @@ pub(crate) fn install(settings: &Settings, generation: u32) {
         None => log::LevelFilter::Off,
         Some(level) => record_level(level).to_level_filter(),
     };
-    if log::set_boxed_logger(Box::new(Shared(lines))).is_ok() {
+    if log::set_boxed_logger(Box::new(SharedLines(lines))).is_ok() {
         log::set_max_level(most);
     }
     if let Some(mistake) = mistake {
@@ -83,7 +83,7 @@ fn filter(level: LogLevel, variable: Option<&str>) -> (Filter, Option<String>) {
 
 /// Formats and writes events.
 struct Lines {
-    writer: Writer,
+    writer: EventWriter,
     generation: u32,
     format: LogFormat,
     journal: Option<Journal>,
@@ -92,9 +92,9 @@ struct Lines {
 }
 
 /// The [`Lines`], as both the subscriber of `tracing` and the logger of `log`.
-struct Shared(Arc<Lines>);
+struct SharedLines(Arc<Lines>);
 
-impl Subscriber for Shared {
+impl Subscriber for SharedLines {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         match self.enabled(metadata) {
             true => Interest::always(),
@@ -111,13 +111,13 @@ impl Subscriber for Shared {
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        let mut fields = Fields::default();
+        let mut fields = RecordedFields::default();
         attributes.record(&mut fields);
         self.0.spans.add(attributes, fields.others)
     }
 
     fn record(&self, id: &Id, record: &Record<'_>) {
-        let mut fields = Fields::default();
+        let mut fields = RecordedFields::default();
         record.record(&mut fields);
         self.0.spans.record(id, fields.others);
     }
@@ -125,21 +125,21 @@ impl Subscriber for Shared {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &tracing::Event<'_>) {
-        let mut fields = Fields::default();
+        let mut fields = RecordedFields::default();
         event.record(&mut fields);
         let metadata = event.metadata();
         let innermost = match event.is_contextual() {
             true => spans::current(),
             false => event.parent().cloned(),
         };
-        self.0.write(&Event {
+        self.0.write(&LogEvent {
             level: level(*metadata.level()),
             message: &fields.message,
             target: Some(metadata.target()),
             place: metadata.file().zip(metadata.line()),
             fields: &fields.others,
             spans: &self.0.spans.scope(innermost),
-            ..Event::default()
+            ..LogEvent::default()
         });
     }
 
@@ -168,7 +168,7 @@ impl Subscriber for Shared {
     }
 }
 
-impl log::Log for Shared {
+impl log::Log for SharedLines {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
         self.0.filter.enables_plain(metadata.target(), event_level(metadata.level()))
     }
@@ -177,13 +177,13 @@ impl log::Log for Shared {
         if !log::Log::enabled(self, record.metadata()) {
             return;
         }
-        self.0.write(&Event {
+        self.0.write(&LogEvent {
             level: level(event_level(record.level())),
             message: &record.args().to_string(),
             target: Some(record.target()),
             place: record.file().zip(record.line()),
             spans: &self.0.spans.scope(spans::current()),
-            ..Event::default()
+            ..LogEvent::default()
         });
     }
 
@@ -191,9 +191,9 @@ impl log::Log for Shared {
 }
 
 impl Lines {
-    fn write(&self, event: &Event<'_>) {
+    fn write(&self, event: &LogEvent<'_>) {
         let (generation, worker) = (Some(self.generation), Some(self.writer.pid));
-        let event = Event { generation, worker, ..event.clone() };
+        let event = LogEvent { generation, worker, ..event.clone() };
         let now = SystemTime::now();
         let line = match (self.format, &self.journal) {
             (LogFormat::Json, _) => event.json(&self.writer, now) + "\n",
@@ -244,18 +244,18 @@ fn record_level(level: Level) -> log::Level {
 
 /// The fields of an event or a span.
 #[derive(Default)]
-struct Fields {
+struct RecordedFields {
     message: String,
     others: Vec<Field>,
 }
 
-impl Fields {
+impl RecordedFields {
     fn put(&mut self, key: &Key, value: impl Into<Json>) {
         self.others.push((key.name().to_owned(), value.into()));
     }
 }
 
-impl Visit for Fields {
+impl Visit for RecordedFields {
     fn record_debug(&mut self, key: &Key, value: &dyn fmt::Debug) {
         if key.name() == "message" {
             // Writing to a string cannot fail.

@@ -21,7 +21,7 @@ use unbroken_core::sorted::SortedMap;
 use crate::control::{prepare_directory, unix_seconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::DaemonLog;
-use crate::owned_files::watch::Watch;
+use crate::owned_files::watch::PathWatch;
 
 /// The time between two attempts to restore a file. What prevents it, as a full disk, lasts; a
 /// shorter time only costs wake-ups, a longer one keeps the daemon unreachable after the cause is
@@ -66,7 +66,7 @@ pub(crate) struct FileStatus {
 /// Watches and restores the files.
 pub(crate) struct OwnedFiles {
     /// `None` if inotify failed: files are then inspected at restarts only.
-    watch: Option<Watch>,
+    watch: Option<PathWatch>,
     runtime_dir: PathBuf,
     /// The paths of the last inspection.
     paths: Vec<PathBuf>,
@@ -88,7 +88,7 @@ struct Directory {
 
 impl OwnedFiles {
     pub(crate) fn new(runtime_dir: &Path, known: Vec<FileStatus>, say: &DaemonLog) -> OwnedFiles {
-        let watch = Watch::new().inspect_err(|error| say.warn(&unwatched(error))).ok();
+        let watch = PathWatch::new().inspect_err(|error| say.warn(&unwatched(error))).ok();
         OwnedFiles {
             watch,
             runtime_dir: runtime_dir.to_owned(),

@@ -24,16 +24,16 @@ const GOES: WatchFlags =
 const COMES: WatchFlags = WatchFlags::CREATE.union(WatchFlags::MOVED_TO);
 
 /// A watch on some paths.
-pub(crate) struct Watch {
+pub(crate) struct PathWatch {
     inotify: OwnedFd,
     /// The names that matter in each watched directory, by watch descriptor.
     names: BTreeMap<i32, BTreeSet<OsString>>,
 }
 
-impl Watch {
-    pub(crate) fn new() -> io::Result<Watch> {
+impl PathWatch {
+    pub(crate) fn new() -> io::Result<PathWatch> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        Ok(Watch { inotify, names: BTreeMap::new() })
+        Ok(PathWatch { inotify, names: BTreeMap::new() })
     }
 
     /// Watches these paths and no others. Has to be called again after each event, because which directories
@@ -88,7 +88,7 @@ impl Watch {
     }
 }
 
-impl AsFd for Watch {
+impl AsFd for PathWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }
@@ -122,8 +122,8 @@ mod tests {
 
     use super::*;
 
-    fn watch(path: &Path) -> Watch {
-        let mut watch = Watch::new().unwrap();
+    fn watch(path: &Path) -> PathWatch {
+        let mut watch = PathWatch::new().unwrap();
         watch.set([path].into_iter()).unwrap();
         assert!(!watch.hears().unwrap());
         watch

@@ -91,14 +91,14 @@ fn request_line(line: &[u8]) -> Result<ParsedProbe, HttpStatus> {
 /// The response to a complete request; `None` for a partial one.
 pub(crate) fn response(
     parsed: ParsedProbe,
-    verdict: impl FnOnce(Probe) -> ProbeResult,
+    check: impl FnOnce(Probe) -> ProbeResult,
 ) -> Option<Vec<u8>> {
     let (status, text, head) = match parsed {
         ParsedProbe::Partial => return None,
         ParsedProbe::Asks { probe, head } => {
-            let verdict = verdict(probe);
-            let status = if verdict.ok { "200 OK" } else { "503 Service Unavailable" };
-            (status, verdict.text, head)
+            let result = check(probe);
+            let status = if result.ok { "200 OK" } else { "503 Service Unavailable" };
+            (status, result.text, head)
         }
         ParsedProbe::Refused(status) => (status.line(), status.line(), false),
     };
@@ -166,8 +166,8 @@ mod tests {
     #[test]
     fn responses_have_status_length_and_body() {
         let text = |parsed, ok| {
-            let verdict = if ok { ProbeResult::passes("yes") } else { ProbeResult::fails("no") };
-            response(parsed, |_| verdict).map(|bytes| String::from_utf8(bytes).unwrap())
+            let result = if ok { ProbeResult::passes("yes") } else { ProbeResult::fails("no") };
+            response(parsed, |_| result).map(|bytes| String::from_utf8(bytes).unwrap())
         };
         let yes = text(asks(Probe::Ready), true).unwrap();
         assert!(yes.starts_with("HTTP/1.1 200 OK\r\n") && yes.ends_with("\r\n\r\nyes\n"), "{yes}");

@@ -10,4 +10,4 @@ pub(crate) use unbroken_core::health::{Probe, ProbeResult};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use http::{ParsedProbe, parse, response};
-pub(crate) use server::{ProbeServerState, ProbeSource, Server};
+pub(crate) use server::{ProbeServer, ProbeServerState, ProbeSource};

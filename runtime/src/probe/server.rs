@@ -32,10 +32,10 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The server. Without a configured address it has no listener.
 #[derive(Debug, Default)]
-pub(crate) struct Server {
+pub(crate) struct ProbeServer {
     /// By configured address; two while a restart changes the address.
     listeners: SortedMap<SocketAddr, TcpListener>,
-    connections: SortedMap<u64, Connection>,
+    connections: SortedMap<u64, ProbeConnection>,
     /// The number of the last connection.
     last: u64,
     /// The end of the pause after a failure to accept.
@@ -43,7 +43,7 @@ pub(crate) struct Server {
 }
 
 #[derive(Debug)]
-struct Connection {
+struct ProbeConnection {
     socket: TcpStream,
     read: Vec<u8>,
     /// Whether the response was sent. Further bytes are read and ignored: closing a socket with unread bytes
@@ -77,10 +77,10 @@ struct ProbeConnectionState {
     deadline: Instant,
 }
 
-impl Server {
+impl ProbeServer {
     /// A server that listens at `addr`, if there is one.
-    pub(crate) fn bind(addr: Option<SocketAddr>) -> Result<Server> {
-        let mut server = Server::default();
+    pub(crate) fn bind(addr: Option<SocketAddr>) -> Result<ProbeServer> {
+        let mut server = ProbeServer::default();
         if let Some(addr) = addr {
             server.listen(addr)?;
         }
@@ -109,9 +109,9 @@ impl Server {
     }
 
     /// A server with the listener that this process bound before its last exec.
-    pub(crate) fn adopt(addr: SocketAddr, socket: OwnedFd) -> Server {
+    pub(crate) fn adopt(addr: SocketAddr, socket: OwnedFd) -> ProbeServer {
         let listeners = SortedMap::from([(addr, TcpListener::from(socket))]);
-        Server { listeners, ..Server::default() }
+        ProbeServer { listeners, ..ProbeServer::default() }
     }
 
     /// The listeners, by configured address.
@@ -145,8 +145,8 @@ impl Server {
         }
     }
 
-    pub(crate) fn unpack(packed: ProbeServerState) -> Result<Server> {
-        let mut server = Server::default();
+    pub(crate) fn unpack(packed: ProbeServerState) -> Result<ProbeServer> {
+        let mut server = ProbeServer::default();
         for (addr, socket) in packed.listeners {
             let socket = socket.duplicate("the listener of probes")?;
             server.listeners.insert(addr, TcpListener::from(socket));
@@ -154,7 +154,7 @@ impl Server {
         for ProbeConnectionState { socket, read, answered, deadline } in packed.connections {
             let socket = TcpStream::from(socket.duplicate("a client that probes")?);
             server.last += 1;
-            let connection = Connection { socket, read, answered, deadline };
+            let connection = ProbeConnection { socket, read, answered, deadline };
             server.connections.insert(server.last, connection);
         }
         Ok(server)
@@ -181,13 +181,13 @@ impl Server {
         &mut self,
         source: ProbeSource,
         now: Instant,
-        verdict: impl Fn(Probe) -> ProbeResult,
+        check: impl Fn(Probe) -> ProbeResult,
     ) -> io::Result<()> {
         match source {
             ProbeSource::Listener(addr) => self.accept(addr, now),
             ProbeSource::Connection(id) => {
                 if let Some(connection) = self.connections.get_mut(&id)
-                    && connection.read(now, verdict).is_none()
+                    && connection.read(now, check).is_none()
                 {
                     self.connections.remove(&id);
                 }
@@ -217,7 +217,8 @@ impl Server {
             }
             self.last += 1;
             let deadline = now + CLIENT_TIMEOUT;
-            let connection = Connection { socket, read: Vec::new(), answered: false, deadline };
+            let connection =
+                ProbeConnection { socket, read: Vec::new(), answered: false, deadline };
             self.connections.insert(self.last, connection);
         }
         Ok(())
@@ -235,9 +236,9 @@ impl Server {
     }
 }
 
-impl Connection {
+impl ProbeConnection {
     /// Reads once, and responds if the request is complete. `None`: the connection is to be closed.
-    fn read(&mut self, now: Instant, verdict: impl Fn(Probe) -> ProbeResult) -> Option<()> {
+    fn read(&mut self, now: Instant, check: impl Fn(Probe) -> ProbeResult) -> Option<()> {
         let mut bytes = [0; MAX_HEAD];
         let space = if self.answered { MAX_HEAD } else { MAX_HEAD - self.read.len() };
         let length = match self.socket.read(&mut bytes[..space]) {
@@ -254,7 +255,7 @@ impl Connection {
         self.read.extend_from_slice(&bytes[..length]);
         let parsed = parse(&self.read);
         debug_assert!(parsed != ParsedProbe::Partial || self.read.len() < MAX_HEAD);
-        let Some(answer) = response(parsed, verdict) else { return Some(()) };
+        let Some(answer) = response(parsed, check) else { return Some(()) };
         // The send buffer of a new socket has room for a response. An error means that the client is gone.
         self.socket.write_all(&answer).ok()?;
         self.socket.shutdown(Shutdown::Write).ok()?;
@@ -271,7 +272,7 @@ mod tests {
     use crate::sys::readiness::readable;
 
     /// Serves until there is nothing to be done for the next moment.
-    fn turn(server: &mut Server, limit: Duration) {
+    fn turn(server: &mut ProbeServer, limit: Duration) {
         let until = Instant::now() + limit;
         loop {
             let now = Instant::now();
@@ -287,8 +288,8 @@ mod tests {
         }
     }
 
-    fn local() -> (Server, SocketAddr) {
-        let server = Server::bind(Some("127.0.0.1:0".parse().unwrap())).unwrap();
+    fn local() -> (ProbeServer, SocketAddr) {
+        let server = ProbeServer::bind(Some("127.0.0.1:0".parse().unwrap())).unwrap();
         let addr = server.addrs().next().unwrap();
         (server, addr)
     }
@@ -338,7 +339,7 @@ mod tests {
     #[test]
     fn address_in_use_is_named() {
         let (_server, addr) = local();
-        let error = Server::bind(Some(addr)).unwrap_err().to_string();
+        let error = ProbeServer::bind(Some(addr)).unwrap_err().to_string();
         assert!(error.contains(&addr.to_string()) && error.contains("`probe`"), "{error}");
     }
 }

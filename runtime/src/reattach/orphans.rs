@@ -56,7 +56,7 @@ struct Orphan {
     process: OwnedFd,
     counters: Counters,
     counters_fd: OwnedFd,
-    told: Option<DrainOrder>,
+    drain: Option<DrainOrder>,
 }
 
 /// A *drain* that was sent to an orphan.
@@ -133,7 +133,7 @@ impl Orphans {
 
     /// Returns whether there are orphans and all of them drain.
     pub(crate) fn are_draining(&self) -> bool {
-        !self.is_empty() && self.known.values().all(|orphan| orphan.told.is_some())
+        !self.is_empty() && self.known.values().all(|orphan| orphan.drain.is_some())
     }
 
     /// Returns whether an orphan must end before another worker begins.
@@ -175,7 +175,7 @@ impl Orphans {
     ) {
         let since = Instant::now();
         for (pid, orphan) in &mut self.known {
-            let first = orphan.told.is_none();
+            let first = orphan.drain.is_none();
             let names = orphan.listeners.iter().filter(|(_, addr)| gone.contains(addr));
             let order = ToWorker::Drain {
                 deadline: clock::to_monotonic_ns(deadline),
@@ -188,9 +188,9 @@ impl Orphans {
                 orphan.signal(*pid, rustix::process::Signal::TERM, say);
             }
             let kill_at = deadline + kill_timeout;
-            let earlier = orphan.told.map_or(kill_at, |told| told.kill_at);
-            let since = orphan.told.map_or(since, |told| told.since);
-            orphan.told = Some(DrainOrder { since, kill_at: kill_at.min(earlier) });
+            let earlier = orphan.drain.map_or(kill_at, |drain| drain.kill_at);
+            let since = orphan.drain.map_or(since, |drain| drain.since);
+            orphan.drain = Some(DrainOrder { since, kill_at: kill_at.min(earlier) });
             if first {
                 let generation = orphan.generation;
                 say.line(&format!("draining the orphan of generation {generation}, process {pid}"));
@@ -211,21 +211,21 @@ impl Orphans {
             path: orphan.path,
             generation: orphan.generation,
             ledger: orphan.counters.final_ledger(),
-            took: orphan.told.map(|told| told.since.elapsed()),
+            took: orphan.drain.map(|drain| drain.since.elapsed()),
         })
     }
 
     /// Returns when [`Orphans::enforce`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.known.values().filter_map(|orphan| Some(orphan.told?.kill_at)).min()
+        self.known.values().filter_map(|orphan| Some(orphan.drain?.kill_at)).min()
     }
 
     /// Kills the orphans whose time is over.
     pub(crate) fn enforce(&mut self, now: Instant, say: &DaemonLog) {
         for (pid, orphan) in &mut self.known {
-            if let Some(told) = orphan.told.as_mut().filter(|told| told.kill_at <= now) {
+            if let Some(drain) = orphan.drain.as_mut().filter(|drain| drain.kill_at <= now) {
                 say.warn(&format!("killing orphan process {pid}, which did not exit in time"));
-                told.kill_at = now + ANSWER_TIMEOUT;
+                drain.kill_at = now + ANSWER_TIMEOUT;
                 orphan.signal(*pid, rustix::process::Signal::KILL, say);
             }
         }
@@ -329,7 +329,7 @@ fn receive_hello(
         process,
         counters,
         counters_fd,
-        told: None,
+        drain: None,
     };
     Ok(OrphanHello { orphan, inherited })
 }
@@ -364,7 +364,7 @@ pub(crate) struct OrphanState {
     link: InheritedFd,
     process: InheritedFd,
     counters: InheritedFd,
-    told: Option<DrainOrder>,
+    drain: Option<DrainOrder>,
 }
 
 impl Orphans {
@@ -376,7 +376,7 @@ impl Orphans {
             link: packing.add(&orphan.link),
             process: packing.add(&orphan.process),
             counters: packing.add(&orphan.counters_fd),
-            told: orphan.told,
+            drain: orphan.drain,
         });
         all.collect()
     }
@@ -397,7 +397,7 @@ impl Orphans {
                 process: it.process.duplicate("the process of an orphan")?,
                 counters,
                 counters_fd,
-                told: it.told,
+                drain: it.drain,
             };
             orphans.known.insert(it.pid, orphan);
         }
@@ -451,7 +451,7 @@ mod tests {
     fn orphan_with_foreign_descriptors_is_rejected() {
         let bound = || TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = |listener: &TcpListener| Address::Tcp(listener.local_addr().unwrap());
-        let why = |said: Result<OrphanHello>| said.err().map(|error| error.to_string());
+        let why = |hello: Result<OrphanHello>| hello.err().map(|error| error.to_string());
 
         let listener = bound();
         let there = addr(&listener);
@@ -459,12 +459,15 @@ mod tests {
 
         let listener = bound();
         let there = addr(&listener);
-        let said = why(says(getppid().unwrap(), listener.into(), there)).unwrap();
-        assert!(said.contains("the process that it sent is not"), "{said}");
+        let message = why(says(getppid().unwrap(), listener.into(), there)).unwrap();
+        assert!(message.contains("the process that it sent is not"), "{message}");
 
-        let not_it = |said: Result<OrphanHello>| {
-            let said = why(said).unwrap();
-            assert!(said.contains("the socket that it sent as listener `http` is not"), "{said}");
+        let not_it = |hello: Result<OrphanHello>| {
+            let message = why(hello).unwrap();
+            assert!(
+                message.contains("the socket that it sent as listener `http` is not"),
+                "{message}"
+            );
         };
         let (listener, other) = (bound(), bound());
         not_it(says(getpid(), listener.into(), addr(&other)));

@@ -232,8 +232,8 @@ pub(crate) fn resume(state: RawFd) -> Result<WorkerRuntime> {
         hang_up: state.hang_up,
         notifier,
         probes: match state.probe {
-            Some((addr, number)) => probe::Server::adopt(addr, adopt(number)?),
-            None => probe::Server::default(),
+            Some((addr, number)) => probe::ProbeServer::adopt(addr, adopt(number)?),
+            None => probe::ProbeServer::default(),
         },
     })?;
     let handover = WorkerSetup {
@@ -242,7 +242,7 @@ pub(crate) fn resume(state: RawFd) -> Result<WorkerRuntime> {
         configuration: state.configuration,
         counters: counters_fd,
         listeners,
-        rendezvous: None,
+        reattach_socket: None,
     };
     let worker = match WorkerRuntime::new(handover, SignalOwner::Elsewhere) {
         Ok(worker) => worker,

@@ -40,7 +40,7 @@ pub(crate) struct WorkerProcess {
     /// The program's last text for `status`.
     pub(crate) text: Option<String>,
     /// Whether its *hello* arrived.
-    pub(crate) said_hello: bool,
+    pub(crate) greeted: bool,
     /// Why it may never be ready: a listener that only the operator declared and it has not claimed.
     pub(crate) unclaimed: Option<String>,
     /// Whether its *welcome* was sent, and so its listeners.
@@ -48,7 +48,7 @@ pub(crate) struct WorkerProcess {
     /// Whether the log was opened again between its fork and its *hello*: its output goes to the old file.
     pub(crate) old_output: bool,
     /// The socket at which it waits for the next supervisor, should this one be killed.
-    pub(crate) rendezvous: Option<PathBuf>,
+    pub(crate) reattach_path: Option<PathBuf>,
     counters: Counters,
     /// The shared memory of `counters`, to hand to the worker and to the supervisor's next image.
     counters_fd: OwnedFd,
@@ -130,7 +130,7 @@ pub(super) struct WorkerProcessState {
     welcomed: bool,
     old_output: bool,
     #[json(default)]
-    rendezvous: Option<PathBuf>,
+    reattach_path: Option<PathBuf>,
     counters: InheritedFd,
     link: Option<InheritedFd>,
     #[json(default, with = crate::sys::clock::optional_instant)]
@@ -145,10 +145,10 @@ impl WorkerProcess {
             pidfd: packing.add(&self.child),
             since: self.since,
             text: self.text.clone(),
-            greeted: self.said_hello,
+            greeted: self.greeted,
             welcomed: self.welcomed,
             old_output: self.old_output,
-            rendezvous: self.rendezvous.clone(),
+            reattach_path: self.reattach_path.clone(),
             counters: packing.add(&self.counters_fd),
             link: self.link.as_ref().map(|link| packing.add(link)),
             closed: self.closed,
@@ -165,11 +165,11 @@ impl WorkerProcess {
             child: Child::adopt(packed.pid, pidfd)?,
             since: packed.since,
             text: packed.text,
-            said_hello: packed.greeted,
+            greeted: packed.greeted,
             unclaimed: None,
             welcomed: packed.welcomed,
             old_output: packed.old_output,
-            rendezvous: packed.rendezvous,
+            reattach_path: packed.reattach_path,
             counters,
             counters_fd,
             link: packed.link.map(|link| link.duplicate("the link of a worker")).transpose()?,
@@ -237,11 +237,11 @@ impl WorkerProcesses {
                     child,
                     since: now,
                     text: None,
-                    said_hello: false,
+                    greeted: false,
                     unclaimed: None,
                     welcomed: false,
                     old_output: false,
-                    rendezvous: None,
+                    reattach_path: None,
                     counters,
                     counters_fd,
                     link: Some(ours),
@@ -283,7 +283,7 @@ impl WorkerProcesses {
     /// Removes a worker that was reaped, and its socket for the next supervisor.
     pub(crate) fn remove(&mut self, id: WorkerId) -> Option<WorkerProcess> {
         let process = self.workers.remove(&id)?;
-        if let Some(path) = &process.rendezvous {
+        if let Some(path) = &process.reattach_path {
             // A socket that cannot be removed is recognized as dead at the next start.
             let _ = std::fs::remove_file(path);
         }

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
+use unbroken_core::nanos;
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
 fn monotonic_ns() -> u64 {
@@ -88,10 +89,6 @@ pub(crate) mod optional_instant {
     pub(crate) fn read(value: Value) -> Result<Option<Instant>, Mistake> {
         Ok(Option::<u64>::read(value)?.map(from_monotonic_ns))
     }
-}
-
-pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

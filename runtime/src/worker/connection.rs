@@ -18,7 +18,7 @@ pub(crate) struct Connection {
     farewell: Arc<CloseNotice>,
     fate: AtomicU8,
     #[cfg(feature = "http")]
-    seat: std::sync::OnceLock<super::http::ConnectionPermit>,
+    permit: std::sync::OnceLock<super::http::ConnectionPermit>,
     _alive: TaskTrackerToken,
 }
 
@@ -100,7 +100,7 @@ impl Connection {
             farewell: Arc::default(),
             fate: AtomicU8::new(fate),
             #[cfg(feature = "http")]
-            seat: std::sync::OnceLock::new(),
+            permit: std::sync::OnceLock::new(),
             _alive: state.tasks.token(),
         }
     }
@@ -129,9 +129,9 @@ impl Connection {
 
     /// Holds a permit of the listener's `max_connections` for as long as the connection is open.
     #[cfg(feature = "http")]
-    pub(crate) fn occupy(&self, seat: super::http::ConnectionPermit) {
+    pub(crate) fn occupy(&self, permit: super::http::ConnectionPermit) {
         // A connection that already has a permit keeps it.
-        let _ = self.seat.set(seat);
+        let _ = self.permit.set(permit);
     }
 
     pub(crate) fn close_notice(&self) -> &Arc<CloseNotice> {

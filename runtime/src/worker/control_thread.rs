@@ -52,7 +52,7 @@ pub(crate) enum SignalOwner {
 enum ControlSource {
     Link,
     Signals,
-    Rendezvous,
+    Reattach,
 }
 
 struct ControlThread {
@@ -62,7 +62,7 @@ struct ControlThread {
     tie: SupervisorLink,
     /// The socket at which the next supervisor re-attaches; `None` if there is no such socket, and once this
     /// worker drains.
-    rendezvous: Option<ReattachSocket>,
+    reattach_socket: Option<ReattachSocket>,
     /// A reserved descriptor, closed before each receive and reserved again after it: a message that carries
     /// a descriptor can then be received even if connections have used up all others.
     spare: Option<OwnedFd>,
@@ -73,7 +73,7 @@ pub(crate) fn start(
     state: Arc<SharedState>,
     ending: MainShutdown,
     duty: SignalOwner,
-    rendezvous: Option<ReattachSocket>,
+    reattach_socket: Option<ReattachSocket>,
 ) -> Result<()> {
     let caught = match duty {
         SignalOwner::Worker => {
@@ -89,7 +89,7 @@ pub(crate) fn start(
         ending,
         caught,
         tie: SupervisorLink::Parent,
-        rendezvous,
+        reattach_socket,
         spare: None,
     };
     conductor.reserve_descriptor();
@@ -124,8 +124,10 @@ impl ControlThread {
         if let Some(link) = self.link() {
             sources.push((ControlSource::Link, link));
         }
-        if let (SupervisorLink::Orphan { .. }, Some(rendezvous)) = (&self.tie, &self.rendezvous) {
-            sources.push((ControlSource::Rendezvous, rendezvous.as_fd()));
+        if let (SupervisorLink::Orphan { .. }, Some(reattach_socket)) =
+            (&self.tie, &self.reattach_socket)
+        {
+            sources.push((ControlSource::Reattach, reattach_socket.as_fd()));
         }
         if let Some(caught) = &self.caught {
             sources.push((ControlSource::Signals, caught.as_fd()));
@@ -137,7 +139,7 @@ impl ControlThread {
             self.reserve_descriptor();
             heard?;
         }
-        if ready.contains(&ControlSource::Rendezvous) {
+        if ready.contains(&ControlSource::Reattach) {
             self.spare = None;
             self.accept_supervisor();
             self.reserve_descriptor();
@@ -222,12 +224,12 @@ impl ControlThread {
 
     fn open_channel(&self, message: &ToWorker, fds: Vec<OwnedFd>) {
         let Some(socket) = fds.into_iter().next() else { return };
-        let passage = &self.state.passage;
+        let handoffs = &self.state.handoffs;
         match message {
             ToWorker::Successor {} if self.state.configuration.settings.handoff => {
-                passage.open_successor(socket);
+                handoffs.open_successor(socket);
             }
-            ToWorker::Predecessor {} => passage.open_predecessor(socket),
+            ToWorker::Predecessor {} => handoffs.open_predecessor(socket),
             _ => {}
         }
     }
@@ -247,11 +249,12 @@ impl ControlThread {
 
     /// Lets the next supervisor re-attach to this orphan.
     fn accept_supervisor(&mut self) {
-        let (SupervisorLink::Orphan { until }, Some(rendezvous)) = (&self.tie, &self.rendezvous)
+        let (SupervisorLink::Orphan { until }, Some(reattach_socket)) =
+            (&self.tie, &self.reattach_socket)
         else {
             return;
         };
-        match rendezvous.accept_supervisor(&self.state) {
+        match reattach_socket.accept_supervisor(&self.state) {
             Ok(Some(link)) => {
                 tracing::info!("re-attached to a new supervisor");
                 self.tie = SupervisorLink::Adopted { link, until: *until };
@@ -260,7 +263,7 @@ impl ControlThread {
             Err(error) => {
                 tracing::error!(%error,
                     "cannot re-attach to a new supervisor; draining when `orphan_grace` is over");
-                self.rendezvous = None;
+                self.reattach_socket = None;
             }
         }
     }
@@ -295,7 +298,8 @@ impl ControlThread {
         let grace = self.state.configuration.settings.orphan_grace;
         let phase = *self.state.phase().borrow();
         let serves = matches!(phase, WorkerPhase::Open | WorkerPhase::Quiesced);
-        (serves && self.rendezvous.is_some() && !grace.is_zero()).then(|| Instant::now() + grace)
+        (serves && self.reattach_socket.is_some() && !grace.is_zero())
+            .then(|| Instant::now() + grace)
     }
 
     /// Begins the drain of a worker without a supervisor.
@@ -317,7 +321,7 @@ impl ControlThread {
     fn drain(&mut self, deadline: Instant, finish: &[String], at: &[Address]) {
         // A draining worker cannot be re-attached: closing the socket rejects supervisors that have connected
         // to it.
-        self.rendezvous = None;
+        self.reattach_socket = None;
         self.state.drain(deadline, finish, at);
         if self.ending == MainShutdown::Terminated {
             self.state.disconnect();

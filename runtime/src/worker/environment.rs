@@ -33,8 +33,8 @@ fn changes(
     let mut changes = Changes::default();
     let read = vars.iter().filter(|(name, value)| configuration.has_read(name, value));
     changes.removed.extend(read.map(|(name, _)| name.clone()));
-    let said = configuration.environment.iter();
-    changes.set.extend(said.map(|(name, value)| (name.into(), value.into())));
+    let declared = configuration.environment.iter();
+    changes.set.extend(declared.map(|(name, value)| (name.into(), value.into())));
     let Some(Login { name, home, shell }) = login else { return changes };
     let name = name.as_deref().map(OsStr::new);
     let shell = shell.as_ref().map(|shell| shell.as_os_str());
@@ -42,7 +42,7 @@ fn changes(
         [("HOME", Some(home.as_os_str())), ("USER", name), ("LOGNAME", name), ("SHELL", shell)]
     {
         let is_set = vars.iter().any(|(set, _)| set == variable);
-        if configuration.environment.iter().any(|(said, _)| said == variable) {
+        if configuration.environment.iter().any(|(declared, _)| declared == variable) {
             continue;
         }
         match value {

@@ -49,7 +49,7 @@ const PANICKED: u8 = 101;
 pub(crate) struct WorkerRuntime {
     state: Arc<SharedState>,
     duty: SignalOwner,
-    rendezvous: Option<ReattachSocket>,
+    reattach_socket: Option<ReattachSocket>,
 }
 
 /// The parts that a worker receives: by *welcome* from its supervisor, or in a solo daemon from the image
@@ -61,7 +61,7 @@ pub(crate) struct WorkerSetup {
     pub(crate) counters: OwnedFd,
     pub(crate) listeners: Vec<(ListenerHandle, OwnedFd)>,
     /// The socket at which the next supervisor re-attaches to this worker if its own is killed.
-    pub(crate) rendezvous: Option<OwnedFd>,
+    pub(crate) reattach_socket: Option<OwnedFd>,
 }
 
 /// Sends *hello* to the supervisor and waits for *welcome*.
@@ -95,19 +95,20 @@ pub(crate) fn handshake(
     let Some((message, fds)) = link::receive::<ToWorker>(&link).map_err(link_error)? else {
         return Err(odd("closed the link to this worker"));
     };
-    let ToWorker::Welcome { generation, configuration, listeners: names, rendezvous } = message
+    let ToWorker::Welcome { generation, configuration, listeners: names, reattaches } = message
     else {
         return Err(odd("did not send settings first"));
     };
     failpoint::hit(Step::WorkerAfterWelcome, generation);
     let mut fds = fds.into_iter();
     let counters = fds.next().ok_or_else(|| odd("sent no counters"))?;
-    if fds.len() != names.len() + usize::from(rendezvous) {
+    if fds.len() != names.len() + usize::from(reattaches) {
         return Err(odd("sent a different number of listeners than it announced"));
     }
     let listeners = names.into_iter().zip(fds.by_ref()).collect();
-    let (configuration, rendezvous) = (*configuration, fds.next());
-    let handover = WorkerSetup { link, generation, configuration, counters, listeners, rendezvous };
+    let (configuration, reattach_socket) = (*configuration, fds.next());
+    let handover =
+        WorkerSetup { link, generation, configuration, counters, listeners, reattach_socket };
     WorkerRuntime::new(handover, SignalOwner::Worker)
 }
 
@@ -133,12 +134,12 @@ impl WorkerRuntime {
             configuration,
             counters: shared,
             listeners,
-            rendezvous,
+            reattach_socket,
         } = handover;
         let counters = Counters::open(&shared)
             .map_err(|error| Error::io("cannot map the shared counters", error))?;
-        let rendezvous =
-            rendezvous.map(|socket| ReattachSocket::new(socket, shared)).transpose()?;
+        let reattach_socket =
+            reattach_socket.map(|socket| ReattachSocket::new(socket, shared)).transpose()?;
         counters.set_stage(StartupStage::Welcomed);
         let settled = privileges::apply(&configuration.settings).and_then(|(identity, login)| {
             environment::apply(&configuration, login.as_ref()).map(|()| identity)
@@ -164,7 +165,7 @@ impl WorkerRuntime {
         }
         let state = SharedState::new(configuration, generation, counters, listeners, link)
             .map_err(|error| Error::io("cannot prepare the worker", error))?;
-        Ok(WorkerRuntime { state: Arc::new(state), duty, rendezvous })
+        Ok(WorkerRuntime { state: Arc::new(state), duty, reattach_socket })
     }
 
     pub(crate) fn state(&self) -> &Arc<SharedState> {
@@ -261,7 +262,12 @@ impl WorkerRuntime {
     }
 
     fn start_control_thread(&mut self, ending: MainShutdown) -> Result<()> {
-        control_thread::start(Arc::clone(&self.state), ending, self.duty, self.rendezvous.take())
+        control_thread::start(
+            Arc::clone(&self.state),
+            ending,
+            self.duty,
+            self.reattach_socket.take(),
+        )
     }
 
     /// Reports to the supervisor why this worker cannot run `main`, and returns the exit code.

@@ -76,7 +76,7 @@ pub(crate) struct SharedState {
     /// Wakes the task that answers the watchdog; empty without such a task.
     pings: OnceLock<Arc<Notify>>,
     /// The handoff channels and handlers.
-    pub(crate) passage: HandoffRegistry,
+    pub(crate) handoffs: HandoffRegistry,
     /// The control thread of a solo daemon, which plays the supervisor's part.
     pub(crate) solo_control: OnceLock<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -209,7 +209,7 @@ impl SharedState {
             parted: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             pings: OnceLock::new(),
-            passage: HandoffRegistry::new(),
+            handoffs: HandoffRegistry::new(),
             solo_control: OnceLock::new(),
         })
     }

@@ -15,10 +15,10 @@ impl Machine {
         let named = info.lines().filter_map(|line| line.split_once(':'));
         let cpu = named.filter(|(key, _)| key.trim() == "model name").map(|(_, name)| name.trim());
         Machine {
-            kernel: told_by("uname", &["-sr"]),
+            kernel: output_of("uname", &["-sr"]),
             cpu: cpu.take(1).collect(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            date: told_by("date", &["-u", "+%Y-%m-%d"]),
+            date: output_of("date", &["-u", "+%Y-%m-%d"]),
         }
     }
 }
@@ -30,7 +30,7 @@ impl std::fmt::Display for Machine {
     }
 }
 
-fn told_by(program: &str, arguments: &[&str]) -> String {
+fn output_of(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     output.map_or("?".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -53,8 +53,8 @@ pub(crate) const NGINX: Kind = Kind {
     name: "nginx",
     options: "`keepalive_min_timeout 60s`, any number of requests on a connection",
     version: || {
-        let said = ask(&debian("nginx"), &["-e", "stderr", "-v"]);
-        said.map(|it| version_in(&it)).ok_or_else(|| missing("nginx"))
+        let output = ask(&debian("nginx"), &["-e", "stderr", "-v"]);
+        output.map(|it| version_in(&it)).ok_or_else(|| missing("nginx"))
     },
     start: || start(Nginx),
 };
@@ -109,8 +109,8 @@ pub(crate) const HAPROXY: Kind = Kind {
     name: "HAProxy",
     options: "`-W`, `option idle-close-on-response`",
     version: || {
-        let said = ask(&debian("haproxy"), &["-v"]);
-        said.map(|it| version_in(&it)).ok_or_else(|| missing("haproxy"))
+        let output = ask(&debian("haproxy"), &["-v"]);
+        output.map(|it| version_in(&it)).ok_or_else(|| missing("haproxy"))
     },
     start: || start(Haproxy),
 };
@@ -150,8 +150,8 @@ pub(crate) const GUNICORN: Kind = Kind {
     name: "gunicorn",
     options: "2 workers of 4 threads (`gthread`)",
     version: || {
-        let said = ask(&gunicorn(), &["--version"]);
-        said.map(|it| version_in(&it)).ok_or_else(|| missing("gunicorn"))
+        let output = ask(&gunicorn(), &["--version"]);
+        output.map(|it| version_in(&it)).ok_or_else(|| missing("gunicorn"))
     },
     start: || start(Gunicorn),
 };

@@ -84,7 +84,7 @@ fn main() -> ExitCode {
     let explained = ledgers.each_ref().map(|it| Accepted::read(&armed).explain(it, &faults.killed));
     sandbox.stop();
 
-    let wrong = verdict(&ledgers, &explained, &faults.killed, &samples);
+    let wrong = failures(&ledgers, &explained, &faults.killed, &samples);
     let figures = Figures { seed, seconds, ledgers, explained, samples, done: faults.done };
     if std::env::args().any(|argument| argument == "--json") {
         println!("{:#}", figures.json());
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
 }
 
 /// Returns everything that is wrong with the results.
-fn verdict(
+fn failures(
     ledgers: &[Ledger; 2],
     explained: &[Explained; 2],
     killed: &BTreeSet<u32>,

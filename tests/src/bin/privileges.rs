@@ -32,34 +32,36 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
 /// The routes of the attempts. Each responds with `ok` or the error.
 fn attempts() -> Router {
     Router::new()
-        .route("/root", get(async || said(setuid(Uid::from_raw(0)))))
+        .route("/root", get(async || describe(setuid(Uid::from_raw(0)))))
         .route(
             "/signal/{pid}",
-            get(async |Path(pid): Path<i32>| said(kill(Pid::from_raw(pid), Signal::SIGTERM))),
+            get(async |Path(pid): Path<i32>| describe(kill(Pid::from_raw(pid), Signal::SIGTERM))),
         )
         .route(
             "/trace/{pid}",
             get(async |Path(pid): Path<i32>| {
-                said(ptrace::seize(Pid::from_raw(pid), ptrace::Options::empty()))
+                describe(ptrace::seize(Pid::from_raw(pid), ptrace::Options::empty()))
             }),
         )
         .route(
             "/memory/{pid}",
-            get(async |Path(pid): Path<i32>| said(fs::read(format!("/proc/{pid}/environ")))),
+            get(async |Path(pid): Path<i32>| describe(fs::read(format!("/proc/{pid}/environ")))),
         )
         .route(
             "/bind/{addr}",
-            get(async |Path(addr): Path<String>| said(std::net::TcpListener::bind(addr))),
+            get(async |Path(addr): Path<String>| describe(std::net::TcpListener::bind(addr))),
         )
         .route(
             "/touch/{*path}",
-            get(async |Path(path): Path<String>| said(fs::write(format!("/{path}"), "hello\n"))),
+            get(async |Path(path): Path<String>| {
+                describe(fs::write(format!("/{path}"), "hello\n"))
+            }),
         )
         .route("/list/{*path}", get(async |Path(path): Path<String>| list(&path)))
         .route("/here", get(async || here()))
 }
 
-fn said<T, E: std::fmt::Display>(done: Result<T, E>) -> String {
+fn describe<T, E: std::fmt::Display>(done: Result<T, E>) -> String {
     match done {
         Ok(_) => "ok\n".to_owned(),
         Err(error) => format!("{error}\n"),

@@ -14,7 +14,7 @@ struct Args {
 
 #[daemon(name = "app", listen(http = "127.0.0.1:0"))]
 fn main(daemon: Daemon, args: Args) -> unbroken::Result<()> {
-    let mut listener = daemon.blocking_listener("http")?;
+    let listener = daemon.blocking_listener("http")?;
     while let Some(accepted) = listener.next() {
         let Ok((mut stream, _)) = accepted else { continue };
         let body = &args.greeting;

@@ -67,7 +67,7 @@ impl Action {
 
 /// The result that the caller of the verb gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Answer {
     /// Success.
     Done,
     /// The restart was aborted.
@@ -188,26 +188,28 @@ impl Cell {
     }
 
     /// Returns the result that the caller of the verb must get.
-    pub(crate) fn told(&self) -> Told {
+    pub(crate) fn answer(&self) -> Answer {
         let killed = self.action == Action::Kill;
         match self.scenario {
-            Scenario::Respawn | Scenario::Serving => Told::Unasked,
+            Scenario::Respawn | Scenario::Serving => Answer::Unasked,
             // The answer was sent before this step.
-            Scenario::Stop if self.point.name == "supervisor.before-removing-pidfile" => Told::Done,
-            Scenario::Stop if killed && self.is_supervisor() => Told::Ended,
-            _ if killed && self.is_supervisor() => Told::Nothing,
-            Scenario::Stop => Told::Done,
-            Scenario::Aborted => Told::Aborted,
+            Scenario::Stop if self.point.name == "supervisor.before-removing-pidfile" => {
+                Answer::Done
+            }
+            Scenario::Stop if killed && self.is_supervisor() => Answer::Ended,
+            _ if killed && self.is_supervisor() => Answer::Nothing,
+            Scenario::Stop => Answer::Done,
+            Scenario::Aborted => Answer::Aborted,
             Scenario::Restart | Scenario::Listener => match self.action {
-                _ if self.keeps_image() => Told::Done,
-                Action::Kill if self.is_child() || self.of_new() => Told::Aborted,
+                _ if self.keeps_image() => Answer::Done,
+                Action::Kill if self.is_child() || self.of_new() => Answer::Aborted,
                 Action::Kill => match self.point.name {
                     "worker.before-hello"
                     | "worker.after-welcome"
                     | "worker.runtime-built"
                     | "worker.before-ready"
-                    | "worker.go" => Told::Aborted,
-                    _ => Told::Done,
+                    | "worker.go" => Answer::Aborted,
+                    _ => Answer::Done,
                 },
                 Action::Error => match self.point.name {
                     "supervisor.before-connect"
@@ -215,10 +217,10 @@ impl Cell {
                     | "supervisor.before-reap"
                     | "worker.before-accept"
                     | "worker.before-handoff"
-                    | "worker.handoff-received" => Told::Done,
-                    _ => Told::Aborted,
+                    | "worker.handoff-received" => Answer::Done,
+                    _ => Answer::Aborted,
                 },
-                Action::Stop | Action::Delay => Told::Done,
+                Action::Stop | Action::Delay => Answer::Done,
             },
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::cell::{Action, Cell, Scenario, Told};
+use crate::cell::{Action, Answer, Cell, Scenario};
 use crate::trial::Outcomes;
 
 pub(crate) fn of(results: &[(Cell, Option<Outcomes>)]) -> String {
@@ -51,15 +51,15 @@ pub(crate) fn of(results: &[(Cell, Option<Outcomes>)]) -> String {
 
 fn show(outcomes: Option<&Outcomes>) -> String {
     let Some(outcomes) = outcomes else { return "**wrong**".into() };
-    let told = match outcomes.told {
-        Some(Told::Done) => "done",
-        Some(Told::Aborted) => "aborted",
-        Some(Told::Nothing) => "gone",
-        Some(Told::Ended) => "stopped",
-        Some(Told::Unasked) | None => "serves",
+    let answer = match outcomes.answer {
+        Some(Answer::Done) => "done",
+        Some(Answer::Aborted) => "aborted",
+        Some(Answer::Nothing) => "gone",
+        Some(Answer::Ended) => "stopped",
+        Some(Answer::Unasked) | None => "serves",
     };
     match outcomes.lost {
-        0 => told.to_owned(),
-        lost => format!("{told}, {lost} lost"),
+        0 => answer.to_owned(),
+        lost => format!("{answer}, {lost} lost"),
     }
 }

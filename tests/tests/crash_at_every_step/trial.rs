@@ -10,7 +10,7 @@ use unbroken_tests::accepted::Accepted;
 use unbroken_tests::load::{Ledger, Running};
 use unbroken_tests::{Child, Load, Output, Process, Report, Sandbox, Signal, eventually};
 
-use crate::cell::{Action, Cell, Scenario, Told};
+use crate::cell::{Action, Answer, Cell, Scenario};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -20,7 +20,7 @@ const HELD: Duration = Duration::from_millis(150);
 /// The result of a cell, for the caller of the verb and for the clients.
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {
-    pub(crate) told: Option<Told>,
+    pub(crate) answer: Option<Answer>,
     pub(crate) requests: u64,
     /// Failed requests whose connection a killed process had.
     pub(crate) lost: u64,
@@ -29,8 +29,8 @@ pub(crate) struct Outcomes {
 }
 
 impl Outcomes {
-    pub(crate) fn expected(told: Told) -> Outcomes {
-        Outcomes { told: Some(told), ..Outcomes::default() }
+    pub(crate) fn expected(answer: Answer) -> Outcomes {
+        Outcomes { answer: Some(answer), ..Outcomes::default() }
     }
 }
 
@@ -53,12 +53,12 @@ pub(crate) fn run(cell: Cell) -> Outcomes {
     let verb = trial.provoke();
     let hit = trial.wait_hit();
     trial.fault(&hit);
-    let told = verb.map_or(Told::Unasked, |verb| trial.hear(verb.wait(SOON)));
-    assert_eq!(told, cell.told(), "{cell}");
+    let answer = verb.map_or(Answer::Unasked, |verb| trial.hear(verb.wait(SOON)));
+    assert_eq!(answer, cell.answer(), "{cell}");
     if !trial.supervisor.is_alive() || cell.scenario == Scenario::Stop {
-        trial.after_the_end(told)
+        trial.after_the_end(answer)
     } else {
-        trial.goes_on(told)
+        trial.goes_on(answer)
     }
 }
 
@@ -183,34 +183,34 @@ impl Trial {
         }
     }
 
-    fn hear(&self, output: Output) -> Told {
+    fn hear(&self, output: Output) -> Answer {
         let parsed: Option<Report> = serde_json::from_str(&output.stdout).ok();
         match parsed.as_ref().map(|report| report.result.as_str()) {
-            Some("stopped") if !self.supervisor.is_alive() && parsed_without_account(&parsed) => {
+            Some("stopped") if !self.supervisor.is_alive() && lacks_ledger(&parsed) => {
                 output.expect_code(0);
-                Told::Ended
+                Answer::Ended
             }
             Some("ok" | "stopped") => {
                 output.expect_code(0);
                 // The answer has a complete ledger.
                 parsed.expect("a report").ledger().assert_balanced();
-                Told::Done
+                Answer::Done
             }
             Some("aborted") => {
                 output.expect_code(1);
-                Told::Aborted
+                Answer::Aborted
             }
             _ => {
                 assert!(output.code() != 0 && !output.text().is_empty(), "{}: {output}", self.cell);
-                Told::Nothing
+                Answer::Nothing
             }
         }
     }
 
     /// Checks a daemon whose supervisor is alive: the service runs, in the old or the new generation.
-    fn goes_on(mut self, told: Told) -> Outcomes {
+    fn goes_on(mut self, answer: Answer) -> Outcomes {
         let cell = self.cell;
-        let expected = self.generation + u64::from(told == Told::Done);
+        let expected = self.generation + u64::from(answer == Answer::Done);
         eventually(&format!("{cell}: it is settled"), SOON, || {
             let status = self.sandbox.status();
             status.state == "running"
@@ -220,13 +220,13 @@ impl Trial {
         });
         self.load.iter().for_each(|load| load.wait_for(30));
         let ledgers: Vec<Ledger> = self.load.drain(..).map(Running::stop).collect();
-        let outcomes = self.judge(&ledgers, told, false);
+        let outcomes = self.judge(&ledgers, answer, false);
         self.assert_at_rest(expected);
 
         // The next restart works.
         self.sandbox.deploy("http-v2");
         // The number of an aborted generation is not used again.
-        let next = self.generation + if told == Told::Unasked { 1 } else { 2 };
+        let next = self.generation + if answer == Answer::Unasked { 1 } else { 2 };
         let report = self.sandbox.restart();
         assert_eq!(report.generation, Some(next), "{cell}: {report:?}");
         let response = self.sandbox.get("/").expect("a response");
@@ -262,11 +262,11 @@ impl Trial {
 
     /// Checks a daemon that has ended, by a stop or by the fault: no process is left, and it can be started
     /// again.
-    fn after_the_end(mut self, told: Told) -> Outcomes {
+    fn after_the_end(mut self, answer: Answer) -> Outcomes {
         let cell = self.cell;
         self.sandbox.wait_empty(SOON);
         let ledgers: Vec<Ledger> = self.load.drain(..).map(Running::stop).collect();
-        let outcomes = self.judge(&ledgers, told, true);
+        let outcomes = self.judge(&ledgers, answer, true);
         if !self.killed.contains(&self.supervisor.pid()) {
             self.sandbox.assert_nothing_left();
         }
@@ -279,10 +279,10 @@ impl Trial {
     }
 
     /// Asserts that each failed request had a reason to fail. `ended` says that the daemon has ended.
-    fn judge(&self, ledgers: &[Ledger], told: Told, ended: bool) -> Outcomes {
+    fn judge(&self, ledgers: &[Ledger], answer: Answer, ended: bool) -> Outcomes {
         let cell = self.cell;
         let accepted = Accepted::read(&self.armed);
-        let mut outcomes = Outcomes { told: Some(told), ..Outcomes::default() };
+        let mut outcomes = Outcomes { answer: Some(answer), ..Outcomes::default() };
         let mut unaccepted = 0;
         for ledger in ledgers {
             outcomes.requests += ledger.total();
@@ -307,7 +307,7 @@ impl Trial {
 }
 
 /// Returns whether the report lacks a ledger, because the daemon was gone before it could send one.
-fn parsed_without_account(report: &Option<Report>) -> bool {
+fn lacks_ledger(report: &Option<Report>) -> bool {
     report.as_ref().is_some_and(|report| report.ledger.is_none())
 }
 

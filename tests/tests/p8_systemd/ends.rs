@@ -57,7 +57,7 @@ pub(crate) fn systemd_watchdog_replaces_a_stopped_daemon(machine: &SystemdHost) 
 
 /// The supervisor replaces a worker that hangs; systemd does not restart the service.
 pub(crate) fn own_watchdog_replaces_a_hanging_worker(machine: &SystemdHost) {
-    let service = Service::new(machine, "own-watchdog", "probation");
+    let service = Service::new(machine, "own-watchdog", "confirm-modes");
     service.unit(&[("DAEMON_WATCHDOG", "500ms")], &["--install", "--yes"]).expect_code(0);
     service.systemctl("start").expect_code(0);
     let main = service.show("MainPID");

@@ -1,4 +1,4 @@
-//! The generated units: the verdict of `systemd-analyze`, and their installation.
+//! The generated units: the findings of `systemd-analyze`, and their installation.
 
 use unbroken_tests::SystemdHost;
 
@@ -24,9 +24,9 @@ pub(crate) fn units_pass_verify_and_security(machine: &SystemdHost) {
         let verified = machine.shell(&verify).expect_code(0);
         // `verify` also looks at other enabled units, among them that of another scenario.
         let of_others = |line: &&str| line.contains("/by-signal.service:");
-        let said: Vec<String> =
+        let warnings: Vec<String> =
             verified.text().lines().filter(|line| !of_others(line)).map(str::to_owned).collect();
-        assert!(said.is_empty(), "{name}: {said:#?}");
+        assert!(warnings.is_empty(), "{name}: {warnings:#?}");
         let file = format!("/etc/systemd/system/{name}.service");
         let offline = ["systemd-analyze", "security", "--no-pager", "--offline=yes", &file];
         let output = machine.run(offline).expect_code(0);

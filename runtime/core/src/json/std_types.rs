@@ -276,12 +276,12 @@ impl<A: FromJson, B: FromJson> FromJson for (A, B) {
 }
 
 /// A type that can be the key of a map, and so of an object in JSON.
-pub trait Key: Ord + Sized {
+pub trait MapKey: Ord + Sized {
     fn to_key(&self) -> String;
     fn from_key(text: String) -> Option<Self>;
 }
 
-impl Key for String {
+impl MapKey for String {
     fn to_key(&self) -> String {
         self.clone()
     }
@@ -293,7 +293,7 @@ impl Key for String {
 
 macro_rules! number_keys {
     ($($number:ty),+) => {$(
-        impl Key for $number {
+        impl MapKey for $number {
             fn to_key(&self) -> String {
                 self.to_string()
             }
@@ -307,7 +307,7 @@ macro_rules! number_keys {
 
 number_keys!(u8, u32, u64);
 
-impl<K: Key, V: ToJson> ToJson for SortedMap<K, V> {
+impl<K: MapKey, V: ToJson> ToJson for SortedMap<K, V> {
     fn write(&self, out: &mut Writer) {
         out.raw("{");
         for (key, value) in self {
@@ -317,7 +317,7 @@ impl<K: Key, V: ToJson> ToJson for SortedMap<K, V> {
     }
 }
 
-impl<K: Key, V: FromJson> FromJson for SortedMap<K, V> {
+impl<K: MapKey, V: FromJson> FromJson for SortedMap<K, V> {
     fn read(value: Value) -> Result<SortedMap<K, V>, Mistake> {
         let Fields(fields) = Fields::of(value)?;
         let mut map = SortedMap::new();

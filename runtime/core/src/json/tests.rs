@@ -18,7 +18,7 @@ struct Whole {
     #[json(default = seven)]
     other: i64,
     at: Option<f64>,
-    kinds: Vec<Kind>,
+    kinds: Vec<Shape>,
     pairs: VecDeque<(String, u64)>,
     table: SortedMap<u32, Option<bool>>,
     took: Duration,
@@ -42,7 +42,7 @@ enum Part {
 }
 
 #[derive(Debug, Clone, PartialEq, ToJson, FromJson)]
-enum Kind {
+enum Shape {
     Plain,
     Numbered(u8),
 }
@@ -83,7 +83,7 @@ fn whole() -> Whole {
         count: 1,
         other: -5,
         at: Some(0.25),
-        kinds: vec![Kind::Plain, Kind::Numbered(4)],
+        kinds: vec![Shape::Plain, Shape::Numbered(4)],
         pairs: [("x".to_owned(), u64::MAX)].into(),
         table: [(2, None), (10, Some(true))].into(),
         took: Duration::new(1, 5),
@@ -124,7 +124,7 @@ fn variant_of_a_later_release_is_unknown() {
     assert_eq!(from_slice::<Part>(br#"{"type":"dance","word":1}"#).unwrap(), Part::Unknown);
     assert_eq!(to_string(&Part::Unknown).unwrap(), r#"{"type":"unknown"}"#);
     assert_eq!(from_slice::<Part>(br#"{"type":"not-much"}"#).unwrap(), Part::NotMuch {});
-    let mistake = from_slice::<Kind>(br#""Other""#).unwrap_err().to_string();
+    let mistake = from_slice::<Shape>(br#""Other""#).unwrap_err().to_string();
     assert_eq!(mistake, "`Other` is not one of `Plain`, `Numbered`");
 }
 

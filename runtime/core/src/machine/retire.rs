@@ -86,8 +86,8 @@ impl Machine {
             let took = now.saturating_duration_since(ended.requested);
             report.to_drained = report.committed.then_some(took);
             report.ledger = Some(ledger);
-            if let Some(told) = self.restarts.iter_mut().find(|told| told.to == report.to) {
-                *told = report.clone();
+            if let Some(listed) = self.restarts.iter_mut().find(|listed| listed.to == report.to) {
+                *listed = report.clone();
             }
             if report.committed {
                 out.push(Action::Drained { report: report.clone() });

@@ -56,7 +56,7 @@ pub(super) struct Waiter {
 }
 
 impl Transition {
-    /// Whether its worker serves, on probation.
+    /// Whether its worker serves, in the confirm window.
     pub(super) fn is_committed(&self) -> bool {
         self.committed_after.is_some()
     }

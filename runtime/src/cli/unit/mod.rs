@@ -31,7 +31,7 @@ const DIRECTORY: &str = "/etc/systemd/system";
 
 /// The options of the verb.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Options {
+pub(crate) struct UnitOptions {
     pub(crate) sockets: bool,
     pub(crate) notify_reload: bool,
     /// The files for `EnvironmentFile=`, with `-` before those that may be missing.
@@ -53,7 +53,7 @@ pub(crate) fn run(
     around: &Surroundings,
     program: &dyn Configure,
     args: &[OsString],
-    options: Options,
+    options: UnitOptions,
 ) -> Result<ExitCode> {
     let environment = ServiceEnvironment::new(spec, around, &options.environment_files)?;
     let service = Surroundings { vars: environment.vars.clone(), uid: 0, ..around.clone() };

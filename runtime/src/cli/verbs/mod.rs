@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use super::options::{self, Given, Opt};
-use super::unit::Options;
+use super::unit::UnitOptions;
 use super::{help, logs, mistake, shell, synonyms, usage};
 use crate::config::Prefix;
 use crate::error::Result;
@@ -40,17 +40,17 @@ pub(crate) enum Command {
         detach: Option<bool>,
     },
     /// A verb that talks to a running daemon.
-    Client(ReadOnlyCommand),
+    Client(ClientCommand),
     Check {
         json: bool,
     },
-    Logs(logs::Options),
-    Unit(Options),
+    Logs(logs::LogsOptions),
+    Unit(UnitOptions),
 }
 
 /// The verbs that talk to a running daemon and read no settings but where to find it.
 #[derive(Debug)]
-pub(crate) enum ReadOnlyCommand {
+pub(crate) enum ClientCommand {
     Stop {
         json: bool,
     },
@@ -142,7 +142,7 @@ pub(super) static VERBS: [Verb; 8] = [
         options: &[options::SET, options::JSON],
         behind: Behind::Running,
         notes: |_| String::new(),
-        command: |given| Command::Client(ReadOnlyCommand::Stop { json: given.json }),
+        command: |given| Command::Client(ClientCommand::Stop { json: given.json }),
     },
     Verb {
         name: "restart",
@@ -152,7 +152,7 @@ pub(super) static VERBS: [Verb; 8] = [
         notes: |_| String::new(),
         command: |given| {
             let (json, wait, exe) = (given.json, !given.no_wait, given.exe.clone());
-            Command::Client(ReadOnlyCommand::Restart { json, wait, exe })
+            Command::Client(ClientCommand::Restart { json, wait, exe })
         },
     },
     Verb {
@@ -163,8 +163,8 @@ pub(super) static VERBS: [Verb; 8] = [
         notes: |_| String::new(),
         command: |given| {
             Command::Client(match given.probe {
-                Some(probe) => ReadOnlyCommand::Probe { json: given.json, probe },
-                None => ReadOnlyCommand::Status { json: given.json },
+                Some(probe) => ClientCommand::Probe { json: given.json, probe },
+                None => ClientCommand::Status { json: given.json },
             })
         },
     },
@@ -176,7 +176,7 @@ pub(super) static VERBS: [Verb; 8] = [
         notes: |_| String::new(),
         command: |given| {
             let lines = given.lines.unwrap_or(LINES);
-            Command::Logs(logs::Options { lines, follow: given.follow })
+            Command::Logs(logs::LogsOptions { lines, follow: given.follow })
         },
     },
     Verb {
@@ -216,7 +216,7 @@ pub(super) static VERBS: [Verb; 8] = [
             )
         },
         command: |given| {
-            Command::Unit(Options {
+            Command::Unit(UnitOptions {
                 sockets: given.socket,
                 notify_reload: given.notify_reload,
                 environment_files: given.environment_files.clone(),

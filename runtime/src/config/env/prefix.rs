@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn services_of_any_name_are_told_by_their_form() {
+    fn services_of_any_name_are_recognized_by_their_form() {
         let ours = Prefix::new(DEFAULT_PREFIX);
         for (name, value) in [
             ("DAEMON_SERVICE_HOST", "10.96.0.7"),

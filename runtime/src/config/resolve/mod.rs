@@ -212,7 +212,7 @@ impl Reader<'_> {
         (!paths.is_empty()).then(|| paths.into_iter().map(EnvFile::from).collect())
     }
 
-    fn path_or(&mut self, key: &str, (default, source): defaults::Found) -> PathBuf {
+    fn path_or(&mut self, key: &str, (default, source): defaults::FoundDefault) -> PathBuf {
         match self.get(key) {
             Some(path) => path,
             None => {

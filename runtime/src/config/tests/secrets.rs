@@ -66,8 +66,9 @@ fn mistakes_in_a_file_of_variables_do_not_show_it() {
     let file = write(&place, "a.env", "A=1\nhush hush\nDAEMON_LGO=x");
     assert_eq!(place.error(), format!("{}, line 2: expected NAME=value", file.display()));
     write(&place, "a.env", "DAEMON_KILL_TIMEOUT=soon");
-    let said = format!("`kill_timeout` from DAEMON_KILL_TIMEOUT in {} is \"soon\"", file.display());
-    assert!(place.error().starts_with(&said), "{}", place.error());
+    let expected =
+        format!("`kill_timeout` from DAEMON_KILL_TIMEOUT in {} is \"soon\"", file.display());
+    assert!(place.error().starts_with(&expected), "{}", place.error());
     let files: Vec<String> =
         ["-/a", "/b"].map(|text| EnvFile::from(text.to_owned()).to_string()).into();
     assert_eq!(files, ["-/a", "/b"]);

@@ -32,12 +32,12 @@ impl<'de> SeqAccess<'de> for &mut Items<'_> {
 }
 
 /// The keys and values of a table.
-pub(super) struct Fields<'a> {
+pub(super) struct TableAccess<'a> {
     pub(super) rest: std::vec::IntoIter<(String, Node<'a>)>,
     pub(super) next: Option<Node<'a>>,
 }
 
-impl<'de> MapAccess<'de> for Fields<'_> {
+impl<'de> MapAccess<'de> for TableAccess<'_> {
     type Error = Fault;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -70,27 +70,27 @@ pub(super) struct Variant<'a> {
 
 impl<'de, 'a> EnumAccess<'de> for Variant<'a> {
     type Error = Fault;
-    type Variant = Content<'a>;
+    type Variant = VariantContent<'a>;
 
     fn variant_seed<V: DeserializeSeed<'de>>(
         self,
         seed: V,
-    ) -> Result<(V::Value, Content<'a>), Fault> {
+    ) -> Result<(V::Value, VariantContent<'a>), Fault> {
         let variant: StringDeserializer<Fault> =
             de::IntoDeserializer::into_deserializer(self.variant);
-        Ok((seed.deserialize(variant)?, Content(self.content)))
+        Ok((seed.deserialize(variant)?, VariantContent(self.content)))
     }
 }
 
-pub(super) struct Content<'a>(Option<Node<'a>>);
+pub(super) struct VariantContent<'a>(Option<Node<'a>>);
 
-impl<'a> Content<'a> {
+impl<'a> VariantContent<'a> {
     fn required(self, what: &'static str) -> Result<Node<'a>, Fault> {
         self.0.ok_or_else(|| de::Error::invalid_type(de::Unexpected::UnitVariant, &what))
     }
 }
 
-impl<'de> VariantAccess<'de> for Content<'_> {
+impl<'de> VariantAccess<'de> for VariantContent<'_> {
     type Error = Fault;
 
     fn unit_variant(self) -> Result<(), Fault> {

@@ -15,13 +15,13 @@ use unbroken_core::sorted::SortedMap;
 /// A deserialization error. Its place is added on the way out.
 #[derive(Debug)]
 pub(super) struct Fault {
-    what: What,
+    what: FaultKind,
     /// The key path, and the value as a message shows it, if it is short.
     place: Option<(String, Option<String>)>,
 }
 
 #[derive(Debug, PartialEq)]
-enum What {
+enum FaultKind {
     Expected { expected: String, found: String },
     Missing(&'static str),
     Unknown(&'static [&'static str]),
@@ -29,7 +29,7 @@ enum What {
 }
 
 impl Fault {
-    fn new(what: What) -> Self {
+    fn new(what: FaultKind) -> Self {
         Fault { what, place: None }
     }
 
@@ -59,7 +59,7 @@ impl Fault {
 
     /// Whether it is about a value that exists.
     pub(super) fn is_of_a_value(&self) -> bool {
-        matches!(self.what, What::Expected { .. } | What::Other(_))
+        matches!(self.what, FaultKind::Expected { .. } | FaultKind::Other(_))
     }
 
     /// Whether it is the same fault, at any place.
@@ -84,16 +84,16 @@ impl Fault {
         }
         let of = subject(path, sources);
         match (&self.what, shown) {
-            (What::Expected { expected, .. }, Some(shown)) => {
+            (FaultKind::Expected { expected, .. }, Some(shown)) => {
                 format!("{of} is {shown}: expected {expected}")
             }
-            (What::Expected { expected, found }, None) => {
+            (FaultKind::Expected { expected, found }, None) => {
                 format!("{of} is {found}: expected {expected}")
             }
-            (What::Missing(field), _) => missing(&keys::child(path, field), file, prefix),
-            (What::Unknown(fields), _) => unknown(&of, path, fields),
-            (What::Other(message), Some(shown)) => format!("{of} is {shown}: {message}"),
-            (What::Other(message), None) => format!("{of}: {message}"),
+            (FaultKind::Missing(field), _) => missing(&keys::child(path, field), file, prefix),
+            (FaultKind::Unknown(fields), _) => unknown(&of, path, fields),
+            (FaultKind::Other(message), Some(shown)) => format!("{of} is {shown}: {message}"),
+            (FaultKind::Other(message), None) => format!("{of}: {message}"),
         }
     }
 }
@@ -104,7 +104,7 @@ impl Fault {
         let path = self.place.as_ref().map_or("app", |(path, _)| path.as_str());
         let of = subject(path, sources);
         match &self.what {
-            What::Expected { expected, .. } if self.place.is_some() => {
+            FaultKind::Expected { expected, .. } if self.place.is_some() => {
                 format!("{of} has a wrong value, which is not shown: expected {expected}")
             }
             _ => format!("{of} has a value, which is not shown, that the program does not take"),
@@ -210,11 +210,11 @@ impl std::error::Error for Fault {}
 
 impl de::Error for Fault {
     fn custom<T: Display>(message: T) -> Self {
-        Fault::new(What::Other(message.to_string()))
+        Fault::new(FaultKind::Other(message.to_string()))
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Fault::new(What::Expected { expected: plain(expected), found: found(&unexpected) })
+        Fault::new(FaultKind::Expected { expected: plain(expected), found: found(&unexpected) })
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -222,11 +222,11 @@ impl de::Error for Fault {
     }
 
     fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
-        Fault::new(What::Other(format!("expected {expected}, found {length}")))
+        Fault::new(FaultKind::Other(format!("expected {expected}, found {length}")))
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Fault::new(What::Expected {
+        Fault::new(FaultKind::Expected {
             expected: match expected {
                 [] => "nothing".into(),
                 words => one_of(words),
@@ -236,14 +236,14 @@ impl de::Error for Fault {
     }
 
     fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
-        Fault::new(What::Unknown(expected))
+        Fault::new(FaultKind::Unknown(expected))
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Fault::new(What::Missing(field))
+        Fault::new(FaultKind::Missing(field))
     }
 
     fn duplicate_field(field: &'static str) -> Self {
-        Fault::new(What::Other(format!("`{field}` is set twice, under two names")))
+        Fault::new(FaultKind::Other(format!("`{field}` is set twice, under two names")))
     }
 }

@@ -15,13 +15,15 @@ use serde_json::{Map, Value as Json};
 
 use super::secrets::{Content, SUFFIX, Secrets};
 use super::{Configuration, env, keys};
-use access::{Fields, Items, Variant};
+use access::{Items, TableAccess, Variant};
 use fault::Fault;
 use search::Choices;
 use unbroken_core::sorted::{SortedMap, SortedSet};
 
 /// The application's section as a `T`.
-pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result<T, Mistake> {
+pub(super) fn read<T: DeserializeOwned>(
+    configuration: &Configuration,
+) -> Result<T, InvalidSection> {
     let Configuration { app, secrets, sources, settings, .. } = configuration;
     let section = match app {
         Json::Null => Json::Object(Map::new()),
@@ -43,7 +45,7 @@ pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result
     search::read(&section, attempt).map_err(|fault| {
         let file = settings.config.as_deref();
         let sentence = fault.sentence(&sources, file, prefix, |key| secrets.hides(key));
-        Mistake(match secrets.are_in(&sentence, app) {
+        InvalidSection(match secrets.are_in(&sentence, app) {
             true => fault.without_value(&sources),
             false => sentence,
         })
@@ -52,9 +54,9 @@ pub(super) fn read<T: DeserializeOwned>(configuration: &Configuration) -> Result
 
 /// Why the section is not a `T`: one sentence, without secrets.
 #[derive(Debug)]
-pub(super) struct Mistake(String);
+pub(super) struct InvalidSection(String);
 
-impl fmt::Display for Mistake {
+impl fmt::Display for InvalidSection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -241,7 +243,7 @@ impl<'a> Node<'a> {
             Json::Array(items) => self.visit_items(items.clone(), visitor),
             Json::Object(_) => {
                 let fields = self.fields(&[])?.unwrap_or_default();
-                visitor.visit_map(Fields { rest: fields.into_iter(), next: None })
+                visitor.visit_map(TableAccess { rest: fields.into_iter(), next: None })
             }
         }
     }
@@ -366,7 +368,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         self.at(|node| match node.fields(fields)? {
-            Some(fields) => visitor.visit_map(Fields { rest: fields.into_iter(), next: None }),
+            Some(fields) => visitor.visit_map(TableAccess { rest: fields.into_iter(), next: None }),
             None => node.visit_json(visitor),
         })
     }

@@ -75,7 +75,7 @@ pub(super) fn read<T>(
     collect("app", section, &mut leaves);
     let mut search = Search { leaves, attempt };
     let at = search.culprit(&mut choices, &first);
-    let (mut told, mut next) = ((first, at.clone()), at);
+    let (mut reported, mut next) = ((first, at.clone()), at);
     while let Some(path) = next.filter(|path| choices.advance(path)) {
         let fault = match (search.attempt)(&choices) {
             Ok(read) => return Ok(read),
@@ -85,13 +85,13 @@ pub(super) fn read<T>(
         next = at.clone().or_else(|| Some(path.clone()));
         // A fault at a later key, once this one can be read, is the one to report.
         if at.as_ref() != Some(&path) {
-            told = (fault, at);
+            reported = (fault, at);
         }
     }
     if let Some(read) = search.combinations(&choices) {
         return Ok(read);
     }
-    let (fault, at) = told;
+    let (fault, at) = reported;
     Err(match at.and_then(|at| search.leaves.iter().find(|(path, _)| *path == at)) {
         Some((path, value)) => fault.moved(path.clone(), value),
         None => fault,

@@ -47,7 +47,7 @@ pub(super) struct SoloParts {
     pub(super) say: DaemonLog,
     pub(super) hang_up: SighupAction,
     pub(super) notifier: Notifier,
-    pub(super) probes: probe::Server,
+    pub(super) probes: probe::ProbeServer,
 }
 
 /// A descriptor that may become readable.

@@ -71,14 +71,14 @@ impl Driver {
             Action::Kill { worker } => self.signal(worker, rustix::process::Signal::KILL),
             Action::Answer { client, answer } => {
                 let reply = match answer {
-                    ClientAnswer::Restarted(told) => {
-                        Reply::Restarted { outcome: report::outcome(&told, Vec::new()) }
+                    ClientAnswer::Restarted(report) => {
+                        Reply::Restarted { outcome: report::outcome(&report, Vec::new()) }
                     }
-                    ClientAnswer::Aborted(told) => {
+                    ClientAnswer::Aborted(report) => {
                         // Now, and not when the new worker has ended: the answer says that everything is as
                         // before.
-                        self.generations.restore_listeners(told.to);
-                        let mut outcome = report::outcome(&told, self.output());
+                        self.generations.restore_listeners(report.to);
+                        let mut outcome = report::outcome(&report, self.output());
                         self.advise(&mut outcome);
                         Reply::Restarted { outcome }
                     }
@@ -249,7 +249,7 @@ impl Driver {
 
     /// Sends a worker its *welcome*, with the descriptors of counters and listeners.
     fn welcome(&mut self, worker: WorkerId) {
-        let rendezvous = self.reattach_socket(worker);
+        let reattach_socket = self.reattach_socket(worker);
         let Some(process) = self.workers.get(worker) else { return };
         let Some(holdings) = self.generations.get(process.generation) else { return };
         let Some(configuration) = holdings.configuration.clone() else { return };
@@ -265,22 +265,22 @@ impl Driver {
                     source: bound.source(),
                 })
                 .collect(),
-            rendezvous: rendezvous.is_some(),
+            reattaches: reattach_socket.is_some(),
         };
         let mut fds = vec![process.counters_fd()];
         fds.extend(holdings.listeners.iter().map(|(_, bound)| bound.as_fd()));
-        fds.extend(rendezvous.as_ref().map(AsFd::as_fd));
-        let mut told = failpoint::try_hit(Step::SupervisorBeforeWelcome, process.generation)
+        fds.extend(reattach_socket.as_ref().map(AsFd::as_fd));
+        let mut sent = failpoint::try_hit(Step::SupervisorBeforeWelcome, process.generation)
             .and_then(|()| process.send(&message, &fds));
         failpoint::hit(Step::SupervisorAfterWelcome, process.generation);
-        if let (Ok(()), Some(process)) = (&told, self.workers.get_mut(worker)) {
+        if let (Ok(()), Some(process)) = (&sent, self.workers.get_mut(worker)) {
             process.welcomed = true;
         }
         let Some(process) = self.workers.get(worker) else { return };
-        if let (Ok(()), true, Some(log)) = (&told, process.old_output, &self.setup.log) {
-            told = process.send(&ToWorker::Reopen {}, &[log.as_fd()]);
+        if let (Ok(()), true, Some(log)) = (&sent, process.old_output, &self.setup.log) {
+            sent = process.send(&ToWorker::Reopen {}, &[log.as_fd()]);
         }
-        if let Err(error) = told {
+        if let Err(error) = sent {
             let reason = format!("cannot send it its settings: {error}");
             self.events.push_back(Event::HelloRejected { worker, reason });
         }
@@ -295,10 +295,10 @@ impl Driver {
             ToWorker::Drain { .. } => Some(Step::SupervisorBeforeDrain),
             _ => None,
         };
-        let told = step
+        let sent = step
             .map_or(Ok(()), |step| failpoint::try_hit(step, generation))
             .and_then(|()| process.send(message, fds));
-        if let Err(error) = told {
+        if let Err(error) = sent {
             let reason = format!("cannot send it a command: {error}");
             self.events.push_back(Event::LinkLost { worker, reason });
         } else if let ToWorker::Go {} = message {
@@ -329,7 +329,7 @@ impl Driver {
     fn output(&self) -> Vec<String> {
         let Some(log) = &self.setup.log else { return Vec::new() };
         let mut lines = logs::tail(log.path(), self.log_length).unwrap_or_default();
-        lines.retain(|line| !self.setup.say.said(line));
+        lines.retain(|line| !self.setup.say.has_written(line));
         lines
     }
 
@@ -392,7 +392,7 @@ impl Driver {
         let log = log.as_fd();
         self.orphans.reopen(log);
         for process in self.workers.iter_mut() {
-            if process.said_hello {
+            if process.greeted {
                 // If this fails, the worker has ended or is about to, which poll reports.
                 let _ = process.send(&ToWorker::Reopen {}, &[log]);
             } else {

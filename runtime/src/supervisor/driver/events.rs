@@ -224,7 +224,7 @@ impl Driver {
             let generation = process.generation;
             let event = match message {
                 FromWorker::Hello { protocol, configuration, .. } => {
-                    if std::mem::replace(&mut process.said_hello, true) {
+                    if std::mem::replace(&mut process.greeted, true) {
                         continue;
                     }
                     failpoint::hit(Step::SupervisorHello, generation);

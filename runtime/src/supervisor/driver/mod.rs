@@ -63,7 +63,7 @@ pub(crate) struct DriverSetup {
     pub(crate) hang_up: SighupAction,
     /// Reports the state to the service manager.
     pub(crate) notifier: Notifier,
-    pub(crate) probes: probe::Server,
+    pub(crate) probes: probe::ProbeServer,
 }
 
 /// A running supervisor.

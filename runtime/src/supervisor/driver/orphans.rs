@@ -33,7 +33,7 @@ impl Driver {
         let path = protocol::path_of(&settings.runtime_dir, &settings.pidfile, pid);
         match protocol::bind(&path) {
             Ok(socket) => {
-                process.rendezvous = Some(path);
+                process.reattach_path = Some(path);
                 Some(socket)
             }
             Err(error) => {
@@ -119,7 +119,11 @@ impl Driver {
     pub(in crate::supervisor) fn orphan_gone(&mut self, pid: i32) {
         let Some(gone) = self.orphans.remove(pid) else { return };
         // A worker of this supervisor may have got the same process id, and so the same path.
-        if self.workers.iter().all(|(_, process)| process.rendezvous.as_ref() != Some(&gone.path)) {
+        if self
+            .workers
+            .iter()
+            .all(|(_, process)| process.reattach_path.as_ref() != Some(&gone.path))
+        {
             orphans::remove(&gone.path);
         }
         let (generation, ledger) = (gone.generation, gone.ledger);

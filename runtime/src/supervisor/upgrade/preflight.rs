@@ -80,11 +80,11 @@ impl Preflight {
         let failed = |text| Err(Error::new(ErrorKind::Image, text));
         let echo = memory::contents(&self.echo, MAX_BYTES).unwrap_or_default();
         if !exit.success() {
-            let said = String::from_utf8_lossy(&echo);
-            let said = said.trim().to_owned();
-            return Some(failed(match said.is_empty() || said.starts_with('{') {
+            let output = String::from_utf8_lossy(&echo);
+            let output = output.trim().to_owned();
+            return Some(failed(match output.is_empty() || output.starts_with('{') {
                 true => format!("the preflight {exit}"),
-                false => format!("the preflight failed: {said}"),
+                false => format!("the preflight failed: {output}"),
             }));
         }
         // Compared after a round trip through this release: a later one may write more fields, and this one

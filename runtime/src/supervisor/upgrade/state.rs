@@ -75,10 +75,10 @@ pub(crate) struct SupervisorState {
     tenure: GenerationTimes,
     /// The state last reported to the service manager.
     #[json(default)]
-    told: Option<Health>,
+    reported: Option<Health>,
     /// The messages that could not be sent to the service manager yet.
     #[json(default)]
-    untold: VecDeque<String>,
+    unsent: VecDeque<String>,
     #[json(default)]
     probes: probe::ProbeServerState,
     /// The listeners in the service manager's fd store.
@@ -142,8 +142,8 @@ impl SupervisorState {
             began_at: driver.began.1,
             asked: driver.asked.clone(),
             tenure: driver.times.clone(),
-            told: setup.notifier.told().cloned(),
-            untold: setup.notifier.pending().clone(),
+            reported: setup.notifier.reported().cloned(),
+            unsent: setup.notifier.pending().clone(),
             probes: setup.probes.pack(&mut packing),
             held: setup.notifier.held().clone(),
             paused: now,
@@ -182,7 +182,7 @@ impl SupervisorState {
     pub(super) fn driver(self) -> Result<Driver> {
         let settings = &self.configuration.settings;
         let vars = process::variables();
-        let mut notifier = Notifier::new(&vars, self.told, self.untold);
+        let mut notifier = Notifier::new(&vars, self.reported, self.unsent);
         notifier.set_held(self.held);
         let setup = DriverSetup {
             pidfile: UntilStarted::started(PidFile::adopt(
@@ -210,7 +210,7 @@ impl SupervisorState {
             notifier,
             vars,
             reporter: StartupNotifier::default(),
-            probes: probe::Server::unpack(self.probes)?,
+            probes: probe::ProbeServer::unpack(self.probes)?,
             hang_up: self.hang_up,
         };
         let dir = &setup.configuration.settings.runtime_dir;

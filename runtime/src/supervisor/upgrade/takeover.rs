@@ -28,9 +28,9 @@ pub(super) const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Returns an error, and the supervisor ends, only if the old image cannot be executed either.
 pub(crate) fn take_over(state: RawFd, back: RawFd, generation: Generation) -> Result<Driver> {
     let (args, vars) = (process::arguments(), process::variables());
-    let marker = |undone: &str| {
+    let marker = |failure: &str| {
         let by = guard::NO_SIGNAL.to_owned();
-        RoleMarker::text(Role::Restored { state, undone: undone.to_owned(), by })
+        RoleMarker::text(Role::Restored { state, failure: failure.to_owned(), by })
     };
     let cannot = |error| Error::io("the previous image was not inherited", error);
     let image = descriptors::duplicate(back).map_err(cannot)?;
@@ -67,16 +67,16 @@ pub(crate) fn take_over(state: RawFd, back: RawFd, generation: Generation) -> Re
     }
 }
 
-/// Resumes the supervisor in its old image after a failed takeover. `undone` is the error of the new image;
+/// Resumes the supervisor in its old image after a failed takeover. `failure` is the error of the new image;
 /// `by` is the number of the signal that ended it, or 0.
-pub(crate) fn resume_old_image(state: RawFd, undone: &str, by: &str) -> Result<Driver> {
+pub(crate) fn resume_old_image(state: RawFd, failure: &str, by: &str) -> Result<Driver> {
     alarm::disarm();
     let (mut driver, _, mut handed) = read(state)?;
     handed.push(state);
     descriptors::close(handed);
     let reason = match by.parse::<i32>().ok().filter(|number| *number != 0) {
         Some(number) => describe_exit(number),
-        None => undone.to_owned(),
+        None => failure.to_owned(),
     };
     driver.events.push_back(Event::UpgradeFinished { kept: Some(report::short(reason)) });
     Ok(driver)

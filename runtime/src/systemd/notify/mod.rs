@@ -46,7 +46,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(50);
 pub(crate) struct Notifier {
     manager: Option<ServiceManager>,
     /// The last state that was reported, whether its message is sent or pending.
-    told: Option<Health>,
+    reported: Option<Health>,
     /// Messages that are not sent yet, oldest first.
     pending: VecDeque<String>,
     /// When to try again to send pending messages, and listeners to the fd store.
@@ -63,11 +63,11 @@ struct ServiceManager {
 }
 
 impl Notifier {
-    /// A notifier for the manager that `vars` name, if any. `told` is the last state that was reported before
-    /// an exec, and `pending` are the messages that were not sent by then.
+    /// A notifier for the manager that `vars` name, if any. `reported` is the last state that was reported
+    /// before an exec, and `pending` are the messages that were not sent by then.
     pub(crate) fn new(
         vars: &[(OsString, OsString)],
-        told: Option<Health>,
+        reported: Option<Health>,
         pending: VecDeque<String>,
     ) -> Notifier {
         let var = |name: &str| vars.iter().find(|(known, _)| known == name).map(|(_, value)| value);
@@ -85,12 +85,12 @@ impl Notifier {
             Some(ServiceManager { socket, addr, watchdog })
         });
         let retry = (!pending.is_empty()).then(Instant::now);
-        Notifier { manager, told, pending, retry, store: store::Store::new(vars) }
+        Notifier { manager, reported, pending, retry, store: store::Store::new(vars) }
     }
 
     /// The last state that was reported.
-    pub(crate) fn told(&self) -> Option<&Health> {
-        self.told.as_ref()
+    pub(crate) fn reported(&self) -> Option<&Health> {
+        self.reported.as_ref()
     }
 
     /// The messages that are not sent yet.
@@ -100,11 +100,11 @@ impl Notifier {
 
     /// Reports the state, if it differs from the last one.
     pub(crate) fn tell(&mut self, health: Health) {
-        if self.manager.is_none() || self.told.as_ref() == Some(&health) {
+        if self.manager.is_none() || self.reported.as_ref() == Some(&health) {
             return;
         }
-        let message = message(self.told.as_ref(), &health, clock::monotonic_us());
-        self.told = Some(health);
+        let message = message(self.reported.as_ref(), &health, clock::monotonic_us());
+        self.reported = Some(health);
         // A pending message with nothing but a status line is replaced: only the latest line matters.
         let is_text = |message: &String| message.starts_with("STATUS=");
         if is_text(&message) && self.pending.back().is_some_and(is_text) {
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!((fields[0], fields[2]), ("RELOADING=1", "STATUS=a restart is in progress"));
         assert!(fields[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse::<u64>().unwrap() > 0);
         // Another image goes on where this one was.
-        let mut next = Notifier::new(&vars, notifier.told().cloned(), VecDeque::new());
+        let mut next = Notifier::new(&vars, notifier.reported().cloned(), VecDeque::new());
         next.tell(health(ServicePhase::Running, "generation 2 serves"));
         assert_eq!(heard(&socket), "READY=1\nSTATUS=generation 2 serves\n");
         next.tell(health(ServicePhase::Stopping, "stops"));
@@ -276,8 +276,8 @@ mod tests {
         notifier.flush();
         (0..others).for_each(|_| assert_eq!(heard(&socket), "other"));
         // Another image goes on where this one was.
-        let (told, pending) = (notifier.told().cloned(), notifier.pending().clone());
-        let mut next = Notifier::new(&vars, told, pending);
+        let (reported, pending) = (notifier.reported().cloned(), notifier.pending().clone());
+        let mut next = Notifier::new(&vars, reported, pending);
         assert!(next.retries(next.deadline().unwrap()));
         next.flush();
         assert_eq!(heard(&socket), "STATUS=starts\n");
@@ -332,7 +332,7 @@ mod tests {
                 Notifier::new(&[("NOTIFY_SOCKET".into(), path.into())], None, VecDeque::new());
             notifier.tell(health(ServicePhase::Running, "generation 1 serves"));
             notifier.keep_alive(Instant::now(), true);
-            assert_eq!((notifier.told(), notifier.deadline()), (None, None));
+            assert_eq!((notifier.reported(), notifier.deadline()), (None, None));
         }
         assert!(is_private(OsStr::new("NOTIFY_SOCKET")) && !is_private(OsStr::new("PATH")));
     }

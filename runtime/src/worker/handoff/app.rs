@@ -173,16 +173,16 @@ impl Daemon {
     pub fn handoffs(&self, name: &str) -> IncomingHandoffs {
         let (sender, offers) = mpsc::unbounded_channel();
         let state = Arc::clone(&self.state);
-        let adopter = move |handoff: Handoff<OwnedFd>, receipt: PendingAck| {
+        let handler = move |handoff: Handoff<OwnedFd>, pending_ack: PendingAck| {
             let Handoff { contents: Payload::Own { version, .. }, bytes, socket } = handoff else {
                 return;
             };
             let saved = HandoffState { version, bytes };
             let state = Arc::clone(&state);
             // If the receiver was dropped, the offer is dropped here, which refuses it.
-            let _ = sender.send(Offer { state, socket, saved, receipt });
+            let _ = sender.send(Offer { state, socket, saved, pending_ack });
         };
-        self.state.passage.register(HandoffTarget::Own(name.to_owned()), Arc::new(adopter));
+        self.state.handoffs.register(HandoffTarget::Own(name.to_owned()), Arc::new(handler));
         IncomingHandoffs {
             offers,
             draining: Box::pin(self.state.draining.clone().cancelled_owned()),
@@ -258,7 +258,7 @@ async fn hand_off(
 
 /// Waits for a generation to hand off to, other than the one already tried.
 async fn next_successor(state: &SharedState, tried: Option<u64>) -> Successor {
-    let mut successors = state.passage.successors();
+    let mut successors = state.handoffs.successors();
     let waited = successors
         .wait_for(|successor| successor.as_ref().is_some_and(|it| Some(it.number) != tried))
         .await;
@@ -319,7 +319,7 @@ pub struct Offer {
     state: Arc<SharedState>,
     socket: OwnedFd,
     saved: HandoffState,
-    receipt: PendingAck,
+    pending_ack: PendingAck,
 }
 
 impl Offer {
@@ -335,9 +335,9 @@ impl Offer {
     /// those), or the runtime cannot watch it: the connection is refused. If the channel to the older
     /// generation broke: the older generation keeps the connection.
     pub async fn accept(self) -> io::Result<(Stream, HandoffState)> {
-        let Offer { state, socket, saved, receipt } = self;
+        let Offer { state, socket, saved, pending_ack } = self;
         let stream = Stream::from_socket(&state, socket)?;
-        receipt.ack().await?;
+        pending_ack.ack().await?;
         stream.connection().mark_received();
         Ok((stream, saved))
     }
@@ -347,8 +347,8 @@ impl Offer {
     /// # Errors
     /// If the channel to the older generation broke: the older generation keeps the socket.
     pub async fn accept_socket(self) -> io::Result<(OwnedFd, HandoffState)> {
-        let Offer { socket, saved, receipt, .. } = self;
-        receipt.ack().await?;
+        let Offer { socket, saved, pending_ack, .. } = self;
+        pending_ack.ack().await?;
         Ok((socket, saved))
     }
 }

@@ -135,7 +135,7 @@ impl Successor {
         // The semaphore is never closed, so this does not fail.
         let _permit = self.own.acquire().await;
         let Some(slot) = self.slot().await else { return HandoffOutcome::Gone };
-        slot.hand_off(handoff).await.map_or(HandoffOutcome::Gone, |(verdict, _)| verdict)
+        slot.hand_off(handoff).await.map_or(HandoffOutcome::Gone, |(outcome, _)| outcome)
     }
 }
 

@@ -135,7 +135,7 @@ pub(super) struct Ack {
     pub(super) message: u64,
     /// The place of the connection in the batch; `None` means all that are not acknowledged yet.
     pub(super) index: Option<u16>,
-    pub(super) verdict: HandoffOutcome,
+    pub(super) outcome: HandoffOutcome,
 }
 
 /// The length of an acknowledgement: outcome (1 byte), batch (8), connection (2).
@@ -149,7 +149,7 @@ pub(super) const MAX_ANSWERS: usize = 1024;
 
 /// Appends an acknowledgement to a message.
 pub(super) fn append_ack(message: &mut Vec<u8>, answer: Ack) {
-    message.push(answer.verdict.byte());
+    message.push(answer.outcome.byte());
     message.extend(answer.message.to_le_bytes());
     message.extend(answer.index.unwrap_or(ALL).to_le_bytes());
 }
@@ -158,12 +158,12 @@ pub(super) fn append_ack(message: &mut Vec<u8>, answer: Ack) {
 pub(super) fn read_acks(message: &[u8]) -> Option<impl Iterator<Item = Ack>> {
     let (answers, rest) = message.as_chunks::<ACK_LEN>();
     rest.is_empty().then(|| {
-        answers.iter().map(|&[verdict, message @ .., low, high]| {
+        answers.iter().map(|&[outcome, message @ .., low, high]| {
             let index = u16::from_le_bytes([low, high]);
             Ack {
                 message: u64::from_le_bytes(message),
                 index: (index != ALL).then_some(index),
-                verdict: HandoffOutcome::of(verdict),
+                outcome: HandoffOutcome::of(outcome),
             }
         })
     })
@@ -245,8 +245,8 @@ mod tests {
         ) {
             let sent: Vec<_> = sent
                 .into_iter()
-                .map(|(message, index, verdict)| {
-                    Ack { message, index: index.filter(|index| *index != ALL), verdict }
+                .map(|(message, index, outcome)| {
+                    Ack { message, index: index.filter(|index| *index != ALL), outcome }
                 })
                 .collect();
             let mut message = Vec::new();

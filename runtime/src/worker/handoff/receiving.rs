@@ -27,14 +27,14 @@ pub(super) async fn receive_all(state: &Arc<SharedState>, socket: OwnedFd) -> io
     let (answers, mut queue) = mpsc::unbounded_channel();
     send(&socket, message::GREETING).await?;
     let mut taker = BatchReceiver { state, answers, messages: 0 };
-    let mut said = Vec::new();
+    let mut acks = Vec::new();
     loop {
         tokio::select! {
             biased;
-            _ = queue.recv_many(&mut said, MAX_ANSWERS) => {
-                send(&socket, &message_of(&said)).await?;
+            _ = queue.recv_many(&mut acks, MAX_ANSWERS) => {
+                send(&socket, &message_of(&acks)).await?;
                 failpoint::hit(Step::WorkerHandoffAnswered, state.generation);
-                said.drain(..).for_each(QueuedAck::begin);
+                acks.drain(..).for_each(QueuedAck::begin);
                 // Lets requests in flight in this worker proceed between two batches.
                 tokio::task::yield_now().await;
             }
@@ -51,8 +51,8 @@ pub(super) async fn receive_all(state: &Arc<SharedState>, socket: OwnedFd) -> io
     // those whose acknowledgement was never sent. The receiver's own sender is dropped first: the queue then
     // ends once all handlers have answered.
     drop(taker);
-    while let Some(said) = queue.recv().await {
-        said.begin();
+    while let Some(ack) = queue.recv().await {
+        ack.begin();
     }
     Ok(())
 }
@@ -76,17 +76,17 @@ impl BatchReceiver<'_> {
         };
         let mut sockets = descriptors.into_iter();
         for (index, (contents, bytes)) in (0..).zip(connections) {
-            let receipt = self.receipt(Some(index));
+            let pending_ack = self.pending_ack(Some(index));
             let Some(socket) = sockets.next() else {
-                receipt.ask_to_retry();
+                pending_ack.ask_to_retry();
                 continue;
             };
             // Without a handler the acknowledgement is dropped, which refuses the connection.
             if let Some(contents) = contents
                 && let Some(place) = contents.place()
-                && let Some(adopter) = self.state.passage.handler(&place)
+                && let Some(handler) = self.state.handoffs.handler(&place)
             {
-                adopter(Handoff { contents, bytes: bytes.to_vec(), socket }, receipt);
+                handler(Handoff { contents, bytes: bytes.to_vec(), socket }, pending_ack);
             }
         }
         self.messages += 1;
@@ -95,11 +95,11 @@ impl BatchReceiver<'_> {
 
     /// Refuses a whole message.
     fn refuse(&mut self) {
-        drop(self.receipt(None));
+        drop(self.pending_ack(None));
         self.messages += 1;
     }
 
-    fn receipt(&self, index: Option<u16>) -> PendingAck {
+    fn pending_ack(&self, index: Option<u16>) -> PendingAck {
         let answers = Some(self.answers.clone());
         PendingAck { message: self.messages, index, answers, state: Arc::clone(self.state) }
     }
@@ -121,9 +121,9 @@ impl QueuedAck {
     }
 }
 
-fn message_of(said: &[QueuedAck]) -> Vec<u8> {
+fn message_of(acks: &[QueuedAck]) -> Vec<u8> {
     let mut message = Vec::new();
-    said.iter().for_each(|said| message::append_ack(&mut message, said.answer));
+    acks.iter().for_each(|ack| message::append_ack(&mut message, ack.answer));
     message
 }
 
@@ -189,9 +189,9 @@ impl PendingAck {
         self.answer(HandoffOutcome::Later, None);
     }
 
-    fn answer(&mut self, verdict: HandoffOutcome, begin: Option<Box<dyn FnOnce() + Send>>) {
+    fn answer(&mut self, outcome: HandoffOutcome, begin: Option<Box<dyn FnOnce() + Send>>) {
         let Some(answers) = self.answers.take() else { return };
-        let answer = Ack { message: self.message, index: self.index, verdict };
+        let answer = Ack { message: self.message, index: self.index, outcome };
         // Fails if the channel has failed: the older generation then keeps the connection.
         let _ = answers.send(QueuedAck { answer, begin });
     }
@@ -199,10 +199,10 @@ impl PendingAck {
 
 impl Drop for PendingAck {
     fn drop(&mut self) {
-        let verdict = match self.state.is_draining() {
+        let outcome = match self.state.is_draining() {
             true => HandoffOutcome::Gone,
             false => HandoffOutcome::Refused,
         };
-        self.answer(verdict, None);
+        self.answer(outcome, None);
     }
 }

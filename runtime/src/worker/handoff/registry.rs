@@ -20,26 +20,26 @@ pub(crate) type HandoffHandler = Arc<dyn Fn(Handoff<OwnedFd>, PendingAck) + Send
 pub(crate) struct HandoffRegistry {
     /// The channel to the serving generation; `None` until the supervisor opens the first.
     successor: watch::Sender<Option<Successor>>,
-    adopters: Mutex<SortedMap<HandoffTarget, HandoffHandler>>,
+    handlers: Mutex<SortedMap<HandoffTarget, HandoffHandler>>,
     /// Takes new channels to the task that runs them. Empty without a runtime, as in a sync `main`.
     channels: OnceLock<mpsc::UnboundedSender<HandoffChannel>>,
 }
 
 /// Keeps a handler registered until dropped.
 #[cfg(feature = "http")]
-#[must_use = "the adopter goes when this is dropped"]
+#[must_use = "the handler goes when this is dropped"]
 pub(crate) struct Registration<'a> {
-    passage: &'a HandoffRegistry,
+    registry: &'a HandoffRegistry,
     place: HandoffTarget,
-    adopter: HandoffHandler,
+    handler: HandoffHandler,
 }
 
 #[cfg(feature = "http")]
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        let mut adopters = lock(&self.passage.adopters);
+        let mut adopters = lock(&self.registry.handlers);
         // A handler registered later for the same target stays.
-        if adopters.get(&self.place).is_some_and(|now| Arc::ptr_eq(now, &self.adopter)) {
+        if adopters.get(&self.place).is_some_and(|now| Arc::ptr_eq(now, &self.handler)) {
             adopters.remove(&self.place);
         }
     }
@@ -49,23 +49,23 @@ impl HandoffRegistry {
     pub(crate) fn new() -> HandoffRegistry {
         HandoffRegistry {
             successor: watch::Sender::new(None),
-            adopters: Mutex::new(SortedMap::new()),
+            handlers: Mutex::new(SortedMap::new()),
             channels: OnceLock::new(),
         }
     }
 
     /// Starts running channels on the current runtime.
     pub(crate) fn open_on_runtime(state: &Arc<SharedState>) {
-        state.passage.channels.get_or_init(|| {
+        state.handoffs.channels.get_or_init(|| {
             let (sender, channels) = mpsc::unbounded_channel();
             state.own.spawn(channel::run_channels(Arc::clone(state), channels));
             sender
         });
     }
 
-    /// Registers `adopter` as the handler for `place`, in place of an earlier one.
-    pub(crate) fn register(&self, place: HandoffTarget, adopter: HandoffHandler) {
-        lock(&self.adopters).insert(place, adopter);
+    /// Registers `handler` as the handler for `place`, in place of an earlier one.
+    pub(crate) fn register(&self, place: HandoffTarget, handler: HandoffHandler) {
+        lock(&self.handlers).insert(place, handler);
     }
 
     /// Same as [`HandoffRegistry::register`], until the returned guard is dropped.
@@ -73,14 +73,14 @@ impl HandoffRegistry {
     pub(crate) fn register_while(
         &self,
         place: HandoffTarget,
-        adopter: HandoffHandler,
+        handler: HandoffHandler,
     ) -> Registration<'_> {
-        self.register(place.clone(), Arc::clone(&adopter));
-        Registration { passage: self, place, adopter }
+        self.register(place.clone(), Arc::clone(&handler));
+        Registration { registry: self, place, handler }
     }
 
     pub(super) fn handler(&self, place: &HandoffTarget) -> Option<HandoffHandler> {
-        lock(&self.adopters).get(place).cloned()
+        lock(&self.handlers).get(place).cloned()
     }
 
     /// Opens a channel to the serving generation. Without a runtime, closes the socket at once.

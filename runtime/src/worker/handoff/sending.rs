@@ -213,15 +213,15 @@ impl BatchSender {
     }
 
     /// Returns the connections that are not sent yet to their callers.
-    fn return_unsent(&mut self, verdict: HandoffOutcome) {
+    fn return_unsent(&mut self, outcome: HandoffOutcome) {
         let next = self.next.take().unwrap_or_default();
         let all = next.connections.into_iter().chain(self.waiting.drain(..));
-        all.for_each(|sent| give_back(sent, verdict));
+        all.for_each(|sent| give_back(sent, outcome));
     }
 
     /// Returns the connections of an acknowledgement to their callers. Ignores connections that are already
     /// acknowledged or were never sent.
-    fn acknowledge(&mut self, Ack { message, index, verdict }: Ack) {
+    fn acknowledge(&mut self, Ack { message, index, outcome }: Ack) {
         let Some(connections) = self.unanswered.get_mut(&message) else { return };
         let asked = match index {
             Some(index) => usize::from(index)..usize::from(index) + 1,
@@ -231,7 +231,7 @@ impl BatchSender {
         for sent in asked.iter_mut().filter_map(Option::take) {
             self.count -= 1;
             self.prompt -= usize::from(sent.0.contents.is_prompt());
-            give_back(sent, verdict);
+            give_back(sent, outcome);
         }
         if connections.iter().all(Option::is_none) {
             self.unanswered.remove(&message);
@@ -239,26 +239,26 @@ impl BatchSender {
     }
 
     /// Returns all unacknowledged connections: no more acknowledgements will come.
-    fn acknowledge_all(&mut self, verdict: HandoffOutcome) {
+    fn acknowledge_all(&mut self, outcome: HandoffOutcome) {
         let messages: Vec<u64> = self.unanswered.keys().copied().collect();
         for message in messages {
-            self.acknowledge(Ack { message, index: None, verdict });
+            self.acknowledge(Ack { message, index: None, outcome });
         }
     }
 }
 
 /// Returns a connection with the outcome to its caller.
-fn give_back((handoff, reply): Sent, verdict: HandoffOutcome) {
-    handoff.socket.record(verdict);
+fn give_back((handoff, reply): Sent, outcome: HandoffOutcome) {
+    handoff.socket.record(outcome);
     // Fails if the caller was cancelled at the drain deadline: the connection is then closed here.
-    let _ = reply.send((verdict, handoff));
+    let _ = reply.send((outcome, handoff));
 }
 
 impl HandoffSocket {
     /// Records the outcome for the ledger.
-    fn record(&self, verdict: HandoffOutcome) {
+    fn record(&self, outcome: HandoffOutcome) {
         let HandoffSocket::Stream(stream) = self else { return };
-        match verdict {
+        match outcome {
             HandoffOutcome::Taken => stream.connection().mark_handed_off(),
             HandoffOutcome::Unknown => stream.connection().mark_lost(),
             HandoffOutcome::Refused | HandoffOutcome::Gone | HandoffOutcome::Later => {}
@@ -356,8 +356,8 @@ mod tests {
 
         fn answer(&self, answers: &[(u64, Option<u16>, HandoffOutcome)]) {
             let mut message = Vec::new();
-            for &(number, index, verdict) in answers {
-                append_ack(&mut message, Ack { message: number, index, verdict });
+            for &(number, index, outcome) in answers {
+                append_ack(&mut message, Ack { message: number, index, outcome });
             }
             seqpacket::send(&self.theirs, &message, &[]).unwrap();
         }
@@ -380,12 +380,12 @@ mod tests {
         }
     }
 
-    async fn verdicts(answers: Vec<oneshot::Receiver<Returned>>) -> Vec<HandoffOutcome> {
-        let mut verdicts = Vec::new();
+    async fn outcomes(answers: Vec<oneshot::Receiver<Returned>>) -> Vec<HandoffOutcome> {
+        let mut outcomes = Vec::new();
         for answer in answers {
-            verdicts.push(answer.await.unwrap().0);
+            outcomes.push(answer.await.unwrap().0);
         }
-        verdicts
+        outcomes
     }
 
     /// The successor dies after it has acknowledged some of 64 connections, with others unread, before the
@@ -406,11 +406,11 @@ mod tests {
         bench.answer(&[(2, Some(0), HandoffOutcome::Taken)]);
         let Bench { theirs, sender, .. } = bench;
         drop(theirs);
-        let verdicts = verdicts(answers).await;
-        for (index, verdict) in verdicts.into_iter().enumerate() {
+        let outcomes = outcomes(answers).await;
+        for (index, outcome) in outcomes.into_iter().enumerate() {
             let expected =
                 if [0, 2].contains(&index) { HandoffOutcome::Taken } else { HandoffOutcome::Gone };
-            assert_eq!(verdict, expected, "{index}");
+            assert_eq!(outcome, expected, "{index}");
         }
         sender.await.unwrap().unwrap();
     }
@@ -477,8 +477,8 @@ mod tests {
             (0, Some(0), HandoffOutcome::Taken),
             (9, None, HandoffOutcome::Gone),
         ]);
-        let (verdict, handoff) = sent.await.unwrap();
-        assert_eq!((verdict, handoff.bytes), (HandoffOutcome::Refused, vec![7]));
+        let (outcome, handoff) = sent.await.unwrap();
+        assert_eq!((outcome, handoff.bytes), (HandoffOutcome::Refused, vec![7]));
         drop(bench.successor);
         bench.sender.await.unwrap().unwrap();
     }
@@ -503,9 +503,9 @@ mod tests {
         }
         assert_eq!(bench.receive(), (MAX_BATCH, MAX_BATCH));
         bench.answer(&[(1, None, HandoffOutcome::Later), (2, None, HandoffOutcome::Taken)]);
-        let verdicts = verdicts(answers).await;
-        let later = verdicts.iter().filter(|verdict| **verdict == HandoffOutcome::Later).count();
-        assert_eq!((verdicts.len(), later), (1 + MAX_BATCH / 2 + MAX_BATCH, MAX_BATCH / 2));
+        let outcomes = outcomes(answers).await;
+        let later = outcomes.iter().filter(|outcome| **outcome == HandoffOutcome::Later).count();
+        assert_eq!((outcomes.len(), later), (1 + MAX_BATCH / 2 + MAX_BATCH, MAX_BATCH / 2));
     }
 
     /// The largest state fills half a message.

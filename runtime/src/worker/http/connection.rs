@@ -18,6 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tower_service::Service;
+use unbroken_core::nanos;
 
 use super::builder::Builder;
 #[cfg(feature = "http2")]
@@ -26,7 +27,6 @@ use super::io::{LingeringIo, join};
 use super::service::{Activity, ObservedService};
 use super::timeouts::{ExceededLimit, Timeouts};
 use super::{BoxError, Peer};
-use crate::sys::clock::nanos;
 use crate::worker::handoff::{
     Handoff, HandoffOutcome, HandoffSocket, MAX_BYTES, Payload, QueueSlot, RETRIES, RETRY_DELAY,
 };
@@ -141,11 +141,11 @@ where
             let handoff = Handoff { contents, bytes: read.into(), socket };
             // The connection is not touched until it comes back with the outcome. `None` means that the
             // runtime shuts down.
-            let Some((verdict, handoff)) = slot.hand_off(handoff).await else { return };
+            let Some((outcome, handoff)) = slot.hand_off(handoff).await else { return };
             let Handoff { bytes: read, socket: HandoffSocket::Stream(idle), .. } = handoff else {
                 return;
             };
-            match verdict {
+            match outcome {
                 HandoffOutcome::Taken | HandoffOutcome::Unknown => return,
                 HandoffOutcome::Later if retries > 0 => {
                     retries -= 1;
@@ -208,7 +208,7 @@ where
     let mut leave = std::pin::pin!(handoff_slot(state, &activity));
     let mut waits = false;
     let mut patience = std::pin::pin!(drain_idle_timeout(state, &activity));
-    let (mut impatient, mut told, mut registered) = (false, false, false);
+    let (mut impatient, mut closing, mut registered) = (false, false, false);
     let round = poll_fn(|cx| {
         if let Poll::Ready(result) = std::pin::Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(RoundEnd::Closed(result));
@@ -274,11 +274,11 @@ where
         }
         impatient = impatient || patience.as_mut().poll(cx).is_ready();
         if impatient
-            && !told
+            && !closing
             && !activity.is_busy()
             && (state.is_last() || !activity.has_requests())
         {
-            told = true;
+            closing = true;
             activity.notify_closing();
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             cx.waker().wake_by_ref();
@@ -340,7 +340,7 @@ enum RoundEnd {
 /// this connection.
 async fn handoff_slot(state: &Arc<SharedState>, activity: &Activity) -> QueueSlot {
     state.draining.cancelled().await;
-    let mut successors = state.passage.successors();
+    let mut successors = state.handoffs.successors();
     loop {
         let successor = successors.borrow_and_update().clone();
         if let Some(successor) = successor.filter(|it| !activity.was_refused_by(it.number)) {

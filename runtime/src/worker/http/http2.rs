@@ -47,7 +47,7 @@ where
     let io = TokioIo::new(LingeringIo::http2(stream, bytes, Arc::clone(&activity)));
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut draining = pin!(state.draining.cancelled());
-    let (mut registered, mut told) = (false, false);
+    let (mut registered, mut closing) = (false, false);
     // Runs after a GOAWAY because of a time limit: if the client does not answer the ping and no stream is
     // open by then, the connection is dropped.
     let mut patience: Option<Pin<Box<Sleep>>> = None;
@@ -65,7 +65,7 @@ where
                 patience = Some(Box::pin(sleep(LINGER)));
                 continue;
             }
-            if told {
+            if closing {
                 return Poll::Pending;
             }
             if clock.poll(cx, activity.waiting_for(), activity.requests()).is_ready() {
@@ -78,7 +78,7 @@ where
                 registered = true;
                 ready!(draining.as_mut().poll(cx));
             }
-            told = true;
+            closing = true;
             activity.notify_closing();
             connection.as_mut().graceful_shutdown();
         }

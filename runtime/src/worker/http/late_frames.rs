@@ -73,7 +73,7 @@ impl LateFrames {
         kept
     }
 
-    fn walk(&mut self, mut bytes: &[u8], mut keep: impl FnMut(&[u8]), told: bool) {
+    fn walk(&mut self, mut bytes: &[u8], mut keep: impl FnMut(&[u8]), closing: bool) {
         while !bytes.is_empty() {
             if self.preface > 0 {
                 let (preface, rest) = bytes.split_at(self.preface.min(bytes.len()));
@@ -98,7 +98,7 @@ impl LateFrames {
                 self.have += part.len();
                 bytes = rest;
                 if self.have == HEADER {
-                    self.begin(told);
+                    self.begin(closing);
                     if !self.dropping {
                         keep(&self.header[self.given..]);
                     }
@@ -109,7 +109,7 @@ impl LateFrames {
     }
 
     /// Decides about a frame whose header is complete.
-    fn begin(&mut self, told: bool) {
+    fn begin(&mut self, closing: bool) {
         let [a, b, c, kind, flags, id @ ..] = self.header;
         let id = u32::from_be_bytes(id) & (u32::MAX >> 1);
         self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
@@ -119,7 +119,7 @@ impl LateFrames {
         }
         // h2 answers it with the last GOAWAY.
         self.answers =
-            kind == PING && flags & ACK != 0 && told && self.payload == SHUTDOWN_PING.len();
+            kind == PING && flags & ACK != 0 && closing && self.payload == SHUTDOWN_PING.len();
         let late = self.last.is_some_and(|last| id > last);
         self.dropping = kind == WINDOW_UPDATE && late && self.given == 0;
     }

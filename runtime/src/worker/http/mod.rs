@@ -171,7 +171,7 @@ impl Daemon {
         // The handler has a clone of the service. It is unregistered with this future because a program may
         // wait until everything that the service holds is dropped, such as the senders of a channel.
         let place = HandoffTarget::Listener(name.to_owned());
-        let adoption = self.state.passage.register_while(place, server.clone().handoff_handler());
+        let adoption = self.state.handoffs.register_while(place, server.clone().handoff_handler());
         loop {
             // At `max_connections`, further connections stay in the kernel's queue, for this worker or the
             // next generation.
@@ -244,7 +244,7 @@ where
 
     /// Returns the handler for connections that an older generation hands off to this listener.
     fn handoff_handler(self) -> HandoffHandler {
-        Arc::new(move |handoff: Handoff<OwnedFd>, receipt: PendingAck| {
+        Arc::new(move |handoff: Handoff<OwnedFd>, pending_ack: PendingAck| {
             // Taken before the check of the drain: otherwise `serve` could return between the check and the
             // spawn below.
             let waited_for = self.connections.token();
@@ -276,7 +276,7 @@ where
                 ..self.connection(stream, addr, requests)
             };
             let (connections, own) = (self.connections.clone(), self.state.own.clone());
-            receipt.ack_then(move || {
+            pending_ack.ack_then(move || {
                 connection.stream.connection().mark_received();
                 connections.spawn(own.track_future(connection.run()));
                 drop(waited_for);

@@ -151,7 +151,7 @@ impl Activity {
     fn is_last_response(&self) -> bool {
         let draining = || {
             self.state.is_draining()
-                && self.state.passage.successor().is_none_or(|number| self.was_refused_by(number))
+                && self.state.handoffs.successor().is_none_or(|number| self.was_refused_by(number))
         };
         !self.is_http2() && (self.last.load(Relaxed) || draining())
     }

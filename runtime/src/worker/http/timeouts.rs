@@ -219,8 +219,8 @@ mod tests {
         let limits = HttpSettings { header_timeout, idle_timeout, ..HttpSettings::default() };
         let settings = HttpSettings { max_connection_age, ..limits };
         let mut clock = Timeouts::new(&settings, 0, 0, (WaitingFor::Head, 0));
-        let said = poll_fn(|cx| clock.poll(cx, WaitingFor::Busy, 1)).await;
-        assert_eq!(said, ExceededLimit::Age);
+        let limit = poll_fn(|cx| clock.poll(cx, WaitingFor::Busy, 1)).await;
+        assert_eq!(limit, ExceededLimit::Age);
         // There is no other limit.
         for waiting in [WaitingFor::Busy, WaitingFor::Head, WaitingFor::Request] {
             assert_eq!(clock.next(waiting, 1, Instant::now), None);

@@ -48,7 +48,7 @@ pub(super) enum Start {
 /// What a worker does after its *go*.
 #[derive(Debug, Clone)]
 pub(super) enum Life {
-    /// It serves until it is told to drain.
+    /// It serves until it receives *drain*.
     Long,
     /// It ends on its own.
     Ends(u64, Exit),

@@ -2,7 +2,7 @@
 
 use super::super::State;
 use super::super::worker::LINK_GRACE;
-use super::{Seen, Told, Watch};
+use super::{LastCommand, Seen, Watch};
 use crate::event::{
     Action, ClientAnswer, ClientId, Event, Generation, ImageSource, WorkerCommand, WorkerId,
 };
@@ -30,7 +30,9 @@ impl Watch {
                     Event::Exited { .. } if self.exclusive() => {}
                     _ => self.fail("a welcome nobody asked for"),
                 }
-                let Some(policy) = worker.said else { self.fail("welcome without a hello") };
+                let Some(policy) = worker.hello_policy else {
+                    self.fail("welcome without a hello")
+                };
                 if self.exclusive() {
                     let begun =
                         self.workers.iter().filter(|(other, it)| *other != id && it.welcomed);
@@ -38,7 +40,7 @@ impl Watch {
                 }
                 holds!(
                     self,
-                    worker.told == Told::Start && !worker.welcomed,
+                    worker.command == LastCommand::Start && !worker.welcomed,
                     "welcome to {worker:?}"
                 );
                 worker.welcomed = true;
@@ -60,7 +62,7 @@ impl Watch {
                 let mut worker = self.living(*id);
                 holds!(
                     self,
-                    worker.told == Told::Drain && worker.limit <= self.now,
+                    worker.command == LastCommand::Drain && worker.limit <= self.now,
                     "too early a SIGTERM for {worker:?}"
                 );
                 worker.terminated.get_or_insert(self.now);
@@ -81,11 +83,11 @@ impl Watch {
                         || mute
                         || unhealthy
                         || unproven
-                        || worker.told == Told::Start
+                        || worker.command == LastCommand::Start
                         || self.pressed.is_some(),
                     "{worker:?} is killed for nothing"
                 );
-                worker.told = Told::Die;
+                worker.command = LastCommand::Die;
                 self.workers.insert(*id, worker);
             }
             Action::Answer { client, answer } => self.see_answer(*client, answer),
@@ -96,8 +98,8 @@ impl Watch {
             }
             Action::OpenHandoffChannel { from, to } => {
                 let (from, to) = (self.living(*from), self.living(*to));
-                holds!(self, to.told == Told::Accept, "connections for {to:?}");
-                holds!(self, from.told != Told::Accept, "connections from {from:?}");
+                holds!(self, to.command == LastCommand::Accept, "connections for {to:?}");
+                holds!(self, from.command != LastCommand::Accept, "connections from {from:?}");
             }
             Action::Upgrade { generation } => {
                 holds!(self, self.upgrading.is_none(), "an upgrade beside another");
@@ -170,7 +172,8 @@ impl Watch {
             ImageSource::Pinned => {
                 holds!(self, serving == Some(generation), "a respawn of {generation}");
                 let rivals = self.workers.values().filter(|other| {
-                    other.generation == generation && !matches!(other.told, Told::Drain | Told::Die)
+                    other.generation == generation
+                        && !matches!(other.command, LastCommand::Drain | LastCommand::Die)
                 });
                 holds!(self, rivals.count() == 0, "a respawn beside a living worker");
             }
@@ -182,8 +185,8 @@ impl Watch {
                 generation,
                 source,
                 policy,
-                told: Told::Start,
-                said: None,
+                command: LastCommand::Start,
+                hello_policy: None,
                 welcomed: false,
                 leaving: false,
                 limit: self.now + policy.ready_timeout,
@@ -209,11 +212,13 @@ impl Watch {
         let mut worker = self.living(id);
         match order {
             WorkerCommand::Go => {
-                let fit = worker.told == Told::Start && worker.welcomed && worker.lost.is_none();
+                let fit = worker.command == LastCommand::Start
+                    && worker.welcomed
+                    && worker.lost.is_none();
                 holds!(self, fit, "go to {worker:?}");
                 holds!(self, self.accepting().is_none(), "go while another one accepts");
                 if let Some((_, old)) =
-                    self.workers.iter_mut().find(|(_, old)| old.told == Told::Quiesce)
+                    self.workers.iter_mut().find(|(_, old)| old.command == LastCommand::Quiesce)
                 {
                     let quiesce = |action: &Action| {
                         matches!(
@@ -224,40 +229,40 @@ impl Watch {
                     old.limit = self.now + worker.policy.confirm_window;
                     holds!(self, before.is_some_and(quiesce), "go long after quiesce");
                 }
-                worker.told = Told::Accept;
+                worker.command = LastCommand::Accept;
             }
             WorkerCommand::Quiesce => {
-                holds!(self, worker.told == Told::Accept, "quiesce to {worker:?}");
+                holds!(self, worker.command == LastCommand::Accept, "quiesce to {worker:?}");
                 let go = |action: &Action| {
                     matches!(action, Action::SendToWorker { command: WorkerCommand::Go, .. })
                 };
                 holds!(self, after.is_some_and(go) || self.exclusive(), "quiesce without go");
-                worker.told = Told::Quiesce;
+                worker.command = LastCommand::Quiesce;
             }
             WorkerCommand::Resume => {
-                holds!(self, worker.told == Told::Quiesce, "resume to {worker:?}");
+                holds!(self, worker.command == LastCommand::Quiesce, "resume to {worker:?}");
                 holds!(self, self.accepting().is_none(), "resume while the new one accepts");
                 self.check_resume();
-                worker.told = Told::Accept;
+                worker.command = LastCommand::Accept;
             }
             WorkerCommand::Ping => {
-                let fit = matches!(worker.told, Told::Accept | Told::Quiesce);
+                let fit = matches!(worker.command, LastCommand::Accept | LastCommand::Quiesce);
                 holds!(self, fit && worker.policy.watchdog.is_some(), "a ping to {worker:?}");
                 holds!(self, worker.asked.is_none(), "a second question to {worker:?}");
                 worker.asked = worker.policy.watchdog.map(|limit| self.now + limit);
             }
             WorkerCommand::Drain { deadline, .. } => {
                 let leaves = matches!(event, Event::SelfDraining { worker, .. } if *worker == id);
-                let limit = match worker.told {
-                    Told::Drain => worker.limit,
+                let limit = match worker.command {
+                    LastCommand::Drain => worker.limit,
                     _ => self.now + worker.policy.drain_timeout,
                 };
                 holds!(self, deadline <= limit, "too long a drain for {worker:?}");
-                let hurried =
-                    worker.told == Told::Drain && (self.pressed.is_some() || !self.stopping);
-                let begun = worker.told != Told::Drain && self.stopping;
+                let hurried = worker.command == LastCommand::Drain
+                    && (self.pressed.is_some() || !self.stopping);
+                let begun = worker.command != LastCommand::Drain && self.stopping;
                 let content = self.workers.values().any(|new| new.content && new.checks == 0);
-                let replaced = worker.told == Told::Quiesce
+                let replaced = worker.command == LastCommand::Quiesce
                     && (worker.limit <= self.now || content)
                     && self.accepting().is_some()
                     || self.exclusive();
@@ -268,7 +273,7 @@ impl Watch {
                     leaves || replaced || begun || hurried || mute,
                     "{worker:?} drains for nothing"
                 );
-                worker.told = Told::Drain;
+                worker.command = LastCommand::Drain;
                 worker.limit = deadline;
             }
         }
@@ -288,7 +293,7 @@ impl Watch {
                     "a report of what is not so: {report:?}"
                 );
                 let early = self.upgrading == Some(report.to) && !self.stopping;
-                holds!(self, !early, "told before the supervisor's part is done: {report:?}");
+                holds!(self, !early, "answered before the supervisor's part is done: {report:?}");
                 self.check_report(report, report.from.unwrap_or_default());
                 let left = report.from.map_or(0, |from| self.alive(from));
                 holds!(self, !waits || left == 0, "the old generation is not gone: {report:?}");

@@ -4,7 +4,7 @@ use super::super::State;
 use super::super::WorkerState;
 use super::super::stop::AT_ONCE_GRACE;
 use super::super::worker::{LINK_GRACE, MAX_DRAINING};
-use super::{Kept, Seen, Told, Watch};
+use super::{Kept, LastCommand, Seen, Watch};
 use crate::event::{Action, Event, ImageSource, WorkerId};
 
 impl Watch {
@@ -38,7 +38,8 @@ impl Watch {
 
     /// Checks that a worker accepts, or why not. `accepted` is the one that accepted before the event.
     pub(super) fn check_service(&self, event: &Event, accepted: Option<WorkerId>) {
-        let accepting = self.workers.values().filter(|worker| worker.told == Told::Accept).count();
+        let accepting =
+            self.workers.values().filter(|worker| worker.command == LastCommand::Accept).count();
         holds!(self, accepting <= 1, "{accepting} workers accept at once");
         if !self.up || self.stopping || accepting == 1 {
             return;
@@ -47,16 +48,16 @@ impl Watch {
             && let Some(worker) = self.workers.get(&id)
         {
             let left = matches!(event, Event::SelfDraining { worker, .. } if *worker == id);
-            let lost = worker.told == Told::Die && worker.lost.is_some();
+            let lost = worker.command == LastCommand::Die && worker.lost.is_some();
             let mute = worker.hung || worker.asked.is_some_and(|limit| limit <= self.now);
             // The restart is aborted: the old worker resumes, or is respawned if it has ended.
             let sick = matches!(event, Event::Unhealthy { worker, .. } if *worker == id);
-            let undone = worker.told == Told::Die && (sick || worker.checks > 0);
-            let excused = left || lost || mute || undone || self.exclusive();
+            let aborted = worker.command == LastCommand::Die && (sick || worker.checks > 0);
+            let excused = left || lost || mute || aborted || self.exclusive();
             holds!(self, excused, "nobody accepts any more, without need");
         }
-        let coming = self.workers.values().any(|worker| worker.told == Told::Start);
-        let reaping = self.workers.values().any(|worker| worker.told == Told::Die);
+        let coming = self.workers.values().any(|worker| worker.command == LastCommand::Start);
+        let reaping = self.workers.values().any(|worker| worker.command == LastCommand::Die);
         // A pending restart may wait for the end of an upgrade, which has a time limit of its own.
         let due = self.machine.deadline().is_some() || self.upgrading.is_some();
         holds!(self, coming || reaping || due, "nobody accepts, and nobody will");
@@ -67,27 +68,27 @@ impl Watch {
         let committed = self.machine.current.as_ref().and_then(|current| current.worker);
         for (id, worker) in &self.workers {
             let known = self.transition() == Some(*id) || committed == Some(*id);
-            let ending = matches!(worker.told, Told::Drain | Told::Die);
+            let ending = matches!(worker.command, LastCommand::Drain | LastCommand::Die);
             holds!(self, known || ending, "nobody knows {worker:?}");
-            let state = match worker.told {
-                Told::Start => WorkerState::Starting,
-                Told::Accept => WorkerState::Serving,
-                Told::Quiesce => WorkerState::Paused,
-                Told::Drain => WorkerState::Draining,
-                Told::Die => WorkerState::Killed,
+            let state = match worker.command {
+                LastCommand::Start => WorkerState::Starting,
+                LastCommand::Accept => WorkerState::Serving,
+                LastCommand::Quiesce => WorkerState::Paused,
+                LastCommand::Drain => WorkerState::Draining,
+                LastCommand::Die => WorkerState::Killed,
             };
             let shown = self.machine.worker_state(*id);
             holds!(self, shown == Some(state), "{shown:?} is shown of {worker:?}");
-            let undecided = self.transition().is_some() || worker.told != Told::Quiesce;
+            let undecided = self.transition().is_some() || worker.command != LastCommand::Quiesce;
             holds!(self, undecided, "{worker:?} is neither resumed nor drained");
         }
         if let Some(id) = self.transition() {
             let worker = self.living(id);
-            let fit = matches!(worker.told, Told::Start | Told::Accept);
+            let fit = matches!(worker.command, LastCommand::Start | LastCommand::Accept);
             holds!(self, fit && worker.source != ImageSource::Pinned, "a transition to {worker:?}");
         }
         let draining =
-            self.workers.values().filter(|w| w.told == Told::Drain && w.limit > self.now);
+            self.workers.values().filter(|w| w.command == LastCommand::Drain && w.limit > self.now);
         holds!(self, self.stopping || draining.count() <= MAX_DRAINING, "too many drain");
     }
 
@@ -106,7 +107,8 @@ impl Watch {
             // The old worker was found hung at the same tick, which is a crash of its own.
             return;
         }
-        let serves = old.is_some_and(|old| matches!(old.told, Told::Accept | Told::Start));
+        let serves =
+            old.is_some_and(|old| matches!(old.command, LastCommand::Accept | LastCommand::Start));
         let expected = if self.exclusive() {
             // The old generation is respawned when no worker is left.
             after.clone()
@@ -116,7 +118,7 @@ impl Watch {
         } else {
             before
         };
-        holds!(self, after == expected, "the undone restart left {after:?}, not {expected:?}");
+        holds!(self, after == expected, "the aborted restart left {after:?}, not {expected:?}");
     }
 
     /// Checks that each generation without workers was released, unless it may get one.
@@ -143,10 +145,10 @@ impl Watch {
         }
         let committed = self.machine.current.as_ref().map_or(0, |current| current.generation);
         let old = self.workers.values().any(|worker| worker.generation < committed);
-        let undone =
+        let unconfirmed =
             self.workers.values().any(|worker| !self.confirmed.contains(&worker.generation));
         for (client, waits) in &self.clients {
-            holds!(self, (*waits && old) || undone, "client {client} waits for nothing");
+            holds!(self, (*waits && old) || unconfirmed, "client {client} waits for nothing");
         }
     }
 
@@ -158,24 +160,25 @@ impl Watch {
             holds!(self, at > self.now, "after a tick something is due");
         }
         for worker in self.machine.timers.workers() {
-            let dead = self.workers.get(&worker).is_none_or(|worker| worker.told == Told::Die);
+            let dead =
+                self.workers.get(&worker).is_none_or(|worker| worker.command == LastCommand::Die);
             holds!(self, !dead, "a timer of worker {worker}, which is gone");
         }
         let held = self.exclusive();
         let candidate = self.transition().map(|id| self.living(id));
-        for worker in self.workers.values().filter(|worker| worker.told != Told::Die) {
-            let limit = match worker.told {
-                Told::Start if held => None,
-                Told::Start => Some(worker.limit),
-                Told::Drain => match worker.terminated {
+        for worker in self.workers.values().filter(|worker| worker.command != LastCommand::Die) {
+            let limit = match worker.command {
+                LastCommand::Start if held => None,
+                LastCommand::Start => Some(worker.limit),
+                LastCommand::Drain => match worker.terminated {
                     Some(at) => Some(at + worker.policy.kill_timeout),
                     None => Some(worker.limit),
                 },
-                Told::Quiesce => {
+                LastCommand::Quiesce => {
                     let lost = candidate.as_ref().and_then(|candidate| candidate.lost);
                     Some(lost.map_or(worker.limit, |at| worker.limit.max(at + LINK_GRACE)))
                 }
-                Told::Accept | Told::Die => None,
+                LastCommand::Accept | LastCommand::Die => None,
             };
             let limits = [
                 limit,

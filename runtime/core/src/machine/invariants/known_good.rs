@@ -2,7 +2,7 @@
 //! generations were confirmed.
 
 use super::super::exe::Exe;
-use super::{Kept, Told, Watch};
+use super::{Kept, LastCommand, Watch};
 use crate::event::{Event, Generation, ImageSource, WorkerId};
 
 impl Watch {
@@ -25,16 +25,21 @@ impl Watch {
         };
         holds!(self, worker.generation == new, "{new} is confirmed, and {worker:?} is on its way");
         holds!(self, worker.welcomed, "{new} is confirmed before it was welcome");
-        holds!(self, worker.checks == 0 || worker.told == Told::Start, "{new} has open checks");
-        holds!(self, !self.undone.contains(&new), "{new} is confirmed after it was undone");
+        holds!(
+            self,
+            worker.checks == 0 || worker.command == LastCommand::Start,
+            "{new} has open checks"
+        );
+        holds!(self, !self.aborted.contains(&new), "{new} is confirmed after it was aborted");
         // The old worker that could be resumed. One that was paused before has to wait for the window; one
         // that served until this event is confirmed at its commit, which only a window of zero allows.
         let old = self.workers.values().find(|old| {
-            Some(old.generation) == before && matches!(old.told, Told::Quiesce | Told::Accept)
+            Some(old.generation) == before
+                && matches!(old.command, LastCommand::Quiesce | LastCommand::Accept)
         });
         let Some(old) = old.filter(|_| !self.exclusive()) else { return };
-        let over = match old.told {
-            Told::Quiesce => old.limit <= self.now,
+        let over = match old.command {
+            LastCommand::Quiesce => old.limit <= self.now,
             _ => worker.policy.confirm_window.is_zero(),
         };
         let content = worker.content && worker.checks == 0;
@@ -54,7 +59,7 @@ impl Watch {
     }
 
     /// Notes a transition that ended without a confirmation: it was aborted.
-    pub(super) fn note_undone(&mut self, transition: Option<WorkerId>) {
+    pub(super) fn note_aborted(&mut self, transition: Option<WorkerId>) {
         if self.transition() == transition {
             return;
         }
@@ -62,7 +67,7 @@ impl Watch {
         let generation = self.transitions.remove(&worker);
         let Some(generation) = generation else { return };
         if !self.confirmed.contains(&generation) {
-            self.undone.insert(generation);
+            self.aborted.insert(generation);
         }
     }
 
@@ -73,7 +78,7 @@ impl Watch {
             ImageSource::Pinned => {
                 holds!(
                     self,
-                    !self.undone.contains(&generation) && self.confirmed.contains(&generation),
+                    !self.aborted.contains(&generation) && self.confirmed.contains(&generation),
                     "a respawn of {generation}, which was never confirmed"
                 );
                 let newest = self.confirmed.last().copied();

@@ -149,7 +149,7 @@ pub(super) struct Watch {
     /// The first workers of new generations, until their transitions end.
     transitions: BTreeMap<WorkerId, Generation>,
     /// The generations whose transitions ended without a confirmation.
-    undone: BTreeSet<Generation>,
+    aborted: BTreeSet<Generation>,
     /// The generations that were started by a rollback.
     from_good: BTreeSet<Generation>,
     /// The sum of the ledgers that the workers of each generation reported at their ends.
@@ -168,9 +168,9 @@ struct Seen {
     generation: Generation,
     source: ImageSource,
     policy: Policy,
-    told: Told,
+    command: LastCommand,
     /// The policy in its first *hello*.
-    said: Option<Policy>,
+    hello_policy: Option<Policy>,
     welcomed: bool,
     /// Whether it reported that it drains on its own.
     leaving: bool,
@@ -190,9 +190,9 @@ struct Seen {
     lost: Option<Instant>,
 }
 
-/// What a worker was last told to do.
+/// The last command that a worker received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum LastCommand {
     Start,
     /// By *go* or *resume*.
     Accept,
@@ -236,7 +236,7 @@ impl Watch {
             success: false,
             exit: None,
             transitions: BTreeMap::new(),
-            undone: BTreeSet::new(),
+            aborted: BTreeSet::new(),
             from_good: BTreeSet::new(),
             ledgers: BTreeMap::new(),
             bereft: BTreeSet::new(),
@@ -289,7 +289,7 @@ impl Watch {
         }
 
         self.check_lame_duck(&event);
-        self.note_undone(transition);
+        self.note_aborted(transition);
         self.check_service(&event, accepted);
         self.check_transition();
         if let (Some(before), Some(after)) = (&kept, self.kept()) {
@@ -319,7 +319,7 @@ impl Watch {
             }
             Event::Hello { worker, policy } => {
                 if let Some(worker) = self.workers.get_mut(worker) {
-                    worker.said.get_or_insert(*policy);
+                    worker.hello_policy.get_or_insert(*policy);
                 }
             }
             Event::SelfDraining { worker, .. } => {
@@ -373,7 +373,10 @@ impl Watch {
 
     /// Returns the worker that accepts.
     pub(super) fn accepting(&self) -> Option<WorkerId> {
-        self.workers.iter().find(|(_, worker)| worker.told == Told::Accept).map(|(id, _)| *id)
+        self.workers
+            .iter()
+            .find(|(_, worker)| worker.command == LastCommand::Accept)
+            .map(|(id, _)| *id)
     }
 
     /// Returns the lame-duck time of the worker that accepts, if it has one.
@@ -393,13 +396,16 @@ impl Watch {
 
     /// Returns a worker that was killed and is not reaped yet.
     pub(super) fn killed(&self) -> Option<WorkerId> {
-        self.workers.iter().find(|(_, worker)| worker.told == Told::Die).map(|(id, _)| *id)
+        self.workers
+            .iter()
+            .find(|(_, worker)| worker.command == LastCommand::Die)
+            .map(|(id, _)| *id)
     }
 
     /// Returns the model of a worker that may get commands; fails if it has ended or was killed.
     fn living(&self, id: WorkerId) -> Seen {
         match self.workers.get(&id) {
-            Some(worker) if worker.told == Told::Die => {
+            Some(worker) if worker.command == LastCommand::Die => {
                 self.fail(&format!("an action for the killed worker {id}"))
             }
             Some(worker) => worker.clone(),
@@ -436,7 +442,7 @@ impl Watch {
     /// Fails the test with a message and the last 100 events.
     pub(super) fn fail(&self, what: &str) -> ! {
         let skipped = self.history.len().saturating_sub(100);
-        panic!("{what}\n{:?}\n{}", self.initial, self.told(skipped));
+        panic!("{what}\n{:?}\n{}", self.initial, self.transcript_from(skipped));
     }
 
     /// Returns all events of the history, each with the actions that it led to.
@@ -446,11 +452,11 @@ impl Watch {
 
     /// Returns the whole history as text, with times from its beginning.
     pub(super) fn transcript(&self) -> String {
-        self.told(0)
+        self.transcript_from(0)
     }
 
     /// Returns the history as text without its first `skipped` events.
-    fn told(&self, skipped: usize) -> String {
+    fn transcript_from(&self, skipped: usize) -> String {
         let mut text = String::new();
         for (at, event, actions) in self.history.iter().skip(skipped) {
             let _ = writeln!(text, "{:>8?} {event:?}", at.saturating_duration_since(self.began));

@@ -82,7 +82,7 @@ fn a_daemon_that_ends_by_itself_leaves_orphans_alone() {
     assert_eq!(story.announces(exited(1, 3)), ["changed", "exit"]);
 }
 
-/// The stop follows from the end of the only worker, which was told to drain before.
+/// The stop follows from the end of the only worker, which received *drain* before.
 #[test]
 fn a_drain_that_turns_out_to_be_the_end_is_the_last() {
     let policy =

@@ -87,7 +87,7 @@ fn new_worker_is_confirmed_although_the_old_one_dies() {
     let mut story = Story::committed();
     assert_eq!(story.on(lost(1)), NOTHING);
     assert_eq!(story.tick(12.0), ["kill 1"]);
-    assert_eq!(story.tick(13.0), NOTHING, "a killed worker is told nothing");
+    assert_eq!(story.tick(13.0), NOTHING, "a killed worker gets no command");
     assert_eq!(
         story.on(killed(1)),
         ["tell 9: restarted 1→2 committed 1.0 drained 3.0 accepted 1", "retire 1"]
@@ -105,12 +105,12 @@ fn old_worker_drains_when_its_main_ends_in_the_window() {
     assert_eq!(story.on(main_ended(1)), ["drain 1 by 42.0"]);
     assert_eq!(story.tick(13.0), NOTHING, "it drains already");
     story.at(20.0);
-    let said = story.on(exited(1, 1));
-    let told = format!(
+    let actions = story.on(exited(1, 1));
+    let answer = format!(
         "tell 9: restarted 1→2 committed 1.0 drained 10.0 accepted 1; {ENDED}; \
          generation 1 exited with code 1 while draining"
     );
-    assert_eq!(said, [told.as_str(), "retire 1"]);
+    assert_eq!(actions, [answer.as_str(), "retire 1"]);
 
     // It cannot resume: if the new worker fails, the old generation is respawned.
     let mut story = Story::committed();
@@ -139,7 +139,7 @@ fn unhealthy(worker: WorkerId) -> Event {
 fn unhealthy_worker_aborts_the_restart() {
     let mut story = Story::committed();
     assert_eq!(story.on(unhealthy(2)), ["kill 2", "resume 1"]);
-    assert_eq!(story.on(unhealthy(2)), NOTHING, "said twice");
+    assert_eq!(story.on(unhealthy(2)), NOTHING, "reported twice");
     assert_eq!(
         story.on(killed(2)),
         ["tell 9: aborted 1→2 accepted 2: generation 2 is unhealthy: no database", "retire 2"]

@@ -4,15 +4,15 @@ use super::*;
 
 impl Story {
     /// Sends an event; returns the handoff channels that it opens and the workers that it drains, in order.
-    fn passes(&mut self, event: Event) -> Vec<String> {
-        let said = |action| match action {
+    fn handoffs_and_drains(&mut self, event: Event) -> Vec<String> {
+        let describe = |action| match action {
             Action::OpenHandoffChannel { from, to } => Some(format!("{from} to {to}")),
             Action::SendToWorker { worker, command: WorkerCommand::Drain { .. } } => {
                 Some(format!("drain {worker}"))
             }
             _ => None,
         };
-        self.watch.on(event).into_iter().filter_map(said).collect()
+        self.watch.on(event).into_iter().filter_map(describe).collect()
     }
 }
 
@@ -21,7 +21,7 @@ fn handoff_channel_is_opened_before_the_drain() {
     let mut story = Story::serving(policy());
     story.on(restart(7));
     story.on(hello(2, policy()));
-    assert_eq!(story.passes(ready(2)), ["1 to 2", "drain 1"]);
+    assert_eq!(story.handoffs_and_drains(ready(2)), ["1 to 2", "drain 1"]);
 }
 
 #[test]
@@ -29,9 +29,9 @@ fn handoff_channel_is_opened_only_when_the_worker_is_confirmed() {
     let mut story = Story::serving(confirming());
     story.on(restart(7));
     story.on(hello(2, confirming()));
-    assert_eq!(story.passes(ready(2)), NOTHING);
+    assert_eq!(story.handoffs_and_drains(ready(2)), NOTHING);
     story.at(2.0);
-    assert_eq!(story.passes(Event::Tick), ["1 to 2", "drain 1"]);
+    assert_eq!(story.handoffs_and_drains(Event::Tick), ["1 to 2", "drain 1"]);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn all_draining_workers_hand_off_to_the_newest() {
     story.boots(2);
     story.on(restart(8));
     story.on(hello(3, policy()));
-    assert_eq!(story.passes(ready(3)), ["1 to 3", "2 to 3", "drain 2"]);
+    assert_eq!(story.handoffs_and_drains(ready(3)), ["1 to 3", "2 to 3", "drain 2"]);
 }
 
 #[test]
@@ -52,5 +52,5 @@ fn draining_workers_hand_off_to_a_respawned_worker() {
     story.on(killed(2));
     story.tick(1.0);
     story.on(hello(3, policy()));
-    assert_eq!(story.passes(ready(3)), ["1 to 3"]);
+    assert_eq!(story.handoffs_and_drains(ready(3)), ["1 to 3"]);
 }

@@ -65,9 +65,12 @@ fn respawn_that_is_never_ready_counts_as_a_crash() {
     assert_eq!(story.tick(5.0), NOTHING);
     assert_eq!(story.tick(5.1), ["kill 2"]);
     // Also if it exits with 0 before SIGKILL arrives.
-    let said = story.on(exited(2, 0));
-    assert_eq!(said.len(), 1);
-    assert!(said[0].starts_with("exit 1: ") && said[0].ends_with("start limit of 1"), "{said:?}");
+    let actions = story.on(exited(2, 0));
+    assert_eq!(actions.len(), 1);
+    assert!(
+        actions[0].starts_with("exit 1: ") && actions[0].ends_with("start limit of 1"),
+        "{actions:?}"
+    );
 }
 
 #[test]
@@ -137,13 +140,13 @@ fn program_that_is_done_ends_the_daemon_unless_it_always_restarts() {
 
 #[test]
 fn daemon_without_respawns_exits_with_the_code_of_its_worker() {
-    for (exit, said) in [
+    for (exit, expected) in [
         (Exit::Code(0), "exit 0: the worker of generation 1 exited with code 0"),
         (Exit::Code(7), "exit 7: the worker of generation 1 exited with code 7"),
         (Exit::Signal(9), "exit 137: the worker of generation 1 was killed by SIGKILL"),
     ] {
         let mut story = Story::serving(restarting(RestartPolicy::No));
-        assert_eq!(story.on(gone(1, exit)), [said]);
+        assert_eq!(story.on(gone(1, exit)), [expected]);
     }
     let mut story = Story::serving(restarting(RestartPolicy::No));
     story.on(restart(9));
@@ -175,9 +178,9 @@ fn worker_that_got_sigterm_is_replaced_without_counting_a_crash() {
     let mut story = Story::serving(Policy { start_limit_burst: 0, ..policy() });
     for worker in 1..10 {
         story.at(worker as f64);
-        let said = story.on(leaving(worker));
+        let actions = story.on(leaving(worker));
         assert_eq!(
-            said,
+            actions,
             [
                 format!("drain {worker} by {:?}", worker as f64 + 30.0),
                 format!("spawn {} of 1 from pinned", worker + 1)

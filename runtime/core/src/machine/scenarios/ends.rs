@@ -26,8 +26,8 @@ fn oldest_worker_is_forced_when_too_many_drain() {
     let mut story = Story::serving(policy());
     for worker in 2..10 {
         story.on(HUP);
-        let said = story.boots(worker);
-        assert!(!said.iter().any(|said| said.ends_with("by 0.0")), "{said:?}");
+        let actions = story.boots(worker);
+        assert!(!actions.iter().any(|action| action.ends_with("by 0.0")), "{actions:?}");
     }
     story.at(1.0);
     story.on(HUP);

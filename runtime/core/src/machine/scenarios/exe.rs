@@ -47,8 +47,8 @@ fn latest_path_of_pending_restarts_counts() {
     story.on(from("/srv/3", 7));
     assert_eq!(story.on(restart_no_wait(8)), NOTHING);
     assert_eq!(path(&story), None, "the restart in progress is as it was asked for");
-    let said = story.boots(2);
-    assert_eq!(said.last().map(String::as_str), Some("spawn 3 of 3 from disk"), "{said:?}");
+    let actions = story.boots(2);
+    assert_eq!(actions.last().map(String::as_str), Some("spawn 3 of 3 from disk"), "{actions:?}");
     assert_eq!(path(&story), Some("/srv/3"));
 }
 

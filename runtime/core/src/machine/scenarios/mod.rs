@@ -173,9 +173,9 @@ impl Story {
     /// Sends *hello* and *ready* of a worker.
     fn boots(&mut self, worker: WorkerId) -> Vec<String> {
         let policy = self.policy;
-        let mut said = self.on(hello(worker, policy));
-        said.extend(self.on(ready(worker)));
-        said
+        let mut actions = self.on(hello(worker, policy));
+        actions.extend(self.on(ready(worker)));
+        actions
     }
 
     /// Renders an action, if it is not left out.

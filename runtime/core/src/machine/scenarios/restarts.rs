@@ -38,8 +38,8 @@ fn client_that_does_not_wait_is_answered_at_the_end_of_the_transition() {
     story.at(3.0);
     assert_eq!(story.on(exited(1, 0)), ["retire 1"]);
     let report = story.watch.machine.restarts().next().cloned();
-    let told = report.map(report_of);
-    assert_eq!(told.as_deref(), Some("1→2 committed 0.0 drained 3.0 accepted 1"));
+    let text = report.map(report_of);
+    assert_eq!(text.as_deref(), Some("1→2 committed 0.0 drained 3.0 accepted 1"));
 }
 
 #[test]
@@ -119,10 +119,10 @@ fn failed_restart_leaves_the_old_worker_untouched() {
             &["kill 2", "tell 9: aborted 1→2: the worker of generation 2 received SIGTERM"],
         ),
     ];
-    for (event, said) in ways {
+    for (event, expected) in ways {
         let mut story = Story::serving(confirming());
         story.on(restart(9));
-        assert_eq!(story.on(event), said);
+        assert_eq!(story.on(event), expected);
         assert_eq!(story.watch.accepting(), Some(1));
         story.on(killed(2));
         assert_eq!(story.due(), None);

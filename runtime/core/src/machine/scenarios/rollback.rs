@@ -27,9 +27,9 @@ fn daemon_rolls_back_once_and_then_ends() {
         "rolled back to the known-good image of generation 1, now generation 3, because"
     ));
     assert_eq!(story.boots(3), ["welcome 3", "go 3", "retire 2"]);
-    let said = story.on(exited(3, 3));
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].starts_with("exit 3: the worker of generation 3 exited"), "{said:?}");
+    let actions = story.on(exited(3, 3));
+    assert_eq!(actions.len(), 1, "{actions:?}");
+    assert!(actions[0].starts_with("exit 3: the worker of generation 3 exited"), "{actions:?}");
 }
 
 #[test]
@@ -40,28 +40,29 @@ fn next_restart_reports_the_rollback() {
     let known = note(&story);
     story.on(restart_no_wait(5));
     story.on(exited(4, 1));
-    let told = |story: &Story| story.watch.machine.restarts().next().and_then(|it| it.note.clone());
-    assert_eq!(told(&story), Some(known.clone()), "one that fails changes nothing");
+    let last_note =
+        |story: &Story| story.watch.machine.restarts().next().and_then(|it| it.note.clone());
+    assert_eq!(last_note(&story), Some(known.clone()), "one that fails changes nothing");
     story.on(restart_no_wait(6));
     story.boots(5);
-    assert_eq!(told(&story), Some(known));
+    assert_eq!(last_note(&story), Some(known));
     assert_eq!(note(&story), "", "what was asked for runs again");
 }
 
 #[test]
 fn first_generation_is_not_rolled_back() {
     let mut story = Story::serving(limited());
-    let said = story.on(exited(1, 3));
-    assert!(said[0].starts_with("exit 3: "), "{said:?}");
+    let actions = story.on(exited(1, 3));
+    assert!(actions[0].starts_with("exit 3: "), "{actions:?}");
 }
 
 #[test]
 fn daemon_ends_if_the_rollback_fails_to_start() {
     let mut story = replaced();
     story.on(exited(2, 3));
-    let said = story.on(Event::SpawnFailed { worker: 3, reason: "it was written to".into() });
-    assert_eq!(said.len(), 2, "{said:?}");
-    assert!(said[1].starts_with("exit 3: the worker of generation 2 exited"), "{said:?}");
+    let actions = story.on(Event::SpawnFailed { worker: 3, reason: "it was written to".into() });
+    assert_eq!(actions.len(), 2, "{actions:?}");
+    assert!(actions[1].starts_with("exit 3: the worker of generation 2 exited"), "{actions:?}");
 }
 
 #[test]
@@ -69,6 +70,10 @@ fn rollback_waits_for_a_restart_in_progress() {
     let mut story = replaced();
     story.on(restart_no_wait(5));
     assert_eq!(story.on(exited(2, 3)), NOTHING);
-    let said = story.on(exited(3, 1));
-    assert_eq!(said.last().map(String::as_str), Some("spawn 4 of 4 from known-good 1"), "{said:?}");
+    let actions = story.on(exited(3, 1));
+    assert_eq!(
+        actions.last().map(String::as_str),
+        Some("spawn 4 of 4 from known-good 1"),
+        "{actions:?}"
+    );
 }

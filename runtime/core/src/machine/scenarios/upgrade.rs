@@ -49,16 +49,16 @@ fn failed_upgrade_is_reported() {
     story.boots(2);
     let kept = Some("it panicked".to_owned());
     assert_eq!(story.on(Event::UpgradeFinished { kept }), ["spawn 3 of 3 from disk"]);
-    let told = "the workers run the new image, but the supervisor keeps the old one: it panicked";
+    let remark = "the workers run the new image, but the supervisor keeps the old one: it panicked";
     assert_eq!(
         story.on(exited(1, 0)),
         [
-            format!("tell 7: restarted 1→2 committed 0.0 drained 0.0 accepted 1; {told}"),
+            format!("tell 7: restarted 1→2 committed 0.0 drained 0.0 accepted 1; {remark}"),
             "retire 1".to_owned()
         ]
     );
     let notes: Vec<_> = story.watch.machine.restarts().map(|it| it.note.as_deref()).collect();
-    assert_eq!(notes, [Some(told)]);
+    assert_eq!(notes, [Some(remark)]);
 }
 
 #[test]

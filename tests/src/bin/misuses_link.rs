@@ -1,5 +1,5 @@
 //! An image that is not built with `unbroken`: it finds its link to the supervisor and misuses it, in the way
-//! that the file `stranger` in the starting directory selects.
+//! that the file `misuse` in the starting directory selects.
 
 #![allow(clippy::expect_used)]
 
@@ -18,7 +18,7 @@ fn main() -> io::Result<()> {
     let this = pidfd_open(getpid(), PidfdFlags::empty())?;
     let link = pidfd_getfd(&this, number.expect("a link"), PidfdGetfdFlags::empty())?;
     let dir = marker["start_dir"].as_str().expect("a directory");
-    let word = std::fs::read_to_string(format!("{dir}/stranger"))?;
+    let word = std::fs::read_to_string(format!("{dir}/misuse"))?;
     match word.trim() {
         "silent" => {}
         "garbage" => say(&link, "\u{0}garbage")?,
