@@ -231,6 +231,7 @@ fn print_error(spec: &Spec, error: &Error) {
 fn command<A>(spec: &Spec, program: &Program<A>) -> ExitCode {
     let traits = cli::ProgramTraits {
         has_command_line: program.has_command_line(),
+        has_commands: program.has_commands(),
         configures: program.configures(),
     };
     let done = cli::parse(spec, process::arguments(), traits).and_then(|line| match line {

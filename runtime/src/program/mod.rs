@@ -66,6 +66,11 @@ impl<A> Program<A> {
         self.has_command_line
     }
 
+    /// Whether the program has commands that run without the daemon.
+    pub(crate) fn has_commands(&self) -> bool {
+        self.one_shot.is_some()
+    }
+
     /// Whether the program sets keys of the configuration.
     pub(crate) fn configures(&self) -> bool {
         self.configure.is_some()

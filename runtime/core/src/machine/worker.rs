@@ -175,19 +175,23 @@ impl Machine {
                 WorkerState::Starting => "before it was ready",
                 _ => "before it was confirmed",
             };
+            let well =
+                exit.success() && worker.said_hello && worker.failure.is_none() && ledger.lost == 0;
             let reason = match worker.failure {
                 Some(failure) => failure,
                 None => format!("{ended} {when}"),
             };
             if self.current.is_none() && self.life.is_active() {
-                // The first start failed: the daemon exits with the worker's code. With code 0 the program had
-                // nothing to serve, which is no failure in the foreground; `start` reports one.
+                // The first start failed: the daemon exits with the worker's code, or 1 if that was 0. A program
+                // that ended well, with nothing to serve, has not failed in the foreground; `start` reports
+                // it as a failure all the same.
                 self.end_transition();
                 self.retire_if_unused(generation, now, out);
                 for waiter in self.life.take_pending() {
                     refuse(waiter.client, &reason, out);
                 }
-                self.shut_down(exit.shell_code(), reason, now, out);
+                let code = if well { exit.shell_code() } else { exit.shell_code().max(1) };
+                self.shut_down(code, reason, now, out);
                 return;
             }
             self.abort(&reason, now, out);

@@ -114,6 +114,8 @@ pub(super) enum Behind {
 pub(crate) struct ProgramTraits {
     /// Whether the program's arguments are parsed before anything else happens.
     pub(crate) has_command_line: bool,
+    /// Whether the program has commands that run without the daemon.
+    pub(crate) has_commands: bool,
     /// Whether the program sets keys of the configuration.
     pub(crate) configures: bool,
 }
@@ -263,7 +265,7 @@ pub(crate) fn parse(spec: &Spec, args: Vec<OsString>, program: ProgramTraits) ->
         {
             return Ok(Line::Help(text));
         }
-        return match meant(first, ours) {
+        return match meant(first, ours).filter(|_| !program.has_commands) {
             Some(verb) => Err(usage(format!(
                 "there is no verb `{first}`; did you mean `{name} {verb}`? To pass it to the program: \
                  `{name} run -- {first}`"

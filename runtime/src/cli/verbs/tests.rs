@@ -63,7 +63,7 @@ fn standard_options_are_answered() {
 
 #[test]
 fn program_with_a_command_line_parses_all_but_verbs() {
-    let own = ProgramTraits { has_command_line: true, configures: true };
+    let own = ProgramTraits { has_command_line: true, has_commands: true, configures: true };
     let line = |words: &[&str]| match parse_with(words, own) {
         Ok(Line::Command(parsed)) => parsed,
         other => panic!("{words:?}: {other:?}"),
@@ -83,6 +83,9 @@ fn program_with_a_command_line_parses_all_but_verbs() {
     assert_eq!(line(&["stats"]).meant_verb(), Some("status"));
     assert_eq!(line(&["migrate"]).meant_verb(), None);
     assert!(matches!(parse_with(&["help", "start"], own), Ok(Line::Help(_))));
+    // Without a command line, a word is not taken for a verb if the program has commands.
+    let own = ProgramTraits { has_commands: true, ..ProgramTraits::default() };
+    assert!(matches!(parse_with(&["stats"], own), Ok(Line::Command(_))));
     // Its settings may depend on its arguments.
     let it = line(&["check", "--", "--port", "80"]);
     assert_eq!(it.args[1..], ["--port", "80"]);
@@ -111,16 +114,16 @@ fn verbs_accept_their_options() {
         ),
         (&["status"], "Client(Status { json: false })"),
         (&["status", "--probe=live", "--json"], "Client(Probe { json: true, probe: Live })"),
-        (&["logs"], "Logs(Options { lines: 10, follow: false })"),
-        (&["logs", "-fn3"], "Logs(Options { lines: 3, follow: true })"),
+        (&["logs"], "Logs(LogsOptions { lines: 10, follow: false })"),
+        (&["logs", "-fn3"], "Logs(LogsOptions { lines: 3, follow: true })"),
         (&["check", "--json"], "Check { json: true }"),
         (
             &["unit", "--socket", "--install", "--yes", "--notify-reload"],
-            "Unit(Options { sockets: true, notify_reload: true, install: true, yes: true })",
+            "Unit(UnitOptions { sockets: true, notify_reload: true, environment_files: [], install: true, yes: true })",
         ),
         (
             &["unit"],
-            "Unit(Options { sockets: false, notify_reload: false, install: false, yes: false })",
+            "Unit(UnitOptions { sockets: false, notify_reload: false, environment_files: [], install: false, yes: false })",
         ),
     ] {
         assert_eq!(command(words), wanted, "{words:?}");

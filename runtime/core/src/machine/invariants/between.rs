@@ -8,9 +8,29 @@ use super::{Kept, LastCommand, Seen, Watch};
 use crate::event::{Action, Event, ImageSource, WorkerId};
 
 impl Watch {
+    /// Returns whether the event is the end of a worker that had nothing to serve: with exit code 0, after its
+    /// *hello*, without a failure of any kind, in a daemon that has not served yet.
+    pub(super) fn ended_well(&self, event: &Event) -> bool {
+        let Event::Exited { worker, exit, ledger } = event else { return false };
+        let failed = |(_, event, _): &(_, Event, _)| match event {
+            Event::Failing { worker: id, .. } | Event::HelloRejected { worker: id, .. } => {
+                id == worker
+            }
+            _ => false,
+        };
+        let greeted = self.workers.get(worker).is_some_and(|seen| seen.hello_policy.is_some());
+        let well = exit.success() && ledger.lost == 0 && !self.history.iter().any(failed);
+        !self.up && greeted && well
+    }
+
     /// Checks that a stop may begin now, and notes whether it may end with exit code 0. `accepted` is the
-    /// worker that accepted before the event.
-    pub(super) fn check_end(&mut self, event: &Event, accepted: Option<WorkerId>) {
+    /// worker that accepted before the event, and `ended_well` whether one with nothing to serve ended.
+    pub(super) fn check_end(
+        &mut self,
+        event: &Event,
+        accepted: Option<WorkerId>,
+        ended_well: bool,
+    ) {
         let mute = |worker: &Seen| worker.asked.is_some_and(|limit| limit <= self.now);
         let nobody = accepted.is_none_or(|id| self.workers.get(&id).is_none_or(mute));
         let over = self.lame_duck.is_some_and(|until| until <= self.now);
@@ -22,7 +42,7 @@ impl Watch {
             Event::Exited { worker, exit, .. } => exit.success() && accepted == Some(*worker),
             _ => false,
         };
-        self.success = asked || done;
+        self.success = asked || done || ended_well;
     }
 
     /// Checks a lame-duck phase.

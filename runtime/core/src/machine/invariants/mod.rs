@@ -254,6 +254,7 @@ impl Watch {
             holds!(self, *last <= self.now, "time runs backwards: the test is wrong");
         }
         let ended = self.ended(&event);
+        let ended_well = self.ended_well(&event);
         self.hear(&event);
         let exe = self.machine.exe.clone();
         let shown = self.machine.shown();
@@ -274,7 +275,7 @@ impl Watch {
         self.check_exe(&event, &exe, kept.as_ref());
         let stops = self.machine.state() == State::Stopping;
         if stops && !self.stopping {
-            self.check_end(&event, accepted);
+            self.check_end(&event, accepted, ended_well);
         }
         for (index, action) in actions.iter().enumerate() {
             let before = index.checked_sub(1).and_then(|index| actions.get(index));

@@ -48,6 +48,28 @@ fn failed_first_start_exits_with_the_code_of_its_worker() {
 }
 
 #[test]
+fn exit_code_0_of_a_failing_worker_is_reported_as_1() {
+    // It never said *hello*.
+    let mut story = Story::new(policy());
+    story.on(Event::Begin);
+    let ended = "the worker of generation 1 exited with code 0 before it was ready";
+    assert_eq!(story.on(exited(1, 0)), ["retire 1".to_owned(), format!("exit 1: {ended}")]);
+
+    let mut story = Story::new(policy());
+    story.on(Event::Begin);
+    story.on(hello(1, policy()));
+    story.on(Event::Failing { worker: 1, reason: "no database".into() });
+    assert_eq!(story.on(exited(1, 0)), ["retire 1", "exit 1: no database"]);
+
+    let mut story = Story::new(policy());
+    story.on(Event::Begin);
+    story.on(hello(1, policy()));
+    let ledger = Ledger { accepted: 1, lost: 1, ..Ledger::default() };
+    let actions = story.on(Event::Exited { worker: 1, exit: Exit::Code(0), ledger });
+    assert!(actions.iter().any(|action| action.starts_with("exit 1: ")), "{actions:?}");
+}
+
+#[test]
 fn failed_first_start_reports_the_workers_own_reason() {
     let mut story = Story::new(policy());
     story.on(Event::Begin);
