@@ -110,6 +110,7 @@ mod compat;
 mod config;
 mod control;
 mod counters;
+mod daemon_io;
 mod error;
 #[cfg(not(feature = "failpoints"))]
 mod failpoint;

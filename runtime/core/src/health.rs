@@ -69,11 +69,11 @@ pub struct ProbeResult {
 }
 
 impl ProbeResult {
-    pub fn passes(text: &'static str) -> ProbeResult {
+    pub const fn passes(text: &'static str) -> ProbeResult {
         ProbeResult { ok: true, text }
     }
 
-    pub fn fails(text: &'static str) -> ProbeResult {
+    pub const fn fails(text: &'static str) -> ProbeResult {
         ProbeResult { ok: false, text }
     }
 }

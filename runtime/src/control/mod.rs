@@ -7,15 +7,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::counters::Ledger;
+use crate::counters::{Ledger, Remaining};
 use crate::image::{Image, OnDisk};
 use crate::json::{FromJson, ToJson};
 use crate::listener::{Bound, ListenerSource};
 use crate::owned_files::FileStatus;
 use crate::probe::Probe;
 use crate::sys::privileges::Account;
+use unbroken_core::event::{ClientAnswer, RestartReport};
 
 mod clients;
 pub(crate) mod socket;
@@ -90,6 +91,22 @@ pub(crate) enum Reply {
     Unknown,
 }
 
+impl Reply {
+    /// Converts an answer of the machine.
+    pub(crate) fn of(answer: ClientAnswer) -> Reply {
+        match answer {
+            ClientAnswer::Restarted(report) | ClientAnswer::Aborted(report) => {
+                Reply::Restarted { outcome: RestartOutcome::of(&report, Vec::new()) }
+            }
+            ClientAnswer::Stopped { ledger, to_drained, warnings } => {
+                let to_drained_ms = Some(to_drained.as_secs_f64() * 1000.0);
+                Reply::Stopped { ledger, to_drained_ms, warnings }
+            }
+            ClientAnswer::Refused { reason } => Reply::Refused { reason },
+        }
+    }
+}
+
 /// The outcome of a restart.
 #[derive(Debug, Clone, ToJson, FromJson)]
 pub(crate) struct RestartOutcome {
@@ -125,8 +142,27 @@ pub(crate) struct RestartOutcome {
     pub(crate) warnings: Vec<String>,
 }
 
+impl RestartOutcome {
+    /// Converts a report of the machine.
+    pub(crate) fn of(report: &RestartReport, output: Vec<String>) -> RestartOutcome {
+        let ms = |duration: Option<Duration>| duration.map(|d| d.as_secs_f64() * 1000.0);
+        RestartOutcome {
+            result: if report.committed { "ok" } else { "aborted" }.into(),
+            reason: report.reason.clone(),
+            note: report.note.clone(),
+            generation: report.to,
+            from: report.from,
+            ledger: report.ledger,
+            to_commit_ms: ms(report.to_commit),
+            to_drained_ms: ms(report.to_drained),
+            output,
+            warnings: report.warnings.clone(),
+        }
+    }
+}
+
 /// Everything that `status` shows.
-#[derive(Debug, ToJson, FromJson)]
+#[derive(Debug, Default, ToJson, FromJson)]
 pub(crate) struct Status {
     pub(crate) name: String,
     /// The process id of the supervisor, or of the solo daemon.
@@ -178,7 +214,7 @@ pub(crate) struct Status {
 }
 
 /// A worker, as `status` shows it.
-#[derive(Debug, ToJson, FromJson)]
+#[derive(Debug, Default, ToJson, FromJson)]
 pub(crate) struct WorkerStatus {
     pub(crate) pid: i32,
     pub(crate) generation: u32,
@@ -204,6 +240,21 @@ pub(crate) struct WorkerStatus {
     /// The program's last text from `Daemon::status`.
     #[json(default)]
     pub(crate) text: Option<String>,
+}
+
+impl WorkerStatus {
+    /// Returns the part that the worker counts itself.
+    pub(crate) fn of(ledger: Ledger, remaining: Remaining) -> WorkerStatus {
+        WorkerStatus {
+            connections: ledger.open,
+            requests_in_flight: ledger.in_flight,
+            requests: ledger.requests,
+            ledger,
+            tasks: remaining.tasks,
+            main_ended: remaining.main.map(|runs| !runs),
+            ..WorkerStatus::default()
+        }
+    }
 }
 
 /// A listener, as `status` shows it.

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::{Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use rustix::fs::{Mode, OFlags};
@@ -13,14 +14,15 @@ use super::startup_pipe::StartupNotifier;
 use super::until_started::UntilStarted;
 use crate::claim::{Claim, Claimed};
 use crate::config::{Configuration, Settings};
-use crate::control::{ControlSocket, path_of, prepare_directory};
+use crate::control::{Clients, ControlSocket, path_of, prepare_directory};
+use crate::daemon_io::DaemonIo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::listener;
 use crate::logs::{DaemonLog, LogFile};
 use crate::pidfile::{self, PidFile};
 use crate::probe;
 use crate::solo;
-use crate::supervisor::driver::{Driver, DriverSetup};
+use crate::supervisor::driver::Driver;
 use crate::sys::signals::{self, SighupAction};
 use crate::sys::{limits, process};
 use crate::systemd::activation::{self, Sockets};
@@ -89,7 +91,7 @@ fn begin(
         // that has detached from it.
         vars.retain(|(name, _)| !notify::is_private(name));
     }
-    let setup = DriverSetup {
+    let io = DaemonIo {
         configuration: outset.configuration,
         origin: outset.origin,
         args: outset.args,
@@ -103,9 +105,13 @@ fn begin(
         say: say.clone(),
         hang_up,
         probes,
+        clients: Clients::default(),
+        upkeep: None,
+        events: VecDeque::new(),
+        began: (Instant::now(), SystemTime::now()),
     };
     sockets.remarks.iter().for_each(|remark| say.line(remark));
-    match setup.notifier.forget(&sockets.outdated) {
+    match io.notifier.forget(&sockets.outdated) {
         Ok(()) => sockets.left.iter().for_each(|(name, addr)| listener::clear_away(name, addr)),
         Err(error) => {
             say.line(&format!(
@@ -113,13 +119,13 @@ fn begin(
             ));
         }
     }
-    if setup.configuration.settings.graceful_restart {
-        return Driver::new(setup, sockets);
+    if io.configuration.settings.graceful_restart {
+        return Driver::new(io, sockets);
     }
-    match solo::start(&setup, sockets) {
+    match solo::start(&io, sockets) {
         Ok(never) => match never {},
         Err(error) => {
-            *reporter = setup.reporter;
+            *reporter = io.reporter;
             Err(error)
         }
     }

@@ -74,6 +74,8 @@ pub(crate) struct OwnedFiles {
     known: Vec<FileStatus>,
     /// The parent directories, as they were when the files were last seen there.
     directories: SortedMap<PathBuf, Directory>,
+    /// Whether one of them may have changed since the last inspection.
+    changed: bool,
     /// When to try again to restore a file.
     retry: Option<Instant>,
 }
@@ -95,6 +97,7 @@ impl OwnedFiles {
             paths: Vec::new(),
             known,
             directories: SortedMap::new(),
+            changed: false,
             retry: None,
         }
     }
@@ -104,14 +107,21 @@ impl OwnedFiles {
         self.watch.as_ref().map(AsFd::as_fd)
     }
 
-    /// Reads the events of the watch; returns whether the files have to be inspected.
-    pub(crate) fn hears(&mut self, say: &DaemonLog) -> bool {
-        let Some(watch) = &mut self.watch else { return false };
-        watch.hears().unwrap_or_else(|error| {
+    /// Reads the events of the watch, for [`OwnedFiles::is_due`].
+    pub(crate) fn hear(&mut self, say: &DaemonLog) {
+        let Some(watch) = &mut self.watch else { return };
+        self.changed |= watch.hears().unwrap_or_else(|error| {
             say.warn(&unwatched(&error));
             self.watch = None;
             true
-        })
+        });
+    }
+
+    /// Returns whether the files have to be inspected: after an event, unless the last attempt to restore one
+    /// failed, which changes files too; then when the next attempt is due.
+    pub(crate) fn is_due(&mut self, now: Instant) -> bool {
+        let changed = std::mem::take(&mut self.changed);
+        self.retry.map_or(changed, |at| at <= now)
     }
 
     /// When the files have to be inspected without an event.

@@ -8,32 +8,36 @@
 
 mod control_thread;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::{Instant, SystemTime};
 
 use crate::json::{self, FromJson, ToJson};
 use rustix::fs::MemfdFlags;
+use unbroken_core::machine::solo::GENERATION;
 use unbroken_core::sorted::sort_few;
 
 use self::control_thread::SoloControl;
 use crate::claim::Claim;
 use crate::config::{Address, Configuration, ListenSettings};
-use crate::control::{ControlSocket, path_of};
+use crate::control::{Clients, ControlSocket, path_of};
 use crate::counters::Counters;
+use crate::daemon_io::DaemonIo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::launch::role::{LaunchOrigin, Role, RoleMarker, VARIABLE, adopt};
 use crate::launch::startup_pipe::StartupNotifier;
+use crate::launch::until_started::UntilStarted;
 use crate::link::ListenerHandle;
 use crate::listener::{self, Bound, ListenerSource};
 use crate::logs::{DaemonLog, LogFile};
 use crate::pidfile::PidFile;
 use crate::probe;
-use crate::supervisor::driver::DriverSetup;
 use crate::sys::exec::{self, Program};
 use crate::sys::process;
 use crate::sys::signals::SighupAction;
@@ -42,9 +46,6 @@ use crate::systemd::activation::{self, Sockets};
 use crate::systemd::notify;
 use crate::worker::SignalOwner;
 use crate::worker::lifecycle::{WorkerRuntime, WorkerSetup};
-
-/// The only generation of a solo daemon.
-const GENERATION: u32 = 1;
 
 /// The state that the process takes along through its exec, with descriptors by number.
 #[derive(Debug, ToJson, FromJson)]
@@ -74,8 +75,8 @@ struct SoloListenerState {
 
 /// Binds the listeners that the service manager did not pass or keep, and executes the program again.
 /// Returns only if this fails.
-pub(crate) fn start(setup: &DriverSetup, sockets: Sockets) -> Result<Infallible> {
-    let declared = &setup.configuration.settings.listen;
+pub(crate) fn start(io: &DaemonIo, sockets: Sockets) -> Result<Infallible> {
+    let declared = &io.configuration.settings.listen;
     let Sockets { passed, stored, .. } = sockets;
     let given = passed.into_iter().filter(|(name, _)| declared.contains_key(name)).chain(stored);
     let mut bound: Vec<(String, Bound)> = given.collect();
@@ -95,7 +96,7 @@ pub(crate) fn start(setup: &DriverSetup, sockets: Sockets) -> Result<Infallible>
         }
     }
     sort_few(&mut bound, |(a, _), (b, _)| a < b);
-    exec(setup, &bound).inspect_err(|_| unlink(&bound))
+    exec(io, &bound).inspect_err(|_| unlink(&bound))
 }
 
 /// Removes the files of the listeners that the daemon bound.
@@ -106,10 +107,10 @@ fn unlink(bound: &[(String, Bound)]) {
 }
 
 /// Executes the program again with the state. Returns only if this fails.
-fn exec(setup: &DriverSetup, bound: &[(String, Bound)]) -> Result<Infallible> {
+fn exec(io: &DaemonIo, bound: &[(String, Bound)]) -> Result<Infallible> {
     let state = SoloState {
-        configuration: setup.configuration.clone(),
-        origin: setup.origin.clone(),
+        configuration: io.configuration.clone(),
+        origin: io.origin.clone(),
         listeners: bound
             .iter()
             .map(|(name, listener)| {
@@ -119,13 +120,13 @@ fn exec(setup: &DriverSetup, bound: &[(String, Bound)]) -> Result<Infallible> {
                 Ok((name.clone(), SoloListenerState { settings, addr, source, socket }))
             })
             .collect::<Result<_>>()?,
-        pidfile: keep(setup.pidfile.as_fd())?,
-        claim: setup.claim.as_ref().map(|claim| keep(claim.as_fd())).transpose()?,
-        control: keep(setup.control.as_fd())?,
-        reporter: setup.reporter.descriptor().map(keep).transpose()?,
-        log: setup.log.as_ref().map(|log| log.path().to_owned()),
-        hang_up: setup.hang_up,
-        probe: match setup.probes.listeners().next() {
+        pidfile: keep(io.pidfile.as_fd())?,
+        claim: io.claim.as_ref().map(|claim| keep(claim.as_fd())).transpose()?,
+        control: keep(io.control.as_fd())?,
+        reporter: io.reporter.descriptor().map(keep).transpose()?,
+        log: io.log.as_ref().map(|log| log.path().to_owned()),
+        hang_up: io.hang_up,
+        probe: match io.probes.listeners().next() {
             Some((addr, listener)) => Some((addr, keep(listener)?)),
             None => None,
         },
@@ -135,8 +136,8 @@ fn exec(setup: &DriverSetup, bound: &[(String, Bound)]) -> Result<Infallible> {
     let image = std::fs::File::open("/proc/self/exe").map_err(cannot_exec)?;
     let program = Program {
         image: image.as_fd(),
-        args: &setup.args,
-        vars: &setup.vars,
+        args: &io.args,
+        vars: &io.vars,
         marker: (VARIABLE, &marker),
     };
     exec::exec(&program).map_err(cannot_exec)
@@ -181,10 +182,7 @@ pub(crate) fn resume(state: RawFd) -> Result<WorkerRuntime> {
     let pidfile = PidFile::adopt(settings.pidfile.clone(), adopt(state.pidfile)?);
     let control_path = path_of(&settings.runtime_dir, &settings.pidfile);
     let control = ControlSocket::adopt(control_path, adopt(state.control)?);
-    let reporter = match state.reporter {
-        Some(number) => StartupNotifier::new(adopt(number)?),
-        None => StartupNotifier::default(),
-    };
+    let reporter = state.reporter.map(adopt).transpose()?.map(StartupNotifier::new);
     let mut bound = Vec::new();
     for (name, packed) in state.listeners {
         let SoloListenerState { settings, addr, source, socket } = packed;
@@ -213,21 +211,16 @@ pub(crate) fn resume(state: RawFd) -> Result<WorkerRuntime> {
     let held = activation::store_names(stored.map(|(name, listener)| (name, listener)));
     let held = held.into_iter().map(|(stored, (_, bound))| (stored, bound.addr().clone()));
     notifier.set_held(held.collect());
-    let control = SoloControl::new(control_thread::SoloParts {
+    let io = DaemonIo {
         configuration: state.configuration.clone(),
         origin: state.origin,
-        image,
-        link: ours,
-        bound,
-        counters,
-        pidfile,
-        claim: match state.claim {
-            Some(number) => Some(Claim::adopt(adopt(number)?)),
-            None => None,
-        },
-        control,
-        reporter,
+        args: Vec::new(),
+        vars: Vec::new(),
+        control: UntilStarted::started(control),
+        pidfile: UntilStarted::started(pidfile),
+        claim: state.claim.map(adopt).transpose()?.map(Claim::adopt),
         log,
+        reporter: reporter.unwrap_or_default(),
         say,
         hang_up: state.hang_up,
         notifier,
@@ -235,7 +228,12 @@ pub(crate) fn resume(state: RawFd) -> Result<WorkerRuntime> {
             Some((addr, number)) => probe::ProbeServer::adopt(addr, adopt(number)?),
             None => probe::ProbeServer::default(),
         },
-    })?;
+        clients: Clients::default(),
+        upkeep: None,
+        events: VecDeque::new(),
+        began: (Instant::now(), SystemTime::now()),
+    };
+    let control = SoloControl::new(io, image, ours, bound, counters)?;
     let handover = WorkerSetup {
         link: theirs,
         generation: GENERATION,

@@ -8,7 +8,7 @@
 pub(crate) mod driver;
 mod generation_times;
 mod generations;
-mod policy;
+pub(crate) mod policy;
 mod report;
 pub(crate) mod upgrade;
 mod workers;

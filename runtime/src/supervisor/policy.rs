@@ -5,7 +5,7 @@ use unbroken_core::policy::Policy;
 use crate::config::Settings;
 
 /// The settings that the machine's decisions depend on.
-pub(super) fn policy(settings: &Settings) -> Policy {
+pub(crate) fn policy(settings: &Settings) -> Policy {
     Policy {
         ready_timeout: settings.ready_timeout,
         drain_timeout: settings.drain_timeout,

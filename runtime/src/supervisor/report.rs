@@ -21,25 +21,13 @@ pub(super) fn status(driver: &Driver) -> Status {
     let workers = driver
         .workers
         .iter()
-        .map(|(id, process)| {
-            let (ledger, held) = (process.ledger(), process.remaining());
-            WorkerStatus {
-                ledger,
-                tasks: held.tasks,
-                main_ended: held.main.map(|runs| !runs),
-                pid: process.child.pid(),
-                generation: process.generation,
-                state: driver
-                    .machine
-                    .worker_state(id)
-                    .map_or("stopping", |s| s.as_str())
-                    .to_owned(),
-                uptime: now.saturating_duration_since(process.since).as_secs_f64(),
-                connections: ledger.open,
-                requests_in_flight: ledger.in_flight,
-                requests: ledger.requests,
-                text: process.text.clone(),
-            }
+        .map(|(id, process)| WorkerStatus {
+            pid: process.child.pid(),
+            generation: process.generation,
+            state: driver.machine.worker_state(id).map_or("stopping", |s| s.as_str()).to_owned(),
+            uptime: now.saturating_duration_since(process.since).as_secs_f64(),
+            text: process.text.clone(),
+            ..WorkerStatus::of(process.ledger(), process.remaining())
         })
         .collect();
     let listeners = holdings
@@ -47,18 +35,12 @@ pub(super) fn status(driver: &Driver) -> Status {
         .flat_map(|holdings| &holdings.listeners)
         .map(|(name, bound)| ListenerStatus::of(name, bound))
         .collect();
-    let settings = &driver.setup.configuration.settings;
     Status {
-        name: settings.name.clone(),
-        pid: std::process::id(),
         mode: "supervised".into(),
         state: driver.machine.state().to_string(),
-        uptime: now.saturating_duration_since(driver.began.0).as_secs_f64(),
-        since: unix_seconds(driver.began.1),
         generation,
         workers,
         listeners,
-        probes: driver.setup.probes.addrs().collect(),
         image: generation
             .and_then(|serving| image(driver, serving, driver.times.serves(serving)))
             .unwrap_or_else(|| ImageStatus { path: driver.next_image(), ..ImageStatus::default() }),
@@ -71,9 +53,6 @@ pub(super) fn status(driver: &Driver) -> Status {
             let workers = driver.generations.identities();
             DiskStatus::of(&holdings.image, driver.next_image(), &workers)
         }),
-        pidfile: settings.pidfile.clone(),
-        files: driver.upkeep.status(),
-        log: driver.setup.log.as_ref().map(|log| log.path().to_owned()),
         note: driver.machine.rolled_back().map(str::to_owned),
         ledger: generation.map(|serving| {
             let alive = driver.workers.iter().filter(|(_, process)| process.generation == serving);
@@ -86,9 +65,10 @@ pub(super) fn status(driver: &Driver) -> Status {
             .restarts()
             .map(|report| PastRestart {
                 at: asked_at(driver, report.to),
-                outcome: outcome(report, Vec::new()),
+                outcome: RestartOutcome::of(report, Vec::new()),
             })
             .collect(),
+        ..driver.io.status(now)
     }
 }
 
@@ -121,23 +101,6 @@ fn cut(text: String, bytes: usize) -> String {
     let mut text = text.replace(odd, "\u{fffd}");
     link::cut(&mut text, bytes);
     text
-}
-
-/// Converts a report to the form that clients get.
-pub(super) fn outcome(report: &RestartReport, output: Vec<String>) -> RestartOutcome {
-    let ms = |duration: Option<Duration>| duration.map(|d| d.as_secs_f64() * 1000.0);
-    RestartOutcome {
-        result: if report.committed { "ok" } else { "aborted" }.into(),
-        reason: report.reason.clone(),
-        note: report.note.clone(),
-        generation: report.to,
-        from: report.from,
-        ledger: report.ledger,
-        to_commit_ms: ms(report.to_commit),
-        to_drained_ms: ms(report.to_drained),
-        output,
-        warnings: report.warnings.clone(),
-    }
 }
 
 /// Returns advice for a failed restart whose worker wrote `output`.

@@ -8,6 +8,13 @@ use crate::event::Generation;
 use crate::health::{Health, ServicePhase};
 use crate::health::{Probe, ProbeResult};
 
+/// The answer to the readiness probe in the lame-duck phase.
+pub(super) const LAME_DUCK: ProbeResult =
+    ProbeResult::fails("the daemon is about to stop (lame duck)");
+
+/// The answer to the readiness probe after it.
+pub(super) const STOPPING: ProbeResult = ProbeResult::fails("the daemon is stopping");
+
 impl Machine {
     pub fn health(&self) -> Health {
         let phase = match self.state() {
@@ -41,10 +48,8 @@ impl Machine {
                 ProbeResult::passes("a generation has been ready")
             }
             Probe::Startup => ProbeResult::fails("no generation has been ready yet"),
-            Probe::Ready if !self.life.is_active() => ProbeResult::fails("the daemon is stopping"),
-            Probe::Ready if self.life.lame_duck().is_some() => {
-                ProbeResult::fails("the daemon is about to stop (lame duck)")
-            }
+            Probe::Ready if !self.life.is_active() => STOPPING,
+            Probe::Ready if self.life.lame_duck().is_some() => LAME_DUCK,
             Probe::Ready if serves => ProbeResult::passes("a generation is serving"),
             Probe::Ready => ProbeResult::fails("no worker is serving"),
         }

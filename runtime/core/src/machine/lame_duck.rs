@@ -40,6 +40,23 @@ impl LameDuck {
     }
 }
 
+/// Returns whether a stop that is requested from a daemon that accepts is one at once, or `None` if a
+/// lame-duck phase of this `length` begins or goes on.
+pub(super) fn skips_lame_duck(
+    lame_duck: bool,
+    length: Duration,
+    client: Option<ClientId>,
+    at_once: bool,
+) -> Option<bool> {
+    match (lame_duck, client) {
+        _ if at_once => Some(true),
+        // A second signal stops at once.
+        (true, None) => Some(true),
+        (true, Some(_)) => None,
+        (false, _) => length.is_zero().then_some(false),
+    }
+}
+
 impl Machine {
     /// Handles a request to stop. Returns `None` if it begins or continues a lame-duck phase; else the stop
     /// begins now, and the value is whether it is one at once.
@@ -77,15 +94,10 @@ impl Machine {
 
     /// Returns whether a requested stop is one at once, or `None` if it does not begin now.
     fn stops_now(&self, client: Option<ClientId>, at_once: bool) -> Option<bool> {
-        if at_once || !self.life.is_active() {
+        if !self.life.is_active() {
             return Some(at_once);
         }
-        match (self.life.lame_duck(), client) {
-            // A second signal stops at once.
-            (Some(_), None) => Some(true),
-            (Some(_), Some(_)) => None,
-            (None, _) => self.lame_duck_of().is_zero().then_some(false),
-        }
+        skips_lame_duck(self.life.lame_duck().is_some(), self.lame_duck_of(), client, at_once)
     }
 
     /// Returns the length of a lame-duck phase, which is that of the worker that serves; zero if none does.

@@ -7,7 +7,8 @@
 //! Each submodule handles one subject in an `impl Machine` of its own: `transition` goes through a restart,
 //! `committed` heals crashes of the generation that serves, `worker` follows single processes, `stop`
 //! ends the daemon. Methods push actions to their argument `out`. The invariants of the machine are listed
-//! and checked in `invariants`, over scenarios and random histories.
+//! and checked in `invariants`, over scenarios and random histories. A daemon without a supervisor has a
+//! smaller machine of its own, [`solo`].
 
 mod committed;
 mod confirm_window;
@@ -24,6 +25,7 @@ mod retire;
 mod rollback;
 #[cfg(test)]
 mod scenarios;
+pub mod solo;
 mod state;
 mod stop;
 mod timers;
@@ -172,6 +174,9 @@ impl Machine {
                 self.ended(worker, exit, ledger, now, &mut out);
             }
             Event::Restart { client, wait } => self.restart(None, client, wait, now, &mut out),
+            Event::RestartFrom { exe, client, .. } if !exe.is_absolute() => {
+                refuse(client, &format!("{} is not an absolute path", exe.display()), &mut out);
+            }
             Event::RestartFrom { exe, client, wait } => {
                 self.restart(Some(exe), client, wait, now, &mut out);
             }

@@ -51,6 +51,19 @@ pub(super) enum Urgency {
     Kill,
 }
 
+impl Urgency {
+    /// Returns the urgency after one more request. Each further signal is more urgent, if the first stop was
+    /// `asked` for; a request of a client only counts as what it says.
+    pub(super) fn after(self, client: Option<ClientId>, at_once: bool, asked: bool) -> Urgency {
+        match (client, self) {
+            (None, Urgency::Drain) if asked => Urgency::AtOnce,
+            (None, Urgency::AtOnce | Urgency::Kill) => Urgency::Kill,
+            (_, urgency) if at_once => urgency.max(Urgency::AtOnce),
+            (_, urgency) => urgency,
+        }
+    }
+}
+
 impl Machine {
     /// Handles a request to stop: begins the stop, if no lame-duck phase comes first, or hastens it.
     pub(super) fn stop(
@@ -67,12 +80,7 @@ impl Machine {
                 self.begin_stop(0, None, wanted, now, out);
                 wanted
             }
-            // Each further signal is more urgent; a request of a client only counts as what it says.
-            Some(stopping) => match (client, stopping.urgency) {
-                (None, Urgency::Drain) if stopping.asked => Urgency::AtOnce,
-                (None, Urgency::AtOnce | Urgency::Kill) => Urgency::Kill,
-                (_, urgency) => urgency.max(wanted),
-            },
+            Some(stopping) => stopping.urgency.after(client, at_once, stopping.asked),
         };
         let Some(stopping) = self.life.stopping_mut() else { return };
         stopping.asked = true;

@@ -29,7 +29,7 @@ impl Driver {
             Action::Spawn { worker, generation, source } => {
                 if let Err(error) = self.spawn(worker, generation, source) {
                     let reason = error.to_string();
-                    self.events.push_back(Event::SpawnFailed { worker, reason });
+                    self.io.events.push_back(Event::SpawnFailed { worker, reason });
                 }
             }
             Action::Welcome { worker } => self.welcome(worker),
@@ -71,31 +71,24 @@ impl Driver {
             Action::Kill { worker } => self.signal(worker, rustix::process::Signal::KILL),
             Action::Answer { client, answer } => {
                 let reply = match answer {
-                    ClientAnswer::Restarted(report) => {
-                        Reply::Restarted { outcome: report::outcome(&report, Vec::new()) }
-                    }
                     ClientAnswer::Aborted(report) => {
                         // Now, and not when the new worker has ended: the answer says that everything is as
                         // before.
                         self.generations.restore_listeners(report.to);
-                        let mut outcome = report::outcome(&report, self.output());
+                        let mut outcome = RestartOutcome::of(&report, self.output());
                         self.advise(&mut outcome);
                         Reply::Restarted { outcome }
                     }
-                    ClientAnswer::Stopped { ledger, to_drained, warnings } => {
-                        let to_drained_ms = Some(to_drained.as_secs_f64() * 1000.0);
-                        Reply::Stopped { ledger, to_drained_ms, warnings }
-                    }
-                    ClientAnswer::Refused { reason } => Reply::Refused { reason },
+                    answer => Reply::of(answer),
                 };
                 failpoint::hit(Step::SupervisorBeforeAnswer, 0);
                 if matches!(reply, Reply::Stopped { .. }) && self.orphans.are_draining() {
                     self.deferred_replies.push((client, reply));
                 } else {
-                    self.clients.reply(client, &reply);
+                    self.io.clients.reply(client, &reply);
                 }
             }
-            Action::Progress { text } => self.clients.progress(&text),
+            Action::Progress { text } => self.io.clients.progress(&text),
             Action::Log { level, text, generation } => {
                 self.log_about(
                     level,
@@ -131,7 +124,7 @@ impl Driver {
                         fields: &fields,
                         ..EventContext::default()
                     };
-                    self.setup.say.event(LogLevel::Info, &text, about);
+                    self.io.say.event(LogLevel::Info, &text, about);
                 }
             }
             Action::ReleaseGeneration { generation, keep } => {
@@ -179,7 +172,7 @@ impl Driver {
                 self.generations.begin_from(generation, good)?
             }
             _ => {
-                self.log_length = self.setup.log.as_ref().map_or(0, |log| logs::length(log.path()));
+                self.log_length = self.io.log.as_ref().map_or(0, |log| logs::length(log.path()));
                 self.note_time(generation);
                 let path = self.next_image();
                 failpoint::try_hit(Step::SupervisorBeforeOpen, generation).map_err(|error| {
@@ -195,8 +188,8 @@ impl Driver {
         let plan = WorkerSpec {
             generation,
             image: &image,
-            args: &self.setup.args,
-            vars: &self.setup.vars,
+            args: &self.io.args,
+            vars: &self.io.vars,
             origin: &origin,
             settings: settings.as_ref(),
             respawn: source != ImageSource::Disk,
@@ -213,14 +206,14 @@ impl Driver {
         let known = holdings.and_then(|holdings| holdings.configuration.as_ref());
         let first = source == ImageSource::Disk && self.machine.serving_generation().is_none();
         known
-            .or_else(|| first.then_some(&self.setup.configuration))
+            .or_else(|| first.then_some(&self.io.configuration))
             .map(|configuration| &configuration.settings)
     }
 
     /// Returns the origin from which a worker computes its settings: that of the start, with the path that a
     /// restart named.
     fn origin_now(&self) -> LaunchOrigin {
-        let origin = self.setup.origin.clone();
+        let origin = self.io.origin.clone();
         LaunchOrigin { exe: self.machine.exe().map_or(origin.exe, Path::to_owned), ..origin }
     }
 
@@ -234,11 +227,11 @@ impl Driver {
         let exe = serving
             .and_then(|serving| self.generations.get(serving))
             .and_then(|holdings| holdings.configuration.as_ref())
-            .unwrap_or(&self.setup.configuration)
+            .unwrap_or(&self.io.configuration)
             .settings
             .exe
             .clone();
-        exe.unwrap_or_else(|| self.setup.origin.exe.clone())
+        exe.unwrap_or_else(|| self.io.origin.exe.clone())
     }
 
     /// Notes when a generation was begun.
@@ -277,12 +270,12 @@ impl Driver {
             process.welcomed = true;
         }
         let Some(process) = self.workers.get(worker) else { return };
-        if let (Ok(()), true, Some(log)) = (&sent, process.old_output, &self.setup.log) {
+        if let (Ok(()), true, Some(log)) = (&sent, process.old_output, &self.io.log) {
             sent = process.send(&ToWorker::Reopen {}, &[log.as_fd()]);
         }
         if let Err(error) = sent {
             let reason = format!("cannot send it its settings: {error}");
-            self.events.push_back(Event::HelloRejected { worker, reason });
+            self.io.events.push_back(Event::HelloRejected { worker, reason });
         }
     }
 
@@ -300,7 +293,7 @@ impl Driver {
             .and_then(|()| process.send(message, fds));
         if let Err(error) = sent {
             let reason = format!("cannot send it a command: {error}");
-            self.events.push_back(Event::LinkLost { worker, reason });
+            self.io.events.push_back(Event::LinkLost { worker, reason });
         } else if let ToWorker::Go {} = message {
             failpoint::hit(Step::SupervisorAfterGo, generation);
         }
@@ -310,7 +303,7 @@ impl Driver {
         let Some(process) = self.workers.get(worker) else { return };
         if let Err(error) = process.child.signal(signal) {
             let pid = process.child.pid();
-            self.setup.say.warn(&format!("cannot signal process {pid}: {error}"));
+            self.io.say.warn(&format!("cannot signal process {pid}: {error}"));
         }
     }
 
@@ -327,15 +320,15 @@ impl Driver {
     /// Returns what the worker of the last new generation wrote to the log, without the supervisor's own
     /// lines.
     fn output(&self) -> Vec<String> {
-        let Some(log) = &self.setup.log else { return Vec::new() };
+        let Some(log) = &self.io.log else { return Vec::new() };
         let mut lines = logs::tail(log.path(), self.log_length).unwrap_or_default();
-        lines.retain(|line| !self.setup.say.has_written(line));
+        lines.retain(|line| !self.io.say.has_written(line));
         lines
     }
 
     /// Adds advice to the reason of a failed restart, if the worker's output shows what was wrong.
     fn advise(&self, outcome: &mut RestartOutcome) {
-        let advice = report::advice(&outcome.output, &self.setup.configuration.settings);
+        let advice = report::advice(&outcome.output, &self.io.configuration.settings);
         if let (Some(reason), Some(advice)) = (&mut outcome.reason, advice) {
             self.log(Level::Warn, advice);
             reason.push_str(&format!("; {advice}"));
@@ -359,7 +352,7 @@ impl Driver {
             EventContext { generation: Some(generation), ..EventContext::default() },
         );
         self.replace_orphans(generation);
-        self.setup.reporter.ready(&addrs);
+        self.io.reporter.ready(&addrs);
     }
 
     pub(super) fn log(&self, level: Level, text: &str) {
@@ -372,23 +365,13 @@ impl Driver {
             Level::Warn => tracing::warn!("{text}"),
             Level::Error => tracing::error!("{text}"),
         }
-        let level = match level {
-            Level::Info => LogLevel::Info,
-            Level::Warn => LogLevel::Warn,
-            Level::Error => LogLevel::Error,
-        };
-        self.setup.say.event(level, text, about);
+        self.io.log(level, text, about);
     }
 
     /// Opens the log file again, after a rotation, and hands the new one to all workers as their stdout and
     /// stderr.
     pub(super) fn reopen_log(&mut self) {
-        let Some(log) = &mut self.setup.log else { return };
-        if let Err(error) = log.reopen() {
-            self.setup.say.warn(&format!("{error}; still writing to the old file"));
-            return;
-        }
-        self.setup.say.line(crate::logs::REOPENED);
+        let Some(log) = self.io.reopen_log() else { return };
         let log = log.as_fd();
         self.orphans.reopen(log);
         for process in self.workers.iter_mut() {

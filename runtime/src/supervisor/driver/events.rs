@@ -7,13 +7,12 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::Driver;
-use crate::claim::Claim;
-use crate::config::{Configuration, Ready};
-use crate::control::{ClientInput, Reply, Request};
+use crate::config::Configuration;
+use crate::control::Reply;
+use crate::daemon_io::{IoSource, readiness_blocker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::link::{FromWorker, Protocols, ToWorker};
-use crate::probe::{self, ProbeResult};
 use crate::supervisor::generations::check_successor;
 use crate::supervisor::upgrade::preflight::Preflight;
 use crate::supervisor::{policy, report};
@@ -21,7 +20,6 @@ use crate::sys::clock;
 use crate::sys::privileges::Account;
 use crate::sys::process;
 use crate::sys::readiness::readable;
-use crate::sys::signals::SighupAction;
 use unbroken_core::event::{Event, Generation, WorkerId};
 use unbroken_core::machine::WorkerState;
 use unbroken_core::policy::Policy;
@@ -37,15 +35,11 @@ const LAST_MESSAGES: usize = 4096;
 #[derive(Debug, Clone, Copy)]
 pub(in crate::supervisor) enum Readable {
     Signals,
-    Control,
-    Client(u64),
+    Io(IoSource),
     Link(WorkerId),
     Child(WorkerId),
     Preflight,
-    Files,
-    Claim,
     Orphan(i32),
-    Probe(probe::ProbeSource),
 }
 
 impl Driver {
@@ -55,11 +49,8 @@ impl Driver {
         let next = [
             self.machine.deadline().map(clock::from_core),
             self.workers.deadline(),
-            self.clients.deadline(),
             self.orphans.deadline(),
-            self.setup.probes.deadline(),
-            self.setup.notifier.deadline(),
-            self.upkeep.deadline(),
+            self.io.deadline(),
             rehearsal,
         ]
         .into_iter()
@@ -70,19 +61,11 @@ impl Driver {
         for source in ready {
             match source {
                 Readable::Signals => self.read_signals()?,
-                Readable::Control => {
-                    if let Err(error) = self.clients.accept(&self.setup.control, now) {
-                        self.setup.say.warn(&format!("cannot accept a control client: {error}"));
-                    }
-                }
-                Readable::Client(id) => self.read_client(id),
+                Readable::Io(source) => self.read_io(source, now),
                 Readable::Link(id) => self.read_worker(id, MESSAGES_AT_ONCE),
                 Readable::Child(id) => self.reap(id),
                 Readable::Preflight => {}
-                Readable::Files => self.files_changed(now),
-                Readable::Claim => self.setup.claim.iter().for_each(Claim::answer),
                 Readable::Orphan(pid) => self.orphan_gone(pid),
-                Readable::Probe(source) => self.answer_probe(source, now),
             }
         }
         self.poll_preflight();
@@ -91,22 +74,19 @@ impl Driver {
             .map_err(|error| Error::io("cannot reap children", error))?;
         for worker in self.workers.expired_links(now) {
             let reason = "it closed its link to the supervisor".to_owned();
-            self.events.push_back(Event::LinkLost { worker, reason });
+            self.io.events.push_back(Event::LinkLost { worker, reason });
         }
-        self.orphans.enforce(now, &self.setup.say);
-        if self.upkeep.deadline().is_some_and(|at| at <= now) {
+        self.orphans.enforce(now, &self.io.say);
+        if self.io.files_are_due(now) {
             self.restore_files();
         }
-        self.clients.expire(now);
-        self.setup.probes.expire(now);
-        self.setup.notifier.keep_alive(now, self.machine.is_healthy());
-        if self.setup.notifier.retries(now) {
+        if self.io.expire(now, self.machine.is_healthy()) {
             self.store_listeners();
-            self.setup.notifier.flush();
+            self.io.notifier.flush();
         }
         if self.machine.deadline().is_some_and(|at| at <= clock::to_core(now)) {
             self.note_readiness_blockers(now);
-            self.events.push_back(Event::Tick);
+            self.io.events.push_back(Event::Tick);
         }
         Ok(())
     }
@@ -115,28 +95,23 @@ impl Driver {
     pub(in crate::supervisor) fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Readable>> {
         let mut sources: Vec<(Readable, BorrowedFd<'_>)> =
             vec![(Readable::Signals, self.signals.as_fd())];
-        if self.clients.accepts(Instant::now()) {
-            sources.push((Readable::Control, self.setup.control.as_fd()));
-        }
-        sources.extend(self.clients.sockets().map(|(id, fd)| (Readable::Client(id), fd)));
+        let io = self.io.sources();
+        sources.extend(io.into_iter().map(|(source, fd)| (Readable::Io(source), fd)));
         for (id, process) in self.workers.iter() {
             // The link comes first, so that the last messages of a worker are handled before its end.
             sources.extend(process.link().map(|link| (Readable::Link(id), link)));
             sources.push((Readable::Child(id), process.child.as_fd()));
         }
         sources.extend(self.orphans.processes().map(|(pid, fd)| (Readable::Orphan(pid), fd)));
-        sources.extend(self.upkeep.source().map(|fd| (Readable::Files, fd)));
-        sources.extend(self.setup.claim.as_ref().map(|claim| (Readable::Claim, claim.as_fd())));
         sources.extend(self.preflight.as_ref().map(|it| (Readable::Preflight, it.as_fd())));
-        let probes = self.setup.probes.sources(Instant::now());
-        sources.extend(probes.map(|(source, fd)| (Readable::Probe(source), fd)));
         readable(&sources, deadline).map_err(|error| Error::io("poll failed", error))
     }
 
-    fn answer_probe(&mut self, source: probe::ProbeSource, now: Instant) {
+    fn read_io(&mut self, source: IoSource, now: Instant) {
         let machine = &self.machine;
-        if let Err(error) = self.setup.probes.serve(source, now, |probe| machine.probe(probe)) {
-            self.setup.say.line(&format!("cannot accept a probe: {error}"));
+        if let Some(client) = self.io.read(source, now, |probe| machine.probe(probe)) {
+            let status = Box::new(report::status(self));
+            self.io.clients.reply(client, &Reply::Status { status });
         }
     }
 
@@ -144,67 +119,12 @@ impl Driver {
         while let Some(signal) =
             self.signals.next().map_err(|error| Error::io("cannot read signals", error))?
         {
-            let stop = |at_once| Event::Stop { client: None, at_once };
-            let restart = Event::Restart { client: None, wait: false };
-            // A restart also restores removed files whose removal was not noticed.
-            if matches!(signal, Signal::SIGHUP | Signal::SIGUSR2) {
-                self.restore_files();
-            }
             match signal {
-                Signal::SIGTERM | Signal::SIGINT => self.events.push_back(stop(false)),
-                Signal::SIGQUIT => self.events.push_back(stop(true)),
-                Signal::SIGHUP => match self.setup.hang_up {
-                    SighupAction::Request => self.events.push_back(restart),
-                    SighupAction::End => self.events.push_back(stop(false)),
-                    SighupAction::Ignored => {}
-                },
-                Signal::SIGUSR2 => self.events.push_back(restart),
                 Signal::SIGUSR1 => self.reopen_log(),
-                _ => {}
+                signal => self.io.note_signal(signal),
             }
         }
         Ok(())
-    }
-
-    fn read_client(&mut self, id: u64) {
-        let client = Some(id);
-        match self.clients.read(id) {
-            ClientInput::Request(Request::Status {}) => {
-                let status = Box::new(report::status(self));
-                self.clients.reply(id, &Reply::Status { status });
-            }
-            ClientInput::Request(Request::Probe { probe }) => {
-                let ProbeResult { ok, text } = self.machine.probe(probe);
-                self.clients.reply(id, &Reply::Probed { ok, text: text.into() });
-            }
-            ClientInput::Request(Request::Restart { wait }) => {
-                self.restore_files();
-                failpoint::hit(Step::SupervisorRequest, 0);
-                self.events.push_back(Event::Restart { client, wait });
-            }
-            ClientInput::Request(Request::RestartFrom { exe, .. }) if !exe.is_absolute() => {
-                let reason = format!("{} is not an absolute path", exe.display());
-                self.clients.reply(id, &Reply::Refused { reason });
-            }
-            ClientInput::Request(Request::RestartFrom { exe, wait }) => {
-                self.restore_files();
-                failpoint::hit(Step::SupervisorRequest, 0);
-                self.events.push_back(Event::RestartFrom { exe, client, wait });
-            }
-            ClientInput::Request(Request::Stop {}) => {
-                failpoint::hit(Step::SupervisorRequest, 0);
-                self.events.push_back(Event::Stop { client, at_once: false });
-            }
-            ClientInput::Request(Request::Unknown) => {
-                let reason =
-                    "the running daemon is older than this command and does not know the request; \
-                     restart the daemon"
-                        .into();
-                self.clients.reply(id, &Reply::Refused { reason });
-            }
-            ClientInput::Gone => self.events.push_back(Event::ClientGone { client: id }),
-            ClientInput::Nothing => {}
-        }
     }
 
     /// Reads at most `messages` messages of a worker.
@@ -240,7 +160,7 @@ impl Driver {
                     if slip {
                         Event::HelloRejected { worker, reason }
                     } else {
-                        self.setup.say.warn(&format!("generation {generation}: {reason}"));
+                        self.io.say.warn(&format!("generation {generation}: {reason}"));
                         process.unclaimed = Some(reason);
                         continue;
                     }
@@ -269,7 +189,7 @@ impl Driver {
                 }
                 FromWorker::Error { message } => {
                     let message = report::short(message);
-                    self.setup.say.warn(&format!(
+                    self.io.say.warn(&format!(
                         "the worker of generation {generation} rejected a message: {message}"
                     ));
                     continue;
@@ -280,7 +200,7 @@ impl Driver {
                     continue;
                 }
             };
-            self.events.push_back(event);
+            self.io.events.push_back(event);
         }
     }
 
@@ -326,23 +246,23 @@ impl Driver {
                 // The probe address of a generation that is respawned or rolled back to. Without it the
                 // generation can serve all the same.
                 if let Some(addr) = known.settings.probe
-                    && let Err(error) = self.setup.probes.listen(addr)
+                    && let Err(error) = self.io.probes.listen(addr)
                 {
-                    self.setup.say.line(&error.to_string());
+                    self.io.say.line(&error.to_string());
                 }
                 Ok(policy)
             }
             (None, Some(new)) => {
                 let policy = policy::policy(&new.settings);
                 let unclaimed = self.generations.unclaimed(&new.settings);
-                check_successor(&self.setup.configuration.settings, &new.settings)
+                check_successor(&self.io.configuration.settings, &new.settings)
                     .and_then(|()| {
-                        new.settings.probe.map_or(Ok(()), |it| self.setup.probes.listen(it))
+                        new.settings.probe.map_or(Ok(()), |it| self.io.probes.listen(it))
                     })
                     .and_then(|()| self.generations.configure(generation, *new))?;
                 // For the first generation, this was logged at the start.
                 if !unclaimed.is_empty() && self.machine.serving_generation().is_some() {
-                    self.setup.say.line(&format!(
+                    self.io.say.line(&format!(
                         "generation {generation} does not declare {}, which the service manager \
                          passed; once it serves, connections there are never accepted: disable the \
                          .socket unit",
@@ -369,12 +289,12 @@ impl Driver {
                 self.has_run |= process.has_run();
                 self.workers.remove(worker);
                 failpoint::hit(Step::SupervisorAfterReap, generation);
-                self.events.push_back(Event::Exited { worker, exit, ledger });
+                self.io.events.push_back(Event::Exited { worker, exit, ledger });
             }
             Ok(None) => {}
             Err(error) => {
                 let pid = process.child.pid();
-                self.setup.say.warn(&format!("cannot wait for process {pid}: {error}"));
+                self.io.say.warn(&format!("cannot wait for process {pid}: {error}"));
             }
         }
     }
@@ -391,19 +311,10 @@ impl Driver {
                 .get(process.generation)
                 .and_then(|holdings| holdings.configuration.as_ref())
                 .map(|configuration| &configuration.settings);
-            let names: Vec<&str> =
-                settings.map_or(Vec::new(), |s| s.listen.keys().map(String::as_str).collect());
-            let manual = settings.is_some_and(|settings| settings.ready == Ready::Manual);
             let overdue = self.machine.is_overdue(worker, clock::to_core(now));
-            if let (true, Some(unclaimed), Some(settings)) = (overdue, &process.unclaimed, settings)
-            {
-                let limit = unbroken_schema::duration::format(settings.ready_timeout);
-                let reason = format!("it was not ready within {limit}: {unclaimed}");
-                self.events.push_back(Event::HelloRejected { worker, reason });
-                continue;
-            }
-            let what = process.missing(&names, manual);
-            self.events.push_back(Event::ReadinessBlockedBy { worker, what });
+            let missing = |names: &[&str], manual| process.missing(names, manual);
+            let unclaimed = process.unclaimed.as_ref().filter(|_| overdue);
+            self.io.events.push_back(readiness_blocker(worker, settings, unclaimed, missing));
         }
     }
 }

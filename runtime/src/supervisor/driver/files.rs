@@ -4,7 +4,6 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Driver;
 use crate::claim::{Claim, Claimed};
@@ -12,31 +11,20 @@ use crate::config::Settings;
 use crate::error::Result;
 use crate::link::ToWorker;
 use crate::listener::Bound;
+use crate::owned_files::OwnedFiles;
 use unbroken_core::machine::State;
 
 impl Driver {
-    /// Handles a change in a watched directory. After a failed attempt to restore a file it waits for the
-    /// next one to be due, because the attempt itself changes files.
-    pub(super) fn files_changed(&mut self, now: Instant) {
-        if self.upkeep.hears(&self.setup.say) && self.upkeep.deadline().is_none_or(|at| at <= now) {
-            self.restore_files();
-        }
-    }
-
     /// Watches the files of listeners that were bound or closed since the last call.
     pub(super) fn watch_new_files(&mut self) {
-        if !self.upkeep.knows(&self.files()) {
+        if self.io.upkeep.as_ref().is_some_and(|upkeep| !upkeep.knows(&self.files())) {
             self.restore_files();
         }
     }
 
     /// Returns the paths of all files that the daemon owns.
     fn files(&self) -> Vec<PathBuf> {
-        let settings = &self.setup.configuration.settings;
-        let control = self.setup.control.path().to_owned();
-        let listeners = self.generations.with_files();
-        let listeners = listeners.iter().filter_map(|(_, bound)| Some(bound.file()?.0.to_owned()));
-        [settings.pidfile.clone(), control].into_iter().chain(listeners).collect()
+        self.io.files(self.generations.with_files().iter().map(|(_, bound)| &**bound))
     }
 
     /// Checks all files and restores those that are missing, unless the daemon stops.
@@ -44,36 +32,17 @@ impl Driver {
         if self.machine.state() == State::Stopping {
             return;
         }
-        self.upkeep.begin(self.files(), &self.setup.say);
-        let (setup, clients) = (&mut self.setup, &mut self.clients);
-        let (path, inode) = (setup.control.path().to_owned(), setup.control.inode());
-        let control = self.upkeep.tend("the control socket", &path, inode, &setup.say, || {
-            // Clients that are queued at the old socket would be lost when it is closed.
-            let accepted = clients.accept(&setup.control, Instant::now());
-            accepted.map_err(|error| crate::Error::io("cannot accept a control client", error))?;
-            setup.control.restore()
-        });
-        let (path, inode) = (setup.pidfile.path().to_owned(), setup.pidfile.inode());
-        let pidfile =
-            self.upkeep.tend("the pidfile", &path, inode, &setup.say, || setup.pidfile.restore());
-        if control || pidfile {
-            renew(&mut setup.claim, &setup.configuration.settings);
+        if self.io.restore_own_files(self.files()) {
+            renew(&mut self.io.claim, &self.io.configuration.settings);
         }
         for (name, bound) in self.generations.with_files() {
-            let Some((path, inode)) = bound.file() else { continue };
-            let mut new = None;
-            let what = format!("listener `{name}` at");
-            self.upkeep.tend(&what, path, Some(inode), &self.setup.say, || {
-                new = Some(Arc::new(bound.rebound(&name)?));
-                Ok(())
-            });
-            if let Some(new) = new
-                && let Err(error) = self.put_in_place(&new)
+            if let Some(new) = self.io.restore_listener(&name, &bound)
+                && let Err(error) = self.put_in_place(&Arc::new(new))
             {
-                self.setup.say.warn(&error.to_string());
+                self.io.say.warn(&error.to_string());
             }
         }
-        self.upkeep.end();
+        self.io.upkeep.iter_mut().for_each(OwnedFiles::end);
     }
 
     /// Replaces a listener by a socket that was bound again at its address, here and in all workers that have
@@ -92,7 +61,7 @@ impl Driver {
             .collect();
         self.generations.replace(new)?;
         for (worker, name) in had {
-            self.setup.notifier.renew(&name);
+            self.io.notifier.renew(&name);
             let message = ToWorker::Rebound { name, addr: new.addr().clone() };
             self.send(worker, &message, &[new.as_fd()]);
         }

@@ -11,64 +11,34 @@ mod files;
 mod orphans;
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use super::generation_times::GenerationTimes;
 use super::generations::Generations;
 use super::policy;
 use super::upgrade::preflight::Preflight;
 use super::workers::WorkerProcesses;
-use crate::claim::Claim;
 use crate::config::Configuration;
-use crate::control::{Clients, ControlSocket, Reply};
+use crate::control::Reply;
+use crate::daemon_io::DaemonIo;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::image::Image;
 use crate::launch::role::LaunchOrigin;
-use crate::launch::startup_pipe::StartupNotifier;
-use crate::launch::until_started::UntilStarted;
-use crate::logs::{DaemonLog, LogFile};
 use crate::owned_files::OwnedFiles;
-use crate::pidfile::PidFile;
-use crate::probe;
 use crate::reattach::orphans::Orphans;
 use crate::sys::clock;
-use crate::sys::signals::{SighupAction, Signals};
+use crate::sys::signals::Signals;
 use crate::systemd::activation::{self, Sockets};
-use crate::systemd::notify::{Health, Notifier};
+use crate::systemd::notify::Health;
 use unbroken_core::event::{ClientId, Event, Generation};
 use unbroken_core::machine::{Machine, State};
 
-/// The parts from which a supervisor is built: at its first start, and again after each upgrade.
-pub(crate) struct DriverSetup {
-    pub(crate) configuration: Configuration,
-    pub(crate) origin: LaunchOrigin,
-    /// The program's own arguments, for its workers.
-    pub(crate) args: Vec<OsString>,
-    /// The program's own environment, for its workers.
-    pub(crate) vars: Vec<(OsString, OsString)>,
-    /// Before the pidfile, as fields are dropped in this order: the lock goes last.
-    pub(crate) control: UntilStarted<ControlSocket>,
-    pub(crate) pidfile: UntilStarted<PidFile>,
-    pub(crate) claim: Option<Claim>,
-    pub(crate) log: Option<LogFile>,
-    /// Reports the end of the start to the process that started the daemon.
-    pub(crate) reporter: StartupNotifier,
-    /// Writes the supervisor's own log lines.
-    pub(crate) say: DaemonLog,
-    /// The effect of SIGHUP.
-    pub(crate) hang_up: SighupAction,
-    /// Reports the state to the service manager.
-    pub(crate) notifier: Notifier,
-    pub(crate) probes: probe::ProbeServer,
-}
-
 /// A running supervisor.
 pub(crate) struct Driver {
-    pub(super) setup: DriverSetup,
+    pub(super) io: DaemonIo,
     pub(super) machine: Machine,
     pub(super) workers: WorkerProcesses,
     pub(super) generations: Generations,
@@ -77,20 +47,13 @@ pub(crate) struct Driver {
     pub(super) waits_for_orphans: bool,
     /// Replies that are sent just before the exit.
     pub(super) deferred_replies: Vec<(ClientId, Reply)>,
-    /// When the daemon began.
-    pub(super) began: (Instant, SystemTime),
     /// The last generations from the disk or of a rollback, with the times at which they were begun.
     pub(super) asked: VecDeque<(Generation, SystemTime)>,
     pub(super) times: GenerationTimes,
     /// The length of the log when the last generation from the disk was begun: what follows it is the output
     /// of that generation.
     pub(super) log_length: u64,
-    pub(super) clients: Clients,
-    /// Watches and restores the files that the daemon owns.
-    pub(super) upkeep: OwnedFiles,
     pub(super) signals: Signals,
-    /// Events for the machine, which handles them one by one.
-    pub(super) events: VecDeque<Event>,
     /// The code and reason of the exit, from [`Action::Exit`](super::event::Action::Exit) on.
     pub(super) exit: Option<(u8, Option<String>)>,
     /// Whether a worker that had called `main` has ended.
@@ -105,61 +68,60 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Builds a supervisor at the start of the daemon, finds orphans of an earlier one and begins.
-    pub(crate) fn new(mut setup: DriverSetup, sockets: Sockets) -> Result<Driver> {
+    pub(crate) fn new(mut io: DaemonIo, sockets: Sockets) -> Result<Driver> {
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
-        let image = Arc::new(Image::own(&setup.origin.exe)?);
-        let settings = &setup.configuration.settings;
-        let (orphans, orphaned) =
-            Orphans::find(&settings.runtime_dir, &settings.pidfile, &setup.say);
+        let image = Arc::new(Image::own(&io.origin.exe)?);
+        let settings = &io.configuration.settings;
+        let (orphans, orphaned) = Orphans::find(&settings.runtime_dir, &settings.pidfile, &io.say);
         let Sockets { passed, stored, .. } = sockets;
         let held = activation::store_names(stored.iter().map(|(name, bound)| (name, bound)));
         let held = held.into_iter().map(|(stored, (_, bound))| (stored, bound.addr().clone()));
-        setup.notifier.set_held(held.collect());
+        io.notifier.set_held(held.collect());
         let stored = stored.into_iter().map(|(name, bound)| (name, Arc::new(bound)));
         let inherited = stored.chain(orphaned).collect();
         let mut generations = Generations::with_inherited(inherited).with_passed(passed);
-        generations.set_kept(setup.notifier.held().values().cloned().collect());
-        let settings = &setup.configuration.settings;
-        let upkeep = OwnedFiles::new(&settings.runtime_dir, Vec::new(), &setup.say);
+        generations.set_kept(io.notifier.held().values().cloned().collect());
+        let settings = &io.configuration.settings;
+        io.upkeep = Some(OwnedFiles::new(&settings.runtime_dir, Vec::new(), &io.say));
         let machine =
             Machine::new(policy::policy(settings)).counting_from(orphans.last_generation());
         let mut driver = Driver {
             machine,
-            setup,
+            io,
             workers: WorkerProcesses::default(),
             generations,
             orphans,
             waits_for_orphans: false,
             deferred_replies: Vec::new(),
-            began: (Instant::now(), SystemTime::now()),
             asked: VecDeque::new(),
             times: GenerationTimes::default(),
             log_length: 0,
-            clients: Clients::default(),
-            upkeep,
             signals,
-            events: VecDeque::new(),
             exit: None,
             has_run: false,
             image,
             preflight: None,
             upgrade_ready: None,
         };
-        driver.setup.control.keep();
-        driver.setup.pidfile.keep();
+        driver.io.control.keep();
+        driver.io.pidfile.keep();
         driver.begin();
         Ok(driver)
     }
 
     pub(crate) fn origin(&self) -> &LaunchOrigin {
-        &self.setup.origin
+        &self.io.origin
     }
 
     /// Runs the daemon to its end; returns the exit code.
     pub(crate) fn run(mut self) -> u8 {
         loop {
-            while let Some(event) = self.events.pop_front() {
+            while let Some(event) = self.io.events.pop_front() {
+                // A restart also restores removed files whose removal was not noticed.
+                if let Event::Restart { .. } | Event::RestartFrom { .. } = event {
+                    self.restore_files();
+                }
                 self.stop_last_orphans(&event);
                 for action in self.machine.on(event, clock::now()) {
                     self.perform(action);
@@ -172,12 +134,12 @@ impl Driver {
             }
             self.watch_new_files();
             self.exec_upgrade_if_ready();
-            if !self.events.is_empty() {
+            if !self.io.events.is_empty() {
                 continue;
             }
             if let Err(error) = self.wait() {
-                self.setup.say.warn(&format!("cannot wait for events: {error}"));
-                self.events.push_back(Event::Stop { client: None, at_once: true });
+                self.io.say.warn(&format!("cannot wait for events: {error}"));
+                self.io.events.push_back(Event::Stop { client: None, at_once: true });
             }
         }
     }
@@ -190,7 +152,7 @@ impl Driver {
         // Before the state is reported: once the service manager sees the daemon as ready, its fd store has the
         // listeners.
         self.store_listeners();
-        self.setup.notifier.tell(self.machine.health());
+        self.io.notifier.tell(self.machine.health());
     }
 
     /// Stops answering probes at addresses that no living generation declares.
@@ -201,12 +163,12 @@ impl Driver {
             .chain(self.first_configuration())
             .filter_map(|configuration| configuration.settings.probe)
             .collect();
-        self.setup.probes.keep(&wanted);
+        self.io.probes.keep(&wanted);
     }
 
     /// Returns the configuration of the start, as long as no generation is confirmed.
     fn first_configuration(&self) -> Option<&Configuration> {
-        self.machine.confirmed_generation().is_none().then_some(&self.setup.configuration)
+        self.machine.confirmed_generation().is_none().then_some(&self.io.configuration)
     }
 
     /// Has the service manager's fd store keep the listeners of the generation that serves. A daemon that
@@ -218,10 +180,10 @@ impl Driver {
         let serving = self.machine.serving_generation();
         let Some(holdings) = serving.and_then(|it| self.generations.get(it)) else { return };
         let listeners = holdings.listeners.iter().map(|(name, bound)| (name, &**bound));
-        if let Some(remark) = self.setup.notifier.keep(listeners) {
-            self.setup.say.line(&remark);
+        if let Some(remark) = self.io.notifier.keep(listeners) {
+            self.io.say.line(&remark);
         }
-        self.generations.set_kept(self.setup.notifier.held().values().cloned().collect());
+        self.generations.set_kept(self.io.notifier.held().values().cloned().collect());
     }
 
     /// Removes the daemon's files and sends the last reports and replies; returns the exit code.
@@ -230,22 +192,22 @@ impl Driver {
             self.generations.release_inherited();
         }
         self.generations.retire_all();
-        self.setup.control.remove_file();
+        self.io.control.remove_file();
         failpoint::hit(Step::SupervisorBeforeUnlock, 0);
-        self.setup.pidfile.remove_file();
+        self.io.pidfile.remove_file();
         let reason = reason.unwrap_or_else(|| "stopped before it was ready".into());
         if code != 0 {
-            self.setup.say.error(&reason);
+            self.io.say.error(&reason);
             // The service manager shows this text after the daemon has exited.
             let text = format!("failed: {reason}");
-            self.setup.notifier.tell_last(Health { text, ..self.machine.health() });
+            self.io.notifier.tell_last(Health { text, ..self.machine.health() });
         }
         match self.has_run {
-            true => self.setup.reporter.failed_in_main(code, &reason),
-            false => self.setup.reporter.failed(code, &reason),
+            true => self.io.reporter.failed_in_main(code, &reason),
+            false => self.io.reporter.failed(code, &reason),
         }
         for (client, reply) in std::mem::take(&mut self.deferred_replies) {
-            self.clients.reply(client, &reply);
+            self.io.clients.reply(client, &reply);
         }
         code
     }

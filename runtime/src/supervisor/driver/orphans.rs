@@ -37,7 +37,7 @@ impl Driver {
                 Some(socket)
             }
             Err(error) => {
-                self.setup.say.warn(&format!(
+                self.io.say.warn(&format!(
                     "cannot bind {}, so process {pid} runs without `orphan_grace`: {error}",
                     path.display()
                 ));
@@ -48,12 +48,12 @@ impl Driver {
 
     /// Begins the first generation, after the end of all orphans if the program is exclusive.
     pub(in crate::supervisor) fn begin(&mut self) {
-        let exclusive = self.setup.configuration.settings.exclusive || self.orphans.are_exclusive();
+        let exclusive = self.io.configuration.settings.exclusive || self.orphans.are_exclusive();
         if exclusive && !self.orphans.is_empty() {
             self.waits_for_orphans = true;
             self.drain_orphans(true, &[], false);
         } else {
-            self.events.push_back(Event::Begin);
+            self.io.events.push_back(Event::Begin);
         }
     }
 
@@ -81,7 +81,7 @@ impl Driver {
     /// Returns a channel for handoffs to the worker of `generation`.
     fn channel_to(&self, generation: Generation) -> Option<OwnedFd> {
         self.workers.channel_to(generation).unwrap_or_else(|error| {
-            self.setup.say.warn(&format!("cannot hand off connections: {error}"));
+            self.io.say.warn(&format!("cannot hand off connections: {error}"));
             None
         })
     }
@@ -93,7 +93,7 @@ impl Driver {
         kill_timeout: Duration,
     ) {
         self.generations.release_inherited();
-        self.orphans.drain(deadline, kill_timeout, true, &[], &self.setup.say);
+        self.orphans.drain(deadline, kill_timeout, true, &[], &self.io.say);
     }
 
     /// Once the machine is done, it answers no event, and only orphans are left to stop.
@@ -109,10 +109,10 @@ impl Driver {
         let serving = self.machine.serving_generation();
         let settings = serving
             .and_then(|generation| self.generations.get(generation)?.configuration.as_ref())
-            .map_or(&self.setup.configuration.settings, |configuration| &configuration.settings);
+            .map_or(&self.io.configuration.settings, |configuration| &configuration.settings);
         let now = Instant::now();
         let deadline = if at_once { now } else { now + settings.drain_timeout };
-        self.orphans.drain(deadline, settings.kill_timeout, last, gone, &self.setup.say);
+        self.orphans.drain(deadline, settings.kill_timeout, last, gone, &self.io.say);
     }
 
     /// Handles the end of an orphan: removes its socket, logs its ledger and begins what waited for it.
@@ -131,11 +131,11 @@ impl Driver {
             format!(" after {:.0} ms", took.as_secs_f64() * 1000.0)
         });
         let who = format!("the orphan of generation {generation}, process {},", gone.pid);
-        self.setup.say.line(&format!("{who} exited{after}: {ledger}"));
+        self.io.say.line(&format!("{who} exited{after}: {ledger}"));
         self.release_inherited();
         if self.waits_for_orphans && self.orphans.is_empty() {
             self.waits_for_orphans = false;
-            self.events.push_back(Event::Begin);
+            self.io.events.push_back(Event::Begin);
         }
     }
 }

@@ -70,7 +70,7 @@ impl Driver {
     /// Reports the end of an upgrade in which this process kept its image: for a reason, or because it is the
     /// right one.
     fn finish_upgrade(&mut self, kept: Option<String>) {
-        self.events.push_back(Event::UpgradeFinished { kept });
+        self.io.events.push_back(Event::UpgradeFinished { kept });
     }
 
     /// Reports an upgrade whose generation was released in the meantime.
@@ -109,8 +109,8 @@ impl Driver {
         })?;
         let program = Program {
             image: image.as_fd(),
-            args: &self.setup.args,
-            vars: &self.setup.vars,
+            args: &self.io.args,
+            vars: &self.io.vars,
             marker: (VARIABLE, &marker),
         };
         kept.extend([state.as_raw_fd(), back.as_raw_fd()]);

@@ -140,8 +140,8 @@ fn rehearse_as(
             .map_err(|error| Error::io("cannot limit the time of the preflight", error))?;
         let program = Program {
             image: image.as_fd(),
-            args: &driver.setup.args,
-            vars: &driver.setup.vars,
+            args: &driver.io.args,
+            vars: &driver.io.vars,
             marker: (VARIABLE, &marker),
         };
         exec::exec(&program)

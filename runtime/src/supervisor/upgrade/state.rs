@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 use crate::claim::Claim;
 use crate::config::{Address, Configuration};
 use crate::control::{Clients, ControlSocket, PackedClients};
+use crate::daemon_io::DaemonIo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{self, Image};
 use crate::inherited_fd::{FdTable, InheritedFd};
@@ -23,7 +24,7 @@ use crate::owned_files::{FileStatus, OwnedFiles};
 use crate::pidfile::PidFile;
 use crate::probe;
 use crate::reattach::orphans::{self, Orphans};
-use crate::supervisor::driver::{Driver, DriverSetup};
+use crate::supervisor::driver::Driver;
 use crate::supervisor::generation_times::GenerationTimes;
 use crate::supervisor::generations::{self, Generations};
 use crate::supervisor::workers::{self, WorkerProcesses};
@@ -110,42 +111,36 @@ impl SupervisorState {
     /// Serializes the state of a supervisor.
     pub(super) fn of(driver: &Driver, now: Instant) -> Result<Vec<u8>> {
         let mut packing = FdTable::default();
-        let setup = &driver.setup;
+        let io = &driver.io;
         let state = SupervisorState {
             version: VERSION,
             release: env!("CARGO_PKG_VERSION").into(),
             generations: driver.generations.pack(&mut packing),
             workers: driver.workers.pack(&mut packing),
             orphans: driver.orphans.pack(&mut packing),
-            clients: driver.clients.pack(&mut packing),
+            clients: io.clients.pack(&mut packing),
             image: driver.image.pack(&mut packing),
-            configuration: setup.configuration.clone(),
-            origin: setup.origin.clone(),
-            hang_up: setup.hang_up,
-            pidfile: Path {
-                path: setup.pidfile.path().to_owned(),
-                fd: packing.add(&*setup.pidfile),
-            },
-            control: Path {
-                path: setup.control.path().to_owned(),
-                fd: packing.add(&*setup.control),
-            },
-            claim: setup.claim.as_ref().map(|claim| claim.pack(&mut packing)),
-            files: driver.upkeep.status(),
-            log: setup
+            configuration: io.configuration.clone(),
+            origin: io.origin.clone(),
+            hang_up: io.hang_up,
+            pidfile: Path { path: io.pidfile.path().to_owned(), fd: packing.add(&*io.pidfile) },
+            control: Path { path: io.control.path().to_owned(), fd: packing.add(&*io.control) },
+            claim: io.claim.as_ref().map(|claim| claim.pack(&mut packing)),
+            files: io.upkeep.as_ref().map(OwnedFiles::status).unwrap_or_default(),
+            log: io
                 .log
                 .as_ref()
                 .map(|log| Path { path: log.path().to_owned(), fd: packing.add(log) }),
             log_length: driver.log_length,
-            timestamps: setup.say.has_timestamps(),
-            began: driver.began.0,
-            began_at: driver.began.1,
+            timestamps: io.say.has_timestamps(),
+            began: io.began.0,
+            began_at: io.began.1,
             asked: driver.asked.clone(),
             tenure: driver.times.clone(),
-            reported: setup.notifier.reported().cloned(),
-            unsent: setup.notifier.pending().clone(),
-            probes: setup.probes.pack(&mut packing),
-            held: setup.notifier.held().clone(),
+            reported: io.notifier.reported().cloned(),
+            unsent: io.notifier.pending().clone(),
+            probes: io.probes.pack(&mut packing),
+            held: io.notifier.held().clone(),
             paused: now,
             machine: driver.machine.clone(),
             descriptors: packing.numbers(),
@@ -184,7 +179,12 @@ impl SupervisorState {
         let vars = process::variables();
         let mut notifier = Notifier::new(&vars, self.reported, self.unsent);
         notifier.set_held(self.held);
-        let setup = DriverSetup {
+        let say = DaemonLog::new(settings, self.timestamps);
+        let io = DaemonIo {
+            upkeep: Some(OwnedFiles::new(&settings.runtime_dir, self.files, &say)),
+            clients: Clients::unpack(self.clients)?,
+            events: VecDeque::new(),
+            began: (self.began, self.began_at),
             pidfile: UntilStarted::started(PidFile::adopt(
                 self.pidfile.path,
                 self.pidfile.fd.duplicate("the pidfile")?,
@@ -203,7 +203,7 @@ impl SupervisorState {
                 }
                 None => None,
             },
-            say: DaemonLog::new(settings, self.timestamps),
+            say,
             configuration: self.configuration,
             origin: self.origin,
             args: process::arguments(),
@@ -213,12 +213,10 @@ impl SupervisorState {
             probes: probe::ProbeServer::unpack(self.probes)?,
             hang_up: self.hang_up,
         };
-        let dir = &setup.configuration.settings.runtime_dir;
-        let upkeep = OwnedFiles::new(dir, self.files, &setup.say);
         let signals =
             Signals::watch().map_err(|error| Error::io("cannot watch for signals", error))?;
         Ok(Driver {
-            setup,
+            io,
             machine: self.machine,
             workers: WorkerProcesses::unpack(self.workers)?,
             orphans: Orphans::unpack(self.orphans)?,
@@ -226,14 +224,10 @@ impl SupervisorState {
             deferred_replies: Vec::new(),
             generations: Generations::unpack(self.generations)?,
             image: std::sync::Arc::new(Image::unpack(self.image)?),
-            began: (self.began, self.began_at),
             asked: self.asked,
             times: self.tenure,
             log_length: self.log_length,
-            clients: Clients::unpack(self.clients)?,
-            upkeep,
             signals,
-            events: VecDeque::new(),
             exit: None,
             has_run: false,
             preflight: None,

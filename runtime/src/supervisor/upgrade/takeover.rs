@@ -49,11 +49,11 @@ pub(crate) fn take_over(state: RawFd, back: RawFd, generation: Generation) -> Re
             handed.extend([state, back]);
             descriptors::close(handed);
             let paused = paused.elapsed().as_secs_f64() * 1000.0;
-            driver.setup.say.line(&format!(
+            driver.io.say.line(&format!(
                 "the supervisor runs the image of generation {generation}; its upgrade took \
                  {paused:.1} ms"
             ));
-            driver.events.push_back(Event::UpgradeFinished { kept: None });
+            driver.io.events.push_back(Event::UpgradeFinished { kept: None });
             return Ok(driver);
         }
         Err(error) => error,
@@ -78,7 +78,7 @@ pub(crate) fn resume_old_image(state: RawFd, failure: &str, by: &str) -> Result<
         Some(number) => describe_exit(number),
         None => failure.to_owned(),
     };
-    driver.events.push_back(Event::UpgradeFinished { kept: Some(report::short(reason)) });
+    driver.io.events.push_back(Event::UpgradeFinished { kept: Some(report::short(reason)) });
     Ok(driver)
 }
 

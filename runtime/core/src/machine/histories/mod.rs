@@ -1,12 +1,13 @@
 //! Random histories, checked against the [`invariants`](super::invariants).
 //!
-//! There are two kinds: [`any_order`] sends events in any order, also impossible ones, and [`host`]
+//! There are two kinds: [`any_order`] and [`solo`] send events in any order, also impossible ones, and [`host`]
 //! simulates a host whose workers react to actions, but may crash, hang or misbehave. [`simulation`] lives
 //! through a million steps of the second kind, reproducible by seed.
 
 mod any_order;
 mod host;
 mod simulation;
+mod solo;
 
 use std::time::Duration;
 

@@ -40,6 +40,13 @@ fn path_is_forgotten_when_the_restart_is_aborted() {
 }
 
 #[test]
+fn relative_path_is_refused() {
+    let mut story = Story::serving(policy());
+    assert_eq!(story.on(from("srv/2", 9)), ["tell 9: refused, srv/2 is not an absolute path"]);
+    assert_eq!(path(&story), None);
+}
+
+#[test]
 fn latest_path_of_pending_restarts_counts() {
     let mut story = Story::serving(policy());
     story.on(restart_no_wait(5));

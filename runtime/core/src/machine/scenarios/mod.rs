@@ -16,6 +16,7 @@ mod first_start;
 mod lame_duck;
 mod restarts;
 mod rollback;
+mod solo;
 mod upgrade;
 mod watchdog;
 
@@ -167,7 +168,7 @@ impl Story {
             actions.retain(|action| !matches!(action, Action::Upgrade { .. }));
             actions.extend(self.watch.on(Event::UpgradeFinished { kept: None }));
         }
-        actions.into_iter().filter_map(|action| self.say(action)).collect()
+        actions.into_iter().filter_map(|action| say(self.began, action)).collect()
     }
 
     /// Sends *hello* and *ready* of a worker.
@@ -177,60 +178,60 @@ impl Story {
         actions.extend(self.on(ready(worker)));
         actions
     }
+}
 
-    /// Renders an action, if it is not left out.
-    fn say(&self, action: Action) -> Option<String> {
-        Some(match action {
-            Action::Spawn { worker, generation, source } => {
-                let source = match source {
-                    ImageSource::Disk => "disk".to_owned(),
-                    ImageSource::Pinned => "pinned".to_owned(),
-                    ImageSource::KnownGood(good) => format!("known-good {good}"),
-                };
-                format!("spawn {worker} of {generation} from {source}")
+/// Renders an action, if it is not left out.
+fn say(began: Instant, action: Action) -> Option<String> {
+    Some(match action {
+        Action::Spawn { worker, generation, source } => {
+            let source = match source {
+                ImageSource::Disk => "disk".to_owned(),
+                ImageSource::Pinned => "pinned".to_owned(),
+                ImageSource::KnownGood(good) => format!("known-good {good}"),
+            };
+            format!("spawn {worker} of {generation} from {source}")
+        }
+        Action::Welcome { worker } => format!("welcome {worker}"),
+        Action::SendToWorker { worker, command: order } => match order {
+            WorkerCommand::Go => format!("go {worker}"),
+            WorkerCommand::Quiesce => format!("quiesce {worker}"),
+            WorkerCommand::Resume => format!("resume {worker}"),
+            WorkerCommand::Ping => format!("ping {worker}"),
+            WorkerCommand::Drain { deadline, .. } => {
+                format!("drain {worker} by {:?}", (deadline - began).as_secs_f64())
             }
-            Action::Welcome { worker } => format!("welcome {worker}"),
-            Action::SendToWorker { worker, command: order } => match order {
-                WorkerCommand::Go => format!("go {worker}"),
-                WorkerCommand::Quiesce => format!("quiesce {worker}"),
-                WorkerCommand::Resume => format!("resume {worker}"),
-                WorkerCommand::Ping => format!("ping {worker}"),
-                WorkerCommand::Drain { deadline, .. } => {
-                    format!("drain {worker} by {:?}", (deadline - self.began).as_secs_f64())
-                }
-            },
-            Action::DumpThreads { worker } => format!("examine {worker}"),
-            Action::Terminate { worker } => format!("terminate {worker}"),
-            Action::Kill { worker } => format!("kill {worker}"),
-            Action::Answer { client, answer } => match answer {
-                ClientAnswer::Restarted(report) => {
-                    format!("tell {client}: restarted {}", report_of(report))
-                }
-                ClientAnswer::Aborted(report) => {
-                    format!("tell {client}: aborted {}", report_of(report))
-                }
-                ClientAnswer::Stopped { ledger, .. } => {
-                    format!("tell {client}: stopped, {}", ledger.accepted)
-                }
-                ClientAnswer::Refused { reason } => format!("tell {client}: refused, {reason}"),
-            },
-            Action::FirstReady { generation } => format!("up {generation}"),
-            Action::Upgrade { generation } => format!("upgrade {generation}"),
-            Action::ReleaseGeneration { generation, .. } => format!("retire {generation}"),
-            Action::Exit { code, reason: Some(reason) } => format!("exit {code}: {reason}"),
-            Action::Exit { code, reason: None } => format!("exit {code}"),
-            // Shown by the tests in `connections`.
-            Action::OpenHandoffChannel { .. } => return None,
-            Action::CloseListeners
-            | Action::Confirmed { .. }
-            | Action::Confirming { .. }
-            | Action::DrainOrphans { .. }
-            | Action::Drained { .. }
-            | Action::Progress { .. }
-            | Action::Log { .. }
-            | Action::StateChanged => return None,
-        })
-    }
+        },
+        Action::DumpThreads { worker } => format!("examine {worker}"),
+        Action::Terminate { worker } => format!("terminate {worker}"),
+        Action::Kill { worker } => format!("kill {worker}"),
+        Action::Answer { client, answer } => match answer {
+            ClientAnswer::Restarted(report) => {
+                format!("tell {client}: restarted {}", report_of(report))
+            }
+            ClientAnswer::Aborted(report) => {
+                format!("tell {client}: aborted {}", report_of(report))
+            }
+            ClientAnswer::Stopped { ledger, .. } => {
+                format!("tell {client}: stopped, {}", ledger.accepted)
+            }
+            ClientAnswer::Refused { reason } => format!("tell {client}: refused, {reason}"),
+        },
+        Action::FirstReady { generation } => format!("up {generation}"),
+        Action::Upgrade { generation } => format!("upgrade {generation}"),
+        Action::ReleaseGeneration { generation, .. } => format!("retire {generation}"),
+        Action::Exit { code, reason: Some(reason) } => format!("exit {code}: {reason}"),
+        Action::Exit { code, reason: None } => format!("exit {code}"),
+        // Shown by the tests in `connections`.
+        Action::OpenHandoffChannel { .. } => return None,
+        Action::CloseListeners
+        | Action::Confirmed { .. }
+        | Action::Confirming { .. }
+        | Action::DrainOrphans { .. }
+        | Action::Drained { .. }
+        | Action::Progress { .. }
+        | Action::Log { .. }
+        | Action::StateChanged => return None,
+    })
 }
 
 /// Renders a report: `1→2`, the seconds to the commit and to the end of the drain, the connections in its
