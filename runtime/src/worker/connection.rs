@@ -134,6 +134,10 @@ impl Connection {
         let _ = self.permit.set(permit);
     }
 
+    pub(super) fn state(&self) -> &Arc<SharedState> {
+        &self.state
+    }
+
     pub(crate) fn close_notice(&self) -> &Arc<CloseNotice> {
         &self.farewell
     }

@@ -75,6 +75,134 @@ impl Daemon {
         net::blocking::Listener::new(&self.state, name)
     }
 
+    /// Waits until this generation may accept, and returns the declared listener `name` as a plain socket, for
+    /// a server with an accept loop of its own.
+    ///
+    /// Prefer [`Daemon::listener`], or `Daemon::serve` for HTTP, where the server allows it. With a raw
+    /// listener
+    ///
+    /// - the daemon does not know the connections: they are not in the ledger, no drain waits for them, they
+    ///   are not handed off, and the limits of the listener do not apply;
+    /// - the server goes on accepting in the confirm window of a restart, beside the new generation, unless
+    ///   the program pauses it: see [`Daemon::paused`];
+    /// - the server has to stop accepting when [`Daemon::draining`] completes, and `main` has to return when
+    ///   the server has answered what it had accepted;
+    /// - connections in the queue of a listener that has no next generation, because the daemon stops or the
+    ///   listener is removed, are reset when the server closes it;
+    /// - if the file of a unix socket is removed, the new socket in its place is served after the next
+    ///   restart.
+    ///
+    /// The call counts for readiness, as polling a [`Listener`](net::Listener) for accept does. At a restart
+    /// it completes after this generation is ready and the supervisor has paused the old one; in a solo daemon
+    /// at once. Start the server after that: what has to be ready before, such as a pool of database
+    /// connections, belongs before the call. A program with several raw listeners gets them with
+    /// `tokio::try_join!`: one after the other, the first would wait for the second. Cancel safe.
+    ///
+    /// Call it again for a further accept loop on the same listener; tracked and raw handles may exist at the
+    /// same time.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Listen`] if no listener of this name is declared. [`ErrorKind::Refused`] if this worker
+    /// drains, also if the drain begins during the call: `main` should then return.
+    pub async fn raw_listener(&self, name: &str) -> Result<net::RawListener> {
+        net::RawListener::get(&self.state, name).await
+    }
+
+    /// Same as [`Daemon::raw_listener`] for a `main` without async: blocks the calling thread.
+    ///
+    /// A program with several raw listeners has to call it in as many threads: it returns when all listeners
+    /// have been asked for.
+    ///
+    /// # Errors
+    /// Same as [`Daemon::raw_listener`].
+    pub fn blocking_raw_listener(&self, name: &str) -> Result<net::RawListener> {
+        net::RawListener::get_blocking(&self.state, name)
+    }
+
+    /// Completes when this worker is paused: the next generation serves, and this one accepts no more
+    /// connections unless the restart is aborted within the confirm window.
+    ///
+    /// The daemon's own listeners need no notice. A server on a [raw listener](Daemon::raw_listener) does, and
+    /// so does a program whose connections depend on each other. [`Daemon::resumed`] is the counterpart. Both
+    /// complete at once if the worker is in that state already, so a loop over both misses no change. Both
+    /// stay pending once the worker drains, which follows a confirmed restart: always wait for
+    /// [`Daemon::draining`] too.
+    ///
+    /// Listeners that the next generation does not have are not paused: no other worker accepts on them.
+    ///
+    /// Cancel safe.
+    ///
+    /// ```no_run
+    /// # struct Server;
+    /// # impl Server {
+    /// #     async fn pause(&self) {}
+    /// #     async fn resume(&self) {}
+    /// #     async fn stop(&self) {}
+    /// # }
+    /// # async fn follow(daemon: unbroken::Daemon, server: Server) {
+    /// loop {
+    ///     tokio::select! {
+    ///         () = daemon.paused() => server.pause().await,
+    ///         () = daemon.draining() => break,
+    ///     }
+    ///     tokio::select! {
+    ///         () = daemon.resumed() => server.resume().await,
+    ///         () = daemon.draining() => break,
+    ///     }
+    /// }
+    /// // Answers what was accepted, and returns.
+    /// server.stop().await;
+    /// # }
+    /// ```
+    pub async fn paused(&self) {
+        self.state.phase_is(WorkerPhase::Quiesced).await;
+    }
+
+    /// Completes when this worker accepts: when a restart was aborted and the worker is no longer
+    /// [paused](Daemon::paused), and at once if it is not paused. Cancel safe.
+    pub async fn resumed(&self) {
+        self.state.phase_is(WorkerPhase::Open).await;
+    }
+
+    /// Returns whether this worker is [paused](Daemon::paused).
+    pub fn is_paused(&self) -> bool {
+        *self.state.phase().borrow() == WorkerPhase::Quiesced
+    }
+
+    /// Blocks the calling thread until this worker is [paused](Daemon::paused). Returns whether it is: `false`
+    /// if it drains.
+    ///
+    /// ```no_run
+    /// # fn pause() {}
+    /// # fn resume() {}
+    /// # fn stop() {}
+    /// # fn follow(daemon: unbroken::Daemon) {
+    /// while daemon.wait_paused() {
+    ///     pause();
+    ///     if !daemon.wait_resumed() {
+    ///         break;
+    ///     }
+    ///     resume();
+    /// }
+    /// stop();
+    /// # }
+    /// ```
+    pub fn wait_paused(&self) -> bool {
+        self.wait_until(WorkerPhase::Quiesced)
+    }
+
+    /// Blocks the calling thread until this worker accepts, as [`Daemon::resumed`] does. Returns whether it
+    /// accepts: `false` if it drains.
+    pub fn wait_resumed(&self) -> bool {
+        self.wait_until(WorkerPhase::Open)
+    }
+
+    /// Blocks until the worker is in `wanted` or drains; returns whether it is in `wanted`.
+    fn wait_until(&self, wanted: WorkerPhase) -> bool {
+        let over = |phase| phase == wanted || phase == WorkerPhase::Draining;
+        self.state.wait_phase(over) == wanted
+    }
+
     /// Spawns a task that the drain waits for. At the drain deadline the task is cancelled: its future is
     /// dropped at its current await point.
     ///
@@ -94,7 +222,7 @@ impl Daemon {
     /// Returns a future that completes when this worker begins to drain: it accepts no more connections, and
     /// what is in flight has until [`Daemon::drain_deadline`] to finish.
     pub fn draining(&self) -> Draining {
-        Draining { inner: self.state.draining.clone().cancelled_owned() }
+        Draining::new(&self.state)
     }
 
     /// Completes at a random time after [`Daemon::draining`]: at most `spread` later, and no later than
@@ -172,7 +300,7 @@ pub(super) fn claim_listener(state: &SharedState, name: &str) -> Result<Listener
 }
 
 /// Returns the error for a listener name that is not declared; it lists the declared names.
-fn undeclared_error(state: &SharedState, name: &str) -> Error {
+pub(super) fn undeclared_error(state: &SharedState, name: &str) -> Error {
     let names = state.listener_names();
     let declared = if names.is_empty() {
         "none is".to_owned()
@@ -239,6 +367,12 @@ pin_project_lite::pin_project! {
     pub struct Draining {
         #[pin]
         inner: WaitForCancellationFutureOwned,
+    }
+}
+
+impl Draining {
+    pub(super) fn new(state: &SharedState) -> Draining {
+        Draining { inner: state.draining.clone().cancelled_owned() }
     }
 }
 

@@ -106,6 +106,8 @@ struct WorkerListener {
     handles: Vec<Weak<Incoming>>,
     /// The program has claimed the listener.
     taken: bool,
+    /// A server of the program accepts on the sockets by itself.
+    raw: bool,
     /// The address of the first socket, also after the drain has begun.
     addr: Addr,
     /// The listener's place among the declared ones, in the order of their names.
@@ -178,6 +180,7 @@ impl SharedState {
                 former: Vec::new(),
                 handles: Vec::new(),
                 taken: false,
+                raw: false,
                 addr: first,
                 index,
                 kept: false,
@@ -317,6 +320,12 @@ impl SharedState {
 
     pub(crate) fn phase(&self) -> watch::Receiver<WorkerPhase> {
         self.phase.subscribe()
+    }
+
+    /// Waits until the worker is in `wanted`; forever if it never will be.
+    pub(crate) async fn phase_is(&self, wanted: WorkerPhase) {
+        // Fails only without a sender, which is a part of this state.
+        let _ = self.phase().wait_for(|phase| *phase == wanted).await;
     }
 
     /// Changes the phase, except that a draining worker keeps draining.
@@ -482,6 +491,23 @@ impl SharedState {
         Some(sockets.map(|sockets| ListenerClaim { sockets, former, addr, index, incoming }))
     }
 
+    /// Claims the listener `name` for a server that accepts by itself. Returns its place among the declared
+    /// ones; `None` if it is not declared.
+    pub(crate) fn claim_raw(&self, name: &str) -> Option<usize> {
+        let mut listeners = lock(&self.listeners);
+        let handed = listeners.get_mut(name)?;
+        (handed.taken, handed.raw) = (true, true);
+        Some(handed.index)
+    }
+
+    /// Returns the sockets of the listener at `index`; none once the worker drains.
+    pub(crate) fn sockets(&self, index: usize) -> io::Result<Vec<(OwnedFd, Addr)>> {
+        let listeners = lock(&self.listeners);
+        let handed = listeners.values().find(|handed| handed.index == index);
+        let sockets = handed.into_iter().flat_map(|handed| &handed.sockets);
+        sockets.map(|it| Ok((it.fd.try_clone()?, Addr::from(&it.addr)))).collect()
+    }
+
     /// Registers another handle to the listener at `index`; returns the list in which it receives new
     /// sockets.
     pub(crate) fn attach(&self, index: usize) -> Arc<Incoming> {
@@ -499,8 +525,16 @@ impl SharedState {
         let Some(place) = handed.sockets.iter().position(|it| it.addr == *addr) else { return };
         let Some(socket) = handed.sockets.get_mut(place) else { return };
         // Before the handles learn of it: a queue that they then find empty stays empty. This also wakes
-        // threads that poll the socket.
-        drain_listener::refuse_new(&socket.fd, &Addr::from(addr));
+        // threads that poll the socket. Not for a server that accepts by itself: accept(2) would then fail on
+        // the old socket, which is the only one it has.
+        if handed.raw {
+            tracing::warn!(
+                listener = name,
+                "the file of the listener was removed; new clients are served after a restart"
+            );
+        } else {
+            drain_listener::refuse_new(&socket.fd, &Addr::from(addr));
+        }
         let old = std::mem::replace(&mut socket.fd, new);
         let handles: Vec<_> = handed.handles.iter().filter_map(Weak::upgrade).collect();
         for handle in &handles {

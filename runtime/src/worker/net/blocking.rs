@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rustix::net::SocketFlags;
 
-use super::{Addr, drain_listener};
+use super::{Addr, ConnectionGuard, drain_listener};
 use crate::error::Result;
 use crate::failpoint::{self, Step};
 use crate::sys::readiness::readable;
@@ -65,7 +65,7 @@ type Sockets = Arc<[(OwnedFd, Addr)]>;
 /// A counted connection. Reads and writes block.
 pub struct Stream {
     kind: Kind,
-    _connection: Connection,
+    connection: Connection,
 }
 
 enum Kind {
@@ -310,7 +310,35 @@ impl Listener {
             }
             Addr::Unix(_) => (Kind::Unix(socket.into()), Addr::Unix(None)),
         };
-        Ok(Some((Stream { kind, _connection: connection }, peer)))
+        Ok(Some((Stream { kind, connection }, peer)))
+    }
+}
+
+impl Stream {
+    /// Returns the connected socket, in blocking mode, and a guard that keeps the connection in the ledger
+    /// until it is dropped. The socket converts into a [`TcpStream`](std::net::TcpStream) or a
+    /// [`UnixStream`](std::os::unix::net::UnixStream); which of them it is, the listener's address says.
+    ///
+    /// ```no_run
+    /// # fn handle(_: std::net::TcpStream) {}
+    /// # fn serve(daemon: unbroken::Daemon) -> anyhow::Result<()> {
+    /// let listener = daemon.blocking_listener("http")?;
+    /// while let Some(accepted) = listener.next() {
+    ///     let (socket, guard) = accepted?.0.into_parts();
+    ///     std::thread::spawn(move || {
+    ///         handle(std::net::TcpStream::from(socket));
+    ///         drop(guard);
+    ///     });
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_parts(self) -> (OwnedFd, ConnectionGuard) {
+        let socket = match self.kind {
+            Kind::Tcp(stream) => stream.into(),
+            Kind::Unix(stream) => stream.into(),
+        };
+        (socket, ConnectionGuard::new(self.connection))
     }
 }
 

@@ -418,7 +418,7 @@ impl Listener {
     }
 }
 
-fn other_kind(addr: &Addr, wanted: &str) -> Error {
+pub(super) fn other_kind(addr: &Addr, wanted: &str) -> Error {
     Error::new(
         ErrorKind::Listen,
         format!(

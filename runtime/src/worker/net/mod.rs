@@ -7,7 +7,9 @@
 
 pub mod blocking;
 pub(crate) mod drain_listener;
+mod guard;
 mod listener;
+mod raw;
 mod stream;
 
 use std::fmt;
@@ -15,7 +17,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use guard::ConnectionGuard;
 pub use listener::{Listener, TcpListener, UnixListener};
+pub use raw::RawListener;
 pub use stream::{Stream, TcpStream, Tracked, UnixStream};
 
 /// The address of a listener or of a peer.

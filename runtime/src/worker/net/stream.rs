@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::ConnectionGuard;
 use crate::worker::connection::Connection;
 use crate::worker::state::SharedState;
 
@@ -43,6 +44,30 @@ impl<S> Tracked<S> {
     /// Returns the inner stream. The ledger counts the connection as ended, and no drain waits for it.
     pub fn into_inner(self) -> S {
         self.stream
+    }
+
+    /// Returns the inner stream, and a guard that keeps the connection in the ledger until it is dropped: for
+    /// a framework that wants Tokio's own stream.
+    ///
+    /// ```no_run
+    /// # async fn handle(_: tokio::net::TcpStream) {}
+    /// # async fn serve(daemon: unbroken::Daemon) -> anyhow::Result<()> {
+    /// let mut listener = daemon.listener("http")?.into_tcp()?;
+    /// while let Some(accepted) = listener.next().await {
+    ///     let (stream, guard) = accepted?.0.into_parts();
+    ///     tokio::spawn(async move {
+    ///         tokio::select! {
+    ///             () = handle(stream) => {}
+    ///             // Cut here. A protocol with a farewell would send it and call `guard.mark_closed()`.
+    ///             () = guard.draining() => {}
+    ///         }
+    ///     });
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_parts(self) -> (S, ConnectionGuard) {
+        (self.stream, ConnectionGuard::new(self.connection))
     }
 
     /// Notes for the ledger that the program asked the peer to close because of the drain: the connection
