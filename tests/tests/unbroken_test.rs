@@ -324,7 +324,31 @@ fn silence_is_a_failure() {
 }
 
 #[test]
-fn log_has_what_the_program_wrote() {
+fn closed_idle_connections_are_no_failures() {
+    let app = http().set("listen.http.idle_timeout", "50ms").start();
+    let load = app.load("http").keep_alive(1).new_connections(0).pause(Duration::from_millis(300));
+    let load = load.start();
+    eventually("more requests", SOON, || load.report().requests() > 2);
+    let report = load.finish();
+    report.assert_nothing_lost();
+    assert!(report.reopened() > 0 && report.connections() == report.reopened() + 1, "{report}");
+}
+
+#[test]
+#[ignore = "fails on purpose, for the test below"]
+fn fails() {
     let app = http().start();
-    eventually("the log", SOON, || app.log().contains("generation 1 serves"));
+    let _load = app.load("http").path("/log/written-by-the-program").start();
+    panic!("of the test");
+}
+
+#[test]
+fn log_and_report_of_a_failed_test_are_printed() {
+    let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+    test.args(["fails", "--exact", "--ignored"]);
+    let output = Child::spawn(&mut test).wait(SOON).expect_code(101);
+    for text in ["--- load on `http`", ", 0 failed", "--- log of the daemon", "written-by-the-prog"]
+    {
+        assert!(output.stdout.contains(text), "{text}\n{output}");
+    }
 }

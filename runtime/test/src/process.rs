@@ -105,3 +105,31 @@ fn is_marked(pid: u32, dir: &Path) -> bool {
     };
     variables.filter_map(value).any(|value| value == dir.as_os_str().as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    fn sleep(dir: &str) -> Child {
+        Command::new("sleep").arg("1000").env(MARK, dir).spawn().unwrap()
+    }
+
+    #[test]
+    fn only_processes_of_the_daemon_are_killed() {
+        let (own, other) = (Path::new("/nowhere/own"), Path::new("/nowhere/other"));
+        let mut children = [sleep("/nowhere/own"), sleep("/nowhere/own"), sleep("/nowhere/other")];
+        assert!(Process::open(std::process::id(), own).is_none());
+        assert!(Process::open(children[2].id(), own).is_none());
+        assert!(Process::open(children[0].id(), own).unwrap().kill());
+        assert!(
+            Process::open(children[0].id(), own).is_none(),
+            "it has ended, if not been waited for"
+        );
+        assert!(Process::kill_all(own));
+        assert_eq!((Process::all(own).len(), Process::all(other).len()), (0, 1));
+        assert!(Process::kill_all(other));
+        children.iter_mut().for_each(|child| assert!(!child.wait().unwrap().success()));
+    }
+}

@@ -169,7 +169,7 @@ impl Program {
         let location = place.options.clone();
         place.set("log", &place.log());
         if !self.has_set("workdir") {
-            place.set("workdir", &place.dir.path().to_owned());
+            place.options.extend(set("workdir", place.dir.path()));
         }
         if let Some(config) = &self.config {
             place.write_config(config)?;
