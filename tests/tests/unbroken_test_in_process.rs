@@ -11,6 +11,7 @@ use axum::Router;
 use axum::routing::get;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use unbroken::Daemon;
 use unbroken::handoff::HandoffState;
@@ -35,9 +36,13 @@ struct App {
     times: usize,
 }
 
+/// Notified when the request for `/late` has arrived.
+static ARRIVED: Notify = Notify::const_new();
+
 async fn greet(daemon: Daemon) -> unbroken::Result<()> {
     let App { greeting, times } = daemon.config()?;
     let wait = || async {
+        ARRIVED.notify_one();
         tokio::time::sleep(Duration::from_millis(300)).await;
         "late"
     };
@@ -64,7 +69,7 @@ async fn serves_until_it_drains() {
         // The response is the last of its connection.
         connection.read_to_end(&mut Vec::new()).map(|_| text)
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    timeout(SOON, ARRIVED.notified()).await.unwrap();
     app.drain();
     app.daemon().draining().await;
     assert!(app.daemon().drain_deadline() > Some(Instant::now()));
@@ -106,12 +111,9 @@ async fn connections_of_the_programs_own() {
             });
         }
     });
-    let addr = app.addr("echo").tcp();
-    let mut stream = TcpStream::connect(addr).unwrap();
-    // Accepted in order: once the second has ended, the first is being served.
-    drop(TcpStream::connect(addr).unwrap());
+    // Accepted at the drain at the latest, as it is in the queue by then.
+    let mut stream = TcpStream::connect(app.addr("echo").tcp()).unwrap();
     timeout(SOON, app.ready()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
     app.drain();
     timeout(SOON, server).await.unwrap().unwrap();
     assert!(timeout(SOON, app.drained()).await.unwrap());
