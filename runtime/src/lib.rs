@@ -151,6 +151,13 @@ pub use worker::handoff;
 pub use worker::http;
 pub use worker::net;
 
+/// The items that the crate `unbroken-test` refers to. Not public API: they may change in any release.
+#[cfg(feature = "test")]
+#[doc(hidden)]
+pub mod __test {
+    pub use crate::worker::in_process::InProcess;
+}
+
 /// The items that the expansion of [`daemon`] refers to. Not public API: they may change in any release.
 #[doc(hidden)]
 pub mod __private {

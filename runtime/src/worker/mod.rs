@@ -12,6 +12,8 @@ pub mod handoff;
 mod health_checks;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "test")]
+pub(crate) mod in_process;
 pub(crate) mod lifecycle;
 pub mod net;
 mod panics;
