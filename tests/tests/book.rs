@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 use unbroken_tests::program;
 
-const CHAPTERS: [&str; 16] = [
+const CHAPTERS: [&str; 17] = [
     "introduction",
     "quick-start",
     "main",
+    "converting",
     "testing",
     "restart",
     "clients",

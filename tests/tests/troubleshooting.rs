@@ -94,6 +94,7 @@ const EXEMPT: [(&str, &[&str]); 11] = [
         &[
             "live, ready or startup",
             "the path of a program",
+            "the path of a file with variables, after `-` if it may be missing",
             "KEY=VALUE, such as drain_timeout=10s",
             "a whole number, such as -n 100",
         ],
@@ -101,7 +102,8 @@ const EXEMPT: [(&str, &[&str]); 11] = [
     (
         "help of a verb",
         &["…_* variables, --set options and the program's own arguments after `--` become part \
-             of the unit."],
+             of the unit. Other variables of the program do not: write them to a file, and name it \
+             with --environment-file."],
     ),
     (
         "a piece of a unit, or of how two of them differ",
