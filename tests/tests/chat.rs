@@ -12,7 +12,7 @@ use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::{Message, WebSocket};
 use unbroken_tests::http::{Connection, Target};
-use unbroken_tests::{Browser, Report, Sandbox, eventually};
+use unbroken_tests::{Browser, Process, Report, Sandbox, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -116,6 +116,28 @@ fn every_message_arrives_once_and_in_order() {
     // A client that joins later receives the history.
     let (history, _) = Client::join(&target, "late").hear_messages(sent.len());
     assert_eq!(Some(history), order);
+    sandbox.stop();
+}
+
+/// In the confirm window the visitors of the old worker learn that new ones are with the next version, and
+/// after an abort that they are back.
+#[test]
+fn visitors_learn_of_a_pause_and_of_its_end() {
+    let mut sandbox = sandbox();
+    sandbox.set("DAEMON_CONFIRM_WINDOW", "10m");
+    let target = sandbox.start().target("http");
+    let mut client = Client::join(&target, "old");
+    let restart = sandbox.spawn(["restart"]);
+    let (texts, _) = client.hear_messages(1);
+    assert!(texts[0].contains("a new version is starting"), "{texts:?}");
+    let status = sandbox.status();
+    let successor = status.workers.iter().find(|worker| worker.generation == 2);
+    Process::open(successor.expect("a successor").pid).expect("it lives").kill();
+    let (texts, _) = client.hear_messages(1);
+    assert!(texts[0].contains("this one goes on"), "{texts:?}");
+    restart.wait(SOON).expect_code(1);
+    client.say("still here");
+    assert_eq!(client.hear_messages(1).0, ["still here"]);
     sandbox.stop();
 }
 

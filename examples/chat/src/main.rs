@@ -11,6 +11,7 @@ mod frame;
 mod room;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, Request, State};
@@ -21,7 +22,7 @@ use unbroken::handoff::{HandoffState, IncomingHandoffs};
 use unbroken::{Daemon, daemon};
 
 use crate::client::Client;
-use crate::room::Room;
+use crate::room::{Message, Room};
 
 /// A text that the page shows: change it to see which build serves.
 const BUILD: &str = "build 1";
@@ -33,7 +34,9 @@ struct Chat {
     room: Arc<Room>,
 }
 
-#[daemon(graceful_restart, listen(http = "127.0.0.1:8080"))]
+// In the confirm window of a restart the old worker keeps its visitors and the new one takes the next: two
+// rooms. Without the window all visitors meet in the new worker at once.
+#[daemon(graceful_restart, confirm_window = "0s", listen(http = "127.0.0.1:8080"))]
 async fn main(daemon: Daemon) -> anyhow::Result<()> {
     let room = Arc::new(Room::new(daemon.generation()));
     let chat = Chat { daemon: daemon.clone(), room };
@@ -41,6 +44,7 @@ async fn main(daemon: Daemon) -> anyhow::Result<()> {
     daemon.spawn(take_rooms(chat.clone(), daemon.handoffs("room")));
     daemon.spawn(take_clients(chat.clone(), daemon.handoffs("client")));
     daemon.spawn(hand_over(chat.clone()));
+    daemon.spawn(announce_pauses(chat.clone()));
     let app = Router::new().route("/", get(page)).route("/ws", get(join)).with_state(chat);
     daemon.serve("http", app).await?;
     Ok(())
@@ -84,6 +88,34 @@ async fn join(
         (header::SEC_WEBSOCKET_ACCEPT, &accept),
     ];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+/// How long a pause lasts before the visitors are notified. Without a confirm window, a pause is over long
+/// before.
+const NOTABLE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where `confirm_window` is set all the same: tells the visitors of this worker that new ones are with the
+/// next version until the restart is confirmed, and that they are back if it is aborted.
+async fn announce_pauses(chat: Chat) {
+    let announce = |text: &str| {
+        // A closed room belongs to a worker that drains.
+        let _ = chat.room.say(Message { name: "chat".to_owned(), text: text.to_owned() });
+    };
+    let pauses = async {
+        loop {
+            chat.daemon.paused().await;
+            tokio::time::sleep(NOTABLE_PAUSE).await;
+            if chat.daemon.is_paused() {
+                announce("a new version is starting; new visitors join in a moment");
+                chat.daemon.resumed().await;
+                announce("the new version failed; this one goes on");
+            }
+        }
+    };
+    tokio::select! {
+        () = pauses => {}
+        () = chat.daemon.draining() => {}
+    }
 }
 
 /// Waits for the drain and hands off the messages. The clients wait for that before they are handed off.
