@@ -148,6 +148,8 @@ pub enum Event {
         /// The client that disconnected.
         client: ClientId,
     },
+    /// The last orphan has ended.
+    OrphansGone,
     /// The upgrade requested by [`Action::Upgrade`] is over.
     UpgradeFinished {
         /// `None` if the supervisor now runs the new image; else the reason why it kept its own.
@@ -269,9 +271,17 @@ pub enum Action {
         /// The generation, which is confirmed.
         generation: Generation,
     },
-    /// A stop was asked for: workers of an earlier supervisor drain until `deadline`, and are killed
-    /// `kill_timeout` later. First in the list.
-    DrainOrphans { deadline: Instant, kill_timeout: Duration },
+    /// Have all orphans drain. Unless the drain is the `last`, they hand off to the generation that serves.
+    DrainOrphans {
+        /// As in [`WorkerCommand::Drain`].
+        deadline: Instant,
+        /// As in [`WorkerCommand::Drain`].
+        last: bool,
+        /// As in [`WorkerCommand::Drain`].
+        listeners_end: bool,
+    },
+    /// Send SIGKILL to all orphans.
+    KillOrphans,
     /// The generation is to be confirmed: everything behind this action follows from that, up to
     /// [`Action::Confirmed`].
     Confirming { generation: Generation },
@@ -325,7 +335,7 @@ pub enum ClientAnswer {
     Stopped {
         /// What became of the connections of all generations that were not released before the stop.
         ledger: Ledger,
-        /// The time from the first request to stop until the last worker ended.
+        /// The time from the first request to stop until the last worker or orphan ended.
         to_drained: Duration,
         /// Workers that did not end as they should.
         warnings: Vec<String>,

@@ -30,10 +30,9 @@ use unbroken_core::event::Generation;
 /// near the end of the range they would overflow, and no daemon gets this far by itself.
 const MAX_GENERATION: Generation = 1 << 31;
 
-/// How long all orphans together may take to answer, and a killed one to be gone. A live worker
-/// answers at once. The start of the supervisor waits for it, so a longer time delays the start
-/// when one worker hangs; with a shorter one a worker on a busy machine is not re-attached and
-/// keeps its listeners.
+/// How long all orphans together may take to answer. A live worker answers at once. The start of the
+/// supervisor waits for it, so a longer time delays the start when one worker hangs; with a shorter one a
+/// worker on a busy machine is not re-attached and keeps its listeners.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All orphans that have not ended, by the process ids in the names of their sockets.
@@ -56,17 +55,8 @@ struct Orphan {
     process: OwnedFd,
     counters: Counters,
     counters_fd: OwnedFd,
-    drain: Option<DrainOrder>,
-}
-
-/// A *drain* that was sent to an orphan.
-#[derive(Debug, Clone, Copy, ToJson, FromJson)]
-struct DrainOrder {
-    #[json(with = crate::sys::clock::instant)]
-    since: Instant,
-    /// When it gets SIGKILL.
-    #[json(with = crate::sys::clock::instant)]
-    kill_at: Instant,
+    /// When its *drain* was sent.
+    drains: Option<Instant>,
 }
 
 /// An orphan that has ended.
@@ -131,11 +121,6 @@ impl Orphans {
         self.known.is_empty()
     }
 
-    /// Returns whether there are orphans and all of them drain.
-    pub(crate) fn are_draining(&self) -> bool {
-        !self.is_empty() && self.known.values().all(|orphan| orphan.drain.is_some())
-    }
-
     /// Returns whether an orphan must end before another worker begins.
     pub(crate) fn are_exclusive(&self) -> bool {
         self.known.values().any(|orphan| orphan.exclusive)
@@ -163,19 +148,15 @@ impl Orphans {
         }
     }
 
-    /// Has each orphan drain until `deadline` and kills it `kill_timeout` later. At the addresses in `gone`
-    /// an orphan has the last copies of listeners, and must accept what is queued.
+    /// Has each orphan drain until `deadline`. At the addresses in `gone` an orphan has the last copies of listeners, and must accept what is queued.
     pub(crate) fn drain(
         &mut self,
         deadline: Instant,
-        kill_timeout: Duration,
         last: bool,
         gone: &[Address],
         say: &DaemonLog,
     ) {
-        let since = Instant::now();
         for (pid, orphan) in &mut self.known {
-            let first = orphan.drain.is_none();
             let names = orphan.listeners.iter().filter(|(_, addr)| gone.contains(addr));
             let order = ToWorker::Drain {
                 deadline: clock::to_monotonic_ns(deadline),
@@ -187,11 +168,8 @@ impl Orphans {
                 // The orphan has ended, or drains on its own and reads no more commands.
                 orphan.signal(*pid, rustix::process::Signal::TERM, say);
             }
-            let kill_at = deadline + kill_timeout;
-            let earlier = orphan.drain.map_or(kill_at, |drain| drain.kill_at);
-            let since = orphan.drain.map_or(since, |drain| drain.since);
-            orphan.drain = Some(DrainOrder { since, kill_at: kill_at.min(earlier) });
-            if first {
+            if orphan.drains.is_none() {
+                orphan.drains = Some(Instant::now());
                 let generation = orphan.generation;
                 say.line(&format!("draining the orphan of generation {generation}, process {pid}"));
             }
@@ -211,23 +189,15 @@ impl Orphans {
             path: orphan.path,
             generation: orphan.generation,
             ledger: orphan.counters.final_ledger(),
-            took: orphan.drain.map(|drain| drain.since.elapsed()),
+            took: orphan.drains.map(|since| since.elapsed()),
         })
     }
 
-    /// Returns when [`Orphans::enforce`] is due.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.known.values().filter_map(|orphan| Some(orphan.drain?.kill_at)).min()
-    }
-
-    /// Kills the orphans whose time is over.
-    pub(crate) fn enforce(&mut self, now: Instant, say: &DaemonLog) {
-        for (pid, orphan) in &mut self.known {
-            if let Some(drain) = orphan.drain.as_mut().filter(|drain| drain.kill_at <= now) {
-                say.warn(&format!("killing orphan process {pid}, which did not exit in time"));
-                drain.kill_at = now + ANSWER_TIMEOUT;
-                orphan.signal(*pid, rustix::process::Signal::KILL, say);
-            }
+    /// Kills the orphans, whose time is over.
+    pub(crate) fn kill(&self, say: &DaemonLog) {
+        for (pid, orphan) in &self.known {
+            say.warn(&format!("killing orphan process {pid}, which did not exit in time"));
+            orphan.signal(*pid, rustix::process::Signal::KILL, say);
         }
     }
 }
@@ -329,7 +299,7 @@ fn receive_hello(
         process,
         counters,
         counters_fd,
-        drain: None,
+        drains: None,
     };
     Ok(OrphanHello { orphan, inherited })
 }
@@ -364,7 +334,8 @@ pub(crate) struct OrphanState {
     link: InheritedFd,
     process: InheritedFd,
     counters: InheritedFd,
-    drain: Option<DrainOrder>,
+    #[json(default, with = crate::sys::clock::optional_instant)]
+    drains: Option<Instant>,
 }
 
 impl Orphans {
@@ -376,7 +347,7 @@ impl Orphans {
             link: packing.add(&orphan.link),
             process: packing.add(&orphan.process),
             counters: packing.add(&orphan.counters_fd),
-            drain: orphan.drain,
+            drains: orphan.drains,
         });
         all.collect()
     }
@@ -397,7 +368,7 @@ impl Orphans {
                 process: it.process.duplicate("the process of an orphan")?,
                 counters,
                 counters_fd,
-                drain: it.drain,
+                drains: it.drains,
             };
             orphans.known.insert(it.pid, orphan);
         }

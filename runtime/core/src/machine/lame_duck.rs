@@ -11,9 +11,8 @@ use crate::Instant;
 use super::timers::Timer;
 use super::worker::WorkerState;
 use super::{Actions, Machine, log, refuse, seconds};
-use crate::event::{Action, ClientId, Event, Level};
+use crate::event::{Action, ClientId, Level};
 use crate::json::{FromJson, ToJson};
-use crate::policy::Policy;
 
 /// A lame-duck phase in progress.
 #[derive(Debug, Clone, ToJson, FromJson)]
@@ -67,12 +66,13 @@ impl Machine {
         now: Instant,
         out: &mut Actions,
     ) -> Option<bool> {
-        if let Some(at_once) = self.stops_now(client, at_once) {
+        let length = self.lame_duck_of();
+        let Some(active) = self.life.active_mut() else { return Some(at_once) };
+        let in_phase = active.lame_duck.is_some();
+        if let Some(at_once) = skips_lame_duck(in_phase, length, client, at_once) {
             // The clients of the lame-duck phase keep waiting: `begin_stop` takes them over.
             return Some(at_once);
         }
-        let length = self.lame_duck_of();
-        let active = self.life.active_mut()?;
         if active.lame_duck.is_none() {
             for waiter in active.pending.drain(..) {
                 refuse(waiter.client, "the daemon is stopping", out);
@@ -92,14 +92,6 @@ impl Machine {
         None
     }
 
-    /// Returns whether a requested stop is one at once, or `None` if it does not begin now.
-    fn stops_now(&self, client: Option<ClientId>, at_once: bool) -> Option<bool> {
-        if !self.life.is_active() {
-            return Some(at_once);
-        }
-        skips_lame_duck(self.life.lame_duck().is_some(), self.lame_duck_of(), client, at_once)
-    }
-
     /// Returns the length of a lame-duck phase, which is that of the worker that serves; zero if none does.
     fn lame_duck_of(&self) -> Duration {
         let accepts = self.workers.values().filter(|worker| worker.state == WorkerState::Serving);
@@ -111,34 +103,5 @@ impl Machine {
         let since = self.life.lame_duck().map(LameDuck::since);
         let until = self.timers.get(Timer::LameDuck);
         until.zip(since).map_or(Duration::ZERO, |(until, since)| until - since)
-    }
-
-    /// Returns whether an event would make the daemon stop at once; `None` if it would neither begin nor
-    /// hasten a stop. The driver asks this before it passes the event on, to drain orphans too.
-    fn stops_by(&self, event: &Event, now: Instant) -> Option<bool> {
-        match event {
-            Event::Stop { client, at_once } => {
-                let again = client.is_none() && !self.life.is_active();
-                self.stops_now(*client, *at_once).map(|at_once| at_once || again)
-            }
-            Event::Tick => self.timers.is_due(Timer::LameDuck, now).then_some(false),
-            _ => None,
-        }
-    }
-
-    /// A stop that is asked for is one of the orphans, too: they drain as the generation that serves would.
-    pub(super) fn drain_orphans(&self, event: &Event, now: Instant, out: &mut Actions) {
-        let Some(at_once) = self.stops_by(event, now) else { return };
-        let policy = self.serving_policy();
-        let deadline = if at_once { now } else { now + policy.drain_timeout };
-        out.push(Action::DrainOrphans { deadline, kill_timeout: policy.kill_timeout });
-    }
-
-    fn serving_policy(&self) -> Policy {
-        match (self.life.transition(), &self.current) {
-            (Some(transition), _) if transition.is_committed() => transition.policy,
-            (_, Some(current)) => current.policy,
-            (_, None) => self.initial,
-        }
     }
 }

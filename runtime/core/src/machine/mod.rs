@@ -21,6 +21,7 @@ mod histories;
 mod invariants;
 mod lame_duck;
 mod lifecycle;
+mod orphans;
 mod retire;
 mod rollback;
 #[cfg(test)]
@@ -42,6 +43,7 @@ use crate::Instant;
 use self::committed::CommittedGeneration;
 use self::exe::Exe;
 use self::lifecycle::{Active, Lifecycle};
+use self::orphans::Orphans;
 use self::retire::Retiring;
 pub use self::state::State;
 use self::stop::Urgency;
@@ -81,6 +83,9 @@ pub struct Machine {
     /// All workers whose processes are not reaped yet.
     workers: SortedMap<WorkerId, Worker>,
     timers: Timers,
+    /// The orphans that have not ended; `None` if there are none.
+    #[json(default)]
+    orphans: Option<Orphans>,
     /// The generation that was confirmed last; `None` until the first start succeeds.
     current: Option<CommittedGeneration>,
     life: Lifecycle,
@@ -112,6 +117,7 @@ impl Machine {
             initial,
             workers: SortedMap::new(),
             timers: Timers::default(),
+            orphans: None,
             current: None,
             life: Lifecycle::Active(Active::default()),
             exe: Exe::default(),
@@ -125,12 +131,6 @@ impl Machine {
         }
     }
 
-    /// Numbers generations after `generation`, the last one of an earlier supervisor.
-    pub fn counting_from(mut self, generation: Generation) -> Machine {
-        (self.last_generation, self.before) = (generation, generation);
-        self
-    }
-
     /// Handles one event; returns what must be done, in order.
     pub fn on(&mut self, event: Event, now: Instant) -> Actions {
         let mut out = Actions::new();
@@ -138,7 +138,6 @@ impl Machine {
             return out;
         }
         let before = self.shown();
-        self.drain_orphans(&event, now, &mut out);
         match event {
             Event::Begin => self.begin(now, &mut out),
             Event::SpawnFailed { worker, reason } => {
@@ -182,6 +181,7 @@ impl Machine {
             }
             Event::Stop { client, at_once } => self.stop(client, at_once, now, &mut out),
             Event::ClientGone { client } => self.client_gone(client),
+            Event::OrphansGone => self.orphans_gone(now, &mut out),
             Event::UpgradeFinished { kept } => self.upgraded(kept, now, &mut out),
             Event::Tick => self.tick(now, &mut out),
         }
@@ -220,6 +220,7 @@ impl Machine {
                 Timer::Confirm => self.end_confirm_window(now, out),
                 Timer::Respawn => self.respawn(now, out),
                 Timer::LameDuck => self.begin_stop(0, None, Urgency::Drain, now, out),
+                Timer::Orphans => self.kill_orphans(now, out),
             }
             last = Some(timer);
         }

@@ -203,11 +203,11 @@ impl SoloMachine {
             out.push(log(Level::Warn, format!("forced at the drain deadline: {forced}")));
         }
         if ledger.dropped_tasks > 0 || ledger.lost > 0 || ledger.forced().is_some() {
-            let how = match self.asked {
-                Some(_) => "stopped",
-                None => "exited without being asked to stop",
+            let text = match self.asked {
+                Some(_) => format!("stopped: {ledger}"),
+                None => format!("exited without being asked to stop: {ledger}"),
             };
-            out.push(log(Level::Warn, format!("{how}: {ledger}")));
+            out.push(log(Level::Warn, text));
         }
         let to_drained = now.saturating_duration_since(self.asked.unwrap_or(now));
         for client in std::mem::take(&mut self.clients) {

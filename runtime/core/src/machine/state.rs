@@ -73,9 +73,7 @@ impl Machine {
         let now = self.shown();
         let confirmed = now.confirmed.filter(|_| now.confirmed != before.confirmed);
         if let Some(generation) = confirmed {
-            let behind_orphans =
-                usize::from(matches!(out.first(), Some(Action::DrainOrphans { .. })));
-            out.insert(behind_orphans, Action::Confirming { generation });
+            out.insert(0, Action::Confirming { generation });
         }
         if now != *before {
             out.push(Action::StateChanged);

@@ -80,7 +80,11 @@ impl Machine {
                 self.begin_stop(0, None, wanted, now, out);
                 wanted
             }
-            Some(stopping) => stopping.urgency.after(client, at_once, stopping.asked),
+            Some(stopping) => {
+                let urgency = stopping.urgency.after(client, at_once, stopping.asked);
+                self.stop_orphans(at_once || client.is_none(), now, out);
+                urgency
+            }
         };
         let Some(stopping) = self.life.stopping_mut() else { return };
         stopping.asked = true;
@@ -107,6 +111,10 @@ impl Machine {
         now: Instant,
         out: &mut Actions,
     ) {
+        // A daemon that ends by itself leaves orphans alone: after a failed start they go on serving.
+        if self.life.is_active() && (reason.is_none() || self.life.lame_duck().is_some()) {
+            self.stop_orphans(urgency == Urgency::AtOnce, now, out);
+        }
         let Some(active) = self.life.active_mut().map(std::mem::take) else { return };
         let asked = active.lame_duck;
         for timer in [Timer::Confirm, Timer::Respawn, Timer::LameDuck] {
@@ -186,7 +194,8 @@ impl Machine {
 
     /// Returns the exit, which comes after everything else.
     pub(super) fn exit_if_drained(&mut self, now: Instant, out: &mut Actions) -> Option<Action> {
-        if !self.workers.is_empty() || self.life.is_active() {
+        let orphans_drain = self.orphans.as_ref().is_some_and(|orphans| orphans.draining);
+        if !self.workers.is_empty() || orphans_drain || self.life.is_active() {
             return None;
         }
         let life = std::mem::replace(&mut self.life, Lifecycle::Exited);

@@ -21,13 +21,15 @@ pub(super) enum Timer {
     Respawn,
     /// The lame duck is over.
     LameDuck,
+    /// The orphans must be gone.
+    Orphans,
 }
 
 impl Timer {
     fn worker(self) -> Option<WorkerId> {
         match self {
             Timer::Kill(id) | Timer::Deadline(id) | Timer::Ping(id) | Timer::Pong(id) => Some(id),
-            Timer::Confirm | Timer::Respawn | Timer::LameDuck => None,
+            Timer::Confirm | Timer::Respawn | Timer::LameDuck | Timer::Orphans => None,
         }
     }
 
@@ -41,6 +43,7 @@ impl Timer {
             Timer::Confirm => 4,
             Timer::Respawn => 5,
             Timer::LameDuck => 6,
+            Timer::Orphans => 7,
         };
         (self.worker().unwrap_or(WorkerId::MAX), kind)
     }

@@ -69,9 +69,12 @@ impl Machine {
         self.life.active_mut()?.transition.take()
     }
 
-    /// Starts the first generation, once.
+    /// Starts the first generation, once, or when the orphans that it must not run beside are gone.
     pub(super) fn begin(&mut self, now: Instant, out: &mut Actions) {
-        if self.last_generation == self.before && self.life.is_active() {
+        if self.last_generation == self.before
+            && self.life.is_active()
+            && !self.waits_for_orphans(now, out)
+        {
             self.start_transition(Vec::new(), now, out);
         }
     }
@@ -231,9 +234,11 @@ impl Machine {
         transition.committed_after = Some(took);
         self.timers.set(Timer::Confirm, now + transition.policy.confirm_window);
         let (generation, worker) = (transition.generation, transition.worker);
-        let at_once = transition.policy.confirm_window.is_zero();
-        if generation == 1 || self.current.is_none() {
+        let (at_once, exclusive) =
+            (transition.policy.confirm_window.is_zero(), transition.exclusive);
+        if self.current.is_none() {
             out.push(Action::FirstReady { generation });
+            self.replace_orphans(now, out);
         } else {
             let text = format!("generation {generation} serves after {}", seconds(took));
             out.push(Action::Progress { text: text.clone() });
@@ -241,7 +246,7 @@ impl Machine {
         }
         // Without an old worker to resume, an abort could gain nothing, except by a respawn of an exclusive
         // generation; and one that has used up its start limit is not respawned.
-        let undoable = resumable || (transition.exclusive && !exhausted);
+        let undoable = resumable || (exclusive && !exhausted);
         if !undoable || at_once || self.can_confirm_early(worker) {
             self.confirm(now, out);
         }

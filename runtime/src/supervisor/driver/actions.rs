@@ -82,11 +82,7 @@ impl Driver {
                     answer => Reply::of(answer),
                 };
                 failpoint::hit(Step::SupervisorBeforeAnswer, 0);
-                if matches!(reply, Reply::Stopped { .. }) && self.orphans.are_draining() {
-                    self.deferred_replies.push((client, reply));
-                } else {
-                    self.io.clients.reply(client, &reply);
-                }
+                self.io.clients.reply(client, &reply);
             }
             Action::Progress { text } => self.io.clients.progress(&text),
             Action::Log { level, text, generation } => {
@@ -98,9 +94,10 @@ impl Driver {
             }
             Action::FirstReady { generation } => self.first_ready(generation),
             Action::Upgrade { generation } => self.begin_upgrade(generation),
-            Action::DrainOrphans { deadline, kill_timeout } => {
-                self.stop_orphans(clock::from_core(deadline), kill_timeout);
+            Action::DrainOrphans { deadline, last, listeners_end } => {
+                self.drain_orphans(clock::from_core(deadline), last, listeners_end);
             }
+            Action::KillOrphans => self.orphans.kill(&self.io.say),
             Action::Confirming { generation } => {
                 failpoint::hit(Step::SupervisorBeforeConfirm, generation);
             }
@@ -335,7 +332,7 @@ impl Driver {
         }
     }
 
-    /// Reports the daemon as started, and has orphans drain.
+    /// Reports the daemon as started.
     fn first_ready(&mut self, generation: Generation) {
         let addrs: Vec<String> = self
             .generations
@@ -351,7 +348,7 @@ impl Driver {
             &text,
             EventContext { generation: Some(generation), ..EventContext::default() },
         );
-        self.replace_orphans(generation);
+        self.release_inherited();
         self.io.reporter.ready(&addrs);
     }
 

@@ -49,7 +49,6 @@ impl Driver {
         let next = [
             self.machine.deadline().map(clock::from_core),
             self.workers.deadline(),
-            self.orphans.deadline(),
             self.io.deadline(),
             rehearsal,
         ]
@@ -76,7 +75,6 @@ impl Driver {
             let reason = "it closed its link to the supervisor".to_owned();
             self.io.events.push_back(Event::LinkLost { worker, reason });
         }
-        self.orphans.enforce(now, &self.io.say);
         if self.io.files_are_due(now) {
             self.restore_files();
         }

@@ -21,7 +21,6 @@ use super::policy;
 use super::upgrade::preflight::Preflight;
 use super::workers::WorkerProcesses;
 use crate::config::Configuration;
-use crate::control::Reply;
 use crate::daemon_io::DaemonIo;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
@@ -33,7 +32,7 @@ use crate::sys::clock;
 use crate::sys::signals::Signals;
 use crate::systemd::activation::{self, Sockets};
 use crate::systemd::notify::Health;
-use unbroken_core::event::{ClientId, Event, Generation};
+use unbroken_core::event::{Event, Generation};
 use unbroken_core::machine::{Machine, State};
 
 /// A running supervisor.
@@ -43,10 +42,6 @@ pub(crate) struct Driver {
     pub(super) workers: WorkerProcesses,
     pub(super) generations: Generations,
     pub(super) orphans: Orphans,
-    /// Whether the first generation waits until all orphans have ended.
-    pub(super) waits_for_orphans: bool,
-    /// Replies that are sent just before the exit.
-    pub(super) deferred_replies: Vec<(ClientId, Reply)>,
     /// The last generations from the disk or of a rollback, with the times at which they were begun.
     pub(super) asked: VecDeque<(Generation, SystemTime)>,
     pub(super) times: GenerationTimes,
@@ -84,16 +79,16 @@ impl Driver {
         generations.set_kept(io.notifier.held().values().cloned().collect());
         let settings = &io.configuration.settings;
         io.upkeep = Some(OwnedFiles::new(&settings.runtime_dir, Vec::new(), &io.say));
-        let machine =
-            Machine::new(policy::policy(settings)).counting_from(orphans.last_generation());
+        let mut machine = Machine::new(policy::policy(settings));
+        if !orphans.is_empty() {
+            machine = machine.with_orphans(orphans.last_generation(), orphans.are_exclusive());
+        }
         let mut driver = Driver {
             machine,
             io,
             workers: WorkerProcesses::default(),
             generations,
             orphans,
-            waits_for_orphans: false,
-            deferred_replies: Vec::new(),
             asked: VecDeque::new(),
             times: GenerationTimes::default(),
             log_length: 0,
@@ -106,7 +101,7 @@ impl Driver {
         };
         driver.io.control.keep();
         driver.io.pidfile.keep();
-        driver.begin();
+        driver.io.events.push_back(Event::Begin);
         Ok(driver)
     }
 
@@ -122,14 +117,11 @@ impl Driver {
                 if let Event::Restart { .. } | Event::RestartFrom { .. } = event {
                     self.restore_files();
                 }
-                self.stop_last_orphans(&event);
                 for action in self.machine.on(event, clock::now()) {
                     self.perform(action);
                 }
             }
-            if !self.orphans.are_draining()
-                && let Some((code, reason)) = self.exit.take()
-            {
+            if let Some((code, reason)) = self.exit.take() {
                 return self.exit(code, reason);
             }
             self.watch_new_files();
@@ -205,9 +197,6 @@ impl Driver {
         match self.has_run {
             true => self.io.reporter.failed_in_main(code, &reason),
             false => self.io.reporter.failed(code, &reason),
-        }
-        for (client, reply) in std::mem::take(&mut self.deferred_replies) {
-            self.io.clients.reply(client, &reply);
         }
         code
     }

@@ -5,9 +5,8 @@
 //! does, then drain.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::config::Address;
 use crate::reattach::orphans;
 use crate::reattach::protocol;
 use crate::supervisor::driver::Driver;
@@ -46,28 +45,23 @@ impl Driver {
         }
     }
 
-    /// Begins the first generation, after the end of all orphans if the program is exclusive.
-    pub(in crate::supervisor) fn begin(&mut self) {
-        let exclusive = self.io.configuration.settings.exclusive || self.orphans.are_exclusive();
-        if exclusive && !self.orphans.is_empty() {
-            self.waits_for_orphans = true;
-            self.drain_orphans(true, &[], false);
-        } else {
-            self.io.events.push_back(Event::Begin);
+    /// Has all orphans drain until `deadline`. Unless the drain is the `last`, they hand off to the generation
+    /// that serves; the listeners that it does not have end with the orphans.
+    pub(super) fn drain_orphans(&mut self, deadline: Instant, last: bool, listeners_end: bool) {
+        let serving = self.machine.serving_generation().filter(|_| !last);
+        let gone = serving.map_or(Vec::new(), |generation| {
+            self.redirect_orphans(generation);
+            self.generations.drop_removed_inherited(generation)
+        });
+        if listeners_end {
+            self.generations.release_inherited();
         }
-    }
-
-    /// Has all orphans hand off to `generation`, the first that serves, and drain.
-    pub(in crate::supervisor) fn replace_orphans(&mut self, generation: Generation) {
-        self.redirect_orphans(generation);
-        let gone = self.generations.drop_removed_inherited(generation);
-        self.drain_orphans(false, &gone, false);
-        self.release_inherited();
+        self.orphans.drain(deadline, last, &gone, &self.io.say);
     }
 
     /// Closes the listeners of orphans when all have ended and a generation serves. Not earlier: orphans that
     /// drain may still accept what is queued there.
-    fn release_inherited(&mut self) {
+    pub(super) fn release_inherited(&mut self) {
         if self.orphans.is_empty() && self.machine.serving_generation().is_some() {
             self.generations.release_inherited();
         }
@@ -86,36 +80,7 @@ impl Driver {
         })
     }
 
-    /// Has all orphans drain too, if an event begins or hastens the stop of the daemon.
-    pub(in crate::supervisor) fn stop_orphans(
-        &mut self,
-        deadline: Instant,
-        kill_timeout: Duration,
-    ) {
-        self.generations.release_inherited();
-        self.orphans.drain(deadline, kill_timeout, true, &[], &self.io.say);
-    }
-
-    /// Once the machine is done, it answers no event, and only orphans are left to stop.
-    pub(in crate::supervisor) fn stop_last_orphans(&mut self, event: &Event) {
-        if let (true, Event::Stop { at_once, .. }) = (self.exit.is_some(), event) {
-            self.generations.release_inherited();
-            self.drain_orphans(true, &[], *at_once);
-        }
-    }
-
-    /// Has all orphans drain. They have the last copies of the listeners at the addresses in `gone`.
-    fn drain_orphans(&mut self, last: bool, gone: &[Address], at_once: bool) {
-        let serving = self.machine.serving_generation();
-        let settings = serving
-            .and_then(|generation| self.generations.get(generation)?.configuration.as_ref())
-            .map_or(&self.io.configuration.settings, |configuration| &configuration.settings);
-        let now = Instant::now();
-        let deadline = if at_once { now } else { now + settings.drain_timeout };
-        self.orphans.drain(deadline, settings.kill_timeout, last, gone, &self.io.say);
-    }
-
-    /// Handles the end of an orphan: removes its socket, logs its ledger and begins what waited for it.
+    /// Handles the end of an orphan: removes its socket and logs its ledger.
     pub(in crate::supervisor) fn orphan_gone(&mut self, pid: i32) {
         let Some(gone) = self.orphans.remove(pid) else { return };
         // A worker of this supervisor may have got the same process id, and so the same path.
@@ -133,9 +98,8 @@ impl Driver {
         let who = format!("the orphan of generation {generation}, process {},", gone.pid);
         self.io.say.line(&format!("{who} exited{after}: {ledger}"));
         self.release_inherited();
-        if self.waits_for_orphans && self.orphans.is_empty() {
-            self.waits_for_orphans = false;
-            self.io.events.push_back(Event::Begin);
+        if self.orphans.is_empty() {
+            self.io.events.push_back(Event::OrphansGone);
         }
     }
 }

@@ -220,8 +220,6 @@ impl SupervisorState {
             machine: self.machine,
             workers: WorkerProcesses::unpack(self.workers)?,
             orphans: Orphans::unpack(self.orphans)?,
-            waits_for_orphans: false,
-            deferred_replies: Vec::new(),
             generations: Generations::unpack(self.generations)?,
             image: std::sync::Arc::new(Image::unpack(self.image)?),
             asked: self.asked,

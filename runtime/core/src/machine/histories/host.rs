@@ -148,6 +148,11 @@ fn nature() -> impl Strategy<Value = Nature> {
     })
 }
 
+fn orphaned() -> impl Strategy<Value = Orphaned> {
+    let after = proptest::option::of(select(&[0_u64, 40, 900][..]));
+    (any::<bool>(), after).prop_map(|(exclusive, after)| Orphaned { exclusive, after })
+}
+
 fn ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
         30 => (any::<bool>(), any::<bool>()).prop_map(|(known, wait)| Ask::Restart { known, wait }),
@@ -156,6 +161,14 @@ fn ask() -> impl Strategy<Value = Ask> {
         3 => (0..3_u8).prop_map(Ask::Term),
         3 => (0..3_u8, exit()).prop_map(|(back, exit)| Ask::Crash(back, exit)),
     ]
+}
+
+/// Orphans that the first supervisor on the host re-attaches.
+#[derive(Debug, Clone)]
+pub(super) struct Orphaned {
+    pub(super) exclusive: bool,
+    /// The milliseconds that they take to drain; `None` if they have to be killed.
+    pub(super) after: Option<u64>,
 }
 
 /// The simulated host.
@@ -167,6 +180,8 @@ struct Host {
     agenda: BTreeMap<(Instant, u64), Event>,
     /// The number of events scheduled so far.
     asked: u64,
+    /// The milliseconds that orphans take to drain; `None` for ones that have to be killed.
+    orphans: Option<Option<u64>>,
     /// The worker processes that have not ended.
     living: BTreeMap<WorkerId, Nature>,
 }
@@ -259,6 +274,12 @@ impl Host {
                     self.exits(3, worker, Exit::Signal(15));
                 }
             }
+            Action::DrainOrphans { .. } => {
+                if let Some(Some(after)) = self.orphans {
+                    self.later(after, Event::OrphansGone);
+                }
+            }
+            Action::KillOrphans => self.later(3, Event::OrphansGone),
             Action::Upgrade { generation } => {
                 let after = [0, 3, 0, 700][generation as usize % 4];
                 let kept = generation.is_multiple_of(3).then(|| "it panicked".to_owned());
@@ -400,10 +421,15 @@ pub(super) fn host(
     asks: Vec<(u64, Ask)>,
     late: Duration,
     stop_at_once: bool,
+    orphans: Option<Orphaned>,
 ) -> Watch {
-    let watch = Watch::new(policies.0);
-    let mut host =
-        Host { watch, natures, agenda: BTreeMap::new(), asked: 0, living: BTreeMap::new() };
+    let mut watch = Watch::new(policies.0);
+    if let Some(orphaned) = &orphans {
+        watch = watch.with_orphans(6, orphaned.exclusive);
+    }
+    let orphans = orphans.map(|orphaned| orphaned.after);
+    let (agenda, living) = (BTreeMap::new(), BTreeMap::new());
+    let mut host = Host { watch, natures, agenda, asked: 0, orphans, living };
     host.on(Event::Begin, policies.0);
     for (client, (after, ask)) in (1..).zip(asks) {
         let policy = if client % 3 == 0 { policies.1 } else { policies.0 };
@@ -427,7 +453,8 @@ proptest! {
         asks in proptest::collection::vec((select(&[0_u64, 0, 10, 130, 700, 4000][..]), ask()), 0..25),
         late in millis(&[0, 0, 1, 70]),
         stop_at_once in any::<bool>(),
+        orphans in proptest::option::of(orphaned()),
     ) {
-        host(policies, natures, asks, late, stop_at_once);
+        host(policies, natures, asks, late, stop_at_once, orphans);
     }
 }

@@ -7,7 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
 
-use super::host::{Ask, End, Life, Nature, Start, Word, host};
+use super::host::{Ask, End, Life, Nature, Orphaned, Start, Word, host};
 use super::*;
 use crate::event::{Action, ImageSource, WorkerCommand};
 
@@ -149,7 +149,11 @@ fn history(seed: u64) -> Watch {
     let asks = (0..random.below(60)).map(|_| (random.pick(&pauses), random.ask())).collect();
     let late = random.millis(&[0, 0, 1, 70]);
     let stop_at_once = random.one_in(2);
-    host(policies, natures, asks, late, stop_at_once)
+    let orphans = random.one_in(3).then(|| Orphaned {
+        exclusive: random.one_in(3),
+        after: random.pick(&[Some(0), Some(40), Some(900), None]),
+    });
+    host(policies, natures, asks, late, stop_at_once, orphans)
 }
 
 /// How often each interesting thing happened: a simulation in which one hardly ever does tests too little.

@@ -130,6 +130,8 @@ impl Watch {
                 holds!(self, self.exit.is_none(), "it exits twice");
                 holds!(self, after.is_none(), "it acts after its exit");
                 holds!(self, self.workers.is_empty(), "it leaves workers behind");
+                let drain = self.orphans.is_some_and(|orphans| orphans.limit.is_some());
+                holds!(self, !drain, "it leaves draining orphans behind");
                 holds!(self, self.clients.is_empty(), "unanswered: {:?}", self.clients);
                 holds!(self, *code != 0 || self.success, "a failure is passed off as success");
                 self.exit = Some((*code, reason.clone()));
@@ -138,9 +140,24 @@ impl Watch {
                 self.stopping |= text == "stopping";
                 self.upgrading = self.upgrading.filter(|_| !self.stopping);
             }
+            Action::DrainOrphans { deadline, .. } => {
+                let Some(orphans) = &mut self.orphans else { self.fail("there are no orphans") };
+                // The policy of the generation that serves.
+                let current =
+                    self.workers.values().find(|worker| worker.command == LastCommand::Accept);
+                let last = self.machine.current.as_ref().map(|current| current.policy);
+                let policy = current.map(|worker| worker.policy).or(last).unwrap_or(self.initial);
+                let limit = *deadline + policy.kill_timeout;
+                orphans.limit = Some(orphans.limit.map_or(limit, |earlier| earlier.min(limit)));
+            }
+            Action::KillOrphans => {
+                let Some(orphans) = &mut self.orphans else { self.fail("there are no orphans") };
+                let over = orphans.limit.is_some_and(|limit| limit <= self.now);
+                orphans.killed = true;
+                holds!(self, over, "orphans are killed too early");
+            }
             // See `changes`.
-            Action::DrainOrphans { .. }
-            | Action::Confirming { .. }
+            Action::Confirming { .. }
             | Action::StateChanged
             | Action::Confirmed { .. }
             | Action::Log { .. } => {}
@@ -150,6 +167,8 @@ impl Watch {
     /// Checks a spawn and adds the worker to the model.
     fn see_spawn(&mut self, id: WorkerId, generation: Generation, source: ImageSource) {
         holds!(self, !self.stopping, "a spawn while stopping");
+        let beside = self.orphans.is_some_and(|it| it.exclusive || self.exclusive());
+        holds!(self, !beside, "a spawn beside exclusive orphans");
         holds!(self, id == self.last_worker + 1, "worker {id} after {}", self.last_worker);
         self.last_worker = id;
         let serving = self.machine.current.as_ref().map(|current| current.generation);

@@ -3,23 +3,13 @@
 use super::super::State;
 use super::super::state::Shown;
 use super::Watch;
-use crate::event::{Action, Event, WorkerCommand};
+use crate::event::{Action, WorkerCommand};
 
 impl Watch {
     /// After an event: exactly what differs is announced, at its place in the list.
-    pub(super) fn check_changes(&self, event: &Event, before: &Shown, actions: &[Action]) {
+    pub(super) fn check_changes(&self, before: &Shown, actions: &[Action]) {
         let now = self.machine.shown();
         let mut rest = actions;
-        if let [Action::DrainOrphans { deadline, .. }, others @ ..] = rest {
-            let asked = matches!(event, Event::Stop { .. } | Event::Tick) && self.asked_to_stop;
-            holds!(self, asked, "orphans drain, and nobody asked for a stop");
-            let hurried = !matches!(event, Event::Stop { at_once: true, .. });
-            holds!(self, hurried || *deadline == self.now, "orphans drain slowly");
-            rest = others;
-        } else {
-            let at_once = matches!(event, Event::Stop { at_once: true, .. });
-            holds!(self, !at_once, "orphans do not hear of the stop");
-        }
         if let [others @ .., Action::Exit { .. }] = rest {
             rest = others;
         }
@@ -45,10 +35,7 @@ impl Watch {
         let more = rest.iter().find(|action| {
             matches!(
                 action,
-                Action::DrainOrphans { .. }
-                    | Action::Confirming { .. }
-                    | Action::StateChanged
-                    | Action::Confirmed { .. }
+                Action::Confirming { .. } | Action::StateChanged | Action::Confirmed { .. }
             )
         });
         holds!(self, more.is_none(), "announced without a change, or out of place: {more:?}");

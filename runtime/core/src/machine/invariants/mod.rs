@@ -55,6 +55,14 @@
 //! - A daemon that stops exits when its last worker has ended, and returns no action after that. Its exit
 //!   code is 0 only if the stop was requested or the program was done.
 //!
+//! # Orphans
+//!
+//! - Orphans drain as soon as the first generation serves, when a stop that was asked for begins or is
+//!   hastened, and before an exclusive generation begins, which waits for their end. Otherwise they are left
+//!   alone, also by a daemon that ends because its start failed.
+//! - Orphans that drain are killed `kill_timeout` after the earliest of their drain deadlines, and again if
+//!   they do not end. The daemon does not exit before their end.
+//!
 //! # Lame duck
 //!
 //! - A daemon that is asked to stop while a worker with a `lame_duck` accepts goes on for exactly that time.
@@ -96,6 +104,7 @@ mod between;
 mod changes;
 mod known_good;
 mod ledger;
+mod orphans;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
@@ -120,6 +129,8 @@ pub(super) struct Watch {
     /// The time at which the history begins.
     began: Instant,
     initial: Policy,
+    /// The orphans that have not ended.
+    orphans: Option<SeenOrphans>,
     /// The workers that have not ended.
     workers: BTreeMap<WorkerId, Seen>,
     last_worker: WorkerId,
@@ -190,6 +201,15 @@ struct Seen {
     lost: Option<Instant>,
 }
 
+/// The model of the orphans.
+#[derive(Debug, Clone, Copy)]
+struct SeenOrphans {
+    exclusive: bool,
+    /// When they must be gone, once they drain.
+    limit: Option<Instant>,
+    killed: bool,
+}
+
 /// The last command that a worker received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LastCommand {
@@ -221,6 +241,7 @@ impl Watch {
             now,
             began: now,
             initial,
+            orphans: None,
             workers: BTreeMap::new(),
             last_worker: 0,
             last_generation: 0,
@@ -243,6 +264,13 @@ impl Watch {
             resumed: None,
             history: Vec::new(),
         }
+    }
+
+    /// Re-attaches orphans of `generation`, before the first event.
+    pub(super) fn with_orphans(self, generation: Generation, exclusive: bool) -> Watch {
+        let orphans = Some(SeenOrphans { exclusive, limit: None, killed: false });
+        let machine = self.machine.with_orphans(generation, exclusive);
+        Watch { machine, orphans, last_generation: generation, ..self }
     }
 
     /// Passes one event to the machine and checks all rules against the actions and the new state.
@@ -282,8 +310,9 @@ impl Watch {
             self.see(&event, before, action, actions.get(index + 1));
         }
         holds!(self, self.stopping == stops, "it does not say that it stops");
-        self.check_changes(&event, &shown, &actions);
+        self.check_changes(&shown, &actions);
         self.check_drains(&actions);
+        self.check_orphans(&event, &actions);
         if self.exit.is_some() {
             holds!(self, self.machine.deadline().is_none(), "a deadline after the exit");
             return actions;
@@ -368,6 +397,7 @@ impl Watch {
                 self.clients.remove(client);
             }
             Event::UpgradeFinished { .. } => self.upgrading = None,
+            Event::OrphansGone => self.orphans = None,
             _ => {}
         }
     }

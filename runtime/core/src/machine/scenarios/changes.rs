@@ -1,16 +1,11 @@
-//! What the machine announces: confirmations, changes of what is shown, and a stop to orphans.
+//! What the machine announces: confirmations and changes of what is shown.
 
 use super::*;
 
 impl Story {
     /// What an event announces, in short.
     fn announces(&mut self, event: Event) -> Vec<String> {
-        let since = self.began;
         let announced = |action| match action {
-            Action::DrainOrphans { deadline, kill_timeout } => {
-                let (by, more) = ((deadline - since).as_secs_f64(), kill_timeout.as_secs_f64());
-                Some(format!("orphans by {by:?} and {more:?}"))
-            }
             Action::Confirming { generation } => Some(format!("confirming {generation}")),
             Action::Confirmed { generation, previous } => {
                 Some(format!("confirmed {generation} in place of {previous:?}"))
@@ -64,22 +59,11 @@ fn a_confirm_window_lies_between_two_changes() {
 }
 
 #[test]
-fn a_stop_is_one_of_the_orphans_too() {
+fn a_stop_changes_what_is_shown() {
     let mut story = Story::serving(policy());
-    story.at(1.0);
-    assert_eq!(
-        story.announces(TERM),
-        ["orphans by 31.0 and 5.0", "drain 1, true, true", "changed"]
-    );
-    story.at(2.0);
-    assert_eq!(story.announces(TERM), ["orphans by 2.0 and 5.0", "drain 1, true, true"]);
+    assert_eq!(story.announces(TERM), ["drain 1, true, true", "changed"]);
+    assert_eq!(story.announces(TERM), ["drain 1, true, true"]);
     assert_eq!(story.announces(exited(1, 0)), ["changed", "exit"]);
-}
-
-#[test]
-fn a_daemon_that_ends_by_itself_leaves_orphans_alone() {
-    let mut story = Story::serving(restarting(RestartPolicy::No));
-    assert_eq!(story.announces(exited(1, 3)), ["changed", "exit"]);
 }
 
 /// The stop follows from the end of the only worker, which received *drain* before.

@@ -155,7 +155,8 @@ fn messages_out_of_order_abort_a_restart() {
 /// Orphans of a supervisor that was killed still have the earlier numbers.
 #[test]
 fn generations_are_numbered_after_those_of_orphans() {
-    let (mut machine, now) = (Machine::new(policy()).counting_from(7), Instant::from_nanos(0));
+    let (mut machine, now) =
+        (Machine::new(policy()).with_orphans(7, false), Instant::from_nanos(0));
     let refused = machine.on(restart(9), now);
     assert!(matches!(refused[..], [Action::Answer { answer: ClientAnswer::Refused { .. }, .. }]));
     let begun = machine.on(Event::Begin, now);

@@ -14,6 +14,7 @@ mod exclusive;
 mod exe;
 mod first_start;
 mod lame_duck;
+mod orphans;
 mod restarts;
 mod rollback;
 mod solo;
@@ -121,6 +122,12 @@ impl Story {
         Story { began: watch.now, watch, policy, upgrades_at_once: true }
     }
 
+    /// A story with orphans of generation 6, which is their own last one.
+    fn with_orphans(policy: Policy, exclusive: bool) -> Story {
+        let story = Story::new(policy);
+        Story { watch: story.watch.with_orphans(6, exclusive), ..story }
+    }
+
     /// A story in which worker 1 of the first generation serves.
     fn serving(policy: Policy) -> Story {
         let mut story = Story::new(policy);
@@ -216,6 +223,13 @@ fn say(began: Instant, action: Action) -> Option<String> {
             }
             ClientAnswer::Refused { reason } => format!("tell {client}: refused, {reason}"),
         },
+        Action::DrainOrphans { deadline, last, listeners_end } => {
+            let by = (deadline - began).as_secs_f64();
+            let how = if last { ", the last" } else { "" };
+            let end = if listeners_end { ", with their listeners" } else { "" };
+            format!("drain orphans by {by:?}{how}{end}")
+        }
+        Action::KillOrphans => "kill orphans".to_owned(),
         Action::FirstReady { generation } => format!("up {generation}"),
         Action::Upgrade { generation } => format!("upgrade {generation}"),
         Action::ReleaseGeneration { generation, .. } => format!("retire {generation}"),
@@ -226,7 +240,6 @@ fn say(began: Instant, action: Action) -> Option<String> {
         Action::CloseListeners
         | Action::Confirmed { .. }
         | Action::Confirming { .. }
-        | Action::DrainOrphans { .. }
         | Action::Drained { .. }
         | Action::Progress { .. }
         | Action::Log { .. }
