@@ -275,6 +275,9 @@ fn unit_names_the_variables_that_it_lacks() {
     let unit = sandbox.verb(["unit", "--environment-file", &file]).expect_code(0);
     says(&unit, &[&format!("EnvironmentFile={file}"), "TimeoutStopSec=92"]);
     assert!(unit.stderr.is_empty(), "{unit}");
+    // A file that the daemon itself reads is as good.
+    let unit = sandbox.verb(["unit", "--set", &format!("env_file={file}")]).expect_code(0);
+    assert!(unit.stderr.is_empty(), "{unit}");
     let missing = sandbox.verb(["unit", "--environment-file", "/nonexistent/x"]).expect_code(78);
     says(&missing, &["/nonexistent/x", "--environment-file"]);
     let optional = sandbox.verb(["unit", "--environment-file=-/nonexistent/x"]).expect_code(0);

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::config::{self, EnvFile, Prefix, Surroundings};
+use crate::config::{self, Configuration, EnvFile, Surroundings};
 use crate::error::Result;
 use crate::spec::Spec;
 
@@ -39,15 +39,20 @@ impl ServiceEnvironment {
         Ok(ServiceEnvironment { of_unit, vars, files })
     }
 
-    /// Returns the variables of the program that the caller has and the service will not have. `asked` are
-    /// those that the program reads while it sets keys; all with its own prefix are its variables too.
+    /// Returns the variables of the program that the caller has and the service will not have, neither from the
+    /// unit nor from a file. `asked` are those that the program reads while it sets keys; all with its own
+    /// prefix are its variables too.
     pub(super) fn missing(
         &self,
-        prefix: Prefix<'_>,
+        configuration: &Configuration,
         around: &Surroundings,
         asked: &[String],
     ) -> Vec<String> {
-        let is_set = |name: &str| self.vars.iter().any(|(other, _)| other == name);
+        let prefix = configuration.settings.prefix();
+        let is_set = |name: &str| {
+            self.vars.iter().any(|(other, _)| other == name)
+                || configuration.environment.iter().any(|(other, _)| other == name)
+        };
         let is_programs = |name: &str| {
             asked.iter().any(|it| it == name)
                 || !prefix.is_ours_alone() && prefix.strip(name).is_some()

@@ -18,7 +18,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use super::usage;
-use crate::config::{self, Address, Configuration, Prefix, Surroundings};
+use crate::config::{self, Address, Configuration, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::program::Configure;
 use crate::spec::Spec;
@@ -84,7 +84,7 @@ pub(crate) fn run(
         super::print(&printed(&units))?;
     }
     let asked = config::variables_of_program(spec, around, program);
-    let missing = environment.missing(Prefix::of(spec), around, &asked);
+    let missing = environment.missing(&configuration, around, &asked);
     if !missing.is_empty() {
         eprintln!(
             "{}: advice: the unit does not contain these variables of the program: {}; write them \
