@@ -12,6 +12,7 @@ pages! {
     introduction "../../book/src/introduction.md"
     quick_start "../../book/src/quick-start.md"
     writing_a_main "../../book/src/main.md"
+    other_servers "../../book/src/servers.md"
     restart "../../book/src/restart.md"
     clients "../../book/src/clients.md"
     crashes "../../book/src/crashes.md"

@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 use unbroken_tests::program;
 
-const CHAPTERS: [&str; 15] = [
+const CHAPTERS: [&str; 16] = [
     "introduction",
     "quick-start",
     "main",
+    "servers",
     "restart",
     "clients",
     "crashes",
