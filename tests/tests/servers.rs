@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const RESTARTS: u64 = 5;
 const GREETING: &str = "hello from";
 
 /// Creates a sandbox with an example as its image.
-fn sandbox(listener: &str, program: &PathBuf, window: &str) -> Sandbox {
+fn sandbox(listener: &str, program: &Path, window: &str) -> Sandbox {
     let mut sandbox = Sandbox::empty();
     sandbox.set("DAEMON_NAME", "app");
     sandbox.set("DAEMON_CONFIRM_WINDOW", window);
@@ -38,7 +38,7 @@ fn sandbox(listener: &str, program: &PathBuf, window: &str) -> Sandbox {
 /// Restarts five times under load, to other builds, and then stops. Checks that no request failed. `target` is
 /// where the clients connect to.
 #[track_caller]
-fn nothing_is_lost(sandbox: &Sandbox, program: &PathBuf, target: &Target) {
+fn nothing_is_lost(sandbox: &Sandbox, program: &Path, target: &Target) {
     let kept = Load::on(target.clone()).keep_alive(16).rate(400.0).start();
     let new = Load::on(target.clone()).new_connections(4).rate(400.0).start();
     for generation in 2..2 + RESTARTS {
@@ -64,7 +64,7 @@ fn nothing_is_lost(sandbox: &Sandbox, program: &PathBuf, target: &Target) {
     assert_eq!((report.ledger().forced, report.ledger().forced_main), (0, 0), "{report:?}");
 }
 
-fn actix() -> &'static PathBuf {
+fn actix() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| unbroken_tests::example::built("actix"))
 }
