@@ -53,6 +53,7 @@
 //! `None`, to run tasks that must be finished with [`Daemon::spawn`], and to end connections that would
 //! never end by themselves when [`Daemon::draining`] completes.
 #![cfg_attr(feature = "http", doc = "[`Daemon::serve`] does all of that for HTTP.")]
+//! A server that accepts by itself gets a [raw listener](Daemon::raw_listener), with other duties.
 //!
 //! A crashed worker is respawned from the image and with the settings of its generation.
 //!

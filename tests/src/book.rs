@@ -13,6 +13,7 @@ pages! {
     quick_start "../../book/src/quick-start.md"
     writing_a_main "../../book/src/main.md"
     converting "../../book/src/converting.md"
+    other_servers "../../book/src/servers.md"
     testing "../../book/src/testing.md"
     restart "../../book/src/restart.md"
     clients "../../book/src/clients.md"
