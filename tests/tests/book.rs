@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 use unbroken_tests::program;
 
-const CHAPTERS: [&str; 16] = [
+const CHAPTERS: [&str; 17] = [
     "introduction",
     "quick-start",
     "main",
@@ -29,6 +29,7 @@ const CHAPTERS: [&str; 16] = [
     "configuration",
     "privileges",
     "verbs",
+    "coming-from",
     "logging",
     "systemd",
     "containers",
