@@ -21,6 +21,7 @@ pages! {
     configuration "../../book/src/configuration.md"
     privileges "../../book/src/privileges.md"
     verbs "../../book/src/verbs.md"
+    coming_from "../../book/src/coming-from.md"
     logging "../../book/src/logging.md"
     systemd "../../book/src/systemd.md"
     containers "../../book/src/containers.md"

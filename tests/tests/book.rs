@@ -18,16 +18,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 use unbroken_tests::program;
 
-const CHAPTERS: [&str; 18] = [
-const CHAPTERS: [&str; 16] = [
-    "introduction",
-    "quick-start",
-    "main",
-    "servers",
+const CHAPTERS: [&str; 19] = [
     "introduction",
     "quick-start",
     "main",
     "converting",
+    "servers",
     "testing",
     "restart",
     "clients",
@@ -35,6 +31,7 @@ const CHAPTERS: [&str; 16] = [
     "configuration",
     "privileges",
     "verbs",
+    "coming-from",
     "logging",
     "systemd",
     "containers",
