@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::PipeFlags;
 
-use super::{LaunchContext, become_daemon};
+use super::begin::{LaunchContext, become_daemon};
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::startup_pipe::{StartupMessage, StartupNotifier, StartupReader};

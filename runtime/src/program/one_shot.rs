@@ -15,11 +15,11 @@ use crate::worker::lifecycle;
 /// attribute's key `oneshot` names.
 ///
 /// The function decides whether the command line asks for such a command, such as `hello migrate`, and if so
-/// runs it: it returns `None` to run the daemon, or the result of the command. It is called in the
-/// foreground, with no pidfile locked and no listener bound, so it also works while the daemon runs.
+/// runs it: it returns `None` to run the daemon, or the result of the command. `run`, `start` and a command
+/// line without a verb call it, in the foreground, with no pidfile locked and no listener bound, so it also
+/// works while the daemon runs.
 ///
 /// ```no_run
-/// # mod clap { pub struct Dummy; }
 /// use std::ffi::OsString;
 /// use unbroken::{CommandLine, CommandLineExit, Daemon, OneShot, daemon};
 ///
