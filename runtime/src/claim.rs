@@ -143,6 +143,7 @@ fn name(runtime_dir: &Path, pidfile: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::event::{PollFd, PollFlags};
 
     #[test]
     fn claim_survives_recreated_directory() {
@@ -175,7 +176,15 @@ mod tests {
         }
         claim.answer();
         taken(&run, &pidfile);
+        // A child that another test is just starting has a copy of the socket until its exec. This connection
+        // ends with the last copy.
+        let asking = socket().unwrap();
+        let name = name(&run, &pidfile).unwrap();
+        let addr = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+        rustix::net::connect(&asking, &addr).unwrap();
         drop(claim);
+        let mut polled = [PollFd::new(&asking, PollFlags::HUP)];
+        assert_eq!(rustix::event::poll(&mut polled, None).unwrap(), 1);
         assert!(matches!(Claim::take(&run, &pidfile).unwrap(), Claimed::Ours(_)));
     }
 }
