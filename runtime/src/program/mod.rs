@@ -21,12 +21,18 @@ pub use overrides::Overrides;
 /// A failure of the program's own `configure` function.
 pub(crate) type ConfigureError = Box<dyn StdError + Send + Sync>;
 
+/// A function that sets keys of the configuration.
+type ConfigureFn<A> = fn(&A, &mut Overrides<'_>) -> Result<(), ConfigureError>;
+
+/// A function that runs a command without the daemon, if the arguments ask for one.
+type OneShotFn<A> = fn(&A, &OneShot<'_>) -> Option<ExitCode>;
+
 /// The functions of the attribute. `A` is the type of the second argument of `main`, or `()`.
 pub struct Program<A> {
     has_command_line: bool,
     parse: fn(Vec<OsString>, &str) -> Result<A, CommandLineExit>,
-    configure: Option<fn(&A, &mut Overrides<'_>) -> Result<(), ConfigureError>>,
-    one_shot: Option<fn(&A, &OneShot<'_>) -> Option<ExitCode>>,
+    configure: Option<ConfigureFn<A>>,
+    one_shot: Option<OneShotFn<A>>,
 }
 
 impl Program<()> {
