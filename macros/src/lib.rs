@@ -126,16 +126,16 @@ use proc_macro2::TokenStream;
 /// unknown and duplicate keys, values a key does not take, keys that need another one, `listen` without
 /// a `Daemon` argument, and a function that cannot be `main`.
 ///
-/// # Other names than `main`
-///
-/// A program with a `main` of its own puts the attribute on another function and calls that one, which then
-/// takes no argument and returns an `ExitCode`; `unbroken::is_verb` has an example.
-///
 /// ```compile_fail
 /// # use unbroken::daemon;
 /// #[daemon(restart = "always")] // `restart` needs a supervisor. Add `graceful_restart`.
 /// async fn main() {}
 /// ```
+///
+/// # Other names than `main`
+///
+/// A program with a `main` of its own puts the attribute on another function and calls that one, which then
+/// takes no argument and returns an `ExitCode`; `unbroken::is_verb` has an example.
 ///
 /// # Expansion
 ///

@@ -184,7 +184,7 @@ fn old_generation_is_respawned_if_both_workers_die() {
     old.kill();
     new.kill();
     restart.wait(SOON).expect_code(1);
-    eventually("somebody serves", SOON, || sandbox.get("/").is_ok());
+    eventually("the daemon serves", SOON, || sandbox.get("/").is_ok());
     assert_eq!(sandbox.get("/").expect("a response").number("generation"), Some(1));
     sandbox.stop();
 }

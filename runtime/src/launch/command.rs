@@ -41,7 +41,7 @@ fn run_verb<A>(spec: &Spec, program: &Program<A>, mut parsed: Parsed) -> Result<
     let args = match program.parse(parsed.args.clone(), &cli::verb_list()) {
         Ok(args) => Some(args),
         // The other verbs can do without the arguments, but not with wrong ones.
-        Err(exit) if parsed.args.len() > 1 || parsed.command.is_given_arguments() => {
+        Err(exit) if parsed.args.len() > 1 || parsed.command.runs_program() => {
             let code = exit.print();
             if let Some(verb) = parsed.meant_verb().filter(|_| exit.is_mistake()) {
                 eprintln!("did you mean the verb `{verb}` of the daemon?");

@@ -53,16 +53,13 @@ impl<A> Program<A> {
     }
 
     /// Sets the function of the key `configure`.
-    pub const fn configure(
-        mut self,
-        function: fn(&A, &mut Overrides<'_>) -> Result<(), ConfigureError>,
-    ) -> Self {
+    pub const fn configure(mut self, function: ConfigureFn<A>) -> Self {
         self.configure = Some(function);
         self
     }
 
     /// Sets the function of the key `oneshot`.
-    pub const fn one_shot(mut self, function: fn(&A, &OneShot<'_>) -> Option<ExitCode>) -> Self {
+    pub const fn one_shot(mut self, function: OneShotFn<A>) -> Self {
         self.one_shot = Some(function);
         self
     }

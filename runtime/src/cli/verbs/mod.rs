@@ -70,8 +70,9 @@ pub(crate) enum ClientCommand {
 }
 
 impl Command {
-    /// Whether the arguments of the command line are all that the program gets, so that none are too few.
-    pub(crate) fn is_given_arguments(&self) -> bool {
+    /// Whether the program runs, now or as a service, with the arguments of this command line: then none of
+    /// those that it requires may be missing.
+    pub(crate) fn runs_program(&self) -> bool {
         matches!(self, Command::Run { .. } | Command::Unit(_))
     }
 }
